@@ -1,0 +1,34 @@
+# `make demo` and `make test` need nothing but Python 3.11+, make and git.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+READY   = $(VENV)/.midward-ready
+
+.PHONY: demo test test-slow check bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)           ## attack, align with MOSA, attack again, write report/index.html
+	$(BIN)/midward demo
+
+test: $(READY)           ## the default suite (CPU, minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+test-slow: $(READY)      ## everything, GPU tests where there is one
+	$(BIN)/python -m pytest
+
+check: $(READY)          ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)          ## ratios against plain references
+	$(BIN)/python bench/sampling.py
+	$(BIN)/python bench/mosa_step.py
+
+clean:
+	rm -rf runs report build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
