@@ -1,0 +1,92 @@
+"""What stands in a checkpoint folder, checked before anything big is read."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from .errors import ModelError
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object from a file; ModelError when it is missing or torn."""
+    if not path.is_file():
+        raise ModelError(f"{path.parent} has no {path.name}; is it a checkpoint folder?")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is no valid JSON ({error}); download it again.") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not an object; download it again.")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder: those its index names, or the single file.
+
+    Raises ModelError when there are none (naming pickle files, which are never read) or a shard is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing or not names:
+            listed = ", ".join(missing[:3]) or "all of them"
+            raise ModelError(
+                f"{folder} lacks {len(missing) or 'its'} weight shards ({listed}); download them again."
+            )
+        return [folder / name for name in names]
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{folder} holds its weights only as pickle ({', '.join(pickles[:3])}), which can run any code when read; "
+            "ask for a safetensors version, or convert it in a place you trust."
+        )
+    raise ModelError(f"{folder} has no model.safetensors; is the download complete?")
+
+
+def parameter_count(files: list[Path]) -> int:
+    """Return how many parameters the safetensors headers declare; ModelError for a torn file."""
+    total = 0
+    for path in files:
+        size = path.stat().st_size
+        try:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                if length > size - 8:
+                    raise ValueError("header is longer than the file")
+                header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if size != 8 + length + end:
+                raise ValueError(f"{8 + length + end} bytes are declared, {size} are there")
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path} is no complete safetensors file ({error}); a Git LFS pointer or a broken download?"
+            ) from None
+        for entry in header.values():
+            numbers = 1
+            for length in entry["shape"]:
+                numbers *= length
+            total += numbers
+    return total
+
+
+def require_memory(parameters: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ModelError when the weights alone don't fit into the device's free memory."""
+    need = parameters * dtype.itemsize
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if need > free:
+        raise ModelError(
+            f"the weights need {need / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')} and {device} has "
+            f"{free / 2**30:.1f} GiB free; use dtype='bfloat16', another device or a smaller model."
+        )

@@ -1,0 +1,77 @@
+"""Any causal language model that transformers knows natively (Llama, Qwen, Gemma and others)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .errors import ModelError
+from .family import LLAMA_PROJECTIONS, Family
+
+
+def architectures() -> set[str]:
+    """The class names that transformers itself maps to a causal language model."""
+    names: set[str] = set()
+    for entry in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        names.update([entry] if isinstance(entry, str) else entry)
+    return names
+
+
+def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> Family:
+    """Return the family record: end ids from generation config, config and tokenizer, in that order."""
+    ends: list[int] = []
+    for source in (tokenizer.eos_token_id, network.generation_config.eos_token_id, raw.get("eos_token_id")):
+        for token in source if isinstance(source, list) else [source]:
+            if token is not None and token not in ends:
+                ends.append(token)
+    if not ends:
+        raise ModelError(
+            f"{folder}: neither config nor tokenizer names an end-of-sequence token; set eos_token_id."
+        )
+    pad = tokenizer.pad_token_id
+    linear = {
+        name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)
+    }
+    targets = tuple(name for name in LLAMA_PROJECTIONS if name in linear)
+    head = {
+        name.rsplit(".", 1)[-1] for name, m in network.named_modules() if m is network.get_output_embeddings()
+    }
+    return Family(
+        name="autoregressive",
+        kind="autoregressive",
+        mask_id=None,
+        end_ids=tuple(ends),
+        pad_id=ends[0] if pad is None else pad,
+        shift=True,
+        attention="causal",
+        lora_targets=targets or tuple(sorted(linear - head)),
+        sampling={"length": 128, "steps": 128, "order": "left_to_right", "temperature": 0.0},
+    )
+
+
+def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a causal model's safetensors. Raises ModelError when weights are missing or of another shape."""
+    if raw.get("is_causal") is False:
+        raise ModelError(
+            f"{folder}: a causal architecture saved with is_causal=false is a converted diffusion model; "
+            "load its original folder."
+        )
+    network, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # so that they are reported here, by name
+        output_loading_info=True,
+    )
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info[kind]:
+            some = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])
+            raise ModelError(
+                f"{folder}: {len(info[kind])} {kind.replace('_keys', '')} weights ({some}); "
+                "the files don't belong to this config.json."
+            )
+    return network.eval()

@@ -1,0 +1,223 @@
+"""`LanguageModel`: a checkpoint behind one interface, whatever its family.
+
+Shapes: B rows, L positions, D hidden size, V vocabulary rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+
+from .errors import ModelError
+from .family import Family
+
+if TYPE_CHECKING:
+    from midward.sampling import Response
+
+Message = Mapping[str, str]
+
+# Config entries that say nothing about what the model computes.
+_CONFIG_NOISE = {
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "use_cache",
+}
+
+
+class LanguageModel:
+    """A tokenizer, a network and the `Family` record that says how to use them.
+
+    `network` is a transformers causal-LM module or the `PeftModel` around it; it may be replaced (alignment
+    wraps it), everything below follows it. Gradients flow through `hidden` and `head`.
+    """
+
+    def __init__(
+        self, name: str, family: Family, tokenizer: Any, network: torch.nn.Module, adapter: str | None = None
+    ) -> None:
+        self.name = name
+        self.family = family
+        self.tokenizer = tokenizer
+        self.network: Any = network
+        self.adapter = adapter
+        self._base_hash: str | None = None
+
+    def __repr__(self) -> str:
+        adapter = f", adapter={self.adapter!r}" if self.adapter else ""
+        return (
+            f"LanguageModel({self.name!r}, family={self.family.name!r}{adapter}, {self.device}, {self.dtype})"
+        )
+
+    # --- the network ---------------------------------------------------------------------------------
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model itself, out of its adapter wrapper if it has one."""
+        return self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
+
+    @property
+    def config(self) -> Any:
+        """The transformers config of the backbone."""
+        return self.causal_lm.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.causal_lm.get_output_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are computed in."""
+        return self.causal_lm.get_output_embeddings().weight.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """V: rows of the output head (may exceed the tokenizer's own count)."""
+        return self.causal_lm.get_output_embeddings().weight.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        """D: the width of a hidden state."""
+        return self.config.hidden_size
+
+    @property
+    def max_positions(self) -> int:
+        """The longest prompt + response the checkpoint's position encoding was made for, in tokens."""
+        return self.config.max_position_embeddings
+
+    def hidden(
+        self, ids: torch.Tensor, mask: torch.Tensor | None = None, cache: Any | None = None
+    ) -> torch.Tensor:
+        """Return the hidden states [B, L, D] after the final norm.
+
+        ids: [B, L] long. mask: [B, L], 1 at real tokens and 0 at padding (either side), or None for no padding.
+        Positions are cumsum(mask) - 1, so padding on the left shifts nothing.
+        cache: a transformers `Cache` to read and extend (autoregressive kind); the mask then covers the cached
+        positions as well: [B, cached + L].
+        """
+        seen = cache.get_seq_length() if cache is not None else 0
+        if mask is None:
+            positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
+        else:
+            positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)[:, seen:]
+        output = self.causal_lm.base_model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the raw logits [..., V] of hidden states [..., D]."""
+        logits = self.causal_lm.get_output_embeddings()(hidden)
+        softcap = getattr(self.config, "final_logit_softcapping", None)  # Gemma 2 and 3
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The same weights with the adapter off, for the length of a `with` block.
+
+        Raises ModelError if there is no adapter.
+        """
+        if not isinstance(self.network, PeftModel):
+            raise ModelError(
+                f"{self.name!r} has no adapter, so it is its own reference; load it with adapter=FOLDER first."
+            )
+        with self.network.disable_adapter():
+            yield
+
+    # --- text ----------------------------------------------------------------------------------------
+
+    def encode(self, messages: str | Sequence[Message]) -> list[int]:
+        """Return the prompt's ids: one user turn (str) or a conversation, through the chat template.
+
+        The template's generation prompt is appended. Special tokens written out in the text (a mask, say)
+        become those tokens. Raises ModelError without a chat template, TypeError or ValueError for anything
+        that is no conversation.
+        """
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        if not isinstance(messages, Sequence) or not messages:
+            raise ValueError(f"a prompt is a text or a non-empty list of messages; received {messages!r}.")
+        for message in messages:
+            if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+                raise TypeError(f'a message is {{"role": ..., "content": ...}}; received {message!r}.')
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ModelError(
+                f"{self.name!r} has no chat template (a base model?); pass token ids, or add chat_template.jinja."
+            )
+        return self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+
+    def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
+        """Return the text up to and without the first end token, special tokens stripped."""
+        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        end = next((i for i, token in enumerate(ids) if token in self.family.end_ids), len(ids))
+        return self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def generate(self, prompts: Any, **overrides: Any) -> "list[Response]":
+        """Sample one response per prompt with the family's default settings and these overrides.
+
+        A single text or conversation is one prompt. `batch_size` and `watchers` go to `midward.sample`.
+        """
+        from midward.sampling import Sampling, sample
+
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+            prompts = [prompts]
+        run = {key: overrides.pop(key) for key in ("batch_size", "watchers") if key in overrides}
+        return sample(self, prompts, Sampling.for_model(self, **overrides), **run)
+
+    # --- identity ------------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over weights, config, family, chat template and adapter: equal means same outputs.
+
+        Computed on first use (it reads every weight once); the base weights' part is then kept, the adapter's
+        is read afresh each time, so training an adapter changes the fingerprint.
+        """
+        adapter = {}
+        if isinstance(self.network, PeftModel):
+            adapter = get_peft_model_state_dict(self.network)
+        if self._base_hash is None:
+            # PEFT renames the base weights it wraps; the names are undone so that only the adapter adds anything.
+            base = {
+                name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
+                for name, tensor in self.network.state_dict().items()
+                if not _is_adapter_weight(name)
+            }
+            self._base_hash = _hash_tensors(base)
+        config = {k: v for k, v in self.config.to_dict().items() if k not in _CONFIG_NOISE}
+        about = [config, repr(self.family), getattr(self.tokenizer, "chat_template", None), self._base_hash]
+        if adapter:
+            about += [_hash_tensors(adapter), self._adapter_settings()]
+        return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _adapter_settings(self) -> dict[str, Any]:
+        settings = self.network.peft_config[self.network.active_adapter].to_dict()
+        return {k: settings[k] for k in ("peft_type", "r", "lora_alpha", "use_rslora") if k in settings}
+
+
+def _is_adapter_weight(name: str) -> bool:
+    return "lora_" in name or ".modules_to_save." in name
+
+
+def _hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,199 @@
+"""`load`: from a name to a `LanguageModel`, with every failure told before anything big is read."""
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from . import autoregressive, llada
+from ._adapter import attach
+from ._files import SMALL_FILES, parameter_count, read_json, require_memory, weight_files
+from .errors import ModelError, did_you_mean
+from .language_model import LanguageModel
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: Diffusion families that are known and not loaded yet, by a part of their architecture's name.
+_NOT_YET = ("Dream", "LLaDAMoE", "LLaDA2", "SDAR", "MMada", "DiffuCoder", "DiffusionGemma")
+
+
+def load(
+    name: str | Path,
+    adapter: str | Path | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> LanguageModel:
+    """Load a checkpoint: "sandbox", a folder, or a Hub id ("org/model").
+
+    adapter: a PEFT adapter folder for exactly this model, put on top (`LanguageModel.reference` turns it off).
+    device: "auto" (a CUDA device where there is one) or any torch device.
+    dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
+    Raises ModelError: wrong folder, missing or torn file, missing shard, pickle-only weights, unknown family,
+    unusual config, too little memory, or an adapter made for another model. Remote code is never run.
+    """
+    device = _device(device)
+    dtype = _dtype(dtype, device)
+    folder = _folder(str(name))
+    raw = read_json(folder / "config.json")
+    kind = _kind(folder, raw)
+    require_memory(parameter_count(weight_files(folder)), device, dtype)
+    tokenizer = _tokenizer(folder, kind)
+
+    if kind == "llada":
+        family = llada.family(raw, tokenizer)
+        network: Any = llada.read(folder, raw, device, dtype)
+    else:
+        network = autoregressive.read(folder, raw, device, dtype)
+        family = autoregressive.family(folder, raw, tokenizer, network)
+    own_sampling = _own_sampling(folder)
+    if own_sampling:
+        family = replace(family, sampling={**family.sampling, **own_sampling})
+
+    model = LanguageModel(str(name), family, tokenizer, network)
+    network.requires_grad_(False)
+    check_attention(model)
+    if adapter is not None:
+        model.network = attach(network, Path(adapter), str(name))
+        model.adapter = str(adapter)
+    return model
+
+
+@torch.no_grad()
+def check_attention(model: LanguageModel) -> None:
+    """Raise ModelError unless attention is full or causal as the family says, and `head` gives the logits.
+
+    A loader that fell back to causal attention would still produce text, only wrong text: so the last token is
+    varied and the first position's hidden state must follow (full) or stay (causal).
+    """
+    length = min(8, model.max_positions)
+    ids = torch.arange(length, device=model.device).repeat(4, 1) % model.vocab_size
+    ids[:, -1] = torch.linspace(0, model.vocab_size - 1, 4).long()
+    first = model.hidden(ids)[:, 0]
+    moved = (first - first[:1]).abs().max().item() > 0
+    if moved != (model.family.attention == "full"):
+        raise ModelError(
+            f"{model.name!r} must attend {model.family.attention}ly, but the last token "
+            f"{'changes' if moved else 'does not change'} the first position; is transformers older than 5.17?"
+        )
+    logits = model.causal_lm(input_ids=ids[:1], use_cache=False).logits
+    ours = model.head(model.hidden(ids[:1]))
+    if not torch.allclose(ours, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item()):
+        raise ModelError(
+            f"{model.name!r} transforms its logits after the output head in a way that isn't supported."
+        )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"unknown device {device!r}; use 'auto', 'cpu' or 'cuda'.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for and this torch sees no CUDA device; use 'cpu'.")
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        names = ["auto", *_DTYPES]
+        raise ModelError(
+            f"unknown dtype {dtype!r}.{did_you_mean(dtype, names)} Available: {', '.join(names)}."
+        )
+    return _DTYPES[dtype]
+
+
+def _folder(name: str) -> Path:
+    if name == "sandbox":
+        sandbox = Path(str(files("midward"))) / "sandbox" / "weights"
+        if not (sandbox / "config.json").is_file():
+            raise ModelError(
+                f"the sandbox model isn't at {sandbox}; reinstall midward or run `midward sandbox build`."
+            )
+        return sandbox
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
+    if name.count("/") == 1 and not name.startswith((".", "~", "/")) and "\\" not in name:
+        return _download(name)
+    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    known = [*siblings, "sandbox"]
+    raise ModelError(
+        f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{did_you_mean(path.name, known)}"
+    )
+
+
+def _download(name: str) -> Path:
+    """Fetch a Hub snapshot: the small files first, the weights only once the config is understood."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=SMALL_FILES))
+        _kind(folder, read_json(folder / "config.json"))
+        return Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, "*.safetensors"]))
+    except LocalEntryNotFoundError:
+        reason = "the Hub can't be reached and the model isn't in the local cache"
+    except HFValidationError:
+        reason = "that is no valid Hub id"
+    except HfHubHTTPError as error:
+        reason = f"the Hub answered: {str(error).splitlines()[0]}"
+    except OSError as error:
+        reason = f"the download failed ({error})"
+    raise ModelError(f"no folder {name!r}, and as a Hub id: {reason}. Check the name, or give a folder.")
+
+
+def _kind(folder: Path, raw: dict[str, Any]) -> str:
+    """Decide the family from `architectures` (LLaDA and LLaDA-MoE share a model_type, so that can't decide)."""
+    names = raw.get("architectures") or []
+    if not names:
+        raise ModelError(f'{folder / "config.json"} names no architecture; add "architectures".')
+    name = names[0]
+    if name == llada.ARCHITECTURE and "num_experts" not in raw:
+        return "llada"
+    causal = autoregressive.architectures()
+    if name in causal:
+        return "autoregressive"
+    if "num_experts" in raw or any(part.lower() in name.lower() for part in _NOT_YET):
+        raise ModelError(
+            f"{name} is a diffusion family that this version doesn't load yet; LLaDA is ({folder})."
+        )
+    raise ModelError(
+        f"unknown architecture {name!r} in {folder}.{did_you_mean(name, [llada.ARCHITECTURE, *causal])} Loaded are "
+        f"{llada.ARCHITECTURE} and the causal models that transformers has natively."
+    )
+
+
+def _tokenizer(folder: Path, kind: str) -> Any:
+    if kind == "llada":
+        # Not AutoTokenizer: it would resolve config.json, whose auto_map points at remote code.
+        if not (folder / "tokenizer.json").is_file():
+            raise ModelError(f"{folder} has no tokenizer.json; is the download complete?")
+        loader: Any = PreTrainedTokenizerFast
+    else:
+        loader = AutoTokenizer
+    try:
+        return loader.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(f"{folder}: the tokenizer can't be read ({error}).") from error
+
+
+def _own_sampling(folder: Path) -> dict[str, Any]:
+    """A checkpoint's own sampling defaults: generation_config.json's "midward_sampling"."""
+    path = folder / "generation_config.json"
+    own = read_json(path).get("midward_sampling", {}) if path.is_file() else {}
+    if not isinstance(own, dict):
+        raise ModelError(
+            f"{path}: midward_sampling must be an object of sampling settings; received {own!r}."
+        )
+    return own
