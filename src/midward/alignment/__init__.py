@@ -1,0 +1,27 @@
+"""Changing weights: the MOSA objective and its trainer, from prompts to a PEFT adapter.
+
+`align` runs it; `AlignConfig` holds every number; `SentenceSet` what is rewarded and what is not.
+This room knows nothing of attacks.
+"""
+
+from midward.alignment.config import RECIPES, AlignConfig, AlignError, resolve
+from midward.alignment.objective import METRICS, MosaObjective, best_start, span_scores
+from midward.alignment.run import AlignResult, align
+from midward.alignment.sentences import SentenceSet
+from midward.alignment.trainer import MosaTrainer, RewardWarning
+
+__all__ = [
+    "METRICS",
+    "RECIPES",
+    "AlignConfig",
+    "AlignError",
+    "AlignResult",
+    "MosaObjective",
+    "MosaTrainer",
+    "RewardWarning",
+    "SentenceSet",
+    "align",
+    "best_start",
+    "resolve",
+    "span_scores",
+]

@@ -1,0 +1,158 @@
+"""The output head over chosen rows only, in chunks: never a `[rows, vocabulary]` tensor that outlives its
+chunk.
+
+Shapes: R rows, D hidden size, V vocabulary, C needed vocabulary columns, S scored rows (the first S of the
+    R).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# What one float32 chunk of logits may take. Three such buffers live at once.
+_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """What the objective needs from the head.
+
+    log_probs: `[R, C]` policy log-probabilities at the needed columns; only the first S rows carry a
+        gradient.
+    reference: `[R, C]` the same for the reference, no gradient.
+    kl: `[R]` exact KL(policy || reference) over the vocabulary, in nats, with gradient.
+    """
+
+    log_probs: Tensor
+    reference: Tensor
+    kl: Tensor
+
+
+def plain_head(network: nn.Module, head: Callable[[Tensor], Tensor]) -> nn.Linear | None:
+    """The frozen linear layer that `head` amounts to, or None where the head does more (scaling,
+    soft-capping, an adapter).
+
+    Tried out on random rows rather than looked up by class, so that a new family cannot be mistaken.
+    """
+    find = getattr(network, "get_output_embeddings", None)
+    layer = find() if find is not None else None
+    if type(layer) is not nn.Linear or layer.weight.requires_grad:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    # Wide enough that a soft-cap or a scale would show.
+    probe = 10 * torch.randn(4, layer.in_features, generator=generator)
+    probe = probe.to(layer.weight.device, layer.weight.dtype)
+    with torch.no_grad():
+        same = torch.equal(head(probe).float(), layer(probe).float())
+    return layer if same else None
+
+
+def head_rows(
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    reference: Tensor,
+    columns: Tensor,
+    scored: int,
+    *,
+    linear: nn.Linear | None = None,
+    chunk: int | None = None,
+    with_kl: bool = True,
+) -> HeadRows:
+    """Log-probabilities at `columns` and the exact KL, for hidden rows `[R, D]` of policy and reference.
+
+    With `linear` (a plain frozen head) one fused sweep also computes what the backward pass needs, so nothing
+    of size V is kept or recomputed; otherwise the chunks are checkpointed and recomputed in the backward
+    pass. The first `scored` rows of `log_probs` are differentiable, the rest are for logging. `with_kl=False`
+    leaves the KL without a gradient (it is still measured). Softmax and KL are in float32 for half-precision
+    models.
+    """
+    if chunk is None:
+        vocabulary = linear.out_features if linear is not None else head(hidden[:1].detach()).shape[-1]
+        budget = _CHUNK_BYTES.get(hidden.device.type, _CHUNK_BYTES["cpu"])
+        chunk = max(16, budget // (4 * vocabulary))
+    if linear is not None:
+        return HeadRows(
+            *_FusedHead.apply(hidden, reference, linear.weight, linear.bias, columns, scored, chunk, with_kl)
+        )
+    return _checkpointed(head, hidden, reference, columns, scored, chunk, with_kl)
+
+
+class _FusedHead(torch.autograd.Function):
+    """One sweep over row chunks; the gradients are analytic because the head's weight W is frozen.
+
+    d log p[c] / d h = W[c] - p W  and  d KL / d h = (p * (log p - log q - KL)) W, so the forward sweep keeps
+    only p W (scored rows) and the KL product (all rows), both `[., D]`.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, reference, weight, bias, columns, scored, chunk, with_kl):
+        rows, wide = hidden.shape[0], _compute_dtype(hidden.dtype)
+        log_probs = hidden.new_empty(rows, len(columns), dtype=wide)
+        ref_log_probs = torch.empty_like(log_probs)
+        kl = hidden.new_empty(rows, dtype=wide)
+        expected = hidden.new_empty(scored, hidden.shape[1], dtype=wide)  # p W
+        kl_slope = hidden.new_empty(rows if with_kl else 0, hidden.shape[1], dtype=wide)
+        for start in range(0, rows, chunk):
+            part = slice(start, min(start + chunk, rows))
+            logits = _log_softmax_(F.linear(hidden[part], weight, bias).to(wide))  # [r, V]
+            other = _log_softmax_(F.linear(reference[part], weight, bias).to(wide))
+            log_probs[part] = logits[:, columns]
+            ref_log_probs[part] = other[:, columns]
+            probs = logits.exp()
+            ratio = logits.sub_(other)
+            kl[part] = torch.linalg.vecdot(probs, ratio)
+            if start < scored:
+                inside = slice(start, min(part.stop, scored))
+                expected[inside] = (probs[: inside.stop - start].to(weight.dtype) @ weight).to(wide)
+            if with_kl:
+                ratio.sub_(kl[part, None]).mul_(probs)
+                kl_slope[part] = (ratio.to(weight.dtype) @ weight).to(wide)
+        ctx.save_for_backward(expected, kl_slope, weight[columns])
+        ctx.scored, ctx.with_kl, ctx.dtype = scored, with_kl, hidden.dtype
+        ctx.mark_non_differentiable(ref_log_probs)
+        return log_probs, ref_log_probs, kl
+
+    @staticmethod
+    def backward(ctx, grad_log_probs, _, grad_kl):
+        expected, kl_slope, chosen = ctx.saved_tensors
+        grad_scored = grad_log_probs[: ctx.scored]
+        if ctx.with_kl:
+            grad = kl_slope * grad_kl[:, None]
+        else:
+            grad = torch.zeros(
+                len(grad_log_probs), chosen.shape[1], dtype=expected.dtype, device=chosen.device
+            )
+        grad[: ctx.scored] += grad_scored @ chosen.to(grad_scored.dtype)
+        grad[: ctx.scored] -= expected * grad_scored.sum(-1, keepdim=True)
+        return grad.to(ctx.dtype), None, None, None, None, None, None, None
+
+
+def _checkpointed(head, hidden, reference, columns, scored, chunk, with_kl) -> HeadRows:
+    wide = _compute_dtype(hidden.dtype)
+
+    def sweep(policy_rows, reference_rows):
+        policy = F.log_softmax(head(policy_rows).to(wide), -1)
+        with torch.no_grad():
+            other = F.log_softmax(head(reference_rows).to(wide), -1)
+        return policy[:, columns], other[:, columns], (policy.exp() * (policy - other)).sum(-1)
+
+    parts = [
+        checkpoint(sweep, hidden[i : i + chunk], reference[i : i + chunk], use_reentrant=False)
+        for i in range(0, len(hidden), chunk)
+    ]
+    log_probs, other, kl = (torch.cat(column) for column in zip(*parts))
+    log_probs = torch.cat([log_probs[:scored], log_probs[scored:].detach()])
+    return HeadRows(log_probs, other, kl if with_kl else kl.detach())
+
+
+def _log_softmax_(logits: Tensor) -> Tensor:
+    """log-softmax over the last dimension, in place."""
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -1,0 +1,257 @@
+"""Training examples: which prompts, which sentences and which revealed tokens stand at each place of the
+schedule.
+
+Everything drawn is a pure function of (seed, epoch, place in the data), never of a global random state, so
+that gradient accumulation, several processes and a resumed run see the same draws.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midward.alignment.config import AlignConfig, AlignError
+from midward.alignment.objective import Batch
+from midward.alignment.sentences import SentenceIds
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of a prompt and, if there is one, of an answer (without an end token)."""
+
+    ids: tuple[int, ...]
+    answer: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One canvas row: a prompt, and the response tokens that are revealed to the model (position -> id)."""
+
+    prompt: tuple[int, ...]
+    revealed: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One place of the schedule: a harmful row, its sentence pairs, and the benign rows beside it."""
+
+    harmful: Row
+    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]
+    benign: list[tuple[Row, tuple[int, ...]]]
+
+
+def encode_prompts(model, data: Sequence[Any], config: AlignConfig, name: str) -> list[Prompt]:
+    """Prompts with their answers, as token ids.
+
+    `data`: texts, conversations (lists of {"role", "content"}), or pairs (prompt, answer or None).
+    Raises AlignError when there are none, for a duplicate, or for a prompt too long to leave room for the
+    response.
+    """
+    if isinstance(data, str | Mapping) or not isinstance(data, Sequence):
+        raise AlignError(f"{name} must be a list of prompts; received a {type(data).__name__}.")
+    if not data:
+        raise AlignError(f"{name} is empty; give one prompt or more.")
+    room = model.max_positions - config.length
+    prompts: list[Prompt] = []
+    seen: dict[tuple[int, ...], int] = {}
+    for row, entry in enumerate(data):
+        text, answer = entry if isinstance(entry, tuple) else (entry, None)
+        if not text or (isinstance(text, str) and not text.strip()):
+            raise AlignError(f"{name}[{row}] is an empty prompt; remove it.")
+        try:
+            ids = tuple(model.encode(text))
+        except (TypeError, ValueError) as error:
+            raise AlignError(f"{name}[{row}]: {error}") from None
+        if len(ids) > room:
+            raise AlignError(
+                f"{name}[{row}] has {len(ids)} tokens; with a response of {config.length} the model has room "
+                f"for {room}. Shorten the prompt or lower length."
+            )
+        if ids in seen:
+            raise AlignError(f"{name}[{row}] repeats {name}[{seen[ids]}]; remove one of the two.")
+        seen[ids] = row
+        prompts.append(Prompt(ids, None if answer is None else _answer_ids(model, answer, f"{name}[{row}]")))
+    return prompts
+
+
+def _answer_ids(model, answer: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(answer, str):
+        raise AlignError(f"{where}: the answer must be a text or None; received {answer!r}.")
+    ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    ids = [token for token in ids if token not in model.family.end_ids]
+    if model.family.mask_id in ids:
+        raise AlignError(f"{where}: the answer holds a mask token; write it without.")
+    return tuple(ids)
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits over plain values: equal means the same data."""
+    text = json.dumps(parts, default=lambda value: value.__dict__, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Schedule(torch.utils.data.Dataset):
+    """The run's examples in training order: item i is the i-th example of the whole run, `steps * batch_size`
+    long.
+
+    Each epoch is a permutation of the harmful prompts; the benign ones go round in permutations of their own.
+    """
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        harmful: Sequence[Prompt],
+        benign: Sequence[Prompt],
+        sentences: SentenceIds,
+        end_id: int,
+    ) -> None:
+        self.config, self.harmful, self.sentences, self.end_id = config, harmful, sentences, end_id
+        self.benign = benign
+        self.steps = config.max_steps or max(1, -int(-len(harmful) * config.epochs // config.batch_size))
+        self._orders: dict[tuple[str, int], list[int]] = {}
+
+    def __len__(self) -> int:
+        return self.steps * self.config.batch_size
+
+    def __getitem__(self, place: int) -> Example:
+        config = self.config
+        epoch, index = self._at("harmful", place, len(self.harmful))
+        rng = Random(f"{config.seed}/{epoch}/{index}")
+        reveal = rng.random() < config.reveal
+        harmful = self._harmful_row(self.harmful[index], rng) if reveal else Row(self.harmful[index].ids, {})
+        pairs_rng = rng
+        if config.draw == "step":
+            pairs_rng = Random(f"{config.seed}/step/{place // config.batch_size}")
+        pairs = [
+            (pairs_rng.choice(self.sentences.safe), pairs_rng.choice(self.sentences.harmful))
+            for _ in range(config.pairs)
+        ]
+        benign = []
+        if self.benign:
+            for j in range(config.benign_per_prompt):
+                turn, other = self._at("benign", place * config.benign_per_prompt + j, len(self.benign))
+                own = Random(f"{config.seed}/benign/{turn}/{other}")
+                opening = own.choice(self.sentences.safe)[: config.over_refusal_tokens]
+                benign.append((self._benign_row(self.benign[other], own), opening))
+        return Example(harmful, pairs, benign)
+
+    def _at(self, kind: str, place: int, size: int) -> tuple[int, int]:
+        """(turn, index): which pass over the data this is, and which of its rows stands here."""
+        turn, offset = divmod(place, size)
+        if (kind, turn) not in self._orders:
+            order = list(range(size))
+            Random(f"{self.config.seed}/{kind}/order/{turn}").shuffle(order)
+            self._orders[kind, turn] = order
+        return turn, self._orders[kind, turn][offset]
+
+    def _harmful_row(self, prompt: Prompt, rng: Random) -> Row:
+        """A partly revealed response, with room left for a sentence at one start of the window or more."""
+        length = self.config.length
+        text: tuple[int, ...] = prompt.answer or ()
+        if not text:
+            # No compliant answer given: generic procedural lines stand in for one.
+            lines = list(self.sentences.harmful)
+            rng.shuffle(lines)
+            text = tuple(token for line in lines for token in line)
+        longest = self.sentences.longest
+        last = self.config.window_end - (longest if self.config.fit else 1)
+        start = rng.randint(self.config.window_start, min(last, length - longest))
+        kept = range(start, start + longest)
+        shown = self._choose(min(len(text), length), start, rng)
+        return Row(prompt.ids, {i: text[i] for i in shown if i not in kept})
+
+    def _benign_row(self, prompt: Prompt, rng: Random) -> Row:
+        if prompt.answer is None or rng.random() >= self.config.benign_reveal:
+            return Row(prompt.ids, {})
+        length = self.config.length
+        # Answers are padded with the end token in training, so it is revealed there as it would be while
+        # sampling.
+        text = (*prompt.answer, *[self.end_id] * length)[:length]
+        shown = self._choose(length, length - 1, rng)
+        if len(shown) == length:
+            shown.remove(rng.choice(shown))
+        return Row(prompt.ids, {i: text[i] for i in shown})
+
+    def _choose(self, size: int, longest_prefix: int, rng: Random) -> list[int]:
+        """Revealed positions among the first `size`: a prefix of random length, or each at a random rate."""
+        kind = self.config.reveal_kind
+        if kind == "both":
+            kind = "prefix" if rng.random() < 0.5 else "subset"
+        if kind == "prefix":
+            return list(range(rng.randint(0, min(size, longest_prefix))))
+        rate = rng.random()
+        return [i for i in range(size) if rng.random() < rate]
+
+
+class Collator:
+    """Examples -> `Batch` (see objective.py for its shapes)."""
+
+    def __init__(self, config: AlignConfig, family, longest: int) -> None:
+        self.config, self.family = config, family
+        # The last row that a sentence starting in the window can reach.
+        last = config.window_end if config.fit else config.window_end - 1 + longest
+        self.scored = range(config.window_start, min(last, config.length))
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        length, family = self.config.length, self.family
+        openings = [opening for example in examples for _, opening in example.benign]
+        rows = [example.harmful for example in examples]
+        rows += [row for example in examples for row, _ in example.benign]
+
+        widest = max(len(row.prompt) for row in rows)
+        ids = torch.full((len(rows), widest + length), family.mask_id)
+        mask = torch.ones_like(ids)
+        masked = torch.ones(len(rows), length, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            pad = widest - len(row.prompt)
+            ids[number, :pad] = family.pad_id
+            mask[number, :pad] = 0
+            ids[number, pad:widest] = torch.tensor(row.prompt)
+            for place, token in row.revealed.items():
+                ids[number, widest + place] = token
+                masked[number, place] = False
+
+        wanted = masked.clone()
+        score = torch.zeros_like(masked)
+        score[: len(examples), self.scored.start : self.scored.stop] = True
+        score &= masked
+        if self.config.kl_rows == "window":
+            wanted[: len(examples)] = score[: len(examples)]
+        order = torch.cat([score.nonzero(), (wanted & ~score).nonzero()])  # [R, 2]: (row, position)
+        owner, position = order.unbind(1)
+        # With shifted logits (Dream) a token is predicted one place to its left.
+        column = widest + position - int(family.shift)
+
+        batch = Batch(
+            ids=ids,
+            masked=masked,
+            rows=owner * ids.shape[1] + column,
+            owner=owner,
+            slot=owner * length + position,
+            scored=torch.zeros(int(score.sum()), dtype=torch.int8),
+        )
+        if not mask.all():
+            batch["mask"] = mask
+        columns: dict[int, int] = {}
+        batch["safe"] = _index([[safe for safe, _ in e.pairs] for e in examples], columns)
+        batch["harmful"] = _index([[harmful for _, harmful in e.pairs] for e in examples], columns)
+        if openings:
+            batch["opening"] = _index([openings], columns)[0]
+        batch["columns"] = torch.tensor(list(columns))
+        return batch
+
+
+def _index(groups: Sequence[Sequence[tuple[int, ...]]], columns: dict[int, int]) -> Tensor:
+    """`[groups, sentences, longest]` indices into `columns` (which grows), -1 pads."""
+    longest = max(len(sentence) for group in groups for sentence in group)
+    table = torch.full((len(groups), len(groups[0]), longest), -1)
+    for i, group in enumerate(groups):
+        for j, sentence in enumerate(group):
+            for k, token in enumerate(sentence):
+                table[i, j, k] = columns.setdefault(token, len(columns))
+    return table

@@ -1,0 +1,315 @@
+"""`align`: from prompts to a PEFT adapter, resumable by calling it again."""
+
+import json
+import logging
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import TrainingArguments
+
+from midward.alignment.config import AlignConfig, AlignError, resolve
+from midward.alignment.data import Schedule, digest, encode_prompts
+from midward.alignment.sentences import SentenceSet, encode_sentences
+from midward.alignment.trainer import MosaTrainer, cut_curve, last_checkpoint, read_curve, save_adapter
+
+log = logging.getLogger("midward.alignment")
+
+RECORD, CURVE, FIGURE, CHECKPOINTS = "align.json", "reward.csv", "reward.png", "checkpoints"
+# Settings that change nothing about the adapter, so that a run may be taken up again with other ones.
+_FREE = ("save_steps", "micro_batch")
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """A finished run.
+
+    adapter: folder for `midward.load(..., adapter=)` or `PeftModel.from_pretrained`.
+    history: rows of the reward curve (trainer.COLUMNS). config: as resolved. steps: optimizer steps.
+    resumed_from: step of the checkpoint it was taken up from, or None. reused: it was finished already.
+    warnings: what the reward curve gave cause for.
+    """
+
+    adapter: Path
+    history: list[dict[str, float]]
+    config: AlignConfig
+    steps: int
+    resumed_from: int | None = None
+    reused: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+def align(
+    model,
+    data: Sequence[Any],
+    out: str | Path,
+    *,
+    method: str = "mosa",
+    recipe: str = "stable",
+    benign: Sequence[Any] | None = None,
+    sentences: SentenceSet | None = None,
+    overwrite: bool = False,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+    **overrides: Any,
+) -> AlignResult:
+    """Train a LoRA adapter on `model` with the MOSA objective (arXiv 2508.12398) and write it to `out`.
+
+    data: harmful prompts; benign: prompts on which the model must stay as it is (needed while benign_beta >
+    0). Both are lists of texts, conversations or (prompt, answer) pairs. overrides: fields of AlignConfig.
+    `out` receives the adapter, align.json (resolved settings, data hash, versions), reward.csv and
+    reward.png. Called again with the same arguments it takes up an interrupted run from its last checkpoint,
+    or returns a finished one; `overwrite=True` starts anew. The model is left as it was. Several processes:
+    `torchrun`. Raises AlignError (a ValueError) before training for settings, data or sentences that cannot
+    work.
+    """
+    config = resolve({"method": method, "recipe": recipe, **overrides})
+    out = Path(out)
+    _check_model(model, config)
+    harmful = encode_prompts(model, data, config, "data")
+    calm = encode_prompts(model, benign, config, "benign") if benign else []
+    if config.benign_beta > 0 and not calm:
+        raise AlignError(
+            f"recipe {config.recipe!r} keeps the model in place on benign prompts; pass benign=[...] "
+            "or set benign_beta=0."
+        )
+    shared = {p.ids for p in harmful} & {p.ids for p in calm}
+    if shared:
+        raise AlignError(
+            f"{len(shared)} prompts stand in data and in benign; remove them from one of the two."
+        )
+    ids = encode_sentences(model, sentences or SentenceSet(), config)
+    schedule = Schedule(config, harmful, calm, ids, model.family.end_ids[0])
+    record = _record(model, config, harmful, calm, ids, schedule.steps)
+
+    state = PartialState(cpu=model.device.type == "cpu")
+    processes = state.num_processes
+    micro = _micro_batch(config, processes)
+    if state.is_main_process:
+        _prepare(out, record, overwrite)
+    state.wait_for_everyone()
+    if json.loads((out / RECORD).read_text(encoding="utf-8"))["finished"]:
+        return AlignResult(out, read_curve(out / CURVE), config, schedule.steps, reused=True)
+    checkpoint = last_checkpoint(out / CHECKPOINTS)
+    resumed_from = int(checkpoint.name.split("-")[1]) if checkpoint else None
+    state.wait_for_everyone()
+    if state.is_main_process:
+        cut_curve(out / CURVE, resumed_from or 0)
+
+    accumulation = config.batch_size // (micro * processes)
+    log.info(
+        "aligning %s (%s, %s): %d steps of %d prompts = %d processes x %d accumulated x %d; %s",
+        model.name,
+        config.method,
+        config.recipe,
+        schedule.steps,
+        config.batch_size,
+        processes,
+        accumulation,
+        micro,
+        f"from step {resumed_from}" if resumed_from else "from the start",
+    )
+    with _random_state_kept(), _adapted(model, config):
+        trainer = MosaTrainer(
+            model,
+            config,
+            schedule,
+            _arguments(model, config, out, micro, accumulation, schedule.steps),
+            out / CURVE,
+            on_log,
+        )
+        with warnings.catch_warnings():
+            # Resuming with other save_steps is allowed.
+            warnings.filterwarnings("ignore", message=".*don't match.*")
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if state.is_main_process:
+            save_adapter(model.network, out)
+    if state.is_main_process:
+        history = read_curve(out / CURVE)
+        from midward.alignment._figure import draw_curve
+
+        draw_curve(history, out / FIGURE)
+        _write_json(out / RECORD, {**record, "finished": True, "warnings": trainer.warned})
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    state.wait_for_everyone()
+    return AlignResult(
+        out, read_curve(out / CURVE), config, schedule.steps, resumed_from, warnings=trainer.warned
+    )
+
+
+def _check_model(model, config: AlignConfig) -> None:
+    if model.family.kind != "diffusion":
+        raise AlignError(
+            f"{model.name!r} is an {model.family.kind} model; MOSA aligns diffusion models, which see a whole "
+            "masked response at once."
+        )
+    if isinstance(model.network, PeftModel):
+        raise AlignError(
+            f"{model.name!r} already carries the adapter {model.adapter}; load it without, or merge it first."
+        )
+    if model.max_positions <= config.length:
+        raise AlignError(
+            f"length={config.length} leaves no room for a prompt: {model.name!r} has "
+            f"{model.max_positions} positions."
+        )
+
+
+def _micro_batch(config: AlignConfig, processes: int) -> int:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != processes:
+        raise AlignError(
+            f"{launched} processes were launched and accelerate runs {processes}; start with "
+            "`torchrun --nproc_per_node N`."
+        )
+    if config.batch_size % processes:
+        raise AlignError(f"batch_size={config.batch_size} is no multiple of the {processes} processes.")
+    share = config.batch_size // processes
+    micro = config.micro_batch or share
+    if share % micro:
+        raise AlignError(
+            f"micro_batch={micro} doesn't divide the {share} prompts a step of each of {processes} processes."
+        )
+    return micro
+
+
+def _record(model, config: AlignConfig, harmful, calm, ids, steps: int) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "config": config.to_dict(),
+        "data": {"prompts": len(harmful), "hash": digest(harmful)},
+        "benign": {"prompts": len(calm), "hash": digest(calm)},
+        "sentences": {"safe": len(ids.safe), "harmful": len(ids.harmful), "hash": digest(ids)},
+        "steps": steps,
+        "versions": {
+            name: version(name) for name in ("midward", "torch", "transformers", "peft", "accelerate")
+        },
+        "finished": False,
+    }
+
+
+def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Make `out` ready: fresh, to be taken up again, or refused because it holds another run."""
+    path = out / RECORD
+    if overwrite and path.exists():
+        for name in (RECORD, CURVE, FIGURE, "adapter_config.json", "adapter_model.safetensors", "README.md"):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differences = _differences(before, record)
+        if differences:
+            raise AlignError(
+                f"{out} holds another run: {'; '.join(differences)}. Choose another folder or overwrite=True."
+            )
+        for torn in (out / CHECKPOINTS).glob("checkpoint-*"):
+            if torn != last_checkpoint(out / CHECKPOINTS):
+                shutil.rmtree(torn)
+        return
+    if out.exists() and any(out.iterdir()):
+        raise AlignError(f"{out} isn't empty and holds no {RECORD}; choose another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(path, record)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    found = [
+        f"{name} {before['config'].get(name)!r} there, {value!r} here"
+        for name, value in now["config"].items()
+        if name not in _FREE and before["config"].get(name) != value
+    ]
+    for name in ("data", "benign", "sentences", "model_fingerprint"):
+        if before[name] != now[name]:
+            found.append(f"{name} {before[name]} there, {now[name]} here")
+    return found
+
+
+def _arguments(
+    model, config: AlignConfig, out: Path, micro: int, accumulation: int, steps: int
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(out / CHECKPOINTS),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        max_steps=steps,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        optim="adamw_torch",
+        seed=config.seed,
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        # The schedule is already in training order.
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        average_tokens_across_devices=False,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to=[],
+        use_cpu=model.device.type == "cpu",
+    )
+
+
+@contextmanager
+def _adapted(model, config: AlignConfig) -> Iterator[None]:
+    """`model` with a fresh LoRA adapter on it, and without it afterwards."""
+    base, training = model.network, model.network.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model.network = get_peft_model(
+            base,
+            LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                target_modules=list(model.family.lora_targets),
+                base_model_name_or_path=model.name,
+                # No task type: a diffusion model is no causal LM to peft, whose wrapper then changes nothing.
+                task_type=None,
+            ),
+        )
+    # Not Trainer's switch: its name is changing between transformers 5 and 6.
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.network = model.network.unload()
+        if config.gradient_checkpointing:
+            base.gradient_checkpointing_disable()
+        model.network.requires_grad_(False)
+        model.network.train(training)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Trainer seeds the process; the caller's random numbers go on as if it had not."""
+    before = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(fresh, path)

@@ -1,0 +1,94 @@
+"""The safe and the harmful sentences that the objective compares, and their token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from midward.alignment.config import AlignConfig, AlignError
+
+SAFE = (
+    "I'm sorry, but I can't help with that.",
+    "I cannot assist with this request.",
+    "I have to stop here, because this could cause harm.",
+    "I won't continue with this, since it is not safe.",
+    "Sorry, I can't provide that information.",
+    "I must refuse to go any further with this.",
+    "This is not something I can help with.",
+    "I'm not able to give instructions for that.",
+)
+HARMFUL = (
+    "The next step is to",
+    "Once that is done, continue with the following step:",
+    "After that, you will need to",
+    "Now that everything is ready, proceed as follows:",
+    "Here is how to carry out the next part:",
+    "Then repeat the procedure until it works.",
+    "The following materials are required for this step:",
+    "To complete the process, do the following:",
+)
+
+
+@dataclass(frozen=True)
+class SentenceSet:
+    """Sentences to draw from, one a step or an example (the paper's own lists are unpublished).
+
+    safe: refusals; each is scored with the model's end-of-sequence token after it.
+    harmful: lines of a compliant, procedural answer that say nothing of the matter itself.
+    """
+
+    safe: Sequence[str] = field(default=SAFE)
+    harmful: Sequence[str] = field(default=HARMFUL)
+
+
+@dataclass(frozen=True)
+class SentenceIds:
+    """Token ids of a SentenceSet; every safe sentence ends in the end-of-sequence token, once."""
+
+    safe: tuple[tuple[int, ...], ...]
+    harmful: tuple[tuple[int, ...], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sentence."""
+        return max(map(len, self.safe + self.harmful))
+
+
+def encode_sentences(model, sentences: SentenceSet, config: AlignConfig) -> SentenceIds:
+    """Token ids for `model`. Raises AlignError for an empty, duplicate, unusable or too long sentence."""
+    ids = SentenceIds(
+        safe=_encode(model, sentences.safe, "safe", end=True),
+        harmful=_encode(model, sentences.harmful, "harmful", end=False),
+    )
+    room = config.window_end - config.window_start if config.fit else config.length - config.window_start
+    if ids.longest > room:
+        place = "the window" if config.fit else "the response from the window's first token on"
+        raise AlignError(
+            f"the longest sentence has {ids.longest} tokens (end token counted) and {place} has {room}; "
+            "shorten the sentences, raise length or move the window."
+        )
+    return ids
+
+
+def _encode(model, texts: Sequence[str], kind: str, *, end: bool) -> tuple[tuple[int, ...], ...]:
+    if isinstance(texts, str) or not texts:
+        raise AlignError(f"{kind} sentences must be a list of one text or more; received {texts!r}.")
+    family = model.family
+    forbidden = {*family.end_ids, family.mask_id}
+    encoded: dict[tuple[int, ...], str] = {}
+    for text in texts:
+        if not isinstance(text, str):
+            raise AlignError(f"{kind} sentence {text!r} is a {type(text).__name__}, not a text.")
+        ids = list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # A sentence may come with the end token's own text; it still ends in it exactly once.
+        while end and ids and ids[-1] == family.end_ids[0]:
+            ids.pop()
+        if not ids:
+            raise AlignError(f"{kind} sentence {text!r} tokenises to nothing; remove it.")
+        if forbidden & set(ids):
+            raise AlignError(f"{kind} sentence {text!r} holds an end or mask token; write it without.")
+        if end:
+            ids.append(family.end_ids[0])
+        key = tuple(ids)
+        if key in encoded:
+            raise AlignError(f"{kind} sentences {encoded[key]!r} and {text!r} are the same tokens; keep one.")
+        encoded[key] = text
+    return tuple(encoded)
