@@ -43,7 +43,10 @@ def attach(network: Any, folder: Path, name: str) -> PeftModel:
         raise ModelError(
             f"the adapter {folder} doesn't fit {name!r}; it was made for another base model: {error}"
         ) from error
-    wanted = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped).items()}
+    wanted = {
+        key: tuple(value.shape)
+        for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()
+    }
     if stored != wanted:
         key = next(iter(sorted(stored.items() ^ wanted.items())))[0]
         raise ModelError(

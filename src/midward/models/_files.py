@@ -48,8 +48,8 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise ModelError(
-            f"{folder} holds its weights only as pickle ({', '.join(pickles[:3])}), which can run any code when read; "
-            "ask for a safetensors version, or convert it in a place you trust."
+            f"{folder} holds its weights only as pickle ({', '.join(pickles[:3])}), which can run any code "
+            "when read; ask for a safetensors version, or convert it in a place you trust."
         )
     raise ModelError(f"{folder} has no model.safetensors; is the download complete?")
 
@@ -87,6 +87,6 @@ def require_memory(parameters: int, device: torch.device, dtype: torch.dtype) ->
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if need > free:
         raise ModelError(
-            f"the weights need {need / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')} and {device} has "
-            f"{free / 2**30:.1f} GiB free; use dtype='bfloat16', another device or a smaller model."
+            f"the weights need {need / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')} and {device} "
+            f"has {free / 2**30:.1f} GiB free; use dtype='bfloat16', another device or a smaller model."
         )

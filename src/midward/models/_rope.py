@@ -1,7 +1,7 @@
 """Rotary positions in float32 for half-precision LLaDA.
 
-LLaDA rotates queries and keys in float32, Llama in the model's own dtype. In bfloat16 that moves logits by up to
-0.016 and an arg-max on about one position in a hundred; with this it is bit-exact.
+LLaDA rotates queries and keys in float32, Llama in the model's own dtype. In bfloat16 that moves logits by
+up to 0.016 and an arg-max on about one position in a hundred; with this it is bit-exact.
 """
 
 from typing import Any

@@ -31,13 +31,13 @@ def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> F
             f"{folder}: neither config nor tokenizer names an end-of-sequence token; set eos_token_id."
         )
     pad = tokenizer.pad_token_id
+    head = network.get_output_embeddings()
     linear = {
-        name.rsplit(".", 1)[-1] for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)
+        name.rsplit(".", 1)[-1]
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
     }
     targets = tuple(name for name in LLAMA_PROJECTIONS if name in linear)
-    head = {
-        name.rsplit(".", 1)[-1] for name, m in network.named_modules() if m is network.get_output_embeddings()
-    }
     return Family(
         name="autoregressive",
         kind="autoregressive",
@@ -46,7 +46,7 @@ def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> F
         pad_id=ends[0] if pad is None else pad,
         shift=True,
         attention="causal",
-        lora_targets=targets or tuple(sorted(linear - head)),
+        lora_targets=targets or tuple(sorted(linear)),
         sampling={"length": 128, "steps": 128, "order": "left_to_right", "temperature": 0.0},
     )
 
@@ -58,7 +58,8 @@ def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.d
             f"{folder}: a causal architecture saved with is_causal=false is a converted diffusion model; "
             "load its original folder."
         )
-    network, info = AutoModelForCausalLM.from_pretrained(
+    loader: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair
+    network, info = loader.from_pretrained(
         folder,
         dtype=dtype,
         device_map={"": device},

@@ -96,10 +96,10 @@ class LanguageModel:
     ) -> torch.Tensor:
         """Return the hidden states [B, L, D] after the final norm.
 
-        ids: [B, L] long. mask: [B, L], 1 at real tokens and 0 at padding (either side), or None for no padding.
+        ids: [B, L] long. mask: [B, L], 1 at real tokens and 0 at padding (either side), or None.
         Positions are cumsum(mask) - 1, so padding on the left shifts nothing.
-        cache: a transformers `Cache` to read and extend (autoregressive kind); the mask then covers the cached
-        positions as well: [B, cached + L].
+        cache: a transformers `Cache` to read and extend (autoregressive kind); the mask then covers the
+        cached positions as well: [B, cached + L].
         """
         seen = cache.get_seq_length() if cache is not None else 0
         if mask is None:
@@ -129,7 +129,7 @@ class LanguageModel:
         """
         if not isinstance(self.network, PeftModel):
             raise ModelError(
-                f"{self.name!r} has no adapter, so it is its own reference; load it with adapter=FOLDER first."
+                f"{self.name!r} has no adapter, so it is its own reference; load it with adapter=FOLDER."
             )
         with self.network.disable_adapter():
             yield
@@ -152,10 +152,10 @@ class LanguageModel:
                 raise TypeError(f'a message is {{"role": ..., "content": ...}}; received {message!r}.')
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
-                f"{self.name!r} has no chat template (a base model?); pass token ids, or add chat_template.jinja."
+                f"{self.name!r} has no chat template (a base model?); pass token ids or add one."
             )
         return self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            messages,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
@@ -190,9 +190,9 @@ class LanguageModel:
         """
         adapter = {}
         if isinstance(self.network, PeftModel):
-            adapter = get_peft_model_state_dict(self.network)
+            adapter = get_peft_model_state_dict(self.network, save_embedding_layers=False)
         if self._base_hash is None:
-            # PEFT renames the base weights it wraps; the names are undone so that only the adapter adds anything.
+            # PEFT renames the weights it wraps; undone here, so that only the adapter itself counts.
             base = {
                 name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
                 for name, tensor in self.network.state_dict().items()
@@ -219,5 +219,5 @@ def _hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

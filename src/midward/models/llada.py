@@ -182,7 +182,8 @@ def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.d
 
     Raises ModelError when a weight is missing, unexpected or of another shape.
     """
-    network, info = LlamaForCausalLM.from_pretrained(
+    loader: Any = LlamaForCausalLM  # with output_loading_info it returns a pair
+    network, info = loader.from_pretrained(
         folder,
         config=backbone_config(raw),
         key_mapping=KEY_MAPPING,

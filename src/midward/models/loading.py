@@ -1,6 +1,7 @@
 """`load`: from a name to a `LanguageModel`, with every failure told before anything big is read."""
 
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def load(
 ) -> LanguageModel:
     """Load a checkpoint: "sandbox", a folder, or a Hub id ("org/model").
 
-    adapter: a PEFT adapter folder for exactly this model, put on top (`LanguageModel.reference` turns it off).
+    adapter: a PEFT adapter folder made for this model (`LanguageModel.reference` turns it off again).
     device: "auto" (a CUDA device where there is one) or any torch device.
     dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
     Raises ModelError: wrong folder, missing or torn file, missing shard, pickle-only weights, unknown family,
@@ -65,8 +66,8 @@ def load(
 def check_attention(model: LanguageModel) -> None:
     """Raise ModelError unless attention is full or causal as the family says, and `head` gives the logits.
 
-    A loader that fell back to causal attention would still produce text, only wrong text: so the last token is
-    varied and the first position's hidden state must follow (full) or stay (causal).
+    A loader that fell back to causal attention would still produce text, only wrong text: so the last token
+    is varied and the first position's hidden state must follow (full) or stay (causal).
     """
     length = min(8, model.max_positions)
     ids = torch.arange(length, device=model.device).repeat(4, 1) % model.vocab_size
@@ -76,7 +77,7 @@ def check_attention(model: LanguageModel) -> None:
     if moved != (model.family.attention == "full"):
         raise ModelError(
             f"{model.name!r} must attend {model.family.attention}ly, but the last token "
-            f"{'changes' if moved else 'does not change'} the first position; is transformers older than 5.17?"
+            f"{'changes' if moved else 'does not change'} the first position; upgrade transformers?"
         )
     logits = model.causal_lm(input_ids=ids[:1], use_cache=False).logits
     ours = model.head(model.hidden(ids[:1]))
@@ -126,11 +127,16 @@ def _folder(name: str) -> Path:
         raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
     if name.count("/") == 1 and not name.startswith((".", "~", "/")) and "\\" not in name:
         return _download(name)
-    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    known = [*siblings, "sandbox"]
-    raise ModelError(
-        f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{did_you_mean(path.name, known)}"
-    )
+    hint = _nearest_folder(path) or did_you_mean(name, ["sandbox"])
+    raise ModelError(f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{hint}")
+
+
+def _nearest_folder(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    siblings = {other.name: str(other) for other in path.parent.iterdir() if other.is_dir()}
+    near = get_close_matches(path.name, siblings, n=1)
+    return f" Did you mean {siblings[near[0]]!r}?" if near else ""
 
 
 def _download(name: str) -> Path:
@@ -150,11 +156,11 @@ def _download(name: str) -> Path:
         reason = f"the Hub answered: {str(error).splitlines()[0]}"
     except OSError as error:
         reason = f"the download failed ({error})"
-    raise ModelError(f"no folder {name!r}, and as a Hub id: {reason}. Check the name, or give a folder.")
+    raise ModelError(f"no folder {name!r}, and as a Hub id: {reason}.{_nearest_folder(Path(name))}")
 
 
 def _kind(folder: Path, raw: dict[str, Any]) -> str:
-    """Decide the family from `architectures` (LLaDA and LLaDA-MoE share a model_type, so that can't decide)."""
+    """Decide the family from `architectures` (LLaDA and LLaDA-MoE share a model_type)."""
     names = raw.get("architectures") or []
     if not names:
         raise ModelError(f'{folder / "config.json"} names no architecture; add "architectures".')
@@ -168,8 +174,9 @@ def _kind(folder: Path, raw: dict[str, Any]) -> str:
         raise ModelError(
             f"{name} is a diffusion family that this version doesn't load yet; LLaDA is ({folder})."
         )
+    hint = did_you_mean(name, [llada.ARCHITECTURE, *causal])
     raise ModelError(
-        f"unknown architecture {name!r} in {folder}.{did_you_mean(name, [llada.ARCHITECTURE, *causal])} Loaded are "
+        f"unknown architecture {name!r} in {folder}.{hint} Loaded are "
         f"{llada.ARCHITECTURE} and the causal models that transformers has natively."
     )
 
