@@ -1,0 +1,107 @@
+"""`Canvas`: a batch of prompts and the responses being filled behind them.
+
+Shapes: B rows, L = P + length positions: prompts left-padded to the width P, then the response.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from midward.models import LanguageModel
+
+from .noise import row_seed
+from .requests import Request, Response
+from .settings import Sampling
+
+
+@dataclass
+class Row:
+    """One request of a call: its index there, the request and the ids of its prompt."""
+
+    index: int
+    request: Request
+    prompt_ids: list[int]
+
+
+class Canvas:
+    """The state of one batch.
+
+    ids [B, L] long: what stands where; `mask_id` where nothing does yet.
+    mask_id: the family's; -1, which is no token, for autoregressive models (their blank is the pad id).
+    mask [B, L] long: 0 at padding; None if no row has any.
+    seeds [B] int64: one a row, see `noise`.
+    forced [B, length] bool: written before the first step.
+    """
+
+    def __init__(self, model: LanguageModel, sampling: Sampling, rows: list[Row]) -> None:
+        self.model = model
+        self.sampling = sampling
+        self.rows = rows
+        self.length = sampling.length
+        self.width = max(len(row.prompt_ids) for row in rows)
+        device = model.device
+        self.mask_id = -1 if model.family.mask_id is None else model.family.mask_id
+        blank = model.family.pad_id if model.family.mask_id is None else self.mask_id
+
+        padded = [[model.family.pad_id] * (self.width - len(row.prompt_ids)) + row.prompt_ids for row in rows]
+        ids = torch.full((len(rows), self.width + self.length), blank)
+        ids[:, : self.width] = torch.tensor(padded)
+        forced = torch.zeros(len(rows), self.length, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            for span in row.request.forced:
+                where = slice(span.position, span.position + len(span.ids))
+                ids[i, self.width :][where] = torch.tensor(span.ids)
+                forced[i, where] = True
+        self.ids = ids.to(device)
+        self.forced = forced.to(device)
+
+        lengths = torch.tensor([len(row.prompt_ids) for row in rows])
+        self.mask: torch.Tensor | None = None
+        if (lengths < self.width).any():
+            columns = torch.arange(self.width + self.length)
+            self.mask = (columns >= self.width - lengths[:, None]).long().to(device)
+        self.seeds = torch.tensor(
+            [row_seed(sampling.seed, row.request, row.prompt_ids) for row in rows], device=device
+        )
+        self.steps_taken = [0] * len(rows)
+        self.forwards = [0] * len(rows)
+
+    @property
+    def response(self) -> slice:
+        """Where the response stands in a row of `ids`."""
+        return slice(self.width, self.width + self.length)
+
+    @property
+    def coordinates(self) -> torch.Tensor:
+        """Response coordinate of each column [L]: negative in the prompt, the same for any padding."""
+        return torch.arange(-self.width, self.length, device=self.ids.device)
+
+    def finished(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return, for these rows, whether an end token stands with no mask anywhere before it."""
+        ids = self.ids[rows]
+        is_end = torch.isin(ids, torch.tensor(self.model.family.end_ids, device=ids.device))
+        is_end[:, : self.width] = False
+        masks_before = (ids == self.mask_id).cumsum(-1)
+        return (is_end & (masks_before == 0)).any(-1)
+
+    def responses(self) -> list[Response]:
+        """Return what stands in each row, as `Response`s."""
+        family, tokenizer = self.model.family, self.model.tokenizer
+        results = []
+        for i, row in enumerate(self.rows):
+            line = self.ids[i].tolist()
+            raw = line[self.width :]
+            end = next((p for p, token in enumerate(raw) if token in family.end_ids), None)
+            ids = raw[:end] if end is not None and self.sampling.end != "keep" else raw
+            results.append(
+                Response(
+                    text=tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+                    ids=ids,
+                    raw_ids=raw,
+                    ended=end is not None and self.mask_id not in raw[:end],
+                    nfe=self.forwards[i],
+                    steps=self.steps_taken[i],
+                    prompt_ids=line[self.width - len(row.prompt_ids) : self.width],
+                )
+            )
+        return results

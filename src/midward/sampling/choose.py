@@ -1,0 +1,65 @@
+"""From hidden states to tokens and scores: the only place where the vocabulary is swept."""
+
+from collections.abc import Sequence
+
+import torch
+
+from midward.models import LanguageModel
+
+#: Logits held at once, in numbers: 2**25 float32 are 128 MiB, whatever the vocabulary.
+_CHUNK = 2**25
+
+
+def choose(
+    model: LanguageModel,
+    hidden: torch.Tensor,
+    uniforms: torch.Tensor | None = None,
+    *,
+    temperature: float = 0.0,
+    forbidden: Sequence[int] = (),
+    unguided: torch.Tensor | None = None,
+    guidance: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return one token and its log-odds for each hidden state.
+
+    hidden [N, D]; uniforms [N] in [0, 1), needed at a temperature above 0; forbidden: ids never chosen;
+    unguided [N, D]: the states of the unconditional forward, for guidance.
+
+    The score is log p / (1 - p) of the token at temperature 1. It orders as p does, and it still tells two
+    positions apart where p rounds to 1 (float32 p changes the tokens of peaked models, this doesn't).
+    """
+    rows = max(1, _CHUNK // model.vocab_size)
+    tokens, scores = [], []
+    for start in range(0, len(hidden), rows):
+        part = slice(start, start + rows)
+        logits = model.head(hidden[part]).float()
+        if unguided is not None:
+            base = model.head(unguided[part]).float()
+            logits = base + (guidance + 1) * (logits - base)
+        if forbidden:
+            logits[:, list(forbidden)] = -torch.inf
+        token, score = _from_logits(logits, temperature, None if uniforms is None else uniforms[part])
+        tokens.append(token)
+        scores.append(score)
+    return torch.cat(tokens), torch.cat(scores)
+
+
+def probability(score: torch.Tensor) -> torch.Tensor:
+    """Return p for log-odds."""
+    return torch.sigmoid(score)
+
+
+def _from_logits(
+    logits: torch.Tensor, temperature: float, uniforms: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and log-odds for logits [N, V], which are overwritten."""
+    top, token = logits.max(-1, keepdim=True)
+    logits.sub_(top)
+    if temperature > 0 and uniforms is not None:
+        # Inverse CDF: one uniform a position instead of one a vocabulary entry. `right` skips zero-width
+        # steps, so a forbidden token can't be drawn; u * total stays below total for every float32 u < 1.
+        cumulative = (logits / temperature).exp_().cumsum_(-1)
+        token = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    above = logits.gather(-1, token)
+    rest = logits.exp_().scatter_(-1, token, 0.0).sum(-1, keepdim=True)
+    return token[:, 0], (above - rest.log())[:, 0]

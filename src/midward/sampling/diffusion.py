@@ -1,0 +1,246 @@
+"""The masked-diffusion sampler.
+
+At temperature 0 its tokens are those of the published algorithm, with less work: the output head runs only on
+the masked positions of the active block, steps with nothing to commit are skipped, and a row leaves the batch
+once its text is final. Shapes: B rows in a step, L = P + length positions, D hidden size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from . import _bans
+from .canvas import Canvas
+from .choose import choose, probability
+from .noise import uniform
+from .settings import spread
+from .step import Step, Watcher
+
+_ORDER_STEP = -1  # the step number that the random order's draws are made under
+
+
+def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
+    """Fill the canvas."""
+    _Diffusion(canvas, watchers).run()
+
+
+@dataclass
+class _Pass:
+    """One forward: step and block, canvas rows [B], their ids before it [B, L], hidden states [B, L, D]."""
+
+    index: int
+    block: tuple[int, int]
+    rows: torch.Tensor
+    ids: torch.Tensor
+    hidden: torch.Tensor
+    unguided: torch.Tensor | None
+
+
+class _Diffusion:
+    def __init__(self, canvas: Canvas, watchers: Sequence[Watcher]) -> None:
+        self.canvas = canvas
+        self.model = canvas.model
+        self.sampling = canvas.sampling
+        self.watchers = watchers
+        self.every_step = any(watcher.needs_all_steps for watcher in watchers)
+        self.mask_id = canvas.mask_id
+        self.device = canvas.ids.device
+        self.coordinates = canvas.coordinates
+        self.given = canvas.ids != self.mask_id  # what the unconditional forward doesn't see
+        self.alive = list(range(len(canvas.rows)))
+        self.forbidden = self._forbidden()
+        self.schedule = self._schedule()
+        self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
+
+    def run(self) -> None:
+        index = 0
+        for number, block in enumerate(self.sampling.blocks):
+            if self.sampling.threshold is not None:
+                while working := self._with_masks(block):
+                    self._step(index, block, working, [1] * len(working))
+                    index += 1
+                continue
+            quota = self.schedule[number]
+            for i in range(self.sampling.block_steps[number]):
+                working = [row for row in self.alive if quota[row][i] or self.every_step]
+                if working:
+                    self._step(index, block, working, [quota[row][i] for row in working])
+                index += 1
+
+    # --- known before the first step ---------------------------------------------------------------------
+
+    def _forbidden(self) -> list[int]:
+        """Ids that are never chosen.
+
+        The published algorithm may choose the mask token itself, which leaves the position masked. That stays
+        where tokens must equal the published ones; elsewhere it only harms (a threshold would never be done).
+        """
+        sampling = self.sampling
+        ids = list(self.model.family.end_ids) if sampling.end == "forbid" else []
+        published = (
+            sampling.temperature == 0 and sampling.threshold is None and sampling.order != "left_to_right"
+        )
+        return ids if published else [*ids, self.mask_id]
+
+    def _schedule(self) -> list[list[list[int]]]:
+        """Commits per block, row and step: known in advance, so that no step waits for the device."""
+        sampling, width = self.sampling, self.canvas.width
+        masked = (~self.given).cpu()
+        schedule = []
+        for number, (start, stop) in enumerate(sampling.blocks):
+            counts = masked[:, width + start : width + stop].sum(-1)
+            if number == 0 and sampling.prompt_masks == "joint":
+                counts = counts + masked[:, :width].sum(-1)
+            schedule.append([spread(count, sampling.block_steps[number]) for count in counts.tolist()])
+        return schedule
+
+    # --- one step ----------------------------------------------------------------------------------------
+
+    def _with_masks(self, block: tuple[int, int]) -> list[int]:
+        """The rows that still have a mask before the block's end."""
+        before = self.canvas.ids[:, : self.canvas.width + block[1]]
+        some = (before == self.mask_id).any(-1).tolist()
+        return [row for row in self.alive if some[row]]
+
+    def _step(self, index: int, block: tuple[int, int], working: list[int], quota: list[int]) -> None:
+        canvas = self.canvas
+        now = self._forward(index, block, working)
+        masked = now.ids == self.mask_id
+        eligible = masked & (self.coordinates < block[1])  # [B, L]: masks in the prompt included
+        tokens, scores = self._predict(now, eligible)
+        commit = self._select(self._rank(now, eligible, scores), quota) & eligible
+        after = torch.where(commit, tokens, now.ids)
+        canvas.ids[now.rows] = after
+
+        for row in working:
+            canvas.steps_taken[row] += 1
+            canvas.forwards[row] += 1 if now.unguided is None else 2
+        if self.watchers:
+            self._report(now, after, masked, eligible, tokens, scores)
+        if self.sampling.end == "stop" and not self.every_step:
+            done = canvas.finished(now.rows).tolist()
+            finished = {row for row, is_done in zip(working, done, strict=True) if is_done}
+            self.alive = [row for row in self.alive if row not in finished]
+
+    def _forward(self, index: int, block: tuple[int, int], working: list[int]) -> _Pass:
+        canvas = self.canvas
+        rows = torch.tensor(working, device=self.device)
+        ids = canvas.ids[rows]
+        mask = None if canvas.mask is None else canvas.mask[rows]
+        if self.sampling.guidance == 0:
+            return _Pass(index, block, rows, ids, self.model.hidden(ids, mask), None)
+        nothing = torch.where(self.given[rows], self.mask_id, ids)
+        both = self.model.hidden(torch.cat([ids, nothing]), None if mask is None else mask.repeat(2, 1))
+        return _Pass(index, block, rows, ids, both[: len(ids)], both[len(ids) :])
+
+    def _predict(self, now: _Pass, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and scores [B, L] at the positions in `where` [B, L]; the canvas and 0 elsewhere."""
+        tokens, scores = now.ids.clone(), torch.zeros(now.ids.shape, device=self.device)
+        row, column = where.nonzero(as_tuple=True)
+        if len(row):
+            tokens[row, column], scores[row, column] = self._choose(now, row, column, self.forbidden)
+            self._apply_bans(now, where, tokens, scores)
+        return tokens, scores
+
+    def _choose(
+        self, now: _Pass, row: torch.Tensor, column: torch.Tensor, forbidden: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and scores [N] at N positions, given by row of the pass and column."""
+        uniforms = None
+        if self.sampling.temperature > 0:
+            uniforms = uniform(self.canvas.seeds[now.rows][row], now.index, self.coordinates[column])
+        source = (column - 1).clamp(min=0) if self.model.family.shift else column
+        return choose(
+            self.model,
+            now.hidden[row, source],
+            uniforms,
+            temperature=self.sampling.temperature,
+            forbidden=forbidden,
+            unguided=None if now.unguided is None else now.unguided[row, source],
+            guidance=self.sampling.guidance,
+        )
+
+    def _apply_bans(
+        self, now: _Pass, where: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor
+    ) -> None:
+        """Choose again in the bans' windows, left to right: no mask, and nothing that completes a ban."""
+        width = self.canvas.width
+        for i, number in enumerate(now.rows.tolist()):
+            if not self.windows[number]:
+                continue
+            bans = self.canvas.rows[number].request.bans
+            is_open = where[i, width:].tolist()
+            decided = [None if token == self.mask_id else token for token in now.ids[i, width:].tolist()]
+            for start, stop in self.windows[number]:
+                for position in range(start, stop):
+                    if is_open[position]:
+                        row, column = torch.tensor([[i], [width + position]], device=self.device)
+                        avoid = [*self.forbidden, self.mask_id, *_bans.banned_at(bans, position, decided)]
+                        token, scores[i, column] = self._choose(now, row, column, avoid)
+                        tokens[i, column] = token
+                        decided[position] = int(token)
+
+    def _rank(self, now: _Pass, eligible: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """What decides which positions are committed first [B, L]: larger first, -inf where not eligible."""
+        if self.sampling.order == "random":
+            rank = uniform(self.canvas.seeds[now.rows][:, None], _ORDER_STEP, self.coordinates[None])
+        elif self.sampling.order == "left_to_right":
+            rank = -self.coordinates.float().expand(eligible.shape)
+        else:
+            rank = scores
+        rank = rank.masked_fill(~eligible, -torch.inf)
+        for i, number in enumerate(now.rows.tolist()):
+            for start, stop in self.windows[number]:
+                # A position never outranks an open one to its left in its window, so never goes before it.
+                window = (i, slice(self.canvas.width + start, self.canvas.width + stop))
+                kept = rank[window].masked_fill(~eligible[window], torch.inf).cummin(-1).values
+                rank[window] = kept.masked_fill(~eligible[window], -torch.inf)
+        return rank
+
+    def _select(self, rank: torch.Tensor, quota: list[int]) -> torch.Tensor:
+        """The positions to commit [B, L]: the first `quota` of each row, or also all above the threshold.
+
+        The sort is stable, so equal ranks go from left to right.
+        """
+        most = min(max(quota), rank.shape[1])
+        first = rank.sort(dim=-1, descending=True, stable=True).indices[:, :most]
+        within = torch.arange(most, device=self.device) < torch.tensor(quota, device=self.device)[:, None]
+        commit = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, first, within)
+        if (p := self.sampling.threshold) is not None:
+            # Log-odds against log-odds, because p itself would round to 1.
+            commit |= rank >= (math.inf if p == 1 else math.log(p / (1 - p)))
+        return commit
+
+    def _report(
+        self,
+        now: _Pass,
+        after: torch.Tensor,
+        masked: torch.Tensor,
+        eligible: torch.Tensor,
+        tokens: torch.Tensor,
+        scores: torch.Tensor,
+    ) -> None:
+        response = self.canvas.response
+
+        def predictions() -> tuple[torch.Tensor, torch.Tensor]:
+            far_tokens, far_scores = self._predict(now, masked & ~eligible)
+            confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
+            return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
+
+        step = Step(
+            index=now.index,
+            of=None if self.sampling.threshold is not None else self.sampling.steps,
+            block=now.block,
+            rows=[self.canvas.rows[row].index for row in now.rows.tolist()],
+            ids=after,
+            response=response,
+            new=(masked & (after != self.mask_id))[:, response],
+            committed=(after != self.mask_id)[:, response],
+            hidden_positions=slice(0, self.canvas.length),
+            _hidden=now.hidden[:, response],
+            _predict=predictions,
+        )
+        for watcher in self.watchers:
+            watcher.on_step(step)

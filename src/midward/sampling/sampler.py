@@ -1,0 +1,79 @@
+"""`sample`: requests in, responses out, in the same order."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from midward.models import LanguageModel
+
+from . import autoregressive, diffusion
+from .canvas import Canvas, Row
+from .requests import Request, Response, resolve
+from .settings import Sampling
+from .step import Watcher
+
+
+def sample(
+    model: LanguageModel,
+    requests: Sequence[Request | Any],
+    sampling: Sampling | None = None,
+    *,
+    batch_size: int = 8,
+    watchers: Sequence[Watcher] = (),
+) -> list[Response]:
+    """Sample one response per request; the results stand in the requests' order.
+
+    requests: `Request`s, or plain prompts (texts, conversations, lists of token ids).
+    sampling: the settings; None takes the model's own defaults.
+    batch_size: rows per forward, 1 or more. Requests of similar length share a batch; in float32 a response
+        doesn't depend on what else is in its batch, nor on the order of requests.
+    watchers: see every step, in the order given.
+    Raises TypeError or ValueError, naming the request, before the first forward: an empty or too long prompt,
+    a forced span or ban past the end, overlapping spans, ids outside the vocabulary, settings that the
+    model's kind can't follow.
+    """
+    if isinstance(requests, str | Request | Mapping) or not isinstance(requests, Sequence):
+        raise TypeError(f"requests are a list, one entry a response; received {type(requests).__name__}.")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; received {batch_size!r}.")
+    sampling = Sampling.for_model(model) if sampling is None else sampling
+    _check_kind(model, sampling)
+
+    rows = []
+    for index, request in enumerate(requests):
+        request, prompt_ids = resolve(model, request, sampling.length, index)
+        rows.append(Row(index, request, prompt_ids))
+    rows.sort(key=lambda row: len(row.prompt_ids))  # stable, so equal lengths keep their order
+
+    run = diffusion.run if model.family.kind == "diffusion" else autoregressive.run
+    results: dict[int, Response] = {}
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        canvas = Canvas(model, sampling, batch)
+        with torch.no_grad(), ExitStack() as stack:
+            for watcher in watchers:
+                stack.callback(watcher.on_end, canvas)
+                watcher.on_start(canvas)
+            run(canvas, watchers)
+        results.update(zip((row.index for row in batch), canvas.responses(), strict=True))
+    return [results[index] for index in range(len(rows))]
+
+
+def _check_kind(model: LanguageModel, sampling: Sampling) -> None:
+    if model.family.kind == "diffusion":
+        return
+    wrong = {
+        "order": sampling.order != "left_to_right",
+        "threshold": sampling.threshold is not None,
+        "guidance": sampling.guidance != 0,
+        "block": sampling.block not in (None, sampling.length),
+        "prompt_masks": sampling.prompt_masks != "joint",
+    }
+    names = ", ".join(f"{name}={getattr(sampling, name)!r}" for name, is_wrong in wrong.items() if is_wrong)
+    if names:
+        raise ValueError(
+            f"{model.name!r} is autoregressive and samples one token a step, left to right; it can't follow "
+            f"{names}. Use Sampling.for_model(model)."
+        )

@@ -1,0 +1,123 @@
+"""`Sampling`: the settings of one generation. Every field changes results, so all belong in a record."""
+
+import math
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from midward.models import LanguageModel
+
+ORDERS = ("low_confidence", "random", "left_to_right")
+ENDS = ("stop", "keep", "forbid")
+PROMPT_MASKS = ("joint", "published")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are sampled. The defaults are those of LLaDA's published function.
+
+    length: response positions, 1 or more.
+    steps: denoising steps over the whole response; each block gets its share (the first ones one more where
+        it doesn't divide). More steps than masks is fine: a step with nothing to commit is skipped. Without
+        effect with a threshold, and for autoregressive models (one token a step).
+    block: positions of a semi-autoregressive block; None is the whole response. The last may be shorter.
+    order: which masked positions of the block are committed first: "low_confidence" (the most confident ones;
+        the published name says which are remasked), "random", or "left_to_right".
+    threshold: in (0, 1]; commit every position at least this probable, one or more a step, instead of the
+        schedule. The number of forwards then depends on the data. Only with order="low_confidence".
+    temperature: 0 takes the most probable token; above it, tokens are drawn from
+        softmax(logits / temperature). Confidence is always that of temperature 1.
+    guidance: w in u + (w + 1)(c - u), classifier-free; 0 is off, above it each step costs a second forward.
+    end: "stop" ends a row once a committed end token has no mask before it (the text is the same as without,
+        positions behind may stay masks); "keep" decodes everything, and the text goes on behind end tokens
+        as in the published script; "forbid" never chooses an end token.
+    prompt_masks: masks inside the prompt are filled with the first block. "joint" counts them in its
+        schedule, so everything is filled; "published" doesn't, so they compete and masks may be left over.
+    seed: any integer; see `midward.sampling.noise` for what it reaches.
+
+    Raises ValueError for a value outside its range. Source: LLaDA (Nie et al. 2025), algorithms 4 and 5.
+    """
+
+    length: int = 128
+    steps: int = 128
+    block: int | None = None
+    order: str = "low_confidence"
+    threshold: float | None = None
+    temperature: float = 0.0
+    guidance: float = 0.0
+    end: str = "stop"
+    prompt_masks: str = "joint"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("length", "steps", "block", "seed"):
+            value = getattr(self, name)
+            optional = name == "block" and value is None
+            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"{name} must be an integer; received {value!r}.")
+        if self.length < 1 or self.steps < 1:
+            raise ValueError(f"length and steps must be 1 or more; received {self.length} and {self.steps}.")
+        if self.block is not None and not 1 <= self.block <= self.length:
+            raise ValueError(f"block must be between 1 and length={self.length}; received {self.block}.")
+        _one_of("order", self.order, ORDERS)
+        _one_of("end", self.end, ENDS)
+        _one_of("prompt_masks", self.prompt_masks, PROMPT_MASKS)
+        for name in ("temperature", "guidance"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be 0 or more; received {value!r}.")
+        if self.threshold is None:
+            if self.steps < len(self.blocks):
+                raise ValueError(
+                    f"steps={self.steps} can't serve {len(self.blocks)} blocks, each needs one; "
+                    "use more steps or larger blocks."
+                )
+        elif not (isinstance(self.threshold, int | float) and 0 < self.threshold <= 1):
+            raise ValueError(f"threshold must be above 0 and at most 1; received {self.threshold!r}.")
+        elif self.order != "low_confidence":
+            raise ValueError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """The blocks as (start, stop) response positions, left to right."""
+        size = self.block or self.length
+        return [(start, min(start + size, self.length)) for start in range(0, self.length, size)]
+
+    @property
+    def block_steps(self) -> list[int]:
+        """The steps each block gets."""
+        return spread(self.steps, len(self.blocks))
+
+    @classmethod
+    def for_model(cls, model: "LanguageModel", **overrides: Any) -> "Sampling":
+        """Return the model's own default settings with these overrides.
+
+        A default block longer than an overridden length shrinks to it.
+        Raises TypeError for an unknown setting and ValueError for a bad value.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in [*overrides, *model.family.sampling]:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"unknown sampling setting {name!r}.{hint} Available: {', '.join(known)}.")
+        settings = {**model.family.sampling, **overrides}
+        length = settings.get("length", cls.length)
+        block = settings.get("block")
+        if block is not None and "block" not in overrides and isinstance(length, int):
+            settings["block"] = min(block, length)
+        return cls(**settings)
+
+
+def spread(total: int, parts: int) -> list[int]:
+    """Split `total` into `parts` near-equal integers, the larger ones first (the published schedule)."""
+    base, more = divmod(total, parts)
+    return [base + (part < more) for part in range(parts)]
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = get_close_matches(str(value), allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {name} {value!r}.{hint} Available: {', '.join(allowed)}.")

@@ -1,0 +1,79 @@
+"""`Step`: what watchers see of one denoising step, and `Watcher`: what a watcher is.
+
+Shapes: B rows still being filled (others have left the batch), L = P + length positions, D hidden size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+
+from .canvas import Canvas
+
+
+@dataclass
+class Step:
+    """One step, after its commits. Its tensors are the sampler's own: reduce them, don't keep or change them.
+
+    index: number of the step, from 0; skipped steps (nothing to commit) leave gaps.
+    of: steps in all, or None if that depends on the data (threshold).
+    block: (start, stop) response positions of the active block.
+    rows: the request index (in the call to `sample`) of each row [B].
+    ids [B, L]: the canvas after this step. response: where the response stands in it.
+    new [B, length] bool: committed in this step.
+    committed [B, length] bool: all that stand now, forced ones included.
+    hidden_positions: the response positions that `hidden` covers: all of them, or the one that an
+        autoregressive step predicts.
+    """
+
+    index: int
+    of: int | None
+    block: tuple[int, int]
+    rows: list[int]
+    ids: torch.Tensor
+    response: slice
+    new: torch.Tensor
+    committed: torch.Tensor
+    hidden_positions: slice
+    _hidden: torch.Tensor
+    _predict: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """Hidden states after the final norm [B, positions, D] of this step's forward: a view, not a copy.
+
+        They were computed before this step's commits.
+        """
+        return self._hidden
+
+    @cached_property
+    def predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [B, length] and confidences [B, length] (probabilities, float32).
+
+        Where a token stood before this step it is that token, with confidence 1; at masked positions it is
+        what this step predicts. Positions outside the active block are predicted on first use only, which
+        costs the output head on them.
+        """
+        return self._predict()
+
+
+class Watcher(Protocol):
+    """Something that sees every step.
+
+    needs_all_steps: turns off the early end-of-text stop and the skipping of steps.
+    A call to `sample` may run several batches: each gives on_start, its steps, and on_end (always, even on an
+    error).
+    """
+
+    needs_all_steps: bool
+
+    def on_start(self, canvas: Canvas) -> None:
+        """A batch begins; `canvas.rows` tells which requests."""
+
+    def on_step(self, step: Step) -> None:
+        """A step was taken."""
+
+    def on_end(self, canvas: Canvas) -> None:
+        """The batch is over."""

@@ -1,0 +1,136 @@
+"""`Trace`: the watcher that records which position was committed when, and what was predicted."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .canvas import Canvas
+from .settings import Sampling
+from .step import Step
+
+NEVER, FORCED = -1, -2
+
+
+class Trace:
+    """Records the steps of one call to `sample`, for N requests of `length` response positions.
+
+    predictions: also keep, per step, the whole predicted response (int32 [length] per row and step).
+    needs_all_steps: run every scheduled step on every row, so that all rows have the same number of steps.
+
+    commit_step: request index -> int16 [length]: the step (from 0) that committed each position, NEVER (-1)
+        where none did (masks behind an early end), FORCED (-2) where a forced span stood from the start.
+    sampling: the settings of the run.
+    """
+
+    def __init__(self, *, predictions: bool = False, needs_all_steps: bool = False) -> None:
+        self.needs_all_steps = needs_all_steps
+        self.keep_predictions = predictions
+        self.sampling: Sampling | None = None
+        self.commit_step: dict[int, torch.Tensor] = {}
+        self._tokenizer: Any = None
+        self._predicted: dict[int, dict[int, torch.Tensor]] = {}
+
+    def on_start(self, canvas: Canvas) -> None:
+        self.sampling = canvas.sampling
+        self._tokenizer = canvas.model.tokenizer
+        start = torch.full((len(canvas.rows), canvas.length), NEVER, dtype=torch.int16)
+        start[canvas.forced.cpu()] = FORCED
+        for row, line in zip(canvas.rows, start, strict=True):
+            self.commit_step[row.index] = line
+            self._predicted[row.index] = {}
+
+    def on_step(self, step: Step) -> None:
+        new = step.new.cpu()
+        predicted = step.predictions[0].to("cpu", torch.int32) if self.keep_predictions else None
+        for i, row in enumerate(step.rows):
+            self.commit_step[row][new[i]] = step.index
+            if predicted is not None:
+                self._predicted[row][step.index] = predicted[i].clone()
+
+    def on_end(self, canvas: Canvas) -> None:
+        pass
+
+    def order(self, row: int) -> list[int]:
+        """Return the response positions of a request in commit order (left to right within a step)."""
+        steps = self.commit_step[row]
+        committed = (steps >= 0).nonzero()[:, 0]
+        return committed[steps[committed].argsort(stable=True)].tolist()
+
+    def mean_positions(self) -> torch.Tensor:
+        """Return the mean position of the tokens committed at each step, over all requests [steps].
+
+        NaN where a step committed nothing.
+        """
+        steps = torch.stack(list(self.commit_step.values())).long()
+        positions = torch.arange(steps.shape[1]).expand_as(steps)
+        total = int(steps.max()) + 1 if steps.numel() else 0
+        counted = steps >= 0
+        sums = torch.zeros(max(total, 0), dtype=torch.float64).index_add_(
+            0, steps[counted], positions[counted].double()
+        )
+        return sums / torch.bincount(steps[counted], minlength=max(total, 0))
+
+    def predicted_ids(self, row: int, step: int) -> torch.Tensor:
+        """Return the whole predicted response [length] of a request at a step.
+
+        Raises KeyError if the row took no part in that step, or predictions weren't kept.
+        """
+        if step not in self._predicted[row]:
+            why = "it took no part in that step" if self._predicted[row] else "use Trace(predictions=True)"
+            raise KeyError(f"no prediction of request {row} at step {step}: {why}.")
+        return self._predicted[row][step]
+
+    def predicted_steps(self, row: int) -> list[int]:
+        """Return the steps whose predictions were kept for a request."""
+        return sorted(self._predicted[row])
+
+    def text(self, row: int, step: int, tokenizer: Any | None = None) -> str:
+        """Return the predicted response of a request at a step as text, special tokens stripped.
+
+        tokenizer: needed after `Trace.load`. Raises as `predicted_ids`.
+        """
+        tokenizer = tokenizer or self._tokenizer
+        if tokenizer is None:
+            raise ValueError("a loaded trace holds no tokenizer; pass the model's.")
+        ids = self.predicted_ids(row, step).tolist()
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as one safetensors file."""
+        if self.sampling is None:
+            raise ValueError("nothing was traced yet; pass the trace to sample(..., watchers=[trace]).")
+        rows = sorted(self.commit_step)
+        tensors = {
+            "rows": torch.tensor(rows),
+            "commit_step": torch.stack([self.commit_step[row] for row in rows]),
+        }
+        for row in rows:
+            if kept := self.predicted_steps(row):
+                tensors[f"steps.{row}"] = torch.tensor(kept)
+                tensors[f"predicted.{row}"] = torch.stack([self._predicted[row][step] for step in kept])
+        save_file(tensors, path, metadata={"sampling": json.dumps(asdict(self.sampling))})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trace":
+        """Read a trace that `save` wrote."""
+        trace = cls()
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "sampling" not in metadata:
+                raise ValueError(f"{path} is no trace; was it written by Trace.save?")
+            trace.sampling = Sampling(**json.loads(metadata["sampling"]))
+            names = set(file.keys())
+            steps = file.get_tensor("commit_step")
+            for row, line in zip(file.get_tensor("rows").tolist(), steps, strict=True):
+                trace.commit_step[row] = line
+                trace._predicted[row] = {}
+                if f"steps.{row}" in names:
+                    kept = file.get_tensor(f"steps.{row}").tolist()
+                    trace._predicted[row] = dict(zip(kept, file.get_tensor(f"predicted.{row}"), strict=True))
+                    trace.keep_predictions = True
+        return trace
