@@ -150,8 +150,8 @@ def align(
 def _check_model(model, config: AlignConfig) -> None:
     if model.family.kind != "diffusion":
         raise AlignError(
-            f"{model.name!r} is an {model.family.kind} model; MOSA aligns diffusion models, which see a whole "
-            "masked response at once."
+            f"{model.name!r} is an {model.family.kind} model; MOSA aligns diffusion models, which see a "
+            "whole masked response at once."
         )
     if isinstance(model.network, PeftModel):
         raise AlignError(

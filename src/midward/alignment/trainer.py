@@ -4,7 +4,7 @@ import csv
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,25 @@ WARN_MARGIN = 0.5
 
 class RewardWarning(UserWarning):
     """The reward rises while the safe sentences' own score falls: only the harmful term moves."""
+
+
+def reward_warning(rows: Sequence[dict[str, float]]) -> str | None:
+    """What to tell the user when the last rows' reward rises while the positive score falls, or None."""
+    rows = rows[-WARN_ROWS:]
+    if len(rows) < WARN_ROWS:
+        return None
+    half = WARN_ROWS // 2
+
+    def change(name: str) -> float:
+        return sum(row[name] for row in rows[half:]) / half - sum(row[name] for row in rows[:half]) / half
+
+    if change("reward") <= WARN_MARGIN or change("positive") >= -WARN_MARGIN:
+        return None
+    return (
+        f"step {rows[-1]['step']}: over the last {WARN_ROWS} rows the reward rose by {change('reward'):.1f} "
+        f"nats while the safe sentences' own score fell by {-change('positive'):.1f}: the harmful term alone "
+        "is being pushed down. Set negative_floor (recipe='stable') or lower lr."
+    )
 
 
 class MosaTrainer(Trainer):
@@ -118,23 +137,11 @@ class MosaTrainer(Trainer):
             super().log(logs, start_time)
 
     def _watch_reward(self) -> None:
-        rows = [row for row in self.state.log_history if "reward" in row][-WARN_ROWS:]
-        if len(rows) < WARN_ROWS or self.warned:
-            return
-        half = WARN_ROWS // 2
-
-        def change(name: str) -> float:
-            return sum(r[name] for r in rows[half:]) / half - sum(r[name] for r in rows[:half]) / half
-
-        if change("reward") > WARN_MARGIN and change("positive") < -WARN_MARGIN:
-            self.warned.append(
-                f"step {self.state.global_step}: over the last {WARN_ROWS} rows the reward rose by "
-                f"{change('reward'):.1f} nats while the safe sentences' own score fell by "
-                f"{-change('positive'):.1f}: the harmful term alone is being pushed down. Set negative_floor "
-                "(recipe='stable') or lower lr."
-            )
-            log.warning(self.warned[-1])
-            warnings.warn(self.warned[-1], RewardWarning, stacklevel=2)
+        message = reward_warning([row for row in self.state.log_history if "reward" in row])
+        if message and not self.warned:
+            self.warned.append(message)
+            log.warning(message)
+            warnings.warn(message, RewardWarning, stacklevel=2)
 
     # --- what Trainer would do otherwise -------------------------------------------------------------
 
