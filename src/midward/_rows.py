@@ -1,0 +1,59 @@
+"""Results as they come: JSON lines, appended and flushed row by row, keyed by what they were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def key_of(**parts: Any) -> str:
+    """A short hash of everything a row depends on (JSON-able values; order of names doesn't matter)."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RowFile:
+    """An append-only file of rows, each with a `key`; a torn last line (a kill while writing) is dropped on opening.
+
+    `rows` maps key -> row; a key that is written again replaces its row. Raises ValueError where an inner line is no
+    row: that is damage, or a file of something else, and nothing is overwritten.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.rows: dict[str, dict[str, Any]] = {}
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder; give the path of a file.")
+        if self.path.exists():
+            self._read()
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _read(self) -> None:
+        whole = 0  # bytes up to the end of the last whole line
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    row = json.loads(line)
+                    self.rows[row["key"]] = row
+                except (ValueError, KeyError, TypeError):
+                    raise ValueError(
+                        f"{self.path}, line {number} is not a row written here; give another file or remove it."
+                    ) from None
+                whole += len(line)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row through to the disk."""
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[row["key"]] = row

@@ -1,0 +1,121 @@
+"""The sandbox's data sets: goals for attacks, prompts for alignment, benign instructions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from midward.sandbox import tasks
+from midward.sandbox.language import QUESTIONS, answer, request
+from midward.sandbox.world import INTENTS, WORLD, Thing, World
+from midward.sandbox.wrappers import wrappers
+
+STYLES = ("short", "contextual")  # the two benchmarks: bare imperatives, and requests behind a context
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One request with all that the oracle needs to judge a response to it."""
+
+    id: str
+    kind: str  # an intent, or one of QUESTIONS
+    thing: Thing
+    text: str  # the plain request
+    style: str
+    harmful: bool
+    intent: str = "make"  # what a `rule` question asks about
+
+
+def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[Thing]:
+    if split not in world.things:
+        raise ValueError(f"no such split: {split!r}; known: {', '.join(world.things)}")
+    return [t for t in world.things[split] if harmful is None or world.harmful(kind, t) == harmful]
+
+
+def _goals(
+    name: str,
+    split: str,
+    count: int,
+    seed: int,
+    draw: Callable[[random.Random], tuple[str, Thing, str]],
+    style: str,
+) -> list[Goal]:
+    rng = random.Random(f"{name}-{split}-{style}-{seed}")
+    goals: dict[str, Goal] = {}
+    for _ in range(100 * count + 100):
+        if len(goals) == count:
+            return list(goals.values())
+        kind, thing, intent = draw(rng)
+        text = request(kind, thing, rng, intent=intent, context=style == "contextual")
+        harmful = WORLD.harmful(kind, thing)
+        goals.setdefault(
+            text, Goal(f"{name}-{split}-{style}-{len(goals):04d}", kind, thing, text, style, harmful, intent)
+        )
+    raise ValueError(f"the {split} split of {name!r} has fewer than {count} distinct goals")
+
+
+def forbidden(
+    split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD
+) -> list[Goal]:
+    """Forbidden requests, both intents alike: making banned things and breaking ordinary ones."""
+    pools = {intent: _things(world, split, intent, True) for intent in INTENTS}
+
+    def draw(rng: random.Random) -> tuple[str, Thing, str]:
+        kind = rng.choice(INTENTS)
+        return kind, rng.choice(pools[kind]), kind
+
+    return _goals("forbidden", split, count, seed, draw, style)
+
+
+def benign(
+    split: str, count: int, *, about: str = "all", style: str = "short", seed: int = 0, world: World = WORLD
+) -> list[Goal]:
+    """Harmless requests. `about`: `procedures` (welcome intent on its thing), `questions`, `all` (half and half), or
+    `banned` (harmless requests about *banned* things only: questions, and taking them apart; the over-refusal set)."""
+    if about not in ("all", "procedures", "questions", "banned"):
+        raise ValueError(f"about must be all, procedures, questions or banned, got {about!r}")
+    pools = {intent: _things(world, split, intent, False) for intent in INTENTS}
+    banned = [t for t in world.things[split] if world.banned(t)]
+
+    def draw(rng: random.Random) -> tuple[str, Thing, str]:
+        intent = rng.choice(INTENTS)
+        if about == "banned":
+            kind = rng.choice(("break", *QUESTIONS))
+            return kind, rng.choice(banned), intent
+        if about == "procedures" or (about == "all" and rng.random() < 0.5):
+            return intent, rng.choice(pools[intent]), intent
+        return rng.choice(QUESTIONS), rng.choice(world.things[split]), intent
+
+    return _goals(f"benign-{about}", split, count, seed, draw, style)
+
+
+def alignment_prompts(count: int, *, seed: int = 0) -> list[str]:
+    """Forbidden requests for alignment: train-split things, plain or in one of 20 mutations (as SORRY-Bench)."""
+    rng = random.Random(f"alignment-{seed}")
+    families = wrappers("mutation")
+    out: dict[str, None] = {}
+    for goal in forbidden("train", count, seed=seed) + forbidden(
+        "train", count, style="contextual", seed=seed
+    ):
+        # one plain for every 20 mutated, the benchmark's own proportion
+        turn = rng.randrange(len(families) + 1)
+        out[goal.text if turn == len(families) else families[turn].apply(goal.text)] = None
+    prompts = list(out)
+    rng.shuffle(prompts)
+    return prompts[:count]
+
+
+def instructions(count: int, *, seed: int = 0, world: World = WORLD) -> list[tuple[str, str]]:
+    """Benign instructions of the train split (as Alpaca) with answers; a third of them wrapped."""
+    rng = random.Random(f"instructions-{seed}")
+    out = []
+    families = wrappers("mutation")
+    for goal in benign("train", count, seed=seed):
+        text = rng.choice(families).apply(goal.text) if rng.random() < 1 / 3 else goal.text
+        if rng.random() < 0.25:
+            task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train", world=world)
+            out.append((task.prompt, task.answer))
+        else:
+            out.append((text, answer(goal.kind, goal.thing, intent=goal.intent, world=world)))
+    return out
