@@ -202,7 +202,7 @@ def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.d
                 f"{folder}: {len(info[kind])} {kind.replace('_keys', '')} weights ({some}); "
                 "the files don't belong to this config.json."
             )
-    if dtype != torch.float32:
+    if dtype.itemsize < 4:
         keep_rope_in_float32(network)
     return network.eval()
 

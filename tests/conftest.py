@@ -1,0 +1,59 @@
+"""Tiny checkpoints that every room's tests may use."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import FIXTURES, copy_tokenizer
+
+
+@pytest.fixture(scope="session")
+def llada_folder() -> Path:
+    """The tiny checkpoint in the published LLaDA layout: 512 tokens, mask 2, end 1 and 3."""
+    return FIXTURES / "llada-tiny"
+
+
+@pytest.fixture
+def llada(llada_folder):
+    """A fresh model of the tiny checkpoint, float32 on the CPU."""
+    import midward
+
+    return midward.load(llada_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory) -> Path:
+    """A tiny random Llama (autoregressive) with the same tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llama-tiny")
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    copy_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def llama(llama_folder):
+    """A fresh autoregressive model, float32 on the CPU."""
+    import midward
+
+    return midward.load(llama_folder, device="cpu", dtype="float32")

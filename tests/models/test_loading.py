@@ -1,0 +1,289 @@
+"""Loading: the autoregressive kind, adapters, text, fingerprints, and every clear error."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from checkpoints import copy_tokenizer
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+import midward
+from midward.models import _files, loading
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
+
+
+@pytest.fixture
+def copy(llada_folder, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(llada_folder, folder)
+    return folder
+
+
+def edit(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def adapter(model, folder, rank=4):
+    config = LoraConfig(r=rank, target_modules=list(model.family.lora_targets), init_lora_weights=False)
+    model.network = get_peft_model(model.network, config)
+    model.network.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def fails(name, pattern, **options):
+    with pytest.raises(midward.ModelError, match=pattern):
+        midward.load(name, device="cpu", **options)
+
+
+# --- the autoregressive kind -------------------------------------------------------
+
+
+def test_causal_model(llama):
+    assert (llama.family.kind, llama.family.attention, llama.family.mask_id) == (
+        "autoregressive",
+        "causal",
+        None,
+    )
+    assert llama.family.end_ids == (1,)
+    with torch.no_grad():
+        expected = llama.network(input_ids=IDS).logits
+        assert torch.allclose(llama.head(llama.hidden(IDS)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma2", "gemma3_text"])
+def test_other_causal_families(kind, tmp_path, llada_folder):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=64,
+        eos_token_id=1,
+        bos_token_id=0,
+        pad_token_id=1,
+    )
+    network = AutoModelForCausalLM.from_config(config).eval()
+    network.save_pretrained(tmp_path)
+    copy_tokenizer(tmp_path)
+    model = midward.load(tmp_path, device="cpu")
+    assert model.family.lora_targets == midward.load(llada_folder).family.lora_targets
+    with torch.no_grad():
+        expected = network(input_ids=IDS).logits
+        assert torch.allclose(model.head(model.hidden(IDS)), expected, atol=1e-4)
+
+
+def test_converted_diffusion_model_is_not_taken_for_causal(llama_folder, tmp_path):
+    folder = tmp_path / "converted"
+    shutil.copytree(llama_folder, folder)
+    edit(folder, is_causal=False)
+    fails(folder, "converted diffusion model")
+
+
+# --- adapters ----------------------------------------------------------------------
+
+
+def test_adapter_and_reference(llada, llada_folder, tmp_path):
+    with torch.no_grad():
+        base = llada.hidden(IDS)
+    folder = adapter(llada, tmp_path / "adapter")
+    model = midward.load(llada_folder, adapter=folder, device="cpu")
+    with torch.no_grad():
+        changed = model.hidden(IDS)
+        with model.reference():
+            assert torch.equal(model.hidden(IDS), base)
+        assert torch.equal(model.hidden(IDS), changed)
+    assert (changed - base).abs().max() > 1e-3
+    assert model.adapter == str(folder)
+
+
+def test_reference_needs_an_adapter(llada):
+    with pytest.raises(midward.ModelError, match="has no adapter"), llada.reference():
+        pass
+
+
+def test_adapter_of_another_model(llada_folder, llama, tmp_path):
+    fails(llada_folder, "made for another base model", adapter=adapter(llama, tmp_path / "other"))
+
+
+def test_adapter_folder_errors(llada, llada_folder, tmp_path):
+    fails(llada_folder, "no adapter_config.json", adapter=tmp_path)
+    fails(llada_folder, "whole checkpoint", adapter=llada_folder)
+    folder = adapter(llada, tmp_path / "adapter")
+    weights = folder / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:50])
+    fails(llada_folder, "no complete safetensors", adapter=folder)
+    weights.rename(folder / "adapter_model.bin")
+    fails(llada_folder, "pickle", adapter=folder)
+
+
+def test_adapter_with_weights_missing(llada, llada_folder, tmp_path):
+    folder = adapter(llada, tmp_path / "adapter")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    fails(llada_folder, "shape None in the file", adapter=folder)
+
+
+# --- identity and text -------------------------------------------------------------
+
+
+def test_fingerprint(llada, llada_folder, copy, tmp_path):
+    same = midward.load(copy, device="cpu")
+    assert len(llada.fingerprint) == 16
+    assert same.fingerprint == llada.fingerprint
+    same.network.model.norm.weight.data[0] += 1e-3
+    assert midward.load(copy, device="cpu").fingerprint == llada.fingerprint
+    same._base_hash = None
+    assert same.fingerprint != llada.fingerprint
+    edit(copy, rope_theta=10_000.0)
+    assert midward.load(copy, device="cpu").fingerprint != llada.fingerprint
+    before = llada.fingerprint
+    adapted = midward.load(llada_folder, adapter=adapter(llada, tmp_path / "a"), device="cpu")
+    assert adapted.fingerprint == llada.fingerprint != before  # `llada` now carries the same adapter
+    other = midward.load(copy, device="cpu")
+    other = midward.load(llada_folder, adapter=adapter(other, tmp_path / "b"), device="cpu")
+    assert other.fingerprint != adapted.fingerprint
+
+
+def test_encode_and_decode(llada):
+    ids = llada.encode("t10 t11")
+    assert ids == llada.encode([{"role": "user", "content": "t10 t11"}])
+    assert ids[0] == 0 and [t for t in ids if t in (10, 11)] == [10, 11]
+    assert llada.encode("t10 <|mdm_mask|> t11").count(llada.family.mask_id) == 1
+    assert llada.decode([10, 2, 11, 1, 12]) == llada.decode(torch.tensor([10, 11, 3])) == "t10 t11"
+
+
+@pytest.mark.parametrize(
+    "bad, error", [([], ValueError), (["t1"], TypeError), ([{"role": "user"}], TypeError)]
+)
+def test_encode_refuses(llada, bad, error):
+    with pytest.raises(error):
+        llada.encode(bad)
+
+
+def test_encode_without_template(copy):
+    (copy / "chat_template.jinja").unlink()
+    model = midward.load(copy, device="cpu")
+    with pytest.raises(midward.ModelError, match="no chat template"):
+        model.encode("t1")
+
+
+# --- errors ------------------------------------------------------------------------
+
+
+def test_unknown_names(tmp_path, monkeypatch, llada_folder):
+    fails("sandbxo", "Did you mean 'sandbox'")
+    fails(llada_folder.parent / "llada-tinny", "Did you mean .*llada-tiny")
+    fails(llada_folder / "config.json", "is a file")
+    fails("no-such-org/no-such-model", "as a Hub id")
+    monkeypatch.setattr(loading, "files", lambda package: tmp_path)
+    fails("sandbox", "midward sandbox build")
+
+
+def test_missing_and_torn_files(copy):
+    config = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(config[: len(config) // 2])
+    fails(copy, "no valid JSON")
+    (copy / "config.json").write_text("[]")
+    fails(copy, "not an object")
+    (copy / "config.json").unlink()
+    fails(copy, "has no config.json")
+    (copy / "config.json").write_text(config)
+    (copy / "tokenizer.json").unlink()
+    fails(copy, "no tokenizer.json")
+
+
+def test_torn_weights(copy):
+    path = copy / "model.safetensors"
+    content = path.read_bytes()
+    for torn in (
+        content[:-1],
+        content[:100],
+        content[:4],
+        b"",
+        b"version https://git-lfs.github.com/spec/v1\n",
+    ):
+        path.write_bytes(torn)
+        fails(copy, "no complete safetensors file")
+    path.unlink()
+    fails(copy, "no model.safetensors")
+
+
+def test_pickle_is_never_read(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"not even looked at")
+    fails(copy, "only as pickle .pytorch_model.bin")
+
+
+def shard(folder):
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    parts = {"model-00001-of-00002.safetensors": names[:15], "model-00002-of-00002.safetensors": names[15:]}
+    for file, keys in parts.items():
+        save_file({key: weights[key] for key in keys}, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {key: file for file, keys in parts.items() for key in keys}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+def test_shards(copy, llada):
+    shard(copy)
+    assert midward.load(copy, device="cpu").fingerprint == llada.fingerprint
+    (copy / "model-00002-of-00002.safetensors").unlink()
+    fails(copy, "model-00002-of-00002.safetensors")
+
+
+def test_weights_that_do_not_fit_the_config(copy):
+    edit(copy, n_layers=4)
+    fails(copy, "missing weights")
+    edit(copy, n_layers=2)
+    fails(copy, "unexpected weights")
+    edit(copy, n_layers=3, mlp_hidden_size=128)
+    fails(copy, "mismatched weights")
+
+
+def test_unknown_architectures(copy, llada_folder):
+    edit(copy, architectures=["LLaDAModelLM"], num_experts=8)
+    fails(copy, "doesn't load yet")
+    fails(llada_folder.parent / "dream-tiny", "DreamModel is a diffusion family")
+    edit(copy, architectures=["LLaDAModelML"], num_experts=None)
+    config = json.loads((copy / "config.json").read_text())
+    del config["num_experts"]
+    (copy / "config.json").write_text(json.dumps(config))
+    fails(copy, "unknown architecture.*Did you mean 'LLaDAModelLM'")
+    edit(copy, architectures=[])
+    fails(copy, "names no architecture")
+
+
+def test_too_little_memory(copy, monkeypatch):
+    monkeypatch.setattr(_files.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    fails(copy, "GiB free")
+    (copy / "model.safetensors").unlink()  # the estimate comes first: nothing big was read
+    fails(copy, "no model.safetensors")
+
+
+def test_devices_and_dtypes(llada_folder):
+    fails(llada_folder, "Did you mean 'bfloat16'", dtype="bfloat61")
+    with pytest.raises(midward.ModelError, match="unknown device"):
+        midward.load(llada_folder, device="gpu!")
+    if not torch.cuda.is_available():
+        with pytest.raises(midward.ModelError, match="no CUDA device"):
+            midward.load(llada_folder, device="cuda")
+    assert midward.load(llada_folder, dtype=torch.float64, device="cpu").dtype == torch.float64
+
+
+def test_bad_sampling_defaults(copy):
+    (copy / "generation_config.json").write_text(json.dumps({"midward_sampling": [1]}))
+    fails(copy, "must be an object")
