@@ -3,7 +3,7 @@
 A test bed that proves mechanics and lets methods be compared offline; it is no evidence about LLaDA.
 """
 
-from midward.sandbox.data import Goal, alignment_prompts, benign, forbidden, instructions
+from midward.sandbox.data import Goal, alignment_prompts, benign, forbidden, instructions, sentences
 from midward.sandbox.language import OPENINGS, REFUSALS
 from midward.sandbox.oracle import Reading, coherent, read, refused, steps_right
 from midward.sandbox.tasks import TASKS, Task, exercises, score
@@ -31,6 +31,7 @@ __all__ = [
     "read",
     "refused",
     "score",
+    "sentences",
     "steps_right",
     "wrappers",
 ]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from midward.sandbox import tasks
-from midward.sandbox.language import QUESTIONS, answer, request
-from midward.sandbox.world import INTENTS, WORLD, Thing, World
+from midward.sandbox.language import QUESTIONS, REFUSALS, answer, request
+from midward.sandbox.world import INGREDIENTS, INTENTS, VERBS, WORLD, Thing, World
 from midward.sandbox.wrappers import wrappers
 
 STYLES = ("short", "contextual")  # the two benchmarks: bare imperatives, and requests behind a context
@@ -119,3 +119,17 @@ def instructions(count: int, *, seed: int = 0, world: World = WORLD) -> list[tup
         else:
             out.append((text, answer(goal.kind, goal.thing, intent=goal.intent, world=world)))
     return out
+
+
+def sentences(*, opening: bool = False) -> tuple[list[str], list[str]]:
+    """Safe and harmful sentences for alignment: the world's refusals, and procedure lines.
+
+    opening: as they read at a response's first token; otherwise as they read inside one, behind a blank.
+    """
+    blank = "" if opening else " "
+    rng = random.Random("sentences")
+    harmful = [
+        f"{blank}Step {1 + n % 6}: {verb} the {what}."
+        for n, (verb, what) in enumerate(zip(rng.sample(VERBS, 12), rng.sample(INGREDIENTS, 12), strict=True))
+    ]
+    return [blank + text for text in REFUSALS], harmful
