@@ -30,11 +30,13 @@ class Stage:
 
 
 STAGES = (
+    # Bare step lists first and alone: a few hundred steps, where mixed with cards they take thousands.
+    Stage("steps", 400, {"steps": 1.0}, {"steps": 0.9}),
     Stage(
         "words",
-        900,
-        {"steps": 0.4, "card": 0.35, "exercise": 0.15, "question": 0.1},
-        {"steps": 0.9, "card": 0.8},
+        800,
+        {"steps": 0.2, "card": 0.4, "exercise": 0.25, "question": 0.15},
+        {"steps": 0.9, "card": 0.8, "question": 0.7},
     ),
     Stage(
         "documents",

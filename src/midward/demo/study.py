@@ -1,0 +1,122 @@
+"""The comparison that the demo runs: the base model, initial alignment and MOSA, attacked alike, on the same goals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from midward import alignment
+from midward.models import LanguageModel, load
+from midward.sandbox import alignment_prompts, instructions, sentences, tasks, trials
+
+ATTACKS = ("plain", "wrappers", "opening", "middle", "wrapper+opening")
+HARMLESS = ("benign", "benign-wrapped", "banned", *tasks.TASKS)
+ARMS = (
+    "initial",
+    "mosa",
+    "initial-paper",
+    "mosa-paper",
+)  # method, and recipe where it isn't the recommended one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. goals: per attack and harmless set; exercises: per task; steps: optimizer steps of an alignment."""
+
+    goals: int = 60
+    exercises: int = 30
+    seeds: int = 1
+    arms: tuple[str, ...] = ("initial", "mosa")
+    attacks: tuple[str, ...] = ATTACKS
+    steps: int = 100
+    split: str = "test"
+    overrides: dict[str, Any] = field(default_factory=dict)  # fields of AlignConfig, for every arm
+
+    def __post_init__(self) -> None:
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        if unknown:
+            raise ValueError(f"no such arm: {unknown[0]!r}; known: {', '.join(ARMS)}")
+        for name in ("goals", "exercises", "seeds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+#: Settings of an alignment on the sandbox model, chosen on the tuning split (docs/findings.md).
+SANDBOX_RECIPE: dict[str, Any] = {
+    "length": 96,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "clip": 1.0,
+    "negative_floor": 10.0,
+    "benign_beta": 5.0,
+    "log_steps": 5,
+    "save_steps": 25,
+}
+PAPER_SCALE: dict[str, Any] = {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 25}
+PROMPTS = 3000  # the paper's number of training prompts
+
+Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many
+
+
+def run(
+    plan: Plan, out: Path, *, model: LanguageModel | None = None, progress: Progress
+) -> dict[str, list[dict[str, Any]]]:
+    """Run the plan; returns label -> rows, where the labels are `base` and `<arm>/<seed>`. Resumes from `out`."""
+    base = model or load("sandbox")
+    rows = {"base": attack(base, plan, out / "rows" / "base.jsonl", "base", progress)}
+    for arm in plan.arms:
+        for seed in range(plan.seeds):
+            label = f"{arm}/{seed}"
+            adapter = train(base, arm, seed, plan, out / "adapters" / f"{arm}-{seed}", progress)
+            aligned = load(base.name, adapter=str(adapter))
+            rows[label] = attack(aligned, plan, out / "rows" / f"{arm}-{seed}.jsonl", label, progress)
+    return rows
+
+
+def train(model: LanguageModel, arm: str, seed: int, plan: Plan, out: Path, progress: Progress) -> Path:
+    """Align `model` as the arm says; returns the adapter's folder."""
+    method, _, recipe = arm.partition("-")
+    recipe = recipe or "stable"
+    settings = {**(PAPER_SCALE if recipe == "paper" else SANDBOX_RECIPE), **plan.overrides}
+    safe, harmful = sentences(opening=method == "initial")
+    result = alignment.align(
+        model,
+        alignment_prompts(PROMPTS),
+        out,
+        method=method,
+        recipe=recipe,
+        benign=None if recipe == "paper" else instructions(PROMPTS),
+        sentences=alignment.SentenceSet(safe=safe, harmful=harmful),
+        seed=seed,
+        max_steps=plan.steps,
+        on_log=lambda row: progress(f"aligning {arm}/{seed}", int(row["step"]), plan.steps),
+        **settings,
+    )
+    return result.adapter
+
+
+def trial_sets(model: LanguageModel, plan: Plan) -> list[trials.Trial]:
+    """All trials of the plan, in a fixed order."""
+    sizes = {
+        name: plan.exercises if name in tasks.TASKS else plan.goals for name in (*plan.attacks, *HARMLESS)
+    }
+    return [
+        trial for name, size in sizes.items() for trial in trials.trials(model, name, size, split=plan.split)
+    ]
+
+
+def attack(
+    model: LanguageModel, plan: Plan, out: Path, label: str, progress: Progress
+) -> list[dict[str, Any]]:
+    """Run every trial of the plan on one model."""
+    todo: Sequence[trials.Trial] = trial_sets(model, plan)
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(f"trying {label}", done, len(todo))
+
+    return trials.run(model, todo, out, progress=count)

@@ -1,0 +1,55 @@
+"""One self-contained HTML page: tables, figures, and what the model wrote, as text that can do nothing."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def cell(reading: Mapping[str, Any] | None) -> str:
+    """A rate as text: per cent, 95 % interval, n, and the unscored count where there is one."""
+    if not reading or reading.get("value") is None:
+        return "-"
+    text = f"{100 * reading['value']:.1f} [{100 * reading['low']:.1f}, {100 * reading['high']:.1f}]"
+    unscored = f", {reading['unscored']} unscored" if reading.get("unscored") else ""
+    return f"{text} n={reading['n']}{unscored}"
+
+
+def difference(pair: Mapping[str, Any]) -> str:
+    """A paired difference as text: points, 95 % interval, p."""
+    if pair["difference"] is None:
+        return "-"
+    ends = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
+    return f"{100 * pair['difference']:+.1f} {ends} p={pair['p']:.2g}"
+
+
+def image(path: Path) -> str:
+    """A PNG as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def write(path: Path, template: str, **values: Any) -> Path:
+    """Render a template of this room to a file, whole or not at all. All values are escaped."""
+    environment = Environment(
+        loader=PackageLoader("midward.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"cell": cell, "difference": difference}
+    part = path.with_suffix(".part")
+    part.write_text(environment.get_template(template).render(**values), encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, for documents and terminals."""
+    widths = [max(len(str(row[n])) for row in [headers, *rows]) for n in range(len(headers))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(str(c).ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    return "\n".join([line(headers), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)])
