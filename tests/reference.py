@@ -91,7 +91,11 @@ def published_sampler(
             if order == "left_to_right":
                 logits[..., mask_id] = -torch.inf
             predicted = logits.argmax(-1)
+            tie_break = torch.zeros(x.shape)
             if order == "low_confidence":
+                # More than 37 nats ahead of all others, p is exactly 1 even in float64; then the odds decide.
+                others = logits.double().scatter(-1, predicted[..., None], -torch.inf).logsumexp(-1)
+                tie_break = logits.double().gather(-1, predicted[..., None])[..., 0] - others
                 confidence = logits.to(dtype).softmax(-1).gather(-1, predicted[..., None])[..., 0]
             elif order == "random":
                 confidence = priority.to(dtype).clone()
@@ -103,7 +107,11 @@ def published_sampler(
             for row in range(rows):
                 m = int(masks_in_block[row])
                 k = m // steps_per_block + (1 if i < m % steps_per_block else 0)
-                best = confidence[row].topk(k).indices
-                best = best[is_mask[row, best]]
-                x[row, best] = predicted[row, best]
+                ranked = sorted(
+                    is_mask[row].nonzero().flatten().tolist(),
+                    key=lambda at: (confidence[row, at].item(), tie_break[row, at].item()),
+                    reverse=True,
+                )
+                for at in ranked[:k]:
+                    x[row, at] = predicted[row, at]
     return x[:, width:]
