@@ -1,0 +1,111 @@
+"""The live terminal player: a watcher that shows the canvas filling, step by step.
+
+with Player(console) as player:
+    model.generate(prompt, watchers=[player])
+"""
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from midward.sampling import Canvas, Step
+
+MASKED, NEW, FORCED, STANDING, ENDED = "dim", "bold black on green", "bold yellow", "", "dim cyan"
+
+
+class Player:
+    """Shows every row of the running batch: masks dim, tokens of this step highlighted, forced spans marked.
+
+    Model output is drawn as plain text: neither rich markup nor control characters in it have any effect.
+
+    console: where to draw; None is the terminal. If it is no terminal, only the last state is printed.
+    predictions: show at masked positions what the step predicts (dim) instead of a dot.
+    needs_all_steps: False by default, so rows stop at their end token.
+    """
+
+    def __init__(
+        self, console: Console | None = None, *, predictions: bool = True, needs_all_steps: bool = False
+    ) -> None:
+        self.console = console or Console()
+        self.predictions = predictions
+        self.needs_all_steps = needs_all_steps
+        self._live = Live(console=self.console, refresh_per_second=12, vertical_overflow="visible")
+        self._canvas: Canvas | None = None
+        self._lines: dict[int, Text] = {}
+        self._head = ""
+
+    def __enter__(self) -> "Player":
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def on_start(self, canvas: Canvas) -> None:
+        """Take up a batch."""
+        self._canvas = canvas
+        self._lines = {}
+
+    def on_step(self, step: Step) -> None:
+        """Draw one step."""
+        canvas = self._canvas
+        if canvas is None:
+            return
+        of = "" if step.of is None else f" of {step.of}"
+        self._head = f"step {step.index + 1}{of}, positions {step.block[0]}-{step.block[1] - 1}"
+        forced_of = {row.index: canvas.forced[i] for i, row in enumerate(canvas.rows)}
+        predicted = step.predictions[0].tolist() if self.predictions else None
+        for i, row in enumerate(step.rows):
+            self._lines[row] = _draw(
+                canvas.model,
+                step.ids[i, step.response].tolist(),
+                step.committed[i].tolist(),
+                step.new[i].tolist(),
+                forced_of[row].tolist(),
+                None if predicted is None else predicted[i],
+            )
+        self._live.update(self.render())
+
+    def on_end(self, canvas: Canvas) -> None:
+        """Let go of the batch; the last state stays on the screen."""
+        self._canvas = None
+
+    def render(self) -> Group:
+        """Return what is on the screen now."""
+        return Group(Text(self._head, style="dim"), *(self._lines[row] for row in sorted(self._lines)))
+
+
+def _draw(
+    model: Any,
+    ids: list[int],
+    committed: list[bool],
+    new: list[bool],
+    forced: list[bool],
+    predicted: list[int] | None,
+) -> Text:
+    line = Text()
+    ended = False
+    for at, token in enumerate(ids):
+        if committed[at]:
+            is_end = token in model.family.end_ids
+            ended = ended or (is_end and all(committed[:at]))
+            style = NEW if new[at] else FORCED if forced[at] else ENDED if is_end or ended else STANDING
+            line.append(_printable(model.tokenizer.decode([token])), style=style)
+        elif predicted is not None and predicted[at] not in model.family.end_ids:
+            line.append(_printable(model.tokenizer.decode([predicted[at]])), style=MASKED)
+        else:
+            line.append("·", style=MASKED)
+    return line
+
+
+def _printable(text: str) -> str:
+    """Replace what a terminal would obey (escape sequences, carriage returns), keep line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
