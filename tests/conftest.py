@@ -93,3 +93,13 @@ def llama(llama_folder):
     import midward
 
     return midward.load(llama_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_sandbox(tmp_path_factory):
+    """Folder of a sandbox model built in seconds (see tiny_build.py)."""
+    from tiny_build import TINY
+
+    from midward.sandbox.build import build
+
+    return build(tmp_path_factory.mktemp("tiny-sandbox") / "model", TINY)

@@ -44,8 +44,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 SAMPLING = {"length": 96, "steps": 24, "block": 32}  # the model's own default, in its generation_config.json
-CHECK_EVERY = 100  # steps between checkpoints and gate readings
-EXTRA = 6  # how many times CHECK_EVERY a stage may go on past its steps to reach its gate
+EXTRA = 6  # how many times `check_every` steps a stage may go on past its own to reach its gate
 
 
 class BuildError(RuntimeError):
@@ -67,6 +66,8 @@ class Recipe:
     muon_rate: float = 0.03
     adam_rate: float = 3e-3
     threads: int = 1
+    corpus: int = 40_000  # texts that train the tokenizer
+    check_every: int = 100  # steps between checkpoints and gate readings
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
@@ -128,7 +129,7 @@ def _tokenizer(work: Path, recipe: Recipe) -> PreTrainedTokenizerFast:
             min_frequency=20,
             show_progress=False,
         )
-        tokenizer.train_from_iterator(corpus(40_000, seed=recipe.seed), trainer)
+        tokenizer.train_from_iterator(corpus(recipe.corpus, seed=recipe.seed), trainer)
         _write(file, tokenizer.to_str())
     return PreTrainedTokenizerFast(
         tokenizer_file=str(file),
@@ -183,19 +184,19 @@ class _Trainer:
     # --- the loop
 
     def run(self) -> None:
-        stages = self.recipe.stages
+        stages, every = self.recipe.stages, self.recipe.check_every
         while self.stage < len(stages):
             stage = stages[self.stage]
-            limit = stage.steps + EXTRA * CHECK_EVERY
+            limit = stage.steps + EXTRA * every
             while True:
                 started = time.perf_counter()
                 loss = self._learn(stage)
                 self.seconds += time.perf_counter() - started
                 self.step += 1
                 due = self.step >= stage.steps
-                if not due and self.step % CHECK_EVERY:
+                if not due and self.step % every:
                     continue
-                if due and (self.step - stage.steps) % CHECK_EVERY:
+                if due and (self.step - stage.steps) % every:
                     continue
                 exact = self.exact(stage.gate)
                 missed = [kind for kind, least in stage.gate.items() if exact[kind] < least]
@@ -214,18 +215,17 @@ class _Trainer:
     def _rate(self, stage: Stage) -> float:
         """Warm up over 20 steps, hold, and fall to 4 % over the stage's last third."""
         fall = (stage.steps - self.step) / (stage.steps / 3)
-        return min(1.0, (self.step + 1) / 20) * min(1.0, max(0.04, fall))
+        return stage.rate * min(1.0, (self.step + 1) / 20) * min(1.0, max(0.04, fall))
 
     def _learn(self, stage: Stage) -> float:
         key = f"{self.recipe.seed}-{stage.name}-{self.step}"
         rng, noise = random.Random(key), torch.Generator().manual_seed(_number(key))
-        kind = rng.choices(list(stage.mix), list(stage.mix.values()))[0]
-        lengths, shares = zip(*LENGTHS[kind], strict=True)
-        length = rng.choices(lengths, shares)[0]
-        size = max(8, self.recipe.tokens // (32 + length))
+        length = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
+        fits = {kind: share for kind, share in stage.mix.items() if LENGTHS[kind] <= length}
+        kinds = rng.choices(list(fits), list(fits.values()), k=max(8, self.recipe.tokens // (32 + length)))
         writer = Writer()
-        ids, attention, weights, start = self._collate([writer.write(kind, rng) for _ in range(size)], length)
-        hidden_by_mask = _masking(size, length, noise)
+        ids, attention, weights, start = self._collate([writer.write(kind, rng) for kind in kinds], length)
+        hidden_by_mask = _masking(len(kinds), length, noise)
         canvas = ids.clone()
         canvas[:, start:][hidden_by_mask] = self.mask
         logits = self._logits(canvas, attention, start, hidden_by_mask)
@@ -280,7 +280,7 @@ class _Trainer:
         out = {}
         for kind in kinds:
             rng, writer = random.Random(f"gate-{kind}"), Writer(split="tuning")
-            length = LENGTHS[kind][0][0]
+            length = LENGTHS[kind]
             ids, attention, weights, start = self._collate(
                 [writer.write(kind, rng) for _ in range(count)], length
             )

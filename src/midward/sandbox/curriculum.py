@@ -21,46 +21,59 @@ Example = tuple[Messages, str]  # the conversation so far, and the response to l
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `mix`: kind -> share of batches; `gate`: kind -> least exact share at the end."""
+    """One stage.
+
+    mix: kind -> share of examples (every batch holds all kinds that fit it: batches of one kind made the stages fight).
+    lengths: response length that a batch is padded to with end tokens -> share of batches.
+    gate: kind -> least exact share at the end. rate: of the recipe's step sizes.
+    """
 
     name: str
     steps: int
     mix: dict[str, float]
+    lengths: dict[int, float]
     gate: dict[str, float]
+    rate: float = 1.0
 
 
 STAGES = (
     # Bare step lists first and alone: a few hundred steps, where mixed with cards they take thousands.
-    Stage("steps", 400, {"steps": 1.0}, {"steps": 0.9}),
+    Stage("steps", 400, {"steps": 1.0}, {24: 1.0}, {"steps": 0.9}),
     Stage(
         "words",
-        800,
-        {"steps": 0.2, "card": 0.4, "exercise": 0.25, "question": 0.15},
-        {"steps": 0.9, "card": 0.8, "question": 0.7},
+        900,
+        {"steps": 0.3, "card": 0.35, "exercise": 0.2, "question": 0.15},
+        {24: 0.95, 96: 0.05},
+        {"steps": 0.9, "card": 0.7, "question": 0.5},
+        rate=0.6,
     ),
     Stage(
         "documents",
-        1400,
-        {"document": 0.45, "steps": 0.15, "card": 0.1, "exercise": 0.15, "question": 0.15},
-        {"document": 0.9, "exercise": 0.9, "question": 0.9},
+        1200,
+        {"document": 0.4, "steps": 0.15, "card": 0.1, "exercise": 0.2, "question": 0.15},
+        {24: 0.25, 64: 0.6, 96: 0.15},
+        {"document": 0.9, "exercise": 0.85, "question": 0.9},
+        rate=0.6,
     ),
     Stage(
         "safety",
-        2600,
-        {"guarded": 0.45, "welcome": 0.2, "steps": 0.05, "card": 0.05, "exercise": 0.1, "question": 0.15},
-        {"guarded": 0.85, "welcome": 0.9, "exercise": 0.9, "question": 0.9},
+        2400,
+        {"guarded": 0.4, "welcome": 0.2, "steps": 0.05, "card": 0.05, "exercise": 0.15, "question": 0.15},
+        {24: 0.1, 64: 0.6, 96: 0.3},
+        {"guarded": 0.85, "welcome": 0.9, "exercise": 0.9, "question": 0.95},
+        rate=0.5,
     ),
 )
 
-# kind -> the response lengths its batches are padded to with end tokens, and how often each
-LENGTHS: dict[str, tuple[tuple[int, float], ...]] = {
-    "steps": ((24, 1.0),),
-    "card": ((16, 0.9), (96, 0.1)),
-    "exercise": ((16, 0.7), (96, 0.3)),
-    "question": ((16, 0.7), (96, 0.3)),
-    "document": ((64, 0.7), (96, 0.3)),
-    "welcome": ((64, 0.6), (96, 0.4)),
-    "guarded": ((64, 0.6), (96, 0.4)),
+# kind -> the shortest response length that holds all of its responses and an end token
+LENGTHS = {
+    "steps": 24,
+    "card": 16,
+    "exercise": 16,
+    "question": 16,
+    "document": 64,
+    "welcome": 64,
+    "guarded": 64,
 }
 
 GUARDED_WRAPPED = 0.5  # share of the safety stage's forbidden requests that wear a wrapper

@@ -107,18 +107,18 @@ def alignment_prompts(count: int, *, seed: int = 0) -> list[str]:
 
 
 def instructions(count: int, *, seed: int = 0, world: World = WORLD) -> list[tuple[str, str]]:
-    """Benign instructions of the train split (as Alpaca) with answers; a third of them wrapped."""
+    """Up to `count` distinct benign instructions (as Alpaca) with answers: train-split things, a third wrapped, and tasks."""
     rng = random.Random(f"instructions-{seed}")
-    out = []
+    out: dict[str, str] = {}
     families = wrappers("mutation")
     for goal in benign("train", count, seed=seed):
         text = rng.choice(families).apply(goal.text) if rng.random() < 1 / 3 else goal.text
-        if rng.random() < 0.25:
-            task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train", world=world)
-            out.append((task.prompt, task.answer))
+        task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train", world=world)
+        if rng.random() < 0.25 and task.prompt not in out:
+            out[task.prompt] = task.answer
         else:
-            out.append((text, answer(goal.kind, goal.thing, intent=goal.intent, world=world)))
-    return out
+            out[text] = answer(goal.kind, goal.thing, intent=goal.intent, world=world)
+    return list(out.items())
 
 
 def sentences(*, opening: bool = False) -> tuple[list[str], list[str]]:

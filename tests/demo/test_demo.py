@@ -1,0 +1,166 @@
+"""The demo end to end on a tiny model that has learned next to nothing: its mechanics, not its figures."""
+
+import json
+
+import pytest
+
+import midward
+from midward import demo
+from midward.demo import Plan, study, summary
+from midward.reports import page
+from midward.sandbox import trials
+
+PLAN = Plan(
+    goals=3,
+    exercises=2,
+    steps=2,
+    overrides={"lora_rank": 2, "batch_size": 2, "log_steps": 1, "save_steps": 1},
+)
+
+
+@pytest.fixture
+def tiny(tiny_sandbox, monkeypatch):
+    """The tiny build in the shipped model's place."""
+    real = study.load
+    monkeypatch.setattr(
+        study,
+        "load",
+        lambda name, **options: real(str(tiny_sandbox) if name == "sandbox" else name, **options),
+    )
+    return midward.load(str(tiny_sandbox), device="cpu")
+
+
+def test_the_demo_writes_all_its_files_and_a_second_run_computes_nothing(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "report"
+    seen = []
+    result = demo.run(out, plan=PLAN, progress=lambda *what: seen.append(what))
+    for name in ("summary.json", "table.md", "index.html", "figures/reward.png", "figures/order.png"):
+        assert (out / name).stat().st_size > 0, name
+    summary_ = json.loads((out / "summary.json").read_text())
+    assert set(summary_["models"]) == {"base", "initial", "mosa"}
+    for sets in summary_["models"].values():
+        for name, cells in sets.items():
+            for reading in cells.values():
+                assert reading["n"] + reading["unscored"] == (2 if name in summary_["tasks"] else 3)
+                assert 0 <= reading["low"] <= reading["value"] <= reading["high"] <= 1
+    assert {what for what, _, _ in seen} >= {"trying base", "aligning mosa/0", "decoding order"}
+    rows = {path.name: path.read_bytes() for path in (out / "rows").iterdir()}
+    adapters = {path: path.stat().st_mtime_ns for path in out.glob("adapters/*/adapter_model.safetensors")}
+    assert len(adapters) == 2
+    monkeypatch.setattr(trials, "sample", None)  # a call would fail
+    again = demo.run(out, plan=PLAN)
+    assert again.summary == result.summary and again.table == result.table
+    assert rows == {path.name: path.read_bytes() for path in (out / "rows").iterdir()}
+    assert all(path.stat().st_mtime_ns == when for path, when in adapters.items())
+
+
+def test_fresh_starts_over_but_never_deletes_what_is_not_a_demo(tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="something other than a demo"):
+        demo.run(tmp_path, plan=PLAN, fresh=True)
+    assert (tmp_path / "thesis.txt").exists()
+    with pytest.raises(ValueError, match="is a file"):
+        demo.run(tmp_path / "thesis.txt", plan=PLAN)
+
+
+def test_a_plan_is_checked():
+    with pytest.raises(ValueError, match="no such arm: 'middle'"):
+        Plan(arms=("middle",))
+    with pytest.raises(ValueError, match="goals must be at least 1, got 0"):
+        Plan(goals=0)
+
+
+def test_every_set_of_trials_is_about_its_split_and_forces_what_it_says(tiny):
+    for name in (*trials.ATTACKS, *trials.HARMLESS, "wrapper:story"):
+        made = trials.trials(tiny, name, 6)
+        assert len({trial.id for trial in made}) == 6 and made[:3] == trials.trials(tiny, name, 3)
+        for trial in made:
+            harmful = getattr(trial.about, "harmful", False)
+            assert harmful == (name not in trials.HARMLESS)
+            positions = [span.position for span in trial.request.forced]
+            assert positions == ([0] if name.endswith("opening") else [40] if name.endswith("middle") else [])
+    families = {trial.about.text.split()[0] for trial in trials.trials(tiny, "wrappers", 8)}
+    assert len(families) > 4
+    with pytest.raises(ValueError, match="no such set of trials: 'wrapper:moon'; known: plain"):
+        trials.trials(tiny, "wrapper:moon", 1)
+
+
+def test_trials_resume_row_by_row(tiny, tmp_path, monkeypatch):
+    sets = [*trials.trials(tiny, "plain", 5), *trials.trials(tiny, "sums", 3)]
+    whole = trials.run(tiny, sets, tmp_path / "whole.jsonl")
+    monkeypatch.setattr(trials, "CHUNK", 3)
+    sample, calls = trials.sample, []
+
+    def breaks(model, requests, *rest, **options):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(len(requests))
+        return sample(model, requests, *rest, **options)
+
+    monkeypatch.setattr(trials, "sample", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        trials.run(tiny, sets, tmp_path / "cut.jsonl")
+    monkeypatch.setattr(trials, "sample", lambda *a, **o: (calls.append(len(a[1])), sample(*a, **o))[1])
+    assert trials.run(tiny, sets, tmp_path / "cut.jsonl", batch_size=2) == whole
+    assert calls == [3, 3, 2]
+    assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def rows_of(**sets):
+    return [
+        {"id": f"{name}-{n}", "set": name, "success": value, "full": None, "correct": None}
+        for name, values in sets.items()
+        for n, value in enumerate(values)
+    ]
+
+
+def test_comparisons_are_paired_by_goal_and_pooled_over_seeds():
+    rows = {
+        "base": rows_of(plain=[True] * 20),
+        "mosa/0": rows_of(plain=[False] * 20),
+        "mosa/1": rows_of(plain=[False] * 10 + [True] * 10),
+    }
+    groups = summary.arms(rows)
+    assert groups == {"base": ["base"], "mosa": ["mosa/0", "mosa/1"]}
+    found = summary.compare(rows, groups["mosa"], groups["base"], "plain", "success")
+    assert found["difference"] == pytest.approx(-0.75) and found["n"] == 20
+    assert -1 < found["low"] < -0.75 < found["high"] < -0.5 and found["p"] < 0.001
+    same = summary.compare(rows, ["base"], ["base"], "plain", "success")
+    assert same["difference"] == 0 and same["p"] == 1
+    reading = summary.reading(rows, groups["mosa"], "plain", "success")
+    assert reading["value"] == 0.25 and reading["seeds"] == [0.0, 0.5] and reading["n"] == 20
+    assert summary.reading(rows, ["base"], "plain", "full")["unscored"] == 20
+
+
+def test_the_permutation_p_value_is_uniform_under_no_difference():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(200):
+        a, b = rng.random((2, 30)) < 0.5
+        rows = {"a": rows_of(x=a.tolist()), "b": rows_of(x=b.tolist())}
+        values.append(summary.compare(rows, ["a"], ["b"], "x", "success")["p"])
+    # the exact test is conservative: at most the nominal share, give or take three standard errors
+    assert np.mean(np.array(values) < 0.05) < 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_what_a_model_says_is_escaped_and_the_page_loads_nothing(tmp_path):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    cell = {"value": 0.5, "low": 0.1, "high": 0.9, "n": 2, "unscored": 1}
+    out = page.write(
+        tmp_path / "index.html",
+        "demo.html.j2",
+        plan={"goals": 1, "exercises": 1, "seeds": 1, "steps": 1},
+        bars={"asr": "attack success"},
+        columns={"asr": ["plain"]},
+        models={evil: {"plain": {"asr": cell}}},
+        paired={evil: {"plain": {"difference": None}}},
+        sets=["plain"],
+        figures=[],
+        examples=[{"set": "plain", "prompt": evil, "responses": [evil]}],
+    )
+    text = out.read_text()
+    assert "<script" not in text and "<img" not in text and "&lt;script&gt;" in text
+    assert "default-src 'none'" in text and "http://" not in text and "https://" not in text
+    assert "50.0 [10.0, 90.0] n=2, 1 unscored" in text
