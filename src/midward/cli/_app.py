@@ -1,0 +1,81 @@
+"""The `midward` command: its verbs, and how errors and Ctrl-C end it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import midward
+from midward.cli import align, chat, demo, generate, sandbox
+from midward.cli._options import verb
+from midward.cli._show import say
+
+STOPPED = "\nstopped. What was written is kept: the same command goes on from there."
+
+
+class _Verbs(TyperGroup):
+    """Bad input ends in one clear line and exit status 2, Ctrl-C in 130; MIDWARD_DEBUG=1 shows tracebacks."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say(STOPPED)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if os.environ.get("MIDWARD_DEBUG") == "1" or not _is_input_error(error):
+                raise
+            say(f"error: {error}")
+            raise typer.Exit(2) from None
+
+
+def _is_input_error(error: Exception) -> bool:
+    # midward's own errors are known by their module: importing them here would import torch.
+    if isinstance(error, ValueError | OSError):
+        return True
+    return type(error).__module__.startswith("midward.") and type(error).__name__.endswith("Error")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"midward {midward.__version__}\n")
+        raise typer.Exit()
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _midward(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Measure, align and guard diffusion language models."""
+
+
+app.command("demo")(verb(demo.demo))
+app.command("generate")(verb(generate.generate))
+app.command("chat")(verb(chat.chat))
+app.command("align")(verb(align.align))
+sandbox_verbs = typer.Typer(no_args_is_help=True, help="The embedded model: train it, measure it.")
+sandbox_verbs.command("build")(verb(sandbox.build))
+sandbox_verbs.command("measure")(verb(sandbox.measure))
+app.add_typer(sandbox_verbs, name="sandbox")
+
+
+def main() -> None:
+    """Entry point of the `midward` command."""
+    app()

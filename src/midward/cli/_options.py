@@ -1,0 +1,200 @@
+"""Options that several verbs share, defined once, and `--recipe`.
+
+A verb takes whole groups as parameters (`model: ModelOptions`); `verb` spreads their fields out as flags.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+
+import typer
+import yaml
+
+if TYPE_CHECKING:
+    from midward.models import LanguageModel
+    from midward.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    model: Annotated[str, typer.Option(help="sandbox, a checkpoint folder, or a Hub id.")] = "sandbox"
+    adapter: Annotated[str | None, typer.Option(help="Folder of a PEFT adapter made for the model.")] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+
+    def load(self) -> LanguageModel:
+        """Load it, and say on stderr what was resolved."""
+        import torch
+        from transformers.utils.logging import disable_progress_bar
+
+        import midward
+        from midward.cli._show import say
+
+        disable_progress_bar()
+        device, reason = self.device, "as asked"
+        if device == "auto":
+            if torch.cuda.is_available():
+                # Under torchrun each process has a device of its own.
+                device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+                reason = f"auto: {torch.cuda.get_device_name(device)}"
+            else:
+                device, reason = "cpu", "auto: no CUDA device"
+        model = midward.load(self.model, adapter=self.adapter, device=device, dtype=self.dtype)
+        family, dtype = model.family, str(model.dtype).removeprefix("torch.")
+        kind = "" if family.name == family.kind else f", {family.kind}"
+        say(
+            f"model     {model.name}{f' + {model.adapter}' if model.adapter else ''} ({family.name}{kind}) on "
+            f"{model.device} ({reason}) as {dtype}"
+        )
+        return model
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How responses are sampled; what isn't given is the model's own default."""
+
+    length: Annotated[int | None, typer.Option(min=1, help="Response tokens.")] = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None
+    block: Annotated[int | None, typer.Option(min=1, help="Tokens of a semi-autoregressive block.")] = None
+    order: Annotated[
+        Literal["low_confidence", "random", "left_to_right"] | None,
+        typer.Option(help="Which positions are committed first."),
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(help="Commit all tokens at least this probable, instead of by schedule.")
+    ] = None
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the most probable token.")] = None
+    guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance; 0 is off.")] = None
+    end: Annotated[Literal["stop", "keep", "forbid"] | None, typer.Option(help="What an end token does.")] = (
+        None
+    )
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0
+
+    def resolve(self, model: LanguageModel) -> Sampling:
+        """The full settings for `model`, told on stderr."""
+        from midward.cli._show import say
+        from midward.sampling import Sampling
+
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = Sampling.for_model(
+            model, **{name: value for name, value in given.items() if value is not None}
+        )
+        settings = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+        say(
+            f"sampling  {', '.join(f'{name} {value}' for name, value in settings.items() if value is not None)}"
+        )
+        return chosen
+
+
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Start anew where --out holds something already.")
+]
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a verb of a function: its option groups spread out as flags, and --recipe."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if not is_dataclass(kind):
+            parameters.append(_flag(name, kind, parameter.default))
+            continue
+        groups[name] = kind
+        members = get_type_hints(kind, include_extras=True)
+        for member in fields(kind):
+            members[member.name].__metadata__[0].rich_help_panel = f"{name.capitalize()} options"
+            parameters.append(_flag(member.name, members[member.name], member.default))
+    known = {_flag_name(parameter): parameter for parameter in parameters}
+
+    def read(context: typer.Context, path: Path | None) -> None:
+        if path is not None and not context.resilient_parsing:
+            # The file's entries become the verb's defaults: flags override them.
+            context.default_map = {**(context.default_map or {}), **_read_recipe(path, known)}
+
+    option = typer.Option(
+        is_eager=True,  # before the flags, whose defaults it sets
+        callback=read,
+        help="YAML file of this verb's options; flags override it.",
+    )
+    parameters.append(_flag("recipe", Annotated[Path | None, option], None))
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        given.pop("recipe")
+        for name, kind in groups.items():
+            given[name] = kind(**{member.name: given.pop(member.name) for member in fields(kind)})
+        function(**given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _flag_name(parameter: inspect.Parameter) -> str:
+    """As it stands in a recipe: --batch-size is batch_size."""
+    declared = parameter.annotation.__metadata__[0].default
+    return declared.lstrip("-").replace("-", "_") if isinstance(declared, str) else parameter.name
+
+
+def _read_recipe(path: Path, known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Parameter name -> value, checked. Raises BadParameter for what no flag of the verb would take."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} can't be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"{path} is no YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise typer.BadParameter(f"{path} must hold options as `name: value`; received {content!r}.")
+    defaults = {}
+    for name, value in content.items():
+        option = str(name).replace("-", "_")
+        if option not in known:
+            near = get_close_matches(option, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise typer.BadParameter(f"{path}: no option {name!r}.{hint} Available: {', '.join(known)}.")
+        if value is not None:
+            try:
+                defaults[known[option].name] = _value(value, known[option].annotation)
+            except ValueError as error:
+                raise typer.BadParameter(f"{path}: {name}: {error}; received {value!r}.") from None
+    return defaults
+
+
+def _value(value: Any, annotation: Any) -> Any:
+    """A value of the annotated type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = annotation.__origin__
+    kinds = get_args(kind) or (kind,)
+    if Path in kinds:
+        kind = str
+    elif float in kinds and isinstance(value, str):
+        return float(value)  # YAML reads 1e-3 as a text
+    elif str in kinds and isinstance(value, list):
+        value = ",".join(map(str, value))
+    elif isinstance(value, Mapping):  # of --set KEY=VALUE
+        value = [
+            f"{key}={yaml.safe_dump(item, default_flow_style=True).strip()}" for key, item in value.items()
+        ]
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise ValueError(message[0].lower() + message[1:]) from None

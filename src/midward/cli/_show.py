@@ -1,0 +1,66 @@
+"""What a person sees while a verb runs. Everything goes to stderr, so that stdout holds results only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+def console() -> Console:
+    """The terminal; silent on all but the first process under torchrun."""
+    return Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+
+
+def say(text: str) -> None:
+    """A line on stderr. Never read as markup: it may hold model output or paths."""
+    console().print(printable(text), markup=False, soft_wrap=True)
+
+
+def out(text: str) -> None:
+    """A result on stdout: as it is into a pipe, without control characters onto a terminal."""
+    sys.stdout.write(f"{printable(text) if sys.stdout.isatty() else text}\n")
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """What a terminal would obey (escape sequences, carriage returns) is replaced; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@contextmanager
+def bar() -> Iterator[Progress]:
+    """A progress display, gone when done; nothing where stderr is no terminal."""
+    where = console()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as progress:
+        yield progress
+
+
+class StepBar:
+    """A watcher that shows the denoising step of the batch on a task of a progress display."""
+
+    needs_all_steps = False
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task: TaskID = progress.add_task("step", total=None)
+
+    def on_start(self, canvas: Any) -> None:
+        self.progress.reset(self.task, description=f"step ({len(canvas.rows)} rows)")
+
+    def on_step(self, step: Any) -> None:
+        self.progress.update(self.task, completed=step.index + 1, total=step.of)
+
+    def on_end(self, canvas: Any) -> None:
+        pass

@@ -1,0 +1,168 @@
+"""`midward align`: an adapter that makes a model refuse, at its opening or in its middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+import yaml
+
+from midward.cli._options import ModelOptions, Overwrite
+from midward.cli._show import bar, say
+
+if TYPE_CHECKING:
+    from midward.models import LanguageModel
+
+SANDBOX_PROMPTS = 3000  # the paper's number
+SHOWN = {"reward": "reward", "positive": "pos", "negative": "neg", "kl": "KL", "over_refusal": "over-refusal"}
+
+
+def align(
+    model: ModelOptions,
+    out: Annotated[Path, typer.Option(help="Folder for the adapter, the reward curve and the record.")],
+    method: Annotated[
+        Literal["mosa", "initial"],
+        typer.Option(help="The middle of the response, or its first token (the baseline)."),
+    ] = "mosa",
+    objective: Annotated[
+        Literal["stable", "paper"],
+        typer.Option(help="The stabilised objective, or the paper's as published."),
+    ] = "stable",
+    data: Annotated[
+        str | None, typer.Option(help="Harmful prompts: a .csv or .jsonl file, or `sandbox`.")
+    ] = None,
+    benign: Annotated[
+        str | None, typer.Option(help="Benign prompts: the same; answers are taken from a column `answer`.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="The column of --data that holds the prompts.")] = "prompt",
+    benign_column: Annotated[
+        str | None, typer.Option(help="The column of --benign; by default that of --data.")
+    ] = None,
+    sentences: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML file of the lists `safe` and `harmful`, or `sandbox`; default: built in, or the data's."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of AlignConfig; repeat it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped; works under torchrun."""
+    at_home = model.model == "sandbox"
+    data = data or ("sandbox" if at_home else None)
+    if data is None:
+        raise ValueError(
+            f"--data is needed for --model {model.model}: a .csv or .jsonl file of harmful prompts."
+        )
+    if benign is None and data == "sandbox":
+        benign = "sandbox"
+    overrides = _overrides(set_ or [])
+    harmful = _prompts(data, column, "harmful")
+    calm = None if benign is None else _prompts(benign, benign_column or column, "benign")
+
+    lists = _sentences(sentences or ("sandbox" if data == "sandbox" else None), method)
+
+    from midward import alignment
+    from midward.sampling import Sampling
+
+    loaded = model.load()
+    # What is trained is what will be sampled.
+    settings: dict[str, Any] = {"length": Sampling.for_model(loaded).length, "seed": seed, **overrides}
+    config = alignment.resolve({"method": method, "recipe": objective, **settings})
+    say(f"align     {method}, {objective}: {len(harmful)} harmful and {len(calm or [])} benign prompts")
+    told = [f"{name} {value}" for name, value in config.to_dict().items() if name not in ("method", "recipe")]
+    say(f"          {', '.join(told)}")
+    _run(loaded, harmful, calm, out, method, objective, lists, overwrite, settings)
+
+
+def _run(
+    model: LanguageModel, harmful: list, benign: list | None, out: Path, method: str, objective: str,
+    sentences: dict[str, list[str]], overwrite: bool, settings: dict[str, Any],
+) -> None:  # fmt: skip
+    import warnings
+
+    from midward import alignment
+
+    with bar() as progress:
+        task = progress.add_task("align", total=None)
+
+        def show(row: dict[str, float]) -> None:
+            values = [f"{short} {row[name]:.3g}" for name, short in SHOWN.items() if name in row]
+            line = f"step {row['step']:>5}  {'  '.join(values)}"
+            progress.update(task, completed=row["step"], description=line)
+            if progress.disable:
+                say(line)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", alignment.RewardWarning)  # it is told below
+            result = alignment.align(
+                model, harmful, out, method=method, recipe=objective, benign=benign,
+                sentences=alignment.SentenceSet(**sentences), overwrite=overwrite, on_log=show, **settings,
+            )  # fmt: skip
+    if result.reused:
+        say(f"{result.adapter} is finished already ({result.steps} steps)")
+        return
+    begun = f", from step {result.resumed_from}" if result.resumed_from else ""
+    say(f"{result.steps} steps{begun}; adapter, reward.csv and reward.png are in {result.adapter}")
+    for message in result.warnings:
+        say(f"warning: {message}")
+
+
+def _prompts(source: str, column: str, kind: Literal["harmful", "benign"]) -> list[Any]:
+    """Prompts as `alignment.align` takes them: (prompt, answer) where there is an answer."""
+    if source == "sandbox":
+        from midward import sandbox
+
+        if kind == "harmful":
+            return list(sandbox.alignment_prompts(SANDBOX_PROMPTS))
+        return list(sandbox.instructions(SANDBOX_PROMPTS))
+    from midward.evaluation.tables import read_table, require_column
+
+    rows = read_table(source)
+    require_column(rows, column, source)
+    found = []
+    for index, row in enumerate(rows):
+        prompt = row.get(column)
+        if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+            raise ValueError(f"{source}: row {index} has an empty {column!r}; remove it.")
+        answer = row.get("answer") if column != "answer" else None
+        found.append((prompt, answer) if answer else prompt)
+    return found
+
+
+def _sentences(source: str | None, method: str) -> dict[str, list[str]]:
+    """The lists `safe` and `harmful`; nothing where the built-in ones are meant."""
+    if source is None:
+        return {}
+    if source == "sandbox":
+        from midward.sandbox import sentences
+
+        safe, harmful = sentences(opening=method == "initial")
+        return {"safe": safe, "harmful": harmful}
+    try:
+        content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is no YAML: {error}") from None
+    if not isinstance(content, dict) or set(content) != {"safe", "harmful"}:
+        raise ValueError(f"{source} must hold the lists `safe` and `harmful`; received {content!r}.")
+    return content
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes KEY=VALUE; received {pair!r}.")
+        if name in ("method", "recipe"):
+            raise ValueError(f"--set {name}: use --{'method' if name == 'method' else 'objective'}.")
+        try:
+            settings[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {name}: {text!r} is no value.") from None
+    return settings

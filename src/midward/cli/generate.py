@@ -1,0 +1,97 @@
+"""`midward generate`: responses to a prompt, or to a column of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from midward.cli._options import BatchSize, ModelOptions, Overwrite, SamplingOptions
+from midward.cli._show import StepBar, bar, out, say
+
+
+def generate(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    prompt: Annotated[str | None, typer.Argument(help="One prompt; its response goes to stdout.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file of prompts.")] = None,
+    column: Annotated[str, typer.Option(help="The column that holds them.")] = "prompt",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="JSON lines, one a row, written as they come.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    batch_size: BatchSize = 8,
+    overwrite: Overwrite = False,
+) -> None:
+    """Answer one prompt, or every row of a file. Run again, it goes on where it stopped."""
+    if (prompt is None) == (prompts is None):
+        raise ValueError('give a prompt (midward generate "...") or --prompts FILE, one of them.')
+    if prompt is not None:
+        if out_file is not None:
+            raise ValueError("--out goes with --prompts; the response to a single prompt goes to stdout.")
+        _one(model, sampling, prompt)
+    elif prompts is not None:
+        if out_file is None:
+            raise ValueError("--prompts needs --out FILE.jsonl, where the responses go.")
+        _all(model, sampling, prompts, column, out_file, limit, batch_size, overwrite)
+
+
+def _all(
+    model: ModelOptions, sampling: SamplingOptions, prompts: Path, column: str, out_file: Path,
+    limit: int | None, batch_size: int, overwrite: bool,
+) -> None:  # fmt: skip
+    from midward.evaluation import tables
+
+    rows = tables.read_table(prompts)
+    tables.require_column(rows, column, prompts)
+    _check_out(out_file, prompts)
+
+    from midward.evaluation.generate import generate as run
+
+    loaded = model.load()
+    chosen = sampling.resolve(loaded)
+    count = min(limit or len(rows), len(rows))
+    with bar() as progress:
+        task = progress.add_task("rows", total=count)
+        written = run(
+            loaded,
+            rows,
+            out_file,
+            column=column,
+            sampling=chosen,
+            batch_size=batch_size,
+            limit=limit,
+            overwrite=overwrite,
+            watchers=[StepBar(progress)],
+            progress=lambda done: progress.advance(task, done),
+        )
+    errors = [row for row in written if row["error"] is not None]
+    say(f"{len(written)} rows in {out_file}")
+    if errors:
+        say(f"{len(errors)} of them without a response; the first: {errors[0]['error']}")
+
+
+def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str) -> None:
+    from midward.sampling import sample
+
+    if not prompt.strip():
+        raise ValueError("the prompt is empty.")
+    loaded = model.load()
+    chosen = sampling.resolve(loaded)
+    with bar() as progress:
+        [response] = sample(loaded, [prompt], chosen, watchers=[StepBar(progress)])
+    out(response.text)
+
+
+def _check_out(path: Path, prompts: Path) -> None:
+    """Before anything big is loaded: a place that can be written to, and not the input itself."""
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder; give the path of a file.")
+    if path.exists() and path.samefile(prompts):
+        raise ValueError(f"--out {path} is the file of prompts; give another one.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"--out {path} can't be written: {error.strerror}.") from None

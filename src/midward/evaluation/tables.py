@@ -1,0 +1,105 @@
+"""Rows of a CSV or JSONL file, read as they stand: quotes, newlines in fields, any script, any field length."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from midward.models.errors import did_you_mean
+
+Row = dict[str, Any]
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """Return the rows of a .csv file (with a header line) or a .jsonl file (one object a line), in file order.
+
+    UTF-8, with or without a byte order mark; blank lines are skipped. Raises FileNotFoundError where there is no such
+    file, and ValueError, naming the line, for one that can't be read: broken quoting, more fields than the header has,
+    a line that is no JSON object, another encoding, another extension, or no row at all.
+    """
+    path = Path(path)
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(
+            f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}."
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file.")
+    if not path.exists():
+        beside = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"there is no file {path}.{did_you_mean(str(path), beside)}")
+    try:
+        rows = reader(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#x}); save it as UTF-8."
+        ) from None
+    if not rows:
+        raise ValueError(f"{path} holds no rows.")
+    return rows
+
+
+def require_column(rows: Sequence[Row], column: str, where: str | Path) -> None:
+    """Raise ValueError, naming the columns there are, unless some row has this column."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if column not in names:
+        raise ValueError(
+            f"{where} has no column {column!r}.{did_you_mean(column, names)} Its columns: {', '.join(names)}."
+        )
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file, _any_field_length():
+        reader = csv.DictReader(file, strict=True)  # strict: an unclosed quote would swallow the rest
+        try:
+            header = list(reader.fieldnames or [])
+            twice = [name for name, count in Counter(header).items() if count > 1]
+            if twice:
+                raise ValueError(f"{path} has more than one column {twice[0]!r}; rename them.")
+            rows = []
+            for row in reader:
+                if None in row:
+                    raise ValueError(
+                        f"{path}, line {reader.line_num} has more fields than the header's {len(header)}; "
+                        "put quotes around a field with a comma."
+                    )
+                rows.append(dict(row))
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num} is no proper CSV: {error}.") from None
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    # Lines end at "\n" alone: U+2028 and its like may stand inside a text.
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                json.dumps(row, ensure_ascii=False).encode()
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is no JSON: {error.msg}.") from None
+            except UnicodeEncodeError:
+                raise ValueError(f"{path}, line {number} holds half of a surrogate pair, no text.") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number} is {line.strip()[:40]!r}, not an object of columns.")
+            rows.append(row)
+    return rows
+
+
+@contextmanager
+def _any_field_length() -> Iterator[None]:
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
