@@ -62,12 +62,15 @@ def published_sampler(
     mask=None,
     priority=None,
     dtype=torch.float64,
+    exact_ties=False,
 ):
     """Response tokens [B, length] at temperature 0.
 
     forward(ids [B, L], mask) gives logits [B, L, V]. order: "low_confidence", "random" (by `priority` [B, L])
     or "left_to_right" (never the mask token). dtype: of the softmax.
-    """  # fmt: skip
+    exact_ties: more than 37 nats ahead of all others, p is exactly 1 even in float64, and top-k's order among
+    equals is arbitrary; then let the odds p / (1 - p) decide.
+    """
     rows, width = prompt.shape
     x = torch.full((rows, width + length), mask_id)
     x[:, :width] = prompt
@@ -91,11 +94,10 @@ def published_sampler(
             if order == "left_to_right":
                 logits[..., mask_id] = -torch.inf
             predicted = logits.argmax(-1)
-            tie_break = torch.zeros(x.shape)
             if order == "low_confidence":
-                # More than 37 nats ahead of all others, p is exactly 1 even in float64; then the odds decide.
-                others = logits.double().scatter(-1, predicted[..., None], -torch.inf).logsumexp(-1)
-                tie_break = logits.double().gather(-1, predicted[..., None])[..., 0] - others
+                if exact_ties:
+                    others = logits.double().scatter(-1, predicted[..., None], -torch.inf).logsumexp(-1)
+                    odds = logits.double().gather(-1, predicted[..., None])[..., 0] - others
                 confidence = logits.to(dtype).softmax(-1).gather(-1, predicted[..., None])[..., 0]
             elif order == "random":
                 confidence = priority.to(dtype).clone()
@@ -107,11 +109,12 @@ def published_sampler(
             for row in range(rows):
                 m = int(masks_in_block[row])
                 k = m // steps_per_block + (1 if i < m % steps_per_block else 0)
-                ranked = sorted(
-                    is_mask[row].nonzero().flatten().tolist(),
-                    key=lambda at: (confidence[row, at].item(), tie_break[row, at].item()),
-                    reverse=True,
-                )
-                for at in ranked[:k]:
-                    x[row, at] = predicted[row, at]
+                best = confidence[row].topk(k).indices
+                if exact_ties and order == "low_confidence":
+                    key = [(confidence[row, at].item(), odds[row, at].item()) for at in range(width + length)]
+                    best = torch.tensor(
+                        sorted(range(width + length), key=lambda at: key[at])[::-1][:k]
+                    ).long()
+                best = best[is_mask[row, best]]
+                x[row, best] = predicted[row, best]
     return x[:, width:]

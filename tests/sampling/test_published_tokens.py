@@ -62,7 +62,7 @@ def compare_with_reference(model, *, order, guidance, std, length, blocks, all_s
                 continue  # the published algorithm asks for equal steps a block
             expected = published_sampler(
                 forward(model), prompt, length=length, steps=steps, block=block, mask_id=MASK, order=order,
-                guidance=guidance, priority=priority,
+                guidance=guidance, priority=priority, exact_ties=guidance > 0,
             )  # fmt: skip
             assert len(expected.unique()) > 8, "the model says too little for a comparison"
             settings = Sampling(
