@@ -15,11 +15,14 @@ def key_of(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_OPENING = b'{"key": "'  # of every line; how a torn one is told from somebody else's file
+
+
 class RowFile:
     """An append-only file of rows, each with a `key`; a torn last line (a kill while writing) is dropped on opening.
 
     `rows` maps key -> row; a key that is written again replaces its row. Raises ValueError where an inner line is no
-    row: that is damage, or a file of something else, and nothing is overwritten.
+    row, or the last one no beginning of one: that is damage, or a file of something else, and nothing is touched.
     """
 
     def __init__(self, path: str | Path):
@@ -36,9 +39,12 @@ class RowFile:
         whole = 0  # bytes up to the end of the last whole line
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
+                torn = not line.endswith(b"\n")
+                if torn and (line.startswith(_OPENING) or _OPENING.startswith(line)):
                     break
                 try:
+                    if torn:
+                        raise ValueError
                     row = json.loads(line)
                     self.rows[row["key"]] = row
                 except (ValueError, KeyError, TypeError):
@@ -51,7 +57,7 @@ class RowFile:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row through to the disk."""
-        line = json.dumps(row, ensure_ascii=False) + "\n"
+        line = json.dumps({"key": row["key"], **row}, ensure_ascii=False) + "\n"
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()

@@ -29,17 +29,22 @@ class _Verbs(TyperGroup):
         except BrokenPipeError:
             raise
         except Exception as error:
-            if os.environ.get("MIDWARD_DEBUG") == "1" or not _is_input_error(error):
+            message = _message(error)
+            if message is None or os.environ.get("MIDWARD_DEBUG") == "1":
                 raise
-            say(f"error: {error}")
+            say(f"error: {message}")
             raise typer.Exit(2) from None
 
 
-def _is_input_error(error: Exception) -> bool:
-    # midward's own errors are known by their module: importing them here would import torch.
-    if isinstance(error, ValueError | OSError):
-        return True
-    return type(error).__module__.startswith("midward.") and type(error).__name__.endswith("Error")
+def _message(error: Exception) -> str | None:
+    """What to tell of bad input; None for what is a fault of ours."""
+    # Errors of midward and torch are known by name: importing them here would import torch.
+    kind = type(error)
+    if isinstance(error, ValueError | OSError) or kind.__module__.startswith("midward."):
+        return str(error)
+    if kind.__name__ == "OutOfMemoryError":
+        return "the device is out of memory; use a smaller --batch-size, --length or model."
+    return None
 
 
 def _version(wanted: bool) -> None:

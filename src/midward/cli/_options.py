@@ -34,12 +34,13 @@ class ModelOptions:
     def load(self) -> LanguageModel:
         """Load it, and say on stderr what was resolved."""
         import torch
-        from transformers.utils.logging import disable_progress_bar
+        from transformers.utils import logging
 
         import midward
         from midward.cli._show import say
 
-        disable_progress_bar()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
         device, reason = self.device, "as asked"
         if device == "auto":
             if torch.cuda.is_available():
@@ -70,7 +71,8 @@ class SamplingOptions:
         typer.Option(help="Which positions are committed first."),
     ] = None
     threshold: Annotated[
-        float | None, typer.Option(help="Commit all tokens at least this probable, instead of by schedule.")
+        float | None,
+        typer.Option(min=0, max=1, help="Commit all tokens at least this probable, instead of by schedule."),
     ] = None
     temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the most probable token.")] = None
     guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance; 0 is off.")] = None
@@ -85,9 +87,11 @@ class SamplingOptions:
         from midward.sampling import Sampling
 
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = Sampling.for_model(
-            model, **{name: value for name, value in given.items() if value is not None}
-        )
+        given = {name: value for name, value in given.items() if value is not None}
+        try:
+            chosen = Sampling.for_model(model, **given)
+        except TypeError as error:  # of the checkpoint's own generation_config.json
+            raise ValueError(f"{model.name}: {error}") from None
         settings = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
         say(
             f"sampling  {', '.join(f'{name} {value}' for name, value in settings.items() if value is not None)}"

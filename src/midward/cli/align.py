@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -72,7 +73,12 @@ def align(
 
     loaded = model.load()
     # What is trained is what will be sampled.
-    settings: dict[str, Any] = {"length": Sampling.for_model(loaded).length, "seed": seed, **overrides}
+    settings: dict[str, Any] = {"length": Sampling.for_model(loaded).length, "seed": seed}
+    if data == "sandbox":
+        from midward.demo.study import PAPER_SCALE, SANDBOX_RECIPE
+
+        settings |= PAPER_SCALE if objective == "paper" else SANDBOX_RECIPE
+    settings |= overrides
     config = alignment.resolve({"method": method, "recipe": objective, **settings})
     say(f"align     {method}, {objective}: {len(harmful)} harmful and {len(calm or [])} benign prompts")
     told = [f"{name} {value}" for name, value in config.to_dict().items() if name not in ("method", "recipe")]
@@ -94,12 +100,14 @@ def _run(
         def show(row: dict[str, float]) -> None:
             values = [f"{short} {row[name]:.3g}" for name, short in SHOWN.items() if name in row]
             line = f"step {row['step']:>5}  {'  '.join(values)}"
-            progress.update(task, completed=row["step"], description=line)
+            steps = json.loads((out / "align.json").read_text(encoding="utf-8"))["steps"]
+            progress.update(task, completed=row["step"], total=steps, description=line)
             if progress.disable:
                 say(line)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", alignment.RewardWarning)  # it is told below
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
             result = alignment.align(
                 model, harmful, out, method=method, recipe=objective, benign=benign,
                 sentences=alignment.SentenceSet(**sentences), overwrite=overwrite, on_log=show, **settings,

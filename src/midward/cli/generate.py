@@ -41,14 +41,13 @@ def _all(
     model: ModelOptions, sampling: SamplingOptions, prompts: Path, column: str, out_file: Path,
     limit: int | None, batch_size: int, overwrite: bool,
 ) -> None:  # fmt: skip
-    from midward.evaluation import tables
+    from midward.evaluation import generate as run
+    from midward.evaluation import read_table
+    from midward.evaluation.tables import require_column
 
-    rows = tables.read_table(prompts)
-    tables.require_column(rows, column, prompts)
+    rows = read_table(prompts)
+    require_column(rows, column, prompts)
     _check_out(out_file, prompts)
-
-    from midward.evaluation.generate import generate as run
-
     loaded = model.load()
     chosen = sampling.resolve(loaded)
     count = min(limit or len(rows), len(rows))
@@ -90,8 +89,11 @@ def _check_out(path: Path, prompts: Path) -> None:
         raise ValueError(f"--out {path} is a folder; give the path of a file.")
     if path.exists() and path.samefile(prompts):
         raise ValueError(f"--out {path} is the file of prompts; give another one.")
+    new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
+        if new:
+            path.unlink()
     except OSError as error:
         raise ValueError(f"--out {path} can't be written: {error.strerror}.") from None

@@ -1,8 +1,10 @@
-"""Numbers from verdicts: rates with their n, 95 % interval and unscored count, and paired comparisons by goal.
+"""Runs over data, and numbers from verdicts: responses to every row of a table, rates with n and 95 % interval.
 
 The evaluation harness (provider, tasks, attack matrix) will live here too.
 """
 
+from midward.evaluation.generate import generate
 from midward.evaluation.rates import Paired, Rate, paired, rate
+from midward.evaluation.tables import read_table
 
-__all__ = ["Paired", "Rate", "paired", "rate"]
+__all__ = ["Paired", "Rate", "generate", "paired", "rate", "read_table"]

@@ -141,7 +141,8 @@ def _open(out: Path, settings: dict[str, Any], keys: Sequence[str], overwrite: b
     if overwrite and not out.is_dir():
         out.unlink(missing_ok=True)
     file = RowFile(out)
-    if foreign := [row for key, row in file.rows.items() if key not in set(keys)]:
+    own = set(keys)
+    if foreign := [row for key, row in file.rows.items() if key not in own]:
         before = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
         found = _differences(before, settings) or [
             f"row {foreign[0].get('index')} is not of this table and these settings"
@@ -161,7 +162,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs, in words; nothing where the settings agree or the earlier ones aren't known."""
     if not before:
         return []
-    pairs = {**{name: (before.get(name), now[name]) for name in ("fingerprint", "column")}}
+    pairs = {name: (before.get(name), now[name]) for name in ("fingerprint", "column")}
     pairs |= {name: (before["sampling"].get(name), value) for name, value in now["sampling"].items()}
     found = [
         f"{name} {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here

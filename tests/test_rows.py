@@ -1,0 +1,80 @@
+"""The append-only row file: what a kill, a stranger's file or a second opening does to it."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midward._rows import RowFile, key_of
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ROWS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.none(), max_size=3), min_size=1, max_size=5)
+
+
+@given(ROWS, st.data())
+@settings(deadline=None, max_examples=150)
+def test_a_kill_at_any_byte_loses_no_whole_row(tmp_path_factory, contents, data):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    rows = [{**content, "key": f"k{number}"} for number, content in enumerate(contents)]
+    file = RowFile(path)
+    ends = []
+    for row in rows:
+        file.append(row)
+        ends.append(path.stat().st_size)
+    written = path.read_bytes()
+    cut = data.draw(st.integers(0, len(written)))
+    path.write_bytes(written[:cut])
+
+    whole = sum(end <= cut for end in ends)
+    again = RowFile(path)
+    assert list(again.rows.values()) == rows[:whole]
+    for row in rows[whole:]:
+        again.append(row)
+    assert path.read_bytes() == written
+    assert list(RowFile(path).rows.values()) == rows
+
+
+def test_a_row_is_on_the_disk_once_append_returns(tmp_path):
+    path = tmp_path / "deep" / "er" / "rows.jsonl"
+    RowFile(path).append({"text": "é\n\u2028😀", "key": "a"})
+    lines = path.read_bytes().split(b"\n")
+    assert len(lines) == 2 and lines[1] == b""
+    assert json.loads(lines[0]) == {"key": "a", "text": "é\n\u2028😀"}
+
+
+def test_a_key_written_again_replaces_its_row(tmp_path):
+    file = RowFile(tmp_path / "rows.jsonl")
+    file.append({"key": "a", "value": 1})
+    file.append({"key": "a", "value": 2})
+    assert file.rows == RowFile(file.path).rows == {"a": {"key": "a", "value": 2}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"goal,target\nx,y\n",
+        b'{"name": "somebody else\'s"}\n',
+        b'{"key": "a"}\nnoise\n{"key": "b"}\n',
+        b'{"key": ["no text"]}\n',
+        b"[1, 2]",  # a whole file without a last line break is no torn row
+        b'{"name": 1, "key": "a"}',
+        b"notes",
+    ],
+)
+def test_a_strangers_file_is_refused_and_left_as_it_was(tmp_path, content):
+    path = tmp_path / "theirs"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"theirs, line \d is not a row written here"):
+        RowFile(path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is a folder"):
+        RowFile(tmp_path)
+
+
+def test_keys_tell_apart_what_differs_and_nothing_else():
+    assert key_of(a=1, b=[1, {"x": "é"}]) == key_of(b=[1, {"x": "é"}], a=1)
+    assert len({key_of(a=1), key_of(a="1"), key_of(a=None), key_of(b=1), key_of(a=1, b=None)}) == 5
