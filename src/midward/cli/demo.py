@@ -16,10 +16,17 @@ def demo(
         bool, typer.Option("--fresh", help="Compute everything again, whatever is in --out.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few goals and steps: a first look.")] = False,
+    goals: Annotated[int | None, typer.Option(help="Goals a set of trials (60).")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Training seeds an arm (1).")] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(help="What to compare with the base model, by comma: [initial|mosa][-paper]."),
+    ] = None,
 ) -> None:
     """Attack the sandbox model, align it at its opening and in its middle, attack all three, write a page."""
-    from midward.demo import run
+    from midward.demo import plan_of, run
 
+    plan = plan_of(quick=quick, goals=goals, seeds=seeds, arms=arms)
     with bar() as progress:
         tasks = {}
 
@@ -30,6 +37,6 @@ def demo(
                     say(what)
             progress.update(tasks[what], completed=done, total=total)
 
-        result = run(out_folder, fresh=fresh, quick=quick, progress=show)
+        result = run(out_folder, plan=plan, fresh=fresh, progress=show)
     out(result.table)
     say(f"open {result.page}")

@@ -6,14 +6,14 @@ Written directly on the rooms below; the same functions, with more goals and see
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from midward.demo import report, study, summary
 from midward.demo.study import Plan, Progress
 
-__all__ = ["DemoResult", "Plan", "run"]
+__all__ = ["DemoResult", "Plan", "plan_of", "run"]
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,33 @@ class DemoResult:
     table: str
 
 
+def plan_of(
+    *, quick: bool = False, goals: int | None = None, seeds: int | None = None, arms: str | None = None
+) -> Plan:
+    """The demo's plan with what is given changed; `quick` is a look of a minute or two. Exercises follow the goals."""
+    plan = Plan(goals=16, exercises=8, steps=20) if quick else Plan()
+    if goals is not None:
+        plan = replace(plan, goals=goals, exercises=max(1, goals // 2))
+    if seeds is not None:
+        plan = replace(plan, seeds=seeds)
+    if arms is not None:
+        plan = replace(plan, arms=tuple(arm.strip() for arm in arms.split(",") if arm.strip()))
+    return plan
+
+
 def run(
     out: str | Path = "report",
     *,
     plan: Plan | None = None,
     fresh: bool = False,
-    quick: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> DemoResult:
     """Run the demo into the folder `out`; what an earlier run left there is used again unless `fresh`.
 
-    quick: a plan of a minute or two, for a first look. Raises ValueError where `out` is a file, or a folder of other
-    things that `fresh` would delete.
+    Raises ValueError where `out` is a file, or a folder of other things that `fresh` would delete.
     """
     out = Path(out)
-    plan = plan or (Plan(goals=16, exercises=8, steps=20) if quick else Plan())
+    plan = plan or Plan()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder.")
     mark = out / "rows"

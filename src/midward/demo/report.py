@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from midward.alignment.run import read_curve
-from midward.demo.study import HARMLESS, Plan
+from midward.demo.study import HARMLESS, Plan, adapter_folder
 from midward.demo.summary import READINGS, Rows, arms
 from midward.models import LanguageModel
 from midward.reports import figures, page
@@ -58,7 +58,7 @@ def write(out: Path, rows: Rows, summary: dict[str, Any], plan: Plan, order: dic
     right = {
         arm: {name: sets[name]["correct"] for name in HARMLESS} for arm, sets in summary["models"].items()
     }
-    curves = {arm: read_curve(out / "adapters" / f"{arm}-0" / "reward.csv") for arm in plan.arms}
+    curves = {arm: read_curve(adapter_folder(plan, arm, 0, out) / "reward.csv") for arm in plan.arms}
     drawn = [
         ("Attack success", "At least three of the six steps right, by the oracle.",
          figures.rates(folder / "attacks.png", success, "attack success by attack")),

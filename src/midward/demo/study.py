@@ -69,10 +69,15 @@ def run(
     for arm in plan.arms:
         for seed in range(plan.seeds):
             label = f"{arm}/{seed}"
-            adapter = train(base, arm, seed, plan, out / "adapters" / f"{arm}-{seed}", progress)
+            adapter = train(base, arm, seed, plan, adapter_folder(plan, arm, seed, out), progress)
             aligned = load(base.name, adapter=str(adapter))
             rows[label] = attack(aligned, plan, out / "rows" / f"{arm}-{seed}.jsonl", label, progress)
     return rows
+
+
+def adapter_folder(plan: Plan, arm: str, seed: int, out: Path) -> Path:
+    """Where the adapter of an arm and seed lies; plans of other lengths don't meet there."""
+    return out / "adapters" / f"{arm}-{seed}-{plan.steps}-steps"
 
 
 def train(model: LanguageModel, arm: str, seed: int, plan: Plan, out: Path, progress: Progress) -> Path:
