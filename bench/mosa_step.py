@@ -99,22 +99,20 @@ def settings(shape: Shape, kl_rows: str) -> AlignConfig:
 
 
 def plain_loss(model: LanguageModel, config: AlignConfig, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The objective as one would first write it: log-softmax over the whole canvas, twice."""
+    """The objective as one would first write it: log-softmax and KL over the whole canvas, then the rows wanted."""
     ids, length = batch["ids"], config.length
     with torch.no_grad(), model.reference():
         reference = model.head(model.hidden(ids)).float().log_softmax(-1)
     policy = model.head(model.hidden(ids)).float().log_softmax(-1)  # [B, T, V]
-    policy, reference = policy[:, -length:], reference[:, -length:]
-    safe, harmful = (batch["columns"][batch[name][:, 0].clamp(min=0)] for name in ("safe", "harmful"))
-    safe, harmful = (
-        ids.masked_fill(batch[name][:, 0] < 0, -1) for ids, name in ((safe, "safe"), (harmful, "harmful"))
-    )
-    positive, negative = (best_start(span_scores(policy, s, config.window)) for s in (safe, harmful))
+    kl = (policy.exp() * (policy - reference)).sum(-1)[:, -length:]
     if config.kl_rows == "window":
-        last = config.window_end - 1 + max(SENTENCE_LENGTHS)
-        policy, reference = (x[:, config.window_start : last] for x in (policy, reference))
-    kl = (policy.exp() * (policy - reference)).sum(-1).mean(1)
-    return (negative - positive + config.beta * kl).mean()
+        kl = kl[:, config.window_start : config.window_end - 1 + max(SENTENCE_LENGTHS)]
+    scores = []
+    for name in ("safe", "harmful"):
+        columns = batch[name][:, 0]  # [B, M] into the batch's columns, -1 pads
+        tokens = batch["columns"][columns.clamp(min=0)].masked_fill(columns < 0, -1)
+        scores.append(best_start(span_scores(policy[:, -length:], tokens, config.window)))
+    return (scores[1] - scores[0] + config.beta * kl.mean(1)).mean()
 
 
 def steps(shape: Shape, kl_rows: str, model: LanguageModel):

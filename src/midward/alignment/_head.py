@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# What one float32 chunk of logits may take. Three such buffers live at once.
-_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+# What a chunk of float32 logits may take; three such buffers live at once.
+_CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,25 @@ class _FusedHead(torch.autograd.Function):
         kl = hidden.new_empty(rows, dtype=wide)
         expected = hidden.new_empty(scored, hidden.shape[1], dtype=wide)  # p W
         kl_slope = hidden.new_empty(rows if with_kl else 0, hidden.shape[1], dtype=wide)
+        # Three buffers for the whole sweep: fresh ones for every chunk would cost more than the arithmetic on
+        # them, in page faults.
+        buffers = [hidden.new_empty(min(chunk, rows), weight.shape[0], dtype=wide) for _ in range(3)]
         for start in range(0, rows, chunk):
-            part = slice(start, min(start + chunk, rows))
-            logits = _log_softmax_(F.linear(hidden[part], weight, bias).to(wide))  # [r, V]
-            other = _log_softmax_(F.linear(reference[part], weight, bias).to(wide))
-            log_probs[part] = logits[:, columns]
+            stop = min(start + chunk, rows)
+            part = slice(start, stop)
+            policy, other, probs = (buffer[: stop - start] for buffer in buffers)  # [r, V] each
+            _log_softmax(reference[part], weight, bias, out=other, exp=probs)
+            _log_softmax(hidden[part], weight, bias, out=policy, exp=probs)
+            log_probs[part] = policy[:, columns]
             ref_log_probs[part] = other[:, columns]
-            probs = logits.exp()
-            ratio = logits.sub_(other)
-            kl[part] = torch.linalg.vecdot(probs, ratio)
             if start < scored:
-                inside = slice(start, min(part.stop, scored))
-                expected[inside] = (probs[: inside.stop - start].to(weight.dtype) @ weight).to(wide)
+                inside = slice(start, min(stop, scored))
+                expected[inside] = probs[: inside.stop - start].to(weight.dtype) @ weight
+            product = policy.sub_(other).mul_(probs)
+            kl[part] = product.sum(-1)
             if with_kl:
-                ratio.sub_(kl[part, None]).mul_(probs)
-                kl_slope[part] = (ratio.to(weight.dtype) @ weight).to(wide)
+                product.addcmul_(probs, kl[part, None], value=-1)
+                kl_slope[part] = product.to(weight.dtype) @ weight
         ctx.save_for_backward(expected, kl_slope, weight[columns])
         ctx.scored, ctx.with_kl, ctx.dtype = scored, with_kl, hidden.dtype
         ctx.mark_non_differentiable(ref_log_probs)
@@ -149,9 +153,18 @@ def _checkpointed(head, hidden, reference, columns, scored, chunk, with_kl) -> H
     return HeadRows(log_probs, other, kl if with_kl else kl.detach())
 
 
-def _log_softmax_(logits: Tensor) -> Tensor:
-    """log-softmax over the last dimension, in place."""
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+def _log_softmax(rows: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor, exp: Tensor) -> None:
+    """`out` = log-softmax of the head's logits of `rows`, `exp` = the probabilities; nothing else of size V."""
+    if out.dtype == weight.dtype:
+        torch.mm(rows, weight.t(), out=out)
+    else:
+        out.copy_(rows @ weight.t())
+    if bias is not None:
+        out.add_(bias)
+    out.sub_(out.amax(-1, keepdim=True))
+    total = torch.exp(out, out=exp).sum(-1, keepdim=True)
+    exp.div_(total)
+    out.sub_(total.log())
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
