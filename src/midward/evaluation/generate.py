@@ -114,13 +114,14 @@ def _answer(
 
 
 def _others(row: Row, column: str) -> Row:
+    """The row's other columns, under names that are free."""
     others: Row = {}
     for name, value in row.items():
-        if name == column:
-            continue
-        while name in OWN or (name not in row and name in others):
-            name = f"source_{name}"
-        others[name] = value
+        free = name
+        while free in OWN or (free != name and free in row):
+            free = f"source_{free}"
+        if name != column:
+            others[free] = value
     return others
 
 

@@ -1,0 +1,146 @@
+"""`midward align`: from files to an adapter."""
+
+import json
+
+import pytest
+
+import midward as library
+
+
+def words(*numbers):
+    return " ".join(f"t{number}" for number in numbers)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Flags: prompts in AdvBench's format, instructions with answers, and sentences in the tiny vocabulary."""
+    (tmp_path / "goals.csv").write_text(
+        "goal,target\n" + "".join(f"{words(*range(100 + n, 106 + n))},x\n" for n in range(8))
+    )
+    (tmp_path / "calm.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {"instruction": words(*range(200 + n, 206 + n)), "answer": words(300 + n) if n % 2 else None}
+            )
+            + "\n"
+            for n in range(4)
+        )
+    )
+    (tmp_path / "sentences.yaml").write_text(
+        f"safe: [{words(40, 41, 42)}, {words(50, 51)}]\nharmful: [{words(60, 61)}, {words(70, 71, 72)}]\n"
+    )
+    return [
+        "--data", tmp_path / "goals.csv", "--column", "goal", "--benign", tmp_path / "calm.jsonl",
+        "--benign-column", "instruction", "--sentences", tmp_path / "sentences.yaml",
+        "--set", "length=24", "--set", "window_start=6", "--set", "window_end=14", "--set", "lr=1e-3",
+        "--set", "log_steps=1", "--set", "save_steps=1",
+    ]  # fmt: skip
+
+
+def test_files_become_an_adapter_and_a_finished_one_is_kept(midward, files, llada_folder, tmp_path):
+    out = tmp_path / "adapter"
+    command = ["align", "--model", llada_folder, "--device", "cpu", "--out", out, *files]
+    result = midward(*command)
+    assert result.exit_code == 0, result.stderr
+    assert "mosa, stable: 8 harmful and 4 benign prompts" in result.stderr
+    steps = [line for line in result.stderr.splitlines() if line.startswith("step ")]
+    assert len(steps) == 2
+    assert all(part in steps[-1] for part in ("reward", "pos", "neg", "KL", "over-refusal"))
+    record = json.loads((out / "align.json").read_text())
+    assert record["config"]["lr"] == 0.001 and record["finished"]
+    model = library.load(llada_folder, adapter=out, device="cpu")
+    assert model.fingerprint != library.load(llada_folder, device="cpu").fingerprint
+
+    before = (out / "adapter_model.safetensors").read_bytes()
+    assert "is finished already (2 steps)" in midward(*command).stderr
+    refused = midward(*command, "--seed", 1)
+    assert refused.exit_code == 2 and "seed 0 there, 1 here" in refused.stderr
+    assert (out / "adapter_model.safetensors").read_bytes() == before
+    assert midward(*command, "--seed", 1, "--overwrite").exit_code == 0
+    assert (out / "adapter_model.safetensors").read_bytes() != before
+
+
+def test_method_and_objective_reach_the_run_and_length_is_the_models(
+    midward, files, llada_folder, tmp_path, monkeypatch
+):
+    seen = {}
+
+    def run(model, data, out, **settings):
+        seen.update(settings, data=data)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("midward.alignment.align", run)
+    kept = files[: files.index("--set")]
+    result = midward(
+        "align", "--model", llada_folder, "--out", tmp_path / "o", "--method", "initial", "--objective", "paper",
+        "--seed", 3, *kept,
+    )  # fmt: skip
+    assert result.exit_code == 2 and result.stderr.endswith("error: enough\n")
+    assert (seen["method"], seen["recipe"], seen["seed"], seen["length"]) == ("initial", "paper", 3, 128)
+    assert seen["data"][0] == words(*range(100, 106))
+    assert seen["benign"][:2] == [words(*range(200, 206)), (words(*range(201, 207)), words(301))]
+    assert list(seen["sentences"].harmful) == [words(60, 61), words(70, 71, 72)]
+
+
+def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeypatch):
+    from midward import sandbox
+
+    seen = {}
+
+    def run(model, data, out, **settings):
+        seen.update(settings, data=data)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("midward.load", lambda name, **kwargs: llada, raising=False)
+    monkeypatch.setattr("midward.alignment.align", run)
+    result = midward("align", "--out", tmp_path / "o", "--set", "lr=0.5")
+    assert result.exit_code == 2 and result.stderr.endswith("error: enough\n")
+    assert seen["data"] == sandbox.alignment_prompts(3000)
+    assert seen["benign"] == sandbox.instructions(3000)
+    assert (seen["sentences"].safe, seen["sentences"].harmful) == sandbox.sentences(opening=False)
+    assert seen["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--set", "lrr=1"], "unknown setting 'lrr'. Did you mean 'lr'?"),
+        (["--set", "lr=-1"], "lr: "),
+        (["--set", "lr"], "--set takes KEY=VALUE; received 'lr'"),
+        (["--set", "recipe=paper"], "--set recipe: use --objective"),
+        (["--set", "lr=["], "--set lr: '[' is no value"),
+        (["--column", "prompt"], "has no column 'prompt'"),
+        (["--data", "nothing.csv"], "there is no file nothing.csv"),
+        (["--sentences", "GOALS"], "must hold the lists `safe` and `harmful`"),
+        (["--sentences", "nothing.yaml"], "No such file"),
+    ],
+)
+def test_bad_settings_are_told_before_training(midward, files, llada_folder, tmp_path, change, message):
+    change = [arg.replace("GOALS", str(tmp_path / "goals.csv")) for arg in change]
+    result = midward("align", "--model", llada_folder, "--out", tmp_path / "adapter", *files, *change)
+    assert result.exit_code == 2 and message in result.stderr
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_data_must_be_given_for_other_models_and_hold_no_empty_prompt(midward, llada_folder, tmp_path):
+    result = midward("align", "--model", llada_folder, "--out", tmp_path / "adapter")
+    assert result.exit_code == 2 and "--data is needed for --model" in result.stderr
+    (tmp_path / "p.jsonl").write_text('{"prompt": "t30"}\n{"prompt": ""}\n')
+    result = midward(
+        "align", "--model", llada_folder, "--out", tmp_path / "adapter", "--data", tmp_path / "p.jsonl"
+    )
+    assert result.exit_code == 2 and "row 1 has an empty 'prompt'; remove it" in result.stderr
+
+
+def test_a_recipe_may_set_alignment_numbers(midward, files, llada_folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {llada_folder}\ndata: {tmp_path / 'goals.csv'}\ncolumn: goal\nobjective: paper\n"
+        f"sentences: {tmp_path / 'sentences.yaml'}\n"
+        "set: {length: 24, window_start: 6, window_end: 14, lr: 1e-3, negative_floor: null, max_steps: 1,\n"
+        "  log_steps: 1}\n"
+    )
+    result = midward("align", "--recipe", recipe, "--out", tmp_path / "adapter")
+    assert result.exit_code == 0, result.stderr
+    config = json.loads((tmp_path / "adapter" / "align.json").read_text())["config"]
+    assert config["lr"] == 0.001 and config["negative_floor"] is None and config["recipe"] == "paper"

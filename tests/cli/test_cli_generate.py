@@ -1,0 +1,152 @@
+"""`midward generate`, and that kill -9 does it no harm."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def read(path):
+    # Not splitlines(): a text may hold U+2028 and its like.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")]
+
+
+def timeless(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_one_prompt_goes_to_stdout_and_nothing_else_does(midward, tiny, llada):
+    result = midward("generate", "t30 t31", *tiny)
+    assert result.exit_code == 0
+    assert result.stdout == llada.generate("t30 t31", length=12, steps=6)[0].text + "\n"
+
+
+def test_a_file_in_advbenchs_format(midward, tiny, llada, advbench, tmp_path):
+    out = tmp_path / "deep" / "out.jsonl"
+    result = midward("generate", *tiny, "--prompts", advbench, "--column", "goal", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert "5 rows in" in result.stderr
+    assert "1 of them without a response; the first: row 3 has an empty prompt" in result.stderr
+    rows = read(out)
+    assert [row["prompt"] for row in rows] == [
+        't30 "t31", t32', "t33\nt34\r\nt35", "t36 é 😀 \u2028 t37", "", "[bold]t38[/bold]",
+    ]  # fmt: skip
+    assert [row["target"] for row in rows][1:3] == ['a "quoted" one', ""]
+    for row in rows[:3]:
+        assert row["response"] == llada.generate(row["prompt"], length=12, steps=6)[0].text
+
+    again = midward("generate", *tiny, "--prompts", advbench, "--column", "goal", "--out", out)
+    assert again.exit_code == 0 and read(out) == rows
+    other = midward("generate", *tiny, "--prompts", advbench, "--column", "goal", "--out", out, "--seed", 1)
+    assert other.exit_code == 2 and "seed 0 there, 1 here" in other.stderr and read(out) == rows
+
+
+def test_jsonl_and_limit(midward, tiny, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"t{n}", "n": n}) + "\n" for n in range(30, 36)))
+    result = midward("generate", *tiny, "--prompts", path, "--out", tmp_path / "out.jsonl", "--limit", 2)
+    assert result.exit_code == 0
+    assert [row["n"] for row in read(tmp_path / "out.jsonl")] == [30, 31]
+
+
+def test_kill_9_and_the_same_command_again(midward, llada_folder, tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"t{30 + n} " * (1 + n % 5)}) + "\n" for n in range(24)))
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    command = [
+        "generate", "--model", str(llada_folder), "--device", "cpu", "--length", "40", "--steps", "40",
+        "--batch-size", "2", "--prompts", str(prompts),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from midward.cli import main; main()", *command, "--out", str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 600  # a busy machine may take minutes to import torch
+        while not (out.exists() and out.read_bytes().count(b"\n") >= 3):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    killed = out.read_bytes()
+    assert 3 <= killed.count(b"\n") < 24
+
+    assert midward(*command, "--out", out).exit_code == 0
+    assert out.read_bytes().startswith(killed[: killed.rfind(b"\n") + 1])
+    assert midward(*command, "--out", whole).exit_code == 0
+    assert timeless(read(out)) == timeless(read(whole))
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ([], 'give a prompt (midward generate "...") or --prompts FILE'),
+        (["hello", "--prompts", "GOALS"], "one of them"),
+        (["hello", "--out", "OUT"], "--out goes with --prompts"),
+        (["  "], "the prompt is empty"),
+        (["--prompts", "GOALS"], "--prompts needs --out FILE.jsonl"),
+        (["--prompts", "DIR/gaols.csv", "--out", "OUT"], "there is no file"),
+        (["--prompts", "GOALS", "--out", "OUT"], "has no column 'prompt'. Its columns: goal, target."),
+        (["--prompts", "GOALS", "--out", "OUT", "--column", "goals"], "Did you mean 'goal'?"),
+        (
+            ["--prompts", "GOALS", "--out", "GOALS", "--column", "goal"],
+            "is the file of prompts; give another one",
+        ),
+        (["--prompts", "GOALS", "--out", "DIR", "--column", "goal"], "is a folder; give the path of a file"),
+        (["--prompts", "GOALS", "--out", "GOALS/x.jsonl", "--column", "goal"], "can't be written"),
+        (["--prompts", "GOALS", "--out", "/proc/x.jsonl", "--column", "goal"], "can't be written"),
+        (
+            ["--prompts", "GOALS", "--out", "OUT", "--column", "goal", "--overwrite", "--limit", "0"],
+            "--limit",
+        ),
+    ],
+)
+def test_bad_arguments_are_told_before_a_model_is_loaded(
+    midward, advbench, tmp_path, monkeypatch, args, message
+):
+    monkeypatch.setattr("midward.load", lambda *args, **kwargs: pytest.fail("loaded"), raising=False)
+    before = advbench.read_bytes()
+    places = {"GOALS": advbench, "OUT": tmp_path / "out.jsonl", "DIR": tmp_path}
+    for name, place in places.items():
+        args = [arg.replace(name, str(place)) for arg in args]
+    result = midward("generate", *args)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert message in result.stderr
+    assert advbench.read_bytes() == before and not (tmp_path / "out.jsonl").exists()
+
+
+def test_settings_that_cannot_be_leave_no_file(midward, tiny, advbench, tmp_path):
+    out = tmp_path / "out.jsonl"
+    result = midward(
+        "generate", *tiny, "--block", 50, "--prompts", advbench, "--column", "goal", "--out", out
+    )
+    assert result.exit_code == 2 and "block must be between 1 and length=12; received 50" in result.stderr
+    assert not out.exists()
+
+
+def test_an_autoregressive_model_answers_too(midward, llama_folder, tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "t30"}\n{"prompt": "t31 t32"}\n')
+    out = tmp_path / "out.jsonl"
+    result = midward(
+        "generate",
+        "--model",
+        llama_folder,
+        "--device",
+        "cpu",
+        "--length",
+        6,
+        "--prompts",
+        prompts,
+        "--out",
+        out,
+    )
+    assert result.exit_code == 0, result.stderr
+    assert [row["nfe"] <= 6 and isinstance(row["response"], str) for row in read(out)] == [True, True]
