@@ -173,6 +173,7 @@ def main():
         "--steps", type=int, default=32, help="a multiple of 4; the ratios hardly depend on it"
     )
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # a long run shows each line as it comes
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
 
     for name in options.shape:
@@ -200,7 +201,6 @@ def main():
         temperature(model, repeats=max(3, repeats), device=options.device)
         if options.device == "cuda":
             print(f"  peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-        sys.stdout.flush()
 
 
 if __name__ == "__main__":
