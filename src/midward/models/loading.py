@@ -1,5 +1,7 @@
 """`load`: from a name to a `LanguageModel`, with every failure told before anything big is read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
@@ -8,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from . import autoregressive, llada
 from ._adapter import attach
@@ -16,6 +19,9 @@ from .errors import ModelError, did_you_mean
 from .language_model import LanguageModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: From this many parameters on, loading is slow enough to show its progress.
+_LARGE = 100_000_000
 
 #: Diffusion families that are known and not loaded yet, by a part of their architecture's name.
 _NOT_YET = ("Dream", "LLaDAMoE", "LLaDA2", "SDAR", "MMada", "DiffuCoder", "DiffusionGemma")
@@ -40,15 +46,18 @@ def load(
     folder = _folder(str(name))
     raw = read_json(folder / "config.json")
     kind = _kind(folder, raw)
-    require_memory(parameter_count(weight_files(folder)), device, dtype)
+    parameters = parameter_count(weight_files(folder))
+    require_memory(parameters, device, dtype)
     tokenizer = _tokenizer(folder, kind)
 
-    if kind == "llada":
-        family = llada.family(raw, tokenizer)
-        network: Any = llada.read(folder, raw, device, dtype)
-    else:
-        network = autoregressive.read(folder, raw, device, dtype)
-        family = autoregressive.family(folder, raw, tokenizer, network)
+    network: Any
+    with _quiet(parameters):
+        if kind == "llada":
+            family = llada.family(raw, tokenizer)
+            network = llada.read(folder, raw, device, dtype)
+        else:
+            network = autoregressive.read(folder, raw, device, dtype)
+            family = autoregressive.family(folder, raw, tokenizer, network)
     own_sampling = _own_sampling(folder)
     if own_sampling:
         family = replace(family, sampling={**family.sampling, **own_sampling})
@@ -60,6 +69,19 @@ def load(
         model.network = attach(network, Path(adapter), str(name))
         model.adapter = str(adapter)
     return model
+
+
+@contextmanager
+def _quiet(parameters: int) -> Iterator[None]:
+    """No progress bar of transformers' for a model that is read in a moment; a large one keeps it."""
+    shown = logging.is_progress_bar_enabled()
+    if parameters < _LARGE:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @torch.no_grad()
