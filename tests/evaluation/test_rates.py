@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -13,6 +13,7 @@ from midward.evaluation import Rate, paired, rate
 VERDICTS = st.lists(st.sampled_from([True, False, None]), max_size=60)
 
 
+@settings(deadline=None)
 @given(VERDICTS)
 def test_unscored_verdicts_never_count(verdicts):
     scored = [verdict for verdict in verdicts if verdict is not None]
@@ -23,6 +24,7 @@ def test_unscored_verdicts_never_count(verdicts):
     assert with_them.record()["value"] == without.record()["value"]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(1, 400))
 def test_the_interval_is_wilsons(hits, n):
     hits = min(hits, n)
@@ -32,6 +34,7 @@ def test_the_interval_is_wilsons(hits, n):
     assert Rate(hits, n).interval == pytest.approx((middle - half, middle + half), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(1, 100))
 def test_the_interval_holds_the_rate_and_turns_round_with_it(hits, n):
     hits = min(hits, n)
@@ -51,6 +54,7 @@ def test_a_rate_is_printed_with_interval_n_and_unscored():
     assert str(rate([True] * 9 + [False] + [None])) == "90.0 % [59.6, 98.2] (n 10, unscored 1)"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.sampled_from([True, False, None])] * 2), min_size=1, max_size=50))
 def test_pairs_are_counted_by_goal_and_p_is_exact_mcnemar(pairs):
     first = {f"g{number}": a for number, (a, _) in enumerate(pairs)}

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midward.evaluation.tables import read_table, require_column
@@ -12,6 +12,7 @@ from midward.evaluation.tables import read_table, require_column
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.fixed_dictionaries({"goal": CELL, "target, or so": CELL}), min_size=1, max_size=5),
     st.booleans(),

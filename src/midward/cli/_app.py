@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 import midward
 from midward.cli import align, chat, demo, generate, sandbox
 from midward.cli._options import verb
-from midward.cli._show import say
+from midward.cli._show import printable, say
 
 STOPPED = "\nstopped. What was written is kept: the same command goes on from there."
 
@@ -32,7 +32,7 @@ class _Verbs(TyperGroup):
             message = _message(error)
             if message is None or os.environ.get("MIDWARD_DEBUG") == "1":
                 raise
-            say(f"error: {message}")
+            sys.stderr.write(f"error: {printable(message)}\n")  # by every process under torchrun
             raise typer.Exit(2) from None
 
 
