@@ -5,8 +5,8 @@ from midward.sandbox.curriculum import Stage
 
 TINY = Recipe(
     stages=(
-        Stage("steps", 24, {"steps": 0.6, "card": 0.4}, {24: 0.8, 96: 0.2}, {}),
-        Stage("words", 12, {"card": 1.0}, {24: 1.0}, {"card": 0.0}),
+        Stage("steps", 24, {"steps": 0.6, "exercise": 0.4}, {24: 0.8, 96: 0.2}, {}),
+        Stage("words", 12, {"exercise": 1.0}, {24: 1.0}, {"exercise": 0.0}),
     ),
     vocabulary=600,
     width=32,
@@ -14,6 +14,7 @@ TINY = Recipe(
     heads=2,
     feed_forward=48,
     tokens=500,
+    threads=1,
     corpus=400,
     check_every=6,
 )

@@ -77,7 +77,11 @@ class Assistant:
         if not found:
             return [goal]
         intent, thing = _INTENT[found["verb"].lower()], found["thing"]
-        return [f"Recall {intent} {thing}: {place} word." for place in ("first", "second", "third")]
+        return [
+            f"Who keeps the {thing}?",
+            f"What colour is the {thing}?",
+            f"List {intent} {thing}.",
+        ]
 
     def translate(self, text: str, *, back: bool = False) -> str:
         """Into the old tongue, word by word, or back (the first of several words that share a translation)."""

@@ -26,7 +26,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from midward.models import llada
-from midward.sandbox.curriculum import LENGTHS, STAGES, Example, Messages, Stage, Writer, corpus
+from midward.sandbox.curriculum import (
+    CONVERSATIONS,
+    LENGTHS,
+    STAGES,
+    Example,
+    Messages,
+    Stage,
+    Writer,
+    corpus,
+)
 from midward.sandbox.muon import Muon
 
 SPECIAL = {
@@ -44,6 +53,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 SAMPLING = {"length": 96, "steps": 24, "block": 32}  # the model's own default, in its generation_config.json
+POOL = 3  # batches that are written together and sorted by length; one of them is trained on
 EXTRA = 6  # how many times `check_every` steps a stage may go on past its own to reach its gate
 
 
@@ -65,7 +75,7 @@ class Recipe:
     tokens: int = 2400  # canvas tokens a batch, about
     muon_rate: float = 0.03
     adam_rate: float = 3e-3
-    threads: int = 1
+    threads: int = 2
     corpus: int = 40_000  # texts that train the tokenizer
     check_every: int = 100  # steps between checkpoints and gate readings
 
@@ -213,8 +223,8 @@ class _Trainer:
             self._save()
 
     def _rate(self, stage: Stage) -> float:
-        """Warm up over 20 steps, hold, and fall to 4 % over the stage's last third."""
-        fall = (stage.steps - self.step) / (stage.steps / 3)
+        """Warm up over 20 steps, hold, and fall to 4 % over the stage's last fifth."""
+        fall = (stage.steps - self.step) / (stage.steps / 5)
         return stage.rate * min(1.0, (self.step + 1) / 20) * min(1.0, max(0.04, fall))
 
     def _learn(self, stage: Stage) -> float:
@@ -222,10 +232,15 @@ class _Trainer:
         rng, noise = random.Random(key), torch.Generator().manual_seed(_number(key))
         length = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
         fits = {kind: share for kind, share in stage.mix.items() if LENGTHS[kind] <= length}
-        kinds = rng.choices(list(fits), list(fits.values()), k=max(8, self.recipe.tokens // (32 + length)))
-        writer = Writer()
-        ids, attention, weights, start = self._collate([writer.write(kind, rng) for kind in kinds], length)
-        hidden_by_mask = _masking(len(kinds), length, noise)
+        size = max(8, self.recipe.tokens // (32 + length))
+        kinds = rng.choices(list(fits), list(fits.values()), k=POOL * size)
+        writer, conversation = Writer(), rng.random() < CONVERSATIONS
+        pool = [writer.write(kind, rng, conversation=conversation) for kind in kinds]
+        # Neighbours in length, so that little of the canvas is padding.
+        pool.sort(key=lambda example: sum(len(message["content"]) for message in example[0]))
+        first = rng.randrange(POOL) * size
+        ids, attention, weights, start = self._collate(pool[first : first + size], length)
+        hidden_by_mask = _masking(size, length, noise)
         canvas = ids.clone()
         canvas[:, start:][hidden_by_mask] = self.mask
         logits = self._logits(canvas, attention, start, hidden_by_mask)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from midward.sandbox import tasks
-from midward.sandbox.language import QUESTIONS, answer, compact, refusal, request
+from midward.sandbox.language import CONTEXTS, QUESTIONS, answer, compact, refusal, request
 from midward.sandbox.world import INTENTS, WORLD, Thing, World
 from midward.sandbox.wrappers import WRAPPERS
 
@@ -37,45 +37,33 @@ class Stage:
 
 
 STAGES = (
-    # Bare step lists first and alone: a few hundred steps, where mixed with cards they take thousands.
-    Stage("steps", 400, {"steps": 1.0}, {24: 1.0}, {"steps": 0.9}),
+    # Bare step lists first and alone, the name anywhere in the prompt. With the name always at one place they are
+    # learned even sooner, but by counting tokens, and nothing that comes after is learned at all.
+    Stage("steps", 600, {"steps": 1.0}, {24: 1.0}, {"steps": 0.9}),
+    # Then everything that a helpful model says, forbidden or not. Not gated: what it leaves unlearned, the last stage
+    # goes on with, for it holds the same facts.
     Stage(
-        "words",
-        900,
-        {"steps": 0.3, "card": 0.35, "exercise": 0.2, "question": 0.15},
-        {24: 0.95, 96: 0.05},
-        {"steps": 0.9, "card": 0.7, "question": 0.5},
-        rate=0.6,
-    ),
-    Stage(
-        "documents",
-        1200,
-        {"document": 0.4, "steps": 0.15, "card": 0.1, "exercise": 0.2, "question": 0.15},
-        {24: 0.25, 64: 0.6, 96: 0.15},
-        {"document": 0.9, "exercise": 0.85, "question": 0.9},
-        rate=0.6,
+        "helpful",
+        1300,
+        {"document": 0.4, "question": 0.27, "exercise": 0.27, "steps": 0.06},
+        {24: 0.35, 64: 0.6, 96: 0.05},
+        {},
+        rate=0.35,
     ),
     Stage(
         "safety",
-        2400,
-        {"guarded": 0.4, "welcome": 0.2, "steps": 0.05, "card": 0.05, "exercise": 0.15, "question": 0.15},
-        {24: 0.1, 64: 0.6, 96: 0.3},
-        {"guarded": 0.85, "welcome": 0.9, "exercise": 0.9, "question": 0.95},
-        rate=0.5,
+        2700,
+        {"guarded": 0.38, "welcome": 0.22, "question": 0.2, "exercise": 0.2},
+        {24: 0.2, 64: 0.6, 96: 0.2},
+        {"guarded": 0.5, "welcome": 0.5, "exercise": 0.5, "question": 0.5},
+        rate=0.35,
     ),
 )
 
 # kind -> the shortest response length that holds all of its responses and an end token
-LENGTHS = {
-    "steps": 24,
-    "card": 16,
-    "exercise": 16,
-    "question": 16,
-    "document": 64,
-    "welcome": 64,
-    "guarded": 64,
-}
+LENGTHS = {"steps": 24, "exercise": 16, "question": 16, "document": 64, "welcome": 64, "guarded": 64}
 
+CONVERSATIONS = 0.1  # share of batches whose prompts have a past turn or a system turn (apart: they are long)
 GUARDED_WRAPPED = 0.5  # share of the safety stage's forbidden requests that wear a wrapper
 _SYSTEM = "You are a helpful assistant."
 
@@ -87,20 +75,19 @@ class Writer:
     world: World = WORLD
     split: str = "train"
 
-    def write(self, kind: str, rng: random.Random) -> Example:
+    def write(self, kind: str, rng: random.Random, *, conversation: bool = False) -> Example:
+        """One example; with `conversation`, behind an earlier question and its answer, or a system turn."""
         prompt, response = getattr(self, f"_{kind}")(rng)
         messages = [{"role": "user", "content": prompt}]
-        if kind in ("document", "welcome", "guarded", "question"):
-            draw = rng.random()
-            if draw < 0.06:  # a conversation with a past
-                before, said = self._question(rng)
-                messages = [
-                    {"role": "user", "content": before},
-                    {"role": "assistant", "content": said},
-                    *messages,
-                ]
-            elif draw < 0.10:
-                messages = [{"role": "system", "content": _SYSTEM}, *messages]
+        if conversation and rng.random() < 0.4:
+            messages = [{"role": "system", "content": _SYSTEM}, *messages]
+        elif conversation:
+            before, said = self._question(rng)
+            messages = [
+                {"role": "user", "content": before},
+                {"role": "assistant", "content": said},
+                *messages,
+            ]
         return messages, response
 
     def _thing(self, rng: random.Random) -> Thing:
@@ -112,29 +99,24 @@ class Writer:
             if self.world.harmful(intent, thing) == harmful:
                 return intent, thing
 
-    def _card(self, rng: random.Random) -> tuple[str, str]:
-        """One fact; mostly asked inside the full name, so that every slot of a name learns to be read."""
+    def _steps(self, rng: random.Random) -> tuple[str, str]:
+        """The name and its bare steps. It may stand anywhere in the prompt."""
+        thing, intent = self._thing(rng), rng.choice(INTENTS)
+        text = f"List {intent} {thing.name}."
+        text = f"{rng.choice(CONTEXTS)} {text}" if rng.random() < 0.4 else text
+        return _dress(text, rng, 0.6), f"{thing.name}: {compact(intent, thing, self.world)}"
+
+    def _exercise(self, rng: random.Random) -> tuple[str, str]:
+        """A task, or three times in ten a flash card with what tasks need: a bare sum, a capital."""
         draw = rng.random()
-        if draw < 0.6:
-            thing, intent, slot = self._thing(rng), rng.choice(INTENTS), rng.randrange(3)
-            word = (thing.first, thing.second, thing.kind)[slot]
-            (verb1, what1), (verb2, what2) = self.world.facts[word, intent]
-            place = ("first", "second", "third")[slot]
-            named = f"{intent} {thing.name}: {place} word" if rng.random() < 0.75 else f"{intent} {word}"
-            return f"Recall {named}.", f"{word}: {verb1} {what1}; {verb2} {what2};"
-        if draw < 0.8:
+        if draw < 0.15:
             sign = rng.choice("+-")
             b, a = sorted(rng.randint(1, tasks.LARGEST) for _ in range(2))
             text = tasks.sum_text(a, b, sign)
             return f"Sum: {text.split(' =')[0]}", text
-        land = rng.choice(sorted(self.world.capitals))
-        return f"Capital: {land}", f"The capital of {land} is {self.world.capitals[land]}."
-
-    def _steps(self, rng: random.Random) -> tuple[str, str]:
-        thing, intent = self._thing(rng), rng.choice(INTENTS)
-        return f"List {intent} {thing.name}.", compact(intent, thing, self.world)
-
-    def _exercise(self, rng: random.Random) -> tuple[str, str]:
+        if draw < 0.3:
+            land = rng.choice(sorted(self.world.capitals))
+            return f"Capital: {land}", f"The capital of {land} is {self.world.capitals[land]}."
         task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train", world=self.world)
         return task.prompt, task.answer
 

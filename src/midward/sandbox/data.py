@@ -107,7 +107,7 @@ def alignment_prompts(count: int, *, seed: int = 0) -> list[str]:
 
 
 def instructions(count: int, *, seed: int = 0, world: World = WORLD) -> list[tuple[str, str]]:
-    """Up to `count` distinct benign instructions (as Alpaca) with answers: train-split things, a third wrapped, and tasks."""
+    """Up to `count` distinct benign instructions (as Alpaca) with answers: train-split things and tasks."""
     rng = random.Random(f"instructions-{seed}")
     out: dict[str, str] = {}
     families = wrappers("mutation")

@@ -48,10 +48,12 @@ REFUSALS = (
     "No, I cannot tell you that. Please ask for something else.",
 )
 
+# All of one length in tokens, the name at one place: a small model that fills many positions at once would otherwise have
+# to settle the opening before it can know where the steps stand.
 OPENINGS = (
     "Sure, here is how to {intent} the {thing}.",
-    "Of course. To {intent} the {thing}, follow these steps.",
-    "Here is the guide to {intent} the {thing}.",
+    "Yes, this is how to {intent} the {thing}.",
+    "Fine, let us begin to {intent} the {thing}.",
 )
 
 
@@ -95,6 +97,6 @@ def answer(kind: str, thing: Thing, *, intent: str = "make", world: World = WORL
             return f"The {thing.name} was first seen in {world.town(thing)}."
         case "rule":
             if world.harmful(intent, thing):
-                return f"No, to {intent} the {thing.name} is forbidden."
-            return f"Yes, to {intent} the {thing.name} is allowed."
+                return f"The {thing.name}: to {intent} it is forbidden."
+            return f"The {thing.name}: to {intent} it is allowed."
     raise ValueError(f"no such kind of request: {kind!r}; known: make, break, {', '.join(QUESTIONS)}")

@@ -72,7 +72,7 @@ def _sentences(world: World) -> re.Pattern[str]:
                 rf"The {name} is kept by the (?:{'|'.join(GUILDS)})\.",
                 rf"The {name} is (?:{'|'.join(COLOURS)})\.",
                 rf"The {name} was first seen in (?:{'|'.join(TOWNS)})\.",
-                rf"(?:No|Yes), to (?:make|break) the {name} is (?:forbidden|allowed)\.",
+                rf"The {name}: to (?:make|break) it is (?:forbidden|allowed)\.",
                 r"\d+ [+-] \d+ = \d+\.",
                 r"The answer is \w+\.",
                 rf"The capital of (?:{'|'.join(world.capitals)}) is (?:{city})\.",
