@@ -210,7 +210,7 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> None:
         differences = _differences(before, record)
         if differences:
             raise AlignError(
-                f"{out} holds another run: {'; '.join(differences)}. Choose another folder or overwrite=True."
+                f"{out} holds another run: {'; '.join(differences)}. Choose another folder, or overwrite it (overwrite=True, --overwrite)."
             )
         for torn in (out / CHECKPOINTS).glob("checkpoint-*"):
             if torn != last_checkpoint(out / CHECKPOINTS):
