@@ -210,7 +210,8 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> None:
         differences = _differences(before, record)
         if differences:
             raise AlignError(
-                f"{out} holds another run: {'; '.join(differences)}. Choose another folder, or overwrite it (overwrite=True, --overwrite)."
+                f"{out} holds another run: {'; '.join(differences)}. Choose another folder or "
+                "overwrite it (overwrite=True, --overwrite)."
             )
         for torn in (out / CHECKPOINTS).glob("checkpoint-*"):
             if torn != last_checkpoint(out / CHECKPOINTS):
@@ -269,8 +270,10 @@ def _arguments(
 def _adapted(model, config: AlignConfig) -> Iterator[None]:
     """`model` with a fresh LoRA adapter on it, and without it afterwards."""
     base, training = model.network, model.network.training
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(config.seed)
+        # peft remarks that the model was loaded from a folder: it is recorded under the name it was asked for by.
+        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*")
         model.network = get_peft_model(
             base,
             LoraConfig(
