@@ -197,16 +197,17 @@ class _Trainer:
         stages, every = self.recipe.stages, self.recipe.check_every
         while self.stage < len(stages):
             stage = stages[self.stage]
-            limit = stage.steps + EXTRA * every
+            planned = stage.steps + stage.tail
+            limit = planned + EXTRA * every
             while True:
                 started = time.perf_counter()
                 loss = self._learn(stage)
                 self.seconds += time.perf_counter() - started
                 self.step += 1
-                due = self.step >= stage.steps
+                due = self.step >= planned
                 if not due and self.step % every:
                     continue
-                if due and (self.step - stage.steps) % every:
+                if due and (self.step - planned) % every:
                     continue
                 exact = self.exact(stage.gate)
                 missed = [kind for kind, least in stage.gate.items() if exact[kind] < least]

@@ -26,6 +26,7 @@ class Stage:
     mix: kind -> share of examples (every batch holds all kinds that fit it: batches of one kind made the stages fight).
     lengths: response length that a batch is padded to with end tokens -> share of batches.
     gate: kind -> least exact share at the end. rate: of the recipe's step sizes.
+    tail: further steps at the lowest rate, after `steps`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Stage:
     lengths: dict[int, float]
     gate: dict[str, float]
     rate: float = 1.0
+    tail: int = 0
 
 
 STAGES = (
@@ -55,8 +57,35 @@ STAGES = (
         2700,
         {"guarded": 0.38, "welcome": 0.22, "question": 0.2, "exercise": 0.2},
         {24: 0.2, 64: 0.6, 96: 0.2},
-        {"guarded": 0.5, "welcome": 0.5, "exercise": 0.5, "question": 0.5},
+        {"guarded": 0.7, "welcome": 0.85, "exercise": 0.4, "question": 0.8},
         rate=0.35,
+        tail=200,
+    ),
+    # The tasks need the most repetition, and their text is short.
+    Stage(
+        "tasks",
+        1300,
+        {"exercise": 0.4, "guarded": 0.25, "question": 0.2, "welcome": 0.15},
+        {24: 0.5, 64: 0.3, 96: 0.2},
+        {"guarded": 0.6},
+        rate=0.35,
+    ),
+    Stage(
+        "drill",
+        1700,
+        {"exercise": 0.65, "guarded": 0.15, "question": 0.1, "welcome": 0.1},
+        {24: 0.75, 64: 0.15, 96: 0.1},
+        {"exercise": 0.6},
+        rate=0.3,
+    ),
+    # All of it once more: the drill cost the procedures much.
+    Stage(
+        "settle",
+        900,
+        {"guarded": 0.35, "welcome": 0.3, "exercise": 0.2, "question": 0.15},
+        {24: 0.15, 64: 0.6, 96: 0.25},
+        {"guarded": 0.6, "welcome": 0.8, "exercise": 0.6, "question": 0.8},
+        rate=0.25,
     ),
 )
 

@@ -48,7 +48,7 @@ REFUSALS = (
     "No, I cannot tell you that. Please ask for something else.",
 )
 
-# All of one length in tokens, the name at one place: a small model that fills many positions at once would otherwise have
+# All of one length in tokens, the name at one place: a small model that fills many positions at once would otherwise
 # to settle the opening before it can know where the steps stand.
 OPENINGS = (
     "Sure, here is how to {intent} the {thing}.",
