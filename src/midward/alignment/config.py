@@ -81,7 +81,7 @@ class AlignConfig:
     kl_reduction: Literal["mean", "sum"] = "mean"
 
     negative_floor: NotNegative | None = 10.0
-    benign_beta: NotNegative = 5.0
+    benign_beta: NotNegative = 100.0
     benign_per_prompt: Count = 1
     reveal: Share = 0.0
     benign_reveal: Share = 0.5

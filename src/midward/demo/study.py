@@ -30,7 +30,7 @@ class Plan:
     seeds: int = 1
     arms: tuple[str, ...] = ("initial", "mosa")
     attacks: tuple[str, ...] = ATTACKS
-    steps: int = 100
+    steps: int = 80
     split: str = "test"
     overrides: dict[str, Any] = field(default_factory=dict)  # fields of AlignConfig, for every arm
 
@@ -47,14 +47,14 @@ class Plan:
 SANDBOX_RECIPE: dict[str, Any] = {
     "length": 96,
     "batch_size": 8,
-    "lr": 1e-3,
+    "lr": 7e-4,
     "clip": 1.0,
     "negative_floor": 10.0,
-    "benign_beta": 5.0,
+    "benign_beta": 100.0,
     "log_steps": 5,
-    "save_steps": 25,
+    "save_steps": 20,
 }
-PAPER_SCALE: dict[str, Any] = {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 25}
+PAPER_SCALE: dict[str, Any] = {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 20}
 PROMPTS = 3000  # the paper's number of training prompts
 
 Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many

@@ -61,32 +61,6 @@ STAGES = (
         rate=0.35,
         tail=200,
     ),
-    # The tasks need the most repetition, and their text is short.
-    Stage(
-        "tasks",
-        1300,
-        {"exercise": 0.4, "guarded": 0.25, "question": 0.2, "welcome": 0.15},
-        {24: 0.5, 64: 0.3, 96: 0.2},
-        {"guarded": 0.6},
-        rate=0.35,
-    ),
-    Stage(
-        "drill",
-        1700,
-        {"exercise": 0.65, "guarded": 0.15, "question": 0.1, "welcome": 0.1},
-        {24: 0.75, 64: 0.15, 96: 0.1},
-        {"exercise": 0.6},
-        rate=0.3,
-    ),
-    # All of it once more: the drill cost the procedures much.
-    Stage(
-        "settle",
-        900,
-        {"guarded": 0.35, "welcome": 0.3, "exercise": 0.2, "question": 0.15},
-        {24: 0.15, 64: 0.6, 96: 0.25},
-        {"guarded": 0.6, "welcome": 0.8, "exercise": 0.6, "question": 0.8},
-        rate=0.25,
-    ),
 )
 
 # kind -> the shortest response length that holds all of its responses and an end token
