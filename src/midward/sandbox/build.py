@@ -274,7 +274,7 @@ class _Trainer:
         The response is padded with end tokens, as LLaDA's is; those after the first weigh a tenth, for there are many.
         """
         prompts = [self._prompt(m) for m, _ in examples]
-        responses = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for _, text in examples]
+        responses = [self.tokenizer.encode(text, add_special_tokens=False)[:length] for _, text in examples]
         start = max(map(len, prompts))
         ids = torch.full((len(examples), start + length), self.end)
         attention = torch.ones_like(ids, dtype=torch.bool)
