@@ -13,7 +13,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -376,9 +376,3 @@ def _masking(size: int, length: int, noise: torch.Generator) -> Tensor:
 
 def _number(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
-
-
-def quick(seconds_scale: float = 0.2) -> Recipe:
-    """A recipe that learns only the first stage, in about a minute: for tests and for trying a change."""
-    words = replace(STAGES[0], steps=max(20, int(STAGES[0].steps * seconds_scale)), gate={})
-    return Recipe(stages=(words,))
