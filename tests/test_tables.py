@@ -6,8 +6,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from midward._tables import read_table, require_column
+from midward._tables import read_table, require_column, write_table
 
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
@@ -80,3 +81,23 @@ def test_a_missing_column_names_those_there():
         ValueError, match=r"t.csv has no column 'goals'. Did you mean 'goal'\? Its columns: goal, target"
     ):
         require_column(rows, "goals", "t.csv")
+
+
+def test_written_tables_read_back_alike_in_both_formats(tmp_path):
+    rows = [{"a": 1, "text": 'x, "y"\nz'}, {"a": 2, "b": None, "list": [1, "é"]}]
+    csv_path, parquet_path = write_table(tmp_path / "new" / "out.v1", rows)
+    assert [csv_path.name, parquet_path.name] == ["out.v1.csv", "out.v1.parquet"]
+    expected = [
+        {"a": 1, "text": 'x, "y"\nz', "b": None, "list": None},
+        {"a": 2, "text": None, "b": None, "list": '[1, "é"]'},
+    ]
+    assert parquet.read_table(parquet_path).to_pylist() == expected
+    assert read_table(csv_path) == [
+        {name: "" if value is None else str(value) for name, value in row.items()} for row in expected
+    ]
+    assert sorted(path.name for path in csv_path.parent.iterdir()) == ["out.v1.csv", "out.v1.parquet"]
+
+
+def test_no_rows_to_write(tmp_path):
+    with pytest.raises(ValueError, match="no rows"):
+        write_table(tmp_path / "out", [])

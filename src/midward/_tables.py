@@ -1,16 +1,18 @@
-"""Rows of a CSV or JSONL file, read as they stand: quotes, newlines in fields, any script, any field length."""
+"""Tables: rows of a CSV or JSONL file, read as they stand, whatever their fields hold; results as CSV and parquet."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from midward._atomic import write_text
 from midward._hints import did_you_mean
 
 Row = dict[str, Any]
@@ -53,6 +55,37 @@ def require_column(rows: Sequence[Row], column: str, where: str | Path) -> None:
         raise ValueError(
             f"{where} has no column {column!r}.{did_you_mean(column, names)} Its columns: {', '.join(names)}."
         )
+
+
+def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write rows as `<stem>.csv` and `<stem>.parquet`, each whole or not at all; return both paths.
+
+    Columns are those of all rows, in the order they first appear; a value that a row lacks is empty there. A list or
+    mapping is written as JSON text. Raises ValueError without rows.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if not rows:
+        raise ValueError(f"there are no rows to write to {stem}.")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    plain = [{name: _plain(row.get(name)) for name in names} for row in rows]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "parquet")]
+    write_text(paths[0], text.getvalue())
+    part = paths[1].with_name(f"{paths[1].name}.part")
+    parquet.write_table(pa.Table.from_pylist(plain), part)
+    part.replace(paths[1])
+    return paths
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping | list | tuple) else value
 
 
 def _read_csv(path: Path) -> list[Row]:

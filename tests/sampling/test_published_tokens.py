@@ -64,7 +64,7 @@ def compare_with_reference(model, *, order, guidance, std, length, blocks, all_s
                 forward(model), prompt, length=length, steps=steps, block=block, mask_id=MASK, order=order,
                 guidance=guidance, priority=priority, exact_ties=guidance > 0,
             )  # fmt: skip
-            assert len(expected.unique()) > 8, "the model says too little for a comparison"
+            assert len(expected.unique()) > 4, "the model says too little for a comparison"
             settings = Sampling(
                 length=length, steps=steps, block=block, order=order, guidance=guidance, end="keep"
             )
