@@ -25,11 +25,15 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, texts and masks.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; the weights depend on their number.")] = 1,
+    kind: Annotated[
+        Literal["diffusion", "autoregressive"], typer.Option(help="The sandbox model, or its causal twin.")
+    ] = "diffusion",
 ) -> None:
     """Train the sandbox model from nothing. Run again, it goes on from its last checkpoint."""
     from midward.sandbox import build as room
+    from midward.sandbox.twin import TwinRecipe
 
-    recipe = room.Recipe(seed=seed, threads=threads)
+    recipe = (room.Recipe if kind == "diffusion" else TwinRecipe)(seed=seed, threads=threads)
     stages = ", ".join(f"{stage.name} {stage.steps}" for stage in recipe.stages)
     say(f"sandbox   seed {seed}, {threads} thread{'s' * (threads > 1)}, steps by stage: {stages}")
     with bar() as progress:

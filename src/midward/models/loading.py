@@ -22,6 +22,9 @@ from .language_model import LanguageModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+#: The models inside the package, and where in its sandbox room they lie.
+_EMBEDDED = {"sandbox": "weights", "sandbox-ar": "weights-ar"}
+
 #: From this many parameters on, loading is slow enough to show its progress.
 _LARGE = 100_000_000
 
@@ -35,7 +38,7 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
 ) -> LanguageModel:
-    """Load a checkpoint: "sandbox", a folder, or a Hub id ("org/model").
+    """Load a checkpoint: "sandbox", "sandbox-ar" (its autoregressive twin), a folder, or a Hub id ("org/model").
 
     adapter: a PEFT adapter folder made for this model (`LanguageModel.reference` turns it off again).
     device: "auto" (a CUDA device where there is one) or any torch device.
@@ -137,13 +140,13 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _folder(name: str) -> Path:
-    if name == "sandbox":
-        sandbox = Path(str(files("midward"))) / "sandbox" / "weights"
-        if not (sandbox / "config.json").is_file():
+    if name in _EMBEDDED:
+        embedded = Path(str(files("midward"))) / "sandbox" / _EMBEDDED[name]
+        if not (embedded / "config.json").is_file():
             raise ModelError(
-                f"the sandbox model isn't at {sandbox}; reinstall midward or run `midward sandbox build`."
+                f"the {name} model isn't at {embedded}; reinstall midward or run `midward sandbox build`."
             )
-        return sandbox
+        return embedded
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -151,7 +154,7 @@ def _folder(name: str) -> Path:
         raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
     if name.count("/") == 1 and not name.startswith((".", "~", "/")) and "\\" not in name:
         return _download(name)
-    hint = _nearest_folder(path) or did_you_mean(name, ["sandbox"])
+    hint = _nearest_folder(path) or did_you_mean(name, _EMBEDDED)
     raise ModelError(f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{hint}")
 
 

@@ -54,6 +54,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 SAMPLING = {"length": 96, "steps": 24, "block": 32}  # the model's own default, in its generation_config.json
+MAX_POSITIONS = 16_384
+Batch = tuple[Tensor, Tensor, Tensor, int]  # ids [B, P + L], attention mask, loss weights [B, L], and P
 POOL = 3  # batches that are written together and sorted by length; one of them is trained on
 EXTRA = 6  # how many times `check_every` steps a stage may go on past its own to reach its gate
 
@@ -83,6 +85,10 @@ class Recipe:
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
+    def trainer(self) -> type[Trainer]:
+        """Who trains such a model."""
+        return Trainer
+
 
 def build(
     out: str | Path,
@@ -108,13 +114,13 @@ def build(
     torch.set_num_threads(recipe.threads)
     try:
         tokenizer = _tokenizer(work, recipe)
-        trainer = _Trainer(recipe, tokenizer, work / "checkpoint.safetensors", out / "build.jsonl", progress)
+        learner = recipe.trainer()
+        trainer = learner(recipe, tokenizer, work / "checkpoint.safetensors", out / "build.jsonl", progress)
         trainer.run()
     finally:
         torch.set_num_threads(threads)
     tokenizer.save_pretrained(out)
-    llada.save(trainer.network, trainer.config, out)
-    (out / "generation_config.json").write_text(json.dumps({"midward_sampling": SAMPLING}, indent=1) + "\n")
+    trainer.save(out)
     write_text(done, json.dumps({"digest": recipe.digest(), **asdict(recipe)}, indent=1) + "\n")
     shutil.rmtree(work)
     return out
@@ -148,7 +154,9 @@ def _tokenizer(work: Path, recipe: Recipe) -> PreTrainedTokenizerFast:
     )
 
 
-class _Trainer:
+class Trainer:
+    """Trains a masked-diffusion model as a recipe says; what differs for other kinds of model is in few methods."""
+
     def __init__(
         self,
         recipe: Recipe,
@@ -160,19 +168,8 @@ class _Trainer:
         self.recipe, self.tokenizer, self.checkpoint, self.log = recipe, tokenizer, checkpoint, log
         self.progress = progress
         self.end, self.mask = (tokenizer.vocab[SPECIAL[key]] for key in ("end", "mask"))
-        self.config = llada.llada_config(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.width,
-            layers=recipe.layers,
-            heads=recipe.heads,
-            feed_forward=recipe.feed_forward,
-            max_length=16_384,
-            mask_id=self.mask,
-            end_id=self.end,
-            rope_theta=10_000.0,
-        )
         torch.manual_seed(recipe.seed)
-        self.network = llada.build(self.config)
+        self.network = self.make()
         self.network.train()
         inside: list[Tensor] = []
         outside: list[Tensor] = []
@@ -185,6 +182,49 @@ class _Trainer:
         self.stage, self.step = 0, 0
         self.seconds = 0.0
         self._restore()
+
+    # --- what is particular to masked diffusion
+
+    def make(self) -> Any:
+        """The network, with random weights."""
+        recipe = self.recipe
+        self.config = llada.llada_config(
+            vocab_size=len(self.tokenizer),
+            hidden_size=recipe.width,
+            layers=recipe.layers,
+            heads=recipe.heads,
+            feed_forward=recipe.feed_forward,
+            max_length=MAX_POSITIONS,
+            mask_id=self.mask,
+            end_id=self.end,
+            rope_theta=10_000.0,
+        )
+        return llada.build(self.config)
+
+    def save(self, out: Path) -> None:
+        """Write weights, config and default sampling."""
+        llada.save(self.network, self.config, out)
+        write_sampling(out, SAMPLING)
+
+    def loss(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
+        """Mean cross entropy at the positions that are hidden."""
+        ids, attention, weights, start = batch
+        size, length = weights.shape
+        hidden_by_mask = _masking(size, length, noise, stage.early)
+        canvas = ids.clone()
+        canvas[:, start:][hidden_by_mask] = self.mask
+        logits = self._logits(canvas, attention, start, hidden_by_mask)
+        losses = F.cross_entropy(logits, ids[:, start:][hidden_by_mask], reduction="none")
+        weights = weights[hidden_by_mask]
+        return (losses * weights).sum() / weights.sum()
+
+    def guess(self, batch: Batch) -> Tensor:
+        """The likeliest token of every response position [B, L], in one forward over a fully masked response."""
+        ids, attention, weights, start = batch
+        canvas = ids.clone()
+        canvas[:, start:] = self.mask
+        where = torch.ones_like(weights, dtype=torch.bool)
+        return self._logits(canvas, attention, start, where).argmax(-1).view(weights.shape)
 
     # --- the loop
 
@@ -238,14 +278,7 @@ class _Trainer:
         # Neighbours in length, so that little of the canvas is padding.
         pool.sort(key=lambda example: sum(len(message["content"]) for message in example[0]))
         first = rng.randrange(POOL) * size
-        ids, attention, weights, start = self._collate(pool[first : first + size], length)
-        hidden_by_mask = _masking(size, length, noise, stage.early)
-        canvas = ids.clone()
-        canvas[:, start:][hidden_by_mask] = self.mask
-        logits = self._logits(canvas, attention, start, hidden_by_mask)
-        losses = F.cross_entropy(logits, ids[:, start:][hidden_by_mask], reduction="none")
-        weights = weights[hidden_by_mask]
-        loss = (losses * weights).sum() / weights.sum()
+        loss = self.loss(self._collate(pool[first : first + size], length), stage, noise)
         rate = self._rate(stage)
         for optimizer, full in zip(
             self.optimizers, (self.recipe.muon_rate, self.recipe.adam_rate), strict=True
@@ -266,7 +299,7 @@ class _Trainer:
         ).last_hidden_state
         return self.network.lm_head(hidden[:, start:][where])
 
-    def _collate(self, examples: Sequence[Example], length: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    def _collate(self, examples: Sequence[Example], length: int) -> Batch:
         """Left-padded canvases [B, P + length], their mask, loss weights [B, length], and P.
 
         The response is padded with end tokens, as LLaDA's is; those after the first weigh a tenth, for there are many.
@@ -290,21 +323,16 @@ class _Trainer:
 
     @torch.no_grad()
     def exact(self, kinds: Iterable[str], length: int, count: int = 96) -> dict[str, float]:
-        """kind -> share of fresh tuning-split examples that one forward over a fully masked response gets right.
+        """kind -> share of fresh tuning-split examples whose response `guess` gets right to the last token.
 
         length: of the response. A short canvas may give the answer away, where it holds only one kind of answer.
         """
         out = {}
         for kind in kinds:
             rng, writer = random.Random(f"gate-{kind}"), Writer(split="tuning")
-            ids, attention, weights, start = self._collate(
-                [writer.write(kind, rng) for _ in range(count)], length
-            )
-            canvas = ids.clone()
-            canvas[:, start:] = self.mask
-            where = torch.ones(count, length, dtype=torch.bool)
-            guess = self._logits(canvas, attention, start, where).argmax(-1).view(count, length)
-            right = (guess == ids[:, start:]) | (weights < 1)
+            batch = self._collate([writer.write(kind, rng) for _ in range(count)], length)
+            ids, _, weights, start = batch
+            right = (self.guess(batch) == ids[:, start:]) | (weights < 1)
             out[kind] = round(right.all(1).float().mean().item(), 3)
         return out
 
@@ -360,6 +388,11 @@ class _Trainer:
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
             )
+
+
+def write_sampling(out: Path, sampling: dict[str, Any]) -> None:
+    """The checkpoint's own default sampling, where `midward.load` reads it."""
+    write_text(out / "generation_config.json", json.dumps({"midward_sampling": sampling}, indent=1) + "\n")
 
 
 def _masking(size: int, length: int, noise: torch.Generator, early: float = 0.0) -> Tensor:
