@@ -5,7 +5,7 @@ It serves comparisons of the two ways to write a response (SRI, claim S1); `midw
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,38 @@ from midward.sandbox.curriculum import STAGES, Stage
 
 SAMPLING = {"length": build.SAMPLING["length"], "steps": build.SAMPLING["length"]}
 
-# The same mixes in the same order. Every token of a response teaches in every step, so fewer steps are needed; what the
-# last stage is for, canvases with a few tokens revealed, a causal model doesn't have.
-_STEPS = {"steps": 400, "helpful": 1000, "safety": 1000, "settle": 1800, "polish": 1300}
-TWIN_STAGES = tuple(replace(stage, steps=_STEPS[stage.name]) for stage in STAGES if stage.name in _STEPS)
+
+@dataclass(frozen=True)
+class TwinStage(Stage):
+    """A stage of the twin. first: what the response's first token weighs; the others weigh 1. Whether a request is
+    refused hangs on that one token, where a masked response has dozens that tell."""
+
+    first: float = 1.0
+
+
+def _as(like: str, **changes: Any) -> TwinStage:
+    """A stage of the diffusion model's curriculum, changed."""
+    stage = next(stage for stage in STAGES if stage.name == like)
+    return TwinStage(**{**vars(stage), **changes})
+
+
+# The same texts in the same order, in fewer steps: every token of a response teaches in every step. What the last stage
+# of the diffusion model is for, canvases with a few tokens revealed, a causal model doesn't have.
+TWIN_STAGES = (
+    _as("steps", steps=400),
+    _as("helpful", steps=1000),
+    _as("safety", steps=1000),
+    _as("settle", steps=900, tail=700, gate={}),
+    _as(
+        "safety",
+        name="decide",
+        steps=1200,
+        mix={"guarded": 0.4, "welcome": 0.35, "question": 0.15, "exercise": 0.1},
+        fall=0.7,
+        first=10.0,
+    ),
+    _as("polish", steps=700, first=4.0),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,7 @@ class TwinRecipe(Recipe):
 
     stages: tuple[Stage, ...] = TWIN_STAGES
     attention: str = "causal"
+    threads: int = 1
 
     def trainer(self) -> type[Trainer]:
         """Who trains it."""
@@ -64,10 +93,14 @@ class TwinTrainer(Trainer):
         write_sampling(out, SAMPLING)
 
     def loss(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
-        """Mean cross entropy of the response's tokens."""
+        """Mean cross entropy of the response's tokens, the first one weighed as the stage says."""
         ids, _, weights, start = batch
         where = weights == 1
-        return F.cross_entropy(self._next(batch, where), ids[:, start:][where])
+        losses = F.cross_entropy(self._next(batch, where), ids[:, start:][where], reduction="none")
+        share = torch.ones_like(weights)
+        share[:, 0] = getattr(stage, "first", 1.0)
+        share = share[where]
+        return (losses * share).sum() / share.sum()
 
     def guess(self, batch: Batch) -> Tensor:
         """The likeliest token of every response position [B, L], given the true ones before it."""
