@@ -166,7 +166,8 @@ def test_a_recipe_holds_any_option_and_flags_override_it(midward, recipe, advben
         ("overwrite: 'no'", "overwrite: input should be a valid boolean; received 'no'"),
         (
             "order: sideways",
-            "order: input should be 'low_confidence', 'random' or 'left_to_right'; received 'sideways'",
+            "order: input should be 'low_confidence', 'random', 'left_to_right', 'entropy' or 'margin'; "
+            "received 'sideways'",
         ),
         ("temperature: hot", "temperature: "),
         ("model: 3", "model: input should be a valid string; received 3"),

@@ -155,7 +155,9 @@ def test_causal_fallback_is_caught(llada_folder, monkeypatch):
         return config
 
     monkeypatch.setattr(layout, "backbone_config", causal)
-    with pytest.raises(midward.ModelError, match="does not change the first position"):
+    with pytest.raises(
+        midward.ModelError, match="must have full attention, but the last token changes nothing before it"
+    ):
         midward.load(llada_folder)
 
 

@@ -5,8 +5,8 @@ This room knows nothing of sampling or of safety.
 """
 
 from .errors import ModelError
-from .family import Family
+from .family import Family, FamilyInfo
 from .language_model import LanguageModel
-from .loading import load
+from .loading import families, load
 
-__all__ = ["Family", "LanguageModel", "ModelError", "load"]
+__all__ = ["Family", "FamilyInfo", "LanguageModel", "ModelError", "families", "load"]

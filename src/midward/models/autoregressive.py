@@ -7,8 +7,19 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ._read import read_native
 from .errors import ModelError
-from .family import LLAMA_PROJECTIONS, Family
+from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+
+INFO = FamilyInfo(
+    name="autoregressive",
+    checkpoints="any causal language model that transformers knows natively (Llama, Qwen, Gemma, Mistral ...)",
+    architectures=("...ForCausalLM",),
+    backbone="its own class",
+    attention="causal",
+    sampling={"length": 128, "steps": 128, "order": "left_to_right", "temperature": 0.0},
+    verified="tiny random Llama and the sandbox's twin: cached = uncached tokens, padding, adapters",
+)
 
 
 def architectures() -> set[str]:
@@ -45,9 +56,9 @@ def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> F
         end_ids=tuple(ends),
         pad_id=ends[0] if pad is None else pad,
         shift=True,
-        attention="causal",
+        attention=INFO.attention,
         lora_targets=targets or tuple(sorted(linear)),
-        sampling={"length": 128, "steps": 128, "order": "left_to_right", "temperature": 0.0},
+        sampling=dict(INFO.sampling),
     )
 
 
@@ -58,21 +69,4 @@ def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.d
             f"{folder}: a causal architecture saved with is_causal=false is a converted diffusion model; "
             "load its original folder."
         )
-    loader: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair
-    network, info = loader.from_pretrained(
-        folder,
-        dtype=dtype,
-        device_map={"": device},
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # so that they are reported here, by name
-        output_loading_info=True,
-    )
-    for kind in ("missing_keys", "mismatched_keys"):
-        if info[kind]:
-            some = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])
-            raise ModelError(
-                f"{folder}: {len(info[kind])} {kind.replace('_keys', '')} weights ({some}); "
-                "the files don't belong to this config.json."
-            )
-    return network.eval()
+    return read_native(AutoModelForCausalLM, folder, device, dtype, strict=False)

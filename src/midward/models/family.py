@@ -8,28 +8,56 @@ from typing import Any, Literal
 class Family:
     """What distinguishes one kind of checkpoint from another.
 
-    name: "llada" or "autoregressive".
-    kind: "diffusion" (fills masks in any order) or "autoregressive" (next token only).
-    mask_id: the id that stands for "not decided yet"; None for the autoregressive kind.
+    name: the family's, e.g. "llada", "dream" or "autoregressive"; `midward models` lists them.
+    kind: "diffusion" (fills masks in any order), "autoregressive" (next token only), or "canvas" (denoises a canvas of
+        random tokens, by the model's own `generate`).
+    mask_id: the id that stands for "not decided yet"; only the diffusion kind has one.
     end_ids: every id that ends a response. `end_ids[0]` is *the* end-of-sequence token: the one that pads
         answers in training and in which MOSA's safe sentences end.
     pad_id: the id put where the attention mask is 0.
     shift: True where position i is predicted from the hidden state at i - 1.
-    attention: "full" (every position sees every other) or "causal".
+    attention: "full" (every position sees every other), "causal", or "block" (block-causal: positions, counted from the
+        sequence's start, form blocks of `attention_block`; each sees its own block and all before it).
     lora_targets: the linear layers an adapter goes on, by module name.
     sampling: the published default sampling settings, as fields of `midward.sampling.Sampling`.
+    attention_block: positions in a block of block-causal attention, else None.
     """
 
     name: str
-    kind: Literal["diffusion", "autoregressive"]
+    kind: Literal["diffusion", "autoregressive", "canvas"]
     mask_id: int | None
     end_ids: tuple[int, ...]
     pad_id: int
     shift: bool
-    attention: Literal["full", "causal"]
+    attention: Literal["full", "causal", "block"]
     lora_targets: tuple[str, ...]
     sampling: dict[str, Any] = field(default_factory=dict)
+    # Not in the repr, which is part of every fingerprint: results of the models that have none stay valid.
+    attention_block: int | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class FamilyInfo:
+    """What `midward models` tells of a family; what its `Family` records share.
+
+    name, attention, sampling: as in `Family`. checkpoints: published ones. architectures: their names in config.json.
+    backbone: the class of transformers that the weights are loaded into. adapters: where they go. verified: how.
+    differs: from the published sampler.
+    """
+
+    name: str
+    checkpoints: str
+    architectures: tuple[str, ...]
+    backbone: str
+    attention: Literal["full", "causal", "block"]
+    sampling: dict[str, Any]
+    verified: str
+    adapters: str = "every linear layer"
+    differs: str = ""
 
 
 #: Every linear layer of a Llama-like block: the seven projections of attention and feed-forward.
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+#: Those of attention alone: where the experts are fused tensors, which no adapter goes on.
+ATTENTION_PROJECTIONS = LLAMA_PROJECTIONS[:4]

@@ -35,7 +35,8 @@ class LanguageModel:
     """A tokenizer, a network and the `Family` record that says how to use them.
 
     `network` is a transformers causal-LM module or the `PeftModel` around it; it may be replaced (alignment
-    wraps it), everything below follows it. Gradients flow through `hidden` and `head`.
+    wraps it), everything below follows it. Gradients flow through `hidden` and `head`. guard: what stands in front of
+    `generate` (a `midward.guards.Guard`), or None.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.network: Any = network
         self.adapter = adapter
+        self.guard: Any = None
         self._base_hash: str | None = None
 
     def __repr__(self) -> str:
@@ -63,8 +65,9 @@ class LanguageModel:
 
     @property
     def config(self) -> Any:
-        """The transformers config of the backbone."""
-        return self.causal_lm.config
+        """The transformers config of the backbone (of a model with images as well, its text half)."""
+        config = self.causal_lm.config
+        return getattr(config, "text_config", config)
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +104,11 @@ class LanguageModel:
         cache: a transformers `Cache` to read and extend (autoregressive kind); the mask then covers the
         cached positions as well: [B, cached + L].
         """
+        if self.family.kind == "canvas":
+            raise ModelError(
+                f"{self.name!r} denoises canvases of random tokens and has no states of a response with masks; "
+                "it can be sampled, traced, attacked and guarded, not aligned or scored."
+            )
         seen = cache.get_seq_length() if cache is not None else 0
         if mask is None:
             positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
@@ -108,12 +116,20 @@ class LanguageModel:
             positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)[:, seen:]
         output = self.causal_lm.base_model(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=mask if self.family.attention != "block" else self._visible(positions, mask),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state
+
+    def _visible(self, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Who sees whom under block-causal attention [B or 1, 1, L, L]: own block and those before, no padding."""
+        block = positions // (self.family.attention_block or 1)
+        visible = block[:, None, :] <= block[:, :, None]
+        if mask is not None:
+            visible = visible & mask.bool()[:, None, :]
+        return visible[:, None]
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the raw logits [..., V] of hidden states [..., D]."""
@@ -139,7 +155,8 @@ class LanguageModel:
         model. For using a model, not for training it. In half precision, where the rounding would tell, and without an
         adapter nothing is done.
         """
-        if isinstance(self.network, PeftModel) and self.dtype == torch.float32:
+        tied = self.family.kind == "canvas"  # two modules share weights, and only one has this adapter
+        if isinstance(self.network, PeftModel) and self.dtype == torch.float32 and not tied:
             _ = self.fingerprint  # of the weights as they were loaded
             self.network.merge_adapter()
 
@@ -179,14 +196,18 @@ class LanguageModel:
     def generate(self, prompts: Any, **overrides: Any) -> "list[Response]":
         """Sample one response per prompt with the family's default settings and these overrides.
 
-        A single text or conversation is one prompt. `batch_size` and `watchers` go to `midward.sample`.
+        A single text or conversation is one prompt. `batch_size` and `watchers` go to `midward.sample`. With a guard,
+        each response carries its verdict, and a flagged one is a stub.
         """
         from midward.sampling import Sampling, sample
 
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
             prompts = [prompts]
         run = {key: overrides.pop(key) for key in ("batch_size", "watchers") if key in overrides}
-        return sample(self, prompts, Sampling.for_model(self, **overrides), **run)
+        sampling = Sampling.for_model(self, **overrides)
+        if self.guard is not None:
+            return self.guard.sample(self, prompts, sampling, **run)
+        return sample(self, prompts, sampling, **run)
 
     # --- identity ------------------------------------------------------------------------------------
 
@@ -210,6 +231,8 @@ class LanguageModel:
             self._base_hash = _hash_tensors(base)
         config = {k: v for k, v in self.config.to_dict().items() if k not in _CONFIG_NOISE}
         about = [config, repr(self.family), getattr(self.tokenizer, "chat_template", None), self._base_hash]
+        if self.family.attention_block is not None:
+            about.append(f"attention_block={self.family.attention_block}")
         if adapter:
             about += [_hash_tensors(adapter), self._adapter_settings()]
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]

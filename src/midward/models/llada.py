@@ -13,11 +13,21 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ._read import read_native, require
 from ._rope import keep_rope_in_float32
 from .errors import ModelError
-from .family import LLAMA_PROJECTIONS, Family
+from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
 
 ARCHITECTURE = "LLaDAModelLM"
+INFO = FamilyInfo(
+    name="llada",
+    checkpoints="LLaDA-8B Base and Instruct, LLaDA-1.5",
+    architectures=(ARCHITECTURE,),
+    backbone="LlamaForCausalLM",
+    attention="full",
+    sampling={"length": 128, "steps": 128, "order": "low_confidence", "temperature": 0.0},
+    verified="official logits and tokens of a tiny checkpoint, plain restatement of architecture and sampler",
+)
 
 #: Ids of the published LLaDA-8B checkpoints, used where a folder's own config names none.
 PUBLISHED_IDS = {"mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081}
@@ -118,9 +128,7 @@ def backbone_config(raw: dict[str, Any]) -> LlamaConfig:
 
     Raises ModelError for a missing size, or for a switch that Llama has no counterpart of.
     """
-    for key, value in _REQUIRED.items():
-        if raw.get(key, value) != value:
-            raise ModelError(f"unusual LLaDA config: {key}={raw[key]!r}; only {value!r} can be loaded.")
+    require(raw, _REQUIRED, "LLaDA")
     try:
         config = LlamaConfig(
             vocab_size=raw.get("embedding_size") or raw["vocab_size"],
@@ -164,9 +172,9 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
         end_ids=tuple(end_ids),
         pad_id=ids["pad_token_id"],
         shift=False,
-        attention="full",
+        attention=INFO.attention,
         lora_targets=LLAMA_PROJECTIONS,
-        sampling={"length": 128, "steps": 128, "order": "low_confidence", "temperature": 0.0},
+        sampling=dict(INFO.sampling),
     )
 
 
@@ -182,29 +190,18 @@ def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.d
 
     Raises ModelError when a weight is missing, unexpected or of another shape.
     """
-    loader: Any = LlamaForCausalLM  # with output_loading_info it returns a pair
-    network, info = loader.from_pretrained(
+    network = read_native(
+        LlamaForCausalLM,
         folder,
+        device,
+        dtype,
         config=backbone_config(raw),
         key_mapping=KEY_MAPPING,
-        dtype=dtype,
-        device_map={"": device},
         attn_implementation="sdpa",
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # so that they are reported here, by name
-        output_loading_info=True,
     )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
-            some = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])
-            raise ModelError(
-                f"{folder}: {len(info[kind])} {kind.replace('_keys', '')} weights ({some}); "
-                "the files don't belong to this config.json."
-            )
     if dtype.itemsize < 4:
         keep_rope_in_float32(network)
-    return network.eval()
+    return network
 
 
 def save(

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
 from midward._hints import did_you_mean
 
-from . import autoregressive, llada
+from . import autoregressive, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
 from ._adapter import attach
 from ._files import SMALL_FILES, parameter_count, read_json, require_memory, weight_files
 from .errors import ModelError
+from .family import FamilyInfo
 from .language_model import LanguageModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,8 +29,15 @@ _EMBEDDED = {"sandbox": "weights", "sandbox-ar": "weights-ar"}
 #: From this many parameters on, loading is slow enough to show its progress.
 _LARGE = 100_000_000
 
-#: Diffusion families that are known and not loaded yet, by a part of their architecture's name.
-_NOT_YET = ("Dream", "LLaDAMoE", "LLaDA2", "SDAR", "MMada", "DiffuCoder", "DiffusionGemma")
+#: The diffusion families, one file each.
+_FAMILIES: dict[str, Any] = {
+    module.INFO.name: module for module in (llada, mmada, dream, llada_moe, llada2, sdar, diffusion_gemma)
+}
+
+
+def families() -> list[FamilyInfo]:
+    """Return what there is to tell of each family that `load` reads."""
+    return [*(module.INFO for module in _FAMILIES.values()), autoregressive.INFO]
 
 
 def load(
@@ -57,9 +65,10 @@ def load(
 
     network: Any
     with _quiet(parameters):
-        if kind == "llada":
-            family = llada.family(raw, tokenizer)
-            network = llada.read(folder, raw, device, dtype)
+        if kind in _FAMILIES:
+            raw = mmada.complete(folder, raw) if kind == "mmada" else raw
+            family = _FAMILIES[kind].family(raw, tokenizer)
+            network = _FAMILIES[kind].read(folder, raw, device, dtype)
         else:
             network = autoregressive.read(folder, raw, device, dtype)
             family = autoregressive.family(folder, raw, tokenizer, network)
@@ -69,7 +78,8 @@ def load(
 
     model = LanguageModel(str(name), family, tokenizer, network)
     network.requires_grad_(False)
-    check_attention(model)
+    if family.kind != "canvas":
+        check_attention(model)
     if adapter is not None:
         model.network = attach(network, Path(adapter), str(name))
         model.adapter = str(adapter)
@@ -91,23 +101,33 @@ def _quiet(parameters: int) -> Iterator[None]:
 
 @torch.no_grad()
 def check_attention(model: LanguageModel) -> None:
-    """Raise ModelError unless attention is full or causal as the family says, and `head` gives the logits.
+    """Raise ModelError unless attention is as the family says, and `head` gives the logits.
 
-    A loader that fell back to causal attention would still produce text, only wrong text: so the last token
-    is varied and the first position's hidden state must follow (full) or stay (causal).
+    A loader that fell back to causal attention would still produce text, only wrong text: so the last token is varied
+    and the positions before it must follow (full), stay (causal), or do both (their own block follows, others stay).
     """
-    length = min(8, model.max_positions)
+    family = model.family
+    block = family.attention_block or 8
+    length = min(8 if family.attention != "block" else 2 * block, model.max_positions)
     ids = torch.arange(length, device=model.device).repeat(4, 1) % model.vocab_size
     ids[:, -1] = torch.linspace(0, model.vocab_size - 1, 4).long()
-    first = model.hidden(ids)[:, 0]
-    moved = (first - first[:1]).abs().max().item() > 0
-    if moved != (model.family.attention == "full"):
-        raise ModelError(
-            f"{model.name!r} must attend {model.family.attention}ly, but the last token "
-            f"{'changes' if moved else 'does not change'} the first position; upgrade transformers?"
+    before = model.hidden(ids)[:, :-1].float()
+    change = (before - before[:1]).norm(dim=-1).max(0).values / before[0].norm(dim=-1)  # [length - 1]
+    # Rounding: an expert's tokens are multiplied together, so that a position's last bits depend on the others.
+    moved = change > 8 * torch.finfo(model.dtype).eps
+    followers = {"full": length - 1, "causal": 0, "block": min(block, length) - 1}[family.attention]
+    expected = torch.arange(length - 1, device=model.device) >= length - 1 - followers
+    if (moved & ~expected).any() or (expected.any() and not (moved & expected).any()):
+        what = (
+            "some positions before it that it must not" if (moved & ~expected).any() else "nothing before it"
         )
-    logits = model.causal_lm(input_ids=ids[:1], use_cache=False).logits
-    ours = model.head(model.hidden(ids[:1]))
+        raise ModelError(
+            f"{model.name!r} must have {family.attention} attention, but the last token changes {what}; "
+            "upgrade transformers?"
+        )
+    whole = ids[:1, : min(block, length)]
+    logits = model.causal_lm(input_ids=whole, use_cache=False).logits
+    ours = model.head(model.hidden(whole))
     if not torch.allclose(ours, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item()):
         raise ModelError(
             f"{model.name!r} transforms its logits after the output head in a way that isn't supported."
@@ -192,34 +212,51 @@ def _kind(folder: Path, raw: dict[str, Any]) -> str:
     if not names:
         raise ModelError(f'{folder / "config.json"} names no architecture; add "architectures".')
     name = names[0]
-    if name == llada.ARCHITECTURE and "num_experts" not in raw:
-        return "llada"
+    if name == llada.ARCHITECTURE and raw.get("num_experts"):
+        return llada_moe.INFO.name
+    for family, module in _FAMILIES.items():
+        if name in module.INFO.architectures:
+            return family
     causal = autoregressive.architectures()
     if name in causal:
         return "autoregressive"
-    if "num_experts" in raw or any(part.lower() in name.lower() for part in _NOT_YET):
-        raise ModelError(
-            f"{name} is a diffusion family that this version doesn't load yet; LLaDA is ({folder})."
-        )
-    hint = did_you_mean(name, [llada.ARCHITECTURE, *causal])
+    diffusion = [known for module in _FAMILIES.values() for known in module.INFO.architectures]
+    hint = did_you_mean(name, [*diffusion, *causal])
     raise ModelError(
         f"unknown architecture {name!r} in {folder}.{hint} Loaded are "
-        f"{llada.ARCHITECTURE} and the causal models that transformers has natively."
+        f"{', '.join(diffusion)} and the causal models that transformers has natively."
     )
 
 
 def _tokenizer(folder: Path, kind: str) -> Any:
-    if kind == "llada":
-        # Not AutoTokenizer: it would resolve config.json, whose auto_map points at remote code.
-        if not (folder / "tokenizer.json").is_file():
+    # Not AutoTokenizer for diffusion models: it would resolve config.json, whose auto_map points at remote code.
+    loader: Any = AutoTokenizer
+    if kind in _FAMILIES:
+        if (folder / "tokenizer.json").is_file():
+            loader = PreTrainedTokenizerFast
+        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            loader = Qwen2Tokenizer  # as Dream and SDAR are published
+        else:
             raise ModelError(f"{folder} has no tokenizer.json; is the download complete?")
-        loader: Any = PreTrainedTokenizerFast
-    else:
-        loader = AutoTokenizer
     try:
-        return loader.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = loader.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"{folder}: the tokenizer can't be read ({error}).") from error
+    if loader is Qwen2Tokenizer:
+        _check_special_tokens(folder, tokenizer)
+    return tokenizer
+
+
+def _check_special_tokens(folder: Path, tokenizer: Any) -> None:
+    """Tokens that vocab.json lacks are numbered on from its end; that must be what tokenizer_config.json says."""
+    stated = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+    for number, token in stated.items():
+        found = tokenizer.convert_tokens_to_ids(token["content"])
+        if found != int(number):
+            raise ModelError(
+                f"{folder}: {token['content']} is token {found} of vocab.json and {number} of tokenizer_config.json; "
+                "the tokenizer's files don't belong together."
+            )
 
 
 def _own_sampling(folder: Path) -> dict[str, Any]:

@@ -54,11 +54,20 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
         for row in rows.tolist():
             canvas.steps_taken[row] += 1
             canvas.forwards[row] += 1
-        for watcher in watchers:
-            watcher.on_step(_step(canvas, position, rows, token, score, hidden))
+        stopped: set[int] = set()
+        if watchers:
+            step = _step(canvas, position, rows, token, score, hidden)
+            for watcher in watchers:
+                watcher.on_step(step)
+            stopped = step.stopped
 
-        if sampling.end == "stop" and not every_step:
-            going = ~torch.isin(token, end_ids)
+        if stopped or (sampling.end == "stop" and not every_step):
+            going = torch.ones_like(token, dtype=torch.bool)
+            if sampling.end == "stop" and not every_step:
+                going = ~torch.isin(token, end_ids)
+            if stopped:
+                kept_rows = [canvas.rows[row].index not in stopped for row in rows.tolist()]
+                going &= torch.tensor(kept_rows, device=device)
             if not going.all():
                 kept = going.nonzero()[:, 0]
                 if not len(kept):

@@ -28,8 +28,37 @@ def choose(
     The score is log p / (1 - p) of the token at temperature 1. It orders as p does, and it still tells two
     positions apart where p rounds to 1 (float32 p changes the tokens of peaked models, this doesn't).
     """
+    tokens, scores, _ = choose_and_rank(
+        model,
+        hidden,
+        uniforms,
+        temperature=temperature,
+        forbidden=forbidden,
+        unguided=unguided,
+        guidance=guidance,
+    )
+    return tokens, scores
+
+
+def choose_and_rank(
+    model: LanguageModel,
+    hidden: torch.Tensor,
+    uniforms: torch.Tensor | None = None,
+    *,
+    order: str = "low_confidence",
+    temperature: float = 0.0,
+    forbidden: Sequence[int] = (),
+    unguided: torch.Tensor | None = None,
+    guidance: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what `choose` does, and a rank [N]: how sure the model is, the larger the sooner committed.
+
+    order: "entropy" (minus the entropy, in nats) or "margin" (of the two most probable tokens, as
+    -log(1 - p1 + p2), which orders as p1 - p2 does), both of softmax(logits / temperature) as published with Dream;
+    for any other order the score itself.
+    """
     rows = max(1, _CHUNK // model.vocab_size)
-    tokens, scores = [], []
+    tokens, scores, ranks = [], [], []
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
         logits = model.head(hidden[part]).float()
@@ -38,15 +67,29 @@ def choose(
             logits = base + (guidance + 1) * (logits - base)
         if forbidden:
             logits[:, list(forbidden)] = -torch.inf
+        rank = None
+        if order in ("entropy", "margin"):
+            rank = _certainty(logits / temperature if temperature > 0 else logits, order)
         token, score = _from_logits(logits, temperature, None if uniforms is None else uniforms[part])
         tokens.append(token)
         scores.append(score)
-    return torch.cat(tokens), torch.cat(scores)
+        ranks.append(score if rank is None else rank)
+    return torch.cat(tokens), torch.cat(scores), torch.cat(ranks)
 
 
 def probability(score: torch.Tensor) -> torch.Tensor:
     """Return p for log-odds."""
     return torch.sigmoid(score)
+
+
+def _certainty(logits: torch.Tensor, order: str) -> torch.Tensor:
+    """Minus the entropy, or the margin as -log(1 - p1 + p2), of logits [N, V]."""
+    top, at = logits.topk(2, dim=-1)
+    others = (logits - top[:, :1]).exp_().scatter_(-1, at[:, :1], 0.0)  # relative to the most probable token
+    rest = others.sum(-1)
+    if order == "margin":
+        return rest.log1p() - (rest + (top[:, 1] - top[:, 0]).exp()).log()
+    return -(rest.log1p() + torch.special.entr(others).sum(-1) / (1 + rest))
 
 
 def _from_logits(

@@ -13,7 +13,7 @@ import torch
 
 from . import _bans
 from .canvas import Canvas
-from .choose import choose, probability
+from .choose import choose_and_rank, probability
 from .noise import uniform
 from .settings import spread
 from .step import Step, Watcher
@@ -28,11 +28,15 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
 
 @dataclass
 class _Pass:
-    """One forward: step and block, canvas rows [B], their ids before it [B, L], hidden states [B, L, D]."""
+    """One forward: step, each row's block, canvas rows [B], their ids before it [B, L], hidden states [B, L, D].
+
+    draws [B]: the step number that random draws are made under.
+    """
 
     index: int
-    block: tuple[int, int]
+    blocks: list[tuple[int, int]]
     rows: torch.Tensor
+    draws: torch.Tensor
     ids: torch.Tensor
     hidden: torch.Tensor
     unguided: torch.Tensor | None
@@ -51,22 +55,33 @@ class _Diffusion:
         self.given = canvas.ids != self.mask_id  # what the unconditional forward doesn't see
         self.alive = list(range(len(canvas.rows)))
         self.forbidden = self._forbidden()
-        self.schedule = self._schedule()
+        self.offsets = self._offsets()
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
+        # The first column of each row that isn't padding: with shifted logits it keeps its own.
+        self.first = torch.tensor(
+            [canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device
+        )
 
     def run(self) -> None:
+        if self.sampling.threshold is not None:
+            self._run_by_threshold()
+            return
+        plans = self._schedule()
+        self.steps = max(len(plan) for plan in plans)
+        for index in range(self.steps):
+            now = {row: plans[row][index] for row in self.alive if index < len(plans[row])}
+            working = [row for row, (_, quota) in now.items() if quota or self.every_step]
+            if working:
+                blocks, quota = zip(*(now[row] for row in working), strict=True)
+                self._step(index, list(blocks), working, list(quota))
+
+    def _run_by_threshold(self) -> None:
+        blocks = [self.sampling.blocks_after(offset) for offset in self.offsets]
         index = 0
-        for number, block in enumerate(self.sampling.blocks):
-            if self.sampling.threshold is not None:
-                while working := self._with_masks(block):
-                    self._step(index, block, working, [1] * len(working))
-                    index += 1
-                continue
-            quota = self.schedule[number]
-            for i in range(self.sampling.block_steps[number]):
-                working = [row for row in self.alive if quota[row][i] or self.every_step]
-                if working:
-                    self._step(index, block, working, [quota[row][i] for row in working])
+        for number in range(max(len(each) for each in blocks)):
+            here = {row: each[number] for row, each in enumerate(blocks) if number < len(each)}
+            while working := self._with_masks(here):
+                self._step(index, [here[row] for row in working], working, [1] * len(working))
                 index += 1
 
     # --- known before the first step ---------------------------------------------------------------------
@@ -84,33 +99,45 @@ class _Diffusion:
         )
         return ids if published else [*ids, self.mask_id]
 
-    def _schedule(self) -> list[list[list[int]]]:
-        """Commits per block, row and step: known in advance, so that no step waits for the device."""
+    def _offsets(self) -> list[int]:
+        """How many of each prompt's last positions share the first block: some, with block-causal attention."""
+        size = self.sampling.block
+        if self.model.family.attention != "block" or size is None:
+            return [0] * len(self.canvas.rows)
+        return [len(row.prompt_ids) % size for row in self.canvas.rows]
+
+    def _schedule(self) -> list[list[tuple[tuple[int, int], int]]]:
+        """Block and commits per row and step: known in advance, so that no step waits for the device."""
         sampling, width = self.sampling, self.canvas.width
-        masked = (~self.given).cpu()
-        schedule = []
-        for number, (start, stop) in enumerate(sampling.blocks):
-            counts = masked[:, width + start : width + stop].sum(-1)
-            if number == 0 and sampling.prompt_masks == "joint":
-                counts = counts + masked[:, :width].sum(-1)
-            schedule.append([spread(count, sampling.block_steps[number]) for count in counts.tolist()])
-        return schedule
+        plans = []
+        for masked, offset in zip((~self.given).cpu(), self.offsets, strict=True):
+            plan: list[tuple[tuple[int, int], int]] = []
+            blocks = sampling.blocks_after(offset)
+            for block, steps in zip(blocks, sampling.steps_after(offset), strict=True):
+                count = int(masked[width + block[0] : width + block[1]].sum())
+                if block[0] == 0 and sampling.prompt_masks == "joint":
+                    count += int(masked[:width].sum())
+                plan += [(block, quota) for quota in spread(count, steps)]
+            plans.append(plan)
+        return plans
 
     # --- one step ----------------------------------------------------------------------------------------
 
-    def _with_masks(self, block: tuple[int, int]) -> list[int]:
-        """The rows that still have a mask before the block's end."""
-        before = self.canvas.ids[:, : self.canvas.width + block[1]]
-        some = (before == self.mask_id).any(-1).tolist()
+    def _with_masks(self, blocks: dict[int, tuple[int, int]]) -> list[int]:
+        """The rows that still have a mask before the end of their block."""
+        stops = [blocks[row][1] if row in blocks else -self.canvas.width for row in range(len(self.offsets))]
+        before = self.coordinates < torch.tensor(stops, device=self.device)[:, None]
+        some = ((self.canvas.ids == self.mask_id) & before).any(-1).tolist()
         return [row for row in self.alive if some[row]]
 
-    def _step(self, index: int, block: tuple[int, int], working: list[int], quota: list[int]) -> None:
+    def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> None:
         canvas = self.canvas
-        now = self._forward(index, block, working)
+        now = self._forward(index, blocks, working)
         masked = now.ids == self.mask_id
-        eligible = masked & (self.coordinates < block[1])  # [B, L]: masks in the prompt included
-        tokens, scores = self._predict(now, eligible)
-        commit = self._select(self._rank(now, eligible, scores), quota) & eligible
+        stops = torch.tensor([stop for _, stop in blocks], device=self.device)
+        eligible = masked & (self.coordinates < stops[:, None])  # [B, L]: masks in the prompt included
+        tokens, scores, ranks = self._predict(now, eligible)
+        commit = self._select(self._rank(now, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, now.ids)
         canvas.ids[now.rows] = after
 
@@ -118,44 +145,52 @@ class _Diffusion:
             canvas.steps_taken[row] += 1
             canvas.forwards[row] += 1 if now.unguided is None else 2
         if self.watchers:
-            self._report(now, after, masked, eligible, tokens, scores)
+            step = self._report(now, after, masked, eligible, tokens, scores)
+            if step.stopped:
+                self.alive = [row for row in self.alive if canvas.rows[row].index not in step.stopped]
         if self.sampling.end == "stop" and not self.every_step:
             done = canvas.finished(now.rows).tolist()
             finished = {row for row, is_done in zip(working, done, strict=True) if is_done}
             self.alive = [row for row in self.alive if row not in finished]
 
-    def _forward(self, index: int, block: tuple[int, int], working: list[int]) -> _Pass:
+    def _forward(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> _Pass:
         canvas = self.canvas
         rows = torch.tensor(working, device=self.device)
+        draws = torch.full_like(rows, index)
+        if self.sampling.threshold is not None:  # rows take different numbers of steps: each counts its own
+            draws = torch.tensor([canvas.steps_taken[row] for row in working], device=self.device)
         ids = canvas.ids[rows]
         mask = None if canvas.mask is None else canvas.mask[rows]
         if self.sampling.guidance == 0:
-            return _Pass(index, block, rows, ids, self.model.hidden(ids, mask), None)
+            return _Pass(index, blocks, rows, draws, ids, self.model.hidden(ids, mask), None)
         nothing = torch.where(self.given[rows], self.mask_id, ids)
         both = self.model.hidden(torch.cat([ids, nothing]), None if mask is None else mask.repeat(2, 1))
-        return _Pass(index, block, rows, ids, both[: len(ids)], both[len(ids) :])
+        return _Pass(index, blocks, rows, draws, ids, both[: len(ids)], both[len(ids) :])
 
-    def _predict(self, now: _Pass, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and scores [B, L] at the positions in `where` [B, L]; the canvas and 0 elsewhere."""
+    def _predict(self, now: _Pass, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens, scores and ranks [B, L] at the positions in `where` [B, L]; the canvas and 0 elsewhere."""
         tokens, scores = now.ids.clone(), torch.zeros(now.ids.shape, device=self.device)
+        ranks = scores.clone()
         row, column = where.nonzero(as_tuple=True)
         if len(row):
-            tokens[row, column], scores[row, column] = self._choose(now, row, column, self.forbidden)
-            self._apply_bans(now, where, tokens, scores)
-        return tokens, scores
+            at = row, column
+            tokens[at], scores[at], ranks[at] = self._choose(now, row, column, self.forbidden)
+            self._apply_bans(now, where, tokens, scores, ranks)
+        return tokens, scores, ranks
 
     def _choose(
         self, now: _Pass, row: torch.Tensor, column: torch.Tensor, forbidden: list[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and scores [N] at N positions, given by row of the pass and column."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens, scores and ranks [N] at N positions, given by row of the pass and column."""
         uniforms = None
         if self.sampling.temperature > 0:
-            uniforms = uniform(self.canvas.seeds[now.rows][row], now.index, self.coordinates[column])
-        source = (column - 1).clamp(min=0) if self.model.family.shift else column
-        return choose(
+            uniforms = uniform(self.canvas.seeds[now.rows][row], now.draws[row], self.coordinates[column])
+        source = torch.maximum(column - 1, self.first[now.rows][row]) if self.model.family.shift else column
+        return choose_and_rank(
             self.model,
             now.hidden[row, source],
             uniforms,
+            order=self.sampling.order,
             temperature=self.sampling.temperature,
             forbidden=forbidden,
             unguided=None if now.unguided is None else now.unguided[row, source],
@@ -163,7 +198,12 @@ class _Diffusion:
         )
 
     def _apply_bans(
-        self, now: _Pass, where: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor
+        self,
+        now: _Pass,
+        where: torch.Tensor,
+        tokens: torch.Tensor,
+        scores: torch.Tensor,
+        ranks: torch.Tensor,
     ) -> None:
         """Choose again in the bans' windows, left to right: no mask, and nothing that completes a ban."""
         width = self.canvas.width
@@ -178,18 +218,18 @@ class _Diffusion:
                     if is_open[position]:
                         row, column = torch.tensor([[i], [width + position]], device=self.device)
                         avoid = [*self.forbidden, self.mask_id, *_bans.banned_at(bans, position, decided)]
-                        token, scores[i, column] = self._choose(now, row, column, avoid)
+                        token, scores[i, column], ranks[i, column] = self._choose(now, row, column, avoid)
                         tokens[i, column] = token
                         decided[position] = int(token)
 
-    def _rank(self, now: _Pass, eligible: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def _rank(self, now: _Pass, eligible: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
         """What decides which positions are committed first [B, L]: larger first, -inf where not eligible."""
         if self.sampling.order == "random":
             rank = uniform(self.canvas.seeds[now.rows][:, None], _ORDER_STEP, self.coordinates[None])
         elif self.sampling.order == "left_to_right":
             rank = -self.coordinates.float().expand(eligible.shape)
         else:
-            rank = scores
+            rank = ranks
         rank = rank.masked_fill(~eligible, -torch.inf)
         for i, number in enumerate(now.rows.tolist()):
             for start, stop in self.windows[number]:
@@ -221,18 +261,18 @@ class _Diffusion:
         eligible: torch.Tensor,
         tokens: torch.Tensor,
         scores: torch.Tensor,
-    ) -> None:
+    ) -> Step:
         response = self.canvas.response
 
         def predictions() -> tuple[torch.Tensor, torch.Tensor]:
-            far_tokens, far_scores = self._predict(now, masked & ~eligible)
+            far_tokens, far_scores, _ = self._predict(now, masked & ~eligible)
             confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
         step = Step(
             index=now.index,
-            of=None if self.sampling.threshold is not None else self.sampling.steps,
-            block=now.block,
+            of=None if self.sampling.threshold is not None else self.steps,
+            block=(min(start for start, _ in now.blocks), max(stop for _, stop in now.blocks)),
             rows=[self.canvas.rows[row].index for row in now.rows.tolist()],
             ids=after,
             response=response,
@@ -244,3 +284,4 @@ class _Diffusion:
         )
         for watcher in self.watchers:
             watcher.on_step(step)
+        return step

@@ -30,9 +30,11 @@ def row_seed(seed: int, request: Request, prompt_ids: list[int]) -> int:
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
-def uniform(seeds: torch.Tensor, step: int, coordinates: torch.Tensor) -> torch.Tensor:
-    """Return float32 numbers in [0, 1) for row seeds [...] (int64) and coordinates [...] (int64)."""
-    step_hash = (step * _STEP + 2**63) % 2**64 - 2**63
+def uniform(seeds: torch.Tensor, step: int | torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+    """Return float32 numbers in [0, 1) for row seeds [...] and coordinates [...] (int64), and a step or steps [...]."""
+    step_hash = step * _STEP  # a tensor wraps around by itself
+    if isinstance(step_hash, int):
+        step_hash = (step_hash + 2**63) % 2**64 - 2**63
     bits = _mix(_mix(seeds + step_hash) + coordinates * _GOLDEN)
     return _shift(bits, 40).to(torch.float32) * 2.0**-24
 

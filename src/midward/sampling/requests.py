@@ -78,6 +78,7 @@ class Response:
     nfe: forward passes this row took part in (two a step with guidance).
     steps: denoising steps this row took part in.
     prompt_ids: the prompt as it stands after sampling, its masks filled.
+    verdict: what a guard said, a `midward.guards.Verdict`; None where none was asked.
     """
 
     text: str
@@ -87,6 +88,7 @@ class Response:
     nfe: int
     steps: int
     prompt_ids: list[int] = field(default_factory=list)
+    verdict: Any = None
 
 
 def resolve(model: "LanguageModel", request: Any, length: int, index: int) -> tuple[Request, list[int]]:

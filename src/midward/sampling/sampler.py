@@ -8,7 +8,7 @@ import torch
 
 from midward.models import LanguageModel
 
-from . import autoregressive, diffusion
+from . import autoregressive, canvases, diffusion
 from .canvas import Canvas, Row
 from .requests import Request, Response, resolve
 from .settings import Sampling
@@ -47,7 +47,10 @@ def sample(
         rows.append(Row(index, request, prompt_ids))
     rows.sort(key=lambda row: len(row.prompt_ids))  # stable, so equal lengths keep their order
 
-    run = diffusion.run if model.family.kind == "diffusion" else autoregressive.run
+    if model.family.kind == "canvas":
+        canvases.refuse(model.name, sampling, rows)
+    kinds = {"diffusion": diffusion.run, "autoregressive": autoregressive.run, "canvas": canvases.run}
+    run = kinds[model.family.kind]
     results: dict[int, Response] = {}
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
@@ -62,7 +65,7 @@ def sample(
 
 
 def _check_kind(model: LanguageModel, sampling: Sampling) -> None:
-    if model.family.kind == "diffusion":
+    if model.family.kind != "autoregressive":
         return
     wrong = {
         "order": sampling.order != "left_to_right",

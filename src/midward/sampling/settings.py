@@ -9,7 +9,7 @@ from midward._hints import did_you_mean, one_of
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
-ORDERS = ("low_confidence", "random", "left_to_right")
+ORDERS = ("low_confidence", "random", "left_to_right", "entropy", "margin")
 ENDS = ("stop", "keep", "forbid")
 PROMPT_MASKS = ("joint", "published")
 
@@ -22,9 +22,11 @@ class Sampling:
     steps: denoising steps over the whole response; each block gets its share (the first ones one more where
         it doesn't divide). More steps than masks is fine: a step with nothing to commit is skipped. Without
         effect with a threshold, and for autoregressive models (one token a step).
-    block: positions of a semi-autoregressive block; None is the whole response. The last may be shorter.
+    block: positions of a semi-autoregressive block; None is the whole response. The last may be shorter. With
+        block-causal attention blocks are counted from the prompt's start, as published: the first may be shorter too.
     order: which masked positions of the block are committed first: "low_confidence" (the most confident ones;
-        the published name says which are remasked), "random", or "left_to_right".
+        the published name says which are remasked), "random", "left_to_right", or Dream's "entropy" (lowest first)
+        and "margin" (of the two most probable tokens, largest first; published as topk_margin).
     threshold: in (0, 1]; commit every position at least this probable, one or more a step, instead of the
         schedule. The number of forwards then depends on the data. Only with order="low_confidence".
     temperature: 0 takes the most probable token; above it, tokens are drawn from
@@ -82,19 +84,35 @@ class Sampling:
     @property
     def blocks(self) -> list[tuple[int, int]]:
         """The blocks as (start, stop) response positions, left to right."""
-        size = self.block or self.length
-        return [(start, min(start + size, self.length)) for start in range(0, self.length, size)]
+        return self.blocks_after(0)
 
     @property
     def block_steps(self) -> list[int]:
         """The steps each block gets."""
         return spread(self.steps, len(self.blocks))
 
+    def blocks_after(self, offset: int) -> list[tuple[int, int]]:
+        """The blocks where the prompt's last `offset` positions are part of the first one; below `block`."""
+        size = self.block or self.length
+        starts = range(-offset, self.length, size)
+        return [(max(start, 0), min(start + size, self.length)) for start in starts]
+
+    def steps_after(self, offset: int) -> list[int]:
+        """The steps of each of `blocks_after`: in proportion to their lengths, and one at least."""
+        if offset == 0:
+            return self.block_steps
+        ends = [math.ceil(self.steps * stop / self.length) for _, stop in self.blocks_after(offset)]
+        shares = [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
+        while sum(shares) > max(self.steps, len(shares)):
+            shares[shares.index(max(shares))] -= 1
+        return shares
+
     @classmethod
     def for_model(cls, model: "LanguageModel", **overrides: Any) -> "Sampling":
         """Return the model's own default settings with these overrides.
 
-        A default block longer than an overridden length shrinks to it.
+        A default block longer than an overridden length shrinks to it; a default threshold, under which steps and
+        other orders mean nothing, gives way to either.
         Raises TypeError for an unknown setting and ValueError for a bad value.
         """
         known = [f.name for f in fields(cls)]
@@ -107,6 +125,8 @@ class Sampling:
         block = settings.get("block")
         if block is not None and "block" not in overrides and isinstance(length, int):
             settings["block"] = min(block, length)
+        if "threshold" not in overrides and ("steps" in overrides or "order" in overrides):
+            settings["threshold"] = None
         return cls(**settings)
 
 

@@ -4,7 +4,7 @@ Shapes: B rows still being filled (others have left the batch), L = P + length p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -26,6 +26,8 @@ class Step:
     committed [B, length] bool: all that stand now, forced ones included.
     hidden_positions: the response positions that `hidden` covers: all of them, or the one that an
         autoregressive step predicts.
+    stopped: request indices that a watcher wants no more of; add to it, and those rows leave the batch after this
+        step with whatever masks they still hold. The other rows' tokens don't change.
     """
 
     index: int
@@ -39,6 +41,7 @@ class Step:
     hidden_positions: slice
     _hidden: torch.Tensor
     _predict: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    stopped: set[int] = field(default_factory=set)
 
     @property
     def hidden(self) -> torch.Tensor:

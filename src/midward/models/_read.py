@@ -1,0 +1,129 @@
+"""Safetensors into one of transformers' own classes, with every weight accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import ModelError
+
+#: Sizes that Qwen's backbones and the families made from them call the same.
+QWEN_SIZES = {
+    name: name
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "max_position_embeddings",
+    )
+}
+
+
+def read_native(
+    network_class: Any,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    config: Any | None = None,
+    key_mapping: dict[str, str] | None = None,
+    strict: bool = True,
+    **options: Any,
+) -> Any:
+    """Return the network of `folder`, in evaluation mode.
+
+    config: the backbone's config; None reads the folder's own. key_mapping: published name -> the class's, as regular
+    expressions with at most one back-reference each. strict: also refuse weights that the class has no place for.
+    Raises ModelError when weights are missing, of another shape, or (strict) too many.
+    """
+    if config is not None:
+        options["config"] = config
+    if key_mapping is not None:
+        options["key_mapping"] = key_mapping
+    network, info = network_class.from_pretrained(
+        folder,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # so that they are reported here, by name
+        output_loading_info=True,
+        **options,
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind] and (strict or kind != "unexpected_keys"):
+            some = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])
+            raise ModelError(
+                f"{folder}: {len(info[kind])} {kind.replace('_keys', '')} weights ({some}); "
+                "the files don't belong to this config.json."
+            )
+    return network.eval()
+
+
+def require(raw: Mapping[str, Any], usual: Mapping[str, Any], family: str) -> None:
+    """Raise ModelError where a published config has another value than the one that the backbone implements.
+
+    usual: entry -> its value; a tuple lists several. An entry that is absent or null is taken to be usual.
+    """
+    for key, value in usual.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        if raw.get(key) is not None and raw[key] not in allowed:
+            raise ModelError(
+                f"unusual {family} config: {key}={raw[key]!r}; only {' or '.join(map(repr, allowed))} can be loaded."
+            )
+
+
+def entries(raw: Mapping[str, Any], names: Mapping[str, str], family: str) -> dict[str, Any]:
+    """Return the backbone's entries (names: backbone's -> published); ModelError for one that is missing."""
+    missing = [theirs for theirs in names.values() if raw.get(theirs) is None]
+    if missing:
+        raise ModelError(f"the {family} config lacks {missing[0]!r}; is config.json complete?")
+    return {ours: raw[theirs] for ours, theirs in names.items()}
+
+
+def rope(raw: Mapping[str, Any], family: str, **more: Any) -> dict[str, Any]:
+    """Return transformers' `rope_parameters` of a published config; ModelError for a scaled rotary embedding."""
+    scaling = raw.get("rope_scaling")
+    if scaling and scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        raise ModelError(f"unusual {family} config: rope_scaling={scaling!r}; only None can be loaded.")
+    theta = raw.get("rope_theta") or (raw.get("rope_parameters") or {}).get("rope_theta")
+    if theta is None:
+        raise ModelError(f"the {family} config lacks 'rope_theta'; is config.json complete?")
+    return {"rope_type": "default", "rope_theta": theta, **more}
+
+
+def token_id(
+    raw: Mapping[str, Any], key: str, tokenizer: Any, texts: tuple[str, ...], published: int, vocab_size: int
+) -> int:
+    """Return a special token's id: the config's own, else that of a text the tokenizer knows, else the published one.
+
+    Raises ModelError when it lies outside the vocabulary.
+    """
+    value = raw.get(key)
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if value is None:
+        known = tokenizer.get_vocab()
+        value = next((known[text] for text in texts if text in known), published)
+    if not 0 <= value < vocab_size:
+        raise ModelError(
+            f"{key}={value} lies outside the vocabulary of {vocab_size} rows; set it in config.json."
+        )
+    return value
+
+
+def end_ids(
+    first: int, raw: Mapping[str, Any], tokenizer: Any, turn_ends: tuple[str, ...]
+) -> tuple[int, ...]:
+    """Return all ids that end a response: `first`, the config's others, and the turn ends that the tokenizer knows."""
+    own = raw.get("eos_token_id")
+    known = tokenizer.get_vocab()
+    others = [*(own if isinstance(own, list) else []), *(known[text] for text in turn_ends if text in known)]
+    return tuple(dict.fromkeys([first, *others]))

@@ -1,0 +1,66 @@
+"""DiffusionGemma, which transformers has natively: an encoder of the text so far, and a decoder that denoises a canvas.
+
+There is no mask token: a canvas starts as uniformly random tokens, each step draws all of them anew, keeps those it is
+sure of and randomises the rest. So it is sampled by its own `generate` (see `midward.sampling.canvases`), and what
+needs masks (infilling, forced spans, likelihoods, alignment) is refused. The decoder's weights are the encoder's as
+well: never merge an adapter into them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._read import read_native
+from .errors import ModelError
+from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+
+INFO = FamilyInfo(
+    name="diffusion-gemma",
+    checkpoints="DiffusionGemma 26B-A4B",
+    architectures=("DiffusionGemmaForBlockDiffusion",),
+    backbone="DiffusionGemmaForBlockDiffusion (text only)",
+    attention="block",
+    sampling={"length": 256, "steps": 48, "order": "entropy", "temperature": 0.8},
+    verified="tokens of transformers' own generate on a tiny random checkpoint",
+    adapters="attention; loaded only, alignment is refused",
+    differs="row by row; no forced spans, bans or masks in the prompt; no likelihoods",
+)
+
+
+def family(raw: dict[str, Any], tokenizer: Any) -> Family:
+    """Return the family record of a native config. Raises ModelError where the config lacks its text half."""
+    text = raw.get("text_config")
+    if not isinstance(text, dict):
+        raise ModelError("the DiffusionGemma config lacks 'text_config'; is config.json complete?")
+    own = raw.get("eos_token_id", text.get("eos_token_id", 1))
+    turn_ends = [tokenizer.get_vocab().get(turn) for turn in ("<turn|>", "<end_of_turn>")]
+    ends = [*(own if isinstance(own, list) else [own]), *turn_ends]
+    pad = text.get("pad_token_id")
+    return Family(
+        name=INFO.name,
+        kind="canvas",
+        mask_id=None,
+        end_ids=tuple(dict.fromkeys(token for token in ends if token is not None)),
+        pad_id=0 if pad is None else pad,
+        shift=False,
+        attention=INFO.attention,
+        attention_block=raw.get("canvas_length") or 256,
+        lora_targets=ATTENTION_PROJECTIONS,
+        sampling=dict(INFO.sampling),
+    )
+
+
+def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the safetensors of a folder. Raises ModelError as `read_native` does, and where transformers is too old."""
+    try:
+        from transformers import DiffusionGemmaForBlockDiffusion
+    except ImportError:
+        from transformers import __version__
+
+        raise ModelError(
+            f"transformers {__version__} has no DiffusionGemma; 5.23 has (`pip install -U transformers`)."
+        ) from None
+    return read_native(DiffusionGemmaForBlockDiffusion, folder, device, dtype, attn_implementation="sdpa")

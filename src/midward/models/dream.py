@@ -1,0 +1,67 @@
+"""Dream in its published checkpoint layout, on transformers' own Qwen2 backbone.
+
+The published modules are Qwen2's under the same names, without the causal mask. Since Dream was made from an
+autoregressive model, position i is predicted from the hidden state at i - 1 (the first keeps its own).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ._read import QWEN_SIZES, end_ids, entries, read_native, require, rope, token_id
+from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+
+INFO = FamilyInfo(
+    name="dream",
+    checkpoints="Dream-7B Base and Instruct, Dream-Coder, DiffuCoder",
+    architectures=("DreamModel",),
+    backbone="Qwen2ForCausalLM",
+    attention="full",
+    sampling={"length": 512, "steps": 512, "order": "entropy", "temperature": 0.2},
+    verified="official logits of a tiny checkpoint; plain restatement of architecture and sampler",
+    differs="tokens are spread evenly over the steps (published: none in the first, two in the last); no top_p (.95), "
+    "no alg_temp",
+)
+
+_USUAL = {"hidden_act": "silu", "use_sliding_window": False}
+
+
+def backbone_config(raw: dict[str, Any]) -> Qwen2Config:
+    """Translate a published config into Qwen2's, with full attention. Raises ModelError where that can't be done."""
+    require(raw, _USUAL, "Dream")
+    config = Qwen2Config(
+        **entries(raw, QWEN_SIZES, "Dream"),
+        rope_parameters=rope(raw, "Dream"),
+        tie_word_embeddings=raw.get("tie_word_embeddings", False),
+        use_sliding_window=False,
+    )
+    config.is_causal = False
+    return config
+
+
+def family(raw: dict[str, Any], tokenizer: Any) -> Family:
+    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
+    rows = raw["vocab_size"]
+    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>",), 151643, rows)
+    return Family(
+        name=INFO.name,
+        kind="diffusion",
+        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|mask|>",), 151666, rows),
+        end_ids=end_ids(end, raw, tokenizer, ("<|im_end|>",)),
+        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>",), 151643, rows),
+        shift=True,
+        attention=INFO.attention,
+        lora_targets=LLAMA_PROJECTIONS,
+        sampling=dict(INFO.sampling),
+    )
+
+
+def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
+    return read_native(
+        Qwen2ForCausalLM, folder, device, dtype, config=backbone_config(raw), attn_implementation="sdpa"
+    )

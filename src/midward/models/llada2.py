@@ -1,0 +1,156 @@
+"""LLaDA 2.x in its published checkpoint layout, on transformers' own GLM-4-MoE backbone.
+
+The published architecture is GLM-4-MoE with other names: norms per head on queries and keys, half of each head rotated,
+a sigmoid router with a bias per expert and experts chosen within groups, a shared expert, the first layers dense. Only
+the fused query-key-value matrix has to be split. Attention is block-causal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+
+from ._read import end_ids, entries, read_native, require, rope, token_id
+from .errors import ModelError
+from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+
+BLOCK = 32  # published; no config says so
+
+INFO = FamilyInfo(
+    name="llada2",
+    checkpoints="LLaDA2.0 and LLaDA2.1, mini and flash",
+    architectures=("LLaDA2MoeModelLM",),
+    backbone="Glm4MoeForCausalLM",
+    attention="block",
+    sampling={
+        "length": 2048,
+        "steps": 2048,
+        "block": BLOCK,
+        "order": "low_confidence",
+        "threshold": 0.95,
+        "temperature": 0.0,
+    },
+    adapters="attention (experts are fused tensors)",
+    verified="plain restatement of the architecture and of the block sampler on tiny random checkpoints",
+    differs="LLaDA2.1's editing of committed tokens isn't there; a last block that the length cuts is shorter",
+)
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "moe_intermediate_size": "moe_intermediate_size",
+    "num_hidden_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "n_routed_experts": "num_experts",
+    "n_shared_experts": "num_shared_experts",
+    "num_experts_per_tok": "num_experts_per_tok",
+    "n_group": "n_group",
+    "topk_group": "topk_group",
+    "first_k_dense_replace": "first_k_dense_replace",
+    "routed_scaling_factor": "routed_scaling_factor",
+    "rms_norm_eps": "rms_norm_eps",
+    "max_position_embeddings": "max_position_embeddings",
+}
+_USUAL = {
+    "hidden_act": "silu",
+    "use_bias": False,
+    "use_qkv_bias": False,
+    "use_rmsnorm": True,
+    "score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True,
+    "norm_topk_prob": True,
+}
+
+
+class LLaDA2ForMaskedDiffusion(Glm4MoeForCausalLM):
+    """GLM-4-MoE under a name of its own, which is what the conversion of the weights is registered by."""
+
+
+def _register_conversion() -> None:
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    try:
+        from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
+    except ImportError:
+        raise ModelError("LLaDA2 needs transformers 5.20 or newer (`pip install -U transformers`).") from None
+    register_checkpoint_conversion_mapping(
+        LLaDA2ForMaskedDiffusion.__name__,
+        [
+            WeightRenaming(r"^model\.word_embeddings\.", "model.embed_tokens."),
+            WeightRenaming(r"\.attention\.dense\.", ".self_attn.o_proj."),
+            WeightRenaming(r"\.attention\.query_layernorm\.", ".self_attn.q_norm."),
+            WeightRenaming(r"\.attention\.key_layernorm\.", ".self_attn.k_norm."),
+            WeightRenaming(r"\.mlp\.gate\.expert_bias$", ".mlp.gate.e_score_correction_bias"),
+            WeightConverter(
+                source_patterns=".attention.query_key_value.weight",
+                target_patterns=[f".self_attn.{name}_proj.weight" for name in "qkv"],
+                operations=[Split(dim=0)],
+            ),
+            *(get_checkpoint_conversion_mapping("glm4_moe") or []),
+        ],
+        overwrite=True,
+    )
+
+
+def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:
+    """Translate a published config into GLM-4-MoE's. Raises ModelError where that can't be done."""
+    require(raw, _USUAL, "LLaDA2")
+    if raw.get("use_qk_norm") is not True:
+        raise ModelError(
+            f"unusual LLaDA2 config: use_qk_norm={raw.get('use_qk_norm')!r}; only True can be loaded."
+        )
+    sizes = entries(raw, _SIZES, "LLaDA2")
+    head = raw.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
+    share = raw.get("partial_rotary_factor", 1.0)
+    if raw.get("rotary_dim") not in (None, int(head * share)):
+        raise ModelError(
+            f"unusual LLaDA2 config: rotary_dim={raw['rotary_dim']} with partial_rotary_factor={share} of heads of "
+            f"{head}; only {int(head * share)} can be loaded."
+        )
+    config = Glm4MoeConfig(
+        **{**sizes, "head_dim": head},
+        use_qk_norm=True,
+        attention_bias=False,
+        norm_topk_prob=sizes["num_experts_per_tok"] > 1,
+        num_mtp_layers=0,
+        rope_parameters=rope(raw, "LLaDA2", partial_rotary_factor=share),
+        tie_word_embeddings=raw.get("tie_word_embeddings", False),
+    )
+    config.is_causal = False  # a mask by blocks is given instead
+    return config
+
+
+def family(raw: dict[str, Any], tokenizer: Any) -> Family:
+    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
+    rows = raw["vocab_size"]
+    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows)
+    block = raw.get("block_size") or raw.get("block_length") or BLOCK
+    return Family(
+        name=INFO.name,
+        kind="diffusion",
+        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|mask|>",), 156895, rows),
+        end_ids=end_ids(end, raw, tokenizer, ("<|endoftext|>", "<|role_end|>")),
+        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows),
+        shift=False,
+        attention=INFO.attention,
+        attention_block=block,
+        lora_targets=ATTENTION_PROJECTIONS,  # PEFT takes feed-forward names to mean the fused experts
+        sampling={**INFO.sampling, "block": block},
+    )
+
+
+def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
+    config = backbone_config(raw)
+    _register_conversion()
+    return read_native(
+        LLaDA2ForMaskedDiffusion, folder, device, dtype, config=config, attn_implementation="sdpa"
+    )

@@ -1,0 +1,99 @@
+"""LLaDA-MoE in its published checkpoint layout, on transformers' own Qwen3-MoE backbone.
+
+The published modules have Qwen3-MoE's names and arithmetic (norms per head on queries and keys, softmax router whose
+top weights are not normalised), without the causal mask; transformers fuses the experts' weights while it reads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from ._read import end_ids, entries, read_native, require, rope, token_id
+from .errors import ModelError
+from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+
+INFO = FamilyInfo(
+    name="llada-moe",
+    checkpoints="LLaDA-MoE-7B-A1B Base and Instruct",
+    architectures=("LLaDAMoEModelLM", "LLaDAMoEModel"),
+    backbone="Qwen3MoeForCausalLM",
+    attention="full",
+    sampling={"length": 128, "steps": 128, "block": 32, "order": "low_confidence", "temperature": 0.0},
+    adapters="attention (experts are fused tensors)",
+    verified="plain restatement of the architecture on tiny random checkpoints; the sampler is LLaDA's",
+)
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "moe_intermediate_size": "expert_intermediate_size",
+    "num_hidden_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "num_experts": "num_experts",
+    "num_experts_per_tok": "num_experts_per_tok",
+    "rms_norm_eps": "rms_norm_eps",
+    "max_position_embeddings": "max_position_embeddings",
+}
+# What the published config can switch on and Qwen3-MoE lacks.
+_USUAL = {
+    "hidden_act": "silu",
+    "qk_layernorm": True,
+    "attention_bias": False,
+    "moe_router_enable_expert_bias": False,
+    "moe_router_score_function": "softmax",
+    "partial_rotary_factor": 1,
+    "routed_scaling_factor": 1,
+}
+
+
+def backbone_config(raw: dict[str, Any]) -> Qwen3MoeConfig:
+    """Translate a published config into Qwen3-MoE's, with full attention. Raises ModelError where that can't be."""
+    require(raw, _USUAL, "LLaDA-MoE")
+    for key in ("clip_qkv", "shared_expert_intermediate_size", "router_num_group", "router_topk_group"):
+        if raw.get(key):
+            raise ModelError(f"unusual LLaDA-MoE config: {key}={raw[key]!r}; only None can be loaded.")
+    if raw.get("qk_layernorm") is None:
+        raise ModelError("the LLaDA-MoE config lacks 'qk_layernorm'; is config.json complete?")
+    sizes = entries(raw, _SIZES, "LLaDA-MoE")
+    sparse = raw.get("moe_layer_freq") or [1] * sizes["num_hidden_layers"]
+    more: dict[str, Any] = {"head_dim": sizes["hidden_size"] // sizes["num_attention_heads"]}
+    config = Qwen3MoeConfig(
+        **sizes,
+        **more,
+        intermediate_size=raw.get("dense_intermediate_size") or sizes["moe_intermediate_size"],
+        mlp_only_layers=[layer for layer, is_sparse in enumerate(sparse) if not is_sparse],
+        norm_topk_prob=bool(raw.get("norm_topk_prob")),
+        rope_parameters=rope(raw, "LLaDA-MoE"),
+        tie_word_embeddings=raw.get("tie_word_embeddings", False),
+    )
+    config.is_causal = False
+    return config
+
+
+def family(raw: dict[str, Any], tokenizer: Any) -> Family:
+    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
+    rows = raw["vocab_size"]
+    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows)
+    return Family(
+        name=INFO.name,
+        kind="diffusion",
+        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|mask|>",), 156895, rows),
+        end_ids=end_ids(end, raw, tokenizer, ("<|endoftext|>", "<|role_end|>")),
+        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows),
+        shift=False,
+        attention=INFO.attention,
+        lora_targets=ATTENTION_PROJECTIONS,  # the experts are fused tensors, the router stays as it is
+        sampling=dict(INFO.sampling),
+    )
+
+
+def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
+    return read_native(
+        Qwen3MoeForCausalLM, folder, device, dtype, config=backbone_config(raw), attn_implementation="sdpa"
+    )

@@ -1,0 +1,47 @@
+"""MMaDA's language half: LLaDA's layout, with rows for image codes behind the words in the vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from . import llada
+from ._files import weight_files
+from .errors import ModelError
+from .family import Family, FamilyInfo
+
+INFO = FamilyInfo(
+    name="mmada",
+    checkpoints="MMaDA-8B Base, MixCoT and Max (text)",
+    architectures=("MMadaModelLM",),
+    backbone="LlamaForCausalLM",
+    attention=llada.INFO.attention,
+    sampling=llada.INFO.sampling,
+    verified="as llada: same modules; vocabulary rows are read from the weights",
+    differs="images aren't read or written; nothing keeps an image code out of a text, as published",
+)
+
+_EMBEDDING = "model.transformer.wte.weight"
+
+
+def complete(folder: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the config with the vocabulary rows that the weights have: the published entries disagree about them."""
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            if _EMBEDDING in file.keys():  # noqa: SIM118
+                return {**raw, "embedding_size": file.get_slice(_EMBEDDING).get_shape()[0]}
+    raise ModelError(f"{folder} has no weight {_EMBEDDING!r}; is it an MMaDA checkpoint?")
+
+
+def family(raw: dict[str, Any], tokenizer: Any) -> Family:
+    """Return the family record: LLaDA's."""
+    return replace(llada.family(raw, tokenizer), name=INFO.name)
+
+
+def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
+    return llada.read(folder, raw, device, dtype)

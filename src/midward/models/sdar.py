@@ -1,0 +1,96 @@
+"""SDAR in its published checkpoint layout, on transformers' own Qwen3 and Qwen3-MoE backbones.
+
+Names and arithmetic are Qwen3's; attention is block-causal, in blocks of four unless the config says otherwise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from ._read import QWEN_SIZES, end_ids, entries, read_native, require, rope, token_id
+from .family import ATTENTION_PROJECTIONS, LLAMA_PROJECTIONS, Family, FamilyInfo
+
+BLOCK = 4
+
+INFO = FamilyInfo(
+    name="sdar",
+    checkpoints="SDAR 1.7B to 8B and 30B-A3B, TraDo",
+    architectures=("SDARForCausalLM", "SDARMoeForCausalLM"),
+    backbone="Qwen3ForCausalLM, Qwen3MoeForCausalLM",
+    attention="block",
+    sampling={
+        "length": 256,
+        "steps": 256,
+        "block": BLOCK,
+        "order": "low_confidence",
+        "threshold": 0.9,
+        "temperature": 1.0,
+    },
+    adapters="every linear layer; attention alone where there are experts",
+    verified="plain restatement of the architecture and of the block sampler on tiny random checkpoints",
+    differs="a last block that the length cuts is shorter",
+)
+
+_MOE_SIZES = {name: name for name in ("moe_intermediate_size", "num_experts", "num_experts_per_tok")}
+_USUAL = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
+
+
+def _is_sparse(raw: dict[str, Any]) -> bool:
+    return bool(raw.get("num_experts"))
+
+
+def backbone_config(raw: dict[str, Any]) -> Qwen3Config | Qwen3MoeConfig:
+    """Translate a published config into Qwen3's. Raises ModelError where that can't be done."""
+    require(raw, _USUAL, "SDAR")
+    sizes = entries(raw, QWEN_SIZES, "SDAR")
+    shared = {
+        **sizes,
+        "head_dim": raw.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"],
+        "rope_parameters": rope(raw, "SDAR"),
+        "tie_word_embeddings": raw.get("tie_word_embeddings", False),
+        "use_sliding_window": False,
+    }
+    config: Qwen3Config | Qwen3MoeConfig
+    if _is_sparse(raw):
+        config = Qwen3MoeConfig(
+            **shared,
+            **entries(raw, _MOE_SIZES, "SDAR"),
+            norm_topk_prob=bool(raw.get("norm_topk_prob")),
+            mlp_only_layers=raw.get("mlp_only_layers"),
+            decoder_sparse_step=raw.get("decoder_sparse_step", 1),
+        )
+    else:
+        config = Qwen3Config(**shared)
+    config.is_causal = False  # a mask by blocks is given instead
+    return config
+
+
+def family(raw: dict[str, Any], tokenizer: Any) -> Family:
+    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
+    rows = raw["vocab_size"]
+    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>",), 151643, rows)
+    block = raw.get("block_size") or raw.get("block_length") or BLOCK
+    return Family(
+        name=INFO.name,
+        kind="diffusion",
+        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|MASK|>", "<|mask|>"), 151669, rows),
+        end_ids=end_ids(end, raw, tokenizer, ("<|im_end|>",)),
+        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>",), 151643, rows),
+        shift=False,
+        attention=INFO.attention,
+        attention_block=block,
+        lora_targets=ATTENTION_PROJECTIONS if _is_sparse(raw) else LLAMA_PROJECTIONS,
+        sampling={**INFO.sampling, "block": block},
+    )
+
+
+def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
+    network_class = Qwen3MoeForCausalLM if _is_sparse(raw) else Qwen3ForCausalLM
+    return read_native(
+        network_class, folder, device, dtype, config=backbone_config(raw), attn_implementation="sdpa"
+    )

@@ -1,0 +1,176 @@
+"""DiffusionGemma: transformers' own generate, seen through midward's steps."""
+
+import sys
+
+import pytest
+import torch
+import transformers
+from published import CHATML, QWEN_TOKENS, ROWS, write_tokenizer
+
+import midward
+from midward import Request, Sampling, Trace, sample
+from midward.dynamics.states import PooledStates
+from midward.sampling import noise
+from midward.sampling.requests import Forced
+
+if not hasattr(transformers, "DiffusionGemmaForBlockDiffusion"):
+    pytest.skip("this transformers has no DiffusionGemma", allow_module_level=True)
+
+PROMPTS = [[20, 21, 22, 23], [30, 31, 32, 33, 34, 35, 36], [40, 41]]
+CANVAS = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random checkpoint: 3 layers, 4 experts, canvases of 12."""
+    text = {
+        "vocab_size": ROWS,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "moe_intermediate_size": 24,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "sliding_window": 16,
+        "max_position_embeddings": 256,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.DiffusionGemmaConfig(
+        text_config=text,
+        vision_config={"model_type": "gemma4_vision", "num_key_value_heads": 2, "head_dim": 8, **vision},
+        canvas_length=CANVAS,
+        image_token_id=5,
+        eos_token_id=1,
+    )
+    folder = tmp_path_factory.mktemp("diffusion-gemma")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = transformers.DiffusionGemmaForBlockDiffusion(config)
+        for name, parameter in network.named_parameters():
+            if parameter.dim() > 1 and "vision" not in name:
+                parameter.data.normal_(std=0.3)
+    network.save_pretrained(folder)
+    write_tokenizer(folder, ["<pad>", "<eos>", *QWEN_TOKENS[1:]], CHATML, end="<eos>")
+    return folder
+
+
+@pytest.fixture
+def model(folder):
+    return midward.load(folder, device="cpu", dtype="float32")
+
+
+class Steps:
+    needs_all_steps = False
+
+    def __init__(self, stop_after=None):
+        self.seen, self.stop_after = [], stop_after
+
+    def on_start(self, canvas): ...
+
+    def on_end(self, canvas): ...
+
+    def on_step(self, step):
+        self.seen.append((step.index, step.rows, step.block, step.new.clone(), step.committed.clone()))
+        assert not step.new[~step.committed].any()
+        tokens, confidence = step.predictions
+        assert torch.equal(tokens, step.ids[:, step.response]) and confidence.min() > 0
+        if self.stop_after is not None and step.index >= self.stop_after:
+            step.stopped.update(step.rows)
+
+
+def settings(model, **changes):
+    return Sampling.for_model(model, **{"length": 20, "steps": 10, **changes})
+
+
+def test_tokens_are_those_of_generate(model):
+    prompts = PROMPTS[:2]
+    got = sample(model, prompts, settings(model))
+    for prompt, response in zip(prompts, got, strict=True):
+        with torch.random.fork_rng():
+            torch.manual_seed(noise.row_seed(0, Request(prompt), prompt))
+            (expected,) = model.network.generate(
+                torch.tensor([prompt]),
+                max_new_tokens=20,
+                max_denoising_steps=5,
+                t_max=0.8,
+                t_min=0.4,
+                eos_token_id=list(model.family.end_ids),
+                pad_token_id=0,
+                return_dict_in_generate=False,
+            )
+        expected = expected[len(prompt) :].tolist()[:20]
+        assert response.raw_ids[: len(expected)] == expected
+        assert set(response.raw_ids[len(expected) :]) <= {0}
+        assert 0 < response.nfe <= 10
+
+
+def test_batches_and_watchers_change_nothing(model):
+    alone = [sample(model, [prompt], settings(model))[0] for prompt in PROMPTS]
+    steps, trace = Steps(), Trace()
+    assert sample(model, PROMPTS, settings(model), watchers=[steps, trace]) == alone
+    assert sample(model, PROMPTS[::-1], settings(model), batch_size=2) == alone[::-1]
+    assert sample(model, PROMPTS, settings(model, seed=1)) != alone
+    assert len(steps.seen) == sum(response.nfe for response in alone)
+    assert "_denoising_step" not in vars(model.network), "the model is as it was"
+    assert not model.network.model.decoder._forward_hooks
+    for index, rows, (start, stop), _, committed in steps.seen:
+        assert (start, stop) == ((0, 12) if index < 5 else (12, 20))
+        assert committed[0, :start].all() and not committed[0, stop:].any() and len(rows) == 1
+    assert all((trace.commit_step[row] < 10).all() for row in range(3))
+
+
+def test_states_for_sri(model):
+    pooled = PooledStates(reading="generated", needs_all_steps=True)
+    responses = sample(model, PROMPTS, settings(model, length=12, steps=6), watchers=[pooled])
+    assert [response.nfe for response in responses] == [6, 6, 6], "with all steps no row stops early"
+    for row in range(3):
+        states = pooled.states(row)
+        assert states.shape == (6, 32) and states.isfinite().all() and states.std(0).max() > 0
+
+
+def test_a_watcher_can_stop_a_row(model):
+    responses = sample(model, PROMPTS, settings(model), watchers=[Steps(stop_after=1)])
+    assert [response.steps for response in responses] == [2, 2, 2]
+    assert all(len(response.raw_ids) == 20 for response in responses)
+
+
+def test_record_and_chat(model):
+    family = model.family
+    assert (family.kind, family.mask_id, family.end_ids, family.pad_id) == ("canvas", None, (1,), 0)
+    assert family.attention_block == CANVAS and (model.hidden_size, model.vocab_size) == (32, ROWS)
+    assert Sampling.for_model(model) == Sampling(length=256, steps=48, order="entropy", temperature=0.8)
+    (response,) = model.generate("t20 t21", length=12, steps=3)
+    assert isinstance(response.text, str) and response.prompt_ids == model.encode("t20 t21")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"order": "random"}, {"temperature": 0.0}, {"block": 4}, {"guidance": 1.0}, {"end": "keep"}]
+)
+def test_what_it_cannot_follow_is_refused(changes, model):
+    with pytest.raises(ValueError, match=f"can't follow {next(iter(changes))}="):
+        sample(model, PROMPTS, settings(model, **changes))
+
+
+def test_what_needs_masks_is_refused(model, tmp_path):
+    from midward.alignment import AlignError, align
+
+    with pytest.raises(ValueError, match=r"request 0: .* can't follow forced spans"):
+        sample(model, [Request(PROMPTS[0], forced=(Forced(0, (20,)),))], settings(model))
+    with pytest.raises(midward.ModelError, match="not aligned or scored"):
+        model.hidden(torch.tensor([[5, 6]]))
+    with pytest.raises(AlignError, match="MOSA aligns diffusion models"):
+        align(model, ["t20"], tmp_path / "out", length=12, window_start=2, window_end=6)
+
+
+def test_an_old_transformers_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", type(sys)("transformers"))
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.18.0", raising=False)
+    with pytest.raises(midward.ModelError, match=r"transformers 5\.18\.0 has no DiffusionGemma; 5\.23 has"):
+        midward.load(folder, device="cpu")
