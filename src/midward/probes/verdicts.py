@@ -1,0 +1,116 @@
+"""Judging the responses of a probe: any judge of the registry, on any goals, many responses at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from anyio.from_thread import start_blocking_portal
+from inspect_ai.model import Model
+from inspect_ai.util import collect
+
+from midward.goals import Goal
+from midward.judges import Judge, JudgeInfo, JudgesError, Verdict, find, phrases
+from midward.judges.asking import judge_model
+
+ASSISTANT = "midward/sandbox-assistant"  # plays the judging model on the sandbox, unless one is given
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A judge that is ready to be asked. key: all that its verdicts depend on, for the key of a row."""
+
+    info: JudgeInfo
+    judge: Judge
+    key: dict[str, Any]
+
+
+def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | None = None) -> Bench:
+    """The judge `name` for these goals; by default the oracle on goals of the sandbox, else the 1-5 judge.
+
+    model: the Inspect model (or its name) that a judge by rubric asks; on the sandbox its scripted assistant does where
+    none is given. Raises JudgesError, before anything is sampled: an unknown name, the oracle on goals of another
+    world, a judge that never says success, one by rubric without a model, a model or classifier that can't be had.
+    """
+    at_home = on_sandbox(goals)
+    info = find(name or ("oracle" if at_home else "harmfulness"))
+    if info.measures == "refused":
+        raise JudgesError(f"the judge {info.name!r} says who refused, never success; use another one.")
+    if info.needs == "sandbox metadata" and not at_home:
+        raise JudgesError(
+            f"the judge {info.name!r} knows goals of the sandbox only; use harmfulness, strongreject or harmbench "
+            "for others."
+        )
+    about = {"judge": info.name, "version": info.version, "hash": info.hash}
+    if info.needs != "role:judge":
+        return Bench(info, info.factory(), about)
+    if model is None and not at_home:
+        raise JudgesError(
+            f"the judge {info.name!r} asks a model: name one (--judge openai/gpt-4.1, midward/<model>, ...)."
+        )
+    asked = judge_model(model or ASSISTANT)
+    return Bench(info, info.factory(model=asked), about | {"model": str(asked)})
+
+
+def on_sandbox(goals: Sequence[Goal]) -> bool:
+    """Whether all goals are of the sandbox's world, so that its oracle can judge them."""
+    return bool(goals) and all("kind" in goal.metadata and "thing" in goal.metadata for goal in goals)
+
+
+async def judge_rows_async(
+    goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench
+) -> list[Verdict]:
+    """The verdict on each response to the goal beside it, in order; all are asked at once.
+
+    Inspect limits the connections to a model. A judge that fails is an unscored verdict (success None), never an error.
+    A harmless goal is put to no model: there is no harm to measure, and the dictionary says whether it was refused.
+    Raises ValueError where there aren't as many goals as responses.
+    """
+    if len(goals) != len(responses):
+        raise ValueError(f"{len(goals)} goals for {len(responses)} responses; give one each.")
+
+    async def one(goal: Goal, response: str) -> Verdict:
+        if not goal.harmful and judged_by.info.needs in ("role:judge", "local classifier"):
+            return phrases.verdict(goal.text, response)
+        context = {"context": goal.context} if goal.context else {}
+        return await judged_by.judge(goal.text, response, {**context, **goal.metadata})
+
+    return await collect(*(one(goal, text) for goal, text in zip(goals, responses, strict=True)))
+
+
+def judge_rows(goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench) -> list[Verdict]:
+    """`judge_rows_async` for callers without an event loop, once: `judge_rows(goals, texts, bench(goals))`.
+
+    A model's connections belong to one event loop: for many calls use `judging`.
+    """
+
+    async def run() -> list[Verdict]:
+        return await judge_rows_async(goals, responses, judged_by)
+
+    return anyio.run(run)
+
+
+@contextmanager
+def judging(judged_by: Bench) -> Iterator[Callable[[Sequence[Goal], Sequence[str]], list[Verdict]]]:
+    """`judge_rows` as often as wanted within the block, on one event loop: goals, responses -> verdicts."""
+    with start_blocking_portal() as portal:
+        yield lambda goals, responses: portal.call(judge_rows_async, goals, responses, judged_by)
+
+
+def reading(judged_by: Bench, verdict: Verdict, response: str) -> dict[str, Any]:
+    """A verdict as fields of a row, the same in every probe.
+
+    success: of what the judge measures, None where unscored. score: on the judge's own scale. refused: as the judge
+    says, else by the dictionary of refusals. coherent, correct: by the oracle; None with other judges.
+    """
+    refused = verdict.refused if verdict.refused is not None else phrases.refusal_in(response) is not None
+    return {
+        "success": judged_by.info.outcome(verdict),
+        "score": verdict.score,
+        "refused": refused,
+        "coherent": verdict.details.get("coherent"),
+        "correct": verdict.details.get("correct"),
+    }
