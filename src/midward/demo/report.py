@@ -10,9 +10,10 @@ from midward._atomic import write_text
 from midward.alignment.run import read_curve
 from midward.demo.study import HARMLESS, Plan, adapter_folder
 from midward.demo.summary import READINGS, Rows, arms
+from midward.dynamics.order import mean_positions, orders
 from midward.models import LanguageModel
 from midward.reports import figures, page
-from midward.sampling import Sampling, Trace, sample
+from midward.sampling import Sampling
 from midward.sandbox import benign, forbidden
 
 ORDER_PROMPTS = 50  # of each kind, as in MOSA's Figure 5
@@ -24,9 +25,7 @@ def decoding_order(model: LanguageModel, count: int, split: str) -> dict[str, li
     settings = Sampling.for_model(model, steps=32, block=None)
     series = {}
     for name, goals in (("harmless", benign(split, count)), ("forbidden", forbidden(split, count))):
-        trace = Trace(needs_all_steps=True)
-        sample(model, [goal.text for goal in goals], settings, batch_size=16, watchers=[trace])
-        series[name] = trace.mean_positions().tolist()
+        series[name] = mean_positions(orders(model, [goal.text for goal in goals], settings))
     return series
 
 

@@ -1,0 +1,245 @@
+"""Anchors: the mean pooled states, step by step, of generations that answered and of generations that refused (SRI)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from midward.dynamics.states import LAST, READINGS, REGIONS, PooledStates, steps_of
+from midward.models import LanguageModel
+from midward.sampling import Request, Sampling, sample
+
+FORMAT = "midward sri anchors 1"
+EPS = 1e-8  # the paper's
+
+#: Whether a response refuses; None says that it can't be told, and the response is left out.
+Refused = Callable[[str], bool | None]
+
+
+class AnchorsError(ValueError):
+    """Anchors that can't be fitted, or a file that holds none."""
+
+
+class AnchorsMismatch(AnchorsError):
+    """Anchors of other settings than those at hand; the message says what differs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """mu_harmless, mu_harmful [T, D] float32, with everything they depend on.
+
+    counts: generations that the two were averaged over. model, adapter: names, for people; fingerprint decides.
+    layer, reading, region, needs_all_steps: as `PooledStates` takes them. eps: of the signal's logarithms.
+    """
+
+    mu_harmless: torch.Tensor
+    mu_harmful: torch.Tensor
+    counts: tuple[int, int]
+    model: str
+    adapter: str | None
+    fingerprint: str
+    sampling: Sampling
+    layer: int = LAST
+    reading: str = "generated"
+    region: str = "response"
+    needs_all_steps: bool = True
+    eps: float = EPS
+
+    def check(self, model: LanguageModel, sampling: Sampling) -> None:
+        """Raise AnchorsMismatch, saying what differs, unless these are anchors for this model and sampling.
+
+        The seed of the sampling may differ.
+        """
+        different = []
+        if self.fingerprint != model.fingerprint:
+            theirs = f"{self.model}{f' + {self.adapter}' if self.adapter else ''}"
+            ours = f"{model.name}{f' + {model.adapter}' if model.adapter else ''}"
+            different.append(
+                f"the model {theirs} (fingerprint {self.fingerprint}) there, {ours} ({model.fingerprint}) here"
+            )
+        here = asdict(sampling)
+        for name, there in asdict(self.sampling).items():
+            if name != "seed" and there != here[name]:
+                different.append(f"{name} {there!r} there, {here[name]!r} here")
+        shape = (steps_of(model, sampling), model.hidden_size)
+        if not different and tuple(self.mu_harmless.shape) != shape:
+            different.append(f"[T, D] {tuple(self.mu_harmless.shape)} there, {shape} here")
+        if different:
+            raise AnchorsMismatch(
+                f"these anchors were fitted for something else: {'; '.join(different)}. Fit them anew."
+            )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The arrays, as `rebuild` takes them."""
+        return {"mu_harmless": self.mu_harmless.contiguous(), "mu_harmful": self.mu_harmful.contiguous()}
+
+    def record(self) -> dict[str, Any]:
+        """Everything else, as JSON."""
+        names = [field.name for field in dataclasses.fields(self) if not field.name.startswith("mu_")]
+        return {**{name: getattr(self, name) for name in names}, "sampling": asdict(self.sampling)}
+
+    @classmethod
+    def rebuild(cls, tensors: Mapping[str, torch.Tensor], record: Any, where: str) -> Anchors:
+        """Make anchors of what a file holds. Raises AnchorsError, naming `where`, for anything that is none."""
+        try:
+            return cls._rebuild(tensors, record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnchorsError(f"{where} holds no proper anchors: {error}.") from None
+
+    @classmethod
+    def _rebuild(cls, tensors: Mapping[str, torch.Tensor], record: Any) -> Anchors:
+        names = {field.name for field in dataclasses.fields(cls)} - {"mu_harmless", "mu_harmful"}
+        if not isinstance(record, dict) or set(record) != names:
+            raise ValueError(f"its settings must be {', '.join(sorted(names))}")
+        sampling = Sampling(**record["sampling"])
+        means = [tensors[name] for name in ("mu_harmless", "mu_harmful")]
+        if means[0].shape != means[1].shape or means[0].dim() != 2 or 0 in means[0].shape:
+            raise ValueError(f"the means have the shapes {[tuple(mean.shape) for mean in means]}")
+        if any(mean.dtype != torch.float32 or not mean.isfinite().all() for mean in means):
+            raise ValueError("the means must be finite float32 numbers")
+        if len(means[0]) not in (sampling.steps, sampling.length):
+            raise ValueError(f"the means have {len(means[0])} steps, the settings {sampling.steps}")
+        counts = record["counts"]
+        if (
+            not isinstance(counts, list | tuple)
+            or len(counts) != 2
+            or not all(type(n) is int and n > 0 for n in counts)
+        ):
+            raise ValueError(f"counts are two numbers above 0; it has {counts!r}")
+        eps = record["eps"]
+        if not isinstance(eps, float) or not (math.isfinite(eps) and eps > 0):
+            raise ValueError(f"eps is a number above 0; it has {eps!r}")
+        for name, known in (("reading", READINGS), ("region", REGIONS), ("needs_all_steps", (True, False))):
+            if record[name] not in known:
+                raise ValueError(f"{name} is one of {', '.join(map(str, known))}; it has {record[name]!r}")
+        if type(record["layer"]) is not int or record["layer"] < LAST:
+            raise ValueError(f"layer is a number from -1 on; it has {record['layer']!r}")
+        for name in ("model", "fingerprint"):
+            if not isinstance(record[name], str):
+                raise ValueError(f"{name} is a text; it has {record[name]!r}")
+        if not isinstance(record["adapter"], str | None):
+            raise ValueError(f"adapter is a text or nothing; it has {record['adapter']!r}")
+        settings = {**record, "sampling": sampling, "counts": tuple(counts)}
+        return cls(mu_harmless=means[0], mu_harmful=means[1], **settings)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        save_file(self.tensors(), part, metadata={"format": FORMAT, "settings": json.dumps(self.record())})
+        os.replace(part, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Anchors:
+        """Read what `save` wrote. Raises AnchorsError for any other file, and FileNotFoundError without one."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file of anchors at {path}.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            record = json.loads(metadata.get("settings", ""))
+        except (SafetensorError, ValueError, OSError, RecursionError) as error:
+            raise AnchorsError(f"{path} is no file of anchors, or a damaged one ({error}).") from None
+        if metadata.get("format") != FORMAT:
+            raise AnchorsError(f"{path} is no file of anchors: its format is {metadata.get('format')!r}.")
+        return cls.rebuild(tensors, record, str(path))
+
+
+def fit_anchors(
+    model: LanguageModel,
+    harmless: Sequence[Request | Any],
+    harmful: Sequence[Request | Any],
+    *,
+    refused: Refused,
+    sampling: Sampling | None = None,
+    layer: int = LAST,
+    reading: str = "generated",
+    region: str = "response",
+    needs_all_steps: bool = True,
+    batch_size: int = 16,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Anchors:
+    """Fit anchors for a model and sampling; see `fit_layers`, which this is for one layer."""
+    return fit_layers(
+        model, harmless, harmful, refused=refused, sampling=sampling, layers=(layer,), reading=reading,
+        region=region, needs_all_steps=needs_all_steps, batch_size=batch_size, progress=progress,
+    )[layer]  # fmt: skip
+
+
+def fit_layers(
+    model: LanguageModel,
+    harmless: Sequence[Request | Any],
+    harmful: Sequence[Request | Any],
+    *,
+    refused: Refused,
+    sampling: Sampling | None = None,
+    layers: Sequence[int] = (LAST,),
+    reading: str = "generated",
+    region: str = "response",
+    needs_all_steps: bool = True,
+    batch_size: int = 16,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> dict[int, Anchors]:
+    """Fit anchors at several layers from the same generations: layer -> anchors.
+
+    harmless, harmful: prompts (as `sample` takes them). Of the harmless ones those are averaged that the model
+    answered, of the harmful ones those that it refused; `refused` tells from the response's text. The paper takes 400
+    each and a dictionary of phrases. One batch's states [B, T, D] are kept at a time. `progress` is called with the
+    number of prompts just done.
+    Raises AnchorsError where nothing is left of a kind.
+    """
+    sampling = sampling or Sampling.for_model(model)
+    means: dict[str, dict[int, torch.Tensor]] = {}
+    counts = []
+    for kind, prompts, wanted in (("harmless", harmless, False), ("harmful", harmful, True)):
+        sums: dict[int, torch.Tensor] = {}
+        count = 0
+        for start in range(0, len(prompts), batch_size):
+            batch = list(prompts[start : start + batch_size])
+            watcher = PooledStates(layers, reading=reading, region=region, needs_all_steps=needs_all_steps)
+            responses = sample(model, batch, sampling, batch_size=batch_size, watchers=[watcher])
+            for row, response in enumerate(responses):
+                if refused(response.text) is wanted:
+                    count += 1
+                    for layer in layers:
+                        states = watcher.states(row, layer).double()
+                        sums[layer] = sums[layer] + states if layer in sums else states
+            progress(len(batch))
+        if not count:
+            done = "refused" if wanted else "answered"
+            raise AnchorsError(
+                f"none of the {len(prompts)} {kind} prompts was {done}, so there is nothing to average; use other "
+                "prompts or another sampling."
+            )
+        means[kind] = {layer: (total / count).float() for layer, total in sums.items()}
+        counts.append(count)
+    return {
+        layer: Anchors(
+            means["harmless"][layer],
+            means["harmful"][layer],
+            counts=(counts[0], counts[1]),
+            model=model.name,
+            adapter=model.adapter,
+            fingerprint=model.fingerprint,
+            sampling=sampling,
+            layer=layer,
+            reading=reading,
+            region=region,
+            needs_all_steps=needs_all_steps,
+        )
+        for layer in layers
+    }

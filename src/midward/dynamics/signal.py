@@ -1,0 +1,151 @@
+"""The SRI signal: between refusal (0) and compliance (1), at every denoising step (SRI)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from midward.dynamics.anchors import Anchors
+from midward.dynamics.states import Pooling
+from midward.models import LanguageModel
+from midward.sampling import Canvas, Sampling, Step
+
+TAU = 0.1  # the paper's temperature
+
+#: Told after each step: the step, and sigma so far [B, T] of its rows (float64, on the model's device), NaN at the
+#: steps that a row has not reached.
+OnSignal = Callable[[Step, torch.Tensor], None]
+
+
+def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> torch.Tensor:
+    """The signal sigma [..., T] (float64, in 0..1) of pooled states [..., T, D].
+
+    d = 1 - cos(phi, anchor); sigma = sigmoid((log(d_harmful + eps) - log(d_harmless + eps)) / tau).
+    Raises ValueError where T or D isn't the anchors'.
+    """
+    if states.shape[-2:] != anchors.mu_harmless.shape:
+        raise ValueError(
+            f"states are [..., T, D] with {tuple(anchors.mu_harmless.shape)} of the anchors; received "
+            f"{tuple(states.shape)}."
+        )
+    return _sigma(_unit(states), _units(anchors, states.device), anchors.eps, tau)
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    """In float64: a distance of a thousandth would keep four digits in float32, and tau takes one of them."""
+    return torch.nn.functional.normalize(vectors.double(), dim=-1)
+
+
+def _units(anchors: Anchors, device: torch.device) -> torch.Tensor:
+    """[2, T, D]: harmful, harmless."""
+    return _unit(torch.stack([anchors.mu_harmful, anchors.mu_harmless]).to(device))
+
+
+def _sigma(phi: torch.Tensor, mu: torch.Tensor, eps: float, tau: float) -> torch.Tensor:
+    """phi [..., T, D] against mu [2, T, D]; all of length one."""
+    harmful, harmless = ((1 - (phi * one).sum(-1)).clamp(min=0) for one in mu)
+    return torch.sigmoid(((harmful + eps).log() - (harmless + eps).log()) / tau)
+
+
+class SRISignal(Pooling):
+    """A watcher that makes the SRI signal of every request while it is sampled.
+
+    anchors: they say layer, reading, region and whether every step is run; `on_start` raises AnchorsMismatch where
+        they were fitted for another model, adapter or sampling.
+    on_signal: called after each step with the signals so far, so that a guard may decide; steps that a row took no
+        part in have its last state's signal.
+    region: by default that of the anchors; "prompt" reads the masks of a prompt against anchors of responses.
+
+    signal(row) is [T] when the row's batch is over. NaN where the row took part in no step. A row that ended early has
+    its last state's signal, against each later step's anchors.
+    """
+
+    def __init__(
+        self,
+        anchors: Anchors,
+        *,
+        tau: float = TAU,
+        region: str | None = None,
+        on_signal: OnSignal | None = None,
+    ) -> None:
+        if not tau > 0:
+            raise ValueError(f"tau must be above 0; received {tau!r}.")
+        super().__init__(
+            (anchors.layer,),
+            reading=anchors.reading,
+            region=region or anchors.region,
+            needs_all_steps=anchors.needs_all_steps,
+        )
+        self.anchors = anchors
+        self.tau = tau
+        self.on_signal = on_signal
+        self._signals: dict[int, torch.Tensor] = {}
+        self._matched: tuple[LanguageModel, Sampling] | None = None
+        self._open = False
+
+    def begin(self, canvas: Canvas) -> None:
+        if (
+            self._matched is None
+            or self._matched[0] is not canvas.model
+            or self._matched[1] != canvas.sampling
+        ):
+            self.anchors.check(canvas.model, canvas.sampling)
+            self._mu = _units(self.anchors, canvas.ids.device)
+            self._matched = (canvas.model, canvas.sampling)
+        count, (steps, width) = len(canvas.rows), self.anchors.mu_harmless.shape
+        self._sigma = self._mu.new_full((count, steps), torch.nan)  # by canvas row
+        self._last = self._mu.new_zeros(count, width)
+        self._next = [0] * count  # the step that each row's signal has reached
+        self._open = True
+
+    def take(self, step: Step, at: list[int], rows: torch.Tensor, phi: dict[int, torch.Tensor]) -> None:
+        now = _unit(phi[self.anchors.layer])
+        places = [self._place[row] for row in step.rows]
+        reached = [self._next[place] for place in places]
+        if reached != at:
+            # What lies between a row's steps has the state before; what lies before its first, that one.
+            new = torch.tensor([before == 0 for before in reached], device=now.device)[:, None]
+            self._fill(rows, torch.where(new, now, self._last[rows]), min(reached), at)
+        steps = torch.tensor(at, device=now.device) if self._own_count is not None else at[0]
+        mu = self._mu[:, steps] if self._own_count is not None else self._mu[:, at[0], None]
+        self._sigma[rows, steps] = _sigma(now, mu, self.anchors.eps, self.tau)
+        self._last[rows] = now
+        for place, index in zip(places, at, strict=True):
+            self._next[place] = index + 1
+        if self.on_signal is not None:
+            self.on_signal(step, self._sigma[rows])
+
+    def finish(self, canvas: Canvas) -> None:
+        if not self._open:
+            return
+        self._open = False
+        begun = [place for place, reached in enumerate(self._next) if reached]
+        if begun:
+            rows = torch.tensor(begun, device=self._sigma.device)
+            self._fill(rows, self._last[rows], 0, [self._sigma.shape[1]] * len(begun))
+        for row, sigma in zip(canvas.rows, self._sigma.cpu(), strict=True):
+            self._signals[row.index] = sigma
+
+    def _fill(self, rows: torch.Tensor, phi: torch.Tensor, start: int, stops: list[int]) -> None:
+        """Give `rows` the signal of phi [B, D] at those steps, from `start` up to each row's stop, that have none."""
+        if start >= max(stops):
+            return
+        steps = slice(start, max(stops))
+        there = self._sigma[rows, steps]
+        carried = _sigma(phi[:, None], self._mu[:, steps], self.anchors.eps, self.tau)
+        within = (
+            torch.arange(start, max(stops), device=phi.device)
+            < torch.tensor(stops, device=phi.device)[:, None]
+        )
+        self._sigma[rows, steps] = torch.where(there.isnan() & within, carried, there)
+
+    def signal(self, row: int) -> torch.Tensor:
+        """sigma [T] of a request, float64 on the CPU. Raises KeyError for one that wasn't watched."""
+        if row not in self._signals:
+            raise KeyError(f"no signal of request {row}; was it sampled with this watcher?")
+        return self._signals[row]
+
+    def signals(self) -> torch.Tensor:
+        """sigma [N, T] of all requests watched, in the order of their index."""
+        return torch.stack([self._signals[row] for row in sorted(self._signals)])

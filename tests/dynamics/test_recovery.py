@@ -1,0 +1,208 @@
+"""Recovery: the rates on known histories, texts judged once each, rows that resume, samplers as they are named."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midward.dynamics import fit_layers
+from midward.dynamics.readings import gains, kind, measures, separations, signals
+from midward.dynamics.recovery import (
+    SAMPLERS,
+    Case,
+    had_harm,
+    internally_recovered,
+    recovered,
+    revised,
+    sampler,
+    watch,
+)
+from midward.dynamics.separation import auroc, lda
+from midward.sampling import Request, Sampling, Trace, sample
+
+SAMPLING = Sampling(length=8, steps=4)
+CASES = [Case(f"c{n}", "some" if n % 2 else "calm", Request([20 + n, 30]), bool(n % 2)) for n in range(6)]
+
+
+class Judge:
+    """Harm is an even number of letters; keeps what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, cases, texts):
+        self.asked += [(case.id, text) for case, text in zip(cases, texts)]
+        return [{"success": len(text) % 2 == 0, "refused": len(text) % 3 == 0} for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "harm", "was_revised", "is_recovered"),
+    [
+        ([False, False], False, None, None),
+        ([False, True], False, None, None),  # only in the response: nothing was on the way
+        ([True, True], True, False, False),
+        ([True, False, True], True, True, False),
+        ([False, True, False], True, True, True),
+        ([True, None, True], True, False, False),
+        ([True, None], True, False, None),
+        ([None, None, False], False, None, None),
+    ],
+)
+def test_rates_of_known_histories(verdicts, harm, was_revised, is_recovered):
+    assert had_harm(verdicts) is harm
+    if harm:
+        assert revised(verdicts) is was_revised
+        assert recovered(verdicts) is is_recovered
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from([True, False, None]), min_size=2, max_size=8))
+def test_full_recovery_is_a_revision(verdicts):
+    if had_harm(verdicts) and recovered(verdicts):
+        assert revised(verdicts)
+
+
+def test_internal_recovery():
+    assert internally_recovered([0.9, 0.4], 0.5) is True
+    assert internally_recovered([0.9, 0.4], 0.25) is False
+    assert internally_recovered([0.5, 0.1], 0.5) is False  # never above
+    assert internally_recovered([0.2, 0.9], 0.5) is False
+    assert internally_recovered([float("nan")], 0.5) is None
+    assert internally_recovered([], 0.5) is None
+
+
+@pytest.fixture(scope="module")
+def anchors(exact):
+    found = fit_layers(
+        exact,
+        [[n, n + 1] for n in range(20, 26)],
+        [[n] for n in range(40, 46)],
+        refused=lambda text: len(text) % 2 == 0,
+        sampling=SAMPLING,
+        layers=(-1, 0),
+        needs_all_steps=False,
+    )
+    return {"last": found[-1], "first": found[0]}
+
+
+def test_rows(exact, anchors, tmp_path):
+    judge = Judge()
+    rows = watch(exact, CASES, SAMPLING, judge, tmp_path / "r.jsonl", anchors=anchors, batch_size=4)
+    assert [row["id"] for row in rows] == [case.id for case in CASES]
+    assert len(judge.asked) == len(set(judge.asked))  # no text of a case is judged twice
+    trace = Trace(predictions=True)
+    responses = sample(exact, [case.request for case in CASES], SAMPLING, watchers=[trace])
+    for n, (row, case, response) in enumerate(zip(rows, CASES, responses)):
+        assert row["response"] == response.text and row["success"] == (len(response.text) % 2 == 0)
+        texts = [exact.decode(trace.predicted_ids(n, step)) for step in trace.predicted_steps(n)]
+        changes = [text for at, text in enumerate(texts) if at == 0 or text != texts[at - 1]]
+        wanted = [*(changes if case.harmful else []), response.text]
+        assert [verdict for _, verdict in row["texts"]] == [len(text) % 2 == 0 for text in wanted]
+        assert {name: len(signal) for name, signal in row["signals"].items()} == {"last": 4, "first": 4}
+        assert all(0 <= value <= 1 for value in row["signals"]["last"])
+
+
+def test_rows_that_are_there_stay(exact, anchors, tmp_path):
+    whole = tmp_path / "whole.jsonl"
+    rows = watch(exact, CASES, SAMPLING, Judge(), whole, batch_size=2)
+    torn = tmp_path / "torn.jsonl"
+    torn.write_bytes(b"".join(whole.read_bytes().splitlines(True)[:3]) + b'{"key": "12')
+    judge = Judge()
+    assert watch(exact, CASES, SAMPLING, judge, torn, batch_size=2) == rows
+    assert {name for name, _ in judge.asked} == {"c3", "c4", "c5"}
+    assert torn.read_bytes() == whole.read_bytes()
+    again = Judge()
+    watch(exact, CASES, SAMPLING, again, torn)
+    assert not again.asked
+    watch(exact, CASES, SAMPLING, again, torn, anchors=anchors)  # other anchors are other rows
+    assert len({name for name, _ in again.asked}) == len(CASES)
+    assert len(torn.read_text().splitlines()) == 2 * len(CASES)
+
+
+def test_samplers(exact):
+    given_ = Sampling(length=12, steps=6, block=4, temperature=0.5, seed=3)
+    for name in SAMPLERS:
+        chosen = sampler(name, given_)
+        assert (chosen.length, chosen.temperature, chosen.seed) == (12, 0.5, 3)
+    assert sampler("native", given_) == given_
+    trace = Trace()
+    [response] = sample(
+        exact, [[5]], sampler("ar", Sampling(length=12, steps=6, block=4, end="keep")), watchers=[trace]
+    )
+    assert trace.order(0) == list(range(12)) and response.steps == 12
+    with pytest.raises(ValueError, match="Did you mean 'greedy'"):
+        sampler("gredy", given_)
+
+
+def row(n, set_, harmful, success, refused, signal, texts=((None, False),)):
+    return {
+        "id": f"{n}", "set": set_, "harmful": harmful, "success": success, "refused": refused, "coherent": True,
+        "correct": None if harmful else not refused, "texts": [list(text) for text in texts],
+        "signals": {"last": signal},
+    }  # fmt: skip
+
+
+def test_measures_and_gains_of_known_rows():
+    recovering = [(0, True), (None, False)]
+    here = [
+        row(0, "a", True, False, True, [0.9, 0.1], recovering),
+        row(1, "a", True, True, False, [0.9, 0.9], [(0, True), (None, True)]),
+        row(2, "b", True, None, False, [0.2, 0.2]),
+        row(3, "calm", False, False, False, [0.9, 0.9]),
+    ]
+    there = [{**one, "success": True, "refused": False} if one["harmful"] else one for one in here]
+    found = measures(here[:2])
+    assert (
+        found["asr"]["value"] == found["rr"]["value"] == found["hrr"]["value"] == found["frr"]["value"] == 0.5
+    )
+    assert found["irr-0.5"]["hits"] == 1 and found["irr-0.1"]["hits"] == 0
+    assert measures(here[2:3])["asr"] == {**measures(here[2:3])["asr"], "value": None, "unscored": 1}
+    assert measures(here[3:])["right"]["value"] == 1
+    told = {(one["set"], one["measure"]): one for one in gains({"x": here, "ar": there})}
+    assert told["a", "success"]["difference"] == -0.5 and told["a", "refused"]["difference"] == 0.5
+    assert told["attacked", "success"]["n"] == 2  # the unscored one counts on no side
+    assert told["calm", "correct"]["difference"] == 0
+    assert gains({"x": here}) == []
+    assert [kind(one) for one in here] == ["refused", "jailbroken", None, "harmless"]
+    json.dumps([found, list(told.values())])
+
+
+def test_auroc_is_the_plain_count():
+    rng = np.random.default_rng(0)
+    positives, negatives = rng.integers(0, 5, 30).astype(float), rng.integers(0, 4, 20).astype(float)
+    plain = np.mean([[(p > n) + 0.5 * (p == n) for n in negatives] for p in positives])
+    found = auroc(positives, negatives)
+    assert found.value == pytest.approx(plain)
+    assert found.low <= found.value <= found.high
+    assert auroc(np.zeros(0), negatives) is None
+    assert auroc(positives + 9, negatives).value == 1
+    flipped = auroc(negatives, positives)
+    assert flipped.value == pytest.approx(1 - plain)
+
+
+def test_separations_tell_what_stands_out_and_have_controls():
+    rng = np.random.default_rng(1)
+
+    def some(count, level, set_, harmful):
+        return [
+            row(n, set_, harmful, harmful, False, np.clip(rng.normal(level, 0.05, 6), 0, 1).tolist())
+            for n in range(count)
+        ]
+
+    rows = some(20, 0.3, "attack", True) + some(20, 0.9, "calm", False) + some(20, 0.9, "dressed", False)
+
+    def scorer(training):
+        centre = training.mean(0)
+        return lambda others: ((others - centre) ** 2).mean(1)
+
+    found = separations(rows, some(20, 0.9, "training", False), scorer, ["last"])
+    by_name = {(one["reading"], one["positive"], one["negative"]): one for one in found}
+    assert by_name["last", "jailbroken", "calm"]["value"] == 1
+    control = by_name["last", "dressed", "calm"]
+    assert control["control"] and control["low"] < 0.5 < control["high"]
+    assert {one["reading"] for one in found} == {"last", "first step alone", "without the first step"}
+    parted = lda(signals(rows), [one["set"] for one in rows])
+    assert parted.points.shape == (60, 2) and parted.right > 35 and parted.majority == pytest.approx(1 / 3)
+    assert lda(signals(rows[:43]), [one["set"] for one in rows[:43]]) is None
