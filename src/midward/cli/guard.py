@@ -1,0 +1,313 @@
+"""`midward guard fit|score|eval`: guards fitted for a model, put in front of it, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from midward.cli._options import ModelOptions, SamplingOptions
+from midward.cli._show import StepBar, bar, columns, out, say
+
+if TYPE_CHECKING:
+    from midward.evaluation.cases import Case
+
+Split = Annotated[
+    Literal["train", "tuning", "test"],
+    typer.Option(help="Of the sandbox's sets: whose things they are about."),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
+
+_ON_SANDBOX = (
+    "sri,sri:early=false,perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,masks"
+)
+_ELSEWHERE = "sri,sri:early=false,perplexity,self-examine,diffuguard,masks"
+_SETS = "benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija"
+
+
+def fit(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    guards: Annotated[
+        str | None,
+        typer.Option(
+            help="By comma, each NAME or NAME:SETTING=VALUE;...; all that need no other model. See --list."
+        ),
+    ] = None,
+    harmless: Annotated[
+        str | None,
+        typer.Option(help="Sets or files, by comma; benign on the sandbox, else alpaca. See midward goals."),
+    ] = None,
+    harmful: Annotated[
+        str | None, typer.Option(help="Sets or files, for the anchors; plain on the sandbox, else advbench.")
+    ] = None,
+    split: Split = "tuning",
+    alpha: Annotated[float, typer.Option(help="The false-positive rate that is asked for.")] = 0.01,
+    anchors: Annotated[int, typer.Option(min=2, help="Prompts of each kind for the anchors.")] = 400,
+    train: Annotated[int, typer.Option(min=2, help="Harmless prompts for the autoencoder.")] = 1200,
+    held_out: Annotated[int, typer.Option(min=2, help="Harmless prompts for the threshold.")] = 200,
+    reading: Annotated[
+        Literal["generated", "response"], typer.Option(help="Tokens whose states make the signal.")
+    ] = "generated",
+    layer: Annotated[
+        Literal["last", "middle", "first"], typer.Option(help="Whose states they are.")
+    ] = "last",
+    batch_size: Batch = 16,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the guards' files.")] = Path("guard"),
+    listing: Annotated[bool, typer.Option("--list", help="List the guards.")] = False,
+) -> None:
+    """Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.
+
+    The same command again goes on where it stopped. A folder of guards stands for its sri.safetensors elsewhere.
+    """
+    if listing:
+        out(_listing())
+        return
+    from midward.dynamics import layers_of
+    from midward.evaluation.cases import requests
+    from midward.guards import Sizes, SRIGuard, fit_guards, make
+    from midward.judges.phrases import refusal_in
+
+    at_home = model.model == "sandbox"
+    specs = _names(guards or (_ON_SANDBOX if at_home else _ELSEWHERE))
+    planned = {_label(spec): make(spec) for spec in specs}
+    sizes = Sizes(anchors, train, held_out)
+    sizes.check(alpha)
+    sri = any(isinstance(guard, SRIGuard) for guard in planned.values())
+    loaded = _load(model)
+    chosen = sampling.resolve(loaded)
+    asked = _names(harmless or ("benign" if at_home else "alpaca"))
+    refusing = _names(harmful or ("plain" if at_home else "advbench"))
+    with _progress() as progress:
+        paths = fit_guards(
+            loaded,
+            planned,
+            requests(loaded, asked, sizes.harmless if sri else held_out, split=split),
+            requests(loaded, refusing, anchors, split=split) if sri else [],
+            out_folder,
+            refused=lambda text: refusal_in(text) is not None,
+            sampling=chosen,
+            alpha=alpha,
+            sizes=sizes,
+            anchors={"reading": reading, "layer": layers_of(loaded)[layer]},
+            batch_size=batch_size,
+            progress=progress,
+        )
+    rows: list[tuple[str, ...]] = [("guard", "looks", "threshold", "file")]
+    rows += [
+        (label, planned[label].looks, f"{planned[label].threshold:.4g}", str(path))
+        for label, path in paths.items()
+    ]
+    out("\n".join(columns(rows)))
+
+
+def score(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    guard: Annotated[Path, typer.Option(help="A guard's file, or the folder that guard fit wrote.")],
+    prompts: Annotated[Path, typer.Option(help="A .csv or .jsonl file of prompts.")],
+    column: Annotated[str, typer.Option(help="The column that holds them.")] = "prompt",
+    batch_size: Batch = 16,
+    out_file: Annotated[Path, typer.Option("--out", help="JSON lines; .csv and .parquet beside it.")] = Path(
+        "scores.jsonl"
+    ),
+) -> None:
+    """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped."""
+    from midward._tables import read_table, require_column
+    from midward.guards import describe
+
+    table = read_table(prompts)
+    require_column(table, column, prompts)
+    describe(guard)  # a wrong file is told before the model is loaded
+    if out_file.suffix != ".jsonl":
+        raise ValueError(f"--out takes a file that ends in .jsonl; received {out_file}.")
+    texts = [str(row.get(column) or "") for row in table]
+    empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
+    if empty is not None:
+        raise ValueError(f"{prompts}: row {empty} has an empty {column!r}; fill it in or take the row out.")
+    loaded = _load(model)
+    _score(loaded, sampling.resolve(loaded), guard, texts, batch_size, out_file)
+
+
+def _score(
+    loaded: Any, chosen: Any, guard: Path, texts: Sequence[str], batch_size: int, out_file: Path
+) -> None:
+    from dataclasses import asdict
+
+    from midward._rows import RowFile, key_of
+    from midward._tables import write_table
+    from midward.guards import load
+
+    fitted = load(guard, loaded, chosen)
+    file = RowFile(out_file)
+    about = {
+        "model": loaded.fingerprint,
+        "sampling": asdict(chosen),
+        "guard": fitted.bound,
+        "threshold": fitted.threshold,
+    }
+    keys = [key_of(**about, index=i, prompt=text) for i, text in enumerate(texts)]
+    todo = [i for i, key in enumerate(keys) if key not in file.rows]
+    with bar() as progress:
+        task = progress.add_task("prompts", total=len(texts), completed=len(texts) - len(todo))
+        for start in range(0, len(todo), batch_size):
+            chunk = todo[start : start + batch_size]
+            found = fitted.sample(
+                loaded, [texts[i] for i in chunk], chosen, batch_size=batch_size, watchers=[StepBar(progress)]
+            )
+            for i, response in zip(chunk, found, strict=True):
+                said = response.verdict.record()
+                row = {"prompt": texts[i], "response": response.text, **said, "nfe": response.nfe}
+                file.append({"key": keys[i], "index": i, **row})
+            progress.advance(task, len(chunk))
+    rows = [file.rows[key] for key in keys]
+    write_table(out_file.with_suffix(""), rows)
+    flagged = sum(row["flagged"] for row in rows)
+    out(f"{flagged} of {len(rows)} flagged (threshold {fitted.threshold:.4g}); {out_file}")
+
+
+def evaluate(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    guard: Annotated[str, typer.Option(help="Folders or files of fitted guards, by comma.")] = "guard",
+    sets: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Sets of requests by comma: {_SETS}, sets of goals, or files with a column `harmful`."
+        ),
+    ] = None,
+    goals: Annotated[
+        str, typer.Option(help="What prefill, prefill-mid, pad and dija are put on: a set or file.")
+    ] = "sandbox",
+    split: Split = "test",
+    count: Annotated[int, typer.Option(min=1, help="Requests of each set.")] = 100,
+    judge: Annotated[
+        str | None, typer.Option(help="The judge; the oracle on the sandbox, else harmfulness.")
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The Inspect model that judges by rubric, e.g. openai/gpt-4.1.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of the overhead's measurement.")] = 5,
+    batch_size: Batch = 16,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
+        "guard-eval"
+    ),
+) -> None:
+    """Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC with controls.
+
+    The same command again goes on where it stopped.
+    """
+    from midward.evaluation.cases import cases
+
+    files = _files(guard)
+    loaded = _load(model)
+    chosen = sampling.resolve(loaded)
+    names = _names(sets or _SETS)
+    if loaded.family.mask_id is None and sets is None:
+        names = [name for name in names if name != "dija"]
+    found = [one for name in names for one in cases(loaded, name, count, split=split, goals=goals)]
+    _evaluate(loaded, chosen, files, found, judge, judge_model, repeats, batch_size, out_folder)
+
+
+def _evaluate(
+    loaded: Any, chosen: Any, files: dict[str, Path], cases: list[Case], judge: str | None,
+    judge_model: str | None, repeats: int, batch_size: int, out_folder: Path,
+) -> None:  # fmt: skip
+    from midward.evaluation import defences
+    from midward.guards import load
+    from midward.probes.verdicts import bench, judging, reading
+    from midward.reports import guards as report
+
+    guards = {label: load(path, loaded, chosen) for label, path in files.items()}
+    judged_by = bench([case.goal for case in cases], judge, judge_model)
+    with _progress() as progress, judging(judged_by) as ask:
+
+        def verdicts(some: Sequence[Case], texts: Sequence[str]) -> list[dict[str, Any]]:
+            said = ask([case.goal for case in some], texts)
+            return [reading(judged_by, one, text) for one, text in zip(said, texts, strict=True)]
+
+        rows = defences.answer(
+            loaded, cases, guards, out_folder, sampling=chosen, judging=verdicts, judged_by=judged_by.key,
+            batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+        said = defences.judge_by(
+            loaded, cases, guards, rows, out_folder, batch_size=batch_size, progress=progress
+        )
+        say("overhead  measuring")
+        costs = defences.overhead(
+            loaded, guards, cases, said, sampling=chosen, batch_size=batch_size, repeats=repeats
+        )
+    table = defences.table(rows, said, costs)
+    alphas = {label: guard.alpha for label, guard in guards.items()}
+    out(report.write(out_folder, rows, said, table, alphas))
+    say(f"{out_folder}: table.md, summary.json, defences and scores (.csv, .parquet), roc.png, signals-*.png")
+
+
+def _listing() -> str:
+    from dataclasses import fields
+
+    from midward.guards import GuardInfo, every
+
+    rows: list[tuple[str, ...]] = [("guard", "version", "looks", "settings", "about")]
+    broken = []
+    for name, info in every().items():
+        if isinstance(info, GuardInfo):
+            settings = " ".join(field.name for field in fields(info.kind.Settings)) or "-"
+            rows.append((name, info.version, info.looks, settings, info.about))
+        else:
+            broken.append(f"{name}: {info}")
+    return "\n".join([*columns(rows), *broken])
+
+
+def _load(model: ModelOptions) -> Any:
+    loaded = model.load()
+    loaded.fold_adapter()
+    return loaded
+
+
+def _files(given: str) -> dict[str, Path]:
+    """Label -> file of a guard. Raises ValueError for what isn't there, or two of one name."""
+    from midward.guards import describe
+
+    found: dict[str, Path] = {}
+    for name in _names(given):
+        path = Path(name)
+        inside = sorted(one for one in path.glob("*.safetensors") if not one.name.startswith("anchors-"))
+        if path.is_dir() and not inside:
+            raise ValueError(f"{path} holds no guard; midward guard fit --out {path} writes them there.")
+        for one in inside or [path]:
+            describe(one)
+            if one.stem in found:
+                raise ValueError(
+                    f"two guards are called {one.stem!r}: {found[one.stem]} and {one}; rename one."
+                )
+            found[one.stem] = one
+    if not found:
+        raise ValueError("--guard names no guard; give files or folders that midward guard fit wrote.")
+    return found
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _label(spec: str) -> str:
+    """A file's name for a guard with settings: sri:early=false is sri-early-false."""
+    return "".join(c if c.isalnum() else "-" for c in spec)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """(what, done, of) on a bar, one task a thing that is done."""
+    with bar() as display:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = display.add_task(what, total=of)
+            display.update(tasks[what], completed=done, total=of)
+
+        yield show

@@ -1,0 +1,50 @@
+"""Deciding at inference: SRI Guard and its rivals, one shape: `fit`, `score`, `flag`, `save`, `load`, `sample`.
+
+Knows models, sampling and dynamics; whether a text refuses or does harm is said by callables that are passed in.
+"""
+
+from midward.guards.autoencoder import Autoencoder
+from midward.guards.classifier import ClassifierGuard
+from midward.guards.diffuguard import DiffuGuard
+from midward.guards.examine import SelfExamine
+from midward.guards.files import describe, load
+from midward.guards.fitting import Sizes, fit_guards
+from midward.guards.guard import (
+    STUB,
+    Exchange,
+    Guard,
+    GuardError,
+    Verdict,
+    conformal_order,
+    conformal_threshold,
+)
+from midward.guards.masks import MaskFilter
+from midward.guards.perplexity import PerplexityFilter
+from midward.guards.registry import GUARDS, GuardInfo, every, find, make
+from midward.guards.sri import SRIGuard
+
+__all__ = [
+    "GUARDS",
+    "STUB",
+    "Autoencoder",
+    "ClassifierGuard",
+    "DiffuGuard",
+    "Exchange",
+    "Guard",
+    "GuardError",
+    "GuardInfo",
+    "MaskFilter",
+    "PerplexityFilter",
+    "SRIGuard",
+    "SelfExamine",
+    "Sizes",
+    "Verdict",
+    "conformal_order",
+    "conformal_threshold",
+    "describe",
+    "every",
+    "find",
+    "fit_guards",
+    "load",
+    "make",
+]

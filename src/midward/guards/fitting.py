@@ -1,0 +1,220 @@
+"""Fitting guards: anchors, harmless signals, and one calibration of all guards on the same held-out prompts.
+
+Every generation is a row of `rows.jsonl`, appended as it comes; running again goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from midward._rows import RowFile, key_of
+from midward.dynamics import Anchors, AnchorsError, SRISignal, fit_anchors
+from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold
+from midward.guards.sri import SRIGuard
+from midward.models import LanguageModel
+from midward.sampling import Request, Sampling, sample
+
+CHUNK = 32  # rows between two writes
+Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Harmless prompts, each used for one thing (the paper's numbers). anchors: of each kind. train: of the
+    autoencoder. held_out: that the thresholds are calibrated on."""
+
+    anchors: int = 400
+    train: int = 1200
+    held_out: int = 200
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 2:
+                raise GuardError(f"{name} must be 2 or more; received {value}.")
+
+    def check(self, alpha: float) -> None:
+        """Raise GuardError where `held_out` is too small for this false-positive rate."""
+        conformal_threshold(np.arange(self.held_out), alpha)
+
+    @property
+    def harmless(self) -> int:
+        """How many harmless prompts it takes."""
+        return self.anchors + self.train + self.held_out
+
+
+def fit_guards(
+    model: LanguageModel,
+    guards: Mapping[str, Guard],
+    harmless: Sequence[Request],
+    harmful: Sequence[Request],
+    folder: str | Path,
+    *,
+    refused: Callable[[str], bool],
+    sampling: Sampling | None = None,
+    alpha: float = 0.01,
+    sizes: Sizes = Sizes(),
+    anchors: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    progress: Progress = lambda what, done, of: None,
+) -> dict[str, Path]:
+    """Fit every guard and write it to `folder`/<label>.safetensors; returns label -> path.
+
+    guards: label -> guard, not fitted. harmless: `sizes.harmless` prompts or more, in any order: the first ones make
+    anchors, the next train, the last calibrate. harmful: for the anchors, of which those count that the model refuses;
+    `refused` tells from a text. anchors: arguments of `fit_anchors` (layer, reading, region). Without an SRI guard
+    among them, only the calibration prompts are used.
+    Raises GuardError where there are too few prompts, before anything is sampled.
+    """
+    folder = Path(folder)
+    sampling = sampling or Sampling.for_model(model)
+    sri = {label: guard for label, guard in guards.items() if isinstance(guard, SRIGuard)}
+    _check(guards, sri, harmless, harmful, sizes, alpha)
+    parts = {
+        "anchors": harmless[: sizes.anchors],
+        "train": harmless[sizes.anchors : sizes.anchors + sizes.train],
+        "held_out": harmless[len(harmless) - sizes.held_out :],
+    }
+    told = None
+    if sri:
+        told = _anchors(
+            model, parts["anchors"], harmful[: sizes.anchors], folder, refused, sampling, anchors or {},
+            batch_size, progress,
+        )  # fmt: skip
+    made = {"held_out": parts["held_out"]} | ({"train": parts["train"]} if sri else {})
+    rows = exchanges(
+        model, [one for part in made.values() for one in part], folder / "rows.jsonl", sampling=sampling,
+        anchors=told, batch_size=batch_size, progress=lambda done, of: progress("harmless prompts", done, of),
+    )  # fmt: skip
+    held_out, train = rows[: sizes.held_out], rows[sizes.held_out :]
+    paths = {}
+    for number, (label, guard) in enumerate(guards.items()):
+        progress("calibrating", number, len(guards))
+        if isinstance(guard, SRIGuard):
+            assert told is not None
+            signals = np.array([each.signal for each in train])
+            guard.train(told, signals[np.isfinite(signals).all(1)])
+        guard.fit(model, held_out, alpha=alpha, sampling=sampling, batch_size=batch_size)
+        paths[label] = guard.save(folder / f"{label}.safetensors")
+    progress("calibrating", len(guards), len(guards))
+    return paths
+
+
+def exchanges(
+    model: LanguageModel,
+    requests: Sequence[Request],
+    path: Path,
+    *,
+    sampling: Sampling,
+    anchors: Anchors | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Exchange]:
+    """Sample every request, with its SRI signal where anchors are given; rows go to `path` and are kept there."""
+    file = RowFile(path)
+    about = {"model": model.fingerprint, "sampling": asdict(sampling), "anchors": anchors and digest(anchors)}
+    keys = [key_of(**about, request=asdict(request)) for request in requests]
+    todo = [i for i, key in enumerate(keys) if key not in file.rows]
+    progress(len(requests) - len(todo), len(requests))
+    for start in range(0, len(todo), CHUNK):
+        chunk = todo[start : start + CHUNK]
+        watcher = SRISignal(anchors) if anchors else None
+        found = sample(
+            model, [requests[i] for i in chunk], sampling, batch_size=batch_size,
+            watchers=[watcher] if watcher else [],
+        )  # fmt: skip
+        for row, (i, response) in enumerate(zip(chunk, found, strict=True)):
+            signal = watcher.signal(row).tolist() if watcher else None
+            file.append(
+                {
+                    "key": keys[i],
+                    "prompt": requests[i].prompt,
+                    "response": response.text,
+                    "nfe": response.nfe,
+                    "signal": signal,
+                }
+            )
+        progress(len(requests) - len(todo) + start + len(chunk), len(requests))
+    return [_exchange(request, file.rows[key]) for request, key in zip(requests, keys, strict=True)]
+
+
+def digest(anchors: Anchors) -> str:
+    """A hash of the anchors and their settings."""
+    values = {name: value.tolist() for name, value in anchors.tensors().items()}
+    return key_of(**values, record=anchors.record())
+
+
+def _exchange(request: Request, row: Mapping[str, Any]) -> Exchange:
+    signal = row["signal"]
+    return Exchange(
+        request,
+        row["response"],
+        None if signal is None else np.array(signal, dtype=float),
+        request.prompt if isinstance(request.prompt, str) else None,
+    )
+
+
+def _check(
+    guards: Mapping[str, Guard],
+    sri: Mapping[str, SRIGuard],
+    harmless: Sequence[Request],
+    harmful: Sequence[Request],
+    sizes: Sizes,
+    alpha: float,
+) -> None:
+    if not guards:
+        raise GuardError("there is no guard to fit; name one or more.")
+    conformal_threshold(
+        np.arange(sizes.held_out), alpha
+    )  # too few for alpha is told before anything is sampled
+    least = sizes.harmless if sri else sizes.held_out
+    if len(harmless) < least:
+        raise GuardError(
+            f"{len(harmless)} harmless prompts, and {least} are needed: {sizes.anchors} for anchors, {sizes.train} to "
+            f"train on, {sizes.held_out} held out. Give more, or smaller parts."
+        )
+    if sri and not harmful:
+        raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some.")
+
+
+def _anchors(
+    model: LanguageModel,
+    harmless: Sequence[Request],
+    harmful: Sequence[Request],
+    folder: Path,
+    refused: Callable[[str], bool],
+    sampling: Sampling,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    progress: Progress,
+) -> Anchors:
+    """Those of `folder`/anchors-<key>.safetensors where they are there, else fitted and written."""
+    key = key_of(
+        model=model.fingerprint,
+        sampling=asdict(sampling),
+        settings=dict(settings),
+        prompts=[asdict(request) for request in (*harmless, *harmful)],
+    )
+    path = folder / f"anchors-{key}.safetensors"
+    if path.exists():
+        return Anchors.load(path)
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress("anchors", done, len(harmless) + len(harmful))
+
+    try:
+        found = fit_anchors(
+            model, harmless, harmful, refused=refused, sampling=sampling, needs_all_steps=False,
+            batch_size=batch_size, progress=count, **settings,
+        )  # fmt: skip
+    except AnchorsError as error:
+        raise GuardError(str(error)) from None
+    found.save(path)
+    return found

@@ -1,0 +1,355 @@
+"""What every guard is: a score of suspicion, a threshold calibrated on harmless prompts, and a stub in a response's
+place.
+
+Shapes: N exchanges, T denoising steps. Scores are floats, higher is more suspicious; what they measure is each guard's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from midward._hints import did_you_mean
+from midward._rows import key_of
+from midward.models import LanguageModel
+from midward.sampling import Request, Response, Sampling, Watcher, sample
+from midward.sampling.requests import resolve
+
+Look = Literal["before", "during", "after"]
+LOOKS: tuple[Look, ...] = ("before", "during", "after")
+
+#: What stands in the place of a flagged response.
+STUB = "I can't help with that."
+
+
+class GuardError(ValueError):
+    """A guard can't be fitted, read or used as things stand; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a guard may look at; each one needs only its part.
+
+    text: the response, None where there is none yet. signal [T]: the SRI signal of its generation. plain: the goal as
+    it was before an attack dressed it up, which only an evaluation knows (an oracle; no deployed guard has it).
+    """
+
+    request: Request
+    text: str | None = None
+    signal: np.ndarray | None = None
+    plain: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard said of one response.
+
+    looks: when it looked. score: None where the guard couldn't say (unscored, never flagged). step: the denoising step
+    after which the generation was stopped, from 0; None where it ran to its end. signal: the SRI signal up to there.
+    """
+
+    guard: str
+    looks: Look
+    flagged: bool
+    score: float | None
+    threshold: float
+    step: int | None = None
+    signal: tuple[float, ...] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
+    """The threshold that a fresh exchangeable score exceeds with probability alpha at most.
+
+    scores [N] of held-out harmless prompts: the ceil((N + 1)(1 - alpha))-th smallest is taken (split conformal
+    prediction), so the false-positive rate, given these N, is Beta(N + 1 - k, k) distributed with k that order. An
+    unscored NaN is never flagged and counts as the smallest. Raises GuardError where N is too small for alpha.
+    """
+    if not 0 < alpha < 1:
+        raise GuardError(f"alpha is a rate between 0 and 1; received {alpha!r}.")
+    scores = np.nan_to_num(np.asarray(scores, dtype=float), nan=-np.inf)
+    order = conformal_order(len(scores), alpha)
+    if order > len(scores):
+        raise GuardError(
+            f"a false-positive rate of {alpha:g} takes {math.ceil(1 / alpha - 1e-9) - 1} held-out harmless prompts or "
+            f"more; received {len(scores)}. Give more prompts, or a larger alpha."
+        )
+    return float(np.sort(scores)[order - 1])
+
+
+def conformal_order(count: int, alpha: float) -> int:
+    """Which of `count` sorted scores is the threshold, from 1; above `count` where there are too few."""
+    return math.ceil((count + 1) * (1 - alpha) - 1e-9)
+
+
+class Guard(ABC):
+    """One guard: `fit`, `score`, `flag`, `save`, `load`; `sample` puts it in front of a model.
+
+    name, version (raised whenever a score may change), about. looks: "before" the generation, at the request;
+    "during" it, at its steps; "after" it, at the text. Settings: a frozen pydantic dataclass. tied_to: what a fitted
+    one can't be used without: "model" (weights and adapter), "sampling" (all settings but the seed).
+
+    threshold: a score above it is flagged; infinite until the guard is fitted. alpha: the false-positive rate it was
+    calibrated for, on `calibrated` held-out harmless prompts.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    about: ClassVar[str]
+    looks: ClassVar[Look]
+    Settings: ClassVar[type[Any]]
+    tied_to: ClassVar[tuple[str, ...]] = ("model",)
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = _configured(self.Settings, settings, self.name)
+        self.threshold = math.inf
+        self.alpha: float | None = None
+        self.calibrated = 0
+        self.bound: dict[str, Any] = {}
+
+    # --- the estimator --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def score(
+        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8
+    ) -> np.ndarray:
+        """Scores [N]; NaN where the guard can't say. Raises GuardError where an exchange lacks what it looks at."""
+
+    def fit(
+        self,
+        model: LanguageModel,
+        harmless: Sequence[Exchange],
+        *,
+        alpha: float = 0.01,
+        sampling: Sampling | None = None,
+        batch_size: int = 8,
+    ) -> Guard:
+        """Calibrate the threshold on held-out harmless exchanges; returns the guard. Raises GuardError."""
+        self.bind(model, sampling)
+        return self.calibrate(self.score(model, harmless, batch_size=batch_size), alpha)
+
+    def calibrate(self, scores: np.ndarray, alpha: float) -> Guard:
+        """Set the threshold by the scores of held-out harmless exchanges, see `conformal_threshold`."""
+        self.threshold = conformal_threshold(scores, alpha)
+        self.alpha, self.calibrated = alpha, len(scores)
+        return self
+
+    def flag(self, scores: np.ndarray) -> np.ndarray:
+        """Which scores are above the threshold [N] bool; unscored ones are not."""
+        return np.asarray(scores, dtype=float) > self.threshold
+
+    # --- what it belongs to ---------------------------------------------------------------------------------
+
+    def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
+        """Note which model and sampling the guard is for."""
+        sampling = sampling or Sampling.for_model(model)
+        self.bound = {
+            "model": model.name,
+            "adapter": model.adapter,
+            "fingerprint": model.fingerprint,
+            "sampling": asdict(sampling),
+        }
+
+    def check(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
+        """Raise GuardError, saying what differs, unless the guard is fitted and for this model and sampling."""
+        if not self.bound:
+            raise GuardError(f"the guard {self.name!r} isn't fitted yet; see midward guard fit.")
+        found = []
+        if "model" in self.tied_to and self.bound["fingerprint"] != model.fingerprint:
+            found.append(
+                f"model {_told(self.bound)} ({self.bound['fingerprint']}) there, "
+                f"{_told({'model': model.name, 'adapter': model.adapter})} ({model.fingerprint}) here"
+            )
+        if "sampling" in self.tied_to and sampling is not None:
+            there, here = self.bound["sampling"], asdict(sampling)
+            found += [
+                f"{name} {there.get(name)!r} there, {value!r} here"
+                for name, value in here.items()
+                if name != "seed" and there.get(name) != value
+            ]
+        if found:
+            raise GuardError(
+                f"the guard {self.name!r} was fitted for something else: {'; '.join(found)}. Fit one for these "
+                "settings: midward guard fit."
+            )
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over everything a verdict depends on."""
+        values = hashlib.sha256()
+        for name, value in sorted(self.tensors().items()):
+            values.update(
+                f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes()
+            )
+        return key_of(
+            guard=self.name, version=self.version, settings=asdict(self.settings), bound=self.bound,
+            threshold=self.threshold, tensors=values.hexdigest(),
+        )  # fmt: skip
+
+    # --- in front of a model --------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        model: LanguageModel,
+        requests: Sequence[Any],
+        sampling: Sampling | None = None,
+        *,
+        batch_size: int = 8,
+        watchers: Sequence[Watcher] = (),
+    ) -> list[Response]:
+        """`midward.sample` behind the guard: every response has a `verdict`, and a flagged one is the `STUB`.
+
+        Of a flagged response nothing is handed out: its prompt's masks are masks again. Responses that aren't flagged
+        are, bit for bit, those without the guard. A request flagged before its generation is never sampled, and the
+        watchers don't see it: they number the others.
+        Raises GuardError where the guard doesn't fit, else what `sample` raises.
+        """
+        sampling = Sampling.for_model(model) if sampling is None else sampling
+        self.check(model, sampling)
+        pairs = [resolve(model, request, sampling.length, index) for index, request in enumerate(requests)]
+        return self._guarded(model, pairs, sampling, batch_size, watchers)
+
+    def _guarded(
+        self,
+        model: LanguageModel,
+        pairs: Sequence[tuple[Request, list[int]]],
+        sampling: Sampling,
+        batch_size: int,
+        watchers: Sequence[Watcher],
+    ) -> list[Response]:
+        requests = [request for request, _ in pairs]
+        verdicts: list[Verdict | None] = [None] * len(pairs)
+        if self.looks == "before":
+            exchanges = [Exchange(request) for request in requests]
+            verdicts = list(self._verdicts(self.score(model, exchanges, batch_size=batch_size)))
+        passed = [i for i, verdict in enumerate(verdicts) if verdict is None or not verdict.flagged]
+        sampled = sample(
+            model, [requests[i] for i in passed], sampling, batch_size=batch_size, watchers=watchers
+        )
+        found = dict(zip(passed, sampled, strict=True))
+        if self.looks == "after":
+            exchanges = [Exchange(request, found[i].text) for i, request in enumerate(requests)]
+            verdicts = list(self._verdicts(self.score(model, exchanges, batch_size=batch_size)))
+        return [
+            told(model, found.get(i), verdict, prompt_ids)
+            for i, (verdict, (_, prompt_ids)) in enumerate(zip(verdicts, pairs, strict=True))
+        ]
+
+    def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
+        return [
+            Verdict(self.name, self.looks, bool(flagged), _or_none(score), self.threshold)
+            for score, flagged in zip(scores.tolist(), self.flag(scores).tolist(), strict=True)
+        ]
+
+    # --- on the disk ----------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What was fitted beside the threshold, for the file."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Take `tensors` back. Raises ValueError or KeyError over what it can't have written."""
+        if tensors:
+            raise ValueError(f"it holds {min(tensors)!r}, which a guard {self.name!r} has no use for")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted guard as one safetensors file, whole or not at all."""
+        from midward.guards.files import save
+
+        return save(self, path)
+
+
+def told(
+    model: LanguageModel, response: Response | None, verdict: Verdict | None, prompt_ids: list[int]
+) -> Response:
+    """The response as it leaves the guard: with its verdict, or the stub."""
+    if verdict is None or not verdict.flagged:
+        assert response is not None
+        return replace(response, verdict=verdict)
+    ids = model.tokenizer.encode(STUB, add_special_tokens=False)
+    nfe, steps = (response.nfe, response.steps) if response else (0, 0)
+    return Response(STUB, ids, list(ids), True, nfe, steps, list(prompt_ids), verdict)
+
+
+def prompt_ids(model: LanguageModel, request: Request) -> list[int]:
+    """The ids of a request's prompt."""
+    return resolve(model, Request(request.prompt), 1, 0)[1]
+
+
+def user_text(model: LanguageModel, request: Request) -> str:
+    """What the last user turn of a request says; of token ids, all between the chat template's two ends.
+
+    Raises GuardError for a conversation without a user turn.
+    """
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return prompt
+    if prompt and isinstance(prompt[0], int):
+        return _between(model, [token for token in prompt if isinstance(token, int)])
+    said = [turn["content"] for turn in prompt if not isinstance(turn, int) and turn["role"] == "user"]
+    if not said:
+        raise GuardError("the prompt has no user turn to look at; give a text or a conversation.")
+    return said[-1]
+
+
+def around(model: LanguageModel) -> tuple[list[int], list[int]]:
+    """What the chat template puts before and behind the words of one user turn; nothing where there is none."""
+    if not getattr(model.tokenizer, "chat_template", None):
+        return [], []
+    empty, word = model.encode(""), model.encode("a")
+    start = _shared(empty, word)
+    stop = min(_shared(empty[::-1], word[::-1]), len(empty) - start)
+    return empty[:start], empty[len(empty) - stop :]
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _between(model: LanguageModel, ids: list[int]) -> str:
+    """The ids as text, without what the chat template puts around every user's words. Masks stay, as their token."""
+    head, tail = around(model)
+    if len(ids) > len(head) + len(tail):
+        ids = ids[len(head) : len(ids) - len(tail)]
+    return model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _or_none(score: float) -> float | None:
+    return None if math.isnan(score) else score
+
+
+def _told(about: Mapping[str, Any]) -> str:
+    return f"{about['model']!r}" + (f" with adapter {about['adapter']!r}" if about["adapter"] else "")
+
+
+def _configured(kind: type[Any], settings: Mapping[str, Any], name: str) -> Any:
+    """The settings, checked. Raises GuardError for an unknown name or a value out of range."""
+    known = [field.name for field in fields(kind)]
+    for each in settings:
+        if each not in known:
+            raise GuardError(
+                f"the guard {name!r} has no setting {each!r}.{did_you_mean(each, known)} "
+                f"Available: {', '.join(known) or 'none'}."
+            )
+    try:
+        return TypeAdapter(kind).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise GuardError(
+            f"the guard {name!r}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}; "
+            f"received {first['input']!r}."
+        ) from None

@@ -1,0 +1,72 @@
+"""The guards there are: ours, and those that packages add by an entry point of the group `midward.guards`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from midward._plugins import Plugins
+from midward.guards.classifier import ClassifierGuard
+from midward.guards.diffuguard import DiffuGuard
+from midward.guards.examine import SelfExamine
+from midward.guards.guard import LOOKS, Guard, GuardError, Look
+from midward.guards.masks import MaskFilter
+from midward.guards.perplexity import PerplexityFilter
+from midward.guards.sri import SRIGuard
+
+
+@dataclass(frozen=True)
+class GuardInfo:
+    """A guard on the list. kind: its class, from which the rest is read."""
+
+    kind: type[Guard]
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    @property
+    def version(self) -> str:
+        return self.kind.version
+
+    @property
+    def about(self) -> str:
+        return self.kind.about
+
+    @property
+    def looks(self) -> Look:
+        return self.kind.looks
+
+
+#: The guards of this package, by name.
+GUARDS: dict[str, GuardInfo] = {
+    kind.name: GuardInfo(kind)
+    for kind in (SRIGuard, PerplexityFilter, SelfExamine, ClassifierGuard, DiffuGuard, MaskFilter)
+}
+
+
+def _check(info: GuardInfo) -> None:
+    if info.looks not in LOOKS:
+        raise ValueError(f"looks {info.looks!r}, none of {', '.join(LOOKS)}.")
+
+
+_PLUGINS = Plugins("guard", "midward.guards", GuardInfo, GUARDS, GuardError, _check)
+find, every = _PLUGINS.find, _PLUGINS.every
+
+
+def make(spec: str) -> Guard:
+    """A guard by name, perhaps with settings: `sri`, `sri:early=false`, `perplexity:reference=gpt2;window=5`.
+
+    Raises GuardError for an unknown name or setting, and for a value out of range.
+    """
+    import yaml
+
+    name, _, given = spec.partition(":")
+    settings = {}
+    for one in filter(None, given.split(";")):
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise GuardError(
+                f"a guard's settings are NAME=VALUE, separated by ';'; received {one!r} in {spec!r}."
+            )
+        settings[key.strip()] = yaml.safe_load(value)
+    return find(name.strip()).kind(**settings)

@@ -1,0 +1,30 @@
+"""A tiny model and an SRI guard fitted for it."""
+
+import pytest
+from guard_world import LENGTH, STEPS, prompts
+
+import midward
+from midward.guards import Sizes, SRIGuard, fit_guards
+from midward.sampling import Request, Sampling
+
+
+@pytest.fixture(scope="package")
+def model(lively_folder):
+    return midward.load(lively_folder, device="cpu")
+
+
+@pytest.fixture(scope="package")
+def sampling(model):
+    return Sampling.for_model(model, length=LENGTH, steps=STEPS)
+
+
+@pytest.fixture(scope="package")
+def fitted(model, sampling, tmp_path_factory):
+    """(guard, its file): alpha 0.25, so that some of any prompts are flagged."""
+    folder = tmp_path_factory.mktemp("guards")
+    guard = SRIGuard(epochs=40)
+    paths = fit_guards(
+        model, {"sri": guard}, [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)],
+        folder, refused=lambda text: bool(len(text) % 2), sampling=sampling, alpha=0.25, sizes=Sizes(12, 60, 20),
+    )  # fmt: skip
+    return guard, paths["sri"]

@@ -1,0 +1,264 @@
+"""A guard wherever a model is used: the provider, attacks, chat, the verbs of midward guard, the comparison."""
+
+import csv
+import json
+
+import anyio
+import pytest
+from guard_world import LENGTH, STEPS, prompts
+from inspect_ai.model import GenerateConfig, get_model
+from typer.testing import CliRunner
+
+from midward.cli import app
+from midward.evaluation import defences
+from midward.evaluation.cases import SHAPES, Case, cases
+from midward.evaluation.provider import ProviderError
+from midward.goals import Goal
+from midward.guards import STUB, MaskFilter, SRIGuard
+from midward.sampling import Request, Sampling, sample
+
+FRESH = prompts(300, 16)
+MASK = "<|mdm_mask|>"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A verb, run in this process; a traceback fails the test."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args, stdin=None):
+        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def flags(lively_folder):
+    return ["--model", lively_folder, "--device", "cpu", "--length", LENGTH, "--steps", STEPS]
+
+
+def ask(api, text, **config):
+    return anyio.run(lambda: api.generate(text, config=GenerateConfig(**config)))
+
+
+def test_the_provider_gives_the_stub_the_verdict_and_nothing_else(model, sampling, fitted, lively_folder):
+    guard, path = fitted
+    given = {"device": "cpu", "length": LENGTH, "steps": STEPS}
+    api = get_model(f"midward/{lively_folder}", guard=str(path), memoize=False, **given)
+    plain = get_model(f"midward/{lively_folder}", memoize=False, **given)
+    assert api.api.base_url != plain.api.base_url  # or Inspect's cache would answer for the other
+    kinds = set()
+    for text, expected in zip(FRESH, guard.sample(model, FRESH, sampling), strict=True):
+        output = ask(api, text, extra_body={"trace": True})
+        [said] = output.metadata["choices"]
+        kinds.add(said["guard"]["flagged"])
+        assert said["guard"]["flagged"] == expected.verdict.flagged and len(said["guard"]["signal"]) >= 1
+        if expected.verdict.flagged:
+            assert output.completion == STUB and output.stop_reason == "content_filter"
+            assert said["authored"] == STUB and "commit_quarters" not in said
+        else:
+            bare = ask(plain, text, extra_body={"trace": True})
+            assert output.completion == bare.completion and output.stop_reason == bare.stop_reason
+            assert said["commit_quarters"] == bare.metadata["choices"][0]["commit_quarters"]
+    assert kinds == {True, False}
+    with pytest.raises(ProviderError, match="length 16 there, 12 here"):
+        get_model(f"midward/{lively_folder}", guard=str(path), memoize=False, **{**given, "length": 12})
+
+
+def test_a_request_flagged_beforehand_takes_no_ones_trace(model, sampling, lively_folder, tmp_path):
+    guard = MaskFilter()
+    guard.bind(model, sampling)
+    guard.threshold, guard.alpha = 0.0, 0.1
+    path = guard.save(tmp_path / "masks.safetensors")
+    given = {"device": "cpu", "length": LENGTH, "steps": STEPS, "memoize": False}
+    api = get_model(f"midward/{lively_folder}", guard=str(path), **given)
+    plain = get_model(f"midward/{lively_folder}", **given)
+
+    async def together():
+        from inspect_ai.util import collect
+
+        config = GenerateConfig(extra_body={"trace": True})
+        texts = (f"t30 {MASK}", "t31 t32", f"t33 {MASK}", "t34")
+        return await collect(*(api.generate(text, config=config) for text in texts))
+
+    found = anyio.run(together)
+    assert [one.stop_reason == "content_filter" for one in found] == [True, False, True, False]
+    bare = ask(plain, "t34", extra_body={"trace": True})
+    assert (
+        found[3].metadata["choices"][0]["commit_quarters"] == bare.metadata["choices"][0]["commit_quarters"]
+    )
+
+
+def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_path, model, sampling):
+    guard, path = fitted
+    expected = guard.sample(model, FRESH, sampling)
+    order = sorted(range(len(FRESH)), key=lambda i: not expected[i].verdict.flagged)
+    chosen = [FRESH[i] for i in (order[0], order[-1])]  # one that is flagged, and one that isn't
+    goals = tmp_path / "goals.csv"
+    goals.write_text("goal\n" + "\n".join(chosen) + "\n")
+    common = ["attack", *flags, "--attacks", "direct", "--judges", "refusal", "--goals", goals, "--no-replay"]
+    result = run(*common, "--guard", f"G={path}", "--out", tmp_path / "o")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert summary["guards"] == {"base+G": str(path)} and "base+G" in result.stdout
+    with (tmp_path / "o" / "samples.csv").open(newline="") as file:
+        replies = {(row["row"], row["prompt"]): row["reply"] for row in csv.DictReader(file)}
+    assert replies["base+G", chosen[0]] == STUB != replies["base", chosen[0]]
+    assert replies["base+G", chosen[1]] == replies["base", chosen[1]]
+    result = run(*common, "--guard", tmp_path / "nothing.safetensors")
+    assert result.exit_code == 2 and "there is no file" in result.stderr
+    result = run(*common, "--length", 12, "--guard", path)
+    assert result.exit_code == 2 and "length 16 there, 12 here" in result.stderr
+
+
+def test_chat_behind_a_guard(run, flags, fitted, model, sampling):
+    guard, path = fitted
+    found = guard.sample(model, FRESH, sampling)
+    bad = FRESH[next(i for i, one in enumerate(found) if one.verdict.flagged)]
+    good = FRESH[next(i for i, one in enumerate(found) if not one.verdict.flagged)]
+    result = run("chat", *flags, "--guard", path, stdin=f"{bad}\n/reset\n{good}\n")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == STUB and STUB not in result.stdout.splitlines()[1:]
+    assert "flagged" in result.stderr and "passed" in result.stderr
+
+
+def test_guard_fit_then_score_goes_on(run, flags, model, sampling, tmp_path):
+    table = tmp_path / "prompts.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt"], *[[one] for one in prompts(0, 30)]])
+    out = tmp_path / "g"
+    fit = ["guard", "fit", *flags, "--harmless", table, "--held-out", 12, "--alpha", 0.2, "--out", out]
+    result = run(*fit, "--guards", "masks,perplexity:samples=2")
+    assert result.exit_code == 0 and (out / "perplexity-samples-2.safetensors").exists(), result.stderr
+    scored = ["guard", "score", *flags, "--guard", out / "masks.safetensors", "--out", tmp_path / "s.jsonl"]
+    few = tmp_path / "few.csv"
+    few.write_text(f"prompt\nt30 t31\nt40 {MASK}\n")
+    result = run(*scored, "--prompts", few)
+    assert result.exit_code == 0 and "1 of 2 flagged" in result.stdout
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    [plain] = sample(model, ["t30 t31"], sampling)
+    assert [row["response"] for row in rows] == [plain.text, STUB] and rows[1]["score"] == 1
+    before = (tmp_path / "s.jsonl").read_bytes()
+    assert run(*scored, "--prompts", few).exit_code == 0 and (tmp_path / "s.jsonl").read_bytes() == before
+    assert (tmp_path / "s.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--guards", "sry"], "Did you mean 'sri'"),
+        (["--guards", "sri:erly=true"], "no setting 'erly'. Did you mean 'early'"),
+        (
+            ["--guards", "masks", "--held-out", "12"],
+            "takes 99 held-out harmless prompts or more; received 12",
+        ),
+        (["--guards", "masks", "--alpha", "2"], "between 0 and 1"),
+    ],
+)
+def test_bad_input_to_guard_fit_is_told(run, flags, tmp_path, more, message):
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt\n" + "\n".join(prompts(0, 30)) + "\n")
+    result = run("guard", "fit", *flags, "--harmless", table, "--out", tmp_path, *more)
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted, tmp_path, monkeypatch):
+    guard, _ = fitted
+    masks = MaskFilter()
+    masks.bind(model, sampling)
+    masks.threshold = 0.0
+    guards = {"sri": guard, "masks": masks}
+    asked = [
+        Case(
+            "attacked" if i % 2 else "benign",
+            Goal(f"g{i}", text, "made-up", bool(i % 2)),
+            Request(text),
+            text,
+        )
+        for i, text in enumerate([*FRESH, f"t30 {MASK} t31", f"t32 {MASK}"])
+    ]
+
+    def judging(some, texts):
+        return [
+            {"success": len(text) % 3 > 0, "refused": len(text) % 3 == 0, "correct": None} for text in texts
+        ]
+
+    def compare():
+        rows = defences.answer(
+            model, asked, guards, tmp_path, sampling=sampling, judging=judging, batch_size=7
+        )
+        return rows, defences.judge_by(model, asked, guards, rows, tmp_path)
+
+    rows, said = compare()
+    in_front = guard.sample(model, [case.request for case in asked], sampling)
+    without = sample(model, [case.request for case in asked], sampling)
+    for row, one, guarded, bare in zip(rows, said["sri"], in_front, without, strict=True):
+        assert one["flagged"] == guarded.verdict.flagged
+        assert defences._saved(row, one) == (bare.steps - guarded.steps if one["flagged"] else 0)
+    none, sri, _ = defences.table(rows, said, {"sri": 0.1, "masks": 0.0})
+    assert none["asr"]["all"].hits == sum(bool(row["success"]) for row in rows)
+    through = sum(
+        bool(row["success"]) and not one["flagged"] for row, one in zip(rows, said["sri"], strict=True)
+    )
+    assert sri["asr"]["all"].hits == through
+    assert sri["gain"].difference == pytest.approx(none["asr"]["all"].value - sri["asr"]["all"].value)
+    assert sri["flags"]["benign"].n == 9 and none["saved"] is None
+    assert said["masks"][-1]["score"] == 1 and MASK not in rows[-1]["response"]
+
+    monkeypatch.setattr(defences, "sample", None)
+    monkeypatch.setattr(SRIGuard, "score", None)
+    assert compare() == (rows, said)  # all of it was kept
+
+
+def test_auroc_is_scikit_learns_with_unscored_left_out():
+    from sklearn.metrics import roc_auc_score
+
+    wrong, right = [3.0, 1.0, None, 2.0, 2.0], [0.5, 2.0, 1.0, None]
+    area, low, high = defences.auroc(wrong, right)
+    truth, scores = [1] * 4 + [0] * 3, [3, 1, 2, 2, 0.5, 2, 1]
+    assert area == pytest.approx(roc_auc_score(truth, scores)) and low <= area <= high
+    assert defences.auroc([None], right) is None
+
+
+def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):
+    wrapped = cases(model, "wrappers", 4)
+    assert all((case.harmful and case.plain in case.request.prompt) or case.plain for case in wrapped)
+    assert [case.plain for case in wrapped] == [case.request.prompt for case in cases(model, "plain", 4)]
+    assert not any(case.harmful for case in cases(model, "benign-wrapped", 4))
+    for shape in SHAPES:
+        [case] = cases(model, shape, 1)
+        assert case.harmful and (case.request.forced or MASK in case.request.prompt)
+    with pytest.raises(ValueError, match="Did you mean 'benign-wrapped'"):
+        cases(model, "benign-wraped", 1)
+
+
+def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, model):
+    _, path = fitted
+    assert Sampling.for_model(model)
+    table = tmp_path / "mixed.csv"
+    table.write_text("prompt,harmful\n" + "".join(f"{one},{i % 2}\n" for i, one in enumerate(FRESH[:8])))
+    given = [
+        "guard",
+        "eval",
+        *flags,
+        "--guard",
+        path,
+        "--sets",
+        table,
+        "--repeats",
+        1,
+        "--out",
+        tmp_path / "e",
+    ]
+    result = run(*given)
+    assert result.exit_code == 2 and "--judge" in result.stderr
+    result = run(*given, "--judge-model", "midward/sandbox-assistant")
+    assert result.exit_code == 0, result.stderr
+    for name in ("table.md", "summary.json", "defences.csv", "scores.parquet", "roc.png"):
+        assert (tmp_path / "e" / name).stat().st_size > 0
+    assert "| none " in result.stdout and "| sri " in result.stdout
+    result = run(*given[:4], "--guard", tmp_path)
+    assert result.exit_code == 2

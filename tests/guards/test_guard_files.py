@@ -1,0 +1,125 @@
+"""Guards on the disk: what was written comes back; everything else is refused, saying what differs."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from guard_world import LENGTH, STEPS, prompts
+from safetensors.numpy import load_file, save_file
+
+import midward
+from midward.guards import Exchange, GuardError, MaskFilter, PerplexityFilter, describe, load
+from midward.guards.files import FORMAT
+from midward.sampling import Request, Sampling
+
+
+@pytest.fixture
+def rewritten(fitted, tmp_path):
+    """A copy of the guard's file with parts changed."""
+
+    def make(tensors=None, metadata=None, **changes):
+        _, path = fitted
+        found = {**load_file(path), **(tensors or {})}
+        found = {name: value for name, value in found.items() if value is not None}
+        described = {**describe(path), **changes}
+        other = tmp_path / "other.safetensors"
+        save_file(found, other, metadata=metadata or {"format": FORMAT, "about": json.dumps(described)})
+        return other
+
+    return make
+
+
+def test_a_guard_comes_back_as_it_was(fitted, model, sampling):
+    guard, path = fitted
+    again = load(path, model, sampling)
+    signals = np.random.default_rng(0).uniform(size=(20, STEPS))
+    assert np.array_equal(again.score_signals(signals), guard.score_signals(signals))
+    assert again.digest == guard.digest
+    assert (again.threshold, again.alpha, again.calibrated) == (guard.threshold, 0.25, 20)
+    assert load(path.parent, model).digest == guard.digest  # a folder stands for its sri.safetensors
+
+
+def test_another_model_or_sampling_is_refused_by_name(fitted, model, sampling, llada, llada_folder):
+    _, path = fitted
+    with pytest.raises(GuardError, match=f"model .* there, '{llada_folder}' .* here"):
+        load(path, llada)
+    with pytest.raises(GuardError, match=r"length 16 there, 12 here; temperature 0\.0 there, 0\.5 here"):
+        load(path, model, replace(sampling, length=12, temperature=0.5))
+    assert load(path, model, replace(sampling, seed=7))
+
+
+def test_the_same_model_with_an_adapter_is_another_model(fitted, lively_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    _, path = fitted
+    base = midward.load(lively_folder, device="cpu")
+    targets = list(base.family.lora_targets)
+    network = get_peft_model(base.network, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    network.save_pretrained(tmp_path)
+    with pytest.raises(GuardError, match=f"with adapter '{tmp_path}'"):
+        midward.load(lively_folder, adapter=tmp_path, device="cpu", guard=path)
+
+
+def test_torn_foreign_and_missing_files_are_refused(fitted, tmp_path, lively_folder):
+    _, path = fitted
+    whole = path.read_bytes()
+    torn = tmp_path / "torn.safetensors"
+    for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        torn.write_bytes(whole[:size])
+        with pytest.raises(GuardError, match="torn"):
+            load(torn)
+    torn.write_bytes(b"\x80\x04\x95 not a guard")  # how a pickle begins
+    with pytest.raises(GuardError, match="torn"):
+        load(torn)
+    with pytest.raises(GuardError, match="no guard of this version"):
+        load(lively_folder / "model.safetensors")
+    with pytest.raises(GuardError, match="there is no file"):
+        load(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"guard": "sry"}, "there is no guard 'sry'. Did you mean 'sri'"),
+        ({"guard": ["sri"]}, "names no guard"),
+        ({"version": "0"}, "version '0'"),
+        ({"settings": {"early": True, "evil": 1}}, "no setting 'evil'"),
+        ({"settings": {"hidden": [10**9]}}, "weights are"),
+        ({"settings": {"tau": -1}}, "tau"),
+        ({"bound": {}}, "doesn't say for which adapter"),
+        ({"bound": 3}, "can be used"),
+        ({"tensors": {"weight.0": np.zeros((3, 3))}}, "weights are"),
+        ({"tensors": {"weight.1": None}}, "can be used"),
+        ({"tensors": {"mean": np.full(STEPS, np.nan)}}, "finite"),
+        ({"tensors": {"threshold": np.array([np.inf])}}, "finite"),
+        ({"tensors": {"threshold": np.zeros(2)}}, "threshold"),
+        ({"tensors": {"scale": np.zeros(STEPS)}}, "scale"),
+        ({"tensors": {"anchors.mu_harmless": np.zeros((2, 2), np.float32)}}, "proper anchors"),
+        ({"metadata": {"format": FORMAT, "about": "{"}}, "torn"),
+        ({"metadata": {"format": FORMAT, "about": "[" * 100_000}}, "torn"),
+        ({"metadata": {"format": "other", "about": "{}"}}, "no guard of this version"),
+    ],
+)
+def test_hostile_files_are_refused(rewritten, change, message):
+    with pytest.raises(GuardError, match=message):
+        load(rewritten(**change))
+
+
+def test_nothing_unfitted_is_saved(tmp_path):
+    with pytest.raises(GuardError, match="isn't fitted yet"):
+        MaskFilter().save(tmp_path / "g.safetensors")
+
+
+def test_a_rival_is_kept_with_what_it_was_calibrated_on(model, tmp_path, llada_folder, llada):
+    held_out = [Exchange(Request(one)) for one in prompts(0, 12)]
+    sampling = Sampling.for_model(model, length=LENGTH, steps=STEPS)
+    guard = PerplexityFilter(reference=str(llada_folder), window=2, samples=4)
+    guard.fit(model, held_out, alpha=0.1, sampling=sampling)
+    again = load(guard.save(tmp_path / "g.safetensors"), model)
+    assert again.settings == guard.settings and again.threshold == guard.threshold
+    assert np.array_equal(again.score(model, held_out), guard.score(model, held_out))
+    again.bound["reference"] = "0" * 16
+    again = load(again.save(tmp_path / "g.safetensors"), model)
+    with pytest.raises(GuardError, match="other weights"):
+        again.score(model, held_out)

@@ -1,0 +1,213 @@
+"""SRI Guard in front of a model: bit-identical where it doesn't flag, and nothing of what it does."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from guard_world import LENGTH, STEPS, prompts
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPRegressor
+
+import midward
+from midward.guards import STUB, Autoencoder, Exchange, GuardError, Sizes, SRIGuard, Verdict, fit_guards
+from midward.sampling import Forced, Request, Sampling, sample
+
+FRESH = prompts(300, 40)
+
+
+def bare(response):
+    return replace(response, verdict=None)
+
+
+def test_unflagged_responses_are_bit_identical_and_flagged_ones_hold_nothing(model, sampling, fitted):
+    guard, _ = fitted
+    without = sample(model, FRESH, sampling)
+    behind = guard.sample(model, FRESH, sampling)
+    flagged = [one.verdict.flagged for one in behind]
+    assert 0 < sum(flagged) < len(FRESH)
+    for one, other, prompt in zip(without, behind, FRESH, strict=True):
+        if not other.verdict.flagged:
+            assert bare(other) == one
+        else:
+            assert other.text == STUB and model.decode(other.raw_ids) == model.decode(other.ids)
+            assert other.prompt_ids == model.encode(prompt)
+            assert other.steps <= one.steps
+    assert any(
+        other.verdict.step is not None and other.steps < one.steps for one, other in zip(without, behind)
+    )
+
+
+def test_alone_in_company_and_offline_say_the_same(model, sampling, fitted):
+    guard, _ = fitted
+    together = guard.sample(model, FRESH[:12], sampling, batch_size=12)
+    signals = []
+    for prompt, one in zip(FRESH, together, strict=False):
+        [alone] = guard.sample(model, [prompt], sampling)
+        assert alone.verdict.flagged == one.verdict.flagged and alone.verdict.step == one.verdict.step
+        assert alone.verdict.score == pytest.approx(one.verdict.score, rel=1e-3, abs=1e-6)
+        watcher = guard.watcher()
+        sample(model, [prompt], sampling, watchers=[watcher])
+        signals.append(watcher.signal(0).numpy())
+    flags = guard.flag(guard.score_signals(np.array(signals)))
+    assert flags.tolist() == [one.verdict.flagged for one in together]
+    stops = guard.stops(np.array(signals))
+    for stop, one in zip(stops, together, strict=True):
+        assert one.verdict.step in (
+            None,
+            stop,
+        )  # one that ended before is flagged by what its signal would become
+
+
+def test_the_last_look_of_a_streaming_guard_is_the_batch_score(fitted):
+    guard, _ = fitted
+    signals = np.random.default_rng(0).uniform(size=(30, STEPS))
+    trained = guard.autoencoder
+    whole = ((trained(signals) - signals) ** 2).mean(1)
+    assert np.allclose(trained.prefix_errors(signals)[:, -1], whole)
+    at_end = SRIGuard(early=False)
+    at_end.autoencoder = trained
+    assert np.allclose(at_end.score_signals(signals), whole / trained.scale[-1])
+    running = [trained.ratio_at(signals[:, : t + 1]) for t in range(STEPS)]
+    assert np.allclose(guard.score_signals(signals), np.max(running, axis=0))
+
+
+def test_the_networks_forward_is_scikit_learns():
+    signals = np.random.default_rng(1).uniform(size=(80, STEPS))
+    ours = Autoencoder.fit(signals, epochs=3, seed=4)
+    theirs = MLPRegressor(
+        hidden_layer_sizes=(32, 8, 32),
+        alpha=0.0,
+        batch_size=64,
+        max_iter=3,
+        n_iter_no_change=3,
+        random_state=4,
+    )
+    with pytest.warns(ConvergenceWarning):
+        theirs.fit(signals, signals)
+    assert np.allclose(ours(signals), theirs.predict(signals))
+
+
+@pytest.mark.parametrize("steps", ["first", "later"])
+def test_ablations_look_at_their_steps_only(fitted, steps, model, sampling):
+    guard, _ = fitted
+    signals = np.random.default_rng(2).uniform(size=(60, STEPS))
+    part = SRIGuard(steps=steps, epochs=5).train(guard.anchors, signals)
+    part.bind(model, sampling)
+    part.calibrate(part.score_signals(signals), 0.2)
+    other = signals.copy()
+    if steps == "first":
+        other[:, 1:] = 0
+    else:
+        other[:, 0] = 0
+    assert np.array_equal(part.score_signals(other), part.score_signals(signals))
+    flagged = [one.verdict for one in part.sample(model, FRESH, sampling) if one.verdict.step is not None]
+    assert all((one.step == 0) == (steps == "first") for one in flagged)
+
+
+def test_a_guard_at_the_end_stops_nothing(model, sampling, fitted):
+    guard, _ = fitted
+    at_end = SRIGuard(early=False)
+    at_end.anchors, at_end.autoencoder, at_end.bound, at_end.threshold = (
+        guard.anchors,
+        guard.autoencoder,
+        guard.bound,
+        0.0,
+    )
+    found = at_end.sample(model, FRESH[:6], sampling)
+    whole = sample(model, FRESH[:6], sampling)
+    assert all(one.verdict.flagged and one.verdict.step is None for one in found)
+    assert [one.steps for one in found] == [one.steps for one in whole]
+
+
+def test_a_response_that_is_all_forced_is_unscored_and_passes(model, sampling, fitted):
+    guard, _ = fitted
+    given = Request("t30", (Forced(0, tuple(range(40, 40 + LENGTH))),))
+    found = guard.sample(model, [given, "t31 t32"], sampling)
+    assert found[0].verdict.score is None and not found[0].verdict.flagged
+    assert found[0].raw_ids == list(range(40, 40 + LENGTH))
+
+
+def test_load_puts_it_in_front_of_generate(lively_folder, sampling, fitted, model):
+    guard, path = fitted
+    guarded = midward.load(lively_folder, device="cpu", guard=path)
+    found = guarded.generate(FRESH, length=LENGTH, steps=STEPS)
+    assert found == guard.sample(model, FRESH, sampling)
+    assert isinstance(found[0].verdict, Verdict)
+    with pytest.raises(GuardError, match="length 16 there, 12 here"):
+        guarded.generate("t30", length=12, steps=STEPS)
+
+
+def test_anchors_that_change_the_sampling_are_refused(fitted):
+    guard, _ = fitted
+    with pytest.raises(GuardError, match="needs_all_steps=False"):
+        SRIGuard().train(replace(guard.anchors, needs_all_steps=True), np.zeros((4, STEPS)))
+
+
+def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, monkeypatch):
+    guard, _ = fitted
+    harmless, harmful = [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)]
+
+    def fit(guards):
+        return fit_guards(
+            model, guards, harmless, harmful, tmp_path, refused=lambda text: bool(len(text) % 2), sampling=sampling,
+            alpha=0.25, sizes=Sizes(12, 60, 20),
+        )  # fmt: skip
+
+    from midward.guards import fitting
+
+    calls = []
+
+    def stops(*args, **kwargs):
+        calls.append(len(args[1]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(fitting, "sample", stops)
+    with pytest.raises(KeyboardInterrupt):
+        fit({"sri": SRIGuard(epochs=40)})
+    done, calls[:] = calls[0], [0, 0]
+    again = SRIGuard(epochs=40)
+    fit({"sri": again})
+    assert sum(calls) == 80 - done
+    assert again.threshold == guard.threshold and again.digest == guard.digest
+
+
+def test_too_few_prompts_are_told_before_anything_is_sampled(model, sampling, tmp_path, monkeypatch):
+    monkeypatch.setattr("midward.guards.fitting.sample", None)
+    some = [Request(one) for one in prompts(0, 50)]
+    with pytest.raises(GuardError, match="50 harmless prompts, and 92 are needed"):
+        fit_guards(
+            model,
+            {"sri": SRIGuard()},
+            some,
+            some,
+            tmp_path,
+            refused=bool,
+            alpha=0.25,
+            sizes=Sizes(12, 60, 20),
+        )
+    with pytest.raises(GuardError, match="takes 99 held-out"):
+        fit_guards(model, {"sri": SRIGuard()}, some, some, tmp_path, refused=bool, sizes=Sizes(12, 60, 20))
+
+
+def test_scoring_without_a_signal_or_before_fitting_is_an_error(model, sampling, fitted):
+    guard, _ = fitted
+    with pytest.raises(GuardError, match="an exchange has none"):
+        guard.score(model, [Exchange(Request("t30"))])
+    with pytest.raises(GuardError, match="isn't fitted yet"):
+        SRIGuard().sample(model, ["t30"], sampling)
+
+
+def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
+    causal = midward.load(llama_folder, device="cpu")
+    sampling = Sampling.for_model(causal, length=8)
+    guard = SRIGuard(epochs=10)
+    fit_guards(
+        causal, {"sri": guard}, [Request(one) for one in prompts(0, 40)], [Request(one) for one in prompts(90, 8)],
+        tmp_path, refused=lambda text: bool(len(text) % 2), sampling=sampling, alpha=0.3, sizes=Sizes(8, 20, 12),
+    )  # fmt: skip
+    without = sample(causal, FRESH, sampling)
+    behind = guard.sample(causal, FRESH, sampling)
+    assert any(one.verdict.flagged for one in behind)
+    assert all(bare(b) == a for a, b in zip(without, behind, strict=True) if not b.verdict.flagged)
