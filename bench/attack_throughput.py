@@ -5,6 +5,8 @@
     python bench/attack_throughput.py --device cuda --shape llada-8b   # random bfloat16 weights at LLaDA-8B's shape
 
 Matrix and one-by-one run in turn in one process, on the same attacks and settings; the second on a few of the goals.
+A third line puts the plain goals one by one to the published sampler (tests/reference.py): the head on all positions,
+no early end, batch 1, and nothing around it. Queries are those that reach the target: a replay that is known isn't one.
 CPU time of the process, which other load on the machine hardly moves; and wall clock.
 """
 
@@ -15,9 +17,10 @@ import time
 from pathlib import Path
 
 import torch
-from sampling import SHAPES, random_model
+from sampling import SHAPES, published_sampler, random_model
 
 import midward
+from midward import Sampling
 from midward.evaluation import matrix, provider, results
 from midward.evaluation._queue import Engine
 from midward.models import LanguageModel
@@ -53,7 +56,25 @@ def attack(planned, goals, arguments, *, batch, samples, tasks, seed):
         found = results.read(matrix.run(todo, Path(folder), display="none"))
         seconds = clock.read()
     assert not any(one.error for one in found), next(one.error for one in found if one.error)
-    return sum(sum(one.record["queries"].values()) + 1 for one in found), seconds
+    asked = sum(sum(one.record["queries"].values()) + (one.record["replay"] == "asked") for one in found)
+    return asked, seconds
+
+
+def reference(model, goals):
+    """Goals answered by the published sampler one after the other, and the seconds it took."""
+    chosen = Sampling.for_model(model)
+
+    @torch.no_grad()
+    def forward(canvas, mask):
+        return model.head(model.hidden(canvas.to(model.device), mask)).float()
+
+    clock = Clock()
+    for goal in goals:
+        prompt = torch.tensor([model.encode([{"role": "user", "content": goal.prompt}])])
+        block = chosen.block or chosen.length
+        settings = {"length": chosen.length, "steps": chosen.steps, "block": block}
+        published_sampler(forward, prompt, mask_id=model.family.mask_id, **settings)
+    return len(goals), clock.read()
 
 
 def main():
@@ -89,12 +110,13 @@ def main():
         f"{options.shape or 'sandbox'} on {options.device}, {len(goals)} goals, {', '.join(options.attacks)}"
     )
 
-    totals = {name: [0, 0.0, 0.0] for name in ("matrix", "one by one")}
+    totals = {name: [0, 0.0, 0.0] for name in ("matrix", "one by one", "reference one by one")}
     attack(
         planned, goals[:2], arguments, batch=options.batch, samples=64, tasks=8, seed=99
     )  # warm everything up
     for turn in range(options.repeats):
         runs = {
+            "reference one by one": lambda: reference(model, goals[: options.alone]),
             "one by one": lambda turn=turn: attack(
                 planned, goals[: options.alone], arguments, batch=1, samples=1, tasks=1, seed=turn
             ),
@@ -109,8 +131,9 @@ def main():
     for name, (queries, wall, cpu) in totals.items():
         rates[name] = queries / wall, queries / cpu
         print(f"  {name}: {queries} queries, {queries / wall:.2f} a second, {queries / cpu:.2f} a CPU second")
-    by_wall, by_cpu = (rates["matrix"][i] / rates["one by one"][i] for i in range(2))
-    print(f"  the matrix is {by_wall:.1f}x faster (CPU time {by_cpu:.1f}x)")
+    for name in ("one by one", "reference one by one"):
+        by_wall, by_cpu = (rates["matrix"][i] / rates[name][i] for i in range(2))
+        print(f"  the matrix is {by_wall:.1f}x faster than {name} (CPU time {by_cpu:.1f}x)")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def save(content, path, *args, **kwargs):
     if "checkpoint-10" in str(path):
         os.kill(os.getpid(), signal.SIGKILL)
 torch.save = save
-run(midward.models.load(TINY, device="cpu", dtype=torch.float32), {out!r}, max_steps=20)
+run(midward.models.load(TINY, device="cpu", dtype=torch.float32), {out!r}, max_steps=12)
 """
 
 
@@ -103,8 +103,8 @@ def test_killed_while_writing_a_checkpoint_then_run_again_is_the_uninterrupted_r
     ).exists()
     assert read_curve(out / "reward.csv")[-1]["step"] == 10
 
-    resumed = run(model, out, max_steps=20)
-    whole = run(model, tmp_path / "whole", max_steps=20)
+    resumed = run(model, out, max_steps=12)
+    whole = run(model, tmp_path / "whole", max_steps=12)
 
     assert (resumed.resumed_from, whole.resumed_from) == (5, None)
     assert same(weights(out), weights(tmp_path / "whole"))
@@ -154,7 +154,7 @@ import torch
 torch.set_num_threads(1)
 from conftest import model64
 from test_align_run import run
-run(getattr(model64, "__wrapped__", model64)(), {out!r}, max_steps=5, micro_batch=1)
+run(getattr(model64, "__wrapped__", model64)(), {out!r}, max_steps=3, micro_batch=1)
 """
 
 
@@ -172,7 +172,7 @@ def test_two_processes_equal_one(model64, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
     assert started.returncode == 0, errors[-3000:]
-    one = run(model64, tmp_path / "one", max_steps=5)
+    one = run(model64, tmp_path / "one", max_steps=3)
     assert close(weights(one.adapter), weights(tmp_path / "two"))
     for name, value in one.history[-1].items():
         assert read_curve(tmp_path / "two" / "reward.csv")[-1][name] == pytest.approx(value, rel=1e-6), name

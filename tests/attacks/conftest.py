@@ -40,6 +40,7 @@ def attack(tmp_path):
             model_roles=played,
             log_dir=str(tmp_path / "logs"),
             display="none",
+            log_realtime=False,
             fail_on_error=False,
         )
         assert log.samples, log.error

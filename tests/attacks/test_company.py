@@ -43,6 +43,7 @@ def test_a_goal_alone_and_among_others(roomy_folder, tmp_path, name):
             model_roles=roles,
             log_dir=str(tmp_path),
             display="none",
+            log_realtime=False,
         )
         assert not [sample.error for sample in log.samples if sample.error]
         found = {sample.id: sample.store for sample in log.samples}[TEXTS[0]]

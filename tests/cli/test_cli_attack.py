@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import time
 
 import pytest
 from safetensors import safe_open
+
+from midward.evaluation.provider import MidwardAPI
 
 MIDWARD = [sys.executable, "-c", "from midward.cli import main; main()"]
 
@@ -20,7 +21,7 @@ def base(tiny, tmp_path):
     return [*tiny, "--goals", "sandbox", "--count", 2, "--attacks", "direct,pad", "--out", tmp_path / "out"]
 
 
-def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path):
+def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path, monkeypatch):
     result = midward("attack", *base, "--verdict", "authored", "--export", tmp_path / "artifacts.json")
     assert result.exit_code == 0
     assert (
@@ -42,13 +43,8 @@ def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path)
         assert len(list(csv.DictReader(file))) == 4
     assert len(json.loads((tmp_path / "artifacts.json").read_text())["jailbreaks"]) == 4
     # stdout holds results only, also where Inspect would write to it
-    again = subprocess.run(
-        [*MIDWARD, "attack", *map(str, base), "--verdict", "authored"],
-        env={**os.environ, "INSPECT_DISPLAY": "plain"},
-        capture_output=True,
-        text=True,
-    )
-    assert again.stdout == result.stdout
+    monkeypatch.setenv("INSPECT_DISPLAY", "plain")
+    assert midward("attack", *base, "--verdict", "authored").stdout == result.stdout
 
 
 def test_an_adapter_is_a_row_beside_the_base(midward, base, llada_folder, tmp_path):
@@ -83,6 +79,11 @@ def adapter(folder, out):
         (["--goals", "sandbxo"], "Did you mean 'sandbox'?"),
         (["--attacks", "tap", "--set", "tap.widht=3"], "Did you mean 'width'?"),
         (["--attacks", "tap", "--set", "tap.width=0"], "tap: width: "),
+        (
+            ["--attacks", "replay"],
+            "replay can't run without its setting path; give it by --set replay.path=...",
+        ),
+        (["--attacks", "direct,replay", "--plan"], "replay can't run without its setting path"),
         (["--set", "tap.width=3"], "settings for 'tap', which isn't among the attacks: direct, pad"),
         (["--set", "width=3"], "--set takes ATTACK.NAME=VALUE, e.g. tap.width=5; received 'width=3'"),
         (["--count", "0"], "--count"),
@@ -125,6 +126,16 @@ def test_a_served_model_cannot_do_everything(midward, base, monkeypatch):
     )
 
 
+def test_a_row_of_failures_only_ends_with_status_1_behind_its_table(midward, base, monkeypatch):
+    async def broken(self, input, tools, tool_choice, config):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(MidwardAPI, "generate", broken)
+    failed = midward("attack", *base, "--attacks", "direct")
+    assert failed.exit_code == 1 and ", 2 errors" in failed.stdout
+    assert "error: every sample of base failed" in failed.stderr and "out of order" in failed.stderr
+
+
 def test_goals_of_another_world_are_warned_of(midward, tiny, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("goal,target\nt30 t31,Sure\n")
@@ -149,11 +160,11 @@ def test_the_list(midward):
         assert any(line.startswith(f"{name} ") for line in shown.splitlines())
 
 
-def test_ctrl_c_ends_it_and_the_same_command_goes_on(llada_folder, tmp_path):
+def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_path):
     out = tmp_path / "out"
     args = [
         "attack", "--model", llada_folder, "--device", "cpu", "--length", 60, "--steps", 60, "--batch-size", 1,
-        "--goals", "sandbox", "--count", 24, "--attacks", "direct", "--no-replay", "--out", out,
+        "--goals", "sandbox", "--count", 16, "--attacks", "direct", "--no-replay", "--out", out,
     ]  # fmt: skip
     process = subprocess.Popen([*MIDWARD, *map(str, args)], stderr=subprocess.PIPE, text=True)
     while not (found := list(out.glob("logs/*.eval"))) or found[0].stat().st_size < 6000:  # samples in it
@@ -161,13 +172,12 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(llada_folder, tmp_path):
         time.sleep(0.1)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130 and time.monotonic() - started < 30
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == 130 and time.monotonic() - started < 120  # seconds, but on a busy machine
     assert "stopped. What was written is kept: the same command goes on from there." in told
     assert "Traceback" not in told and not (out / "summary.json").exists()
     args[args.index("--batch-size") + 1] = 32  # neither here nor there
-    done = subprocess.run([*MIDWARD, *map(str, args)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert midward(*args).exit_code == 0
     with (out / "samples.csv").open(newline="") as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
-    assert len(goals) == len(set(goals)) == 24
+    assert len(goals) == len(set(goals)) == 16

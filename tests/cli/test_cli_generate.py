@@ -58,7 +58,7 @@ def test_kill_9_and_the_same_command_again(midward, llada_folder, tmp_path):
     prompts.write_text("".join(json.dumps({"prompt": f"t{30 + n} " * (1 + n % 5)}) + "\n" for n in range(24)))
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     command = [
-        "generate", "--model", str(llada_folder), "--device", "cpu", "--length", "40", "--steps", "40",
+        "generate", "--model", str(llada_folder), "--device", "cpu", "--length", "24", "--steps", "24",
         "--batch-size", "2", "--prompts", str(prompts),
     ]  # fmt: skip
     process = subprocess.Popen(

@@ -16,16 +16,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from inspect_ai import eval as inspect_eval
+from inspect_ai.log import list_eval_logs, read_eval_log
+from tenacity import wait_fixed
+from typer.testing import CliRunner
 
 from midward import _asking
-from midward.attacks import AttackError, CapabilityError
+from midward.attacks import AttackError, CapabilityError, Target, solver
+from midward.cli import app
 from midward.evaluation import matrix as room
 from midward.evaluation import results
 from midward.evaluation.provider import MidwardAPI
 from midward.goals import Goal
 
 SHORT = {"device": "cpu", "length": 12, "steps": 6}
-GOALS = [Goal(f"g{i}", f"t{30 + i} t{40 + i}", "made-up", True) for i in range(6)]
+GOALS = [Goal(f"g{i}", f"t{30 + i} t{40 + i}", "made-up", True) for i in range(4)]
 
 
 def plan(folder, *, attacks=("direct", "pair"), goals=GOALS, profile="quick", **changes):
@@ -75,50 +79,101 @@ def asked(monkeypatch):
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_matrix import plan
-from midward.attacks._following import following
+from test_matrix import begun, plan
 from midward.evaluation import matrix as room
 
-room.MAX_SAMPLES = room.MAX_TASKS = 1  # one after the other, so that the fifth ends behind the fourth's log
-with following(lambda: print("ended", file=sys.__stdout__, flush=True)):
+room.MAX_SAMPLES = room.MAX_TASKS = 1  # one after the other, so that whoever begins has all before it in the log
+with begun(lambda attack, goal: print(attack, goal, file=sys.__stdout__, flush=True)):
     room.run(plan(sys.argv[1]), Path(sys.argv[2]), display="none")
 """
 
 
-def test_a_killed_matrix_goes_on_to_the_same_result(llada_folder, tmp_path, asked):
-    whole = go(plan(llada_folder), tmp_path / "whole")
-    assert len(whole) == 12 and not any(one.error for one in whole)
-    out, before = tmp_path / "out", len(asked)
+@contextmanager
+def begun(tell):
+    """Tells of every sample that begins in this process: (attack, goal)."""
+    original = solver.run_search
+
+    async def run_search(info, attempt, settings):
+        tell(info.name, attempt.goal.id)
+        await original(info, attempt, settings)
+
+    solver.run_search = run_search
+    try:
+        yield
+    finally:
+        solver.run_search = original
+
+
+@pytest.fixture(scope="module")
+def whole(llada_folder, tmp_path_factory):
+    """An uninterrupted run: its folder (copy it, if you run into it) and its outcomes."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, go(plan(llada_folder), out)
+
+
+def test_after_a_kill_no_finished_sample_begins_again_and_the_result_is_the_same(
+    llada_folder, tmp_path, whole
+):
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(llada_folder), str(out)],
+        [sys.executable, "-c", SCRIPT, str(llada_folder), str(tmp_path)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])},
         text=True,
     )
-    for _ in range(5):
-        assert process.stdout is not None and process.stdout.readline() == "ended\n"
+    assert process.stdout is not None
+    before = [tuple(process.stdout.readline().split()) for _ in range(4)]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    again = go(plan(llada_folder), out)
-    assert lasting(again) == lasting(whole)
-    queries = {(one.attack, one.goal): sum(one.record["queries"].values()) + 1 for one in whole}
-    left = len(asked) - before
-    # `direct` runs first: four of its goals were through, and they are asked once and replayed once each
-    assert 0 < left <= sum(queries.values()) - 4 * 2
-    direct = Counter(asked[before:])
-    plain = [goal for goal in GOALS if direct[goal.text] >= 2]
-    assert len(plain) <= 2
-    assert not {one.goal for one in again} ^ {goal.id for goal in GOALS}
+    before += [tuple(line.split()) for line in process.stdout]  # what began before the signal came
+
+    logs = [read_eval_log(info, header_only=True) for info in list_eval_logs(str(tmp_path / "logs"))]
+    finished = {(one.attack, one.goal) for one in results.read(logs)}
+    assert len(before) < 8 and finished <= set(before)
+    assert len(finished) >= len(before) - 2  # the last is cut short, the one before may not be written yet
+    after = []
+    with begun(lambda *sample: after.append(sample)):
+        again = go(plan(llada_folder), tmp_path)
+    assert sorted([*finished, *after]) == sorted((one.attack, one.goal) for one in whole[1])
+    assert lasting(again) == lasting(whole[1])
 
 
-def test_the_same_again_asks_nobody(llada_folder, tmp_path, asked):
-    first = go(plan(llada_folder), tmp_path)
-    assert asked
-    asked.clear()
-    assert lasting(go(plan(llada_folder), tmp_path)) == lasting(first) and not asked
+def test_the_same_again_asks_nobody(llada_folder, tmp_path, asked, whole):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    assert lasting(go(plan(llada_folder), tmp_path)) == lasting(whole[1]) and not asked
     # nor does what changes no answer: the batch size
     wide = plan(llada_folder, rows=[room.Row("base", str(llada_folder), arguments=SHORT | {"batch_size": 3})])
-    assert lasting(go(wide, tmp_path)) == lasting(first) and not asked
+    assert lasting(go(wide, tmp_path)) == lasting(whole[1]) and not asked
+
+
+@pytest.mark.parametrize(
+    "drawing, known", [({}, True), ({"temperature": 0.7}, False), ({"order": "random"}, False)]
+)
+def test_a_replay_that_no_seed_has_a_say_in_is_not_asked_for(
+    lively_folder, tmp_path, asked, monkeypatch, drawing, known
+):
+    rows = [room.Row("base", str(lively_folder), arguments=SHORT | drawing)]
+    matrix = plan(lively_folder, rows=rows, goals=GOALS[:2])
+    found, calls = go(matrix, tmp_path / "one"), len(asked)
+    assert {one.record["replay"] for one in found} == {"known" if known else "asked"}
+    assert known or any(one.texts["reply"] != one.texts["replay"] for one in found)
+    monkeypatch.setattr(Target, "settled", lambda self, ask: None)
+    asked.clear()
+    anew = go(matrix, tmp_path / "other")
+    assert {one.record["replay"] for one in anew} == {"asked"}
+    assert len(asked) - calls == len(found) * known
+    for one in (*found, *anew):
+        del one.record["replay"]
+    assert lasting(found) == lasting(anew)
+
+
+def test_a_served_model_is_asked_for_every_replay(llada_folder, tmp_path, monkeypatch):
+    far = room.Row("far", "openai-api/rough/x", arguments={"temperature": 0.0}, served=True)
+    with endpoint(lambda text, times: (200, f"Reply {times}."), monkeypatch) as seen:
+        found = go(plan(llada_folder, rows=[far], attacks=["direct"], goals=GOALS[:2]), tmp_path)
+    assert set(seen.values()) == {2}
+    for one in found:
+        assert one.record["replay"] == "asked"
+        assert (one.texts["reply"], one.texts["replay"]) == ("Reply 1.", "Reply 2.")
 
 
 @pytest.mark.parametrize(
@@ -127,16 +182,15 @@ def test_the_same_again_asks_nobody(llada_folder, tmp_path, asked):
         ({"seed": 1}, {"direct", "pair"}),
         ({"budget": 1}, {"direct", "pair"}),
         ({"replay": False}, {"direct", "pair"}),
-        ({"goals": GOALS[:5]}, {"direct", "pair"}),
+        ({"goals": GOALS[:3]}, {"direct", "pair"}),
         ({"goals": [replace(GOALS[0], text="t99"), *GOALS[1:]]}, {"direct", "pair"}),
         ({"judges": ["refusal", "harmfulness"]}, {"direct", "pair"}),
         ({"profile": "jbb"}, {"pair"}),
         ({"roles": {"attacker": f"{room.ASSISTANT}/tuning", "scorer": room.ASSISTANT}}, {"pair"}),
     ],
 )
-def test_what_changed_is_run_again_and_nothing_else(llada_folder, tmp_path, asked, change, again):
-    go(plan(llada_folder, goals=GOALS[:6]), tmp_path)
-    asked.clear()
+def test_what_changed_is_run_again_and_nothing_else(llada_folder, tmp_path, asked, whole, change, again):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     changed = plan(llada_folder, **change)
     if "profile" in change:  # the profile's many rounds aren't the point
         changed = replace(changed, attacks=[*room.plan_attacks(["direct"], "jbb"), *_short_pair()])
@@ -188,11 +242,11 @@ def test_rows_share_nothing_but_the_table(llada_folder, lively_folder, tmp_path)
         room.Row("a", str(llada_folder), arguments=SHORT),
         room.Row("b", str(lively_folder), arguments=SHORT),
     ]
-    both = go(plan(llada_folder, rows=rows), tmp_path / "both")
+    both = go(plan(llada_folder, rows=rows, goals=GOALS[:2]), tmp_path / "both")
     for row in rows:
-        alone = go(plan(llada_folder, rows=[row]), tmp_path / row.label)
+        alone = go(plan(llada_folder, rows=[row], goals=GOALS[:2]), tmp_path / row.label)
         assert lasting(alone) == lasting(one for one in both if one.row == row.label)
-    assert {one.row for one in both} == {"a", "b"} and len(both) == 24
+    assert {one.row for one in both} == {"a", "b"} and len(both) == 8
 
 
 # --- before anything runs ----------------------------------------------------------------------------------------
@@ -214,6 +268,7 @@ def test_what_cannot_run_is_told_before_anything_runs(llada_folder, tmp_path, as
         ({"goals": []}, "no goals in made-up"),
         ({"judges": []}, "no judges"),
         ({"attacks": ["tpa"]}, r"Did you mean 'tap'\?"),
+        ({"attacks": ["replay"]}, "replay can't run without its setting path"),
         ({"profile": "mossa"}, r"Did you mean 'mosa'\?"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -287,6 +342,8 @@ def endpoint(behave, monkeypatch):
         monkeypatch.setattr(_asking.LIMITS, name, value)
         for module in ("midward.attacks.roles", "midward.judges.asking"):
             monkeypatch.setattr(sys.modules[module].SETTINGS, name, value)
+    # Inspect waits seconds before it tries again: what is tested is that it does.
+    monkeypatch.setattr("inspect_ai.model._retry.wait_exponential_jitter", lambda **_: wait_fixed(0.05))
     try:
         yield seen
     finally:
@@ -318,7 +375,7 @@ def test_a_target_that_misbehaves_ends_in_errors_that_are_counted(llada_folder, 
     with endpoint(lambda text, times: behaviour[text](times), monkeypatch) as seen:
         started = time.monotonic()
         found = {one.goal: one for one in go(matrix, tmp_path)}
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 180  # it ends; half a minute where the machine is idle
         times = dict(seen)
         behaviour = dict.fromkeys(ROUGH, ROUGH["fine"])
         seen.clear()
@@ -352,20 +409,20 @@ def test_a_judge_and_an_attacker_that_misbehave_are_counted(llada_folder, tmp_pa
         llada_folder,
         attacks=["pair"],
         judges=["harmfulness"],
-        goals=GOALS[:3],
+        goals=GOALS[:2],
         replay=False,
         roles={"attacker": far, "scorer": far, "judge": far},
     )
     with endpoint(behave, monkeypatch):
         found = go(matrix, tmp_path)
-    assert len(found) == 3
+    assert len(found) == 2
     assert any(sum(one.record["failed"].values()) for one in found if one.record)
     judged = [verdict for one in found for verdict in one.verdicts["harmfulness"].values()]
     assert judged and set(judged) == {None}  # "All is well." is no score either
     summary = results.summarise(
-        found, rows=["base"], sets={"made-up": 3}, attacks=["pair"], judges=["harmfulness"]
+        found, rows=["base"], sets={"made-up": 2}, attacks=["pair"], judges=["harmfulness"]
     )
-    assert "- n=0, 3 unscored" in results.tables(summary)
+    assert "- n=0, 2 unscored" in results.tables(summary)
 
 
 # --- other ways in -----------------------------------------------------------------------------------------------
@@ -388,7 +445,7 @@ def test_inspects_own_command_line_runs_an_attack(llada_folder, tmp_path):
 def test_an_advbench_file_on_random_weights_shows_zero_with_its_interval(llada_folder, tmp_path):
     path = tmp_path / "advbench.csv"
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["goal", "target"], *([f"placeholder {i}", "Sure"] for i in range(3))])
+        csv.writer(file).writerows([["goal", "target"], *([f"placeholder {i}", "Sure"] for i in range(1))])
     sets = room.load_sets([str(path)], None)
     planned = room.plan_attacks([], "quick", {"tap": {"depth": 1}})
     names = room.judges_for(sets, "quick")
@@ -404,13 +461,13 @@ def test_an_advbench_file_on_random_weights_shows_zero_with_its_interval(llada_f
         budget=4,
     )
     found = go(matrix, tmp_path)
-    assert {one.error for one in found} == {None} and len(found) == 3 * len(planned)
+    assert {one.error for one in found} == {None} and len(found) == len(planned)
     summary = results.summarise(
-        found, rows=["base"], sets={"advbench": 3}, attacks=[one.info.name for one in planned], judges=names
+        found, rows=["base"], sets={"advbench": 1}, attacks=[one.info.name for one in planned], judges=names
     )
     for attack in summary["attacks"]:
         reading = summary["asr"]["harmfulness"]["reply"]["advbench"][attack]["base"]
-        assert reading["hits"] == 0 and reading["n"] + reading["unscored"] == 3
+        assert reading["hits"] == 0 and reading["n"] + reading["unscored"] == 1
 
 
 # --- packages ----------------------------------------------------------------------------------------------------
@@ -457,8 +514,6 @@ def test_an_installed_package_adds_an_attack_and_a_judge(llada_folder, tmp_path,
     for one in found:
         assert one.record["queries"]["respond"] == 2
         assert one.verdicts["lengthy"]["reply"] == (len(one.texts["reply"]) > 3)
-    midward = [sys.executable, "-c", "from midward.cli import main; main()"]
-    env = {**os.environ, "PYTHONPATH": str(folder)}
     for args, line in [(["attack", "--list"], "shout"), (["judges"], "lengthy")]:
-        shown = subprocess.run([*midward, *args], env=env, capture_output=True, text=True, check=True).stdout
+        shown = CliRunner().invoke(app, args).stdout
         assert any(one.startswith(f"{line} ") for one in shown.splitlines())

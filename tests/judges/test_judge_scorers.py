@@ -45,7 +45,12 @@ def run(samples, scorers, tmp_path, **roles):
     """The log, as read back from the disk."""
     task = Task(dataset=MemoryDataset(samples), solver=replay(), scorer=scorers)
     [log] = eval(
-        task, model="mockllm/model", model_roles=roles or None, log_dir=str(tmp_path), display="none"
+        task,
+        model="mockllm/model",
+        model_roles=roles or None,
+        log_dir=str(tmp_path),
+        display="none",
+        log_realtime=False,
     )
     assert log.status == "success", log.error
     return read_eval_log(log.location)

@@ -30,6 +30,7 @@ class AttackInfo:
     it can ask for one goal: {"target": queries, role: calls, ...}; the target's number is its budget. search: tries
     what it tries, and reports it by `Attempt.offer`. prompts: all its role prompts. deviations: from the paper, a
     sentence each. profiles: name of a profile -> the settings it changes ("quick": a first look, a few queries a goal).
+    required: settings without which it can't run (their default is empty), such as the path of a file.
     """
 
     name: str
@@ -45,6 +46,7 @@ class AttackInfo:
     prompts: tuple[RolePrompt, ...] = ()
     deviations: tuple[str, ...] = ()
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
     def configure(self, settings: Mapping[str, Any]) -> Any:
         """The settings with these values. Raises ValueError for an unknown name or a value out of range."""

@@ -95,4 +95,4 @@ def profile_of(name: str) -> Profile:
 
 def attacks_of(profile: Profile) -> tuple[str, ...]:
     """The profile's attacks; every one of ours that needs no file where it names none."""
-    return profile.attacks or tuple(name for name in ATTACKS if name != "replay")
+    return profile.attacks or tuple(name for name, info in ATTACKS.items() if not info.required)

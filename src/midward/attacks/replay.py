@@ -136,7 +136,7 @@ async def search(attempt: Attempt, settings: Replay) -> None:
     """Put the goal's artifact once, with this run's seed. A goal without one is noted, and stays unscored."""
     attempt.facts["access"] = "replay"
     if not settings.path:
-        raise AttackError("replay needs a file of artifacts; give its path (the setting path=FILE).")
+        raise AttackError("replay needs a file of artifacts; give its path: replay.path=FILE.")
     rows = read(settings.path)
     fitting = [one for one in rows if one.fits(attempt.goal)]
     holding = [one for one in fitting if one.asks]
@@ -222,4 +222,5 @@ REPLAY = AttackInfo(
     calls=lambda settings: {"target": 1},
     search=search,
     deviations=("The response comes from this run's target, length and seed, not from the file.",),
+    required=("path",),
 )

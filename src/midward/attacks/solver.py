@@ -26,7 +26,8 @@ def solver_of(info: AttackInfo) -> Callable[..., Solver]:
     """The Inspect solver of an attack. Its options: the attack's settings, seed, budget and replay.
 
     budget: the most queries to the target for one goal; what the settings can reach unless given. replay: whether the
-    best prompt is put once more with fresh seeds, for the judges (not counted in the budget).
+    best prompt is put once more with fresh seeds, for the judges (not counted in the budget; where no seed has a say
+    in the reply, it is the one known already).
     """
 
     def attack(*, seed: int = 0, budget: int | None = None, replay: bool = True, **settings: Any) -> Solver:
@@ -65,7 +66,7 @@ def solver_of(info: AttackInfo) -> Callable[..., Solver]:
             try:
                 await run_search(info, attempt, configured)
                 if attempt.best is not None and replay:
-                    texts["replay"] = await _again(attempt.best, target.model, seed)
+                    texts["replay"], attempt.facts["replay"] = await _again(attempt.best, target, seed)
             except BaseException as error:
                 # A limit of the sample ends the search too, and what was found until then is judged. It comes as an
                 # error of its own or, a limit of time, by cancelling; any other error is the sample's.
@@ -130,10 +131,13 @@ def record_of(info: AttackInfo, settings: Any, attempt: Attempt) -> dict[str, An
     }
 
 
-async def _again(found: Found, model: Any, seed: int) -> str | None:
-    """The winning prompt's text with fresh seeds; None where it can't be put together anew."""
-    target = Target(model)
+async def _again(found: Found, target: Target, seed: int) -> tuple[str | None, str]:
+    """The winning prompt's text with fresh seeds (None where it can't be put together anew), and "known" where every
+    reply in it was settled before, so that nothing was asked, else "asked"."""
     asks = [replace(ask, seed=(seed if ask.seed is None else ask.seed) + REPLAY_SEED) for ask in found.asks]
-    replies = await target.respond(*asks)
-    texts = [reply.text for reply in replies]
-    return await found.compose(texts) if found.compose else texts[-1]
+    known = [target.settled(ask) for ask in asks]
+    rest = [ask for ask, reply in zip(asks, known, strict=True) if reply is None]
+    fresh = iter(await Target(target.model).respond(*rest) if rest else ())
+    texts = [(reply or next(fresh)).text for reply in known]
+    text = await found.compose(texts) if found.compose else texts[-1]
+    return text, "asked" if rest else "known"

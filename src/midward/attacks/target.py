@@ -121,7 +121,7 @@ class Reply:
     """What the target answered. authored: the text of the tokens it wrote itself, without forced ones. nfe: forward
     passes, 0 where the endpoint doesn't say. ended: whether the response came to its end within the length.
     forced_at: for each forced piece the characters of the text from and up to which it stands, None where the response
-    ended before it."""
+    ended before it. drawn: whether a seed had a say in it, also where the endpoint doesn't tell."""
 
     ask: Ask
     text: str
@@ -129,6 +129,7 @@ class Reply:
     nfe: int = 0
     ended: bool = True
     forced_at: tuple[tuple[int, int] | None, ...] = ()
+    drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Target:
         self.queries = {"respond": 0, "score": 0, "gradient": 0}
         self.nfe = 0
         self.used: set[str] = set()
+        self._settled: dict[Ask, Reply] = {}
         # What the model and the run say; what a call says goes over it, so limits are given where they say nothing.
         self._given = model._resolve_config(None)
         unlimited = [name for name in _LIMITS if getattr(self._given, name) is None]
@@ -223,7 +225,12 @@ class Target:
         found = await together(*(self._one(ask, count) for ask, count in groups))
         replies = [reply for group in found for reply in group]
         self.nfe += sum(reply.nfe for reply in replies)
+        self._settled |= {replace(reply.ask, seed=None): reply for reply in replies if not reply.drawn}
         return replies
+
+    def settled(self, ask: Ask) -> Reply | None:
+        """The reply to a request that was put already and whose seed had no say in it: it would get this one again."""
+        return self._settled.get(replace(ask, seed=None))
 
     async def score(self, *probes: Probe, mode: str = "parallel") -> list[Any]:
         """Log-probabilities of spans of the response (`midward.sampling.likelihood.SpanScore`), all at once.
@@ -381,6 +388,7 @@ def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
                 detail.get("nfe", 0),
                 choice.stop_reason != "max_tokens",
                 tuple(place and (place[0], place[1]) for place in detail.get("forced_at", ())),
+                detail.get("drawn", True),
             )
         )
     return replies

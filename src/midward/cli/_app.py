@@ -10,7 +10,23 @@ import typer
 from typer.core import TyperGroup
 
 import midward
-from midward.cli import align, attack, chat, demo, generate, goals, judges, sandbox
+from midward.cli import (
+    align,
+    attack,
+    chat,
+    demo,
+    dynamics,
+    generate,
+    goals,
+    guard,
+    judges,
+    models,
+    probe_ask,
+    probe_gcg,
+    probe_order,
+    probe_prefill,
+    sandbox,
+)
 from midward.cli._options import verb
 from midward.cli._show import printable, say
 
@@ -76,10 +92,28 @@ app.command("generate")(verb(generate.generate))
 app.command("chat")(verb(chat.chat))
 app.command("align")(verb(align.align))
 app.command("attack")(verb(attack.attack))
+app.command("dynamics")(verb(dynamics.dynamics))
 app.command("goals")(verb(goals.goals))
 judges_verbs = typer.Typer(invoke_without_command=True, callback=judges.judges)
 judges_verbs.command("check")(verb(judges.check))
 app.add_typer(judges_verbs, name="judges")
+app.command("models")(verb(models.models))
+probe_verbs = typer.Typer(
+    no_args_is_help=True, help="Where a model's safety sits in a response, and what an attacker can reach."
+)
+probe_verbs.command("prefill")(verb(probe_prefill.prefill))
+probe_verbs.command("mirror")(verb(probe_prefill.mirror))
+probe_verbs.command("order")(verb(probe_order.order))
+probe_verbs.command("gcg")(verb(probe_gcg.gcg))
+probe_verbs.command("ask")(verb(probe_ask.ask))
+app.add_typer(probe_verbs, name="probe")
+guard_verbs = typer.Typer(
+    no_args_is_help=True, help="Guards: fit them for a model, answer behind one, compare."
+)
+guard_verbs.command("fit")(verb(guard.fit))
+guard_verbs.command("score")(verb(guard.score))
+guard_verbs.command("eval")(verb(guard.evaluate))
+app.add_typer(guard_verbs, name="guard")
 sandbox_verbs = typer.Typer(no_args_is_help=True, help="The embedded model: train it, measure it.")
 sandbox_verbs.command("build")(verb(sandbox.build))
 sandbox_verbs.command("measure")(verb(sandbox.measure))

@@ -32,6 +32,13 @@ def attack(
             help="LABEL=FOLDER of a PEFT adapter; may be given several times, a row each, beside the bare model."
         ),
     ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="[LABEL=]FILE of a fitted guard; may be given several times: one more row each, the model and adapter "
+            "that it was fitted for behind it. See midward guard fit."
+        ),
+    ] = None,
     served: Annotated[
         list[str] | None,
         typer.Option(
@@ -104,6 +111,7 @@ def attack(
     """Attack a model, and adapters of it, with published attacks; judge, count, compare.
 
     The same command again goes on where it stopped. inspect view --log-dir OUT/logs shows every conversation.
+    Ends with status 1 where every sample of a row failed.
     """
     if listing:
         out(_listing())
@@ -126,7 +134,7 @@ def attack(
     standard = {role: f"midward/{model}" if role == "proxy" else room.ASSISTANT for role in given}
     roles = {role: given.get(role) or standard[role] for role in room.roles_needed(planned, names)}
     todo = room.Matrix(
-        rows=_rows(model, adapter or [], served or [], arguments),
+        rows=_rows(model, adapter or [], guard or [], served or [], arguments),
         attacks=planned,
         sets=sets,
         judges=names,
@@ -152,6 +160,7 @@ def attack(
         attacks=[one.info.name for one in planned],
         judges=names,
     ) | {"profile": profile, "roles": roles, "seed": sampling.seed}
+    summary["guards"] = {row.label: row.guard for row in todo.rows if row.guard}
     results.write(out_folder, outcomes, summary, verdict)
     out(results.tables(summary, verdict))
     if export:
@@ -163,6 +172,10 @@ def attack(
             "The same command tries them again."
         )
     say(f"{out_folder}: table.md, summary.json, samples.csv; inspect view --log-dir {out_folder / 'logs'}")
+    counted = {row.label: {bool(one.error) for one in outcomes if one.row == row.label} for row in todo.rows}
+    if lost := [label for label, errors in counted.items() if errors == {True}]:
+        say(f"error: every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
+        raise typer.Exit(1)
 
 
 class _Told:
@@ -181,8 +194,11 @@ class _Told:
             say(f"{self.run} samples run in {now - self.started:.0f} s; the matrix has {self.samples}")
 
 
-def _rows(model: str, adapters: list[str], served: list[str], arguments: dict[str, Any]) -> list[Row]:
+def _rows(
+    model: str, adapters: list[str], guards: list[str], served: list[str], arguments: dict[str, Any]
+) -> list[Row]:
     from midward.evaluation.matrix import Row
+    from midward.guards import describe
 
     rows = [Row("base", model, arguments=arguments)]
     for one in adapters:
@@ -192,6 +208,16 @@ def _rows(model: str, adapters: list[str], served: list[str], arguments: dict[st
         if not (label and folder):
             raise ValueError(f"--adapter takes a folder, or LABEL=FOLDER; received {one!r}.")
         rows.append(Row(label, model, folder, arguments))
+    labels = {row.adapter: row.label for row in rows}
+    for one in guards:
+        label, equals, file = one.partition("=")
+        if not equals:
+            label, file = Path(one).stem, one
+        if not (label and file):
+            raise ValueError(f"--guard takes a guard's file, or LABEL=FILE; received {one!r}.")
+        folder = describe(file)["bound"]["adapter"]
+        behind = labels.get(folder) or Path(folder).name
+        rows.append(Row(f"{behind}+{label}", model, folder, arguments, guard=file))
     config = {"temperature": arguments.get("temperature"), "max_tokens": arguments.get("length")}
     return rows + [Row(one.replace("/", "-"), one, None, config, served=True) for one in served]
 

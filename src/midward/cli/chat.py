@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from midward.cli._options import ModelOptions, SamplingOptions
 from midward.cli._show import console, out, say
 
 
-def chat(model: ModelOptions, sampling: SamplingOptions) -> None:
+def chat(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    guard: Annotated[
+        Path | None, typer.Option(help="A fitted guard's file or folder; flagged responses become a stub.")
+    ] = None,
+) -> None:
     """Talk to a model and watch the denoising steps. /reset forgets the conversation, /quit or Ctrl-D leaves."""
+    if guard is not None:
+        from midward.guards import describe
+
+        describe(guard)  # a wrong file is told before the model is loaded
     loaded = model.load()
     chosen = sampling.resolve(loaded)
+    if guard is not None:
+        from midward.guards import load
+
+        loaded.guard = load(guard, loaded, chosen)
+        say(f"guard     {loaded.guard.name} (threshold {loaded.guard.threshold:.4g})")
     at_terminal = sys.stdin.isatty()
     if at_terminal:
         say("/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops a response.")
@@ -46,14 +64,26 @@ def _turn(model: Any, sampling: Any, talk: list[dict[str, str]], line: str) -> l
 
     asked = [*talk, {"role": "user", "content": line}]
     where = console()
+    run = sample if model.guard is None else model.guard.sample
     try:
         if where.is_terminal:
             with Player(where) as player:
-                [response] = sample(model, [asked], sampling, watchers=[player])
+                [response] = run(model, [asked], sampling, watchers=[player])
         else:
-            [response] = sample(model, [asked], sampling)
+            [response] = run(model, [asked], sampling)
     except ValueError as error:
         say(f"error: {error} (/reset begins a new conversation)")
         return talk
     out(response.text)
+    if response.verdict is not None:
+        say(_told(response.verdict))
     return [*asked, {"role": "assistant", "content": response.text}]
+
+
+def _told(verdict: Any) -> str:
+    """What the guard said, in a line."""
+    score = "unscored" if verdict.score is None else f"score {verdict.score:.3g}"
+    what = "flagged" if verdict.flagged else "passed"
+    when = f" after step {verdict.step + 1}" if verdict.step is not None else ""
+    signal = f"; signal {' '.join(f'{one:.2f}' for one in verdict.signal)}" if verdict.signal else ""
+    return f"guard     {what}{when} ({score}, threshold {verdict.threshold:.3g}){signal}"

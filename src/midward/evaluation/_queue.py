@@ -27,6 +27,8 @@ from midward.sampling.likelihood import Span, SpanScore, span_gradient, span_log
 if TYPE_CHECKING:
     import torch
 
+    from midward.guards import Guard
+
 #: Seconds. A batch that isn't full waits for more while they keep coming this close, and not longer than LINGER.
 GAP, LINGER = 0.002, 0.01
 #: Seconds without work after which the thread ends, so that nothing holds a model that nobody uses.
@@ -222,10 +224,19 @@ class Engine:
             return Forced.text(self.model, where, text)
 
     async def sample(
-        self, requests: Sequence[Request], sampling: Sampling, *, batch_size: int, trace: bool = False
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        batch_size: int,
+        trace: bool = False,
+        guard: Guard | None = None,
     ) -> list[tuple[Response, torch.Tensor | None]]:
-        """Sample one response a request; with it the step that committed each position, if `trace` (see `Trace`)."""
-        work = _Sample(self, sampling, batch_size, trace)
+        """Sample one response a request; with it the step that committed each position, if `trace` (see `Trace`).
+
+        guard: stands in front; each response then carries its verdict, and one that it flagged has no trace.
+        """
+        work = _Sample(self, sampling, batch_size, trace, guard)
         return await results(
             [
                 self.queue.submit(work, request, size=len(request.prompt), limit=batch_size)
@@ -276,14 +287,26 @@ class _Sample:
     sampling: Sampling
     batch_size: int
     trace: bool
+    guard: Guard | None = None
 
     def __call__(self, items: list[Request]) -> list[tuple[Response, torch.Tensor | None]]:
         trace = Trace()
         watchers: list[Watcher] = [_Stop(self.engine.queue)]
         if self.trace:
             watchers.append(trace)
-        found = sample(self.engine.model, items, self.sampling, batch_size=self.batch_size, watchers=watchers)
-        return [(response, trace.commit_step.get(index)) for index, response in enumerate(found)]
+        run = sample if self.guard is None else self.guard.sample
+        found = run(self.engine.model, items, self.sampling, batch_size=self.batch_size, watchers=watchers)
+        passed = [i for i, one in enumerate(found) if one.verdict is None or not _unseen(one)]
+        steps = {i: trace.commit_step.get(seen) for seen, i in enumerate(passed)}
+        return [
+            (one, None if one.verdict is not None and one.verdict.flagged else steps.get(i))
+            for i, one in enumerate(found)
+        ]
+
+
+def _unseen(response: Response) -> bool:
+    """Whether a guard flagged the request before it was sampled: watchers don't number it."""
+    return response.verdict.flagged and response.verdict.looks == "before"
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,11 @@ MAX_SAMPLES, MAX_TASKS = 64, 8
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a model, perhaps with an adapter.
+    """One line of the table: a model, perhaps with an adapter, perhaps behind a guard.
 
     model: what `midward.load` takes; served: it is an Inspect model with its provider instead (`openai/...`).
     arguments: the provider's model arguments; of a served one fields of Inspect's `GenerateConfig`.
+    guard: a fitted guard's file or folder.
     """
 
     label: str
@@ -46,12 +47,14 @@ class Row:
     adapter: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     served: bool = False
+    guard: str | None = None
 
     def load(self) -> Model:
         """The Inspect model. Raises ModelError as the provider does, and AttackError for a served one."""
         if self.served:
             return model_of(self.model, GenerateConfig(**self.arguments))
-        arguments = dict(self.arguments) | ({"adapter": self.adapter} if self.adapter else {})
+        given = {"adapter": self.adapter, "guard": self.guard}
+        arguments = dict(self.arguments) | {name: value for name, value in given.items() if value}
         return model_of(f"midward/{self.model}", **arguments)
 
 
@@ -125,7 +128,10 @@ class Matrix:
 def plan_attacks(
     names: Sequence[str], profile: str, overrides: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Planned]:
-    """The attacks of these names (the profile's where there are none) with the profile's settings and `overrides`."""
+    """The attacks of these names (the profile's where there are none) with the profile's settings and `overrides`.
+
+    Raises ValueError for an unknown name or setting, a value out of range, or a required setting that isn't given.
+    """
     chosen = profile_of(profile)
     overrides = overrides or {}
     names = list(dict.fromkeys(names)) or list(attacks_of(chosen))
@@ -134,10 +140,17 @@ def plan_attacks(
             f"settings for {min(strangers)!r}, which isn't among the attacks: {', '.join(names)}."
         )
     found = [attacks.find(name) for name in names]
-    return [
+    planned = [
         Planned(info, info.configure({**chosen.settings_of(info), **overrides.get(info.name, {})}))
         for info in found
     ]
+    for one in planned:
+        for name in one.info.required:
+            if not getattr(one.settings, name):
+                raise ValueError(
+                    f"{one.info.name} can't run without its setting {name}; give it by --set {one.info.name}.{name}=..."
+                )
+    return planned
 
 
 def sample_of(goal: Goal) -> Sample:
@@ -195,6 +208,7 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
     scorers = [judges.find(name) for name in matrix.judges]
     judged = ["judge"] if any(info.needs == "role:judge" for info in scorers) else []
 
+    about = {"row": row.label, "guard": row.guard}
     for planned in matrix.attacks:
         asked = {role: roles[role] for role in (*planned.info.roles, *judged)}
         for name, chosen in matrix.sets.items():
@@ -213,7 +227,7 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
                     model=model,
                     model_roles=dict(asked),
                     version=cell,
-                    metadata={"cell": cell, "row": row.label, "goals": name, "attack": planned.info.name},
+                    metadata={**about, "goals": name, "attack": planned.info.name, "cell": cell},
                 )
             )
     return tasks

@@ -38,6 +38,7 @@ from midward.evaluation._plan import (
     strip_masks,
 )
 from midward.evaluation._queue import Engine, shared
+from midward.guards import load as load_guard
 from midward.models import ModelError
 from midward.sampling import Forced, Response, Sampling
 from midward.sampling.likelihood import Span, SpanScore
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 #: What a request with mask tokens is answered with masks="refuse".
 REFUSAL = "I can't help with that."
 
-_OWN_ARGS = ("adapter", "device", "dtype", "batch_size", "masks")
+_OWN_ARGS = ("adapter", "device", "dtype", "batch_size", "masks", "guard")
 _SETTINGS = tuple(field.name for field in fields(Sampling))
 _NO_EFFECT = (
     "top_p", "top_k", "frequency_penalty", "presence_penalty", "logit_bias", "best_of", "logprobs", "top_logprobs",
@@ -79,11 +80,12 @@ class MidwardAPI(ModelAPI):
 
     The output's metadata: fingerprint (model and adapter), sampling (all settings), forced (the spans), masks (the
     policy), prompt_masks (mask tokens that were sent), nfe (forward passes, all choices together), choices: for each
-    its seed, nfe, steps, ended, authored (the text of the tokens the model wrote: the completion without forced ones),
-    authored_tokens (their number; the usage's output), forced_at (for each forced span the characters of the
-    completion from and up to which it stands, None where the response ended before it), where masks were filled filled
-    (the messages as they stand then) and fills (the text of what was put there), and with trace commit_quarters (mean
-    response position of what each quarter of the steps committed).
+    its seed, drawn (whether the seed had a say in it), nfe, steps, ended, authored (the text of the tokens the model
+    wrote: the completion without forced ones), authored_tokens (their number; the usage's output), forced_at (for each
+    forced span the characters of the completion from and up to which it stands, None where the response ended before
+    it), where masks were filled filled (the messages as they stand then) and fills (the text of what was put there),
+    with a guard its verdict as guard (see `midward.guards.Verdict`), and with trace commit_quarters (mean response
+    position of what each quarter of the steps committed).
 
     Raises ProviderError where the model can't be loaded or an argument is wrong.
     """
@@ -100,6 +102,7 @@ class MidwardAPI(ModelAPI):
         dtype: str = "auto",
         batch_size: int | None = None,
         masks: Masks = "allow",
+        guard: str | None = None,
         **sampling: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
@@ -110,14 +113,19 @@ class MidwardAPI(ModelAPI):
         try:
             _check_arguments(batch_size, masks, sampling)
             engine = shared(*self._where)
-            make_sampling(engine, sampling)
+            chosen = make_sampling(engine, sampling)
+            self.guard = load_guard(guard, engine.model, chosen) if guard else None
         except (ModelError, TypeError, ValueError) as error:
             raise ProviderError(f"midward/{model_name}: {error}") from error
         self._engine: Engine | None = engine
         self.batch_size = batch_size or (32 if engine.model.device.type == "cpu" else 64)
         # Inspect's cache of generations knows a model by its name and this, so it holds what else changes an answer.
         self.base_url = "midward:" + key_of(
-            fingerprint=engine.fingerprint, dtype=str(engine.model.dtype), sampling=sampling, masks=masks
+            fingerprint=engine.fingerprint,
+            dtype=str(engine.model.dtype),
+            sampling=sampling,
+            masks=masks,
+            **({"guard": self.guard.digest} if self.guard else {}),
         )
 
     @property
@@ -184,15 +192,21 @@ class MidwardAPI(ModelAPI):
         settings = {**self._settings(engine, prompt_ids, config), **extra.sampling}
         plan = make_plan(engine, prompt_ids, settings, extra, config.num_choices or 1)
         found = await engine.sample(
-            plan.requests, plan.sampling, batch_size=self.batch_size, trace=extra.trace
+            plan.requests, plan.sampling, batch_size=self.batch_size, trace=extra.trace, guard=self.guard
         )
+        drawn = plan.sampling.temperature > 0 or plan.sampling.order == "random" or self.guard is not None
         choices, details = [], []
         for seed, (response, commit_step) in zip(plan.seeds, found, strict=True):
-            choice, detail = _choice(engine, plan, response, messages, self.model_name)
+            if response.verdict is not None and response.verdict.flagged:
+                choice, detail = _stub(response, self.model_name)
+            else:
+                choice, detail = _choice(engine, plan, response, messages, self.model_name)
+            if response.verdict is not None:
+                detail["guard"] = response.verdict.record()
             if commit_step is not None:
                 detail["commit_quarters"] = _quarters(commit_step.tolist())
             choices.append(choice)
-            details.append({"seed": seed, **detail})
+            details.append({"seed": seed, "drawn": drawn, **detail})
         tokens = sum(detail["authored_tokens"] for detail in details)
         return ModelOutput(
             model=self.model_name,
@@ -316,6 +330,16 @@ def _choice(
         stop_reason="stop" if ended else "max_tokens",
     )
     return choice, detail
+
+
+def _stub(response: Response, model: str) -> tuple[ChatCompletionChoice, dict[str, Any]]:
+    """The choice that a guard's stub is, and its part of the metadata."""
+    choice = ChatCompletionChoice(
+        message=ChatMessageAssistant(content=response.text, model=model, source="generate"),
+        stop_reason="content_filter",
+    )
+    authored = {"authored": response.text, "authored_tokens": len(response.ids)}
+    return choice, {"nfe": response.nfe, "steps": response.steps, "ended": True, **authored}
 
 
 def _quarters(commit_step: list[int]) -> list[float | None]:

@@ -1,0 +1,296 @@
+"""Guards side by side: what each lets through, what it stops that it shouldn't, and what it costs.
+
+Every request is answered once, without any guard; each guard then says of the same answers what it would have done, so
+that guards are compared on equal generations (a test checks that the guard in front does the same). Rows are appended
+as they come; running again goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from midward._rows import RowFile, key_of
+from midward.dynamics import Anchors, SRISignal
+from midward.evaluation.cases import Case
+from midward.evaluation.paired import Paired, paired
+from midward.evaluation.rates import rate
+from midward.guards import Exchange, Guard, SRIGuard
+from midward.guards.fitting import digest
+from midward.guards.guard import around
+from midward.models import LanguageModel
+from midward.sampling import Response, Sampling, sample
+
+CHUNK = 32  # rows between two writes
+RESAMPLES = 1000
+
+Row = dict[str, Any]
+#: Judges many responses: (cases, texts) -> for each the fields success, refused and correct.
+Judging = Callable[[Sequence[Case], Sequence[str]], Sequence[Mapping[str, Any]]]
+Progress = Callable[[str, int, int], None]
+
+
+def answer(
+    model: LanguageModel,
+    cases: Sequence[Case],
+    guards: Mapping[str, Guard],
+    out: Path,
+    *,
+    sampling: Sampling,
+    judging: Judging,
+    judged_by: Any = None,
+    batch_size: int = 16,
+    progress: Progress = lambda what, done, of: None,
+) -> list[Row]:
+    """Answer every case without a guard, with the SRI signals that the guards among `guards` look at.
+
+    A row: key, set, id, harmful, prompt, response, success, refused, correct, nfe, steps, signals (by the anchors'
+    hash). The response of a prompt with masks is the filled turn and the reply. judged_by: what the verdicts depend on.
+    """
+    watched = _anchors(guards)
+    file = RowFile(out / "rows.jsonl")
+    about = {
+        "model": model.fingerprint,
+        "sampling": asdict(sampling),
+        "judge": judged_by,
+        "anchors": sorted(watched),
+    }
+    keys = [key_of(**about, set=case.set, id=case.goal.id, request=asdict(case.request)) for case in cases]
+    todo = [i for i, key in enumerate(keys) if key not in file.rows]
+    progress("answers", len(cases) - len(todo), len(cases))
+    for start in range(0, len(todo), CHUNK):
+        chunk = todo[start : start + CHUNK]
+        watchers = {name: SRISignal(anchors) for name, anchors in watched.items()}
+        found = sample(
+            model, [cases[i].request for i in chunk], sampling, batch_size=batch_size,
+            watchers=list(watchers.values()),
+        )  # fmt: skip
+        texts = [_text(model, cases[i], response) for i, response in zip(chunk, found, strict=True)]
+        verdicts = judging([cases[i] for i in chunk], texts)
+        for place, (i, response, text, verdict) in enumerate(zip(chunk, found, texts, verdicts, strict=True)):
+            case = cases[i]
+            file.append(
+                {
+                    "key": keys[i],
+                    "set": case.set,
+                    "id": case.goal.id,
+                    "harmful": case.harmful,
+                    "prompt": case.request.prompt,
+                    "response": text,
+                    "success": verdict["success"] if case.harmful else None,
+                    "refused": verdict["refused"],
+                    "correct": verdict["correct"],
+                    "nfe": response.nfe,
+                    "steps": response.steps,
+                    "signals": {name: one.signal(place).tolist() for name, one in watchers.items()},
+                }
+            )
+        progress("answers", len(cases) - len(todo) + start + len(chunk), len(cases))
+    return [file.rows[key] for key in keys]
+
+
+def judge_by(
+    model: LanguageModel,
+    cases: Sequence[Case],
+    guards: Mapping[str, Guard],
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    batch_size: int = 16,
+    progress: Progress = lambda what, done, of: None,
+) -> dict[str, list[Row]]:
+    """What each guard says of each row: label -> rows with score, flagged, step (where it would stop), seconds of CPU.
+
+    A guard's scores are rows of `scores-<label>.jsonl`, kept as long as the fitted guard is the same.
+    """
+    found: dict[str, list[Row]] = {}
+    done = 0
+    for label, guard in guards.items():
+        file = RowFile(out / f"scores-{label}.jsonl")
+        about = guard.digest
+        keys = [key_of(row=row["key"], guard=about) for row in rows]
+        todo = [i for i, key in enumerate(keys) if key not in file.rows]
+        for start in range(0, len(todo), CHUNK):
+            chunk = todo[start : start + CHUNK]
+            looked = [_exchange(cases[i], rows[i], guard) for i in chunk]
+            started = time.process_time()
+            scores = guard.score(model, looked, batch_size=batch_size)
+            seconds = (time.process_time() - started) / len(chunk)
+            for i, score in zip(chunk, scores.tolist(), strict=True):
+                said = None if np.isnan(score) else score
+                file.append({"key": keys[i], "score": said, "seconds": seconds})
+            progress("scores", done + start + len(chunk), len(guards) * len(rows))
+        done += len(rows)
+        found[label] = _said(guard, rows, [file.rows[key] for key in keys])
+    return found
+
+
+def overhead(
+    model: LanguageModel,
+    guards: Mapping[str, Guard],
+    cases: Sequence[Case],
+    said: Mapping[str, Sequence[Row]],
+    *,
+    sampling: Sampling,
+    batch_size: int = 16,
+    repeats: int = 5,
+) -> dict[str, float]:
+    """Extra CPU time of each guard, as a share of answering the same requests without one.
+
+    A guard that looks before or after costs what its scores took; one that looks during is run in turn with the bare
+    generation, with its threshold out of reach, and the median ratio of the pairs is taken.
+    """
+    few = [case.request for case in cases if not case.harmful][: 2 * batch_size]
+    found: dict[str, float] = {}
+    bare: list[float] = []
+    for label, guard in guards.items():
+        if guard.looks != "during":
+            continue
+        threshold, guard.threshold = guard.threshold, np.inf
+        try:
+            ratios = []
+            for _ in range(repeats):
+                started = time.process_time()
+                sample(model, few, sampling, batch_size=batch_size)
+                middle = time.process_time()
+                guard.sample(model, few, sampling, batch_size=batch_size)
+                bare.append(middle - started)
+                ratios.append((time.process_time() - middle) / bare[-1] - 1)
+        finally:
+            guard.threshold = threshold
+        found[label] = float(np.median(ratios))
+    if not bare:
+        started = time.process_time()
+        sample(model, few, sampling, batch_size=batch_size)
+        bare.append(time.process_time() - started)
+    each = float(np.median(bare)) / max(1, len(few))
+    for label in guards:
+        if label not in found:
+            found[label] = float(np.mean([row["seconds"] for row in said[label]])) / each
+    return found
+
+
+def table(rows: Sequence[Row], said: Mapping[str, Sequence[Row]], costs: Mapping[str, float]) -> list[Row]:
+    """One row a defence, `none` first, as the paper's table: shares in 0..1, rates with their interval as `Rate`s.
+
+    overhead; flags: label of a harmless set -> rate of flagged; refused: the same with the model's own refusals; rr
+    and asr: label of an attacked set, and "all" -> rate; gain: ASR without minus with the guard, paired by request;
+    saved: mean denoising steps that stopping saves a flagged generation, saved_share of its steps; auroc: jailbroken
+    answers against each harmless set, with its interval.
+    """
+    harmless = list(dict.fromkeys(row["set"] for row in rows if not row["harmful"]))
+    attacked = list(dict.fromkeys(row["set"] for row in rows if row["harmful"]))
+    nobody = [{"score": None, "flagged": False, "step": None}] * len(rows)
+    found = []
+    for label, verdicts in {"none": nobody, **said}.items():
+        pairs = list(zip(rows, verdicts, strict=True))
+        by_set = {name: [pair for pair in pairs if pair[0]["set"] == name] for name in (*harmless, *attacked)}
+        by_set["all"] = [pair for pair in pairs if pair[0]["harmful"]]
+        wrong = [pair for pair in pairs if pair[0]["success"]]
+        flagged = [pair for pair in pairs if pair[1]["flagged"]]
+        saved = [_saved(row, one) for row, one in flagged]
+        found.append(
+            {
+                "defence": label,
+                "overhead": costs.get(label, 0.0),
+                "flags": {name: rate(one["flagged"] for _, one in by_set[name]) for name in harmless},
+                "refused": {name: rate(_stopped(*pair) for pair in by_set[name]) for name in harmless},
+                "rr": {name: rate(_stopped(*pair) for pair in by_set[name]) for name in (*attacked, "all")},
+                "asr": {name: rate(_through(*pair) for pair in by_set[name]) for name in (*attacked, "all")},
+                "gain": _gain(by_set["all"]),
+                "caught": rate(one["flagged"] for _, one in wrong),
+                "saved": float(np.mean(saved)) if saved else None,
+                "saved_share": sum(saved) / sum(row["steps"] for row, _ in flagged) if sum(saved) else None,
+                "auroc": {
+                    name: auroc([one["score"] for _, one in wrong], [one["score"] for _, one in by_set[name]])
+                    for name in harmless
+                }
+                if label != "none"
+                else {},
+            }
+        )  # fmt: skip
+    return found
+
+
+def auroc(
+    positive: Sequence[float | None], negative: Sequence[float | None]
+) -> tuple[float, float, float] | None:
+    """Area under the ROC curve of scores, and its 95 % bootstrap interval (both sides drawn anew, a fixed seed).
+
+    Unscored ones are left out; None where a side is empty.
+    """
+    first, second = (np.array([one for one in side if one is not None]) for side in (positive, negative))
+    if not len(first) or not len(second):
+        return None
+    rng = np.random.default_rng(0)
+    drawn = [_area(rng.choice(first, len(first)), rng.choice(second, len(second))) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return _area(first, second), float(low), float(high)
+
+
+def _area(first: np.ndarray, second: np.ndarray) -> float:
+    ranks = rankdata(np.concatenate([first, second]))[: len(first)]
+    return float((ranks.sum() - len(first) * (len(first) + 1) / 2) / (len(first) * len(second)))
+
+
+def _anchors(guards: Mapping[str, Guard]) -> dict[str, Anchors]:
+    known = [guard.anchors for guard in guards.values() if isinstance(guard, SRIGuard) and guard.anchors]
+    return {digest(anchors): anchors for anchors in known}
+
+
+def _exchange(case: Case, row: Row, guard: Guard) -> Exchange:
+    signal = None
+    if isinstance(guard, SRIGuard) and guard.anchors:
+        signal = np.array(row["signals"][digest(guard.anchors)], dtype=float)
+    return Exchange(case.request, row["response"], signal, case.plain)
+
+
+def _said(guard: Guard, rows: Sequence[Row], scores: Sequence[Row]) -> list[Row]:
+    values = np.array([np.nan if one["score"] is None else one["score"] for one in scores], dtype=float)
+    flags = guard.flag(values)
+    stops: Sequence[int | None] = [None] * len(rows)
+    if isinstance(guard, SRIGuard) and guard.anchors and rows:
+        name = digest(guard.anchors)
+        stops = guard.stops(np.array([row["signals"][name] for row in rows], dtype=float))
+    return [
+        {**one, "flagged": bool(flagged), "step": step if flagged else None}
+        for one, flagged, step in zip(scores, flags.tolist(), stops, strict=True)
+    ]
+
+
+def _saved(row: Row, one: Row) -> int:
+    """Denoising steps not taken because the guard stopped the generation."""
+    return 0 if one["step"] is None else max(0, row["steps"] - (one["step"] + 1))
+
+
+def _stopped(row: Row, one: Row) -> bool | None:
+    return True if one["flagged"] else row["refused"]
+
+
+def _through(row: Row, one: Row) -> bool | None:
+    return False if one["flagged"] else row["success"]
+
+
+def _gain(pairs: Sequence[tuple[Row, Row]]) -> Paired | None:
+    before = {f"{row['set']}/{row['id']}": row["success"] for row, _ in pairs}
+    after = {f"{row['set']}/{row['id']}": _through(row, one) for row, one in pairs}
+    return paired([before], [after]) if pairs else None
+
+
+def _text(model: LanguageModel, case: Case, response: Response) -> str:
+    """What is judged: the response; behind the filled user turn where the prompt held masks."""
+    mask_id = model.family.mask_id
+    ids = model.encode(case.request.prompt) if isinstance(case.request.prompt, str) else []
+    if mask_id is None or mask_id not in ids:
+        return response.text
+    head, _ = around(model)
+    filled = model.tokenizer.decode(
+        response.prompt_ids[len(head) :], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return f"{filled} {response.text}".strip()
