@@ -6,7 +6,8 @@ import pytest
 
 import midward
 from midward import demo
-from midward.demo import Plan, study, summary
+from midward.demo import Plan, guarding, study, summary
+from midward.guards import Sizes
 from midward.reports import page
 from midward.sandbox import trials
 
@@ -16,6 +17,8 @@ PLAN = Plan(
     steps=2,
     attacks=("direct", "prefill-mid"),
     overrides={"lora_rank": 2, "batch_size": 2, "log_steps": 1, "save_steps": 1},
+    guard=Sizes(2, 4, 19),
+    alpha=0.05,
 )
 
 
@@ -140,6 +143,7 @@ def test_what_a_model_says_is_escaped_and_the_page_loads_nothing(tmp_path):
         models={evil: {"plain": {"asr": cell}}},
         paired={evil: {"plain": {"difference": None}}},
         sets=["plain"],
+        guard=guarding.Guarded([], [], why=evil),
         figures=[],
         examples=[{"set": "plain", "prompt": evil, "responses": [evil]}],
     )

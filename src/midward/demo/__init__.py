@@ -1,4 +1,4 @@
-"""The demo: attack the sandbox model, align its opening and its middle, attack all three, write one page.
+"""The demo: attack the sandbox model, align its opening and its middle, attack all three, guard it, write one page.
 
 Written directly on the rooms below; the same functions, with more goals and seeds, make the tables of docs/findings.md.
 """
@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from midward.demo import report, study, summary
+from midward.demo import guarding, report, study, summary
 from midward.demo.study import Plan, Progress
+from midward.guards import Sizes
 
 __all__ = ["DemoResult", "Plan", "plan_of", "run"]
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """page: the HTML page. summary: what summary.json holds. table: the main table in Markdown."""
+    """page: the HTML page. summary: what summary.json holds. table: the main table and the guard's, in Markdown."""
 
     page: Path
     summary: dict[str, Any]
@@ -29,7 +30,7 @@ def plan_of(
     *, quick: bool = False, goals: int | None = None, seeds: int | None = None, arms: str | None = None
 ) -> Plan:
     """The demo's plan with what is given changed; `quick` is a look of a minute or two. Exercises follow the goals."""
-    plan = Plan(goals=16, exercises=8, steps=20) if quick else Plan()
+    plan = Plan(goals=16, exercises=8, steps=20, guard=Sizes(20, 60, 40), alpha=0.05) if quick else Plan()
     if goals is not None:
         plan = replace(plan, goals=goals, exercises=max(1, goals // 2))
     if seeds is not None:
@@ -67,5 +68,9 @@ def run(
     progress("decoding order", 0, 1)
     order = report.decoding_order(model, min(plan.goals, report.ORDER_PROMPTS), plan.split)
     progress("decoding order", 1, 1)
-    found = summary.summarise(rows, plan)
-    return DemoResult(report.write(out, rows, found, plan, order), found, report.table(found))
+    guarded = guarding.run(model, plan, out, progress)
+    found = {**summary.summarise(rows, plan), "guard": guarded.record}
+    written = report.write(out, rows, found, plan, order, guarded)
+    return DemoResult(
+        written, found, f"{report.table(found)}\n\nSRI Guard on the base model\n{guarded.markdown}"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from midward._atomic import write_text
 from midward.alignment.run import read_curve
+from midward.demo.guarding import Guarded
 from midward.demo.study import HARMLESS, Plan, adapter_folder
 from midward.demo.summary import READINGS, Rows, arms
 from midward.dynamics.order import mean_positions, orders
@@ -46,10 +47,17 @@ def table(summary: dict[str, Any]) -> str:
     return page.markdown(flipped[0], flipped[1:])
 
 
-def write(out: Path, rows: Rows, summary: dict[str, Any], plan: Plan, order: dict[str, list[float]]) -> Path:
+def write(
+    out: Path,
+    rows: Rows,
+    summary: dict[str, Any],
+    plan: Plan,
+    order: dict[str, list[float]],
+    guarded: Guarded,
+) -> Path:
     """Write everything below `out`; returns the page."""
     write_text(out / "summary.json", json.dumps({**summary, "decoding_order": order}, indent=1) + "\n")
-    write_text(out / "table.md", table(summary) + "\n")
+    write_text(out / "table.md", f"{table(summary)}\n\n{guarded.markdown}\n")
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
     shown = [name for name in plan.attacks]
@@ -68,6 +76,9 @@ def write(out: Path, rows: Rows, summary: dict[str, Any], plan: Plan, order: dic
         ("Decoding order", "Mean response position of the tokens committed at each denoising step (M4).",
          figures.order(folder / "order.png", order, "base model, one block, 32 steps")),
     ]  # fmt: skip
+    if guarded.signals:
+        about = "Refusal (0) or compliance (1), read from hidden states at each step: median and quartiles."
+        drawn.append(("SRI signals", about, guarded.signals))
     firsts = {
         arm: {(row["set"], row["id"]): row for row in rows[labels[0]]} for arm, labels in arms(rows).items()
     }
@@ -89,6 +100,7 @@ def write(out: Path, rows: Rows, summary: dict[str, Any], plan: Plan, order: dic
         models=summary["models"],
         paired=summary["paired"],
         sets=[*plan.attacks, *HARMLESS],
+        guard=guarded,
         figures=[{"title": t, "about": a, "data": page.image(p)} for t, a, p in drawn],
         examples=examples,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from midward import alignment, goals
 from midward._hints import one_of
+from midward.guards import Sizes
 from midward.models import LanguageModel, load
 from midward.sandbox import ALIGNMENT, alignment_prompts, instructions, sentences, tasks, trials
 
@@ -19,6 +20,7 @@ SPLITS = {
     "test": ("sandbox", "midward/sandbox-assistant"),
     "tuning": ("sandbox-tuning", "midward/sandbox-assistant/tuning"),
 }
+GUARD = Sizes(60, 160, 100)  # prompts for the guard; the paper takes 400, 1200 and 200
 ARMS = (
     "initial",
     "mosa",
@@ -31,7 +33,8 @@ ARMS = (
 class Plan:
     """What to run. goals: per attack and harmless set; exercises: per task; steps: optimizer steps of an alignment.
 
-    split: "test" for reporting, "tuning" for choosing settings.
+    split: "test" for reporting, "tuning" for choosing settings. guard: prompts that SRI Guard is fitted on; alpha: the
+    false-positive rate it is calibrated for.
     """
 
     goals: int = 60
@@ -42,6 +45,8 @@ class Plan:
     steps: int = 160
     split: str = "test"
     overrides: dict[str, Any] = field(default_factory=dict)  # fields of AlignConfig, for every arm
+    guard: Sizes = GUARD
+    alpha: float = 0.01
 
     def __post_init__(self) -> None:
         unknown = [arm for arm in self.arms if arm not in ARMS]

@@ -25,7 +25,7 @@ from midward.guards import Exchange, Guard, SRIGuard
 from midward.guards.fitting import digest
 from midward.guards.guard import around
 from midward.models import LanguageModel
-from midward.sampling import Response, Sampling, sample
+from midward.sampling import Canvas, Response, Sampling, Step, Watcher, sample
 
 CHUNK = 32  # rows between two writes
 RESAMPLES = 1000
@@ -105,7 +105,8 @@ def judge_by(
     batch_size: int = 16,
     progress: Progress = lambda what, done, of: None,
 ) -> dict[str, list[Row]]:
-    """What each guard says of each row: label -> rows with score, flagged, step (where it would stop), seconds of CPU.
+    """What each guard says of each row: label -> rows with score, flagged, step (after which it stops the
+    generation, -1 for before it; None where it doesn't), seconds of CPU.
 
     A guard's scores are rows of `scores-<label>.jsonl`, kept as long as the fitted guard is the same.
     """
@@ -131,6 +132,31 @@ def judge_by(
     return found
 
 
+class _Timed:
+    """A watcher with its own CPU time added up in `spent`, which other load on the machine hardly moves."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher, self.spent = watcher, 0.0
+
+    @property
+    def needs_all_steps(self) -> bool:
+        return self.watcher.needs_all_steps
+
+    def on_start(self, canvas: Canvas) -> None:
+        self._run(self.watcher.on_start, canvas)
+
+    def on_step(self, step: Step) -> None:
+        self._run(self.watcher.on_step, step)
+
+    def on_end(self, canvas: Canvas) -> None:
+        self._run(self.watcher.on_end, canvas)
+
+    def _run(self, call: Callable[[Any], None], what: Any) -> None:
+        started = time.process_time()
+        call(what)
+        self.spent += time.process_time() - started
+
+
 def overhead(
     model: LanguageModel,
     guards: Mapping[str, Guard],
@@ -141,39 +167,40 @@ def overhead(
     batch_size: int = 16,
     repeats: int = 5,
 ) -> dict[str, float]:
-    """Extra CPU time of each guard, as a share of answering the same requests without one.
+    """Extra CPU time of each guard, as a share of answering harmless requests without one.
 
-    A guard that looks before or after costs what its scores took; one that looks during is run in turn with the bare
-    generation, with its threshold out of reach, and the median ratio of the pairs is taken.
+    A guard that looks before or after costs what its scores took. SRI Guard costs what its watcher takes of a
+    generation, with the threshold out of reach so that it stops none; the median of `repeats` is taken. It is a few
+    per mille: the difference of two whole runs would measure the machine (bench/sri_overhead.py has both).
     """
-    few = [case.request for case in cases if not case.harmful][: 2 * batch_size]
-    found: dict[str, float] = {}
+    few = [case.request for case in cases if not case.harmful][: 2 * batch_size] or [
+        case.request for case in cases[: 2 * batch_size]
+    ]
     bare: list[float] = []
-    for label, guard in guards.items():
-        if guard.looks != "during":
-            continue
-        threshold, guard.threshold = guard.threshold, np.inf
-        try:
-            ratios = []
-            for _ in range(repeats):
-                started = time.process_time()
-                sample(model, few, sampling, batch_size=batch_size)
-                middle = time.process_time()
-                guard.sample(model, few, sampling, batch_size=batch_size)
-                bare.append(middle - started)
-                ratios.append((time.process_time() - middle) / bare[-1] - 1)
-        finally:
-            guard.threshold = threshold
-        found[label] = float(np.median(ratios))
-    if not bare:
+    found: dict[str, list[float]] = {
+        label: [] for label, guard in guards.items() if isinstance(guard, SRIGuard)
+    }
+    for _ in range(repeats):
         started = time.process_time()
         sample(model, few, sampling, batch_size=batch_size)
         bare.append(time.process_time() - started)
-    each = float(np.median(bare)) / max(1, len(few))
-    for label in guards:
-        if label not in found:
-            found[label] = float(np.mean([row["seconds"] for row in said[label]])) / each
-    return found
+        for label, shares in found.items():
+            guard = guards[label]
+            assert isinstance(guard, SRIGuard)
+            threshold, guard.threshold = guard.threshold, np.inf
+            try:
+                watcher = _Timed(guard.watcher({}))
+                started = time.process_time()
+                sample(model, few, sampling, batch_size=batch_size, watchers=[watcher])
+                shares.append(watcher.spent / (time.process_time() - started - watcher.spent))
+            finally:
+                guard.threshold = threshold
+    each = float(np.median(bare)) / len(few)
+    return {
+        label: float(np.median(found[label])) if label in found
+        else float(np.mean([row["seconds"] for row in said[label]])) / each
+        for label in guards
+    }  # fmt: skip
 
 
 def table(rows: Sequence[Row], said: Mapping[str, Sequence[Row]], costs: Mapping[str, float]) -> list[Row]:
@@ -254,7 +281,7 @@ def _exchange(case: Case, row: Row, guard: Guard) -> Exchange:
 def _said(guard: Guard, rows: Sequence[Row], scores: Sequence[Row]) -> list[Row]:
     values = np.array([np.nan if one["score"] is None else one["score"] for one in scores], dtype=float)
     flags = guard.flag(values)
-    stops: Sequence[int | None] = [None] * len(rows)
+    stops: Sequence[int | None] = [-1 if guard.looks == "before" else None] * len(rows)
     if isinstance(guard, SRIGuard) and guard.anchors and rows:
         name = digest(guard.anchors)
         stops = guard.stops(np.array([row["signals"][name] for row in rows], dtype=float))

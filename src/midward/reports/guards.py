@@ -33,9 +33,9 @@ def write(
     sentences = [sentence(row, alphas.get(row["defence"])) for row in table if row["defence"] != "none"]
     text = "\n\n".join([markdown(table), *sentences])
     write_text(folder / "table.md", text + "\n")
-    records = [_plain(row) for row in table]
-    write_text(folder / "summary.json", json.dumps(records, indent=1) + "\n")
-    write_table(folder / "defences", records)
+    plain = records(table)
+    write_text(folder / "summary.json", json.dumps(plain, indent=1) + "\n")
+    write_table(folder / "defences", plain)
     about = ("set", "id", "harmful", "success", "refused")
     scored = [
         {"guard": label, **{name: row[name] for name in about}, **one}
@@ -47,6 +47,11 @@ def write(
     for name in dict.fromkeys(name for row in rows for name in row["signals"]):
         signals(folder / f"signals-{name[:8]}.png", _groups(rows, name), "SRI signals")
     return text
+
+
+def records(table: Sequence[Row]) -> list[dict[str, Any]]:
+    """The table's rows as JSON."""
+    return [_plain(row) for row in table]
 
 
 def markdown(table: Sequence[Row]) -> str:

@@ -111,9 +111,10 @@ def _prompt_ids(model: "LanguageModel", prompt: Any) -> list[int]:
     if isinstance(prompt, str) or not isinstance(prompt[0], int):
         return model.encode(prompt)
     ids = [int(token) for token in prompt]
-    outside = [token for token in ids if not 0 <= token < model.vocab_size]
+    rows = model.vocab_size
+    outside = [token for token in ids if not 0 <= token < rows]
     if outside:
-        raise ValueError(f"token id {outside[0]} lies outside the vocabulary of {model.vocab_size} rows.")
+        raise ValueError(f"token id {outside[0]} lies outside the vocabulary of {rows} rows.")
     return ids
 
 
