@@ -154,7 +154,7 @@ import torch
 torch.set_num_threads(1)
 from conftest import model64
 from test_align_run import run
-run(getattr(model64, "__wrapped__", model64)(), {out!r}, max_steps=3, micro_batch=1)
+run(getattr(model64, "__wrapped__", model64)(), {out!r}, max_steps=5, micro_batch=1)
 """
 
 
@@ -172,7 +172,7 @@ def test_two_processes_equal_one(model64, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
     assert started.returncode == 0, errors[-3000:]
-    one = run(model64, tmp_path / "one", max_steps=3)
+    one = run(model64, tmp_path / "one", max_steps=5)
     assert close(weights(one.adapter), weights(tmp_path / "two"))
     for name, value in one.history[-1].items():
         assert read_curve(tmp_path / "two" / "reward.csv")[-1][name] == pytest.approx(value, rel=1e-6), name

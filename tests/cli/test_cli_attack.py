@@ -164,7 +164,7 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_
     out = tmp_path / "out"
     args = [
         "attack", "--model", llada_folder, "--device", "cpu", "--length", 60, "--steps", 60, "--batch-size", 1,
-        "--goals", "sandbox", "--count", 16, "--attacks", "direct", "--no-replay", "--out", out,
+        "--goals", "sandbox", "--count", 40, "--attacks", "direct", "--no-replay", "--out", out,
     ]  # fmt: skip
     process = subprocess.Popen([*MIDWARD, *map(str, args)], stderr=subprocess.PIPE, text=True)
     while not (found := list(out.glob("logs/*.eval"))) or found[0].stat().st_size < 6000:  # samples in it
@@ -180,4 +180,4 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_
     assert midward(*args).exit_code == 0
     with (out / "samples.csv").open(newline="") as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
-    assert len(goals) == len(set(goals)) == 16
+    assert len(goals) == len(set(goals)) == 40

@@ -137,13 +137,11 @@ class _Timed:
 
     def __init__(self, watcher: Watcher) -> None:
         self.watcher, self.spent = watcher, 0.0
-
-    @property
-    def needs_all_steps(self) -> bool:
-        return self.watcher.needs_all_steps
+        self.needs_all_steps = watcher.needs_all_steps
 
     def on_start(self, canvas: Canvas) -> None:
         self._run(self.watcher.on_start, canvas)
+        self.needs_all_steps = self.watcher.needs_all_steps  # which may depend on the model's kind
 
     def on_step(self, step: Step) -> None:
         self._run(self.watcher.on_step, step)
