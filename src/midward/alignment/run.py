@@ -151,7 +151,7 @@ def align(
 def _check_model(model, config: AlignConfig) -> None:
     if model.family.kind != "diffusion":
         raise AlignError(
-            f"{model.name!r} is an {model.family.kind} model; MOSA aligns diffusion models, which see a "
+            f"{model.name!r} is of the {model.family.kind} kind; MOSA aligns diffusion models, which see a "
             "whole masked response at once."
         )
     if isinstance(model.network, PeftModel):
@@ -275,6 +275,8 @@ def _adapted(model, config: AlignConfig) -> Iterator[None]:
         torch.manual_seed(config.seed)
         # peft remarks that the model was loaded from a folder: it is recorded under the name it was asked for by.
         warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*")
+        # and it reads an attribute of transformers by its old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         model.network = get_peft_model(
             base,
             LoraConfig(

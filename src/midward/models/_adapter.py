@@ -1,5 +1,8 @@
 """A PEFT adapter folder, put on the network it was made for."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,14 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning that PEFT draws from transformers by an attribute's old name; nobody can act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def attach(network: Any, folder: Path, name: str) -> PeftModel:
@@ -38,7 +49,8 @@ def attach(network: Any, folder: Path, name: str) -> PeftModel:
             raise ModelError(
                 f"{folder} is a {config.peft_type} adapter; only adapters that change weights are loaded."
             )
-        wrapped = PeftModel.from_pretrained(network, str(folder))
+        with quiet_peft():
+            wrapped = PeftModel.from_pretrained(network, str(folder))
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"the adapter {folder} doesn't fit {name!r}; it was made for another base model: {error}"
