@@ -90,9 +90,7 @@ def test_the_next_artifact_of_a_goal_can_be_chosen(attack, file):
 
 
 def test_without_a_file_it_cannot_begin(attack):
-    assert "give its path: replay.path=FILE" in attack(
-        "replay", Double(lambda seen: CANARY), error=True
-    )
+    assert "give its path: replay.path=FILE" in attack("replay", Double(lambda seen: CANARY), error=True)
 
 
 @pytest.mark.parametrize(
