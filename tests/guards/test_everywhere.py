@@ -9,13 +9,14 @@ from guard_world import LENGTH, STEPS, prompts
 from inspect_ai.model import GenerateConfig, get_model
 from typer.testing import CliRunner
 
+import midward
 from midward.cli import app
 from midward.evaluation import defences
 from midward.evaluation.cases import SHAPES, Case, cases
 from midward.evaluation.provider import ProviderError
 from midward.goals import Goal
 from midward.guards import STUB, MaskFilter, SRIGuard
-from midward.sampling import Request, Sampling, sample
+from midward.sampling import Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 16)
 MASK = "<|mdm_mask|>"
@@ -163,6 +164,47 @@ def test_bad_input_to_guard_fit_is_told(run, flags, tmp_path, more, message):
     table.write_text("prompt\n" + "\n".join(prompts(0, 30)) + "\n")
     result = run("guard", "fit", *flags, "--harmless", table, "--out", tmp_path, *more)
     assert result.exit_code == 2 and message in result.stderr
+
+
+def test_a_surrogate_guards_another_models_answers(model, sampling, fitted, tmp_path):
+    """The signals are the surrogate's, the answers the other's; one that failed is unscored, not safe."""
+    guard, _ = fitted
+    goals = [Goal(f"g{i}", text, "made-up", i > 1) for i, text in enumerate(FRESH[:4])]
+    asked = [
+        Case("attacked" if goal.harmful else "benign", goal, Request(goal.text), goal.text) for goal in goals
+    ]
+    other = defences.Front(
+        "mock/other", lambda texts: [None if text == FRESH[3] else f"!{text}" for text in texts]
+    )
+
+    def judging(some, texts):
+        return [{"success": text.startswith("!"), "refused": False, "correct": None} for text in texts]
+
+    def answer(folder, behind):
+        return defences.answer(
+            model, asked, {"sri": guard}, tmp_path / folder, sampling=sampling, judging=judging, behind=behind
+        )
+
+    rows, own = answer("behind", other), answer("own", None)
+    assert [row["response"] for row in rows] == [f"!{text}" for text in FRESH[:3]] + [""]
+    assert [row["signals"] for row in rows] == [row["signals"] for row in own]
+    assert rows[2]["success"] is True and rows[3]["success"] is None
+    said = defences.judge_by(model, asked, {"sri": guard}, rows, tmp_path / "behind")
+    none, _ = defences.table(rows, said, {})
+    assert (none["asr"]["all"].n, none["asr"]["all"].unscored) == (1, 1)
+    forced = Request(FRESH[0], (Forced(0, (5,)),))
+    asked = [Case("prefill", goals[0], forced, FRESH[0])]
+    with pytest.raises(ValueError, match="'prefill' forces tokens or sends masks"):
+        answer("shaped", other)
+
+
+def test_any_inspect_model_can_be_behind_a_surrogate(llada_folder):
+    name = f"midward/{llada_folder}"
+    with defences.front(name) as other:
+        assert other.name == name
+        said = other.ask(["one", "two"])
+    plain = midward.load(llada_folder, device="cpu")
+    assert said == [response.text for response in sample(plain, ["one", "two"])]
 
 
 def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted, tmp_path, monkeypatch):

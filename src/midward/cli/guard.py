@@ -25,6 +25,7 @@ _ON_SANDBOX = (
     "sri,sri:early=false,perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,masks"
 )
 _ELSEWHERE = "sri,sri:early=false,perplexity,self-examine,diffuguard,masks"
+_PLAIN_SETS = "benign,benign-wrapped,banned,plain,wrappers"
 _SETS = "benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija"
 
 
@@ -190,6 +191,13 @@ def evaluate(
     judge_model: Annotated[
         str | None, typer.Option(help="The Inspect model that judges by rubric, e.g. openai/gpt-4.1.")
     ] = None,
+    behind: Annotated[
+        str | None,
+        typer.Option(
+            help="An Inspect model whose answers are guarded instead; --model, the guards' own, is then a surrogate "
+            "that answers the same plain prompts beside it."
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of the overhead's measurement.")] = 5,
     batch_size: Batch = 16,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
@@ -205,16 +213,29 @@ def evaluate(
     files = _files(guard)
     loaded = _load(model)
     chosen = sampling.resolve(loaded)
-    names = _names(sets or _SETS)
+    names = _names(sets or (_PLAIN_SETS if behind else _SETS))
     if loaded.family.mask_id is None and sets is None:
         names = [name for name in names if name != "dija"]
     found = [one for name in names for one in cases(loaded, name, count, split=split, goals=goals)]
-    _evaluate(loaded, chosen, files, found, judge, judge_model, repeats, batch_size, out_folder)
+    with _behind(behind) as other:
+        _evaluate(loaded, chosen, files, found, judge, judge_model, other, repeats, batch_size, out_folder)
+
+
+@contextmanager
+def _behind(name: str | None) -> Iterator[Any]:
+    from midward.evaluation import defences
+
+    if name is None:
+        yield None
+        return
+    with defences.front(name) as other:
+        say(f"guarded   {other.name}")
+        yield other
 
 
 def _evaluate(
     loaded: Any, chosen: Any, files: dict[str, Path], cases: list[Case], judge: str | None,
-    judge_model: str | None, repeats: int, batch_size: int, out_folder: Path,
+    judge_model: str | None, behind: Any, repeats: int, batch_size: int, out_folder: Path,
 ) -> None:  # fmt: skip
     from midward.evaluation import defences
     from midward.guards import load
@@ -231,15 +252,19 @@ def _evaluate(
 
         rows = defences.answer(
             loaded, cases, guards, out_folder, sampling=chosen, judging=verdicts, judged_by=judged_by.key,
-            batch_size=batch_size, progress=progress,
+            behind=behind, batch_size=batch_size, progress=progress,
         )  # fmt: skip
         said = defences.judge_by(
             loaded, cases, guards, rows, out_folder, batch_size=batch_size, progress=progress
         )
-        say("overhead  measuring")
-        costs = defences.overhead(
-            loaded, guards, cases, said, sampling=chosen, batch_size=batch_size, repeats=repeats
-        )
+        costs: dict[str, float] = {}
+        if behind is None:
+            say("overhead  measuring")
+            costs = defences.overhead(
+                loaded, guards, cases, said, sampling=chosen, batch_size=batch_size, repeats=repeats
+            )
+        else:
+            say("overhead  not measured: the surrogate answers beside the other model")
     table = defences.table(rows, said, costs)
     alphas = {label: guard.alpha for label, guard in guards.items()}
     out(report.write(out_folder, rows, said, table, alphas))

@@ -8,8 +8,9 @@ as they come; running again goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,40 @@ Judging = Callable[[Sequence[Case], Sequence[str]], Sequence[Mapping[str, Any]]]
 Progress = Callable[[str, int, int], None]
 
 
+@dataclass(frozen=True)
+class Front:
+    """Another model, whose answers are guarded by a surrogate (SRI, S9): the guards' own model answers the same prompts
+    beside it, and what they make of that decides. ask: prompts -> answers, None where it failed."""
+
+    name: str
+    ask: Callable[[Sequence[str]], Sequence[str | None]]
+
+
+@contextmanager
+def front(name: str) -> Iterator[Front]:
+    """Any Inspect model as a `Front`, at temperature 0. Raises what Inspect does for a name it doesn't know."""
+    from anyio.from_thread import start_blocking_portal
+    from inspect_ai.model import GenerateConfig, get_model
+    from inspect_ai.util import collect
+
+    from midward._asking import bounded
+
+    model = bounded(get_model(name))
+    settings = GenerateConfig(temperature=0.0, seed=0)
+
+    async def one(prompt: str) -> str | None:
+        try:
+            return (await model.generate(prompt, config=settings)).completion
+        except Exception:  # whatever a provider raises once Inspect's own retries are spent
+            return None
+
+    async def all_of(prompts: Sequence[str]) -> list[str | None]:
+        return list(await collect(*(one(prompt) for prompt in prompts)))
+
+    with start_blocking_portal() as portal:
+        yield Front(str(model), lambda prompts: portal.call(all_of, prompts))
+
+
 def answer(
     model: LanguageModel,
     cases: Sequence[Case],
@@ -45,11 +80,14 @@ def answer(
     sampling: Sampling,
     judging: Judging,
     judged_by: Any = None,
+    behind: Front | None = None,
     batch_size: int = 16,
     progress: Progress = lambda what, done, of: None,
 ) -> list[Row]:
     """Answer every case without a guard, with the SRI signals that the guards among `guards` look at.
 
+    behind: the model whose answers are judged and guarded; `model` then is its surrogate. A failed answer is unscored.
+    Raises ValueError where a case is no plain prompt (forced spans, masks): another model can't be asked that.
     A row: key, set, id, harmful, prompt, response, success, refused, correct, nfe, steps, signals (by the anchors'
     hash). The response of a prompt with masks is the filled turn and the reply. judged_by: what the verdicts depend on.
     """
@@ -60,7 +98,13 @@ def answer(
         "sampling": asdict(sampling),
         "judge": judged_by,
         "anchors": sorted(watched),
+        **({"behind": behind.name} if behind else {}),
     }
+    if behind and (shaped := next((case for case in cases if not _plain(model, case)), None)):
+        raise ValueError(
+            f"the set {shaped.set!r} forces tokens or sends masks, which {behind.name} can't be asked; use plain "
+            "prompts."
+        )
     keys = [key_of(**about, set=case.set, id=case.goal.id, request=asdict(case.request)) for case in cases]
     todo = [i for i, key in enumerate(keys) if key not in file.rows]
     progress("answers", len(cases) - len(todo), len(cases))
@@ -72,9 +116,16 @@ def answer(
             watchers=list(watchers.values()),
         )  # fmt: skip
         texts = [_text(model, cases[i], response) for i, response in zip(chunk, found, strict=True)]
+        failed = [False] * len(chunk)
+        if behind:
+            said = behind.ask([str(cases[i].request.prompt) for i in chunk])
+            failed = [text is None for text in said]
+            texts = [text or "" for text in said]
         verdicts = judging([cases[i] for i in chunk], texts)
         for place, (i, response, text, verdict) in enumerate(zip(chunk, found, texts, verdicts, strict=True)):
             case = cases[i]
+            if failed[place]:
+                verdict = dict.fromkeys(("success", "refused", "correct"))
             file.append(
                 {
                     "key": keys[i],
@@ -306,6 +357,14 @@ def _gain(pairs: Sequence[tuple[Row, Row]]) -> Paired | None:
     before = {f"{row['set']}/{row['id']}": row["success"] for row, _ in pairs}
     after = {f"{row['set']}/{row['id']}": _through(row, one) for row, one in pairs}
     return paired([before], [after]) if pairs else None
+
+
+def _plain(model: LanguageModel, case: Case) -> bool:
+    """Whether any model can be asked this: a text, nothing forced, no mask in it."""
+    prompt, mask_id = case.request.prompt, model.family.mask_id
+    if not isinstance(prompt, str) or case.request.forced or case.request.bans:
+        return False
+    return mask_id is None or mask_id not in model.encode(prompt)
 
 
 def _text(model: LanguageModel, case: Case, response: Response) -> str:
