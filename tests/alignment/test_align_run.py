@@ -250,7 +250,7 @@ def test_models_that_mosa_does_not_apply_to(model, tmp_path):
 
     family = model.family
     model.family = replace(family, kind="autoregressive")
-    with pytest.raises(AlignError, match="autoregressive model"):
+    with pytest.raises(AlignError, match="autoregressive kind"):
         run(model, tmp_path / "a")
     model.family = family
     adapter = run(model, tmp_path / "b", max_steps=5).adapter
