@@ -44,8 +44,10 @@ def _units(anchors: Anchors, device: torch.device) -> torch.Tensor:
 
 def _sigma(phi: torch.Tensor, mu: torch.Tensor, eps: float, tau: float) -> torch.Tensor:
     """phi [..., T, D] against mu [2, T, D]; all of length one."""
-    harmful, harmless = ((1 - (phi * one).sum(-1)).clamp(min=0) for one in mu)
-    return torch.sigmoid(((harmful + eps).log() - (harmless + eps).log()) / tau)
+    mu = mu.view(2, *[1] * (phi.dim() + 1 - mu.dim()), *mu.shape[1:])
+    distances = (1 - (phi * mu).sum(-1)).clamp_(min=0)  # [2, ..., T]: from harmful, from harmless
+    harmful, harmless = distances.add_(eps).log_()
+    return torch.sigmoid((harmful - harmless) / tau)
 
 
 class SRISignal(Pooling):
