@@ -27,10 +27,17 @@ if TYPE_CHECKING:
 class ModelOptions:
     """Which model, and where it runs."""
 
-    model: Annotated[str, typer.Option(help="sandbox, a checkpoint folder, or a Hub id.")] = "sandbox"
+    model: Annotated[str, typer.Option(help="sandbox, sandbox-ar, a checkpoint folder, or a Hub id.")] = (
+        "sandbox"
+    )
     adapter: Annotated[str | None, typer.Option(help="Folder of a PEFT adapter made for the model.")] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+
+    @property
+    def at_home(self) -> bool:
+        """Whether it is one of the models in the package, for which the sandbox's data are the default."""
+        return self.model in ("sandbox", "sandbox-ar")
 
     def load(self) -> LanguageModel:
         """Load it, and say on stderr what was resolved."""

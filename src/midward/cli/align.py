@@ -53,7 +53,7 @@ def align(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped; works under torchrun."""
-    at_home = model.model == "sandbox"
+    at_home = model.at_home
     data = data or ("sandbox" if at_home else None)
     if data is None:
         raise ValueError(

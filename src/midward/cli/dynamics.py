@@ -100,7 +100,7 @@ def dynamics(
     one_of("--reading", reading, READINGS)
     for name in _names(samplers or ""):
         sampler(name, Sampling())  # an unknown one is told before anything is read
-    at_home = model.model.startswith("sandbox")
+    at_home = model.at_home
     goals = _goals(prompts, at_home)
     attacked = [goal for name in goals["attacked"] for goal in goals["attacked"][name]]
     judged_by = verdicts.bench(attacked, judges, judge)

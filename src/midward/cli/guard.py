@@ -72,7 +72,7 @@ def fit(
     from midward.guards import Sizes, SRIGuard, fit_guards, make
     from midward.judges.phrases import refusal_in
 
-    at_home = model.model == "sandbox"
+    at_home = model.at_home
     specs = _names(guards or (_ON_SANDBOX if at_home else _ELSEWHERE))
     planned = {_label(spec): make(spec) for spec in specs}
     sizes = Sizes(anchors, train, held_out)

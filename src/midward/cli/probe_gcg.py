@@ -92,7 +92,7 @@ def gcg(
     }  # fmt: skip
     chosen_settings = {name: value for name, value in given.items() if value is not None}
     settings = probe.Gcg(
-        **{**(probe.SANDBOX if model.model == "sandbox" else {}), **chosen_settings}, seed=sampling.seed
+        **{**(probe.SANDBOX if model.at_home else {}), **chosen_settings}, seed=sampling.seed
     )
     if sampling.length is not None:
         check_positions(places, sampling.length)

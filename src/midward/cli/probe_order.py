@@ -45,7 +45,7 @@ def order(
 
     All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
     """
-    names = _names(sets if sets is not None else AT_HOME if model.model == "sandbox" else "alpaca,advbench")
+    names = _names(sets if sets is not None else AT_HOME if model.at_home else "alpaca,advbench")
     prompts = {_label(name): _prompts(name, count, column) for name in names}
     if len(prompts) < len(names):
         raise ValueError(f"two of the sets have the same name: {', '.join(names)}; rename one of the files.")
