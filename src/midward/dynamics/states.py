@@ -179,20 +179,21 @@ class Pooling:
 
     def _weights(self, step: Step, rows: torch.Tensor) -> torch.Tensor:
         """What each position counts in the mean: [B, length], or [B, L] where the prompt may count."""
-        ids = step.ids[:, step.response]
-        response = torch.ones_like(step.committed)
+        response: torch.Tensor | None = None
         if self.reading == "generated":
-            is_end = torch.isin(ids, self._ends)
-            response = step.committed & (is_end.cumsum(-1) - is_end.long() == 0)
+            is_end = torch.isin(step.ids[:, step.response], self._ends)
+            response = step.committed & (is_end.cumsum(-1) <= is_end)
         if self._prompt is None:
-            counted, anything = response, torch.ones_like(response)
+            if response is None:
+                return torch.full_like(step.committed, 1 / step.committed.shape[1], dtype=torch.float32)
+            counted = response | ~response.any(-1, keepdim=True)  # before anything stands, all of it
         else:
             anything = self._prompt[rows]
             counted = anything.clone()
-            counted[:, step.response] &= response
-            if self.reading == "generated":
+            if response is not None:
+                counted[:, step.response] &= response
                 counted &= step.ids != self._mask_id
-        counted = torch.where(counted.any(-1, keepdim=True), counted, anything)
+            counted = torch.where(counted.any(-1, keepdim=True), counted, anything)
         return counted / counted.sum(-1, keepdim=True)
 
     def _running(self, step: Step, rows: torch.Tensor) -> dict[int, torch.Tensor]:
