@@ -24,6 +24,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
 _ON_SANDBOX = (
     "sri,sri:early=false,perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,masks"
 )
+_FOR_MASKS = ("diffuguard", "masks")  # no defaults where there is no mask token
 _ELSEWHERE = "sri,sri:early=false,perplexity,self-examine,diffuguard,masks"
 _PLAIN_SETS = "benign,benign-wrapped,banned,plain,wrappers"
 _SETS = "benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija"
@@ -79,6 +80,8 @@ def fit(
     sizes.check(alpha)
     sri = any(isinstance(guard, SRIGuard) for guard in planned.values())
     loaded = _load(model)
+    if guards is None and loaded.family.mask_id is None:
+        planned = {label: one for label, one in planned.items() if one.name not in _FOR_MASKS}
     chosen = sampling.resolve(loaded)
     asked = _names(harmless or ("benign" if at_home else "alpaca"))
     refusing = _names(harmful or ("plain" if at_home else "advbench"))
