@@ -113,6 +113,17 @@ Overwrite = Annotated[
 ]
 
 
+def names(text: str) -> list[str]:
+    """What a flag names, by comma, as given; blanks and empty places are nothing."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+Compare = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of another model's run, to be compared by goal; may be given several times."),
+]
+
+
 def verb(function: Callable[..., None]) -> Callable[..., None]:
     """Make a verb of a function: its option groups spread out as flags, and --recipe."""
     hints = get_type_hints(function, include_extras=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,23 @@ def bar() -> Iterator[Progress]:
     )
     with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as progress:
         yield progress
+
+
+@contextmanager
+def following(*, aloud: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """(what, done, of) on a progress display, one task a thing that is done. aloud: where there is no display, a line
+    on stderr as each begins."""
+    with bar() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=of)
+                if aloud and progress.disable:
+                    say(what)
+            progress.update(tasks[what], completed=done, total=of)
+
+        yield show
 
 
 class StepBar:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from midward.cli._options import SamplingOptions
+from midward.cli._options import names as names_of
 from midward.cli._show import columns, console, out, say
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ def attack(
     chosen = profile_of(profile)
     arguments = {**_sampling(sampling), "device": device, "dtype": dtype}
     arguments = {**chosen.sampling, **arguments} | ({"batch_size": batch_size} if batch_size else {})
-    sets = room.load_sets(_names(goals), count, column=column)
-    names = _names(judges) if judges else room.judges_for(sets, profile)
-    planned = room.plan_attacks(_names(attacks) if attacks else [], profile, _settings(setting or []))
+    sets = room.load_sets(names_of(goals), count, column=column)
+    names = names_of(judges) if judges else room.judges_for(sets, profile)
+    planned = room.plan_attacks(names_of(attacks) if attacks else [], profile, _settings(setting or []))
     given = {
         "attacker": attacker, "rewriter": rewriter, "translator": translator, "scorer": scorer, "guard": guard_model,
         "uncensored": uncensored, "proxy": proxy, "judge": judge,
@@ -220,10 +221,6 @@ def _rows(
         rows.append(Row(f"{behind}+{label}", model, folder, arguments, guard=file))
     config = {"temperature": arguments.get("temperature"), "max_tokens": arguments.get("length")}
     return rows + [Row(one.replace("/", "-"), one, None, config, served=True) for one in served]
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _sampling(options: SamplingOptions) -> dict[str, Any]:

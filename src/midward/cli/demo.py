@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from midward.cli._show import bar, out, say
+from midward.cli._show import following, out, say
 
 
 def demo(
@@ -27,16 +27,7 @@ def demo(
     from midward.demo import plan_of, run
 
     plan = plan_of(quick=quick, goals=goals, seeds=seeds, arms=arms)
-    with bar() as progress:
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-                if progress.disable:
-                    say(what)
-            progress.update(tasks[what], completed=done, total=total)
-
+    with following(aloud=True) as show:
         result = run(out_folder, plan=plan, fresh=fresh, progress=show)
     out(result.table)
     say(f"open {result.page}")

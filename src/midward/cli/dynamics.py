@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midward.cli._dynamics_report import report
-from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
+from midward.cli._options import BatchSize, ModelOptions, SamplingOptions, names
 from midward.cli._show import bar, say
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def dynamics(
 
 
 def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    return list(dict.fromkeys(names(text)))
 
 
 Goals = dict[str, dict[str, list["Goal"]]]  # what for -> set -> goals

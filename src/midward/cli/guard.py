@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from midward.cli._options import ModelOptions, SamplingOptions
-from midward.cli._show import StepBar, bar, columns, out, say
+from midward.cli._options import names as names_of
+from midward.cli._show import StepBar, bar, columns, following, out, say
 
 if TYPE_CHECKING:
     from midward.evaluation.cases import Case
@@ -74,7 +75,7 @@ def fit(
     from midward.judges.phrases import refusal_in
 
     at_home = model.at_home
-    specs = _names(guards or (_ON_SANDBOX if at_home else _ELSEWHERE))
+    specs = names_of(guards or (_ON_SANDBOX if at_home else _ELSEWHERE))
     planned = {_label(spec): make(spec) for spec in specs}
     sizes = Sizes(anchors, train, held_out)
     sizes.check(alpha)
@@ -83,9 +84,9 @@ def fit(
     if guards is None and loaded.family.mask_id is None:
         planned = {label: one for label, one in planned.items() if one.name not in _FOR_MASKS}
     chosen = sampling.resolve(loaded)
-    asked = _names(harmless or ("benign" if at_home else "alpaca"))
-    refusing = _names(harmful or ("plain" if at_home else "advbench"))
-    with _progress() as progress:
+    asked = names_of(harmless or ("benign" if at_home else "alpaca"))
+    refusing = names_of(harmful or ("plain" if at_home else "advbench"))
+    with following() as progress:
         paths = fit_guards(
             loaded,
             planned,
@@ -216,7 +217,7 @@ def evaluate(
     files = _files(guard)
     loaded = _load(model)
     chosen = sampling.resolve(loaded)
-    names = _names(sets or (_PLAIN_SETS if behind else _SETS))
+    names = names_of(sets or (_PLAIN_SETS if behind else _SETS))
     if loaded.family.mask_id is None and sets is None:
         names = [name for name in names if name != "dija"]
     found = [one for name in names for one in cases(loaded, name, count, split=split, goals=goals)]
@@ -247,7 +248,7 @@ def _evaluate(
 
     guards = {label: load(path, loaded, chosen) for label, path in files.items()}
     judged_by = bench([case.goal for case in cases], judge, judge_model)
-    with _progress() as progress, judging(judged_by) as ask:
+    with following() as progress, judging(judged_by) as ask:
 
         def verdicts(some: Sequence[Case], texts: Sequence[str]) -> list[dict[str, Any]]:
             said = ask([case.goal for case in some], texts)
@@ -301,7 +302,7 @@ def _files(given: str) -> dict[str, Path]:
     from midward.guards import describe
 
     found: dict[str, Path] = {}
-    for name in _names(given):
+    for name in names_of(given):
         path = Path(name)
         inside = sorted(one for one in path.glob("*.safetensors") if not one.name.startswith("anchors-"))
         if path.is_dir() and not inside:
@@ -318,24 +319,6 @@ def _files(given: str) -> dict[str, Path]:
     return found
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _label(spec: str) -> str:
     """A file's name for a guard with settings: sri:early=false is sri-early-false."""
     return "".join(c if c.isalnum() else "-" for c in spec)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """(what, done, of) on a bar, one task a thing that is done."""
-    with bar() as display:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = display.add_task(what, total=of)
-            display.update(tasks[what], completed=done, total=of)
-
-        yield show

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
+from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions
 from midward.cli._show import columns, out, say
 from midward.cli.probe_prefill import (
     Column,
@@ -41,12 +41,7 @@ def ask(
     phrases_file: PhrasesFile = None,
     judges: JudgeName = None,
     judge: JudgeModel = None,
-    compare: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder of another model's run, to be compared by goal; may be given several times."
-        ),
-    ] = None,
+    compare: Compare = None,
     batch_size: BatchSize = 16,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
         "probe-ask"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midward.cli._options import ModelOptions, SamplingOptions
+from midward.cli._options import Compare, ModelOptions, SamplingOptions
 from midward.cli._show import bar, columns, out, say
 from midward.cli.probe_prefill import Column, Count, Goals, JudgeModel, JudgeName, PhrasesFile
 
@@ -60,12 +60,7 @@ def gcg(
     ] = None,
     judges: JudgeName = None,
     judge: JudgeModel = None,
-    compare: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder of another model's run, to be compared by goal; may be given several times."
-        ),
-    ] = None,
+    compare: Compare = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 64,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what it would cost, at the measured rate, and run nothing.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
+from midward.cli._options import names as names_of
 from midward.cli._show import bar, columns, out, say
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def order(
 
     All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
     """
-    names = _names(sets if sets is not None else AT_HOME if model.at_home else "alpaca,advbench")
+    given = sets if sets is not None else AT_HOME if model.at_home else "alpaca,advbench"
+    names = list(dict.fromkeys(names_of(given)))
+    if not names:
+        raise ValueError("--sets names no set; see midward goals.")
     prompts = {_label(name): _prompts(name, count, column) for name in names}
     if len(prompts) < len(names):
         raise ValueError(f"two of the sets have the same name: {', '.join(names)}; rename one of the files.")
@@ -58,13 +62,6 @@ def order(
     resolved = sampling.resolve(loaded)
     found = _sample(loaded, prompts, resolved, batch_size, out_folder)
     _report(out_folder, loaded, resolved, found)
-
-
-def _names(text: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise ValueError("--sets names no set; see midward goals.")
-    return names
 
 
 def _label(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
+from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions, names
 from midward.cli._show import StepBar, bar, columns, out, say
 
 if TYPE_CHECKING:
@@ -65,12 +65,7 @@ def prefill(
     benign_goals: Annotated[
         str | None, typer.Option(help="The set they are of; sandbox-benign on the sandbox.")
     ] = None,
-    compare: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder of another model's run, to be compared by goal; may be given several times."
-        ),
-    ] = None,
+    compare: Compare = None,
     batch_size: BatchSize = 16,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
         "probe-prefill"
@@ -86,7 +81,7 @@ def prefill(
     from midward.probes.phrases import phrases_for
 
     settings = probe.Prefill(
-        kinds=_names(phrases),
+        kinds=tuple(dict.fromkeys(names(phrases))),
         positions=probe.positions_of(positions) if positions is not None else (),
         tokens=_lengths(tokens),
         seed=sampling.seed,
@@ -183,10 +178,6 @@ def mirror(
     say(
         f"midward align --model {model.model} --recipe {out_folder / 'recipe.yaml'} --out ... trains in this window"
     )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _lengths(text: str | None) -> tuple[int | None, ...]:

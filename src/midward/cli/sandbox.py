@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
+from midward.cli._options import names as names_of
 from midward.cli._show import bar, say
 
 # Column of the table -> field of a row, see sandbox.trials.read.
@@ -68,7 +69,7 @@ def measure(
 
     loaded = model.load()
     chosen = sampling.resolve(loaded)
-    names = list(dict.fromkeys(name.strip() for name in sets.split(",") if name.strip()))
+    names = list(dict.fromkeys(names_of(sets)))
     todo = [trial for name in names for trial in trials.trials(name, count, split=split)]
     if not todo:
         raise ValueError("--sets names no set; give some, by comma.")
