@@ -205,14 +205,45 @@ def test_a_run_that_was_stopped_goes_on_within_a_search(lively, harmful, tmp_pat
     run = {"judged_by": judged_by, "sampling": SAMPLING, "every": 2}
     with pytest.raises(KeyboardInterrupt):
         gcg.run(lively, aims(harmful), tmp_path / "cut", SMALL, progress=stop, **run)
-    assert json.loads((tmp_path / "cut" / "unfinished.json").read_text())["state"]["curve"][4:]
+    [left] = (tmp_path / "cut").glob("unfinished-*.json")
+    assert json.loads(left.read_text())["state"]["curve"][4:]
     counted = []
     again = gcg.run(lively, aims(harmful), tmp_path / "cut", SMALL, progress=counted.append, **run)
     assert told(again) == told(whole)
     assert (
         sum(counted) == 4 * 7 and counted[:2] == [7, 7] and counted[2] == 4
     )  # what was done is not done again
-    assert not (tmp_path / "cut" / "unfinished.json").exists()
+    assert not left.exists()
+
+
+def test_searches_at_a_time_give_the_rows_of_one_after_another(lively, harmful, tmp_path):
+    run = {"judged_by": verdicts.bench(harmful), "sampling": SAMPLING, "every": 2}
+    one = gcg.run(lively, aims(harmful), tmp_path / "one", SMALL, **run)
+    counted = []
+    three = gcg.run(
+        lively, aims(harmful), tmp_path / "three", SMALL, workers=3, progress=counted.append, **run
+    )
+    assert told(three) == told(one) and sum(counted) == 4 * 7
+    assert len({tuple(row["suffix_ids"]) for row in one}) > 2  # they did not all end alike
+    assert not list((tmp_path / "three").glob("unfinished-*"))
+
+
+def test_one_failure_ends_the_searches_beside_it_and_nothing_is_lost(lively, harmful, tmp_path):
+    run = {"judged_by": verdicts.bench(harmful), "sampling": SAMPLING, "every": 1, "workers": 2}
+    threads, seen = torch.get_num_threads(), []
+
+    def fail(done):
+        seen.append(done)
+        if len(seen) == 9:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        gcg.run(lively, aims(harmful), tmp_path / "cut", SMALL, progress=fail, **run)
+    assert len(seen) <= 12 and torch.get_num_threads() == threads
+    counted = []
+    again = gcg.run(lively, aims(harmful), tmp_path / "cut", SMALL, progress=counted.append, **run)
+    whole = gcg.run(lively, aims(harmful), tmp_path / "whole", SMALL, **run)
+    assert told(again) == told(whole) and counted[0] > 0 and sum(counted) == 4 * 7
 
 
 def test_rows_say_what_real_responses_to_the_suffixes_are(lively, harmful, tmp_path):

@@ -62,6 +62,12 @@ def gcg(
     judge: JudgeModel = None,
     compare: Compare = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 64,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Searches at a time, sharing the threads (1; the sandbox on a CPU: one a thread)."
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what it would cost, at the measured rate, and run nothing.")
     ] = False,
@@ -73,6 +79,8 @@ def gcg(
 
     One run is one model with its adapter. Run again, it goes on where it stopped, within a search too.
     """
+    import torch
+
     from midward import goals as room
     from midward.probes import _gcg_readings, _readings, verdicts
     from midward.probes import gcg as probe
@@ -104,18 +112,22 @@ def gcg(
         for goal in chosen
     }
     loaded.fold_adapter()
+    if workers is None:
+        workers = torch.get_num_threads() if model.at_home and loaded.device.type == "cpu" else 1
     say(f"judge     {judged_by.info.name}: {judged_by.info.about}")
     say(f"search    {', '.join(f'{name} {value}' for name, value in asdict(settings).items())}")
     if plan:
         out(_cost(probe.cost(loaded, aims, settings, resolved, batch_size)))
         return
     total = len(chosen) * len(places) * settings.iterations
-    say(f"probe     {len(chosen) * len(places)} searches of up to {settings.iterations} iterations")
+    say(
+        f"probe     {len(chosen) * len(places)} searches of up to {settings.iterations} iterations, {workers} at a time"
+    )
     with bar() as progress:
         task = progress.add_task("iterations", total=total)
         rows = probe.run(
             loaded, aims, out_folder, settings, judged_by=judged_by, sampling=resolved, batch_size=batch_size,
-            progress=lambda done: progress.advance(task, done),
+            workers=workers, progress=lambda done: progress.advance(task, done),
         )  # fmt: skip
     summary = {
         "probe": "gcg", "run": probe.run_id(loaded, settings, resolved, judged_by), "model": loaded.name,

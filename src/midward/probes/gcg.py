@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event, Lock
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
@@ -251,15 +254,17 @@ def run(
     sampling: Sampling | None = None,
     batch_size: int = 64,
     every: int = 10,
+    workers: int = 1,
     progress: Callable[[int], None] = lambda iterations: None,
 ) -> list[dict[str, Any]]:
     """Search for every goal and aim, sample real responses with the suffixes found, and have them judged.
 
     aims: goal -> what is aimed at, made for this model. Returns a row for each goal and aim, and before them one a goal
     with position None: the control, the suffix that its searches start from. In folder `out`: searches.jsonl (searches
-    that ended, whoever judges them), rows.jsonl (the rows), and of the search under way unfinished.json, written every
-    `every` iterations: called again it goes on from there, to the same rows. `progress` is called with the number of
-    iterations just done, those that an early end saved included.
+    that ended, whoever judges them), rows.jsonl (the rows), and of each search under way unfinished-KEY.json, written
+    every `every` iterations: called again it goes on from there, to the same rows. workers: searches at a time, which
+    share torch's threads among them; small models use few threads well. `progress` is called, from any thread, with the
+    number of iterations just done, those that an early end saved included.
     Raises ValueError before any forward: no goals, or a model without gradients.
     """
     if not any(aims.values()):
@@ -267,10 +272,7 @@ def run(
     require_gradients(model)
     sampling = sampling or Sampling.for_model(model)
     out, about = Path(out), _about(model, settings, sampling)
-    searches = {
-        goal: list(_searches(model, goal, some, out, about, settings, sampling, batch_size, every, progress))
-        for goal, some in aims.items()
-    }
+    searches = _searches(model, aims, out, about, settings, sampling, batch_size, every, workers, progress)
     run, todo = run_id(model, settings, sampling, judged_by), []
     for goal, records in searches.items():
         control = {"position": None, "phrase": None, "ids": None, "suffix_ids": records[0]["start_ids"]}
@@ -315,26 +317,28 @@ def _landed(told: Mapping[str, Any], response: Response) -> dict[str, bool | Non
 
 
 def _searches(
-    model: LanguageModel, goal: Goal, aims: Sequence[Aim], out: Path, about: Mapping[str, Any], settings: Gcg,
-    sampling: Sampling, batch_size: int, every: int, progress: Callable[[int], None],
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """What the search for each aim came to, read where it was done before."""
-    file, unfinished = RowFile(out / "searches.jsonl"), out / "unfinished.json"
-    prompt = SuffixPrompt(model, goal.prompt)
-    for aim in aims:
+    model: LanguageModel, aims: Mapping[Goal, Sequence[Aim]], out: Path, about: Mapping[str, Any], settings: Gcg,
+    sampling: Sampling, batch_size: int, every: int, workers: int, progress: Callable[[int], None],
+) -> dict[Goal, list[dict[str, Any]]]:  # fmt: skip
+    """What the search for each goal and aim came to, read where it was done before."""
+    file, writing, stopped = RowFile(out / "searches.jsonl"), Lock(), Event()
+
+    def one(goal: Goal, aim: Aim) -> dict[str, Any]:
         key = key_of(**about, goal=goal.id, prompt=goal.prompt, position=aim.position, ids=aim.ids)
         if key in file.rows:
             progress(settings.iterations)
-            yield file.rows[key]
-            continue
-        state, seconds = _left_off(unfinished, key)
-        begun, seen = time.perf_counter() - seconds, 0 if state is None else len(state.curve) - 1
-        progress(seen)
+            return file.rows[key]
+        prompt, unfinished = SuffixPrompt(model, goal.prompt), out / f"unfinished-{key}.json"
+        state, seconds = _left_off(unfinished)
+        begun = time.perf_counter() - seconds
+        progress(0 if state is None else len(state.curve) - 1)
 
-        def watch(state: Search, key: str = key, begun: float = begun) -> None:
+        def watch(state: Search) -> None:
+            if stopped.is_set():
+                raise _Stopped
             progress(1)
             if (len(state.curve) - 1) % every == 0:
-                record = {"key": key, "seconds": time.perf_counter() - begun, "state": asdict(state)}
+                record = {"seconds": time.perf_counter() - begun, "state": asdict(state)}
                 write_text(unfinished, json.dumps(record) + "\n")
 
         start = start_of(prompt, settings.tokens)
@@ -343,34 +347,50 @@ def _searches(
             model, prompt, aim, settings, length=sampling.length, key=goal.id, drafts=drafts, batch_size=batch_size,
             state=state, watch=watch,
         )  # fmt: skip
-        file.append(
-            {
-                "key": key,
-                "goal": goal.id,
-                "position": aim.position,
-                "phrase": aim.phrase,
-                "ids": list(aim.ids),
-                "start_ids": list(start),
-                "suffix": model.tokenizer.decode(list(state.best), clean_up_tokenization_spaces=False),
-                "suffix_ids": list(state.best),
-                "start_loss": state.curve[0],
-                "loss": state.loss,
-                "curve": state.curve,
-                "evaluated": state.evaluated,
-                "dropped": state.dropped,
-                "seconds": round(time.perf_counter() - begun, 3),
-            }
-        )
+        row = {
+            "key": key,
+            "goal": goal.id,
+            "position": aim.position,
+            "phrase": aim.phrase,
+            "ids": list(aim.ids),
+            "start_ids": list(start),
+            "suffix": model.tokenizer.decode(list(state.best), clean_up_tokenization_spaces=False),
+            "suffix_ids": list(state.best),
+            "start_loss": state.curve[0],
+            "loss": state.loss,
+            "curve": state.curve,
+            "evaluated": state.evaluated,
+            "dropped": state.dropped,
+            "seconds": round(time.perf_counter() - begun, 3),
+        }
+        with writing:
+            file.append(row)
         unfinished.unlink(missing_ok=True)
         progress(settings.iterations - (len(state.curve) - 1))
-        yield file.rows[key]
+        return row
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            coming = {goal: [pool.submit(one, goal, aim) for aim in some] for goal, some in aims.items()}
+            try:
+                return {goal: [each.result() for each in some] for goal, some in coming.items()}
+            except BaseException:  # Ctrl-C among them: no search goes on behind it
+                stopped.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _left_off(path: Path, key: str) -> tuple[Search | None, float]:
-    """The state of the search `key` where it was left, and the seconds it had taken; nothing of another search."""
+class _Stopped(Exception):
+    """Another search failed, or the user has had enough."""
+
+
+def _left_off(path: Path) -> tuple[Search | None, float]:
+    """The state of a search where it was left, and the seconds it had taken."""
     if not path.exists():
         return None, 0.0
     record = json.loads(path.read_text(encoding="utf-8"))
-    if record["key"] != key:
-        return None, 0.0
     return Search.of(record["state"]), record["seconds"]

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import get_ident
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -155,10 +156,17 @@ def span_gradient(
     at_slots: list[torch.Tensor] = []
     for start in range(0, len(looks), batch_size):
         leaves: list[torch.Tensor] = []
+        mine = get_ident()
 
         def cut(
-            module: torch.nn.Module, args: object, output: torch.Tensor, leaves: list = leaves
+            module: torch.nn.Module,
+            args: object,
+            output: torch.Tensor,
+            leaves: list = leaves,
+            mine: int = mine,
         ) -> torch.Tensor:
+            if get_ident() != mine:  # another thread's forward of the same model
+                return output
             leaves.append(output.detach().requires_grad_())  # the graph begins here
             return leaves[0]
 
