@@ -29,24 +29,24 @@ def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> t
             f"states are [..., T, D] with {tuple(anchors.mu_harmless.shape)} of the anchors; received "
             f"{tuple(states.shape)}."
         )
-    return _sigma(_unit(states), _units(anchors, states.device), anchors.eps, tau)
+    cosines = torch.einsum("...td,tcd->...tc", _unit(states), _units(anchors, states.device))
+    return _sigma(cosines, anchors.eps, tau)
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
     """In float64: a distance of a thousandth would keep four digits in float32, and tau takes one of them."""
-    return torch.nn.functional.normalize(vectors.double(), dim=-1)
+    vectors = vectors.double()
+    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)
 
 
 def _units(anchors: Anchors, device: torch.device) -> torch.Tensor:
-    """[2, T, D]: harmful, harmless."""
-    return _unit(torch.stack([anchors.mu_harmful, anchors.mu_harmless]).to(device))
+    """[T, 2, D]: harmful, harmless."""
+    return _unit(torch.stack([anchors.mu_harmful, anchors.mu_harmless], dim=1).to(device))
 
 
-def _sigma(phi: torch.Tensor, mu: torch.Tensor, eps: float, tau: float) -> torch.Tensor:
-    """phi [..., T, D] against mu [2, T, D]; all of length one."""
-    mu = mu.view(2, *[1] * (phi.dim() + 1 - mu.dim()), *mu.shape[1:])
-    distances = (1 - (phi * mu).sum(-1)).clamp_(min=0)  # [2, ..., T]: from harmful, from harmless
-    harmful, harmless = distances.add_(eps).log_()
+def _sigma(cosines: torch.Tensor, eps: float, tau: float) -> torch.Tensor:
+    """sigma [...] of the cosines [..., 2] with the harmful and the harmless anchor."""
+    harmful, harmless = (1 - cosines).clamp_(min=0).add_(eps).log_().unbind(-1)
     return torch.sigmoid((harmful - harmless) / tau)
 
 
@@ -98,6 +98,7 @@ class SRISignal(Pooling):
         count, (steps, width) = len(canvas.rows), self.anchors.mu_harmless.shape
         self._sigma = self._mu.new_full((count, steps), torch.nan)  # by canvas row
         self._last = self._mu.new_zeros(count, width)
+        self._places = list(range(count))
         self._next = [0] * count  # the step that each row's signal has reached
         self._open = True
 
@@ -109,14 +110,20 @@ class SRISignal(Pooling):
             # What lies between a row's steps has the state before; what lies before its first, that one.
             new = torch.tensor([before == 0 for before in reached], device=now.device)[:, None]
             self._fill(rows, torch.where(new, now, self._last[rows]), min(reached), at)
-        steps = torch.tensor(at, device=now.device) if self._own_count is not None else at[0]
-        mu = self._mu[:, steps] if self._own_count is not None else self._mu[:, at[0], None]
-        self._sigma[rows, steps] = _sigma(now, mu, self.anchors.eps, self.tau)
-        self._last[rows] = now
+        eps, tau = self.anchors.eps, self.tau
+        if (
+            self._own_count is None and places == self._places
+        ):  # every row at one step: no gathering, no scattering
+            self._sigma[:, at[0]] = _sigma(now @ self._mu[at[0]].T, eps, tau)
+            self._last = now
+        else:
+            steps = torch.tensor(at, device=now.device)
+            self._sigma[rows, steps] = _sigma(torch.einsum("bd,bcd->bc", now, self._mu[steps]), eps, tau)
+            self._last[rows] = now
         for place, index in zip(places, at, strict=True):
             self._next[place] = index + 1
         if self.on_signal is not None:
-            self.on_signal(step, self._sigma[rows])
+            self.on_signal(step, self._sigma if places == self._places else self._sigma[rows])
 
     def finish(self, canvas: Canvas) -> None:
         if not self._open:
@@ -135,7 +142,7 @@ class SRISignal(Pooling):
             return
         steps = slice(start, max(stops))
         there = self._sigma[rows, steps]
-        carried = _sigma(phi[:, None], self._mu[:, steps], self.anchors.eps, self.tau)
+        carried = _sigma(torch.einsum("bd,tcd->btc", phi, self._mu[steps]), self.anchors.eps, self.tau)
         within = (
             torch.arange(start, max(stops), device=phi.device)
             < torch.tensor(stops, device=phi.device)[:, None]

@@ -49,8 +49,11 @@ class Pooling:
     needs_all_steps: run every scheduled step on every row. False leaves the sampling as it is, and steps that a row
         takes no part in have the state of its step before. Autoregressive rows always end at their end token: nothing
         counts behind it.
-    With guidance, states are those of the conditional forward.
+    With guidance, states are those of the conditional forward. They are of all positions in every step, so an approximate
+    cache is refused.
     """
+
+    needs_all_positions = True
 
     def __init__(
         self,
@@ -181,8 +184,11 @@ class Pooling:
         """What each position counts in the mean: [B, length], or [B, L] where the prompt may count."""
         response: torch.Tensor | None = None
         if self.reading == "generated":
-            is_end = torch.isin(step.ids[:, step.response], self._ends)
-            response = step.committed & (is_end.cumsum(-1) <= is_end)
+            response = step.committed
+            if len(self._ends):
+                ids = step.ids[:, step.response]
+                is_end = ids == self._ends if len(self._ends) == 1 else torch.isin(ids, self._ends)
+                response = response & (is_end.cumsum(-1) <= is_end)
         if self._prompt is None:
             if response is None:
                 return torch.full_like(step.committed, 1 / step.committed.shape[1], dtype=torch.float32)

@@ -114,14 +114,15 @@ class SRIGuard(Guard):
 
         def decide(step: Step, sigma: torch.Tensor) -> None:
             signals = sigma.cpu().numpy()[:, offset:]
-            reached = np.isfinite(signals).sum(1)
+            reached = np.isfinite(signals).sum(1).tolist()
             # Rows are at different steps only where a threshold commits, or they had nothing to commit at first.
-            for known in [int(reached[0])] if (reached == reached[0]).all() else np.unique(reached).tolist():
+            for known in set(reached):
                 if known == 0 or (settings.steps == "first" and known > 1):
                     continue
-                places = np.flatnonzero(reached == known)
-                above = trained.ratio_at(signals[places, :known]) > self.threshold
-                for row in (step.rows[place] for place in places[above].tolist()):
+                places = [place for place, each in enumerate(reached) if each == known]
+                seen = signals if len(places) == len(signals) else signals[places]
+                above = trained.ratio_at(seen[:, :known]) > self.threshold
+                for row in (step.rows[place] for place, over in zip(places, above.tolist()) if over):
                     step.stopped.add(row)
                     assert stopped is not None
                     stopped[row] = known - 1 + offset
