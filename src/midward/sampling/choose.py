@@ -9,6 +9,10 @@ from midward.models import LanguageModel
 #: Logits held at once, in numbers: 2**25 float32 are 128 MiB, whatever the vocabulary.
 _CHUNK = 2**25
 
+#: Nats by which the others are lifted before their odds are summed: a token 150 nats ahead of them still has a finite,
+#: precise score, and a million of them stay far from overflow.
+_HEADROOM = 64.0
+
 
 def choose(
     model: LanguageModel,
@@ -97,12 +101,13 @@ def _from_logits(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens and log-odds for logits [N, V], which are overwritten."""
     top, token = logits.max(-1, keepdim=True)
-    logits.sub_(top)
     if temperature > 0 and uniforms is not None:
         # Inverse CDF: one uniform a position instead of one a vocabulary entry. `right` skips zero-width
         # steps, so a forbidden token can't be drawn; u * total stays below total for every float32 u < 1.
-        cumulative = (logits / temperature).exp_().cumsum_(-1)
+        cumulative = (logits.sub_(top) / temperature).exp_().cumsum_(-1)
         token = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    else:
+        logits.sub_(top - _HEADROOM)
     above = logits.gather(-1, token)
     rest = logits.exp_().scatter_(-1, token, 0.0).sum(-1, keepdim=True)
     return token[:, 0], (above - rest.log())[:, 0]
