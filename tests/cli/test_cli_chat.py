@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from midward.cli.chat import _told
+from midward.guards import Verdict
 from midward.sampling import sample
 
 
@@ -77,3 +79,8 @@ def test_ctrl_c_twice_leaves(terminal):
     assert terminal(["t30", KeyboardInterrupt], stopped=[1]).exit_code == 130
     assert terminal([KeyboardInterrupt, KeyboardInterrupt]).exit_code == 130
     assert terminal([KeyboardInterrupt, "t30", KeyboardInterrupt, EOFError]).exit_code == 0
+
+
+def test_a_signal_is_a_bar_a_step():
+    verdict = Verdict("sri", "during", True, 2.0, 1.5, 2, (1.0, 0.5, 0.0))
+    assert _told(verdict) == "guard     flagged after step 3 (score 2, threshold 1.5); signal █▅▁ 0.00"

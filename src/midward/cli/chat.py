@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +68,9 @@ def _turn(model: Any, sampling: Any, talk: list[dict[str, str]], line: str) -> l
     run = sample if model.guard is None else model.guard.sample
     try:
         if where.is_terminal:
-            with Player(where) as player:
+            with Player(
+                where, predictions=sampling.cache != "dual"
+            ) as player:  # which predicts a block alone
                 [response] = run(model, [asked], sampling, watchers=[player])
         else:
             [response] = run(model, [asked], sampling)
@@ -85,5 +88,10 @@ def _told(verdict: Any) -> str:
     score = "unscored" if verdict.score is None else f"score {verdict.score:.3g}"
     what = "flagged" if verdict.flagged else "passed"
     when = f" after step {verdict.step + 1}" if verdict.step is not None else ""
-    signal = f"; signal {' '.join(f'{one:.2f}' for one in verdict.signal)}" if verdict.signal else ""
+    signal = f"; signal {_bars(verdict.signal)} {verdict.signal[-1]:.2f}" if verdict.signal else ""
     return f"guard     {what}{when} ({score}, threshold {verdict.threshold:.3g}){signal}"
+
+
+def _bars(signal: Sequence[float]) -> str:
+    """A signal in 0..1 as a bar a step: low refuses, high complies."""
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * one))] for one in signal)

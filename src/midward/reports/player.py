@@ -13,7 +13,9 @@ from rich.text import Text
 
 from midward.sampling import Canvas, Step
 
-MASKED, NEW, FORCED, STANDING, ENDED = "dim", "bold black on green", "bold yellow", "", "dim cyan"
+# Told apart by more than colour: weight, slant, underline.
+MASKED, PREDICTED, NEW = "dim", "dim italic", "bold black on green"
+FORCED, STANDING, ENDED = "bold underline yellow", "", "dim cyan"
 
 
 class Player:
@@ -100,7 +102,7 @@ def _draw(
             style = NEW if new[at] else FORCED if forced[at] else ENDED if is_end or ended else STANDING
             line.append(_printable(model.tokenizer.decode([token])), style=style)
         elif predicted is not None and predicted[at] not in model.family.end_ids:
-            line.append(_printable(model.tokenizer.decode([predicted[at]])), style=MASKED)
+            line.append(_printable(model.tokenizer.decode([predicted[at]])), style=PREDICTED)
         else:
             line.append("·", style=MASKED)
     return line

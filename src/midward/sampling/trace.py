@@ -1,12 +1,13 @@
 """`Trace`: the watcher that records which position was committed when, and what was predicted."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .canvas import Canvas
@@ -19,41 +20,57 @@ NEVER, FORCED = -1, -2
 class Trace:
     """Records the steps of one call to `sample`, for N requests of `length` response positions.
 
-    predictions: also keep, per step, the whole predicted response (int32 [length] per row and step).
+    predictions: also keep, per step, the whole predicted response (int32 [length] per row and step), and how confident
+        the step that committed a position was of its token.
     needs_all_steps: run every scheduled step on every row, so that all rows have the same number of steps.
 
     commit_step: request index -> int16 [length]: the step (from 0) that committed each position, NEVER (-1)
         where none did (masks behind an early end), FORCED (-2) where a forced span stood from the start.
-    sampling: the settings of the run.
+    confidence: request index -> float32 [length]: probability of each token at its commit; NaN where no step committed,
+        or predictions weren't kept.
+    prompt_ids: request index -> ids of the prompt, as it was before the first step.
+    sampling: the settings of the run. of: its steps in all; None where that depends on the data (threshold).
+    notes: what whoever traced wants kept with it, as JSON.
     """
 
     def __init__(self, *, predictions: bool = False, needs_all_steps: bool = False) -> None:
         self.needs_all_steps = needs_all_steps
         self.keep_predictions = predictions
         self.sampling: Sampling | None = None
+        self.of: int | None = None
+        self.notes: dict[str, Any] = {}
         self.commit_step: dict[int, torch.Tensor] = {}
+        self.confidence: dict[int, torch.Tensor] = {}
+        self.prompt_ids: dict[int, list[int]] = {}
         self._tokenizer: Any = None
         self._predicted: dict[int, dict[int, torch.Tensor]] = {}
 
     def on_start(self, canvas: Canvas) -> None:
+        """A batch begins: its requests, and what is forced, are noted."""
         self.sampling = canvas.sampling
         self._tokenizer = canvas.model.tokenizer
         start = torch.full((len(canvas.rows), canvas.length), NEVER, dtype=torch.int16)
         start[canvas.forced.cpu()] = FORCED
         for row, line in zip(canvas.rows, start, strict=True):
             self.commit_step[row.index] = line
+            self.confidence[row.index] = torch.full((canvas.length,), torch.nan)
+            self.prompt_ids[row.index] = list(row.prompt_ids)
             self._predicted[row.index] = {}
 
     def on_step(self, step: Step) -> None:
+        """Note what the step committed, and its predictions where they are kept."""
         new = step.new.cpu()
-        predicted = step.predictions[0].to("cpu", torch.int32) if self.keep_predictions else None
+        self.of = step.of
+        kept = [part.cpu() for part in step.predictions] if self.keep_predictions else None
         for i, row in enumerate(step.rows):
             self.commit_step[row][new[i]] = step.index
-            if predicted is not None:
-                self._predicted[row][step.index] = predicted[i].clone()
+            if kept is not None:
+                tokens, confidence = kept
+                self._predicted[row][step.index] = tokens[i].to(torch.int32)
+                self.confidence[row][new[i]] = confidence[i][new[i]].float()
 
     def on_end(self, canvas: Canvas) -> None:
-        pass
+        """Nothing is left to do."""
 
     def order(self, row: int) -> list[int]:
         """Return the response positions of a request in commit order (left to right within a step)."""
@@ -108,26 +125,46 @@ class Trace:
         tensors = {
             "rows": torch.tensor(rows),
             "commit_step": torch.stack([self.commit_step[row] for row in rows]),
+            "confidence": torch.stack([self.confidence[row] for row in rows]),
         }
         for row in rows:
+            tensors[f"prompt.{row}"] = torch.tensor(self.prompt_ids[row])
             if kept := self.predicted_steps(row):
                 tensors[f"steps.{row}"] = torch.tensor(kept)
                 tensors[f"predicted.{row}"] = torch.stack([self._predicted[row][step] for step in kept])
-        save_file(tensors, path, metadata={"sampling": json.dumps(asdict(self.sampling))})
+        metadata = {
+            "sampling": json.dumps(asdict(self.sampling)),
+            "of": json.dumps(self.of),
+            "notes": json.dumps(self.notes),
+        }
+        part = Path(path).with_name(f"{Path(path).name}.part")
+        save_file(tensors, part, metadata=metadata)
+        os.replace(part, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
-        """Read a trace that `save` wrote."""
+        """Read a trace that `save` wrote. Raises ValueError for any other file, FileNotFoundError without one."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no trace at {path}.")
+        try:
+            return cls._read(path)
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is no trace ({error}); was it written by Trace.save?") from None
+
+    @classmethod
+    def _read(cls, path: str | Path) -> "Trace":
         trace = cls()
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if "sampling" not in metadata:
-                raise ValueError(f"{path} is no trace; was it written by Trace.save?")
             trace.sampling = Sampling(**json.loads(metadata["sampling"]))
+            trace.of = json.loads(metadata["of"])
+            trace.notes = json.loads(metadata["notes"])
             names = set(file.keys())
-            steps = file.get_tensor("commit_step")
-            for row, line in zip(file.get_tensor("rows").tolist(), steps, strict=True):
-                trace.commit_step[row] = line
+            steps, confidence = file.get_tensor("commit_step"), file.get_tensor("confidence")
+            for i, row in enumerate(file.get_tensor("rows").tolist()):
+                trace.commit_step[row] = steps[i]
+                trace.confidence[row] = confidence[i]
+                trace.prompt_ids[row] = file.get_tensor(f"prompt.{row}").tolist()
                 trace._predicted[row] = {}
                 if f"steps.{row}" in names:
                     kept = file.get_tensor(f"steps.{row}").tolist()

@@ -1,0 +1,58 @@
+"""A browser for pages, where the machine has one."""
+
+import shutil
+
+import pytest
+
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")  # not longer: while it is open, no asyncio.run is possible in this process
+def browser():
+    """Headless Chromium, driven by Playwright; the test is skipped where either is missing."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is missing (pip install playwright)"
+    )
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no Chromium on this machine (looked for {', '.join(NAMES)})")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(browser):
+    """show(path, **options of Browser.new_context): the file as a Playwright page.
+
+    The test fails on anything in the console, on an uncaught error, and on any request but the file itself.
+    """
+    contexts, wrong = [], []
+
+    def show(path, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        address = path.resolve().as_uri()
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.split("#")[0] == address or request.url.startswith("data:")
+                else wrong.append(f"request: {request.url}")
+            ),
+        )
+        page.goto(address)
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert wrong == []
