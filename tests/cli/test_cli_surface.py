@@ -19,7 +19,10 @@ import sys
 from typer.testing import CliRunner
 from midward.cli import app
 
-for verb in ("", "demo", "generate", "chat", "align", "goals", "judges", "sandbox", "sandbox build"):
+for verb in (
+    "", "demo", "generate", "chat", "trace", "align", "attack", "dynamics", "guard fit", "utility", "report", "goals",
+    "judges", "models", "probe gcg", "sandbox build",
+):
     result = CliRunner().invoke(app, [*verb.split(), "--help"])
     assert result.exit_code == 0 and "Usage" in result.output, (verb, result.output)
 assert CliRunner().invoke(app, ["--version"]).output.startswith("midward ")
