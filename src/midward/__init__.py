@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +57,8 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     guard: str | Path | None = None,
+    quantize: Literal["8bit", "4bit"] | None = None,
+    device_map: Literal["auto"] | dict[str, Any] | None = None,
 ) -> LanguageModel:
     """`midward.models.load`, with a fitted guard (a file or folder of `midward guard fit`) in front of `generate`.
 
@@ -65,7 +67,7 @@ def load(
     """
     from .models import load as load_model
 
-    model = load_model(name, adapter=adapter, device=device, dtype=dtype)
+    model = load_model(name, adapter, device, dtype, quantize, device_map)
     if guard is not None:
         from .guards import load as load_guard
 

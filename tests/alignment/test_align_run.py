@@ -1,10 +1,8 @@
 """Whole runs: learning, reloading, resuming, accumulation, processes, refusals."""
 
-import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -145,37 +143,6 @@ def test_accumulated_micro_batches_equal_one_batch(model64, tmp_path):
         assert close(weights(one.adapter), weights(four.adapter))
         for name, value in one.history[-1].items():
             assert four.history[-1][name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
-
-
-TWO = """
-import sys
-sys.path.insert(0, {here!r})
-import torch
-torch.set_num_threads(1)
-from conftest import model64
-from test_align_run import run
-run(getattr(model64, "__wrapped__", model64)(), {out!r}, max_steps=5, micro_batch=1)
-"""
-
-
-def test_two_processes_equal_one(model64, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO.format(here=str(HERE), out=str(tmp_path / "two")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    started = subprocess.Popen(
-        [*command, str(script)], env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        _, errors = started.communicate(timeout=150)
-    finally:
-        # torchrun's own children too, should they hang.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
-    assert started.returncode == 0, errors[-3000:]
-    one = run(model64, tmp_path / "one", max_steps=5)
-    assert close(weights(one.adapter), weights(tmp_path / "two"))
-    for name, value in one.history[-1].items():
-        assert read_curve(tmp_path / "two" / "reward.csv")[-1][name] == pytest.approx(value, rel=1e-6), name
 
 
 def environment():

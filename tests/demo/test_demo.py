@@ -6,9 +6,8 @@ import pytest
 
 import midward
 from midward import demo
-from midward.demo import Plan, guarding, study, summary
+from midward.demo import Plan, study, summary
 from midward.guards import Sizes
-from midward.reports import page
 from midward.sandbox import trials
 
 PLAN = Plan(
@@ -38,7 +37,14 @@ def test_the_demo_writes_all_its_files_and_a_second_run_computes_nothing(tiny, t
     out = tmp_path / "report"
     seen = []
     result = demo.run(out, plan=PLAN, progress=lambda *what: seen.append(what))
-    for name in ("summary.json", "table.md", "index.html", "figures/reward.png", "figures/order.png"):
+    for name in (
+        "summary.json",
+        "table.md",
+        "index.html",
+        "samples.csv",
+        "generations.json",
+        "index_files/samples.csv",
+    ):
         assert (out / name).stat().st_size > 0, name
     summary_ = json.loads((out / "summary.json").read_text())
     assert set(summary_["models"]) == {"base", "initial", "mosa"}
@@ -129,25 +135,3 @@ def test_readings_are_pooled_over_seeds():
     never = {"mosa/0": rows_of(plain=[False] * 20), "mosa/1": rows_of(plain=[False] * 20)}
     reading = summary.reading(never, list(never), "plain", "success")
     assert reading["low"] == 0 and 0.1 < reading["high"] < 0.2  # 20 goals without a hit aren't certainty
-
-
-def test_what_a_model_says_is_escaped_and_the_page_loads_nothing(tmp_path):
-    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    cell = {"value": 0.5, "low": 0.1, "high": 0.9, "n": 2, "unscored": 1}
-    out = page.write(
-        tmp_path / "index.html",
-        "demo.html.j2",
-        plan={"goals": 1, "exercises": 1, "seeds": 1, "steps": 1},
-        bars={"asr": "attack success"},
-        columns={"asr": ["plain"]},
-        models={evil: {"plain": {"asr": cell}}},
-        paired={evil: {"plain": {"difference": None}}},
-        sets=["plain"],
-        guard=guarding.Guarded([], [], why=evil),
-        figures=[],
-        examples=[{"set": "plain", "prompt": evil, "responses": [evil]}],
-    )
-    text = out.read_text()
-    assert "<script" not in text and "<img" not in text and "&lt;script&gt;" in text
-    assert "default-src 'none'" in text and "http://" not in text and "https://" not in text
-    assert "50.0 [10.0, 90.0] n=2, 1 unscored" in text

@@ -82,7 +82,10 @@ def test_an_evaluation_holds_what_the_sampler_gives(lively, name, tmp_path):
         assert output.stop_reason == ("stop" if response.ended else "max_tokens")
         assert output.metadata["fingerprint"] == lively.fingerprint
         assert output.metadata["sampling"] == {
-            **{field: getattr(Sampling(), field) for field in ("guidance", "threshold", "prompt_masks")},
+            **{
+                field: getattr(Sampling(), field)
+                for field in ("guidance", "threshold", "prompt_masks", "cache")
+            },
             **{"length": 12, "steps": 8, "block": None, "order": "low_confidence", "temperature": 0.0},
             **{"end": "keep", "seed": 0},
         }

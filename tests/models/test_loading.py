@@ -1,7 +1,10 @@
 """Loading: the autoregressive kind, adapters, text, fingerprints, and every clear error."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import midward
-from midward.models import _files, loading
+from midward.models import loading, memory
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -283,8 +286,13 @@ def test_unknown_architectures(copy):
 
 
 def test_too_little_memory(copy, monkeypatch):
-    monkeypatch.setattr(_files.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    fails(copy, "GiB free")
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    fails(
+        copy,
+        r"the model needs about .* of weights \(float32\).* and cpu has 0.0 MB free; .*--quantize.*--device-map",
+    )
+    monkeypatch.setenv("MIDWARD_IGNORE_MEMORY", "1")
+    assert midward.load(copy, device="cpu").vocab_size == 512
     (copy / "model.safetensors").unlink()  # the estimate comes first: nothing big was read
     fails(copy, "no model.safetensors")
 
@@ -297,6 +305,142 @@ def test_devices_and_dtypes(llada_folder):
         with pytest.raises(midward.ModelError, match="no CUDA device"):
             midward.load(llada_folder, device="cuda")
     assert midward.load(llada_folder, dtype=torch.float64, device="cpu").dtype == torch.float64
+
+
+def test_half_precision_is_the_default_on_a_gpu(monkeypatch):
+    assert loading.placement("cpu").dtype == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert loading.placement().dtype == torch.bfloat16
+    assert loading.placement(device_map="auto") == loading.Placement("auto", torch.bfloat16)
+    assert loading.placement(device_map={"model": 0, "lm_head": 1}).dtype == torch.bfloat16
+
+
+# --- quantised ---------------------------------------------------------------------
+
+
+def test_quantizing_without_the_package_says_what_to_install(llada_folder, monkeypatch):
+    monkeypatch.setattr("midward.models._read.is_bitsandbytes_available", lambda: False)
+    fails(llada_folder, r"quantize='4bit' needs bitsandbytes: pip install -U bitsandbytes", quantize="4bit")
+    fails(llada_folder, r"Did you mean '4bit'\? Available: 8bit, 4bit", quantize="4bits")
+
+
+@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
+def test_a_quantised_model_is_near_the_plain_one_and_its_adapter_learns(llada, llada_folder, quantize):
+    pytest.importorskip("bitsandbytes")
+    model = midward.load(llada_folder, device="cpu", quantize=quantize)
+    layer, head = model.causal_lm.model.layers[0].mlp.up_proj, model.causal_lm.lm_head
+    assert layer.weight.dtype in (torch.int8, torch.uint8) and head.weight.dtype == torch.float32
+    assert (llada.quantized, model.quantized) == (None, quantize)
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        plain, ours = llada.hidden(ids), model.hidden(ids)
+    error = (ours - plain).norm() / plain.norm()
+    assert 1e-3 < error < (0.1 if quantize == "8bit" else 0.4)
+
+    other = midward.load(llada_folder, device="cpu", quantize="4bit" if quantize == "8bit" else "8bit")
+    assert len({llada.fingerprint, model.fingerprint, other.fingerprint}) == 3
+    assert midward.load(llada_folder, device="cpu", quantize=quantize).fingerprint == model.fingerprint
+    need = memory.estimate(llada_folder, torch.float32, quantize).weights
+    assert need == pytest.approx(model.causal_lm.get_memory_footprint(), rel=0.05)
+
+    config = LoraConfig(r=4, target_modules=list(model.family.lora_targets), init_lora_weights=False)
+    model.network = get_peft_model(model.network, config)
+    before = model.fingerprint
+    model.fold_adapter()  # not into rounded weights
+    assert model.fingerprint == before
+    model.head(model.hidden(ids)).square().mean().backward()
+    gradients = [p.grad for p in model.network.parameters() if p.requires_grad]
+    assert len(gradients) == 2 * 7 * 3 and all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_every_family_can_be_quantised(folders):
+    pytest.importorskip("bitsandbytes")
+    ids = torch.arange(5, 15)[None]
+    for name, folder in folders.items():
+        plain = midward.load(folder, device="cpu", dtype="float32")
+        model = midward.load(folder, device="cpu", dtype="float32", quantize="4bit")
+        with torch.no_grad():
+            assert model.hidden(ids).isfinite().all() and not torch.equal(
+                model.hidden(ids), plain.hidden(ids)
+            )
+        assert model.quantized == "4bit" and model.family == plain.family, name
+
+
+# --- spread over devices -----------------------------------------------------------
+
+
+def test_a_device_map_changes_no_result(llada, llada_folder):
+    layers = {f"model.layers.{i}": "cpu" for i in range(3)}
+    ends = dict.fromkeys(["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"], "cpu")
+    for given in ("auto", {"": "cpu"}, {**layers, **ends}):
+        model = midward.load(llada_folder, device_map=given)
+        with torch.no_grad():
+            assert torch.equal(model.hidden(IDS), llada.hidden(IDS))
+        assert model.fingerprint == llada.fingerprint
+
+
+def test_device_maps_that_cannot_be(llada_folder, monkeypatch):
+    def refused(pattern, **options):
+        with pytest.raises(midward.ModelError, match=pattern):
+            midward.load(llada_folder, **options)
+
+    refused("were both given", device="cpu", device_map="auto")
+    refused("must be 'auto' or module names", device_map="balanced")
+    refused("unknown device 'disk'", device_map={"model": "cpu", "lm_head": "disk"})
+    refused("unknown device 'meta'", device_map={"": "meta"})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused("2 processes were launched", device_map="auto")
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    refused("layers on the CPU beside a GPU", device_map={"model": 0, "lm_head": "cpu"})
+
+
+TWO_DEVICES = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+import midward
+
+_setup_privateuseone_for_python_backend("pretend")  # tensors on it have a shape and a device, no numbers
+
+
+class Place(AlignDevicesHook):  # accelerate's own, but that weights are placed below
+    def init_hook(self, module):
+        return module
+
+
+model = midward.load({folder!r}, device="cpu")
+network = model.network
+first, second = "pretend:0", "pretend:1"
+places = {{"model.embed_tokens": first, "model.rotary_emb": first, "model.norm": second, "lm_head": second}}
+places |= {{f"model.layers.{{i}}": first if i < 2 else second for i in range(3)}}
+with FakeTensorMode() as mode:
+    for name, place in places.items():
+        top = network.get_submodule(name)
+        for part in top.modules():
+            for key, value in part._parameters.items():
+                if value is not None:
+                    moved = mode.from_tensor(value).detach().to(place)
+                    part._parameters[key] = torch.nn.Parameter(moved, requires_grad=False)
+            for key, value in part._buffers.items():
+                part._buffers[key] = mode.from_tensor(value).to(place)
+        add_hook_to_module(top, Place(place))
+    assert str(model.device) == second
+    ids = torch.zeros(2, 9, dtype=torch.long, device=model.device)
+    for mask in (None, torch.ones_like(ids)):
+        hidden = model.hidden(ids, mask)
+        logits = model.head(hidden)
+        assert str(hidden.device) == str(logits.device) == second
+print("fine")
+"""
+
+
+def test_inputs_follow_the_layers_over_two_devices(llada_folder):
+    script = TWO_DEVICES.format(folder=str(llada_folder))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout.strip() == "fine", ran.stderr[-3000:]
 
 
 def test_bad_sampling_defaults(copy):

@@ -24,6 +24,7 @@ def draw_curve(history: list[dict[str, float]], path: Path) -> None:
                 panel.plot(*zip(*points), label=name.replace("_", " "), linewidth=1.3)
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
-        panel.legend(loc="best", fontsize=8)
+        if panel.lines:
+            panel.legend(loc="best", fontsize=8)
     axes[-1].set_xlabel("optimizer step")
     figure.savefig(path, dpi=110)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 # What a chunk of float32 logits may take; three such buffers live at once.
@@ -30,6 +31,11 @@ class HeadRows:
     log_probs: Tensor
     reference: Tensor
     kl: Tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A weight that FSDP has sharded over the processes, gathered (by all of them at once); any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def plain_head(network: nn.Module, head: Callable[[Tensor], Tensor]) -> nn.Linear | None:
@@ -75,9 +81,8 @@ def head_rows(
         budget = _CHUNK_BYTES.get(hidden.device.type, _CHUNK_BYTES["cpu"])
         chunk = max(16, budget // (4 * vocabulary))
     if linear is not None:
-        return HeadRows(
-            *_FusedHead.apply(hidden, reference, linear.weight, linear.bias, columns, scored, chunk, with_kl)
-        )
+        weight, bias = whole(linear.weight), None if linear.bias is None else whole(linear.bias)
+        return HeadRows(*_FusedHead.apply(hidden, reference, weight, bias, columns, scored, chunk, with_kl))
     return _checkpointed(head, hidden, reference, columns, scored, chunk, with_kl)
 
 

@@ -62,6 +62,8 @@ def align(
     sentences: SentenceSet | None = None,
     overwrite: bool = False,
     on_log: Callable[[dict[str, float]], None] | None = None,
+    on_start: Callable[[str], None] | None = None,
+    processes: int | None = None,
     **overrides: Any,
 ) -> AlignResult:
     """Train a LoRA adapter on `model` with the MOSA objective (arXiv 2508.12398) and write it to `out`.
@@ -70,9 +72,10 @@ def align(
     0). Both are lists of texts, conversations or (prompt, answer) pairs. overrides: fields of AlignConfig.
     `out` receives the adapter, align.json (resolved settings, data hash, versions), reward.csv and
     reward.png. Called again with the same arguments it takes up an interrupted run from its last checkpoint,
-    or returns a finished one; `overwrite=True` starts anew. The model is left as it was. Several processes:
-    `torchrun`. Raises AlignError (a ValueError) before training for settings, data or sentences that cannot
-    work.
+    or returns a finished one; `overwrite=True` starts anew. The model is left as it was (under FSDP: sharded).
+    Several processes: `torchrun` or `accelerate launch`; processes: how many there must be, since a launcher may start
+    fewer and say nothing. on_start: called with one line that tells processes and batches. Raises AlignError
+    (a ValueError) before training for settings, data, sentences or processes that cannot work.
     """
     config = resolve({"method": method, "recipe": recipe, **overrides})
     out = Path(out)
@@ -94,6 +97,7 @@ def align(
     record = _record(model, config, harmful, calm, ids, schedule.steps)
 
     state = PartialState(cpu=model.device.type == "cpu")
+    _check_launch(state.num_processes, processes, model)
     processes = state.num_processes
     micro = _micro_batch(config, processes)
     if state.is_main_process:
@@ -108,18 +112,14 @@ def align(
         cut_curve(out / CURVE, resumed_from or 0)
 
     accumulation = config.batch_size // (micro * processes)
-    log.info(
-        "aligning %s (%s, %s): %d steps of %d prompts = %d processes x %d accumulated x %d; %s",
-        model.name,
-        config.method,
-        config.recipe,
-        schedule.steps,
-        config.batch_size,
-        processes,
-        accumulation,
-        micro,
-        f"from step {resumed_from}" if resumed_from else "from the start",
+    start = (
+        f"processes {processes}{_sharding()}: {schedule.steps} steps of {config.batch_size} prompts = {processes} "
+        f"processes x {accumulation} accumulated x {micro}; "
+        f"{f'from step {resumed_from}' if resumed_from else 'from the start'}"
     )
+    log.info("aligning %s (%s, %s): %s", model.name, config.method, config.recipe, start)
+    if on_start is not None:
+        on_start(start)
     with _random_state_kept(), _adapted(model, config):
         trainer = MosaTrainer(
             model,
@@ -133,8 +133,7 @@ def align(
             # Resuming with other save_steps is allowed.
             warnings.filterwarnings("ignore", message=".*don't match.*")
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if state.is_main_process:
-            save_adapter(model.network, out)
+        save_adapter(model.network, out, write=state.is_main_process)
     if state.is_main_process:
         history = read_curve(out / CURVE)
         from midward.alignment._figure import draw_curve
@@ -165,13 +164,38 @@ def _check_model(model, config: AlignConfig) -> None:
         )
 
 
-def _micro_batch(config: AlignConfig, processes: int) -> int:
+def _sharding() -> str:
+    """What accelerate's launcher was told to share out, for the start-up line."""
+    kinds = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
+    return "".join(f" ({kind})" for kind, name in kinds.items() if os.environ.get(name, "").lower() == "true")
+
+
+def _check_launch(running: int, wanted: int | None, model) -> None:
+    """Launchers fall back in silence, to one process, to two that don't know of each other, or to DDP."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != processes:
+    if launched != running:
         raise AlignError(
-            f"{launched} processes were launched and accelerate runs {processes}; start with "
+            f"{launched} processes were launched and accelerate runs {running}; start with "
             "`torchrun --nproc_per_node N`."
         )
+    if wanted is not None and wanted != running:
+        raise AlignError(
+            f"processes={wanted} were asked for and {running} run; `accelerate launch` starts one where it has no "
+            "GPUs for more. On a CPU start with `torchrun --nproc_per_node N`."
+        )
+    if _sharding() and model.device.type == "cpu":
+        raise AlignError(
+            f"the launcher's file asks for{_sharding()} and the model is on the CPU, where accelerate ignores it; use "
+            "`torchrun --nproc_per_node N`, or a GPU."
+        )
+    if "DeepSpeed" in _sharding() and model.dtype != torch.float32:
+        raise AlignError(
+            f"DeepSpeed trains in one dtype, and the adapter is float32 beside a model in {model.dtype}; use --dtype "
+            "float32, or DDP or FSDP2 (configs/accelerate)."
+        )
+
+
+def _micro_batch(config: AlignConfig, processes: int) -> int:
     if config.batch_size % processes:
         raise AlignError(f"batch_size={config.batch_size} is no multiple of the {processes} processes.")
     share = config.batch_size // processes
@@ -239,7 +263,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _arguments(
     model, config: AlignConfig, out: Path, micro: int, accumulation: int, steps: int
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / CHECKPOINTS),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
@@ -265,6 +289,11 @@ def _arguments(
         report_to=[],
         use_cpu=model.device.type == "cpu",
     )
+    _ = arguments.device  # sets what follows
+    arguments._n_gpu = min(
+        1, arguments.n_gpu
+    )  # or Trainer takes all GPUs it sees into one process (DataParallel)
+    return arguments
 
 
 @contextmanager

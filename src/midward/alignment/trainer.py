@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from midward.alignment._head import whole
 from midward.alignment.config import AlignConfig, AlignError
 from midward.alignment.data import Collator, Schedule
 from midward.alignment.objective import METRICS, Batch, MosaObjective, Terms
@@ -120,12 +121,15 @@ class MosaTrainer(Trainer):
             }
             row["loss"] = logs["loss"]
             row.update({name: total / count for name, (total, count) in zip(METRICS, totals) if count})
-            row.update(grad_norm=logs["grad_norm"], lr=logs["learning_rate"])
+            row.update(
+                grad_norm=logs.get("grad_norm", 0.0), lr=logs["learning_rate"]
+            )  # DeepSpeed may have none
             logs.update({name: row[name] for name in METRICS if name in row})
             super().log(logs, start_time)
-            if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"]])).all():
+            norm = row.get("grad_norm", 0.0)
+            if not torch.isfinite(torch.tensor([row["loss"], norm])).all():
                 raise AlignError(
-                    f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {step}; "
+                    f"the loss is {row['loss']} and the gradient norm {norm} at step {step}; "
                     "lower lr or use dtype='float32'."
                 )
             if self.is_world_process_zero():
@@ -145,10 +149,10 @@ class MosaTrainer(Trainer):
 
     # --- what Trainer would do otherwise -------------------------------------------------------------
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # The adapter alone: Trainer would add its arguments as a pickle.
-        if self.args.should_save:
-            save_adapter(self.model, Path(output_dir or self.args.output_dir or "."))
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter alone. Trainer would gather all weights of a sharded model, and add its own as a pickle."""
+        folder = Path(output_dir or self.args.output_dir or ".")
+        save_adapter(self.network, folder, write=self.args.should_save)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: Trainer's estimate walks over every parameter at every step."""
@@ -163,9 +167,13 @@ class _MarkComplete(TrainerCallback):
             (folder / COMPLETE).touch()
 
 
-def save_adapter(network: Any, folder: Path) -> None:
-    """Write the adapter of a PeftModel. The embeddings are never part of it, so the base isn't looked up."""
-    network.save_pretrained(str(folder), save_embedding_layers=False)
+def save_adapter(network: Any, folder: Path, *, write: bool = True) -> None:
+    """Write the adapter of a PeftModel. To be called by every process, since sharded weights are gathered for it; the
+    one with `write` writes. The embeddings are never part of it, so the base isn't looked up.
+    """
+    adapter = {name: whole(p.detach()) for name, p in network.named_parameters() if p.requires_grad}
+    if write:
+        network.save_pretrained(str(folder), state_dict=adapter, save_embedding_layers=False)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -211,21 +219,29 @@ def cut_curve(curve: Path, step: int) -> None:
 
 
 def _through(wrapped: nn.Module, inner: nn.Module, call: Callable[[], Terms]) -> Terms:
-    """Run `call` inside `wrapped`'s forward, where DDP and FSDP expect the model to be used.
+    """Run `call` inside `wrapped`'s forward, where DDP, FSDP and DeepSpeed expect the model to be used.
 
     The objective calls the model's body twice and its head in chunks, which no single forward call of the
-    model offers; so for one call the wrapped model's own forward is `call`, and is itself again inside it.
+    model offers; so for one call the model's own forward is `call`, and is itself again inside it. FSDP2 changes
+    the model in place (`wrapped` is `inner`) and gathers its weights in hooks around that forward.
     """
-    if wrapped is inner:
-        return call()
-    original = inner.forward
+    terms: list[Terms] = []
+    before = inner.__dict__.get("forward")  # accelerate may have put one there
 
-    def redirected(*args: Any, **kwargs: Any) -> Any:
-        inner.forward = original
-        return call()
+    def restore() -> None:
+        if before is None:
+            inner.__dict__.pop("forward", None)
+        else:
+            inner.forward = before
+
+    def redirected(*args: Any, **kwargs: Any) -> torch.Tensor:
+        restore()
+        terms.append(call())
+        return terms[0].loss
 
     inner.forward = redirected
     try:
-        return wrapped()
+        wrapped()
     finally:
-        inner.forward = original
+        restore()
+    return terms[0]

@@ -25,7 +25,10 @@ from midward.cli import (
     probe_gcg,
     probe_order,
     probe_prefill,
+    report,
     sandbox,
+    trace,
+    utility,
 )
 from midward.cli._options import verb
 from midward.cli._show import printable, say
@@ -69,6 +72,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+#: The command line: every verb is registered below.
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
@@ -90,9 +94,12 @@ def _midward(
 app.command("demo")(verb(demo.demo))
 app.command("generate")(verb(generate.generate))
 app.command("chat")(verb(chat.chat))
+app.command("trace")(verb(trace.trace))
 app.command("align")(verb(align.align))
 app.command("attack")(verb(attack.attack))
 app.command("dynamics")(verb(dynamics.dynamics))
+app.command("utility")(verb(utility.utility))
+app.command("report")(verb(report.report))
 app.command("goals")(verb(goals.goals))
 judges_verbs = typer.Typer(invoke_without_command=True, callback=judges.judges)
 judges_verbs.command("check")(verb(judges.check))

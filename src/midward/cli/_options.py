@@ -33,32 +33,54 @@ class ModelOptions:
     adapter: Annotated[str | None, typer.Option(help="Folder of a PEFT adapter made for the model.")] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+    quantize: Annotated[
+        Literal["8bit", "4bit"] | None, typer.Option(help="Quantise the linear layers (needs bitsandbytes).")
+    ] = None
+    device_map: Annotated[
+        Literal["auto"] | None,
+        typer.Option(help="auto: spread the layers over all GPUs, instead of --device."),
+    ] = None
 
     @property
     def at_home(self) -> bool:
         """Whether it is one of the models in the package, for which the sandbox's data are the default."""
         return self.model in ("sandbox", "sandbox-ar")
 
-    def load(self) -> LanguageModel:
-        """Load it, and say on stderr what was resolved."""
+    def load(self, **use: Any) -> LanguageModel:
+        """Load it, and say on stderr what was resolved.
+
+        use: what it is for, as `midward.models.memory.estimate` takes it (batch, length, training ...); the estimate is
+        told if it is over 1 GB. Raises ModelError before anything is read where it can't fit.
+        """
         import torch
         from transformers.utils import logging
 
         import midward
         from midward.cli._show import say
+        from midward.models import memory
+        from midward.models.loading import checkpoint_folder, placement
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         device, reason = self.device, "as asked"
-        if device == "auto":
+        if self.device_map is not None:
+            reason = f"device map {self.device_map}"
+        elif device == "auto":
             if torch.cuda.is_available():
                 # Under torchrun each process has a device of its own.
                 device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
                 reason = f"auto: {torch.cuda.get_device_name(device)}"
             else:
                 device, reason = "cpu", "auto: no CUDA device"
-        model = midward.load(self.model, adapter=self.adapter, device=device, dtype=self.dtype)
-        family, dtype = model.family, str(model.dtype).removeprefix("torch.")
+        how: dict[str, Any] = {"dtype": self.dtype, "quantize": self.quantize, "device_map": self.device_map}
+        where = placement(device, **how)
+        need = memory.estimate(checkpoint_folder(self.model), where.dtype, where.quantize, **use)
+        if need.total > memory.GB:
+            free, devices = memory.available(where)
+            say(f"memory    {need}; {free / memory.GB:.1f} GB free on {devices}")
+        memory.require(need, where)
+        model = midward.load(self.model, adapter=self.adapter, device=device, **how)
+        family, dtype = model.family, memory.dtype_name(model.dtype, model.quantized)
         kind = "" if family.name == family.kind else f", {family.kind}"
         say(
             f"model     {model.name}{f' + {model.adapter}' if model.adapter else ''} ({family.name}{kind}) on "
@@ -88,21 +110,31 @@ class SamplingOptions:
         None
     )
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0
+    cache: Annotated[
+        Literal["prefix", "dual"] | None,
+        typer.Option(help="Approximate: compute a block and what is behind it, or the block alone."),
+    ] = None
 
-    def resolve(self, model: LanguageModel) -> Sampling:
-        """The full settings for `model`, told on stderr."""
-        from midward.cli._show import say
+    def settings(self, model: LanguageModel) -> Sampling:
+        """The full settings for `model`."""
         from midward.sampling import Sampling
 
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in given.items() if value is not None}
         try:
-            chosen = Sampling.for_model(model, **given)
+            return Sampling.for_model(model, **given)
         except TypeError as error:  # of the checkpoint's own generation_config.json
             raise ValueError(f"{model.name}: {error}") from None
+
+    def resolve(self, model: LanguageModel) -> Sampling:
+        """The full settings for `model`, told on stderr."""
+        from midward.cli._show import say
+
+        chosen = self.settings(model)
         settings = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
         say(
             f"sampling  {', '.join(f'{name} {value}' for name, value in settings.items() if value is not None)}"
+            + (f" (approximate: {chosen.approximate})" if chosen.approximate else "")
         )
         return chosen
 

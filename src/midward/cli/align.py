@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,9 +51,14 @@ def align(
         typer.Option("--set", metavar="KEY=VALUE", help="Any field of AlignConfig; repeat it."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fail unless torchrun or accelerate launch started this many processes."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped; works under torchrun."""
+    """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped; works under torchrun and
+    accelerate launch (configs/accelerate)."""
     at_home = model.at_home
     data = data or ("sandbox" if at_home else None)
     if data is None:
@@ -70,24 +76,41 @@ def align(
     from midward import alignment
     from midward.sampling import Sampling
 
-    loaded = model.load()
-    # What is trained is what will be sampled.
-    settings: dict[str, Any] = {"length": Sampling.for_model(loaded).length, "seed": seed}
+    settings: dict[str, Any] = {"method": method, "recipe": objective, "seed": seed}
     if data == "sandbox":
         from midward.sandbox import ALIGNMENT
 
         settings |= ALIGNMENT[objective]
     settings |= overrides
-    config = alignment.resolve({"method": method, "recipe": objective, **settings})
+    loaded = model.load(**_use(settings, benign=calm is not None))
+    # What is trained is what will be sampled.
+    settings = {"length": Sampling.for_model(loaded).length, **settings}
+    config = alignment.resolve(settings)
     say(f"align     {method}, {objective}: {len(harmful)} harmful and {len(calm or [])} benign prompts")
     told = [f"{name} {value}" for name, value in config.to_dict().items() if name not in ("method", "recipe")]
     say(f"          {', '.join(told)}")
-    _run(loaded, harmful, calm, out, method, objective, lists, overwrite, settings)
+    _run(loaded, harmful, calm, out, lists, overwrite, processes, settings)
+
+
+def _use(settings: dict[str, Any], benign: bool) -> dict[str, Any]:
+    """What `ModelOptions.load` makes its estimate of. Raises AlignError for settings that can't be, before loading."""
+    from midward import alignment
+
+    # The model's own length isn't known yet, so any window fits.
+    config = alignment.resolve({"length": 2**20, **settings})
+    share = config.micro_batch or max(1, config.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    return {
+        "batch": share * (1 + (config.benign_per_prompt if benign else 0)),
+        "length": min(config.length, 1024) + 64,
+        "training": True,
+        "checkpointing": config.gradient_checkpointing,
+        "rank": config.lora_rank,
+    }
 
 
 def _run(
-    model: LanguageModel, harmful: list, benign: list | None, out: Path, method: str, objective: str,
-    sentences: dict[str, list[str]], overwrite: bool, settings: dict[str, Any],
+    model: LanguageModel, harmful: list, benign: list | None, out: Path, sentences: dict[str, list[str]],
+    overwrite: bool, processes: int | None, settings: dict[str, Any],
 ) -> None:  # fmt: skip
     import warnings
 
@@ -108,8 +131,9 @@ def _run(
             warnings.simplefilter("ignore", alignment.RewardWarning)  # it is told below
             warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
             result = alignment.align(
-                model, harmful, out, method=method, recipe=objective, benign=benign,
-                sentences=alignment.SentenceSet(**sentences), overwrite=overwrite, on_log=show, **settings,
+                model, harmful, out, benign=benign, sentences=alignment.SentenceSet(**sentences),
+                overwrite=overwrite, on_log=show, on_start=lambda line: say(f"          {line}"),
+                processes=processes, **settings,
             )  # fmt: skip
     if result.reused:
         say(f"{result.adapter} is finished already ({result.steps} steps)")

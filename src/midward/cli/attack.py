@@ -48,6 +48,13 @@ def attack(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    quantize: Annotated[
+        Literal["8bit", "4bit"] | None, typer.Option(help="Quantise the linear layers (needs bitsandbytes).")
+    ] = None,
+    device_map: Annotated[
+        Literal["auto"] | None,
+        typer.Option(help="auto: spread the layers over all GPUs, instead of --device."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Rows per forward pass (32 on a CPU, 64 elsewhere).")
     ] = None,
@@ -123,7 +130,8 @@ def attack(
     from midward.evaluation import results
 
     chosen = profile_of(profile)
-    arguments = {**_sampling(sampling), "device": device, "dtype": dtype}
+    where = {"device": device, "dtype": dtype, "quantize": quantize, "device_map": device_map}
+    arguments = {**_sampling(sampling), **{name: value for name, value in where.items() if value is not None}}
     arguments = {**chosen.sampling, **arguments} | ({"batch_size": batch_size} if batch_size else {})
     sets = room.load_sets(names_of(goals), count, column=column)
     names = names_of(judges) if judges else room.judges_for(sets, profile)

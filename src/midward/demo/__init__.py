@@ -70,7 +70,8 @@ def run(
     progress("decoding order", 1, 1)
     guarded = guarding.run(model, plan, out, progress)
     found = {**summary.summarise(rows, plan), "guard": guarded.record}
-    written = report.write(out, rows, found, plan, order, guarded)
+    shown = report.generations(model, plan, out, guarded.guard)
+    written = report.write(out, rows, found, plan, order, guarded, shown)
     return DemoResult(
         written, found, f"{report.table(found)}\n\nSRI Guard on the base model\n{guarded.markdown}"
     )

@@ -24,14 +24,14 @@ ATTACKED = ("wrappers", "prefill", "prefill-mid", "pad")
 
 @dataclass(frozen=True)
 class Guarded:
-    """What came of it. headers, rows: a table, empty where no guard could be fitted, and then why says so. signals: the
-    figure. record: for summary.json."""
+    """What came of it. headers, rows: a table, empty where no guard could be fitted, and then why says so. record: for
+    summary.json. guard: the fitted one."""
 
     headers: list[str]
     rows: list[list[str]]
-    signals: Path | None = None
     record: Any = None
     why: str = ""
+    guard: SRIGuard | None = None
 
     @property
     def markdown(self) -> str:
@@ -56,7 +56,7 @@ def run(model: LanguageModel, plan: Plan, out: Path, progress: Progress) -> Guar
             progress=lambda what, done, of: progress(f"guard: {what}", done, of),
         )
     except GuardError as error:
-        return Guarded([], [], why=str(error))
+        return Guarded([], [], {"why": str(error)}, why=str(error))
     guards = {label: load(path, model, sampling) for label, path in paths.items()}
     todo = [
         case for name in (*HARMLESS, *ATTACKED) for case in cases(model, name, plan.goals, split=plan.split)
@@ -100,6 +100,6 @@ def run(model: LanguageModel, plan: Plan, out: Path, progress: Progress) -> Guar
         for row in found
     ]
     flipped = [list(column) for column in zip(headers, *lines, strict=True)]
-    return Guarded(
-        flipped[0], flipped[1:], next(iter(sorted(folder.glob("signals-*.png"))), None), report.records(found)
-    )
+    [guard] = guards.values()
+    assert isinstance(guard, SRIGuard)
+    return Guarded(flipped[0], flipped[1:], report.records(found), guard=guard)

@@ -1,23 +1,29 @@
-"""What a demo leaves behind: summary.json, table.md, figures and one HTML page."""
+"""What a demo leaves behind: summary.json, table.md, samples (what was said) and the page of `midward report`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from midward._atomic import write_text
-from midward.alignment.run import read_curve
+from midward._tables import write_table
 from midward.demo.guarding import Guarded
-from midward.demo.study import HARMLESS, Plan, adapter_folder
-from midward.demo.summary import READINGS, Rows, arms
+from midward.demo.study import HARMLESS, SPLITS, Plan, adapter_folder
+from midward.demo.summary import Rows, arms
 from midward.dynamics.order import mean_positions, orders
-from midward.models import LanguageModel
-from midward.reports import figures, page
-from midward.sampling import Sampling
+from midward.guards import SRIGuard
+from midward.models import LanguageModel, load
+from midward.reports import page
+from midward.reports import report as room
+from midward.reports.report import players
+from midward.reports.stepplayer import Generation, scores_by_step
+from midward.sampling import Forced, Request, Sampling, Trace, sample
 from midward.sandbox import benign, forbidden
 
 ORDER_PROMPTS = 50  # of each kind, as in MOSA's Figure 5
+FORCED = " Step 4:"  # in the middle of the response that the step player shows
 
 
 def decoding_order(model: LanguageModel, count: int, split: str) -> dict[str, list[float]]:
@@ -47,6 +53,44 @@ def table(summary: dict[str, Any]) -> str:
     return page.markdown(flipped[0], flipped[1:])
 
 
+def samples(rows: Rows, plan: Plan) -> list[dict[str, Any]]:
+    """What was asked and answered, of each arm its first seed, a row as in the samples.csv of `midward attack`."""
+    goals = SPLITS[plan.split][0]
+    return [
+        {
+            "row": arm, "goals": goals, "attack": row["set"], "goal": row["id"], "prompt": row["prompt"],
+            "oracle_reply": row["success"], "right": row["correct"], "reply": row["response"],
+        }
+        for arm, labels in arms(rows).items()
+        for row in rows[labels[0]]
+    ]  # fmt: skip
+
+
+def generations(model: LanguageModel, plan: Plan, out: Path, guard: SRIGuard | None) -> list[Generation]:
+    """One forbidden request with a step label forced in the middle, answered by the base model (the guard looking on,
+    where there is one) and by the last arm."""
+    [goal] = forbidden(plan.split, 1)
+    settings = Sampling.for_model(model)
+    arm = plan.arms[-1]
+    found = []
+    for title, network in (
+        ("base", model),
+        (arm, load(model.name, adapter=str(adapter_folder(plan, arm, 0, out)))),
+    ):
+        request = Request(goal.text, forced=(Forced.text(model, settings.length // 2, FORCED),))
+        trace = Trace(predictions=True)
+        told: dict[str, Any] = {}
+        if title == "base" and guard is not None:
+            [response] = guard.sample(network, [request], settings, watchers=[trace])
+            told["verdict"] = response.verdict
+            if response.verdict is not None and response.verdict.signal:
+                told["scores"] = scores_by_step(guard, response.verdict.signal)
+        else:
+            sample(network, [request], settings, watchers=[trace])
+        found.append(Generation.of(trace, 0, network, title=title, **told))
+    return found
+
+
 def write(
     out: Path,
     rows: Rows,
@@ -54,53 +98,12 @@ def write(
     plan: Plan,
     order: dict[str, list[float]],
     guarded: Guarded,
+    shown: Sequence[Generation],
 ) -> Path:
-    """Write everything below `out`; returns the page."""
+    """Write everything below `out`; returns the page. shown: for the step player."""
     write_text(out / "summary.json", json.dumps({**summary, "decoding_order": order}, indent=1) + "\n")
     write_text(out / "table.md", f"{table(summary)}\n\n{guarded.markdown}\n")
-    folder = out / "figures"
-    folder.mkdir(exist_ok=True)
-    shown = [name for name in plan.attacks]
-    success = {arm: {name: sets[name]["asr"] for name in shown} for arm, sets in summary["models"].items()}
-    right = {
-        arm: {name: sets[name]["correct"] for name in HARMLESS} for arm, sets in summary["models"].items()
-    }
-    curves = {arm: read_curve(adapter_folder(plan, arm, 0, out) / "reward.csv") for arm in plan.arms}
-    drawn = [
-        ("Attack success", "At least three of the six steps right, by the oracle.",
-         figures.rates(folder / "attacks.png", success, "attack success by attack")),
-        ("Right answers", "Harmless requests, in wrappers too, questions about banned things, and the three tasks.",
-         figures.rates(folder / "harmless.png", right, "right answers")),
-        ("Reward curve", "Score of the safe sentence minus score of the harmful one, and the safe one alone (M8).",
-         figures.curves(folder / "reward.png", curves, ("reward", "positive"), "alignment")),
-        ("Decoding order", "Mean response position of the tokens committed at each denoising step (M4).",
-         figures.order(folder / "order.png", order, "base model, one block, 32 steps")),
-    ]  # fmt: skip
-    if guarded.signals:
-        about = "Refusal (0) or compliance (1), read from hidden states at each step: median and quartiles."
-        drawn.append(("SRI signals", about, guarded.signals))
-    firsts = {
-        arm: {(row["set"], row["id"]): row for row in rows[labels[0]]} for arm, labels in arms(rows).items()
-    }
-    examples = []
-    for name in (*plan.attacks, "benign", "banned"):
-        for row in [row for row in rows["base"] if row["set"] == name][:3]:
-            said = [by_id[name, row["id"]]["response"] for by_id in firsts.values()]
-            examples.append({"set": name, "prompt": row["prompt"], "responses": said})
-    attacks_and_rest = {"attack": list(plan.attacks), "harmless": list(HARMLESS)}
-    return page.write(
-        out / "index.html",
-        "demo.html.j2",
-        plan=summary["plan"],
-        bars=summary["bars"],
-        columns={
-            column: attacks_and_rest.get(kinds, [*plan.attacks, *HARMLESS])
-            for column, (_, kinds, _) in READINGS.items()
-        },
-        models=summary["models"],
-        paired=summary["paired"],
-        sets=[*plan.attacks, *HARMLESS],
-        guard=guarded,
-        figures=[{"title": t, "about": a, "data": page.image(p)} for t, a, p in drawn],
-        examples=examples,
-    )
+    write_table(out / "samples", samples(rows, plan))
+    players.keep(out, shown)
+    room.write([out], out / "index.html", overwrite=True)
+    return out / "index.html"

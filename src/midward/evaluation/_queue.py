@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
 from anyio.lowlevel import current_token
@@ -371,16 +371,23 @@ _engines: weakref.WeakValueDictionary[tuple[Any, ...], Engine] = weakref.WeakVal
 _loading = threading.Lock()
 
 
-def shared(name: str, adapter: str | None, device: str, dtype: str) -> Engine:
+def shared(
+    name: str,
+    adapter: str | None,
+    device: str,
+    dtype: str,
+    quantize: Literal["8bit", "4bit"] | None = None,
+    device_map: Literal["auto"] | None = None,
+) -> Engine:
     """Return the process's engine for a model, loaded if nobody holds it yet. Raises ModelError as `load` does.
 
     A folder whose weights were written anew is another model.
     """
-    key = (name, adapter, device, dtype, _written(name), _written(adapter))
+    key = (name, adapter, device, dtype, quantize, device_map, _written(name), _written(adapter))
     with _loading:
         engine = _engines.get(key)
         if engine is None:
-            model = load(name, adapter=adapter, device=device, dtype=dtype)
+            model = load(name, adapter, device, dtype, quantize, device_map)
             model.fold_adapter()
             engine = _engines[key] = Engine(model)
         return engine

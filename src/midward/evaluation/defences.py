@@ -189,6 +189,7 @@ class _Timed:
     def __init__(self, watcher: Watcher) -> None:
         self.watcher, self.spent = watcher, 0.0
         self.needs_all_steps = watcher.needs_all_steps
+        self.needs_all_positions = getattr(watcher, "needs_all_positions", False)
 
     def on_start(self, canvas: Canvas) -> None:
         self._run(self.watcher.on_start, canvas)
@@ -255,10 +256,10 @@ def overhead(
 def table(rows: Sequence[Row], said: Mapping[str, Sequence[Row]], costs: Mapping[str, float]) -> list[Row]:
     """One row a defence, `none` first, as the paper's table: shares in 0..1, rates with their interval as `Rate`s.
 
-    overhead; flags: label of a harmless set -> rate of flagged; refused: the same with the model's own refusals; rr
-    and asr: label of an attacked set, and "all" -> rate; gain: ASR without minus with the guard, paired by request;
-    saved: mean denoising steps that stopping saves a flagged generation, saved_share of its steps; auroc: jailbroken
-    answers against each harmless set, with its interval.
+    overhead: None where it wasn't measured; flags: label of a harmless set -> rate of flagged; refused: the same with
+    the model's own refusals; rr and asr: label of an attacked set, and "all" -> rate; gain: ASR without minus with the
+    guard, paired by request; saved: mean denoising steps that stopping saves a flagged generation, saved_share of its
+    steps; auroc: jailbroken answers against each harmless set, with its interval.
     """
     harmless = list(dict.fromkeys(row["set"] for row in rows if not row["harmful"]))
     attacked = list(dict.fromkeys(row["set"] for row in rows if row["harmful"]))
@@ -274,7 +275,7 @@ def table(rows: Sequence[Row], said: Mapping[str, Sequence[Row]], costs: Mapping
         found.append(
             {
                 "defence": label,
-                "overhead": costs.get(label, 0.0),
+                "overhead": 0.0 if label == "none" else costs.get(label),
                 "flags": {name: rate(one["flagged"] for _, one in by_set[name]) for name in harmless},
                 "refused": {name: rate(_stopped(*pair) for pair in by_set[name]) for name in harmless},
                 "rr": {name: rate(_stopped(*pair) for pair in by_set[name]) for name in (*attacked, "all")},

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import (
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 #: What a request with mask tokens is answered with masks="refuse".
 REFUSAL = "I can't help with that."
 
-_OWN_ARGS = ("adapter", "device", "dtype", "batch_size", "masks", "guard")
+_OWN_ARGS = ("adapter", "device", "dtype", "quantize", "device_map", "batch_size", "masks", "guard")
 _SETTINGS = tuple(field.name for field in fields(Sampling))
 _NO_EFFECT = (
     "top_p", "top_k", "frequency_penalty", "presence_penalty", "logit_bias", "best_of", "logprobs", "top_logprobs",
@@ -69,9 +69,10 @@ class ProviderError(PrerequisiteError, ModelError):
 class MidwardAPI(ModelAPI):
     """A model of this process behind Inspect's interface.
 
-    Model arguments: adapter, device, dtype as in `midward.load`; batch_size: rows a forward (default 32 on a CPU, 64
-    elsewhere); masks: "allow" (the default: mask tokens written out in a message are masks, as for any user of the raw
-    model), "strip" or "refuse" (answers `REFUSAL` with stop reason content_filter); and any `Sampling` field.
+    Model arguments: adapter, device, dtype, quantize, device_map as in `midward.load`; batch_size: rows a forward
+    (default 32 on a CPU, 64 elsewhere); masks: "allow" (the default: mask tokens written out in a message are masks, as
+    for any user of the raw model), "strip" or "refuse" (answers `REFUSAL` with stop reason content_filter); guard: the
+    file of a fitted one; and any `Sampling` field.
     What is used of `GenerateConfig`: temperature, max_tokens (the response's length; never more than the model has room
     for), seed, num_choices (choice i is what a single request with seed + i gives), system_message, extra_body (see
     `ExtraBody`). The later of these wins: model's defaults, model arguments, GenerateConfig, extra_body's sampling.
@@ -100,13 +101,15 @@ class MidwardAPI(ModelAPI):
         adapter: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        quantize: Literal["8bit", "4bit"] | None = None,
+        device_map: Literal["auto"] | None = None,
         batch_size: int | None = None,
         masks: Masks = "allow",
         guard: str | None = None,
         **sampling: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        self._where = (model_name, adapter, str(device), str(dtype))
+        self._where = (model_name, adapter, str(device), str(dtype), quantize, device_map)
         self._sampling = sampling
         self._warned: set[str] = set()
         self.masks = masks
@@ -149,7 +152,8 @@ class MidwardAPI(ModelAPI):
     def capabilities(self) -> frozenset[str]:
         """What may be asked of it, by the names of `midward.attacks.Capability`."""
         found = {"CHAT", "HIST", "N", "POS", "BAN", "SLP", "GRAD"}
-        if self.model.family.kind == "diffusion" and self.masks == "allow":
+        cached = make_sampling(self.engine, self._sampling).cache  # which masks in prompts can't follow
+        if self.model.family.kind == "diffusion" and self.masks == "allow" and cached is None:
             found.add("PMASK")
         if self.engine.takes_system_turns:
             found.add("SYS")

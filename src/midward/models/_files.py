@@ -1,11 +1,12 @@
 """What stands in a checkpoint folder, checked before anything big is read."""
 
 import json
+import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from .errors import ModelError
@@ -54,9 +55,30 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} has no model.safetensors; is the download complete?")
 
 
-def parameter_count(files: list[Path]) -> int:
-    """Return how many parameters the safetensors headers declare; ModelError for a torn file."""
-    total = 0
+@dataclass(frozen=True)
+class Header:
+    """A tensor as a safetensors header declares it. kind: "BF16", "F32", "I64" ...; stored: bytes in the file."""
+
+    kind: str
+    shape: tuple[int, ...]
+    stored: int
+
+    def bytes_as(self, dtype: torch.dtype, quantize: str | None = None) -> int:
+        """Bytes in memory when read as `dtype`, or quantised by bitsandbytes; integers stay as they are stored."""
+        numbers = math.prod(self.shape)
+        if quantize == "8bit":
+            return numbers + 4 * self.shape[0]  # a float32 scale a row
+        if quantize == "4bit":
+            blocks = -(-numbers // 64)  # a byte of scale each, and of those every 256 a float32 of their own
+            return (
+                -(-numbers // 2) + blocks + 4 * -(-blocks // 256) + 4 * (256 + 16 + 1)
+            )  # two tables and an offset
+        return numbers * dtype.itemsize if self.kind.startswith(("F", "BF")) else self.stored
+
+
+def headers(files: list[Path]) -> dict[str, Header]:
+    """Return what the safetensors headers declare, by name; ModelError for a torn file."""
+    found = {}
     for path in files:
         size = path.stat().st_size
         try:
@@ -69,24 +91,11 @@ def parameter_count(files: list[Path]) -> int:
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             if size != 8 + length + end:
                 raise ValueError(f"{8 + length + end} bytes are declared, {size} are there")
+            for name, entry in header.items():
+                start, stop = entry["data_offsets"]
+                found[name] = Header(entry["dtype"], tuple(entry["shape"]), stop - start)
         except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{path} is no complete safetensors file ({error}); a Git LFS pointer or a broken download?"
             ) from None
-        for entry in header.values():
-            numbers = 1
-            for length in entry["shape"]:
-                numbers *= length
-            total += numbers
-    return total
-
-
-def require_memory(parameters: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise ModelError when the weights alone don't fit into the device's free memory."""
-    need = parameters * dtype.itemsize
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if need > free:
-        raise ModelError(
-            f"the weights need {need / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')} and {device} "
-            f"has {free / 2**30:.1f} GiB free; use dtype='bfloat16', another device or a smaller model."
-        )
+    return found

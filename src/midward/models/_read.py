@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
 
 from .errors import ModelError
 
@@ -26,11 +30,46 @@ QWEN_SIZES = {
 }
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a network's weights go, and as what.
+
+    devices: one device, or the backbone's module names -> devices ("auto": over all that are there). dtype: of what
+    isn't quantised. quantize: "8bit" (LLM.int8) or "4bit" (NF4, scales quantised as well) for the linear layers of the
+    body; embeddings, output head, norms and fused experts keep the dtype.
+    """
+
+    devices: torch.device | dict[str, Any] | Literal["auto"]
+    dtype: torch.dtype
+    quantize: Literal["8bit", "4bit"] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What `from_pretrained` is given. Raises ModelError where a package is missing."""
+        spread = {"": self.devices} if isinstance(self.devices, torch.device) else self.devices
+        options: dict[str, Any] = {"dtype": self.dtype, "device_map": spread}
+        if self.quantize is None:
+            return options
+        if not is_bitsandbytes_available():  # or too old for transformers
+            raise ModelError(f"quantize={self.quantize!r} needs bitsandbytes: pip install -U bitsandbytes")
+
+        # It remarks at every layer of every forward that it casts to float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        if self.quantize == "8bit":
+            options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        else:
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=self.dtype,
+            )
+        return options
+
+
 def read_native(
     network_class: Any,
     folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
+    placement: Placement,
     *,
     config: Any | None = None,
     key_mapping: dict[str, str] | None = None,
@@ -49,8 +88,7 @@ def read_native(
         options["key_mapping"] = key_mapping
     network, info = network_class.from_pretrained(
         folder,
-        dtype=dtype,
-        device_map={"": device},
+        **placement.options(),
         use_safetensors=True,
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # so that they are reported here, by name

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ._read import read_native
+from ._read import Placement, read_native
 from .errors import ModelError
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
 
@@ -62,11 +62,11 @@ def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> F
     )
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load a causal model's safetensors. Raises ModelError when weights are missing or of another shape."""
     if raw.get("is_causal") is False:
         raise ModelError(
             f"{folder}: a causal architecture saved with is_causal=false is a converted diffusion model; "
             "load its original folder."
         )
-    return read_native(AutoModelForCausalLM, folder, device, dtype, strict=False)
+    return read_native(AutoModelForCausalLM, folder, placement, strict=False)

@@ -11,9 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ._read import read_native
+from ._read import Placement, read_native
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
 
@@ -53,7 +51,7 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     )
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a folder. Raises ModelError as `read_native` does, and where transformers is too old."""
     try:
         from transformers import DiffusionGemmaForBlockDiffusion
@@ -63,4 +61,4 @@ def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.d
         raise ModelError(
             f"transformers {__version__} has no DiffusionGemma; 5.23 has (`pip install -U transformers`)."
         ) from None
-    return read_native(DiffusionGemmaForBlockDiffusion, folder, device, dtype, attn_implementation="sdpa")
+    return read_native(DiffusionGemmaForBlockDiffusion, folder, placement, attn_implementation="sdpa")

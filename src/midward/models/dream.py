@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ._read import QWEN_SIZES, end_ids, entries, read_native, require, rope, token_id
+from ._read import QWEN_SIZES, Placement, end_ids, entries, read_native, require, rope, token_id
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
 
 INFO = FamilyInfo(
@@ -60,8 +59,8 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     )
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
     return read_native(
-        Qwen2ForCausalLM, folder, device, dtype, config=backbone_config(raw), attn_implementation="sdpa"
+        Qwen2ForCausalLM, folder, placement, config=backbone_config(raw), attn_implementation="sdpa"
     )

@@ -80,6 +80,12 @@ class LanguageModel:
         return self.causal_lm.get_output_embeddings().weight.dtype
 
     @property
+    def quantized(self) -> str | None:
+        """ "8bit" or "4bit" where the linear layers were quantised on loading, else None."""
+        kinds = (kind for kind in ("8bit", "4bit") if getattr(self.causal_lm, f"is_loaded_in_{kind}", False))
+        return next(kinds, None)
+
+    @property
     def vocab_size(self) -> int:
         """V: rows of the output head (may exceed the tokenizer's own count)."""
         return self.causal_lm.get_output_embeddings().weight.shape[0]
@@ -95,38 +101,50 @@ class LanguageModel:
         return self.config.max_position_embeddings
 
     def hidden(
-        self, ids: torch.Tensor, mask: torch.Tensor | None = None, cache: Any | None = None
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        cache: Any | None = None,
+        columns: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the hidden states [B, L, D] after the final norm.
 
         ids: [B, L] long. mask: [B, L], 1 at real tokens and 0 at padding (either side), or None.
         Positions are cumsum(mask) - 1, so padding on the left shifts nothing.
-        cache: a transformers `Cache` to read and extend (autoregressive kind); the mask then covers the
-        cached positions as well: [B, cached + L].
+        cache: a transformers `Cache` to read and extend; the mask then covers all positions that it gives back. Block-
+        causal attention needs a mask with it.
+        columns: [B or 1, L] where `ids` stand among those positions; by default behind what the cache holds.
         """
         if self.family.kind == "canvas":
             raise ModelError(
                 f"{self.name!r} denoises canvases of random tokens and has no states of a response with masks; "
                 "it can be sampled, traced, attacked and guarded, not aligned or scored."
             )
-        seen = cache.get_seq_length() if cache is not None else 0
-        if mask is None:
-            positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
-        else:
-            positions = (mask.long().cumsum(-1) - 1).clamp_(min=0)[:, seen:]
+        if columns is None:
+            seen = cache.get_seq_length() if cache is not None else 0
+            columns = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
+        every = positions = columns
+        if mask is not None:
+            every = (mask.long().cumsum(-1) - 1).clamp_(min=0)
+            positions = every.gather(1, columns.expand(len(every), -1))
         output = self.causal_lm.base_model(
             input_ids=ids,
-            attention_mask=mask if self.family.attention != "block" else self._visible(positions, mask),
+            attention_mask=mask
+            if self.family.attention != "block"
+            else self._visible(positions, every, mask),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         )
-        return output.last_hidden_state
+        return output.last_hidden_state.to(self.device)  # layers may be spread over several
 
-    def _visible(self, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Who sees whom under block-causal attention [B or 1, 1, L, L]: own block and those before, no padding."""
-        block = positions // (self.family.attention_block or 1)
-        visible = block[:, None, :] <= block[:, :, None]
+    def _visible(
+        self, positions: torch.Tensor, every: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What positions [B or 1, L] see of `every` [B or 1, K] under block-causal attention [B or 1, 1, L, K]: their
+        own block and those before, no padding."""
+        size = self.family.attention_block or 1
+        visible = every[:, None, :] // size <= positions[:, :, None] // size
         if mask is not None:
             visible = visible & mask.bool()[:, None, :]
         return visible[:, None]
@@ -152,11 +170,12 @@ class LanguageModel:
 
     def fold_adapter(self) -> None:
         """Add the adapter to the float32 weights it goes on: the same outputs up to rounding, for the price of the bare
-        model. For using a model, not for training it. In half precision, where the rounding would tell, and without an
-        adapter nothing is done.
+        model. For using a model, not for training it. In half precision or quantised, where rounding would tell,
+        and without an adapter nothing is done.
         """
         tied = self.family.kind == "canvas"  # two modules share weights, and only one has this adapter
-        if isinstance(self.network, PeftModel) and self.dtype == torch.float32 and not tied:
+        exact = self.dtype == torch.float32 and self.quantized is None
+        if isinstance(self.network, PeftModel) and exact and not tied:
             _ = self.fingerprint  # of the weights as they were loaded
             self.network.merge_adapter()
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ._read import read_native, require
+from ._read import Placement, read_native, require
 from ._rope import keep_rope_in_float32
 from .errors import ModelError
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
@@ -185,7 +185,7 @@ def build(config: dict[str, Any]) -> LlamaForCausalLM:
     return LlamaForCausalLM(backbone).eval()
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> LlamaForCausalLM:
     """Load the safetensors of a published folder.
 
     Raises ModelError when a weight is missing, unexpected or of another shape.
@@ -193,13 +193,12 @@ def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.d
     network = read_native(
         LlamaForCausalLM,
         folder,
-        device,
-        dtype,
+        placement,
         config=backbone_config(raw),
         key_mapping=KEY_MAPPING,
         attn_implementation="sdpa",
     )
-    if dtype.itemsize < 4:
+    if placement.dtype.itemsize < 4:
         keep_rope_in_float32(network)
     return network
 

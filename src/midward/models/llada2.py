@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
-from ._read import end_ids, entries, read_native, require, rope, token_id
+from ._read import Placement, end_ids, entries, read_native, require, rope, token_id
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
 
@@ -147,10 +146,8 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     )
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
     config = backbone_config(raw)
     _register_conversion()
-    return read_native(
-        LLaDA2ForMaskedDiffusion, folder, device, dtype, config=config, attn_implementation="sdpa"
-    )
+    return read_native(LLaDA2ForMaskedDiffusion, folder, placement, config=config, attn_implementation="sdpa")

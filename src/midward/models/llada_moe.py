@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ._read import end_ids, entries, read_native, require, rope, token_id
+from ._read import Placement, end_ids, entries, read_native, require, rope, token_id
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
 
@@ -92,8 +91,8 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     )
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
     return read_native(
-        Qwen3MoeForCausalLM, folder, device, dtype, config=backbone_config(raw), attn_implementation="sdpa"
+        Qwen3MoeForCausalLM, folder, placement, config=backbone_config(raw), attn_implementation="sdpa"
     )

@@ -1,12 +1,13 @@
 """`load`: from a name to a `LanguageModel`, with every failure told before anything big is read."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
@@ -16,18 +17,20 @@ from midward._hints import did_you_mean
 
 from . import autoregressive, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
 from ._adapter import attach
-from ._files import SMALL_FILES, parameter_count, read_json, require_memory, weight_files
+from ._files import SMALL_FILES, read_json
+from ._read import Placement
 from .errors import ModelError
 from .family import FamilyInfo
 from .language_model import LanguageModel
+from .memory import GB, QUANTIZED, Memory, estimate, require
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 #: The models inside the package, and where in its sandbox room they lie.
 _EMBEDDED = {"sandbox": "weights", "sandbox-ar": "weights-ar"}
 
-#: From this many parameters on, loading is slow enough to show its progress.
-_LARGE = 100_000_000
+#: How far, relatively, 8-bit rounding may move a position that doesn't see the change.
+_INT8_NOISE = 2**-5
 
 #: The diffusion families, one file each.
 _FAMILIES: dict[str, Any] = {
@@ -45,32 +48,35 @@ def load(
     adapter: str | Path | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    quantize: Literal["8bit", "4bit"] | None = None,
+    device_map: Literal["auto"] | dict[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a checkpoint: "sandbox", "sandbox-ar" (its autoregressive twin), a folder, or a Hub id ("org/model").
 
     adapter: a PEFT adapter folder made for this model (`LanguageModel.reference` turns it off again).
     device: "auto" (a CUDA device where there is one) or any torch device.
     dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
+    quantize: "8bit" or "4bit" linear layers, by bitsandbytes; another model, with a fingerprint of its own.
+    device_map: "auto" (layers over all CUDA devices) or the backbone's module names -> devices; instead of `device`.
     Raises ModelError: wrong folder, missing or torn file, missing shard, pickle-only weights, unknown family,
     unusual config, too little memory, or an adapter made for another model. Remote code is never run.
     """
-    device = _device(device)
-    dtype = _dtype(dtype, device)
-    folder = _folder(str(name))
+    where = placement(device, dtype, quantize, device_map)
+    folder = checkpoint_folder(name)
     raw = read_json(folder / "config.json")
     kind = _kind(folder, raw)
-    parameters = parameter_count(weight_files(folder))
-    require_memory(parameters, device, dtype)
+    need = estimate(folder, where.dtype, where.quantize)
+    require(need, where)
     tokenizer = _tokenizer(folder, kind)
 
     network: Any
-    with _quiet(parameters):
+    with _quiet(need):
         if kind in _FAMILIES:
             raw = mmada.complete(folder, raw) if kind == "mmada" else raw
             family = _FAMILIES[kind].family(raw, tokenizer)
-            network = _FAMILIES[kind].read(folder, raw, device, dtype)
+            network = _FAMILIES[kind].read(folder, raw, where)
         else:
-            network = autoregressive.read(folder, raw, device, dtype)
+            network = autoregressive.read(folder, raw, where)
             family = autoregressive.family(folder, raw, tokenizer, network)
     own_sampling = _own_sampling(folder)
     if own_sampling:
@@ -78,6 +84,7 @@ def load(
 
     model = LanguageModel(str(name), family, tokenizer, network)
     network.requires_grad_(False)
+    _check_nothing_offloaded(model)
     if family.kind != "canvas":
         check_attention(model)
     if adapter is not None:
@@ -87,10 +94,10 @@ def load(
 
 
 @contextmanager
-def _quiet(parameters: int) -> Iterator[None]:
+def _quiet(need: Memory) -> Iterator[None]:
     """No progress bar of transformers' for a model that is read in a moment; a large one keeps it."""
     shown = logging.is_progress_bar_enabled()
-    if parameters < _LARGE:
+    if need.weights < GB:
         logging.disable_progress_bar()
     try:
         yield
@@ -114,7 +121,9 @@ def check_attention(model: LanguageModel) -> None:
     before = model.hidden(ids)[:, :-1].float()
     change = (before - before[:1]).norm(dim=-1).max(0).values / before[0].norm(dim=-1)  # [length - 1]
     # Rounding: an expert's tokens are multiplied together, so that a position's last bits depend on the others.
-    moved = change > 8 * torch.finfo(model.dtype).eps
+    # In 8 bits, which columns count as outliers is decided over all positions at once.
+    quantized = model.quantized == "8bit"
+    moved = change > (_INT8_NOISE if quantized else 8 * torch.finfo(model.dtype).eps)
     followers = {"full": length - 1, "causal": 0, "block": min(block, length) - 1}[family.attention]
     expected = torch.arange(length - 1, device=model.device) >= length - 1 - followers
     if (moved & ~expected).any() or (expected.any() and not (moved & expected).any()):
@@ -134,11 +143,75 @@ def check_attention(model: LanguageModel) -> None:
         )
 
 
+def placement(
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> Placement:
+    """What `load` makes of its arguments of the same names; ModelError for what can't be."""
+    if quantize not in (None, *QUANTIZED):
+        hint = did_you_mean(str(quantize), QUANTIZED)
+        raise ModelError(f"unknown quantize {quantize!r}.{hint} Available: {', '.join(QUANTIZED)}.")
+    devices: Any
+    if device_map is None:
+        devices = first = _device(device)
+    elif device != "auto":
+        raise ModelError(
+            f"device {device!r} and device_map {device_map!r} were both given; the map says it all."
+        )
+    elif device_map == "auto":
+        _require_one_process(device_map)
+        devices, first = "auto", _device("auto")
+        if first.type != "cuda":
+            devices = first
+    elif isinstance(device_map, dict) and device_map:
+        _require_one_process(device_map)
+        devices = {module: _device(f"cuda:{where}" if isinstance(where, int) else where)
+                   for module, where in device_map.items()}  # fmt: skip
+        first = next(iter(devices.values()))
+        if len({where.type for where in devices.values()}) > 1:
+            raise ModelError(
+                f"the device map names {', '.join(sorted({str(where) for where in devices.values()}))}; "
+                "layers on the CPU beside a GPU would be copied at every step, which isn't offered."
+            )
+    else:
+        raise ModelError(
+            f"device_map must be 'auto' or module names with their devices; received {device_map!r}."
+        )
+    return Placement(devices, _dtype(dtype, first), cast(Any, quantize))
+
+
+def _require_one_process(device_map: Any) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise ModelError(
+            f"device_map={device_map!r} spreads one process over the devices and {processes} processes were launched; "
+            "drop one of the two."
+        )
+
+
+def _check_nothing_offloaded(model: LanguageModel) -> None:
+    """transformers' own map puts on the CPU or the disk what the devices have no room for."""
+    outside = sorted(
+        str(module)
+        for module, where in getattr(model.network, "hf_device_map", {}).items()
+        if str(where) in ("disk", "meta") or (str(where) == "cpu" and model.device.type != "cpu")
+    )
+    if outside:
+        raise ModelError(
+            f"{model.name!r} doesn't fit onto the devices: {len(outside)} modules are left over "
+            f"({', '.join(outside[:3])}); use quantize='4bit', more devices or a smaller model."
+        )
+
+
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
+        if chosen.type == "meta":  # where weights have no numbers
+            raise RuntimeError
     except RuntimeError:
         raise ModelError(f"unknown device {device!r}; use 'auto', 'cpu' or 'cuda'.") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -159,7 +232,9 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def _folder(name: str) -> Path:
+def checkpoint_folder(name: str | Path) -> Path:
+    """The folder of a model that is named as in `load`; a Hub id's files are downloaded. Raises ModelError."""
+    name = str(name)
     if name in _EMBEDDED:
         embedded = Path(str(files("midward"))) / "sandbox" / _EMBEDDED[name]
         if not (embedded / "config.json").is_file():

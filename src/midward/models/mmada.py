@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 
 from . import llada
 from ._files import weight_files
+from ._read import Placement
 from .errors import ModelError
 from .family import Family, FamilyInfo
 
@@ -42,6 +42,6 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     return replace(llada.family(raw, tokenizer), name=INFO.name)
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
-    return llada.read(folder, raw, device, dtype)
+    return llada.read(folder, raw, placement)

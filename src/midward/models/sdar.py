@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ._read import QWEN_SIZES, end_ids, entries, read_native, require, rope, token_id
+from ._read import QWEN_SIZES, Placement, end_ids, entries, read_native, require, rope, token_id
 from .family import ATTENTION_PROJECTIONS, LLAMA_PROJECTIONS, Family, FamilyInfo
 
 BLOCK = 4
@@ -88,9 +87,9 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     )
 
 
-def read(folder: Path, raw: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
     network_class = Qwen3MoeForCausalLM if _is_sparse(raw) else Qwen3ForCausalLM
     return read_native(
-        network_class, folder, device, dtype, config=backbone_config(raw), attn_implementation="sdpa"
+        network_class, folder, placement, config=backbone_config(raw), attn_implementation="sdpa"
     )

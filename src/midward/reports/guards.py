@@ -61,7 +61,7 @@ def markdown(table: Sequence[Row]) -> str:
     main = [
         [
             row["defence"],
-            f"{100 * row['overhead']:.2f}",
+            "-" if row["overhead"] is None else f"{100 * row['overhead']:.2f}",
             str(row["refused"][harmless[0]]) if harmless else "-",
             *(f"{_percent(row['rr'][name])} / {_percent(row['asr'][name])}" for name in sets),
             "-" if row["gain"] is None else str(row["gain"]),

@@ -1,15 +1,9 @@
-"""One self-contained HTML page: tables, figures, and what the model wrote, as text that can do nothing."""
+"""Rates, differences and tables as text, for documents and terminals."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from midward._atomic import write_text
 
 
 def cell(reading: Mapping[str, Any] | None) -> str:
@@ -27,21 +21,6 @@ def difference(pair: Mapping[str, Any]) -> str:
         return "-"
     ends = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
     return f"{100 * pair['difference']:+.1f} {ends} p={pair['p']:.2g}"
-
-
-def image(path: Path) -> str:
-    """A PNG as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def write(path: Path, template: str, **values: Any) -> Path:
-    """Render a template of this room to a file, whole or not at all. All values are escaped."""
-    environment = Environment(
-        loader=PackageLoader("midward.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"cell": cell, "difference": difference}
-    write_text(path, environment.get_template(template).render(**values))
-    return path
 
 
 def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

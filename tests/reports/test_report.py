@@ -1,0 +1,353 @@
+"""`midward report`: from folders to a page and the files beside it."""
+
+import csv
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+import report_world as world
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markupsafe import escape
+from typer.testing import CliRunner
+
+from midward.cli import app
+from midward.reports import html, report
+from midward.reports.report import chart, defences
+from midward.reports.report.attacks import _tone
+from midward.reports.report.parts import Gap, Share, Texts
+
+HOSTILE = [
+    "<script>document.title = 'got in'</script>",
+    "\u202eterces eht si siht \u2066 of t77",
+    "t78" * 3400,
+    "t79\0\0 a NUL \ud800 and half a pair",
+    '"]};</script><img src=x onerror=alert(1)>',
+    "=cmd|'/c calc'!A1 t80",
+]
+
+
+def made(page):
+    """Everything that a report wrote, as text."""
+    beside = page.with_name(f"{page.stem}_files")
+    files = [page, *sorted(beside.glob("*"))] if beside.exists() else [page]
+    return {path.name: path.read_text(encoding="utf-8") for path in files}
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """A folder with several runs, nested."""
+    top = tmp_path / "runs"
+    world.attack(top / "a")
+    world.adapter(top / "a" / "adapters" / "mosa-0")
+    world.prefill(top / "probes" / "one")
+    world.guards(top / "tried")
+    return top
+
+
+def test_the_page_has_every_part_and_names_what_is_missing(whole, tmp_path):
+    made_of = report.write([whole], tmp_path / "out" / "r.html")
+    assert sorted(run.kind for run in made_of.found.runs) == ["align", "attack", "guard", "prefill"]
+    assert made_of.found.troubles == [] and made_of.found.strangers == []
+    text = (tmp_path / "out" / "r.html").read_text(encoding="utf-8")
+    for said in (
+        "▲ Exposed", "● Held", "90.0 %", "mosa against base on advbench: attack success falls measurably on 1 of 1",
+        "The guard sri takes 50.0 points [46.0, 54.0] of attack success away", "A phrase at token 40 raises ASR.",
+        "Reward curve", "ROC: runs/tried", "SRI signals of the guarded answers",
+        "<code>midward dynamics</code>", "<code>midward utility</code>", "<code>midward probe order</code>",
+        "inspect_ai 0.3.285", "../runs/a/logs/2026_one.eval",
+    ):  # fmt: skip
+        assert said in text, said
+    for there in ("midward attack", "midward align", "midward guard eval", "midward probe prefill"):
+        assert f"<code>{there}</code> makes it" not in text
+
+
+def test_tables_and_figures_lie_beside_the_page(whole, tmp_path):
+    report.write([whole], tmp_path / "r.html")
+    files = made(tmp_path / "r.html")
+    [heat] = [text for name, text in files.items() if "success-advbench.csv" in name]
+    found = {(row["attack"], row["model"]): row for row in csv.DictReader(heat.splitlines())}
+    assert float(found["prefill", "base"]["value"]) == 0.9 and found["prefill", "mosa"]["n"] == "60"
+    figures = [text for name, text in files.items() if name.endswith(".svg")]
+    assert len(figures) == 4
+    for text in figures:
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+    for name in files:
+        assert name == "r.html" or f'href="r_files/{name}"' in files["r.html"], name
+
+
+def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    made_of = report.write([tmp_path / "nothing"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert made_of.built == {} and "There is nothing to report" in text and text.count("makes it") == 7
+    assert not (tmp_path / "r_files").exists()
+
+
+def test_strange_and_unfinished_folders_are_told_of(tmp_path):
+    world.write(tmp_path / "x" / "thesis" / "notes.json", {})
+    world.write(tmp_path / "x" / "theirs" / "summary.json", {"verdict": "fine"})
+    world.rows(tmp_path / "x" / "begun" / "rows.jsonl", [{"prompt": "t30"}])
+    world.adapter(tmp_path / "x" / "half", finished=False)
+    report.write([tmp_path / "x"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "x/theirs/summary.json</code> is not the summary of any midward command" in text
+    assert "begun isn&#39;t finished" in text and "half isn&#39;t trained to its end" in text
+    assert "holds 1 file that are no part of a run, left out: thesis/notes.json" in text
+
+
+@pytest.mark.parametrize("keep", [0, 1, 400, -2])
+def test_a_torn_summary_is_told_of_and_the_rest_is_there(whole, tmp_path, keep):
+    path = whole / "a" / "summary.json"
+    path.write_text(path.read_text()[:keep])
+    made_of = report.write([whole], tmp_path / "r.html")
+    [(where, why)] = made_of.found.troubles
+    assert where == "runs/a/summary.json" and "torn" in why
+    assert "ROC: runs/tried" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), value=JSON)
+def test_no_value_in_a_summary_breaks_the_page(tmp_path_factory, data, value):
+    top = tmp_path_factory.mktemp("any")
+    makers = {"attack": world.attack, "guard": world.guards, "prefill": world.prefill, "align": world.adapter}
+    folder = makers[data.draw(st.sampled_from(sorted(makers)))](top / "run")
+    path = next(folder / name for name in ("summary.json", "align.json") if (folder / name).exists())
+    holds = json.loads(path.read_text())
+    place = holds
+    while True:
+        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else list(range(len(place)))))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = value
+    path.write_text(json.dumps(holds))
+    report.write([top], top / "r.html")
+    assert "</html>" in (top / "r.html").read_text(encoding="utf-8")
+
+
+# --- texts ---------------------------------------------------------------------------------------------------
+
+
+def texts(number):
+    return {
+        "goal": f"{HOSTILE[number]} goal",
+        "asked": f"{HOSTILE[number]} asked",
+        "reply": f"{HOSTILE[number]} said",
+    }
+
+
+def put(folder, number):
+    """An attack with hostile texts; a lone surrogate can't stand in a CSV file."""
+    said = {name: text.replace("\ud800", "") for name, text in texts(number).items()}
+    world.attack(folder, **said)
+    world.guards(folder / "guards", prompt=said["goal"], reply=said["reply"])
+    world.generations(folder / "played", prompt=said["goal"], word=said["reply"])
+    return said
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_texts_are_shown_as_text_only(tmp_path, number):
+    said = put(tmp_path / "run", number)
+    report.write([tmp_path / "run"], tmp_path / "r.html")
+    files = made(tmp_path / "r.html")
+    page = files["r.html"]
+    assert "<img" not in page and page.count("<script") == page.count("</script") == 4
+    assert not set("\0\u202e\u2066") & set("".join(files.values()))
+    assert (
+        html.render("report.html.j2", **{})
+        if False
+        else str(html.Markup.escape(html.visible(said["reply"]))) in page
+    )
+    assert page.count('<details class="harm">') == 2 and '<details class="harm" open' not in page
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_redacted_nothing_of_a_text_is_anywhere(tmp_path, number):
+    said = put(tmp_path / "run", number)
+    report.write([tmp_path / "run"], tmp_path / "r.html")  # an earlier page, with the texts
+    report.write([tmp_path / "run"], tmp_path / "r.html", redact=True)
+    everything = "".join(made(tmp_path / "r.html").values())
+    for text in said.values():
+        for form in (text, html.visible(text), str(escape(html.visible(text))), json.dumps(text)[1:-1]):
+            assert form not in everything
+    for word in (
+        "got in",
+        "terces",
+        "t77",
+        "t78t78",
+        "t79",
+        "onerror",
+        "t80",
+        "/home/somebody",
+        str(tmp_path),
+    ):
+        assert word not in everything
+    assert html.redacted(said["reply"]) in everything and "Redacted for sharing" in everything
+
+
+def test_redacted_no_error_quotes_a_text(tmp_path):
+    world.attack(tmp_path / "run")
+    (tmp_path / "run" / "samples.csv").write_text('row,goals\n"t30 t31, unclosed\n')
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary["asr"]["oracle"]["reply"]["advbench"]["prefill"]["base"]["value"] = "t32 a text"
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "summary.json").write_text(json.dumps(summary))
+    for redact in (False, True):
+        report.write([tmp_path / "run", tmp_path / "two"], tmp_path / "r.html", redact=redact)
+        text = "".join(made(tmp_path / "r.html").values())
+        assert ("t32" in text) is not redact
+        assert "run/samples.csv can&#39;t be shown" in text and "can&#39;t be read as attack" in text
+
+
+def test_unfold_opens_what_was_said(whole, tmp_path):
+    report.write([whole], tmp_path / "r.html", unfold=True)
+    assert '<details class="harm" open>' in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_ids_that_are_texts_are_redacted_too():
+    assert Texts(True).name("advbench-0001") == "advbench-0001"
+    assert Texts(True).name("tell me of t30").startswith("[redacted")
+    assert Texts(False).name("tell me of t30") == "tell me of t30"
+
+
+def test_generations_are_played_and_strange_ones_told_of(tmp_path):
+    world.generations(tmp_path / "x" / "good")
+    world.write(tmp_path / "x" / "bad" / "generations.json", {"generations": [{"title": "t30"}]})
+    made_of = report.write([tmp_path / "x"], tmp_path / "r.html")
+    assert len(made_of.players) == 1
+    [(where, why)] = made_of.found.troubles
+    assert where == "x/bad/generations.json" and why.startswith("can't be read as recorded generations")
+    assert 'id="player-0"' in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+# --- what may be written over --------------------------------------------------------------------------------
+
+
+def test_only_a_report_is_written_over(whole, tmp_path):
+    page = tmp_path / "r.html"
+    page.write_text("<p>precious</p>")
+    with pytest.raises(ValueError, match=r"r\.html is there and is no report of midward"):
+        report.write([whole], page)
+    assert page.read_text() == "<p>precious</p>"
+    page.unlink()
+    (tmp_path / "r_files").mkdir()
+    (tmp_path / "r_files" / "mine.csv").write_text("1")
+    with pytest.raises(ValueError, match="r_files is there"):
+        report.write([whole], page)
+    assert (tmp_path / "r_files" / "mine.csv").exists()
+    report.write([whole], page, overwrite=True)
+    report.write([tmp_path], page, redact=True)  # the page itself is no stranger among the runs
+    assert (tmp_path / "r_files" / "mine.csv").exists() and "are no part of a run" not in page.read_text()
+    with pytest.raises(ValueError, match=r"isn't called \.html"):
+        report.write([whole], tmp_path / "thesis.pdf")
+
+
+def test_the_same_folders_give_the_same_page(whole, tmp_path):
+    report.write([whole], tmp_path / "r.html")
+    first = made(tmp_path / "r.html")
+    report.write([whole], tmp_path / "r.html")
+    assert made(tmp_path / "r.html") == first
+
+
+def test_folders_are_checked_first(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "f.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*rnus\. Did you mean .*runs"):
+        report.write([tmp_path / "rnus"], tmp_path / "r.html")
+    with pytest.raises(ValueError, match=r"f\.txt is a file; give the folder"):
+        report.write([tmp_path / "f.txt"], tmp_path / "r.html")
+
+
+def test_folders_of_one_name_are_told_apart_and_none_counts_twice(tmp_path):
+    for parent in ("x", "y"):
+        world.adapter(tmp_path / parent / "mosa")
+    made_of = report.write(
+        [tmp_path / "x" / "mosa", tmp_path / "y" / "mosa", tmp_path / "y"], tmp_path / "r.html"
+    )
+    assert [run.label for run in made_of.found.runs] == ["mosa", "mosa (2)"]
+
+
+# --- what is said --------------------------------------------------------------------------------------------
+
+
+def test_utility_runs_stand_side_by_side(tmp_path):
+    base = world.utility(tmp_path / "x" / "base")
+    world.utility(tmp_path / "x" / "mosa", adapter="adapters/mosa-0", value=0.7, other=base)
+    report.write([tmp_path / "x"], tmp_path / "r.html")
+    files = made(tmp_path / "r.html")
+    assert "nothing is said of how safe one is" in files["r.html"]
+    assert "M + mosa-0 does measurably worse than base on sums, right" in files["r.html"]
+    [table] = [text for name, text in files.items() if name.endswith("-utility.csv")]
+    [right, perplexity] = csv.reader(table.splitlines()[1:])
+    assert right[:2] == ["sums, right", "0.8"] and right[5] == "0.7"
+    assert perplexity[1] == "12.5 [11, 14] (n 9)"
+
+
+def test_few_goals_are_no_verdict():
+    few, many = Share(0.0, 0.0, 0.49, 4), Share(0.0, 0.0, 0.06, 60)
+    assert _tone([few, many])[0] == "unclear" and _tone([many, many])[0] == "held"
+    assert _tone([many, Share(0.5, 0.38, 0.62, 60)])[0] == "exposed"
+    assert not Gap(
+        -1.0, -1.0, -1.0, 4, 0.125
+    ).measurable  # all four fell: a point for an interval, and no proof
+    assert Gap(-1.0, -1.0, -1.0, 60, 1e-9).measurable and not Gap(None).measurable
+
+
+def test_unscored_and_failed_samples_are_told(tmp_path):
+    world.attack(tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    summary = json.loads(path.read_text())
+    cell = summary["asr"]["oracle"]["reply"]["advbench"]["prefill"]["base"]
+    cell |= {"n": 50, "unscored": 7, "errors": 3}
+    path.write_text(json.dumps(summary))
+    report.write([tmp_path / "run"], tmp_path / "r.html")
+    assert "n 50, 7 unscored, 3 errors" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@given(st.lists(st.integers(0, 6), min_size=1), st.lists(st.integers(0, 6), min_size=1))
+def test_the_area_under_the_roc_is_the_share_of_pairs_ranked_right(wrong, calm):
+    curve = defences._curve(wrong, calm)
+    area = sum((b.x - a.x) * (a.y + b.y) / 2 for a, b in pairwise(curve))
+    pairs = [(w > c) + (w == c) / 2 for w in wrong for c in calm]
+    assert area == pytest.approx(sum(pairs) / len(pairs))
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_and_within(low, span):
+    ticks = chart._ticks(low, low + span)
+    assert 2 <= len(ticks) <= 9
+    assert all(low - span * 1e-3 <= tick <= low + span * 1.001 for tick in ticks)
+
+
+def test_from_the_command_line_without_torch(whole, tmp_path):
+    code = (
+        "import sys; from midward.cli import main; sys.argv = ['midward', 'report', *sys.argv[1:]]\n"
+        "try: main()\nfinally: assert not {'torch', 'matplotlib', 'inspect_ai'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(whole), "--out", str(tmp_path / "r.html"), "--redact"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "runs      4; open" in done.stderr, done.stderr
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path):
+    page = tmp_path / "r.html"
+    for args, said in (
+        (["nowhere"], "there is no folder"),
+        ([tmp_path, "--out", tmp_path], "isn't called .html"),
+    ):
+        result = CliRunner().invoke(app, ["report", "--out", str(page), *map(str, args)])
+        assert result.exit_code == 2 and result.stdout == "" and said in result.stderr and not page.exists()
