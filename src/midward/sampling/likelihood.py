@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 from threading import get_ident
 
 import torch
@@ -24,7 +25,7 @@ from .noise import row_seed
 from .requests import Forced, Prompt, Request, resolve
 from .settings import Sampling
 
-MODES = ("parallel", "sequential", "mc")
+MODES = ("parallel", "sequential", "mc", "even", "all")
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,17 @@ class SpanScore:
     """What `span_log_probs` found.
 
     tokens [n]: a log-probability for each token of the span, 0 or less. total: their sum.
-    stderr: standard error of `total` over the drawn masks, with mode="mc"; 0 where the value is exact.
-    nfe: rows of forward passes it took.
+    stderr: standard error of `total` over the drawn masks, with mode="mc" or "even" (too large with the latter, whose
+        draws aren't independent); 0 where the value is exact.
+    nfe: rows of forward passes it took part in.
+    top: whether every scored token was the most probable one at its place, whatever was masked.
     """
 
     tokens: list[float]
     total: float
     stderr: float
     nfe: int
+    top: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,20 @@ def span_log_probs(
     spans: Sequence[Span],
     *,
     mode: str,
-    length: int,
+    length: int | None,
     samples: int = 32,
     seed: int = 0,
     batch_size: int = 8,
 ) -> list[SpanScore]:
     """Return the log-probability of each span in a response of `length` positions, in the spans' order.
 
+    length: None ends each response with its span.
     mode: "parallel": each token with the whole span masked (one forward); "sequential": the span revealed from left to
         right (n forwards), a proper log-likelihood; "mc": the mean of `samples` random masks of l of the n tokens,
         l uniform in 1..n, the masked tokens' sum weighted by n / l: unbiased for the mean over all orders of revealing
-        (LLaDA, Nie et al. 2025, eq. 6). Equal masks are evaluated once.
+        (LLaDA, Nie et al. 2025, eq. 6); "even": the same with the `samples` values of l spread evenly over 1..n from a
+        random one on, which is less noisy; "all": what both estimate, by all 2^n - 1 masks. Rows that show the model
+        the same are evaluated once, be they of one span or of several.
     An autoregressive model knows one order, so that every mode gives its exact log-likelihood with one forward; it sees
     nothing on the right, so the forced spans must cover what stands before the span and nothing else.
     samples: 2 or more. seed: of the masks; they depend on it and on the span, never on the batch.
@@ -93,7 +100,13 @@ def span_log_probs(
     for name, value, least in (("samples", samples, 2), ("batch_size", batch_size, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer, {least} or more; received {value!r}.")
-    rows = [_row(model, span, length, index) for index, span in enumerate(spans)]
+    lengths = [length or span.position + len(span.ids) if isinstance(span, Span) else 1 for span in spans]
+    rows = [_row(model, span, lengths[index], index) for index, span in enumerate(spans)]
+    longest = max(lengths, default=0)
+    if model.family.kind == "autoregressive" and all(
+        len(row.prompt_ids) + longest <= model.max_positions for row in rows
+    ):
+        lengths = [longest] * len(lengths)  # nothing behind a span matters, so they may share a batch
 
     looks: list[_Look] = []
     for row, span in zip(rows, spans, strict=True):
@@ -104,19 +117,61 @@ def span_log_probs(
             looks.append(_Look(row.index, offsets, offsets))
         elif mode == "sequential":
             looks += [_Look(row.index, offsets[k:], (k,)) for k in offsets]
+        elif mode == "all":
+            looks += _all_looks(row, len(offsets))
         else:
-            looks += _random_looks(row, len(offsets), samples, seed)
+            looks += _random_looks(row, len(offsets), samples, seed, even=mode == "even")
 
-    looks.sort(key=lambda look: len(rows[look.span].prompt_ids))  # rows of similar length share a forward
+    # Rows of similar length share a forward, and it takes one length of response.
+    looks.sort(key=lambda look: (lengths[look.span], len(rows[look.span].prompt_ids)))
     found: list[list[tuple[_Look, list[float]]]] = [[] for _ in spans]
-    for start in range(0, len(looks), batch_size):
-        batch = looks[start : start + batch_size]
+    top = [True] * len(spans)
+    for batch in _batches(spans, rows, looks, lengths, batch_size):
         with torch.no_grad():
-            values = _forward(model, spans, rows, batch, length).tolist()
-        for look in batch:
-            found[look.span].append((look, values[: len(look.scored)]))
-            del values[: len(look.scored)]
-    return [_score(len(span.ids), parts, samples) for span, parts in zip(spans, found, strict=True)]
+            scores, best = _forward(model, spans, rows, batch, lengths[batch[0][0].span])
+        values, bests = scores.tolist(), best.tolist()
+        start = 0
+        for look in chain.from_iterable(batch):
+            stop = start + len(look.scored)
+            found[look.span].append((look, values[start:stop]))
+            top[look.span] &= all(bests[start:stop])
+            start = stop
+    draws = samples if mode in ("mc", "even") else None
+    return [
+        _score(len(span.ids), parts, draws, is_top)
+        for span, parts, is_top in zip(spans, found, top, strict=True)
+    ]
+
+
+def _batches(
+    spans: Sequence[Span],
+    rows: Sequence[Row],
+    looks: Sequence[_Look],
+    lengths: Sequence[int],
+    batch_size: int,
+) -> Iterator[list[list[_Look]]]:
+    """Up to `batch_size` rows of one length of response each, a row being the looks that show the model the same."""
+    numbers: dict[tuple[int, ...], int] = {}  # a prompt's place among the prompts
+    prompts = [numbers.setdefault(tuple(row.prompt_ids), len(numbers)) for row in rows]
+    shown: dict[tuple[object, ...], list[_Look]] = {}
+    for look in looks:
+        span = spans[look.span]
+        seen = tuple((forced.position, forced.ids) for forced in _shown(span, look))
+        shown.setdefault((lengths[look.span], prompts[look.span], seen), []).append(look)
+    batch: list[list[_Look]] = []
+    for row in shown.values():
+        if batch and (len(batch) == batch_size or lengths[row[0].span] != lengths[batch[0][0].span]):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _shown(span: Span, look: _Look) -> list[Forced]:
+    """What a look shows of the response, in the order of its positions."""
+    seen = [Forced(span.position + k, (token,)) for k, token in enumerate(span.ids) if k not in look.masked]
+    return sorted((*span.forced, *seen), key=lambda forced: forced.position)
 
 
 def span_gradient(
@@ -173,7 +228,8 @@ def span_gradient(
         hook = embedding.register_forward_hook(cut)
         try:
             with torch.enable_grad():
-                loss = -_forward(model, revealed, rows, looks[start : start + batch_size], length).sum()
+                batch = [[look] for look in looks[start : start + batch_size]]
+                loss = -_forward(model, revealed, rows, batch, length)[0].sum()
         finally:
             hook.remove()
         (gradient,) = torch.autograd.grad(loss / len(looks), leaves)  # [B, L, D]; one prompt, so no padding
@@ -211,11 +267,16 @@ def _row(model: LanguageModel, span: Span, length: int, index: int) -> Row:
     return Row(index, request, prompt_ids)
 
 
-def _random_looks(row: Row, n: int, samples: int, seed: int) -> list[_Look]:
+def _random_looks(row: Row, n: int, samples: int, seed: int, *, even: bool) -> list[_Look]:
     generator = torch.Generator().manual_seed(row_seed(seed, row.request, row.prompt_ids))
     drawn: Counter[tuple[int, ...]] = Counter()
-    for _ in range(samples):
-        count = int(torch.randint(1, n + 1, (), generator=generator))
+    first = int(torch.randint(n, (), generator=generator)) if even else 0
+    for i in range(samples):
+        count = (
+            (first + i * n // samples) % n + 1
+            if even
+            else int(torch.randint(1, n + 1, (), generator=generator))
+        )
         drawn[tuple(sorted(torch.randperm(n, generator=generator)[:count].tolist()))] += 1
     return [
         _Look(row.index, masked, masked, share=times / samples, scale=n / len(masked))
@@ -223,22 +284,39 @@ def _random_looks(row: Row, n: int, samples: int, seed: int) -> list[_Look]:
     ]
 
 
+def _all_looks(row: Row, n: int) -> list[_Look]:
+    return [
+        _Look(row.index, masked, masked, share=1 / (n * math.comb(n, count)), scale=n / count)
+        for count in range(1, n + 1)
+        for masked in combinations(range(n), count)
+    ]
+
+
 def _forward(
-    model: LanguageModel, spans: Sequence[Span], rows: Sequence[Row], looks: Sequence[_Look], length: int
-) -> torch.Tensor:
-    """Log-probabilities [N] of what the looks score, in their order."""
+    model: LanguageModel,
+    spans: Sequence[Span],
+    rows: Sequence[Row],
+    batch: Sequence[Sequence[_Look]],
+    length: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [N] of what the looks score, in their order, and whether nothing was likelier [N].
+
+    batch: for each row of the forward the looks that it serves.
+    """
     if model.family.kind == "autoregressive":  # nothing behind the last span matters
-        length = max(spans[look.span].position + len(spans[look.span].ids) for look in looks)
+        length = max(
+            spans[look.span].position + len(spans[look.span].ids) for look in chain.from_iterable(batch)
+        )
     shown, where, columns, targets = [], [], [], []
-    for i, look in enumerate(looks):
-        span, row = spans[look.span], rows[look.span]
-        seen = [
-            Forced(span.position + k, (token,)) for k, token in enumerate(span.ids) if k not in look.masked
-        ]
-        shown.append(Row(i, Request(row.prompt_ids, forced=(*span.forced, *seen)), row.prompt_ids))
-        where += [i] * len(look.scored)
-        columns += [span.position + k for k in look.scored]
-        targets += [span.ids[k] for k in look.scored]
+    for i, looks in enumerate(batch):
+        row = rows[looks[0].span]
+        request = Request(row.prompt_ids, forced=tuple(_shown(spans[looks[0].span], looks[0])))
+        shown.append(Row(i, request, row.prompt_ids))
+        for look in looks:
+            span = spans[look.span]
+            where += [i] * len(look.scored)
+            columns += [span.position + k for k in look.scored]
+            targets += [span.ids[k] for k in look.scored]
     canvas = Canvas(model, Sampling(length=length, steps=1), shown)
     hidden = model.hidden(canvas.ids, canvas.mask)  # [B, L, D]
     device = hidden.device
@@ -248,25 +326,30 @@ def _forward(
     )
 
 
-def _log_probs(model: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probability of one token [N] at each hidden state [N, D]."""
+def _log_probs(
+    model: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability [N] of one token at each hidden state [N, D], and whether no other is more probable [N]."""
     rows = max(1, _CHUNK // model.vocab_size)
-    parts = []
+    parts, best = [], []
     for start in range(0, len(hidden), rows):
         logits = model.head(hidden[start : start + rows])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        parts.append(-cross_entropy(logits, targets[start : start + rows], reduction="none"))
-    return torch.cat(parts)
+        wanted = targets[start : start + rows]
+        parts.append(-cross_entropy(logits, wanted, reduction="none"))
+        best.append(logits.detach().argmax(-1) == wanted)
+    return torch.cat(parts), torch.cat(best)
 
 
-def _score(n: int, parts: Sequence[tuple[_Look, list[float]]], samples: int) -> SpanScore:
+def _score(n: int, parts: Sequence[tuple[_Look, list[float]]], draws: int | None, top: bool) -> SpanScore:
+    """draws: how many masks were drawn at random; None where nothing was."""
     tokens = [0.0] * n
     for look, values in parts:
         for offset, value in zip(look.scored, values, strict=True):
             tokens[offset] += look.share * look.scale * value
     total = sum(tokens)
     stderr = 0.0
-    if any(look.share < 1 for look, _ in parts):
+    if draws is not None:
         spread = sum(look.share * (look.scale * sum(values) - total) ** 2 for look, values in parts)
-        stderr = math.sqrt(spread / (samples - 1))
-    return SpanScore(tokens, total, stderr, len(parts))
+        stderr = math.sqrt(spread / (draws - 1))
+    return SpanScore(tokens, total, stderr, len(parts), top)

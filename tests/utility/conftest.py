@@ -1,0 +1,75 @@
+"""Tasks of the harness with data of their own, offline, and the CLI."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from midward.cli import app
+
+CHOICES = [
+    {"q": f"t{n} t31", "options": ["t40", f"t{60 + n}", "t42 t43"], "right": n % 3} for n in range(30, 35)
+]
+PROGRAMS = [
+    {
+        "prompt": f"def f{n}(x):\n    '''Return x plus {n}.'''\n",
+        "entry_point": f"f{n}",
+        "test": f"def check(candidate):\n    assert candidate(1) == {n + 1}\n",
+    }
+    for n in range(2)
+]
+YAMLS = {
+    "tiny_choice": """
+output_type: multiple_choice
+doc_to_text: "{{q}}"
+doc_to_choice: "{{options}}"
+doc_to_target: right
+metric_list: [{metric: acc}, {metric: acc_norm}]
+""",
+    "tiny_text": """
+output_type: generate_until
+doc_to_text: "{{q}}"
+doc_to_target: "{{options[0]}}"
+generation_kwargs: {until: ["t7"], max_gen_toks: 6}
+metric_list: [{metric: exact_match}]
+""",
+    "tiny_program": """
+output_type: generate_until
+unsafe_code: true
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{test}}check({{entry_point}})"
+generation_kwargs: {until: ["t7"], max_gen_toks: 6}
+metric_list: [{metric: !function absent.pass_at_k, aggregation: mean, higher_is_better: true}]
+""",
+}
+
+
+@pytest.fixture
+def tasks_folder(tmp_path):
+    """Folder of three tasks over rows made up here: five questions, five questions, two programs."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name, rows in (("choices", CHOICES), ("programs", PROGRAMS)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    for name, yaml in YAMLS.items():
+        data = "programs" if name == "tiny_program" else "choices"
+        (folder / f"{name}.yaml").write_text(
+            f"task: {name}\ndataset_path: json\ntest_split: test\n{yaml}"
+            f"dataset_kwargs: {{data_files: {{test: {folder / data}.jsonl}}, cache_dir: {tmp_path / 'cache'}}}\n"
+        )
+    return folder
+
+
+@pytest.fixture
+def midward(monkeypatch):
+    """Run `midward ARGS`; the result has exit_code, stdout and stderr. A traceback fails the test."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args):
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
