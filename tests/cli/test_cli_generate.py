@@ -150,3 +150,18 @@ def test_an_autoregressive_model_answers_too(midward, llama_folder, tmp_path):
     )
     assert result.exit_code == 0, result.stderr
     assert [row["nfe"] <= 6 and isinstance(row["response"], str) for row in read(out)] == [True, True]
+
+
+def test_what_a_cache_changes_is_told(midward, tiny, llada, advbench, tmp_path):
+    given = ["generate", *tiny, "--block", "4", "--prompts", advbench, "--column", "goal"]
+    result = midward(*given, "--out", tmp_path / "a.jsonl", "--cache", "dual", "--check-agreement", 2)
+    assert result.exit_code == 0, result.stderr
+    assert "cache dual (approximate: dual cache)" in result.stderr.replace("\n", " ")
+    assert "2 responses equal" in result.stderr
+    [first, *_] = read(tmp_path / "a.jsonl")
+    cached = llada.generate(first["prompt"], length=12, steps=6, block=4, cache="dual")
+    assert first["response"] == cached[0].text
+    again = midward(*given, "--out", tmp_path / "a.jsonl")
+    assert again.exit_code == 2 and "cache 'dual' there, None here" in again.stderr
+    nothing = midward(*given, "--out", tmp_path / "b.jsonl", "--check-agreement", 2)
+    assert nothing.exit_code == 2 and "give one of them" in nothing.stderr

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from midward.cli._options import BatchSize, ModelOptions, Overwrite, SamplingOptions
 from midward.cli._show import StepBar, bar, out, say
+
+if TYPE_CHECKING:
+    from midward.models import LanguageModel
 
 
 def generate(
@@ -22,6 +26,10 @@ def generate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     batch_size: BatchSize = 8,
+    check_agreement: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --cache or --threshold: what they change on the first prompts."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Answer one prompt, or every row of a file. Run again, it goes on where it stopped."""
@@ -30,16 +38,16 @@ def generate(
     if prompt is not None:
         if out_file is not None:
             raise ValueError("--out goes with --prompts; the response to a single prompt goes to stdout.")
-        _one(model, sampling, prompt)
+        _one(model, sampling, prompt, check_agreement)
     elif prompts is not None:
         if out_file is None:
             raise ValueError("--prompts needs --out FILE.jsonl, where the responses go.")
-        _all(model, sampling, prompts, column, out_file, limit, batch_size, overwrite)
+        _all(model, sampling, prompts, column, out_file, limit, batch_size, check_agreement, overwrite)
 
 
 def _all(
     model: ModelOptions, sampling: SamplingOptions, prompts: Path, column: str, out_file: Path,
-    limit: int | None, batch_size: int, overwrite: bool,
+    limit: int | None, batch_size: int, check_agreement: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from midward._tables import read_table, require_column
     from midward.evaluation import generate as run
@@ -47,8 +55,12 @@ def _all(
     rows = read_table(prompts)
     require_column(rows, column, prompts)
     _check_out(out_file, prompts)
+    _check_fast(sampling, check_agreement)
     loaded = model.load()
     chosen = sampling.resolve(loaded)
+    if check_agreement:
+        asked = [row[column] for row in rows if isinstance(row[column], str) and row[column].strip()]
+        _say_agreement(loaded, sampling, asked[:check_agreement], batch_size)
     count = min(limit or len(rows), len(rows))
     with bar() as progress:
         task = progress.add_task("rows", total=count)
@@ -70,16 +82,35 @@ def _all(
         say(f"{len(errors)} of them without a response; the first: {errors[0]['error']}")
 
 
-def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str) -> None:
+def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agreement: int | None) -> None:
     from midward.sampling import sample
 
     if not prompt.strip():
         raise ValueError("the prompt is empty.")
+    _check_fast(sampling, check_agreement)
     loaded = model.load()
     chosen = sampling.resolve(loaded)
+    if check_agreement:
+        _say_agreement(loaded, sampling, [prompt], 1)
     with bar() as progress:
         [response] = sample(loaded, [prompt], chosen, watchers=[StepBar(progress)])
     out(response.text)
+
+
+def _check_fast(sampling: SamplingOptions, check_agreement: int | None) -> None:
+    if check_agreement and sampling.cache is None and sampling.threshold is None:
+        raise ValueError("--check-agreement compares --cache or --threshold with neither; give one of them.")
+
+
+def _say_agreement(
+    loaded: LanguageModel, sampling: SamplingOptions, prompts: list[str], batch_size: int
+) -> None:
+    """Tell what --cache and --threshold do to the responses to these prompts."""
+    from midward.sampling import agreement
+
+    fast, exact = sampling.settings(loaded), replace(sampling, cache=None, threshold=None).settings(loaded)
+    found = agreement(loaded, prompts, exact, fast, batch_size=batch_size)
+    say(f"agreement {found}")
 
 
 def _check_out(path: Path, prompts: Path) -> None:

@@ -11,7 +11,8 @@ from midward.dynamics.states import Pooling
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
 
-TAU = 0.1  # the paper's temperature
+#: The temperature of the signal, as in the paper.
+TAU = 0.1
 
 #: Told after each step: the step, and sigma so far [B, T] of its rows (float64, on the model's device), NaN at the
 #: steps that a row has not reached.

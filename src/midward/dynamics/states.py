@@ -49,8 +49,8 @@ class Pooling:
     needs_all_steps: run every scheduled step on every row. False leaves the sampling as it is, and steps that a row
         takes no part in have the state of its step before. Autoregressive rows always end at their end token: nothing
         counts behind it.
-    With guidance, states are those of the conditional forward. They are of all positions in every step, so an approximate
-    cache is refused.
+    With guidance, states are those of the conditional forward. They are of all positions in every step, so an
+    approximate cache is refused.
     """
 
     needs_all_positions = True
@@ -95,6 +95,7 @@ class Pooling:
     # --- the watcher ----------------------------------------------------------------------------------------
 
     def on_start(self, canvas: Canvas) -> None:
+        """A batch begins: hooks are set where states of inner layers are wanted."""
         self._causal = canvas.model.family.kind == "autoregressive"
         self.needs_all_steps = self.all_steps and not self._causal
         self.steps = steps_of(canvas.model, canvas.sampling)
@@ -112,6 +113,7 @@ class Pooling:
         self.begin(canvas)
 
     def on_step(self, step: Step) -> None:
+        """Pool this step's states and hand them to `take`."""
         rows = self._canvas_rows(step)
         # Masks in the prompt may take more steps than T: the last ones share its place.
         at = [min(step.index, self.steps - 1)] * len(step.rows)
@@ -124,6 +126,7 @@ class Pooling:
         self._full.clear()
 
     def on_end(self, canvas: Canvas) -> None:
+        """The batch is over, or broke off: hooks are removed."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

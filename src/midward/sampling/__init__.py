@@ -2,9 +2,11 @@
 
 One `sample` serves diffusion models (any order, blocks, guidance) and autoregressive ones (left to right).
 Watchers see every denoising step; `Trace` is the watcher that keeps a record. `span_log_probs` and `span_gradient` say
-how likely a span is at a place of the response, and what in the prompt would make it likelier.
+how likely a span is at a place of the response, and what in the prompt would make it likelier. `agreement` measures
+what an approximate setting (a cache, a threshold) does to the tokens.
 """
 
+from .agreement import Agreement, agreement
 from .canvas import Canvas
 from .likelihood import Span, SpanScore, span_gradient, span_log_probs
 from .requests import Ban, Forced, Request, Response
@@ -14,6 +16,7 @@ from .step import Step, Watcher
 from .trace import Trace
 
 __all__ = [
+    "Agreement",
     "Ban",
     "Canvas",
     "Forced",
@@ -25,6 +28,7 @@ __all__ = [
     "Step",
     "Trace",
     "Watcher",
+    "agreement",
     "sample",
     "span_gradient",
     "span_log_probs",

@@ -103,6 +103,6 @@ def _step(
         new=here & ~forced,
         committed=(torch.arange(canvas.length, device=ids.device) <= position) | forced,
         hidden_positions=slice(position, position + 1),
-        _hidden=hidden[:, None],
+        _hidden=lambda: hidden[:, None],
         _predict=predictions,
     )

@@ -131,6 +131,7 @@ class _Row:
             return ids[:, canvas.response], confidence
 
         assert self.states is not None
+        states = self.states
         step = Step(
             index=index,
             of=self.steps * self.count,
@@ -141,7 +142,7 @@ class _Row:
             new=self.accepted & ~before,
             committed=self.accepted.clone(),
             hidden_positions=slice(0, canvas.length),
-            _hidden=self.states,
+            _hidden=lambda: states,
             _predict=predictions,
         )
         for watcher in self.watchers:

@@ -7,11 +7,13 @@ once its text is final. Shapes: B rows in a step, L = P + length positions, D hi
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
 from . import _bans
+from .cache import block_cache
 from .canvas import Canvas
 from .choose import choose_and_rank, probability
 from .noise import uniform
@@ -28,9 +30,11 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
 
 @dataclass
 class _Pass:
-    """One forward: step, each row's block, canvas rows [B], their ids before it [B, L], hidden states [B, L, D].
+    """One forward: step, each row's block, canvas rows [B], their ids before it [B, L].
 
     draws [B]: the step number that random draws are made under.
+    hidden, unguided [B, n, D]: the states of n columns, of each row those from `starts` on: [B or 1]; all, or with a
+        cache some.
     """
 
     index: int
@@ -38,8 +42,17 @@ class _Pass:
     rows: torch.Tensor
     draws: torch.Tensor
     ids: torch.Tensor
+    starts: list[int]
     hidden: torch.Tensor
     unguided: torch.Tensor | None
+
+    def states(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Conditional and unconditional states [N, D] at N rows of the pass and columns of the canvas."""
+        if len(self.starts) > 1:
+            column = column - torch.tensor(self.starts, device=column.device)[row]
+        else:
+            column = column - self.starts[0]
+        return self.hidden[row, column], None if self.unguided is None else self.unguided[row, column]
 
 
 class _Diffusion:
@@ -56,6 +69,7 @@ class _Diffusion:
         self.alive = list(range(len(canvas.rows)))
         self.forbidden = self._forbidden()
         self.offsets = self._offsets()
+        self.cache = block_cache(canvas, watchers)
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor(
@@ -95,7 +109,10 @@ class _Diffusion:
         sampling = self.sampling
         ids = list(self.model.family.end_ids) if sampling.end == "forbid" else []
         published = (
-            sampling.temperature == 0 and sampling.threshold is None and sampling.order != "left_to_right"
+            sampling.temperature == 0
+            and sampling.threshold is None
+            and sampling.order != "left_to_right"
+            and sampling.cache is None
         )
         return ids if published else [*ids, self.mask_id]
 
@@ -160,12 +177,23 @@ class _Diffusion:
         if self.sampling.threshold is not None:  # rows take different numbers of steps: each counts its own
             draws = torch.tensor([canvas.steps_taken[row] for row in working], device=self.device)
         ids = canvas.ids[rows]
-        mask = None if canvas.mask is None else canvas.mask[rows]
-        if self.sampling.guidance == 0:
-            return _Pass(index, blocks, rows, draws, ids, self.model.hidden(ids, mask), None)
-        nothing = torch.where(self.given[rows], self.mask_id, ids)
-        both = self.model.hidden(torch.cat([ids, nothing]), None if mask is None else mask.repeat(2, 1))
-        return _Pass(index, blocks, rows, draws, ids, both[: len(ids)], both[len(ids) :])
+        return _Pass(index, blocks, rows, draws, ids, *self._states(rows, ids, blocks))
+
+    def _states(
+        self, rows: torch.Tensor, ids: torch.Tensor, blocks: list[tuple[int, int]] | None
+    ) -> tuple[list[int], torch.Tensor, torch.Tensor | None]:
+        """Starts, conditional and unconditional states, as `_Pass` has them. blocks: None for all columns."""
+        count, mask = len(ids), None if self.canvas.mask is None else self.canvas.mask[rows]
+        guided = self.sampling.guidance > 0
+        if guided:
+            ids = torch.cat([ids, torch.where(self.given[rows], self.mask_id, ids)])
+            mask = None if mask is None else mask.repeat(2, 1)
+        starts = [0]
+        if self.cache is None or blocks is None:
+            hidden = self.model.hidden(ids, mask)
+        else:
+            hidden, starts = self.cache.hidden(ids, mask, rows.tolist(), blocks, self.alive)
+        return starts, hidden[:count], hidden[count:] if guided else None
 
     def _predict(self, now: _Pass, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens, scores and ranks [B, L] at the positions in `where` [B, L]; the canvas and 0 elsewhere."""
@@ -186,14 +214,15 @@ class _Diffusion:
         if self.sampling.temperature > 0:
             uniforms = uniform(self.canvas.seeds[now.rows][row], now.draws[row], self.coordinates[column])
         source = torch.maximum(column - 1, self.first[now.rows][row]) if self.model.family.shift else column
+        hidden, unguided = now.states(row, source)
         return choose_and_rank(
             self.model,
-            now.hidden[row, source],
+            hidden,
             uniforms,
             order=self.sampling.order,
             temperature=self.sampling.temperature,
             forbidden=forbidden,
-            unguided=None if now.unguided is None else now.unguided[row, source],
+            unguided=unguided,
             guidance=self.sampling.guidance,
         )
 
@@ -262,10 +291,32 @@ class _Diffusion:
         tokens: torch.Tensor,
         scores: torch.Tensor,
     ) -> Step:
-        response = self.canvas.response
+        width, response = self.canvas.width, self.canvas.response
+        shown = slice(0, self.canvas.length)
+        if self.cache is not None and not self.cache.exact:  # all rows in one block
+            first = max(now.starts[0], width)
+            shown = slice(first - width, now.starts[0] + now.hidden.shape[1] - width)
+
+        @cache
+        def full() -> _Pass:
+            """With an exact cache, the whole forward that it spared."""
+            if self.cache is None or not self.cache.exact:
+                return now
+            starts, hidden, unguided = self._states(now.rows, now.ids, None)
+            return replace(now, starts=starts, hidden=hidden, unguided=unguided)
+
+        def hidden() -> torch.Tensor:
+            start = full().starts[0]
+            return full().hidden[:, width + shown.start - start : width + shown.stop - start]
 
         def predictions() -> tuple[torch.Tensor, torch.Tensor]:
-            far_tokens, far_scores, _ = self._predict(now, masked & ~eligible)
+            far = masked & ~eligible
+            if shown.stop < self.canvas.length and far.any():
+                raise ValueError(
+                    f"cache={self.sampling.cache!r} computes the active block alone, so nothing is predicted behind "
+                    "it; use cache='prefix' or none."
+                )
+            far_tokens, far_scores, _ = self._predict(full(), far)
             confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
@@ -278,8 +329,8 @@ class _Diffusion:
             response=response,
             new=(masked & (after != self.mask_id))[:, response],
             committed=(after != self.mask_id)[:, response],
-            hidden_positions=slice(0, self.canvas.length),
-            _hidden=now.hidden[:, response],
+            hidden_positions=shown,
+            _hidden=hidden,
             _predict=predictions,
         )
         for watcher in self.watchers:

@@ -8,7 +8,7 @@ import torch
 
 from midward.models import LanguageModel
 
-from . import autoregressive, canvases, diffusion
+from . import autoregressive, cache, canvases, diffusion
 from .canvas import Canvas, Row
 from .requests import Request, Response, resolve
 from .settings import Sampling
@@ -49,6 +49,7 @@ def sample(
 
     if model.family.kind == "canvas":
         canvases.refuse(model.name, sampling, rows)
+    cache.refuse(model, sampling, rows, watchers)
     kinds = {"diffusion": diffusion.run, "autoregressive": autoregressive.run, "canvas": canvases.run}
     run = kinds[model.family.kind]
     results: dict[int, Response] = {}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 ORDERS = ("low_confidence", "random", "left_to_right", "entropy", "margin")
 ENDS = ("stop", "keep", "forbid")
 PROMPT_MASKS = ("joint", "published")
+CACHES = ("prefix", "dual")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Sampling:
     prompt_masks: masks inside the prompt are filled with the first block. "joint" counts them in its
         schedule, so everything is filled; "published" doesn't, so they compete and masks may be left over.
     seed: any integer; see `midward.sampling.noise` for what it reaches.
+    cache: None computes every position in every step. "prefix" and "dual" are approximate (Fast-dLLM, Wu et al.
+        2025): a block's first step computes all, its later ones the block and what is behind it, or the block alone,
+        against the keys and values of the first. The mask token is then never chosen, and masks in prompts are refused.
+        Block-causal models have an exact cache, always on, and take none of these.
 
     Raises ValueError for a value outside its range. Source: LLaDA (Nie et al. 2025), algorithms 4 and 5.
     """
@@ -52,6 +57,7 @@ class Sampling:
     end: str = "stop"
     prompt_masks: str = "joint"
     seed: int = 0
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("length", "steps", "block", "seed"):
@@ -66,6 +72,8 @@ class Sampling:
         one_of("order", self.order, ORDERS)
         one_of("end", self.end, ENDS)
         one_of("prompt_masks", self.prompt_masks, PROMPT_MASKS)
+        if self.cache is not None:
+            one_of("cache", self.cache, CACHES)
         for name in ("temperature", "guidance"):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
@@ -80,6 +88,11 @@ class Sampling:
             raise ValueError(f"threshold must be above 0 and at most 1; received {self.threshold!r}.")
         elif self.order != "low_confidence":
             raise ValueError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
+
+    @property
+    def approximate(self) -> str | None:
+        """What makes the tokens other than those of the model's own forwards, in words; None where nothing does."""
+        return None if self.cache is None else f"{self.cache} cache"
 
     @property
     def blocks(self) -> list[tuple[int, int]]:

@@ -24,8 +24,8 @@ class Step:
     ids [B, L]: the canvas after this step. response: where the response stands in it.
     new [B, length] bool: committed in this step.
     committed [B, length] bool: all that stand now, forced ones included.
-    hidden_positions: the response positions that `hidden` covers: all of them, or the one that an
-        autoregressive step predicts.
+    hidden_positions: the response positions that `hidden` covers: all of them, the one that an autoregressive step
+        predicts, or with an approximate cache those that this step computed.
     stopped: request indices that a watcher wants no more of; add to it, and those rows leave the batch after this
         step with whatever masks they still hold. The other rows' tokens don't change.
     """
@@ -39,17 +39,18 @@ class Step:
     new: torch.Tensor
     committed: torch.Tensor
     hidden_positions: slice
-    _hidden: torch.Tensor
+    _hidden: Callable[[], torch.Tensor]
     _predict: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     stopped: set[int] = field(default_factory=set)
 
-    @property
+    @cached_property
     def hidden(self) -> torch.Tensor:
         """Hidden states after the final norm [B, positions, D] of this step's forward: a view, not a copy.
 
-        They were computed before this step's commits.
+        They were computed before this step's commits. A block-causal model's exact cache leaves some out, and first use
+        costs a forward; a watcher that `needs_all_positions` turns it off.
         """
-        return self._hidden
+        return self._hidden()
 
     @cached_property
     def predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +58,7 @@ class Step:
 
         Where a token stood before this step it is that token, with confidence 1; at masked positions it is
         what this step predicts. Positions outside the active block are predicted on first use only, which
-        costs the output head on them.
+        costs the output head on them. Raises ValueError where the dual cache left them out.
         """
         return self._predict()
 
@@ -66,6 +67,8 @@ class Watcher(Protocol):
     """Something that sees every step.
 
     needs_all_steps: turns off the early end-of-text stop and the skipping of steps.
+    needs_all_positions (may be missing, which is False): it reads states of the whole response in every step, so an
+        exact cache is off, and an approximate one refused.
     A call to `sample` may run several batches: each gives on_start, its steps, and on_end (always, even on an
     error).
     """
