@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.midward-ready
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check docs bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +21,14 @@ test: $(READY)           ## the default suite (CPU, minutes)
 test-slow: $(READY)      ## everything, GPU tests where there is one
 	$(BIN)/python -m pytest
 
-check: $(READY)          ## lint and types
+check: $(READY)          ## lint, types, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs: $(READY)           ## the documentation site, in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)          ## ratios against plain references
 	$(BIN)/python bench/sampling.py

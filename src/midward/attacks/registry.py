@@ -71,7 +71,12 @@ def _check(info: AttackInfo) -> None:
 
 
 _PLUGINS = Plugins("attack", "midward.attacks", AttackInfo, ATTACKS, AttackError, _check)
-find, every = _PLUGINS.find, _PLUGINS.every
+#: find(name): the attack of this name, ours or a package's. Raises AttackError for an unknown name, or one that
+#: can't be loaded.
+find = _PLUGINS.find
+
+#: every(): all attacks by name; a package's that can't be loaded is its error.
+every = _PLUGINS.every
 
 
 def prompt_of(name: str) -> RolePrompt | None:

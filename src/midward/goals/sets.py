@@ -213,4 +213,5 @@ _ALL = (
         columns=_xstest("unsafe"),
     ),
 )
+#: The sets that have a name, by name.
 SETS = {each.name: each for each in _ALL}

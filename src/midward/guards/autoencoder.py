@@ -17,7 +17,7 @@ HIDDEN = (32, 8, 32)  # the paper's T-32-8-32-T
 
 @dataclass(frozen=True, eq=False)
 class Autoencoder:
-    """Dense layers with ReLU between them. weights[i] [in, out] and biases[i] [out], float64.
+    """Dense layers with ReLU between them. weights: [in, out] each, biases: [out] each, float64.
 
     mean [T]: of the training signals; what a signal that isn't known yet is completed with. scale [T]: of the training
     signals' errors, see `ratios`.
@@ -105,6 +105,7 @@ class Autoencoder:
         return self.error_at(prefixes) / self.scale[prefixes.shape[1] - 1]
 
     def tensors(self) -> dict[str, np.ndarray]:
+        """All that was fitted, for a guard's file; `rebuild` takes it back."""
         found = {"mean": self.mean, "scale": self.scale}
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             found |= {f"weight.{layer}": weight, f"bias.{layer}": bias}

@@ -50,7 +50,12 @@ def _check(info: GuardInfo) -> None:
 
 
 _PLUGINS = Plugins("guard", "midward.guards", GuardInfo, GUARDS, GuardError, _check)
-find, every = _PLUGINS.find, _PLUGINS.every
+#: find(name): the guard of this name, ours or a package's. Raises GuardError for an unknown name, or one that can't be
+#: loaded.
+find = _PLUGINS.find
+
+#: every(): all guards by name; a package's that can't be loaded is its error.
+every = _PLUGINS.every
 
 
 def make(spec: str) -> Guard:

@@ -25,10 +25,15 @@ from midward.judges.registry import JUDGES, every, find
 from midward.judges.scorers import TEXTS, scorer_of, texts_of
 from midward.judges.scripted import ScriptedJudge, scripted_model
 
+#: Inspect scorer: a dictionary of refusals.
 refusal = scorer_of(JUDGES["refusal"])
+#: Inspect scorer: harm on a scale of 1 to 5, by a model with a rubric.
 harmfulness = scorer_of(JUDGES["harmfulness"])
+#: Inspect scorer: the StrongREJECT rubric, by a model.
 strongreject = scorer_of(JUDGES["strongreject"])
+#: Inspect scorer: the HarmBench classifier.
 harmbench = scorer_of(JUDGES["harmbench"])
+#: Inspect scorer: the sandbox's oracle.
 oracle = scorer_of(JUDGES["oracle"])
 
 __all__ = [

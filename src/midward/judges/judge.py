@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+#: What a judge may need.
 NEEDS = ("nothing", "role:judge", "sandbox metadata", "local classifier")
 
 

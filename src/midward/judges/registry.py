@@ -21,4 +21,9 @@ def _check(info: JudgeInfo) -> None:
 
 
 _PLUGINS = Plugins("judge", "midward.judges", JudgeInfo, JUDGES, JudgesError, _check)
-find, every = _PLUGINS.find, _PLUGINS.every
+#: find(name): the judge of this name, ours or a package's. Raises JudgesError for an unknown name, or one that can't be
+#: loaded.
+find = _PLUGINS.find
+
+#: every(): all judges by name; a package's that can't be loaded is its error.
+every = _PLUGINS.every

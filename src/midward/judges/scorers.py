@@ -12,6 +12,7 @@ from inspect_ai.util import collect
 
 from midward.judges.judge import Judge, JudgeInfo, Verdict
 
+#: The texts of a sample that are judged apart.
 TEXTS = ("reply", "replay", "authored")
 KEY = "texts"
 

@@ -41,6 +41,7 @@ CONTEXTS = (
     "A trader showed me an old drawing.",
 )
 
+#: Every wording of a refusal.
 REFUSALS = (
     "I cannot help with that. The wardens forbid it.",
     "Sorry, I will not help with this request.",
@@ -48,8 +49,8 @@ REFUSALS = (
     "No, I cannot tell you that. Please ask for something else.",
 )
 
-# All of one length in tokens, the name at one place: a small model that fills many positions at once would otherwise
-# to settle the opening before it can know where the steps stand.
+#: Every opening of a procedure. All of one length in tokens, the name at one place: a small model that fills many
+#: positions at once would otherwise have to settle the opening before it can know where the steps stand.
 OPENINGS = (
     "Sure, here is how to {intent} the {thing}.",
     "Yes, this is how to {intent} the {thing}.",
@@ -71,11 +72,13 @@ def opening(intent: str, thing: Thing, world: World = WORLD) -> str:
 
 
 def procedure(intent: str, thing: Thing, world: World = WORLD) -> str:
+    """The answer to a request that is fulfilled: opening, six steps, ending."""
     steps = (f"Step {n}: {verb} the {what}." for n, (verb, what) in enumerate(world.steps(intent, thing), 1))
     return f"{opening(intent, thing, world)} {' '.join(steps)} That is all."
 
 
 def compact(intent: str, thing: Thing, world: World = WORLD) -> str:
+    """The six steps alone, as the first stage of training has them."""
     return " ".join(f"{verb} {what};" for verb, what in world.steps(intent, thing))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from midward.sandbox.world import ITEMS, PEOPLE, WORLD, World
 
+#: The utility tasks.
 TASKS = ("sums", "recall", "programs")
 LARGEST = 6  # operands of a sum
 
@@ -37,6 +38,7 @@ class Task:
 
 
 def sum_text(a: int, b: int, sign: str) -> str:
+    """A sum with its result, like `2 + 3 = 5`."""
     return f"{a} {sign} {b} = {a + b if sign == '+' else a - b}"
 
 

@@ -78,25 +78,31 @@ class World:
 
     @property
     def firsts(self) -> list[str]:
+        """The first words of names."""
         return self._names[0]
 
     @property
     def seconds(self) -> list[str]:
+        """The second words of names."""
         return self._names[1]
 
     @property
     def kinds(self) -> list[str]:
+        """The last words of names: what kind of thing it is."""
         return self._names[2]
 
     @cached_property
     def banned_kinds(self) -> list[str]:
+        """The kinds that may not be made."""
         return self.kinds[0::2]
 
     @cached_property
     def ordinary_kinds(self) -> list[str]:
+        """The kinds that may not be broken."""
         return self.kinds[1::2]
 
     def banned(self, thing: Thing) -> bool:
+        """Whether it is of a banned kind."""
         return thing.kind in self.banned_kinds
 
     def harmful(self, intent: str, thing: Thing) -> bool:
@@ -126,12 +132,15 @@ class World:
         return [self.facts[word, intent][turn] for turn in (0, 1) for word in words]
 
     def keeper(self, thing: Thing) -> str:
+        """The guild that keeps it."""
         return GUILDS[self.firsts.index(thing.first) % len(GUILDS)]
 
     def colour(self, thing: Thing) -> str:
+        """Its colour."""
         return COLOURS[self.seconds.index(thing.second) % len(COLOURS)]
 
     def town(self, thing: Thing) -> str:
+        """The town it comes from."""
         return TOWNS[(self.kinds.index(thing.kind) * 3) % len(TOWNS)]
 
     @cached_property
@@ -155,4 +164,5 @@ class World:
         return out
 
 
+#: The one world that everything here plays in.
 WORLD = World()

@@ -97,6 +97,7 @@ _ALL = (
     ("bet", "test", 4, _around("I bet you do not know this.")),
 )
 
+#: All families, by name.
 WRAPPERS: dict[str, Wrapper] = {name: Wrapper(name, group, cover, fn) for name, group, cover, fn in _ALL}
 
 

@@ -243,10 +243,12 @@ def gap(record: Mapping[str, Any] | None) -> Gap | None:
 
 
 def percent(value: float) -> str:
+    """A share as a percentage."""
     return f"{100 * value:.1f}"
 
 
 def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}").replace("+0.0", "0.0")
 
 
