@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from midward._hints import did_you_mean
 from midward._rows import key_of
+from midward._settings import read_settings
 from midward.attacks.roles import SCORE, RolePrompt, Roles, whole
 from midward.attacks.target import Ask, BudgetSpent, Capability, Reply, Target
 from midward.goals import Goal
@@ -150,21 +148,3 @@ async def run_search(info: AttackInfo, attempt: Attempt, settings: Any) -> None:
         await info.search(attempt, settings)
     except* BudgetSpent:  # also where several that run at once find it spent
         attempt.spent = True
-
-
-def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
-    """An instance of a pydantic dataclass. Raises ValueError, naming the setting and the nearest known one."""
-    known = [one.name for one in fields(kind)]
-    for name in given:
-        if name not in known:
-            raise ValueError(
-                f"{what} has no setting {name!r}.{did_you_mean(name, known)} "
-                f"Available: {', '.join(known) or 'none'}."
-            )
-    try:
-        return TypeAdapter(kind).validate_python(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{what}: {where}: {message}; received {first['input']!r}.") from None

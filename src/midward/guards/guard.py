@@ -10,15 +10,14 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from midward._hints import did_you_mean
 from midward._rows import key_of
+from midward._settings import read_settings
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
@@ -112,7 +111,10 @@ class Guard(ABC):
     tied_to: ClassVar[tuple[str, ...]] = ("model",)
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = _configured(self.Settings, settings, self.name)
+        try:
+            self.settings = read_settings(self.Settings, settings, f"the guard {self.name!r}")
+        except ValueError as error:
+            raise GuardError(str(error)) from None
         self.threshold = math.inf
         self.alpha: float | None = None
         self.calibrated = 0
@@ -333,23 +335,3 @@ def _or_none(score: float) -> float | None:
 
 def _told(about: Mapping[str, Any]) -> str:
     return f"{about['model']!r}" + (f" with adapter {about['adapter']!r}" if about["adapter"] else "")
-
-
-def _configured(kind: type[Any], settings: Mapping[str, Any], name: str) -> Any:
-    """The settings, checked. Raises GuardError for an unknown name or a value out of range."""
-    known = [field.name for field in fields(kind)]
-    for each in settings:
-        if each not in known:
-            raise GuardError(
-                f"the guard {name!r} has no setting {each!r}.{did_you_mean(each, known)} "
-                f"Available: {', '.join(known) or 'none'}."
-            )
-    try:
-        return TypeAdapter(kind).validate_python(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise GuardError(
-            f"the guard {name!r}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}; "
-            f"received {first['input']!r}."
-        ) from None
