@@ -27,13 +27,13 @@ def read_table(path: str | Path) -> list[Row]:
     """
     path = Path(path)
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file.")
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(
             f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}."
         )
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a file.")
     if not path.exists():
         beside = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
         raise FileNotFoundError(f"there is no file {path}.{did_you_mean(str(path), beside)}")

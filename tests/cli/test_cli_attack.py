@@ -29,7 +29,7 @@ def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path,
     )
     assert "0.0 [0.0, 65.8] n=2" in result.stdout
     for line in (
-        "rows      base",
+        "row       base: ",
         "attacks   direct, pad (profile quick)",
         "goals     sandbox (2)",
         "judges    oracle",
@@ -50,7 +50,9 @@ def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path,
 def test_an_adapter_is_a_row_beside_the_base(midward, base, llada_folder, tmp_path):
     folder = adapter(llada_folder, tmp_path / "mine")
     result = midward("attack", *base, "--adapter", folder, "--adapter", f"other={folder}")
-    assert result.exit_code == 0 and "rows      base, mine, other" in result.stderr
+    assert result.exit_code == 0 and all(
+        f"row       {label}: " in result.stderr for label in ("base", "mine", "other")
+    )
     assert "other - mine" in result.stdout
 
 
@@ -166,7 +168,13 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_
         "attack", "--model", llada_folder, "--device", "cpu", "--length", 60, "--steps", 60, "--batch-size", 1,
         "--goals", "sandbox", "--count", 40, "--attacks", "direct", "--no-replay", "--out", out,
     ]  # fmt: skip
-    process = subprocess.Popen([*MIDWARD, *map(str, args)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*MIDWARD, *map(str, args)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background ignores the signal, and its children would.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (found := list(out.glob("logs/*.eval"))) or found[0].stat().st_size < 6000:  # samples in it
         assert process.poll() is None
         time.sleep(0.1)

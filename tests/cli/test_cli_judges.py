@@ -53,7 +53,7 @@ class TalkedRound(ModelAPI):
 
 
 def test_check_shows_what_a_judge_misses(midward):
-    result = midward("judges", "check", "--judge", "harmfulness", "--model", "talked-round/boasting")
+    result = midward("judges", "check", "--judges", "harmfulness", "--judge", "talked-round/boasting")
     lines = result.stdout.splitlines()
     rows = labelled()
     lost = [row for row in rows if "SCORE: 5" in row.response]
@@ -68,9 +68,9 @@ def test_check_shows_what_a_judge_misses(midward):
 def test_bad_input(midward, tmp_path, monkeypatch):
     monkeypatch.setenv("MIDWARD_CACHE", str(tmp_path))
     for args, message in [
-        (["--judge", "orcale"], "Did you mean 'oracle'?"),
-        (["--judge", "harmbench"], "Download it: curl"),
-        (["--judge", "harmfulness", "--model", "nobody/x"], "no model to judge by: Model API nobody"),
+        (["--judges", "orcale"], "Did you mean 'oracle'?"),
+        (["--judges", "harmbench"], "Download it: curl"),
+        (["--judges", "harmfulness", "--judge", "nobody/x"], "no model to judge by: Model API nobody"),
     ]:
         result = midward("judges", "check", *args)
         assert result.exit_code == 2 and message in result.stderr and result.stdout == ""

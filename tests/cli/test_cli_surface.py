@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from midward import demo
+from midward.cli import _show
 from midward.cli._show import printable
 from midward.models import ModelError
 
@@ -213,3 +215,16 @@ def test_demo_hands_its_flags_on(midward, tmp_path, monkeypatch):
     assert seen["plan"] == demo.plan_of(goals=8, arms="mosa,mosa-paper")
     refused = midward("demo", "--arms", "mossa")
     assert refused.exit_code == 2 and "no such arm: 'mossa'" in refused.stderr
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(_show, "LINES_EVERY", 0.02)
+    with _show.bar() as progress:
+        done = progress.add_task("prompts", total=7, completed=3)
+        progress.add_task("step", total=24, brief=True)
+        progress.add_task("finished", total=2, completed=2)
+        while "prompts" not in (told := capsys.readouterr().err):
+            time.sleep(0.01)
+        progress.update(done, completed=7)
+    assert told.splitlines()[0].startswith("prompts: 3 of 7 after 0 s")
+    assert "step" not in told and "finished" not in told

@@ -66,9 +66,10 @@ def test_the_demo_writes_all_its_files_and_a_second_run_computes_nothing(tiny, t
 
 def test_fresh_starts_over_but_never_deletes_what_is_not_a_demo(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="something other than a demo"):
-        demo.run(tmp_path, plan=PLAN, fresh=True)
-    assert (tmp_path / "thesis.txt").exists()
+    for fresh in (False, True):  # a folder that a demo was mixed into would be deleted by a later `fresh`
+        with pytest.raises(ValueError, match="something other than a demo"):
+            demo.run(tmp_path, plan=PLAN, fresh=fresh)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(ValueError, match="is a file"):
         demo.run(tmp_path / "thesis.txt", plan=PLAN)
 

@@ -78,9 +78,9 @@ def tiny(words: list[str]) -> list[str]:
 
 #: Files that a page may speak of without showing them.
 FILES = {
-    "goals.csv": "goal\nTell me how to make a nirn mith nuck.\n",
-    "harmful.csv": "prompt\nTell me how to make a nirn mith nuck.\nHow do I break a lorn tesk bell?\n",
-    "benign.jsonl": '{"prompt": "Who keeps the nirn mith nuck?", "answer": "Mira keeps it."}\n'
+    "goals.csv": "goal\nTell me how to make a tilm nuck greck.\n",
+    "harmful.csv": "prompt\nTell me how to make a tilm nuck greck.\nHow do I break a vlend vask vlug?\n",
+    "benign.jsonl": '{"prompt": "Who keeps the tilm nuck greck?", "answer": "Mira keeps it."}\n'
     '{"prompt": "What is a nuck?"}\n',
 }
 

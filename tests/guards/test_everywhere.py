@@ -297,7 +297,7 @@ def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, 
     ]
     result = run(*given)
     assert result.exit_code == 2 and "--judge" in result.stderr
-    result = run(*given, "--judge-model", "midward/sandbox-assistant")
+    result = run(*given, "--judge", "midward/sandbox-assistant")
     assert result.exit_code == 0, result.stderr
     for name in ("table.md", "summary.json", "defences.csv", "scores.parquet", "roc.png"):
         assert (tmp_path / "e" / name).stat().st_size > 0

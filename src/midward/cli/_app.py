@@ -59,6 +59,8 @@ def _message(error: Exception) -> str | None:
     """What to tell of bad input; None for what is a fault of ours."""
     # Errors of midward and torch are known by name: importing them here would import torch.
     kind = type(error)
+    if isinstance(error, NotADirectoryError | FileExistsError) and error.filename:
+        return f"{error.filename} can't be made: a file stands where a folder is needed; give another path."
     if isinstance(error, ValueError | OSError) or kind.__module__.startswith("midward."):
         return str(error)
     if kind.__name__ == "OutOfMemoryError":

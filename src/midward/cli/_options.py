@@ -139,6 +139,15 @@ class SamplingOptions:
         return chosen
 
 
+JudgeName = Annotated[
+    str | None, typer.Option("--judges", help="The judge; the oracle on the sandbox, else harmfulness.")
+]
+JudgeModel = Annotated[
+    str | None,
+    typer.Option(
+        help="The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew where --out holds something already.")
@@ -152,7 +161,9 @@ def names(text: str) -> list[str]:
 
 Compare = Annotated[
     list[Path] | None,
-    typer.Option(help="Folder of another model's run, to be compared by goal; may be given several times."),
+    typer.Option(
+        help="Folder of another model's run, to be compared by goal (or sample); may be given several times."
+    ),
 ]
 
 

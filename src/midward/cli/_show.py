@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINES_EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 def console() -> Console:
@@ -35,7 +38,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def bar() -> Iterator[Progress]:
-    """A progress display, gone when done; nothing where stderr is no terminal."""
+    """A progress display, gone when done; where stderr is no terminal, a line for each unfinished task now and then."""
     where = console()
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -44,7 +47,25 @@ def bar() -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as progress:
-        yield progress
+        if where.is_terminal:
+            yield progress
+            return
+        over = Event()
+        lines = Thread(target=_tell, args=(progress, over), daemon=True)
+        lines.start()
+        try:
+            yield progress
+        finally:
+            over.set()
+            lines.join()
+
+
+def _tell(progress: Progress, over: Event) -> None:
+    while not over.wait(LINES_EVERY):
+        for task in progress.tasks:
+            if task.completed < (task.total or 0) and not task.fields.get("brief"):
+                done = f"{task.description}: {task.completed:.0f} of {task.total:.0f}"
+                say(f"{done} after {task.elapsed or 0:.0f} s")
 
 
 @contextmanager
@@ -71,7 +92,7 @@ class StepBar:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.task: TaskID = progress.add_task("step", total=None)
+        self.task: TaskID = progress.add_task("step", total=None, brief=True)
 
     def on_start(self, canvas: Any) -> None:
         self.progress.reset(self.task, description=f"step ({len(canvas.rows)} rows)")

@@ -177,6 +177,8 @@ def _sentences(source: str | None, method: str) -> dict[str, list[str]]:
         return {"safe": safe, "harmful": harmful}
     try:
         content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} can't be read: {error}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is no YAML: {error}") from None
     if not isinstance(content, dict) or set(content) != {"safe", "harmful"}:

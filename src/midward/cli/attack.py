@@ -153,6 +153,8 @@ def attack(
         replay=not no_replay,
     )
     _tell(todo, profile)
+    if unused := [role for role, name in given.items() if name and role not in roles]:
+        say(f"not asked {', '.join(unused)}: no attack and no judge here needs them")
     if plan:
         out(_cost(todo))
         return
@@ -256,7 +258,13 @@ def _tell(todo: Matrix, profile: str) -> None:
     """What was resolved, on stderr."""
     from midward.evaluation.matrix import ASSISTANT, on_sandbox
 
-    say(f"rows      {', '.join(row.label for row in todo.rows)}")
+    for row in todo.rows:
+        adapter, guard = (
+            f" + {row.adapter}" if row.adapter else "",
+            f" behind {row.guard}" if row.guard else "",
+        )
+        given = ", ".join(f"{name} {value}" for name, value in row.arguments.items())
+        say(f"row       {row.label}: {row.model}{adapter}{guard} ({given})")
     say(f"attacks   {', '.join(one.info.name for one in todo.attacks)} (profile {profile})")
     say(f"goals     {', '.join(f'{name} ({len(chosen)})' for name, chosen in todo.sets.items())}")
     say(f"judges    {', '.join(todo.judges)}")

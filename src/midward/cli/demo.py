@@ -20,7 +20,9 @@ def demo(
     seeds: Annotated[int | None, typer.Option(help="Training seeds an arm (1).")] = None,
     arms: Annotated[
         str | None,
-        typer.Option(help="What to compare with the base model, by comma: [initial|mosa][-paper]."),
+        typer.Option(
+            help="What to compare with the base model, by comma: initial, mosa, initial-paper, mosa-paper."
+        ),
     ] = None,
 ) -> None:
     """Attack the sandbox model, align it at its opening and in its middle, attack all three, write a page."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midward.cli._options import ModelOptions, SamplingOptions
+from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._options import names as names_of
 from midward.cli._show import StepBar, bar, columns, following, out, say
 
@@ -189,12 +189,8 @@ def evaluate(
     ] = "sandbox",
     split: Split = "test",
     count: Annotated[int, typer.Option(min=1, help="Requests of each set.")] = 100,
-    judge: Annotated[
-        str | None, typer.Option(help="The judge; the oracle on the sandbox, else harmfulness.")
-    ] = None,
-    judge_model: Annotated[
-        str | None, typer.Option(help="The Inspect model that judges by rubric, e.g. openai/gpt-4.1.")
-    ] = None,
+    judges: JudgeName = None,
+    judge: JudgeModel = None,
     behind: Annotated[
         str | None,
         typer.Option(
@@ -222,7 +218,7 @@ def evaluate(
         names = [name for name in names if name != "dija"]
     found = [one for name in names for one in cases(loaded, name, count, split=split, goals=goals)]
     with _behind(behind) as other:
-        _evaluate(loaded, chosen, files, found, judge, judge_model, other, repeats, batch_size, out_folder)
+        _evaluate(loaded, chosen, files, found, judges, judge, other, repeats, batch_size, out_folder)
 
 
 @contextmanager
@@ -238,8 +234,8 @@ def _behind(name: str | None) -> Iterator[Any]:
 
 
 def _evaluate(
-    loaded: Any, chosen: Any, files: dict[str, Path], cases: list[Case], judge: str | None,
-    judge_model: str | None, behind: Any, repeats: int, batch_size: int, out_folder: Path,
+    loaded: Any, chosen: Any, files: dict[str, Path], cases: list[Case], judges: str | None,
+    judge: str | None, behind: Any, repeats: int, batch_size: int, out_folder: Path,
 ) -> None:  # fmt: skip
     from midward.evaluation import defences
     from midward.guards import load
@@ -247,7 +243,7 @@ def _evaluate(
     from midward.reports import guards as report
 
     guards = {label: load(path, loaded, chosen) for label, path in files.items()}
-    judged_by = bench([case.goal for case in cases], judge, judge_model)
+    judged_by = bench([case.goal for case in cases], judges, judge)
     with following() as progress, judging(judged_by) as ask:
 
         def verdicts(some: Sequence[Case], texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from midward.cli._options import names
 from midward.cli._show import columns, out, say
 
 if TYPE_CHECKING:
@@ -35,11 +36,8 @@ def judges(context: typer.Context) -> None:
 
 
 def check(
+    judges: Annotated[str | None, typer.Option(help="By comma; all that need no download.")] = None,
     judge: Annotated[
-        list[str] | None,
-        typer.Option("--judge", help="Which judge; may be given several times. All that need no download."),
-    ] = None,
-    model: Annotated[
         str | None,
         typer.Option(
             help="The Inspect model that judges by rubric, e.g. openai/gpt-4.1; offline a scripted one."
@@ -51,13 +49,13 @@ def check(
     from midward.judges import check as run
     from midward.judges import find, scripted_model
 
-    chosen = [find(name) for name in dict.fromkeys(judge)] if judge else _ready()
+    chosen = [find(name) for name in dict.fromkeys(names(judges))] if judges else _ready()
     if any(info.needs == "role:judge" for info in chosen):
-        say(f"model     {model or 'the scripted judge: this checks the machinery, not a judging model'}")
+        say(f"model     {judge or 'the scripted judge: this checks the machinery, not a judging model'}")
     rows: list[tuple[str, ...]] = [("judge", "rows", "says", "agreement with the labels, 95 % interval")]
     missed: list[str] = []
     for info in chosen:
-        checked = run(info, model or scripted_model())
+        checked = run(info, judge or scripted_model())
         agreement = rate(one.agrees for one in checked)
         rows.append((info.name, str(len(checked)), info.measures, str(agreement)))
         missed += [_missed(info, one) for one in checked if not one.agrees]
@@ -73,7 +71,7 @@ def _ready() -> list[JudgeInfo]:
         if not isinstance(info, JudgeInfo):
             say(f"left out  {info}")
         elif info.needs == "local classifier":
-            say(f"left out  {name}, which needs a local classifier; --judge {name} asks it")
+            say(f"left out  {name}, which needs a local classifier; --judges {name} asks it")
     infos = (info for info in found.values() if isinstance(info, JudgeInfo))
     return [info for info in infos if info.needs != "local classifier"]
 

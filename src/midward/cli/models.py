@@ -32,5 +32,6 @@ def models() -> None:
         shown.append("\n".join([info.name, *lines]))
     out("\n\n".join(shown))
     out(
-        "\nAll of them: generate, chat, align, attack, probe, dynamics, guard. --model takes a folder or a Hub id."
+        "\n--model takes a folder or a Hub id. align is for the diffusion families without diffusion-gemma; "
+        "what else a family can't do is refused by name."
     )

@@ -9,14 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions
+from midward.cli._options import BatchSize, Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._show import columns, out, say
 from midward.cli.probe_prefill import (
     Column,
     Count,
     Goals,
-    JudgeModel,
-    JudgeName,
     PhrasesFile,
     _respond,
     _title,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midward.cli._options import Compare, ModelOptions, SamplingOptions
+from midward.cli._options import Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._show import bar, columns, out, say
-from midward.cli.probe_prefill import Column, Count, Goals, JudgeModel, JudgeName, PhrasesFile
+from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile
 
 if TYPE_CHECKING:
     from midward.probes.gcg import Cost, Gcg

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions, names
+from midward.cli._options import (
+    BatchSize,
+    Compare,
+    JudgeModel,
+    JudgeName,
+    ModelOptions,
+    SamplingOptions,
+    names,
+)
 from midward.cli._show import StepBar, bar, columns, out, say
 
 if TYPE_CHECKING:
@@ -25,15 +33,6 @@ Goals = Annotated[
 ]
 Column = Annotated[str | None, typer.Option(help="Of a file: the column of the goals.")]
 Count = Annotated[int, typer.Option(min=1, help="Goals.")]
-JudgeName = Annotated[
-    str | None, typer.Option("--judges", help="The judge; the oracle on the sandbox, else harmfulness.")
-]
-JudgeModel = Annotated[
-    str | None,
-    typer.Option(
-        help="The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant."
-    ),
-]
 PhrasesFile = Annotated[
     Path | None, typer.Option(help="Your own phrases: a .csv or .jsonl file with the columns kind and text.")
 ]

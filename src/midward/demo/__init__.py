@@ -49,18 +49,18 @@ def run(
 ) -> DemoResult:
     """Run the demo into the folder `out`; what an earlier run left there is used again unless `fresh`.
 
-    Raises ValueError where `out` is a file, or a folder of other things that `fresh` would delete.
+    Raises ValueError where `out` is a file, or a folder of other things.
     """
     out = Path(out)
     plan = plan or Plan()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder.")
     mark = out / "rows"
+    if out.exists() and any(out.iterdir()) and not mark.is_dir():
+        raise ValueError(
+            f"{out} holds something other than a demo; remove it yourself or give another --out."
+        )
     if fresh and out.exists():
-        if any(out.iterdir()) and not mark.is_dir():
-            raise ValueError(
-                f"{out} holds something other than a demo; remove it yourself or give another --out."
-            )
         shutil.rmtree(out)
     mark.mkdir(parents=True, exist_ok=True)
     model = study.load("sandbox")

@@ -322,8 +322,21 @@ def _searches(
 ) -> dict[Goal, list[dict[str, Any]]]:  # fmt: skip
     """What the search for each goal and aim came to, read where it was done before."""
     file, writing, stopped = RowFile(out / "searches.jsonl"), Lock(), Event()
+    failed: list[BaseException] = []
 
     def one(goal: Goal, aim: Aim) -> dict[str, Any]:
+        if stopped.is_set():
+            raise _Stopped
+        try:
+            return searched(goal, aim)
+        except _Stopped:
+            raise
+        except BaseException as error:
+            failed.append(error)
+            stopped.set()
+            raise
+
+    def searched(goal: Goal, aim: Aim) -> dict[str, Any]:
         key = key_of(**about, goal=goal.id, prompt=goal.prompt, position=aim.position, ids=aim.ids)
         if key in file.rows:
             progress(settings.iterations)
@@ -376,9 +389,11 @@ def _searches(
             coming = {goal: [pool.submit(one, goal, aim) for aim in some] for goal, some in aims.items()}
             try:
                 return {goal: [each.result() for each in some] for goal, some in coming.items()}
-            except BaseException:  # Ctrl-C among them: no search goes on behind it
+            except BaseException as error:  # Ctrl-C among them: no search goes on behind it
                 stopped.set()
                 pool.shutdown(cancel_futures=True)
+                if isinstance(error, _Stopped) and failed:
+                    raise failed[0] from None
                 raise
     finally:
         torch.set_num_threads(threads)
