@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.special import expit
 
 from midward.dynamics.anchors import Anchors
 from midward.dynamics.states import Pooling
@@ -14,13 +16,13 @@ from midward.sampling import Canvas, Sampling, Step
 #: The temperature of the signal, as in the paper.
 TAU = 0.1
 
-#: Told after each step: the step, and sigma so far [B, T] of its rows (float64, on the model's device), NaN at the
-#: steps that a row has not reached.
-OnSignal = Callable[[Step, torch.Tensor], None]
+#: Told after each step: the step, and sigma so far [B, T] of its rows (float64), NaN at the steps that a row has not
+#: reached.
+OnSignal = Callable[[Step, np.ndarray], None]
 
 
 def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> torch.Tensor:
-    """The signal sigma [..., T] (float64, in 0..1) of pooled states [..., T, D].
+    """The signal sigma [..., T] (float64 on the CPU, in 0..1) of pooled states [..., T, D].
 
     d = 1 - cos(phi, anchor); sigma = sigmoid((log(d_harmful + eps) - log(d_harmless + eps)) / tau).
     Raises ValueError where T or D isn't the anchors'.
@@ -31,7 +33,7 @@ def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> t
             f"{tuple(states.shape)}."
         )
     cosines = torch.einsum("...td,tcd->...tc", _unit(states), _units(anchors, states.device))
-    return _sigma(cosines, anchors.eps, tau)
+    return torch.from_numpy(_sigma(cosines.cpu().numpy(), anchors.eps, tau))
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
@@ -45,10 +47,10 @@ def _units(anchors: Anchors, device: torch.device) -> torch.Tensor:
     return _unit(torch.stack([anchors.mu_harmful, anchors.mu_harmless], dim=1).to(device))
 
 
-def _sigma(cosines: torch.Tensor, eps: float, tau: float) -> torch.Tensor:
+def _sigma(cosines: np.ndarray, eps: float, tau: float) -> np.ndarray:
     """sigma [...] of the cosines [..., 2] with the harmful and the harmless anchor."""
-    harmful, harmless = (1 - cosines).clamp_(min=0).add_(eps).log_().unbind(-1)
-    return torch.sigmoid((harmful - harmless) / tau)
+    logs = np.log(np.maximum(1 - cosines, 0) + eps)
+    return expit((logs[..., 0] - logs[..., 1]) / tau)
 
 
 class SRISignal(Pooling):
@@ -97,7 +99,7 @@ class SRISignal(Pooling):
             self._mu = _units(self.anchors, canvas.ids.device)
             self._matched = (canvas.model, canvas.sampling)
         count, (steps, width) = len(canvas.rows), self.anchors.mu_harmless.shape
-        self._sigma = self._mu.new_full((count, steps), torch.nan)  # by canvas row
+        self._cosines = self._mu.new_full((count, steps, 2), torch.nan)  # by canvas row
         self._last = self._mu.new_zeros(count, width)
         self._places = list(range(count))
         self._next = [0] * count  # the step that each row's signal has reached
@@ -111,20 +113,18 @@ class SRISignal(Pooling):
             # What lies between a row's steps has the state before; what lies before its first, that one.
             new = torch.tensor([before == 0 for before in reached], device=now.device)[:, None]
             self._fill(rows, torch.where(new, now, self._last[rows]), min(reached), at)
-        eps, tau = self.anchors.eps, self.tau
-        if (
-            self._own_count is None and places == self._places
-        ):  # every row at one step: no gathering, no scattering
-            self._sigma[:, at[0]] = _sigma(now @ self._mu[at[0]].T, eps, tau)
+        every = places == self._places
+        if every and self._own_count is None:  # all rows at one step: no gathering, no scattering
+            self._cosines[:, at[0]] = now @ self._mu[at[0]].T
             self._last = now
         else:
             steps = torch.tensor(at, device=now.device)
-            self._sigma[rows, steps] = _sigma(torch.einsum("bd,bcd->bc", now, self._mu[steps]), eps, tau)
+            self._cosines[rows, steps] = torch.einsum("bd,bcd->bc", now, self._mu[steps])
             self._last[rows] = now
         for place, index in zip(places, at, strict=True):
             self._next[place] = index + 1
         if self.on_signal is not None:
-            self.on_signal(step, self._sigma if places == self._places else self._sigma[rows])
+            self.on_signal(step, self._signal_of(self._cosines if every else self._cosines[rows]))
 
     def finish(self, canvas: Canvas) -> None:
         if not self._open:
@@ -132,23 +132,26 @@ class SRISignal(Pooling):
         self._open = False
         begun = [place for place, reached in enumerate(self._next) if reached]
         if begun:
-            rows = torch.tensor(begun, device=self._sigma.device)
-            self._fill(rows, self._last[rows], 0, [self._sigma.shape[1]] * len(begun))
-        for row, sigma in zip(canvas.rows, self._sigma.cpu(), strict=True):
-            self._signals[row.index] = sigma
+            rows = torch.tensor(begun, device=self._cosines.device)
+            self._fill(rows, self._last[rows], 0, [self._cosines.shape[1]] * len(begun))
+        for row, sigma in zip(canvas.rows, self._signal_of(self._cosines), strict=True):
+            self._signals[row.index] = torch.from_numpy(sigma)
 
     def _fill(self, rows: torch.Tensor, phi: torch.Tensor, start: int, stops: list[int]) -> None:
-        """Give `rows` the signal of phi [B, D] at those steps, from `start` up to each row's stop, that have none."""
+        """Give `rows` the cosines of phi [B, D] at those steps, from `start` up to each row's stop, that have none."""
         if start >= max(stops):
             return
         steps = slice(start, max(stops))
-        there = self._sigma[rows, steps]
-        carried = _sigma(torch.einsum("bd,tcd->btc", phi, self._mu[steps]), self.anchors.eps, self.tau)
+        there = self._cosines[rows, steps]
+        carried = torch.einsum("bd,tcd->btc", phi, self._mu[steps])
         within = (
             torch.arange(start, max(stops), device=phi.device)
             < torch.tensor(stops, device=phi.device)[:, None]
         )
-        self._sigma[rows, steps] = torch.where(there.isnan() & within, carried, there)
+        self._cosines[rows, steps] = torch.where(there.isnan() & within[..., None], carried, there)
+
+    def _signal_of(self, cosines: torch.Tensor) -> np.ndarray:
+        return _sigma(cosines.cpu().numpy(), self.anchors.eps, self.tau)
 
     def signal(self, row: int) -> torch.Tensor:
         """sigma [T] of a request, float64 on the CPU. Raises KeyError for one that wasn't watched."""

@@ -112,8 +112,8 @@ class SRIGuard(Guard):
         trained, settings = self._trained, self.settings
         offset = 1 if settings.steps == "later" else 0
 
-        def decide(step: Step, sigma: torch.Tensor) -> None:
-            signals = sigma.cpu().numpy()[:, offset:]
+        def decide(step: Step, sigma: np.ndarray) -> None:
+            signals = sigma[:, offset:]
             reached = np.isfinite(signals).sum(1).tolist()
             # Rows are at different steps only where a threshold commits, or they had nothing to commit at first.
             for known in set(reached):
