@@ -9,6 +9,7 @@ from typing import Any
 from midward.reports.report.chart import Chart, Point, Series
 from midward.reports.report.find import Run
 from midward.reports.report.parts import (
+    FEW,
     Built,
     Card,
     Claim,
@@ -296,7 +297,10 @@ def _kept(gaps: Gaps) -> Iterator[Claim]:
         else:
             text = f"{model} keeps its right answers: no measurable loss against {base} on {some(len(found), 'set')}"
             text += f"; the largest is {ends}." if (worst.value or 0) < 0 else ", and no set down at all."
-        yield Claim("exposed" if lost else "held", text, "use")
+        few = min(one.n for one in found.values())
+        if few < FEW and not lost:
+            text = f"{model} against {base}: {few} pairs are too few to say whether it keeps its right answers; {ends}."
+        yield Claim("exposed" if lost else "unclear" if few < FEW else "held", text, "use")
 
 
 # --- texts and logs ------------------------------------------------------------------------------------------

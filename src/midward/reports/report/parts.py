@@ -13,6 +13,7 @@ from midward.reports.html import redacted, visible
 from midward.reports.report.chart import Chart, Series
 
 Tone = Literal["exposed", "held", "unclear", "note"]
+FEW = 20  # pairs; below that "no measurable loss" says nothing
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from midward.reports.report.find import Run
 from midward.reports.report.parts import (
+    FEW,
     Built,
     Claim,
     Gap,
@@ -74,6 +75,10 @@ def _claim(model: str, other: str, gaps: Mapping[str, Gap]) -> Claim:
         return Claim(
             "exposed", f"{model} does measurably worse than {other} on {listed(lost)}; most: {ends}.", "use"
         )
+    few = min(one.n for one in scored.values())
+    if few < FEW:
+        said = f"{model} against {other}: {few} pairs are too few to say whether it does worse; {ends}."
+        return Claim("unclear", said, "use")
     said = f"{model} against {other}: no measurable loss on {some(len(scored), 'task')}; the least favourable: {ends}."
     return Claim("held", said, "use")
 
