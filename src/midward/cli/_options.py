@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from midward.sampling import Sampling
 
 
+Quantize = Annotated[
+    Literal["8bit", "4bit"] | None, typer.Option(help="Quantise the linear layers (needs bitsandbytes).")
+]
+DeviceMap = Annotated[
+    Literal["auto"] | None,
+    typer.Option(help="auto: spread the layers over all GPUs, instead of --device."),
+]
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, and where it runs."""
@@ -33,13 +42,8 @@ class ModelOptions:
     adapter: Annotated[str | None, typer.Option(help="Folder of a PEFT adapter made for the model.")] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
-    quantize: Annotated[
-        Literal["8bit", "4bit"] | None, typer.Option(help="Quantise the linear layers (needs bitsandbytes).")
-    ] = None
-    device_map: Annotated[
-        Literal["auto"] | None,
-        typer.Option(help="auto: spread the layers over all GPUs, instead of --device."),
-    ] = None
+    quantize: Quantize = None
+    device_map: DeviceMap = None
 
     @property
     def at_home(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
@@ -102,6 +102,14 @@ class StepBar:
 
     def on_end(self, canvas: Any) -> None:
         pass
+
+
+def in_points(pair: Mapping[str, Any]) -> tuple[str, str]:
+    """A paired difference of shares in points with its interval, and its p; dashes where no pair was scored."""
+    if pair["difference"] is None:
+        return "-", "-"
+    ends = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
+    return f"{100 * pair['difference']:+.1f} {ends}", f"{pair['p']:.2g}"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midward.cli._options import SamplingOptions
+from midward.cli._options import DeviceMap, Quantize, SamplingOptions
 from midward.cli._options import names as names_of
 from midward.cli._show import columns, console, out, say
 
@@ -48,13 +48,8 @@ def attack(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    quantize: Annotated[
-        Literal["8bit", "4bit"] | None, typer.Option(help="Quantise the linear layers (needs bitsandbytes).")
-    ] = None,
-    device_map: Annotated[
-        Literal["auto"] | None,
-        typer.Option(help="auto: spread the layers over all GPUs, instead of --device."),
-    ] = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Rows per forward pass (32 on a CPU, 64 elsewhere).")
     ] = None,

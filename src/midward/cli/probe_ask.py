@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from midward.cli._options import BatchSize, Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
-from midward.cli._show import columns, out, say
+from midward.cli._show import columns, in_points, out, say
 from midward.cli.probe_prefill import (
     Column,
     Count,
@@ -127,9 +127,5 @@ def _gap(cell: Mapping[str, Any], name: str) -> str:
 def _pairs(pairs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("word", "measure", "difference", "p", "n")]
     for pair in pairs:
-        gap, p = "-", "-"
-        if pair["difference"] is not None:
-            gap = f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
-            p = f"{pair['p']:.2g}"
-        rows.append((str(pair["word"]), pair["measure"], gap, p, str(pair["n"])))
+        rows.append((str(pair["word"]), pair["measure"], *in_points(pair), str(pair["n"])))
     return rows

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions, names
-from midward.cli._show import columns, following, out, say
+from midward.cli._show import columns, following, in_points, out, say
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -210,11 +210,7 @@ def _table(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 def _pairs(pairs: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("task", "measure", "difference", "p", "n")]
     for pair in pairs:
-        gap, p = "-", "-"
-        if pair["difference"] is not None:
-            gap = f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
-            p = f"{pair['p']:.2g}"
-        rows.append((_name(pair), pair["measure"], gap, p, str(pair["n"])))
+        rows.append((_name(pair), pair["measure"], *in_points(pair), str(pair["n"])))
     return rows
 
 

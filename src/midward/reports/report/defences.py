@@ -196,24 +196,24 @@ def _curve(wrong: Sequence[float], calm: Sequence[float]) -> list[Point]:
     return [*curve[::every], curve[-1]]
 
 
+def signals_by_kind(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Any]]:
+    """The signals `name` of answers: of harmless requests by their set, of harmful ones jailbroken or refused."""
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        if row["harmful"]:
+            kind = "jailbroken" if row["success"] else "refused" if row["refused"] else None
+        else:
+            kind = row["set"]
+        if kind and name in row["signals"]:
+            groups.setdefault(kind, []).append(row["signals"][name])
+    return groups
+
+
 def _signals(run: Run) -> list[Figure]:
     rows = run.table("rows.jsonl")
     figures = []
     for place, name in enumerate(dict.fromkeys(name for row in rows for name in row["signals"])):
-        groups: dict[str, list[Any]] = {}
-        for row in rows:
-            kind = (
-                row["set"]
-                if not row["harmful"]
-                else "jailbroken"
-                if row["success"]
-                else "refused"
-                if row["refused"]
-                else None
-            )
-            if kind and name in row["signals"]:
-                groups.setdefault(kind, []).append(row["signals"][name])
-        chart = bands(groups)
+        chart = bands(signals_by_kind(rows, name))
         if chart:
             figures.append(
                 Figure(

@@ -147,25 +147,13 @@ def order(run: Run, texts: Texts) -> Built:
 
 def dynamics(run: Run, texts: Texts) -> Built:
     """A run of `midward dynamics`."""
-    from midward.reports.report.defences import BANDS, bands
+    from midward.reports.report.defences import BANDS, bands, signals_by_kind
 
     found = _begin(run, texts, "dynamics")
     samplers = list(run.data["samplers"])
     try:
         first = samplers[0]
-        groups: dict[str, list[Any]] = {}
-        for row in run.table(f"rows-{first}.jsonl"):
-            kind = (
-                row["set"]
-                if not row["harmful"]
-                else "jailbroken"
-                if row["success"]
-                else "refused"
-                if row["refused"]
-                else None
-            )
-            if kind and "last" in row["signals"]:
-                groups.setdefault(kind, []).append(row["signals"]["last"])
+        groups = signals_by_kind(run.table(f"rows-{first}.jsonl"), "last")
         order = sorted(groups, key=lambda name: (name in ("refused", "jailbroken"), name == "jailbroken"))
         chart = bands({name: groups[name] for name in order})
         if chart:
