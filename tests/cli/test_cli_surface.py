@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 
 from midward import demo
-from midward.cli import _show
+from midward.cli import _show, app
 from midward.cli._show import printable
 from midward.models import ModelError
 
@@ -35,6 +36,22 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 def test_help_and_version_import_no_torch():
     done = subprocess.run([sys.executable, "-c", HELP_WITHOUT_TORCH], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_help_of_midward_imports_no_verb_and_tells_the_summary_of_each():
+    listed = "import sys; from midward.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", listed, "--help"], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.splitlines()[-1].split() if name.startswith("midward.")}
+    assert loaded == {"midward.cli", "midward.cli._app"}
+
+    def verbs(command):
+        for one in command.commands.values():
+            yield from verbs(one) if hasattr(one, "commands") else [one]
+
+    found = list(verbs(typer.main.get_command(app)))
+    assert len(found) == 22
+    for verb in found:
+        assert " ".join(verb.help.split("\n\n")[0].split()) == verb.short_help, verb.name
 
 
 def test_version(midward):

@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import midward
-from midward.cli import (
-    align,
-    attack,
-    chat,
-    demo,
-    dynamics,
-    generate,
-    goals,
-    guard,
-    judges,
-    models,
-    probe_ask,
-    probe_gcg,
-    probe_order,
-    probe_prefill,
-    report,
-    sandbox,
-    trace,
-    utility,
-)
-from midward.cli._options import verb
-from midward.cli._show import printable, say
 
 STOPPED = "\nstopped. What was written is kept: the same command goes on from there."
 
@@ -40,6 +20,8 @@ class _Verbs(TyperGroup):
     """Bad input ends in one clear line and exit status 2, Ctrl-C in 130; MIDWARD_DEBUG=1 shows tracebacks."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        from midward.cli._show import printable, say
+
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -53,6 +35,34 @@ class _Verbs(TyperGroup):
                 raise
             sys.stderr.write(f"error: {printable(message)}\n")  # by every process under torchrun
             raise typer.Exit(2) from None
+
+
+class _Verb(TyperCommand):
+    """A function in a file of its own, imported when the verb runs or its flags are asked for.
+
+    `midward --help` lists two dozen verbs; it takes their summaries from the table below and imports none of them.
+    """
+
+    _LATER = ("params", "callback", "help")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._source: str = vars(self.callback)["source"]
+        for name in self._LATER:
+            delattr(self, name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._LATER:
+            raise AttributeError(name)
+        from midward.cli._options import verb
+
+        file, _, function = self._source.partition(":")
+        alone = typer.Typer(add_completion=False)
+        alone.command(self.name)(verb(getattr(import_module(f"midward.cli.{file}"), function)))
+        whole = typer.main.get_command(alone)
+        for attribute in self._LATER:
+            setattr(self, attribute, getattr(whole, attribute))
+        return getattr(self, name)
 
 
 def _message(error: Exception) -> str | None:
@@ -93,40 +103,139 @@ def _midward(
     """Measure, align and guard diffusion language models."""
 
 
-app.command("demo")(verb(demo.demo))
-app.command("generate")(verb(generate.generate))
-app.command("chat")(verb(chat.chat))
-app.command("trace")(verb(trace.trace))
-app.command("align")(verb(align.align))
-app.command("attack")(verb(attack.attack))
-app.command("dynamics")(verb(dynamics.dynamics))
-app.command("utility")(verb(utility.utility))
-app.command("report")(verb(report.report))
-app.command("goals")(verb(goals.goals))
-judges_verbs = typer.Typer(invoke_without_command=True, callback=judges.judges)
-judges_verbs.command("check")(verb(judges.check))
-app.add_typer(judges_verbs, name="judges")
-app.command("models")(verb(models.models))
-probe_verbs = typer.Typer(
-    no_args_is_help=True, help="Where a model's safety sits in a response, and what an attacker can reach."
-)
-probe_verbs.command("prefill")(verb(probe_prefill.prefill))
-probe_verbs.command("mirror")(verb(probe_prefill.mirror))
-probe_verbs.command("order")(verb(probe_order.order))
-probe_verbs.command("gcg")(verb(probe_gcg.gcg))
-probe_verbs.command("ask")(verb(probe_ask.ask))
-app.add_typer(probe_verbs, name="probe")
-guard_verbs = typer.Typer(
-    no_args_is_help=True, help="Guards: fit them for a model, answer behind one, compare."
-)
-guard_verbs.command("fit")(verb(guard.fit))
-guard_verbs.command("score")(verb(guard.score))
-guard_verbs.command("eval")(verb(guard.evaluate))
-app.add_typer(guard_verbs, name="guard")
-sandbox_verbs = typer.Typer(no_args_is_help=True, help="The embedded model: train it, measure it.")
-sandbox_verbs.command("build")(verb(sandbox.build))
-sandbox_verbs.command("measure")(verb(sandbox.measure))
-app.add_typer(sandbox_verbs, name="sandbox")
+def _stand_in(source: str) -> Callable[[], None]:
+    def later() -> None: ...
+
+    vars(later)["source"] = source
+    return later
+
+
+#: Group ("" is midward itself) -> verb -> the function that does it, and its summary: the first lines of its docstring.
+_VERBS = {
+    "": {
+        "demo": (
+            "demo:demo",
+            "Attack the sandbox model, align it at its opening and in its middle, attack all three, write a page.",
+        ),
+        "generate": (
+            "generate:generate",
+            "Answer one prompt, or every row of a file. Run again, it goes on where it stopped.",
+        ),
+        "chat": (
+            "chat:chat",
+            "Talk to a model and watch the denoising steps. /reset forgets the conversation, /quit or Ctrl-D leaves.",
+        ),
+        "trace": (
+            "trace:trace",
+            "Write a page that plays a generation: its canvas, the SRI signal and the guard's verdict at every step.",
+        ),
+        "align": (
+            "align:align",
+            "Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped.",
+        ),
+        "attack": (
+            "attack:attack",
+            "Attack a model, and adapters of it, with published attacks; judge, count, compare.",
+        ),
+        "dynamics": (
+            "dynamics:dynamics",
+            "Does a model come back from harm while it generates, and does its internal state tell?",
+        ),
+        "utility": (
+            "utility:utility",
+            "What can a model do? Exact scores of tasks, for any adapter and guard, against other runs (claim M6).",
+        ),
+        "report": (
+            "report:report",
+            "Make one self-contained HTML page of what other commands computed: verdict, figures, tables, settings.",
+        ),
+        "goals": (
+            "goals:goals",
+            "List the sets of goals; with NAME, everything about one. Goals themselves are printed by --show only.",
+        ),
+        "models": (
+            "models:models",
+            "List the families of models: checkpoints, how they are loaded and sampled, how that was verified.",
+        ),
+    },
+    "judges": {
+        "check": (
+            "judges:check",
+            "Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss.",
+        ),
+    },
+    "probe": {
+        "prefill": (
+            "probe_prefill:prefill",
+            "Where does a forced phrase jailbreak? Attack success by position and kind of phrase (claim M1).",
+        ),
+        "mirror": (
+            "probe_prefill:mirror",
+            "Which tokens, if made safe, save the response? Writes MOSA's window on this model as a recipe.",
+        ),
+        "order": (
+            "probe_order:order",
+            "Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on.",
+        ),
+        "gcg": (
+            "probe_gcg:gcg",
+            "Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success (claims M2, M7).",
+        ),
+        "ask": (
+            "probe_ask:ask",
+            "Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls (claim M3).",
+        ),
+    },
+    "guard": {
+        "fit": (
+            "guard:fit",
+            "Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.",
+        ),
+        "score": (
+            "guard:score",
+            "Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped.",
+        ),
+        "eval": (
+            "guard:evaluate",
+            "Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.",
+        ),
+    },
+    "sandbox": {
+        "build": (
+            "sandbox:build",
+            "Train the sandbox model from nothing. Run again, it goes on from its last checkpoint.",
+        ),
+        "measure": (
+            "sandbox:measure",
+            "Attack and question a model in the sandbox's world, read by its oracle. Run again, it goes on.",
+        ),
+    },
+}
+_GROUPS = {
+    "judges": "List the judges; `check` measures them on labelled responses.",
+    "probe": "Where a model's safety sits in a response, and what an attacker can reach.",
+    "guard": "Guards: fit them for a model, answer behind one, compare.",
+    "sandbox": "The embedded model: train it, measure it.",
+}
+
+
+def _judges(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        from midward.cli.judges import judges
+
+        judges()
+
+
+for _group, _verbs in _VERBS.items():
+    _into = app
+    if _group == "judges":  # alone, it lists them
+        _into = typer.Typer(invoke_without_command=True, callback=_judges)
+    elif _group:
+        _into = typer.Typer(no_args_is_help=True)
+    if _group:
+        app.add_typer(_into, name=_group, help=_GROUPS[_group])
+    for _name, (_source, _summary) in _verbs.items():
+        _into.command(_name, cls=_Verb, short_help=_summary)(_stand_in(_source))
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
-import yaml
 
 from midward._hints import did_you_mean
 
@@ -224,6 +223,8 @@ def _flag_name(parameter: inspect.Parameter) -> str:
 
 def _read_recipe(path: Path, known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """Parameter name -> value, checked. Raises BadParameter for what no flag of the verb would take."""
+    import yaml
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -248,6 +249,7 @@ def _read_recipe(path: Path, known: Mapping[str, inspect.Parameter]) -> dict[str
 
 def _value(value: Any, annotation: Any) -> Any:
     """A value of the annotated type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
+    import yaml
     from pydantic import TypeAdapter, ValidationError
 
     kind = annotation.__origin__

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 
 from midward.cli._options import ModelOptions, Overwrite
 from midward.cli._show import bar, say
@@ -57,8 +56,10 @@ def align(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped; works under torchrun and
-    accelerate launch (configs/accelerate)."""
+    """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped.
+
+    Works under torchrun and accelerate launch too (configs/accelerate).
+    """
     at_home = model.at_home
     data = data or ("sandbox" if at_home else None)
     if data is None:
@@ -168,6 +169,8 @@ def _prompts(source: str, column: str, kind: Literal["harmful", "benign"]) -> li
 
 def _sentences(source: str | None, method: str) -> dict[str, list[str]]:
     """The lists `safe` and `harmful`; nothing where the built-in ones are meant."""
+    import yaml
+
     if source is None:
         return {}
     if source == "sandbox":
@@ -187,6 +190,8 @@ def _sentences(source: str | None, method: str) -> dict[str, list[str]]:
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
     settings = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

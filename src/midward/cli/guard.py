@@ -204,7 +204,7 @@ def evaluate(
         "guard-eval"
     ),
 ) -> None:
-    """Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC with controls.
+    """Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.
 
     The same command again goes on where it stopped.
     """

@@ -19,10 +19,8 @@ _SAYS = {
 }
 
 
-def judges(context: typer.Context) -> None:
-    """List the judges; `check` measures them on labelled responses."""
-    if context.invoked_subcommand is not None:
-        return
+def judges() -> None:
+    """List the judges, and what each needs."""
     from midward.judges import JudgeInfo, every
 
     rows: list[tuple[str, ...]] = [("name", "version", "hash", "says", "needs", "about")]

@@ -42,7 +42,7 @@ def order(
         "probe-order"
     ),
 ) -> None:
-    """Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on where it stopped.
+    """Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on.
 
     All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
     """

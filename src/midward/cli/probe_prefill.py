@@ -70,7 +70,7 @@ def prefill(
         "probe-prefill"
     ),
 ) -> None:
-    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase, with controls (claim M1).
+    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase (claim M1).
 
     Run again, it goes on where it stopped.
     """
@@ -134,7 +134,7 @@ def mirror(
         Path, typer.Option("--out", help="Folder of rows, tables, figures and recipe.")
     ] = Path("probe-mirror"),
 ) -> None:
-    """Which tokens, if made safe, save the response? Finds MOSA's window on this model, as a recipe for midward align.
+    """Which tokens, if made safe, save the response? Writes MOSA's window on this model as a recipe.
 
     The window is a setting, so look for it on goals that no result is reported on. Run again, it goes on where it
     stopped.

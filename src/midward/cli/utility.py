@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,7 +61,7 @@ def utility(
         "utility"
     ),
 ) -> None:
-    """What can a model do? Tasks with exact scores, for any adapter and guard, compared with other runs (claim M6).
+    """What can a model do? Exact scores of tasks, for any adapter and guard, against other runs (claim M6).
 
     Without --length, a response has the length that its task asks for. Run again, it goes on where it stopped; works
     under torchrun.
@@ -112,6 +111,8 @@ def utility(
         processes.stop()
     if not first:
         return
+    from importlib.metadata import version
+
     about = {
         "verb": "utility", "model": network.name, "adapter": network.adapter, "fingerprint": network.fingerprint,
         "guard": network.guard and {"name": network.guard.name, "digest": network.guard.digest},
