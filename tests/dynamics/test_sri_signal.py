@@ -130,15 +130,17 @@ def test_signals_so_far_are_those_of_the_end(exact, name):
     told = []
     signal = SRISignal(
         anchors_for(exact, sampling, needs_all_steps=False),
-        on_signal=lambda step, sigma: told.append((step.index, list(step.rows), torch.from_numpy(sigma))),
+        on_signal=lambda step, sigma, reached: told.append(
+            (step.index, list(step.rows), torch.from_numpy(sigma.copy()), reached)
+        ),
     )
     sample(exact, requests(), sampling, batch_size=5, watchers=[signal])
     assert told
-    for index, rows, sigma in told:
-        for row, so_far in zip(rows, sigma):
+    for index, rows, sigma, counts in told:
+        for row, so_far, reached in zip(rows, sigma, counts, strict=True):
             open_yet = so_far.isnan()
             assert torch.equal(so_far[~open_yet], signal.signal(row)[~open_yet])
-            reached = int((~open_yet).sum())
+            assert reached == int((~open_yet).sum())
             assert not open_yet[:reached].any()
             assert reached == index + 1 or sampling.threshold is not None
 

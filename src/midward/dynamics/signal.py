@@ -16,9 +16,11 @@ from midward.sampling import Canvas, Sampling, Step
 #: The temperature of the signal, as in the paper.
 TAU = 0.1
 
-#: Told after each step: the step, and sigma so far [B, T] of its rows (float64), NaN at the steps that a row has not
-#: reached.
-OnSignal = Callable[[Step, np.ndarray], None]
+_TINY = 1e-12
+
+#: Told after each step: the step, sigma so far [B, T] of its rows (float64, NaN at the steps that a row has not
+#: reached), and how many steps each row has reached [B]. The array is written on at the next step.
+OnSignal = Callable[[Step, np.ndarray, list[int]], None]
 
 
 def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> torch.Tensor:
@@ -32,24 +34,29 @@ def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> t
             f"states are [..., T, D] with {tuple(anchors.mu_harmless.shape)} of the anchors; received "
             f"{tuple(states.shape)}."
         )
-    cosines = torch.einsum("...td,tcd->...tc", _unit(states), _units(anchors, states.device))
-    return torch.from_numpy(_sigma(cosines.cpu().numpy(), anchors.eps, tau))
+    return torch.from_numpy(np.asarray(_sigma(_numbers(states), _units(anchors), anchors.eps, tau)))
 
 
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    """In float64: a distance of a thousandth would keep four digits in float32, and tau takes one of them."""
-    vectors = vectors.double()
-    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-12)
+def _numbers(states: torch.Tensor) -> np.ndarray:
+    """On the host, in float64: a distance of a thousandth would keep four digits in float32, and tau takes one of them.
+
+    Few numbers take part in a step, and the sampler waits for the device at every step as it is.
+    """
+    return states.cpu().numpy().astype(np.float64)
 
 
-def _units(anchors: Anchors, device: torch.device) -> torch.Tensor:
-    """[T, 2, D]: harmful, harmless."""
-    return _unit(torch.stack([anchors.mu_harmful, anchors.mu_harmless], dim=1).to(device))
+def _units(anchors: Anchors) -> np.ndarray:
+    """Unit vectors [T, 2, D]: harmful, harmless."""
+    both = _numbers(torch.stack([anchors.mu_harmful, anchors.mu_harmless], dim=1))
+    return both / np.maximum(np.linalg.norm(both, axis=-1, keepdims=True), _TINY)
 
 
-def _sigma(cosines: np.ndarray, eps: float, tau: float) -> np.ndarray:
-    """sigma [...] of the cosines [..., 2] with the harmful and the harmless anchor."""
-    logs = np.log(np.maximum(1 - cosines, 0) + eps)
+def _sigma(states: np.ndarray, units: np.ndarray, eps: float, tau: float) -> np.ndarray:
+    """sigma [...] of states [..., D] between the unit vectors [..., 2, D] of the harmful and the harmless anchor."""
+    # At a few numbers a step, what counts is how few different things are called: each is cold after a forward.
+    dots = (units * states[..., None, :]).sum(-1)
+    norms = np.sqrt((states * states).sum(-1))
+    logs = np.log(np.maximum(1 - dots / np.maximum(norms, _TINY)[..., None], 0) + eps)
     return expit((logs[..., 0] - logs[..., 1]) / tau)
 
 
@@ -96,35 +103,37 @@ class SRISignal(Pooling):
             or self._matched[1] != canvas.sampling
         ):
             self.anchors.check(canvas.model, canvas.sampling)
-            self._mu = _units(self.anchors, canvas.ids.device)
+            self._units = _units(self.anchors)
             self._matched = (canvas.model, canvas.sampling)
         count, (steps, width) = len(canvas.rows), self.anchors.mu_harmless.shape
-        self._cosines = self._mu.new_full((count, steps, 2), torch.nan)  # by canvas row
-        self._last = self._mu.new_zeros(count, width)
+        self._sigma = np.full((count, steps), np.nan)  # by canvas row
+        self._last = np.zeros((count, width))  # the state of each row's step before
         self._places = list(range(count))
         self._next = [0] * count  # the step that each row's signal has reached
         self._open = True
 
     def take(self, step: Step, at: list[int], rows: torch.Tensor, phi: dict[int, torch.Tensor]) -> None:
-        now = _unit(phi[self.anchors.layer])
+        now = _numbers(phi[self.anchors.layer])
         places = [self._place[row] for row in step.rows]
         reached = [self._next[place] for place in places]
+        whole = places == self._places  # no gathering, no scattering
         if reached != at:
             # What lies between a row's steps has the state before; what lies before its first, that one.
-            new = torch.tensor([before == 0 for before in reached], device=now.device)[:, None]
-            self._fill(rows, torch.where(new, now, self._last[rows]), min(reached), at)
-        every = places == self._places
-        if every and self._own_count is None:  # all rows at one step: no gathering, no scattering
-            self._cosines[:, at[0]] = now @ self._mu[at[0]].T
+            new = np.array([before == 0 for before in reached])[:, None]
+            self._fill(places, np.where(new, now, self._last[places]), min(reached), at)
+        if self._own_count is None:
+            self._sigma[slice(None) if whole else places, at[0]] = self._read(now, self._units[at[0]])
+        else:
+            self._sigma[places, at] = self._read(now, self._units[at])
+        if whole:
             self._last = now
         else:
-            steps = torch.tensor(at, device=now.device)
-            self._cosines[rows, steps] = torch.einsum("bd,bcd->bc", now, self._mu[steps])
-            self._last[rows] = now
-        for place, index in zip(places, at, strict=True):
-            self._next[place] = index + 1
+            self._last[places] = now
+        reached = [index + 1 for index in at]
+        for place, index in zip(places, reached, strict=True):
+            self._next[place] = index
         if self.on_signal is not None:
-            self.on_signal(step, self._signal_of(self._cosines if every else self._cosines[rows]))
+            self.on_signal(step, self._sigma if whole else self._sigma[places], reached)
 
     def finish(self, canvas: Canvas) -> None:
         if not self._open:
@@ -132,26 +141,21 @@ class SRISignal(Pooling):
         self._open = False
         begun = [place for place, reached in enumerate(self._next) if reached]
         if begun:
-            rows = torch.tensor(begun, device=self._cosines.device)
-            self._fill(rows, self._last[rows], 0, [self._cosines.shape[1]] * len(begun))
-        for row, sigma in zip(canvas.rows, self._signal_of(self._cosines), strict=True):
+            self._fill(begun, self._last[begun], 0, [self._sigma.shape[1]] * len(begun))
+        for row, sigma in zip(canvas.rows, self._sigma, strict=True):
             self._signals[row.index] = torch.from_numpy(sigma)
 
-    def _fill(self, rows: torch.Tensor, phi: torch.Tensor, start: int, stops: list[int]) -> None:
-        """Give `rows` the cosines of phi [B, D] at those steps, from `start` up to each row's stop, that have none."""
+    def _read(self, states: np.ndarray, units: np.ndarray) -> np.ndarray:
+        return _sigma(states, units, self.anchors.eps, self.tau)
+
+    def _fill(self, places: list[int], states: np.ndarray, start: int, stops: list[int]) -> None:
+        """Give those rows the signal of states [B, D] at the steps, from `start` up to each row's stop, that have none."""
         if start >= max(stops):
             return
-        steps = slice(start, max(stops))
-        there = self._cosines[rows, steps]
-        carried = torch.einsum("bd,tcd->btc", phi, self._mu[steps])
-        within = (
-            torch.arange(start, max(stops), device=phi.device)
-            < torch.tensor(stops, device=phi.device)[:, None]
-        )
-        self._cosines[rows, steps] = torch.where(there.isnan() & within[..., None], carried, there)
-
-    def _signal_of(self, cosines: torch.Tensor) -> np.ndarray:
-        return _sigma(cosines.cpu().numpy(), self.anchors.eps, self.tau)
+        there = self._sigma[places, start : max(stops)]
+        carried = self._read(states[:, None], self._units[start : max(stops)])
+        within = np.arange(start, max(stops)) < np.array(stops)[:, None]
+        self._sigma[places, start : max(stops)] = np.where(np.isnan(there) & within, carried, there)
 
     def signal(self, row: int) -> torch.Tensor:
         """sigma [T] of a request, float64 on the CPU. Raises KeyError for one that wasn't watched."""

@@ -179,8 +179,9 @@ class Pooling:
         for layer in self.layers:
             hidden = self._full.get(layer)
             hidden = step.hidden if hidden is None else hidden[: len(rows), part]
-            precise = torch.promote_types(hidden.dtype, torch.float32)
-            found[layer] = torch.bmm(weights.to(precise)[:, None], hidden.to(precise))[:, 0]
+            if hidden.dtype not in (torch.float32, torch.float64):
+                hidden = hidden.float()
+            found[layer] = torch.bmm(weights.to(hidden.dtype)[:, None], hidden)[:, 0]
         return found
 
     def _weights(self, step: Step, rows: torch.Tensor) -> torch.Tensor:
@@ -195,7 +196,9 @@ class Pooling:
         if self._prompt is None:
             if response is None:
                 return torch.full_like(step.committed, 1 / step.committed.shape[1], dtype=torch.float32)
-            counted = response | ~response.any(-1, keepdim=True)  # before anything stands, all of it
+            count = response.sum(-1, keepdim=True)
+            none = count == 0  # before anything stands, all of it
+            return (response | none) / count.masked_fill_(none, response.shape[1])
         else:
             anything = self._prompt[rows]
             counted = anything.clone()

@@ -112,14 +112,13 @@ class SRIGuard(Guard):
         trained, settings = self._trained, self.settings
         offset = 1 if settings.steps == "later" else 0
 
-        def decide(step: Step, sigma: np.ndarray) -> None:
+        def decide(step: Step, sigma: np.ndarray, reached: list[int]) -> None:
             signals = sigma[:, offset:]
-            reached = np.isfinite(signals).sum(1).tolist()
-            # Rows are at different steps only where a threshold commits, or they had nothing to commit at first.
-            for known in set(reached):
+            for count in set(reached):  # rows are at different steps only where a threshold commits
+                known = count - offset
                 if known == 0 or (settings.steps == "first" and known > 1):
                     continue
-                places = [place for place, each in enumerate(reached) if each == known]
+                places = [place for place, each in enumerate(reached) if each == count]
                 seen = signals if len(places) == len(signals) else signals[places]
                 above = trained.ratio_at(seen[:, :known]) > self.threshold
                 for row in (step.rows[place] for place, over in zip(places, above.tolist()) if over):
