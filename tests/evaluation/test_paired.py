@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from midward.evaluation import paired
+from midward.evaluation import paired, rate
 
 SIDE = st.sampled_from([True, False, None])
 
@@ -50,6 +50,20 @@ def test_the_bootstrap_interval_covers_the_true_difference():
         found = paired([dict(enumerate(a.tolist()))], [dict(enumerate(b.tolist()))])
         inside += found.low <= 0.2 <= found.high
     assert inside / 200 > 0.95 - 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+@pytest.mark.parametrize(("one", "other", "gap"), [(False, False, 0), (True, False, 1), (False, True, -1)])
+def test_goals_that_are_all_alike_leave_room_for_those_not_seen(count, one, other, gap):
+    found = paired([dict.fromkeys(range(count), one)], [dict.fromkeys(range(count), other)])
+    unseen = rate([False] * count).interval[1]
+    assert found.difference == gap
+    wanted = {0: (-unseen, unseen), 1: (1 - 2 * unseen, 1), -1: (-1, 2 * unseen - 1)}
+    assert (found.low, found.high) == pytest.approx(wanted[gap])
+    nearly = paired(
+        [{**dict.fromkeys(range(count), one), "x": one}], [{**dict.fromkeys(range(count), other), "x": other}]
+    )
+    assert nearly.high - nearly.low < found.high - found.low
 
 
 def test_the_permutation_p_value_holds_its_level_under_no_difference():

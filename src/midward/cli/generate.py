@@ -50,12 +50,13 @@ def _all(
     limit: int | None, batch_size: int, check_agreement: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from midward._tables import read_table, require_column
-    from midward.evaluation import generate as run
 
     rows = read_table(prompts)
     require_column(rows, column, prompts)
     _check_out(out_file, prompts)
     _check_fast(sampling, check_agreement)
+    from midward.evaluation import generate as run  # imports torch: what is wrong above is told at once
+
     loaded = model.load()
     chosen = sampling.resolve(loaded)
     if check_agreement:

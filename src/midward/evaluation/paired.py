@@ -20,7 +20,9 @@ RESAMPLES = 4000
 class Paired:
     """first - second, in 0..1, over the `n` goals that are scored on both sides; None where there is none.
 
-    difference: mean over goals of the difference of the runs' means. low, high: 95 % bootstrap interval over goals.
+    difference: mean over goals of the difference of the runs' means. low, high: 95 % bootstrap interval over goals;
+    where all goals have one difference, which gives a bootstrap no width, what goals that weren't seen may change (the
+    Wilson bound of 0 in n).
     p: two-sided, that the sides are alike: exact McNemar where each side has one run, else a sign-flip permutation
     test over goals (4,000 draws with a fixed seed).
     """
@@ -56,7 +58,7 @@ def paired(first: Sequence[Run], second: Sequence[Run]) -> Paired:
     gaps = np.array([a[goal] - b[goal] for goal in a if goal in b])
     if not len(gaps):
         return Paired(None, None, None, None, 0)
-    low, high = bootstrap(gaps)
+    low, high = _unseen(gaps) if (gaps == gaps[0]).all() else bootstrap(gaps)
     return Paired(float(gaps.mean()), low, high, _p(gaps, single=len(first) == len(second) == 1), len(gaps))
 
 
@@ -65,6 +67,13 @@ def bootstrap(values: np.ndarray) -> tuple[float, float]:
     picks = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.quantile(values[picks].mean(1), (0.025, 0.975))
     return float(low), float(high)
+
+
+def _unseen(gaps: np.ndarray) -> tuple[float, float]:
+    """Of equal gaps [N]: as far as their mean moves if a share of all goals, as large as can well be, is at -1 or 1."""
+    share = binomtest(0, len(gaps)).proportion_ci(method="wilson").high
+    middle = (1 - share) * gaps[0]
+    return float(middle - share), float(middle + share)
 
 
 def _p(gaps: np.ndarray, *, single: bool) -> float:

@@ -37,7 +37,7 @@ Count = Annotated[int, Field(ge=1)]
 Draft = tuple[Forced, ...]
 
 #: What fits the embedded model on a laptop, where the reference width of 512 would take hours: docs/findings.md.
-SANDBOX: dict[str, Any] = {"width": 8, "top": 64}
+SANDBOX: dict[str, Any] = {"width": 4, "top": 64}
 
 
 @checked(frozen=True, config={"extra": "forbid"})
