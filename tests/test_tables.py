@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -96,6 +96,14 @@ def test_written_tables_read_back_alike_in_both_formats(tmp_path):
         {name: "" if value is None else str(value) for name, value in row.items()} for row in expected
     ]
     assert sorted(path.name for path in csv_path.parent.iterdir()) == ["out.v1.csv", "out.v1.parquet"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.fixed_dictionaries({"a\rb": CELL, "n": st.integers(0, 9)}), min_size=1, max_size=5))
+@example([{"a\rb": "a bare\rreturn", "n": 1}])
+def test_any_text_comes_back_from_a_written_table(tmp_path_factory, rows):
+    path, _ = write_table(tmp_path_factory.mktemp("tables") / "t", rows)
+    assert read_table(path) == [{"a\rb": row["a\rb"], "n": str(row["n"])} for row in rows]
 
 
 def test_no_rows_to_write(tmp_path):

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,18 @@ def require_column(rows: Sequence[Row], column: str, where: str | Path) -> None:
         )
 
 
+def csv_text(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A header line and rows as CSV that reads back whatever the texts hold; None is empty.
+
+    Every text stands in quotes: without, a bare carriage return would end a line for whoever reads it.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Write rows as `<stem>.csv` and `<stem>.parquet`, each whole or not at all; return both paths.
 
@@ -70,14 +82,10 @@ def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Pat
         raise ValueError(f"there are no rows to write to {stem}.")
     names = list(dict.fromkeys(name for row in rows for name in row))
     plain = [{name: _plain(row.get(name)) for name in names} for row in rows]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain)
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "parquet")]
-    write_text(paths[0], text.getvalue())
+    write_text(paths[0], csv_text(names, (row.values() for row in plain)))
     part = paths[1].with_name(f"{paths[1].name}.part")
     parquet.write_table(pa.Table.from_pylist(plain), part)
     part.replace(paths[1])

@@ -6,7 +6,7 @@ import pytest
 
 import midward
 from midward import demo
-from midward.demo import Plan, study, summary
+from midward.demo import Plan, report, study, summary
 from midward.guards import Sizes
 from midward.sandbox import trials
 
@@ -62,6 +62,7 @@ def test_the_demo_writes_all_its_files_and_a_second_run_computes_nothing(tiny, t
     assert again.summary == result.summary and again.table == result.table
     assert rows == {path.name: path.read_bytes() for path in (out / "rows").iterdir()}
     assert all(path.stat().st_mtime_ns == when for path, when in adapters.items())
+    assert report.clear(out) == [] and list(out.iterdir()) == []  # all of it is known as the demo's
 
 
 def test_fresh_starts_over_but_never_deletes_what_is_not_a_demo(tiny, tmp_path):
@@ -74,7 +75,41 @@ def test_fresh_starts_over_but_never_deletes_what_is_not_a_demo(tiny, tmp_path):
         demo.run(tmp_path / "thesis.txt", plan=PLAN)
 
 
+def test_fresh_deletes_what_a_demo_wrote_and_nothing_else(tmp_path, monkeypatch):
+    out = tmp_path / "report"
+    ours = (
+        "rows/base.jsonl",
+        "adapters/mosa-0-160-steps/align.json",
+        "logs/1_mosa-0.sandbox.pad_x.eval",
+        "table.md",
+    )
+    theirs = (
+        "thesis.txt",
+        "rows/mine.csv",
+        "rows/2024/a.jsonl",
+        "logs/mine.eval",
+        "adapters/mine/a",
+        "guard/mine",
+    )
+    for name in (*ours, *theirs):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(name)
+    (out / "rows" / "elsewhere").symlink_to(tmp_path)
+
+    def stopped(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "load", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(out, plan=PLAN, fresh=True)
+    assert [name for name in (*ours, *theirs) if (out / name).is_file()] == list(theirs)
+    assert not (out / "adapters" / "mosa-0-160-steps").exists()
+    assert report.clear(out) == sorted([*theirs, "rows/elsewhere"])
+
+
 def test_a_plan_is_checked():
+    with pytest.raises(ValueError, match="no arm to compare with the base model; give some of initial, mosa"):
+        demo.plan_of(arms=" , ")
     with pytest.raises(ValueError, match="no such arm: 'middle'"):
         Plan(arms=("middle",))
     with pytest.raises(ValueError, match="goals must be at least 1, got 0"):

@@ -1,6 +1,7 @@
 """`midward report`: from folders to a page and the files beside it."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from midward.cli import app
 from midward.reports import html, report
 from midward.reports.report import chart, defences
 from midward.reports.report.attacks import _tone
-from midward.reports.report.parts import Gap, Share, Texts
+from midward.reports.report.page import _files
+from midward.reports.report.parts import Gap, Share, Table, Texts
 
 HOSTILE = [
     "<script>document.title = 'got in'</script>",
@@ -251,6 +253,26 @@ def test_only_a_report_is_written_over(whole, tmp_path):
     assert (tmp_path / "r_files" / "mine.csv").exists() and "are no part of a run" not in page.read_text()
     with pytest.raises(ValueError, match=r"isn't called \.html"):
         report.write([whole], tmp_path / "thesis.pdf")
+
+
+def test_a_report_that_was_stopped_before_its_page_is_repeated(whole, tmp_path, monkeypatch):
+    page = tmp_path / "r.html"
+
+    def stopped(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(html, "write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            report.write([whole], page)
+    (tmp_path / "r_files" / "samples.csv.part").write_text("torn")
+    report.write([whole], page)
+    assert page.exists() and not (tmp_path / "r_files" / "samples.csv.part").exists()
+
+
+def test_bare_carriage_returns_stay_within_their_line():
+    [text] = _files(Table("t", "T", ["a\rb", "n"], [["c\rd", "e"]])).values()
+    assert list(csv.reader(io.StringIO(text, newline=""), strict=True)) == [["a\rb", "n"], ["c\rd", "e"]]
 
 
 def test_the_same_folders_give_the_same_page(whole, tmp_path):

@@ -31,5 +31,7 @@ def demo(
     plan = plan_of(quick=quick, goals=goals, seeds=seeds, arms=arms)
     with following(aloud=True) as show:
         result = run(out_folder, plan=plan, fresh=fresh, progress=show)
+    if result.kept:
+        say(f"kept      what isn't a demo's: {', '.join(result.kept)}")
     out(result.table)
     say(f"open {result.page}")

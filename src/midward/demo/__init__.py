@@ -5,8 +5,7 @@ Written directly on the rooms below; the same functions, with more goals and see
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,15 @@ __all__ = ["DemoResult", "Plan", "plan_of", "run"]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """page: the HTML page. summary: what summary.json holds. table: the main table and the guard's, in Markdown."""
+    """page: the HTML page. summary: what summary.json holds. table: the main table and the guard's, in Markdown.
+
+    kept: files that lay in a folder which was to be cleared and aren't a demo's.
+    """
 
     page: Path
     summary: dict[str, Any]
     table: str
+    kept: list[str] = field(default_factory=list)
 
 
 def plan_of(
@@ -47,9 +50,8 @@ def run(
     fresh: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> DemoResult:
-    """Run the demo into the folder `out`; what an earlier run left there is used again unless `fresh`.
-
-    Raises ValueError where `out` is a file, or a folder of other things.
+    """Run the demo into the folder `out`; what an earlier run left there is used again, or with `fresh` deleted; other
+    files are never touched. Raises ValueError where `out` is a file, or a folder of other things.
     """
     out = Path(out)
     plan = plan or Plan()
@@ -60,8 +62,7 @@ def run(
         raise ValueError(
             f"{out} holds something other than a demo; remove it yourself or give another --out."
         )
-    if fresh and out.exists():
-        shutil.rmtree(out)
+    kept = report.clear(out) if fresh and out.exists() else []
     mark.mkdir(parents=True, exist_ok=True)
     model = study.load("sandbox")
     rows = study.run(plan, out, model=model, progress=progress)
@@ -73,5 +74,5 @@ def run(
     shown = report.generations(model, plan, out, guarded.guard)
     written = report.write(out, rows, found, plan, order, guarded, shown)
     return DemoResult(
-        written, found, f"{report.table(found)}\n\nSRI Guard on the base model\n{guarded.markdown}"
+        written, found, f"{report.table(found)}\n\nSRI Guard on the base model\n{guarded.markdown}", kept
     )

@@ -1,8 +1,11 @@
-"""What a demo leaves behind: summary.json, table.md, samples (what was said) and the page of `midward report`."""
+"""What a demo leaves behind: summary.json, table.md, samples (what was said), the page of `midward report`; and clearing
+it away."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 from midward._atomic import write_text
 from midward._tables import write_table
 from midward.demo.guarding import Guarded
-from midward.demo.study import HARMLESS, SPLITS, Plan, adapter_folder
+from midward.demo.study import ARMS, HARMLESS, SPLITS, Plan, adapter_folder
 from midward.demo.summary import Rows, arms
 from midward.dynamics.order import mean_positions, orders
 from midward.guards import SRIGuard
@@ -18,12 +21,29 @@ from midward.models import LanguageModel, load
 from midward.reports import page
 from midward.reports import report as room
 from midward.reports.report import players
+from midward.reports.report.page import OURS
 from midward.reports.stepplayer import Generation, scores_by_step
 from midward.sampling import Forced, Request, Sampling, Trace, sample
 from midward.sandbox import benign, forbidden
 
 ORDER_PROMPTS = 50  # of each kind, as in MOSA's Figure 5
 FORCED = " Step 4:"  # in the middle of the response that the step player shows
+
+_ALIGNED = rf"({'|'.join(ARMS)})-\d+"
+#: The files that a demo writes, by their path below its folder.
+_OWN = re.compile(
+    rf"""
+      (summary\.json | table\.md | samples\.csv | generations\.json | index\.html) (\.part)?
+    | samples\.parquet (\.part)?
+    | index_files/ ({OURS.pattern})
+    | rows/ (base|{_ALIGNED}) \.jsonl
+    | adapters/ {_ALIGNED}-\d+-steps/ .+
+    | guard/ (rows\.jsonl | sri\.safetensors | anchors-[0-9a-f]+\.safetensors | tried/[^/]+)
+    | logs/ ([^/]*_(base|{_ALIGNED})\.sandbox[^/]*\.eval | eval-set\.json | logs\.json | \.eval-set-id)
+    """,
+    re.VERBOSE,
+)
+_FOLDERS = ("index_files", "rows", "adapters", "guard", "logs")
 
 
 def decoding_order(model: LanguageModel, count: int, split: str) -> dict[str, list[float]]:
@@ -107,3 +127,23 @@ def write(
     players.keep(out, shown)
     room.write([out], out / "index.html", overwrite=True)
     return out / "index.html"
+
+
+def clear(out: Path) -> list[str]:
+    """Delete the files below `out` that a demo wrote, and its folders that are empty then; links aren't followed.
+
+    Returns what else is there and was kept, as paths relative to `out`.
+    """
+    kept = []
+    for here, folders, names in os.walk(out, topdown=False):
+        folder = Path(here)
+        for path in [folder / name for name in names] + [folder / name for name in folders]:
+            relative = path.relative_to(out).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                if relative.split("/")[0] in _FOLDERS and not any(path.iterdir()):
+                    path.rmdir()
+            elif _OWN.fullmatch(relative):
+                path.unlink()
+            else:
+                kept.append(relative)
+    return sorted(kept)

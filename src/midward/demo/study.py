@@ -49,6 +49,8 @@ class Plan:
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
+        if not self.arms:
+            raise ValueError(f"no arm to compare with the base model; give some of {', '.join(ARMS)}.")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown:
             raise ValueError(f"no such arm: {unknown[0]!r}; known: {', '.join(ARMS)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 
 from midward._atomic import write_text
+from midward._tables import csv_text
 from midward.attacks import replay
 from midward.evaluation.paired import paired
 from midward.evaluation.rates import rate
@@ -290,9 +289,6 @@ def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
 def _csv(outcomes: Sequence[Outcome], judges: Sequence[str]) -> str:
     """A line a sample: where it stands, verdicts (1, 0, or empty for unscored or none), costs, texts, the error."""
     verdicts = [f"{judge}_{text}" for judge in judges for text in TEXTS]
-    lines = io.StringIO()
-    # Quotes around every text: a bare carriage return would end a line for whoever reads it.
-    writer = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     head = ["row", "goals", "attack", "goal", "prompt"]
     tail = [
         "score",
@@ -306,12 +302,12 @@ def _csv(outcomes: Sequence[Outcome], judges: Sequence[str]) -> str:
         *TEXTS,
         "error",
     ]
-    writer.writerow([*head, *verdicts, *tail])
+    rows = []
     for one in outcomes:
         record = one.record
         said = [one.verdicts.get(judge, {}).get(text) for judge in judges for text in TEXTS]
         asks = record.get("asks") or []
-        writer.writerow(
+        rows.append(
             [
                 *(getattr(one, name) for name in head),
                 *("" if verdict is None else int(verdict) for verdict in said),
@@ -327,4 +323,4 @@ def _csv(outcomes: Sequence[Outcome], judges: Sequence[str]) -> str:
                 one.error or "",
             ]
         )
-    return lines.getvalue()
+    return csv_text([*head, *verdicts, *tail], rows)

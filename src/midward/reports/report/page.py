@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections import Counter
@@ -17,6 +15,7 @@ from markupsafe import Markup
 
 import midward
 from midward._atomic import write_text
+from midward._tables import csv_text
 from midward.reports import html
 from midward.reports.report import attacks, chart, defences, players, probes, training, utility
 from midward.reports.report.find import Found, Run, find
@@ -38,7 +37,7 @@ from midward.reports.report.parts import (
 #: What tells a page that may be written over from any other file: no text on a page can hold it unescaped.
 MARK = Markup('data-page="midward report"')
 #: The names of files beside a page.
-_OURS = re.compile(r"samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg)")
+OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 BUILD: dict[str, Callable[[Run, Texts], Built]] = {
     "attack": attacks.attack, "demo": attacks.demo, "align": training.align, "prefill": probes.prefill,
     "mirror": probes.mirror, "ask": probes.ask, "gcg": probes.gcg, "order": probes.order,
@@ -110,8 +109,8 @@ def write(
     beside it, `<page>_files`.
 
     redact: prompts, goals, responses and errors are replaced by length and hash in all of it. unfold: conversations
-    are open from the start. A page of an earlier report is replaced, with its folder; `overwrite` says that whatever
-    is there may be.
+    are open from the start. A page of an earlier report is replaced, with its folder, and so is what a report that
+    was stopped left of its folder; `overwrite` says that whatever is there may be.
 
     Raises FileNotFoundError and ValueError for a folder that isn't there, a page that isn't called .html, or one that
     would replace something else.
@@ -126,7 +125,7 @@ def write(
     names = [Path(folder).resolve().name or "/" for folder in folders]
     where = listed(names) if len(names) <= 3 else some(len(names), "folder")
     for old in beside.glob("*"):  # all of an earlier page, which may not have been redacted
-        if _OURS.fullmatch(old.name):
+        if OURS.fullmatch(old.name):
             old.unlink()
     if report.files:
         beside.mkdir(parents=True, exist_ok=True)
@@ -141,9 +140,12 @@ def _check(page: Path, beside: Path, overwrite: bool) -> None:
         raise ValueError(f"--out {page} isn't called .html; give the name of a page, like report.html.")
     if page.is_dir():
         raise ValueError(f"--out {page} is a folder; give the name of a page in it.")
-    ours = overwrite or (page.exists() and MARK in page.read_text(encoding="utf-8", errors="replace"))
+    if page.exists():
+        ours = MARK in page.read_text(encoding="utf-8", errors="replace")
+    else:  # of a report that was stopped the folder is there and the page isn't
+        ours = beside.is_dir() and all(OURS.fullmatch(path.name) for path in beside.iterdir())
     for path in (page, beside):
-        if path.exists() and not ours:
+        if path.exists() and not (ours or overwrite):
             raise ValueError(
                 f"{path} is there and is no report of midward; give another --out, or remove it."
             )
@@ -201,7 +203,7 @@ def _collect(report: Report) -> None:
             report.sections.append(Section(name, *SECTIONS[name], named))
     samples = [row for built in report.built.values() for row in built.samples]
     if samples:
-        report.files["samples.csv"] = _csv(list(samples[0]), [list(row.values()) for row in samples])
+        report.files["samples.csv"] = csv_text(list(samples[0]), [list(row.values()) for row in samples])
 
 
 def _files(block: Any) -> dict[str, str]:
@@ -212,7 +214,7 @@ def _files(block: Any) -> dict[str, str]:
             for attack, row in block.cells.items()
             for model, one in row.items()
         ]
-        return {f"{block.name}.csv": _csv(["attack", "model", "value", "low", "high", "n", "note"], rows)}
+        return {f"{block.name}.csv": csv_text(["attack", "model", "value", "low", "high", "n", "note"], rows)}
     if isinstance(block, Figure):
         points_ = [
             [series.label, one.x, one.y, one.low, one.high]
@@ -220,7 +222,7 @@ def _files(block: Any) -> dict[str, str]:
             for one in series.points
         ]
         return {
-            f"{block.name}.csv": _csv(["series", "x", "y", "low", "high"], points_),
+            f"{block.name}.csv": csv_text(["series", "x", "y", "low", "high"], points_),
             f"{block.name}.svg": chart.svg(block.chart, block.title, standalone=True),
         }
     heads: list[str] = []
@@ -238,19 +240,11 @@ def _files(block: Any) -> dict[str, str]:
             else:
                 line += [value, "", "", ""] if numbers else [value]
         rows.append(line)
-    return {f"{block.name}.csv": _csv(heads, rows)}
+    return {f"{block.name}.csv": csv_text(heads, rows)}
 
 
 def _numbers(one: Share | Gap) -> list[Any]:
     return ["", "", "", 0] if one.value is None else [one.value, one.low, one.high, one.n]
-
-
-def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return text.getvalue()
 
 
 def _part(report: Report, page: Path, where: str, unfold: bool) -> html.Part:
