@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,3 +33,25 @@ def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
         raise ValueError(
             f"{what}: {where}: {message[0].lower()}{message[1:]}; received {first['input']!r}."
         ) from None
+
+
+def read_value(kind: type[Any], name: str, text: str, what: str) -> Any:
+    """The value of the setting `name` of a dataclass, from `text` on a command line: read as YAML.
+
+    Where the setting is a text it stands as it is, unless it is in quotes, or the word null for none. what: where it
+    was given, for the error. Raises ValueError for what is no YAML.
+    """
+    import yaml
+
+    hint = get_type_hints(kind).get(name)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    is_text = str in kinds
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        if is_text:
+            return text
+        raise ValueError(f"{what}: {text!r} is no value.") from None
+    quoted = isinstance(value, str) and text.strip()[:1] in ("'", '"')
+    none = value is None and text.strip() and NoneType in kinds
+    return text if is_text and not (quoted or none) else value

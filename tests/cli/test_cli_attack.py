@@ -10,6 +10,7 @@ import time
 import pytest
 from safetensors import safe_open
 
+from midward.cli.attack import _settings
 from midward.evaluation.provider import MidwardAPI
 
 MIDWARD = [sys.executable, "-c", "from midward.cli import main; main()"]
@@ -87,6 +88,8 @@ def adapter(folder, out):
         ),
         (["--attacks", "direct,replay", "--plan"], "replay can't run without its setting path"),
         (["--set", "tap.width=3"], "settings for 'tap', which isn't among the attacks: direct, pad"),
+        (["--attacks", "tap", "--set", "tap.width=["], "--set tap.width: '[' is no value."),
+        (["--set", "tpa.width=3"], "Did you mean 'tap'?"),
         (["--set", "width=3"], "--set takes ATTACK.NAME=VALUE, e.g. tap.width=5; received 'width=3'"),
         (["--count", "0"], "--count"),
         (["--budget", "0"], "--budget"),
@@ -104,6 +107,24 @@ def test_bad_input_is_told_before_anything_runs(midward, base, tmp_path, args, m
     shown = " ".join(result.stderr.replace("│", " ").split())
     assert result.exit_code == 2 and message in shown and result.stdout == ""
     assert not list((tmp_path / "out").glob("logs/*.eval"))
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("tap-mid.phrase=Step 3:", "Step 3:"),
+        ("tap-mid.phrase='Step 3:'", "Step 3:"),
+        ("tap-mid.phrase= [half", " [half"),
+        ("tap-mid.phrase=Step 3 # x", "Step 3 # x"),
+        ("tap-mid.width=3", 3),
+        ("ept.opening=null", None),
+        ("ept.opening=null and void", "null and void"),
+        ("ept.refusals=[Sorry, never]", ["Sorry", "never"]),
+    ],
+)
+def test_a_text_of_a_setting_stays_as_it_is(given, value):
+    attack, name = given.partition("=")[0].split(".")
+    assert _settings([given]) == {attack: {name: value}}
 
 
 def test_an_empty_file_of_goals(midward, base, tmp_path):

@@ -53,6 +53,16 @@ def test_jsonl_and_limit(midward, tiny, tmp_path):
     assert [row["n"] for row in read(tmp_path / "out.jsonl")] == [30, 31]
 
 
+def test_rows_without_the_column_are_told_beside_an_agreement(midward, tiny, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"note": "no prompt"}\n{"prompt": "t30"}\n')
+    result = midward(
+        "generate", *tiny, "--threshold", 0.9, "--check-agreement", 2, "--prompts", path, "--out", tmp_path / "o.jsonl"
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "agreement " in result.stderr and "1 of them without a response" in result.stderr
+
+
 def test_kill_9_and_the_same_command_again(midward, llada_folder, tmp_path):
     prompts = tmp_path / "p.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"t{30 + n} " * (1 + n % 5)}) + "\n" for n in range(24)))

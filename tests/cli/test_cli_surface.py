@@ -40,7 +40,9 @@ def test_help_and_version_import_no_torch():
 
 def test_the_help_of_midward_imports_no_verb_and_tells_the_summary_of_each():
     listed = "import sys; from midward.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", listed, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", listed, "--help"], capture_output=True, text=True, check=True
+    )
     loaded = {name for name in done.stdout.splitlines()[-1].split() if name.startswith("midward.")}
     assert loaded == {"midward.cli", "midward.cli._app"}
 
@@ -205,6 +207,20 @@ def test_a_bad_recipe_is_told_before_anything_is_loaded(midward, recipe, content
     assert "model  " not in result.stderr
 
 
+def test_options_that_may_be_given_several_times_are_lists_in_a_recipe(midward, recipe, tmp_path):
+    path = recipe("tasks: sums\ncompare: [runs/nowhere]")
+    result = midward("utility", "--recipe", path, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "runs/nowhere holds no finished run of midward utility" in result.stderr
+    result = midward("utility", "--recipe", recipe("compare: [1]"))
+    assert result.exit_code == 2 and "compare: input should be a valid string" in result.stderr
+
+
+def test_texts_of_set_stay_texts_in_a_recipe(midward, recipe, tmp_path):
+    path = recipe("attacks: direct\nset: {tap-mid.phrase: 'Step 3: x', tap-mid.width: 2}")
+    result = midward("attack", "--recipe", path, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "settings for 'tap-mid', which isn't among" in result.stderr
+
+
 def test_no_such_recipe(midward, tmp_path):
     result = midward("generate", "t30", "--recipe", tmp_path / "none.yaml")
     assert result.exit_code == 2 and "can't be read" in result.stderr
@@ -220,7 +236,7 @@ def test_demo_hands_its_flags_on(midward, tmp_path, monkeypatch):
         seen.update(out=out, plan=plan, fresh=fresh)
         progress("aligning", 0, 2)
         progress("aligning", 2, 2)
-        return SimpleNamespace(page=Path("report/index.html"), table="| a | b |")
+        return SimpleNamespace(page=Path("report/index.html"), table="| a | b |", kept=["thesis.txt"])
 
     monkeypatch.setattr(demo, "run", run)
     result = midward(
@@ -228,6 +244,7 @@ def test_demo_hands_its_flags_on(midward, tmp_path, monkeypatch):
     )
     assert result.exit_code == 0 and result.stdout == "| a | b |\n"
     assert "aligning" in result.stderr and "open report/index.html" in result.stderr
+    assert "kept      what isn't a demo's: thesis.txt" in result.stderr
     assert seen["out"] == tmp_path / "report" and seen["fresh"]
     assert seen["plan"] == demo.plan_of(goals=8, arms="mosa,mosa-paper")
     refused = midward("demo", "--arms", "mossa")

@@ -47,6 +47,13 @@ def test_an_installed_package_adds_a_guard(package, model, sampling, tmp_path):
     assert [one.verdict.flagged for one in found] == [False, True]
 
 
+def test_settings_of_a_guard_are_told_where_they_are_no_value():
+    assert make("perplexity:reference=models: mine;window=5").settings.reference == "models: mine"
+    assert make("perplexity:reference=null").settings.reference is None
+    with pytest.raises(GuardError, match=r"the guard 'sri': early: '\[' is no value"):
+        make("sri:early=[")
+
+
 def test_a_package_that_gives_no_guard_is_told(package):
     package(late="midward_long:LATE", no="midward_long:NO")
     with pytest.raises(GuardError, match="looks 'afterwards', none of before, during, after"):

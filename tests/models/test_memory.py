@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 import midward
 from midward.models import llada, memory
+from midward.models._read import Placement
 from midward.models.memory import GB, Memory, estimate
 
 
@@ -137,6 +138,17 @@ def test_experts_count_as_weights_but_a_token_goes_through_few(tmp_path):
     need = estimate(tmp_path, torch.bfloat16, "4bit", batch=1, length=10)
     assert need.weights == 8 * 64 * 32 * 2  # fused while reading, so never quantised
     assert need.activations == 10 * 2 * (64 + 32) * 2 + 3 * 4 * 10 * 126_464
+
+
+def test_devices_that_share_the_systems_memory_or_cannot_be_asked(monkeypatch):
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * GB))
+    at = lambda *kinds: Placement({str(n): torch.device(kind) for n, kind in enumerate(kinds)}, torch.float32)  # noqa: E731
+    assert memory.available(at("mps")) == (5 * GB, "mps") and memory.available(at("cpu", "mps"))[0] == 5 * GB
+    memory.require(Memory(4 * GB, 0), at("mps"))
+    with pytest.raises(midward.ModelError, match=r"mps has 5\.0 GB free"):
+        memory.require(Memory(6 * GB, 0), at("mps"))
+    assert memory.available(at("xpu")) == (None, "xpu")
+    memory.require(Memory(600 * GB, 0), at("xpu"))
 
 
 def test_how_it_reads():

@@ -80,7 +80,8 @@ class ModelOptions:
         need = memory.estimate(checkpoint_folder(self.model), where.dtype, where.quantize, **use)
         if need.total > memory.GB:
             free, devices = memory.available(where)
-            say(f"memory    {need}; {free / memory.GB:.1f} GB free on {devices}")
+            room = "what is free can't be told" if free is None else f"{free / memory.GB:.1f} GB free"
+            say(f"memory    {need}; {room} on {devices}")
         memory.require(need, where)
         model = midward.load(self.model, adapter=self.adapter, device=device, **how)
         family, dtype = model.family, memory.dtype_name(model.dtype, model.quantized)
@@ -249,23 +250,30 @@ def _read_recipe(path: Path, known: Mapping[str, inspect.Parameter]) -> dict[str
 
 def _value(value: Any, annotation: Any) -> Any:
     """A value of the annotated type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
-    import yaml
     from pydantic import TypeAdapter, ValidationError
 
     kind = annotation.__origin__
     kinds = get_args(kind) or (kind,)
     if Path in kinds:
         kind = str
+    elif list[Path] in kinds:
+        kind = list[str]
     elif float in kinds and isinstance(value, str):
         return float(value)  # YAML reads 1e-3 as a text
     elif str in kinds and isinstance(value, list):
         value = ",".join(map(str, value))
     elif isinstance(value, Mapping):  # of --set KEY=VALUE
-        value = [
-            f"{key}={yaml.safe_dump(item, default_flow_style=True).strip()}" for key, item in value.items()
-        ]
+        value = [f"{key}={_yaml(item)}" for key, item in value.items()]
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
         raise ValueError(message[0].lower() + message[1:]) from None
+
+
+def _yaml(value: Any) -> str:
+    """As it would stand behind --set KEY=: a text in quotes, that it stays one."""
+    import yaml
+
+    quotes = '"' if isinstance(value, str) else None
+    return str(yaml.safe_dump(value, default_flow_style=True, default_style=quotes)).strip()

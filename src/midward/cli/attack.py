@@ -236,8 +236,9 @@ def _sampling(options: SamplingOptions) -> dict[str, Any]:
 
 
 def _settings(given: list[str]) -> dict[str, dict[str, Any]]:
-    """ATTACK.NAME=VALUE -> attack -> name -> value, read as YAML. Raises ValueError for another form."""
-    import yaml
+    """ATTACK.NAME=VALUE -> attack -> name -> value. Raises ValueError for another form, and for an unknown attack."""
+    from midward import attacks
+    from midward._settings import read_value
 
     found: dict[str, dict[str, Any]] = {}
     for one in given:
@@ -245,7 +246,8 @@ def _settings(given: list[str]) -> dict[str, dict[str, Any]]:
         attack_name, dot, name = key.partition(".")
         if not (equals and dot and attack_name and name):
             raise ValueError(f"--set takes ATTACK.NAME=VALUE, e.g. tap.width=5; received {one!r}.")
-        found.setdefault(attack_name, {})[name] = yaml.safe_load(value)
+        kind = attacks.find(attack_name).settings
+        found.setdefault(attack_name, {})[name] = read_value(kind, name, value, f"--set {key}")
     return found
 
 

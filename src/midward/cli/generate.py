@@ -60,7 +60,8 @@ def _all(
     loaded = model.load()
     chosen = sampling.resolve(loaded)
     if check_agreement:
-        asked = [row[column] for row in rows if isinstance(row[column], str) and row[column].strip()]
+        given = (row.get(column) for row in rows)
+        asked = [text for text in given if isinstance(text, str) and text.strip()]
         _say_agreement(loaded, sampling, asked[:check_agreement], batch_size)
     count = min(limit or len(rows), len(rows))
     with bar() as progress:

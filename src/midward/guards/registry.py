@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midward._plugins import Plugins
+from midward._settings import read_value
 from midward.guards.classifier import ClassifierGuard
 from midward.guards.diffuguard import DiffuGuard
 from midward.guards.examine import SelfExamine
@@ -63,9 +64,8 @@ def make(spec: str) -> Guard:
 
     Raises GuardError for an unknown name or setting, and for a value out of range.
     """
-    import yaml
-
     name, _, given = spec.partition(":")
+    kind = find(name.strip()).kind
     settings = {}
     for one in filter(None, given.split(";")):
         key, equals, value = one.partition("=")
@@ -73,5 +73,9 @@ def make(spec: str) -> Guard:
             raise GuardError(
                 f"a guard's settings are NAME=VALUE, separated by ';'; received {one!r} in {spec!r}."
             )
-        settings[key.strip()] = yaml.safe_load(value)
-    return find(name.strip()).kind(**settings)
+        key = key.strip()
+        try:
+            settings[key] = read_value(kind.Settings, key, value, f"the guard {name!r}: {key}")
+        except ValueError as error:
+            raise GuardError(str(error)) from None
+    return kind(**settings)

@@ -112,7 +112,7 @@ def require(need: Memory, placement: Placement) -> None:
     With MIDWARD_IGNORE_MEMORY in the environment it passes.
     """
     free, where = available(placement)
-    if need.total <= free or os.environ.get(OVERRIDE):
+    if free is None or need.total <= free or os.environ.get(OVERRIDE):
         return
     raise ModelError(
         f"the model needs {need}, and {where} has {_gb(free)} free; use dtype='bfloat16' (--dtype), quantize='8bit' or "
@@ -121,19 +121,24 @@ def require(need: Memory, placement: Placement) -> None:
     )
 
 
-def available(placement: Placement) -> tuple[int, str]:
-    """Bytes that are free on the placement's devices together, and which devices those are."""
+def available(placement: Placement) -> tuple[int | None, str]:
+    """Bytes that are free on the placement's devices together, and which devices those are.
+
+    MPS shares the system's memory. None where a device is of a kind whose free memory can't be asked for here.
+    """
     devices = placement.devices
     if devices == "auto":
         chosen = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     else:
         chosen = list(dict.fromkeys(devices.values())) if isinstance(devices, dict) else [devices]
-    free = 0
-    for device in chosen:
-        free += torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    if any(device.type == "cpu" for device in chosen):
+    where = " and ".join(map(str, chosen))
+    kinds = {device.type for device in chosen}
+    if not kinds <= {"cuda", "cpu", "mps"}:
+        return None, where
+    free = sum(torch.cuda.mem_get_info(device)[0] for device in chosen if device.type == "cuda")
+    if kinds & {"cpu", "mps"}:
         free += psutil.virtual_memory().available
-    return free, " and ".join(map(str, chosen))
+    return free, where
 
 
 def dtype_name(dtype: torch.dtype, quantize: str | None) -> str:
