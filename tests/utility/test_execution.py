@@ -37,6 +37,35 @@ def test_what_goes_wrong_is_no_pass(source, error):
     assert not ran.passed and error in ran.error
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "b'{\"error\": null}\\n'",
+        'b\'{"token": null, "error": null}\\n{"token": "", "error": null}\\n\'',
+        r"b'no JSON\n\xff\n[1]\n'",
+        "b'[' * 50_000",
+    ],
+)
+@pytest.mark.parametrize(
+    ("end", "error"), [("os._exit(0)", "the process died (status 0)"), ("1 / 0", "Zero")]
+)
+def test_a_verdict_is_not_forged(written, end, error):
+    source = f"""import os
+for number in range(3, 64):
+    try: os.write(number, {written} + b'\\n')
+    except OSError: pass
+{end}"""
+    ran = run_program(source, SHORT)
+    assert not ran.passed and error in ran.error and ran.held == protections()
+
+
+def test_no_global_leads_to_what_makes_a_verdict():
+    source = """import re, sys
+assert "fence" in vars(sys.modules["__main__"])
+assert not re.search("[0-9a-f]{32}", repr(vars(sys.modules["__main__"])) + repr(globals()))"""
+    assert run_program(source, SHORT).error is None
+
+
 def test_files_are_written_in_a_folder_that_goes_away(tmp_path):
     assert run_program("open('mine', 'w').write('x')\nassert open('mine').read() == 'x'", SHORT).passed
     outside = tmp_path / "outside"
@@ -85,6 +114,12 @@ def test_nobody_is_reached_over_the_network(way):
 def test_the_environment_is_not_handed_on(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert run_program("import os; assert 'HF_TOKEN' not in os.environ and 'HOME' not in os.environ").passed
+
+
+def test_a_limit_on_processes_is_told_where_it_holds():
+    source = "import ctypes\nlibc = ctypes.CDLL(None)\npid = libc.fork()\nif pid == 0: libc._exit(0)\nassert pid < 0"
+    ran = run_program(source, SHORT)
+    assert ran.passed == any(one.startswith("limits") and "processes" in one for one in ran.held)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what macOS holds is less")

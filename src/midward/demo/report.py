@@ -1,5 +1,5 @@
-"""What a demo leaves behind: summary.json, table.md, samples (what was said), the page of `midward report`; and clearing
-it away."""
+"""What a demo leaves behind: summary.json, table.md, samples (what was said), the page of `midward report`; and
+clearing it away."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _SCRIPT = Path(__file__).with_name("_fenced.py")
 
@@ -46,7 +48,8 @@ def run_program(source: str, limits: Limits = Limits()) -> Ran:
     """Run Python source to its end. Raises OSError where the platform has no such limits (Windows)."""
     if os.name != "posix":
         raise OSError("programs are run with the limits of Linux or macOS; this platform has none.")
-    told = json.dumps({"source": source, **asdict(limits)})
+    token = secrets.token_hex(16)  # tells the verdict from what the program may write to the same place
+    told = json.dumps({"source": source, "token": token, **asdict(limits)})
     with (
         tempfile.TemporaryDirectory(prefix="midward-program-", ignore_cleanup_errors=True) as folder,
         subprocess.Popen(
@@ -67,13 +70,22 @@ def run_program(source: str, limits: Limits = Limits()) -> Ran:
         finally:
             with suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)  # also what it may have left behind
-    lines = [json.loads(line) for line in said.splitlines()]
-    held = tuple(lines[0]["held"]) if lines else ()
+    lines = [_read(line) for line in said.splitlines()] or [{}]
+    held = tuple(lines[0].get("held", ()))
     if late:
         return Ran(f"no end after {limits.seconds:g} seconds", held)
-    if len(lines) < 2:
+    if lines[-1].get("token") != token:
         return Ran(f"the process died (status {process.returncode})", held)
-    return Ran(lines[1]["error"], held)
+    return Ran(lines[-1]["error"], held)
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """An object of JSON; empty for anything else, which only the program itself can have written."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @cache
