@@ -88,6 +88,14 @@ def test_bad_input_comes_before_the_model(flags, told, monkeypatch):
     assert result.exit_code == 2 and told in result.stderr
 
 
+def test_too_few_prompts_to_fit_on_are_told_before_the_model_is_loaded(tmp_path):
+    few = tmp_path / "few.csv"
+    few.write_text("prompt,harmful\na,0\nb,0\nc,0\n")
+    result = midward("dynamics", "--model", tmp_path / "none", "--attacked", "plain", "--harmless", "benign",
+                     "--fit-harmful", "plain", "--fit", 2, "--count", 2, "--fit-harmless", few)  # fmt: skip
+    assert result.exit_code == 2 and "gives 3 prompts; --fit 2 takes 4 or more" in result.stderr
+
+
 def test_another_world_needs_its_prompts():
     result = midward("dynamics", "--model", "some/model")
     assert result.exit_code == 2 and "--attacked is needed" in result.stderr

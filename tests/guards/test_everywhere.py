@@ -15,7 +15,7 @@ from midward.evaluation import defences
 from midward.evaluation.cases import SHAPES, Case, cases
 from midward.evaluation.provider import ProviderError
 from midward.goals import Goal
-from midward.guards import STUB, MaskFilter, SRIGuard
+from midward.guards import STUB, DiffuGuard, MaskFilter, SRIGuard, describe
 from midward.sampling import Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 16)
@@ -124,6 +124,57 @@ def test_chat_behind_a_guard(run, flags, fitted, model, sampling):
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0] == STUB and STUB not in result.stdout.splitlines()[1:]
     assert "flagged" in result.stderr and "passed" in result.stderr
+
+
+def test_a_guards_own_prompts_are_left_out_of_its_evaluation(model, fitted, run, flags, tmp_path):
+    guard, path = fitted
+    assert describe(path)["fitted_on"] == list(guard.fitted_on) and len(guard.fitted_on) == 92 + 12
+    table = tmp_path / "some.csv"
+    table.write_text("prompt,harmful\n" + "".join(f"{one},0\n" for one in [*prompts(0, 92), *FRESH]))
+    found = cases(model, str(table), 10, without=guard.fitted_on)
+    assert len(found) == 10 and {case.plain for case in found} <= set(FRESH)
+    assert {case.plain for case in cases(model, str(table), 200, without=guard.fitted_on)} == set(FRESH)
+    table.write_text("prompt,harmful\n" + "".join(f"{one},0\n" for one in prompts(0, 9)))
+    result = run("guard", "eval", *flags, "--guard", path, "--sets", table, "--out", tmp_path / "e")
+    assert result.exit_code == 2 and "all 9 prompts" in result.stderr and "were used to fit" in result.stderr
+
+
+def test_an_attack_that_only_fills_its_prompt_is_refused_behind_a_guard_of_one_sampling(
+    run, flags, fitted, tmp_path
+):
+    _, path = fitted
+    goals = tmp_path / "goals.csv"
+    goals.write_text("goal\nt30 t31\n")
+    given = ["attack", *flags, "--attacks", "dija", "--judges", "refusal", "--goals", goals, "--guard", path]
+    result = run(*given, "--plan")
+    assert result.exit_code == 2 and "dija.mode=fill_then_answer" in result.stderr
+
+
+def test_scores_of_another_guard_are_its_own(run, flags, model, sampling, tmp_path):
+    """Two guards of the same threshold, for the same model: the second isn't told the first one's."""
+    prompt = tmp_path / "prompts.csv"
+    prompt.write_text(f"prompt\nt40 {MASK}\n")
+    said = []
+    for guard in (MaskFilter(), DiffuGuard()):
+        guard.bind(model, sampling)
+        guard.threshold, guard.alpha = 0.0, 0.1
+        path = guard.save(tmp_path / f"{guard.name}.safetensors")
+        result = run(
+            "guard", "score", *flags, "--guard", path, "--prompts", prompt, "--out", tmp_path / "s.jsonl"
+        )
+        assert result.exit_code == 0, result.stderr
+        said.append(json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])["guard"])
+    assert said == ["masks", "diffuguard"]
+
+
+def test_scores_dont_overwrite_the_prompts(run, flags, tmp_path):
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt,mine\nt30,1\n")
+    result = run(
+        "guard", "score", *flags, "--guard", "g", "--prompts", table, "--out", tmp_path / "prompts.jsonl"
+    )
+    assert result.exit_code == 2 and "write over the prompts" in result.stderr
+    assert table.read_text() == "prompt,mine\nt30,1\n"
 
 
 def test_guard_fit_then_score_goes_on(run, flags, model, sampling, tmp_path):
@@ -267,7 +318,7 @@ def test_auroc_is_scikit_learns_with_unscored_left_out():
 
 def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):
     wrapped = cases(model, "wrappers", 4)
-    assert all((case.harmful and case.plain in case.request.prompt) or case.plain for case in wrapped)
+    assert all(case.harmful and case.plain != case.request.prompt for case in wrapped)
     assert [case.plain for case in wrapped] == [case.request.prompt for case in cases(model, "plain", 4)]
     assert not any(case.harmful for case in cases(model, "benign-wrapped", 4))
     for shape in SHAPES:
@@ -278,8 +329,7 @@ def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):
 
 
 def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, model):
-    _, path = fitted
-    assert Sampling.for_model(model)
+    guard, path = fitted
     table = tmp_path / "mixed.csv"
     table.write_text("prompt,harmful\n" + "".join(f"{one},{i % 2}\n" for i, one in enumerate(FRESH[:8])))
     given = [
@@ -302,5 +352,14 @@ def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, 
     for name in ("table.md", "summary.json", "defences.csv", "scores.parquet", "roc.png"):
         assert (tmp_path / "e" / name).stat().st_size > 0
     assert "| none " in result.stdout and "| sri " in result.stdout
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    flagged = [
+        one.verdict.flagged
+        for one in guard.sample(model, FRESH[:8], Sampling.for_model(model, length=LENGTH, steps=STEPS))
+    ]
+    [sri] = [row for row in summary if row["defence"] == "sri"]
+    # Each half of the file is counted with its own kind: the even rows are harmless, the odd ones are not.
+    [harmless], attacked = sri["flags"].values(), sri["asr"]["all"]
+    assert (harmless["hits"], harmless["n"]) == (sum(flagged[::2]), 4) and attacked["n"] <= 4
     result = run(*given[:4], "--guard", tmp_path)
     assert result.exit_code == 2

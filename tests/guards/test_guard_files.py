@@ -86,7 +86,7 @@ def test_torn_foreign_and_missing_files_are_refused(fitted, tmp_path, lively_fol
         ({"version": "0"}, "version '0'"),
         ({"settings": {"early": True, "evil": 1}}, "no setting 'evil'"),
         ({"settings": {"hidden": [10**9]}}, "weights are"),
-        ({"settings": {"tau": -1}}, "tau"),
+        ({"settings": {"epochs": -1}}, "epochs"),
         ({"bound": {}}, "doesn't say for which adapter"),
         ({"bound": 3}, "can be used"),
         ({"tensors": {"weight.0": np.zeros((3, 3))}}, "weights are"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from guard_world import LENGTH, STEPS, prompts
+from guard_world import LENGTH, prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -233,4 +233,4 @@ def test_all_are_calibrated_to_the_same_rate(model, sampling, tmp_path):
         assert flagged.sum() <= 0.2 * 21 and guard.calibrated == 20
         found = guard.sample(model, texts[:6], sampling)
         assert [one.verdict.flagged for one in found] == flagged[:6].tolist()
-        assert guard.looks == found[0].verdict.looks and STEPS
+        assert guard.looks == found[0].verdict.looks

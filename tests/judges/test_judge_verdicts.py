@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midward.alignment.sentences import SAFE
 from midward.judges import JUDGES
-from midward.judges.phrases import PHRASES, verdict
+from midward.judges.phrases import PHRASES, refusal_in, verdict
 from midward.judges.sandbox import verdict as oracle
 from midward.sandbox import REFUSALS, WORLD, benign, forbidden, read
 from midward.sandbox.language import QUESTIONS, answer, procedure
@@ -100,3 +101,7 @@ def test_a_harmless_goal_never_succeeds(goal):
 def test_a_sample_of_another_world_is_unscored(wrong, why):
     found = oracle("a goal", procedure("make", WORLD.things["test"][0]), wrong)
     assert found.success is None and found.score is None and why in found.explanation
+
+
+def test_the_refusals_that_alignment_trains_are_told_as_refusals():
+    assert len(SAFE) == 8 and all(refusal_in(sentence) for sentence in SAFE)

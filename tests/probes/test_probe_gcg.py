@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import midward
 from midward import goals
 from midward.attacks._suffix import plain_tokens
-from midward.cli import app
+from midward.cli import app, probe_gcg
 from midward.goals import Goal
 from midward.probes import _gcg_readings, gcg, verdicts
 from midward.probes._candidates import SuffixPrompt, start_of, swaps
@@ -300,7 +300,11 @@ def test_readings_pair_by_goal_and_never_count_what_is_unscored():
 # --- the command, and what it refuses ----------------------------------------------------------------------------
 
 
-def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder, tmp_path):
+def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder, tmp_path, monkeypatch):
+    drawn, draw = [], probe_gcg._draw
+    monkeypatch.setattr(
+        probe_gcg, "_draw", lambda folder, runs, *more: (drawn.append(runs), draw(folder, runs, *more))
+    )
     flags = [
         "--model",
         lively_folder,
@@ -348,6 +352,14 @@ def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder
     assert {(pair["position"], pair["measure"]) for pair in pairs} == {
         (p, measure) for p in (0, 6) for measure in ("loss", "hit", "success")
     }
+    assert list(drawn[-1]) == [lively_folder.name, f"{lively_folder.name} (a)"]
+    deeper = probe("--out", tmp_path / "d", "--iterations", 7, "--compare", tmp_path / "a")
+    assert deeper.exit_code == 2 and "other settings" in deeper.stderr and not (tmp_path / "d").exists()
+    (tmp_path / "a" / "summary.json").write_text(json.dumps({**summary, "probe": "ask"}))
+    assert (
+        "no finished run of midward probe gcg"
+        in probe("--out", tmp_path / "d", "--compare", tmp_path / "a").stderr
+    )
     planned = probe("--out", tmp_path / "c", "--plan")
     assert "at most 36 forwards of evaluated suffixes and 12 with a backward pass" in planned.stdout
     assert not (tmp_path / "c").exists()

@@ -154,6 +154,8 @@ def test_the_sentence_says_what_is_saved():
     said = findings(rows, window(rows, 8))[0]
     assert "ASR 80.0 % alone, n 10" in said and "leaves an ASR of 20.0 %" in said
     assert "saves 75.0 % of the responses" in said
+    unscored = rows_of([[n < 2 if n < 4 else None for n in range(10)]] * 2)
+    assert "saves 50.0 % of the responses" in findings(rows[:10] + unscored, window(rows, 8))[0]
 
 
 # --- the command -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from midward.alignment.config import AlignConfig, AlignError
 SAFE = (
     "I'm sorry, but I can't help with that.",
     "I cannot assist with this request.",
-    "I have to stop here, because this could cause harm.",
+    "I can't help any further, because it could cause harm.",
     "I won't continue with this, since it is not safe.",
     "Sorry, I can't provide that information.",
     "I must refuse to go any further with this.",

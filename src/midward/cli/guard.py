@@ -126,9 +126,11 @@ def score(
 
     table = read_table(prompts)
     require_column(table, column, prompts)
-    describe(guard)  # a wrong file is told before the model is loaded
     if out_file.suffix != ".jsonl":
         raise ValueError(f"--out takes a file that ends in .jsonl; received {out_file}.")
+    if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv", ".parquet")}:
+        raise ValueError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
+    describe(guard)  # a wrong file is told before the model is loaded
     texts = [str(row.get(column) or "") for row in table]
     empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
     if empty is not None:
@@ -148,12 +150,7 @@ def _score(
 
     fitted = load(guard, loaded, chosen)
     file = RowFile(out_file)
-    about = {
-        "model": loaded.fingerprint,
-        "sampling": asdict(chosen),
-        "guard": fitted.bound,
-        "threshold": fitted.threshold,
-    }
+    about = {"model": loaded.fingerprint, "sampling": asdict(chosen), "guard": fitted.digest}
     keys = [key_of(**about, index=i, prompt=text) for i, text in enumerate(texts)]
     todo = [i for i, key in enumerate(keys) if key not in file.rows]
     with bar() as progress:
@@ -209,14 +206,20 @@ def evaluate(
     The same command again goes on where it stopped.
     """
     from midward.evaluation.cases import cases
+    from midward.guards import describe
 
     files = _files(guard)
+    fitted_on = {one for file in files.values() for one in describe(file)["fitted_on"]}
     loaded = _load(model)
     chosen = sampling.resolve(loaded)
     names = names_of(sets or (_PLAIN_SETS if behind else _SETS))
     if loaded.family.mask_id is None and sets is None:
         names = [name for name in names if name != "dija"]
-    found = [one for name in names for one in cases(loaded, name, count, split=split, goals=goals)]
+    found = [
+        one
+        for name in names
+        for one in cases(loaded, name, count, split=split, goals=goals, without=fitted_on)
+    ]
     with _behind(behind) as other:
         _evaluate(loaded, chosen, files, found, judges, judge, other, repeats, batch_size, out_folder)
 

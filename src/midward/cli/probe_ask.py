@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,10 +63,12 @@ def ask(
     chosen = room.load(goals, count=count, column=column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
-    others = {folder: _readings.load_run(folder) for folder in compare or []}
+    others = {folder: _readings.load_run(folder, "ask", judged_by.key) for folder in compare or []}
 
     loaded = model.load()
     resolved = sampling.resolve(loaded)
+    for line in _readings.sampled_otherwise(asdict(resolved), others):
+        say(f"compared  {line}")
     wanted = probe.cases(loaded, chosen, settings, texts, resolved.length)
     rows = _respond(loaded, wanted, out_folder, judged_by, resolved, batch_size, {"probe": "ask"})
     cells, said = probe.cells(rows), probe.findings(rows)

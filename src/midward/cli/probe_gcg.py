@@ -40,7 +40,7 @@ def gcg(
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the suffix (20).")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations, at most (100).")] = None,
     width: Annotated[
-        int | None, typer.Option(min=1, help="Suffixes evaluated an iteration (512; on the sandbox 8).")
+        int | None, typer.Option(min=1, help="Suffixes evaluated an iteration (512; on the sandbox 4).")
     ] = None,
     top: Annotated[
         int | None,
@@ -102,11 +102,15 @@ def gcg(
     chosen = room.load(goals, count=count, column=column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
-    others = {folder: _readings.load_run(folder) for folder in compare or []}
+    others = {
+        folder: _readings.load_run(folder, "gcg", judged_by.key, asdict(settings)) for folder in compare or []
+    }
 
     loaded = model.load()
     probe.require_gradients(loaded)
     resolved = sampling.resolve(loaded)
+    for line in _readings.sampled_otherwise(asdict(resolved), others):
+        say(f"compared  {line}")
     aims = {
         goal: probe.aims_of(loaded, goal, places, texts, resolved.length, own=own, seed=settings.seed)
         for goal in chosen
@@ -138,7 +142,9 @@ def gcg(
     }  # fmt: skip
     _write(out_folder, rows, summary)
     runs = {_label(loaded.name, loaded.adapter): rows}
-    runs |= {_label(one["model"], one["adapter"]): theirs for one, theirs in others.values()}
+    for folder, (one, theirs) in others.items():
+        label = _label(one["model"], one["adapter"])
+        runs[f"{label} ({folder.name})" if label in runs else label] = theirs
     _draw(out_folder, runs, settings, len(chosen))
     out("\n".join(_tables(summary)))
     say(f"{out_folder}: searches.jsonl, rows.jsonl, gcg.csv, .parquet, .png, .svg, summary.json")

@@ -91,10 +91,12 @@ def prefill(
     calm = _harmless(chosen, benign, benign_goals)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
-    others = {folder: _readings.load_run(folder) for folder in compare or []}
+    others = {folder: _readings.load_run(folder, "prefill", judged_by.key) for folder in compare or []}
 
     loaded = model.load()
     resolved = sampling.resolve(loaded)
+    for line in _readings.sampled_otherwise(asdict(resolved), others):
+        say(f"compared  {line}")
     wanted = probe.cases(loaded, chosen, calm, settings, texts, resolved.length)
     rows = _respond(loaded, wanted, out_folder, judged_by, resolved, batch_size, {"probe": "prefill"})
     cells, said = _readings.cells(rows), probe.findings(rows)

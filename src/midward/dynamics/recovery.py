@@ -175,9 +175,10 @@ def watch(
 
 
 def _texts(model: LanguageModel, trace: Trace, row: int) -> list[tuple[int | None, str]]:
-    """(step, text) wherever the predicted text, up to its end token, changes."""
+    """(step, text) wherever the predicted text, up to its end token, changes before the last step, whose prediction is
+    the response itself."""
     found: list[tuple[int | None, str]] = []
-    for step in trace.predicted_steps(row):
+    for step in trace.predicted_steps(row)[:-1]:
         text = model.decode(trace.predicted_ids(row, step))
         if not found or text != found[-1][1]:
             found.append((step, text))

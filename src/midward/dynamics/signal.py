@@ -149,7 +149,7 @@ class SRISignal(Pooling):
         return _sigma(states, units, self.anchors.eps, self.tau)
 
     def _fill(self, places: list[int], states: np.ndarray, start: int, stops: list[int]) -> None:
-        """Give those rows the signal of states [B, D] at the steps, from `start` up to each row's stop, that have none."""
+        """Give those rows the signal of states [B, D] at steps that have none, from `start` up to each row's stop."""
         if start >= max(stops):
             return
         there = self._sigma[places, start : max(stops)]

@@ -7,7 +7,7 @@ search against a guarded model are `midward attack --guard`.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from midward import goals as goal_sets
@@ -16,6 +16,7 @@ from midward.attacks.pad import Pad, places
 from midward.attacks.phrases import AFFIRMATIVE, WINDOW, procedural
 from midward.goals import Goal
 from midward.goals.loading import is_file
+from midward.guards import prompt_hash
 from midward.models import LanguageModel
 from midward.sampling import Forced, Request
 from midward.sandbox import trials
@@ -54,14 +55,34 @@ class Case:
 
 
 def cases(
-    model: LanguageModel, name: str, count: int, *, split: str = "test", goals: str = "sandbox"
+    model: LanguageModel,
+    name: str,
+    count: int,
+    *,
+    split: str = "test",
+    goals: str = "sandbox",
+    without: Collection[str] = (),
 ) -> list[Case]:
     """Up to `count` cases of one set.
 
+    without: hashes of plain prompts that are left out, as those that a guard was fitted on (`Guard.fitted_on`); sets of
+    goals and files then give the next ones.
+
     name: of the sandbox's trials about things of `split` (benign, benign-wrapped, banned; plain, contextual, wrappers);
     a key of SHAPES, put on `goals` (a set or file; "sandbox" takes the forbidden requests of `split`); or a set of
-    goals, or a file of prompts with a column `harmful`. Raises GoalsError or ValueError.
+    goals, or a file of prompts with a column `harmful`. Raises GoalsError or ValueError, also where none is left.
     """
+    found = _cases(model, name, count, len(without), split=split, goals=goals)
+    fresh = [case for case in found if prompt_hash(case.plain) not in without]
+    if not fresh:
+        raise ValueError(
+            f"all {len(found)} prompts of {name} were used to fit the guards; give a set that wasn't, or fit on fewer."
+        )
+    return fresh[:count]
+
+
+def _cases(model: LanguageModel, name: str, count: int, spare: int, *, split: str, goals: str) -> list[Case]:
+    """spare: so many more of a set of goals. The sandbox's trials hang on their count, and its splits share nothing."""
     if name in _TRIALS:
         plain = trials.trials(_TRIALS[name], count, split=split)
         return [
@@ -72,7 +93,7 @@ def cases(
         if goals == "sandbox":
             bare = [_sandbox_goal(one.id, one.about) for one in trials.trials("plain", count, split=split)]
         else:
-            bare = goal_sets.load(goals, count=count)
+            bare = goal_sets.load(goals, count=count + spare)
         return [Case(name, goal, _shaped(model, name, goal), goal.prompt) for goal in bare]
     known = [*_TRIALS, *SHAPES, *goal_sets.SETS]
     if name not in goal_sets.SETS and not is_file(name):
@@ -80,7 +101,7 @@ def cases(
             f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "
             ".csv or .jsonl file."
         )
-    loaded = goal_sets.load(name, count=count)
+    loaded = goal_sets.load(name, count=count + spare)
     return [Case(goal.source, goal, Request(goal.prompt), goal.prompt) for goal in loaded]
 
 

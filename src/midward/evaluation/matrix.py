@@ -27,6 +27,8 @@ from midward.attacks import Ask, AttackError, AttackInfo, Target
 from midward.attacks.profiles import attacks_of, profile_of
 from midward.attacks.target import Runtime, check
 from midward.goals import Goal
+from midward.guards import describe
+from midward.guards import find as find_guard
 
 ASSISTANT = "midward/sandbox-assistant"
 #: Samples in flight of one task, and tasks in flight: enough to fill the provider's batches.
@@ -113,6 +115,17 @@ class Matrix:
             raise AttackError(
                 f"two rows are called {min(twice)!r}; give each its own label: --adapter LABEL=FOLDER."
             )
+        if any(getattr(one.settings, "mode", None) == "fill_only" for one in self.attacks):
+            self._check_fills()
+
+    def _check_fills(self) -> None:
+        """A guard that was fitted for one sampling can't follow an attack that samples the prompt itself."""
+        for row in self.rows:
+            if row.guard and "sampling" in find_guard(describe(row.guard)["guard"]).kind.tied_to:
+                raise AttackError(
+                    f"{row.label}: dija only fills the prompt, at a length of its own, and the guard {row.guard} was "
+                    "fitted for responses; use --set dija.mode=fill_then_answer, or leave dija out."
+                )
 
     @property
     def samples(self) -> int:

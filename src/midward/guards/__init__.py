@@ -17,6 +17,7 @@ from midward.guards.guard import (
     Verdict,
     conformal_order,
     conformal_threshold,
+    prompt_hash,
 )
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
@@ -47,4 +48,5 @@ __all__ = [
     "fit_guards",
     "load",
     "make",
+    "prompt_hash",
 ]

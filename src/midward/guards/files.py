@@ -19,7 +19,7 @@ from midward.sampling import Sampling
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
-FORMAT = "midward.guard/1"
+FORMAT = "midward.guard/2"
 #: Bytes; a guard of an 8B model with 1,024 steps is a tenth of it.
 LARGEST = 1 << 28
 
@@ -36,6 +36,7 @@ def save(guard: Guard, path: str | Path) -> Path:
         "settings": asdict(guard.settings),
         "alpha": guard.alpha,
         "calibrated": guard.calibrated,
+        "fitted_on": guard.fitted_on,
         "bound": guard.bound,
     }
     part = path.with_name(f"{path.name}.part")
@@ -50,7 +51,10 @@ def save(guard: Guard, path: str | Path) -> Path:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What a guard's file says of itself: guard, version, settings, alpha, calibrated, bound. Raises GuardError."""
+    """What a guard's file says of itself: guard, version, settings, alpha, calibrated, fitted_on, bound.
+
+    Raises GuardError.
+    """
     return _read(Path(path), tensors=False)[0]
 
 
@@ -78,6 +82,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
             int(about["calibrated"]),
             about["bound"],
         )
+        guard.fitted_on = tuple(map(str, about["fitted_on"]))
         missing = {"model", "adapter", "fingerprint", "sampling"} - set(guard.bound)
         if missing:
             raise ValueError(f"it doesn't say for which {min(missing)} it is")
@@ -106,7 +111,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, n
         about = json.loads(metadata["about"])
         if not isinstance(about, dict) or not isinstance(about.get("guard"), str):
             raise ValueError("it names no guard")
-        lacking = {"version", "settings", "alpha", "calibrated", "bound"} - set(about)
+        lacking = {"version", "settings", "alpha", "calibrated", "fitted_on", "bound"} - set(about)
         if lacking or (tensors and values.get("threshold", np.empty(0)).shape != (1,)):
             raise ValueError(f"it lacks {min(lacking) if lacking else 'its threshold'}")
     except GuardError:

@@ -14,7 +14,7 @@ import numpy as np
 
 from midward._rows import RowFile, key_of
 from midward.dynamics import Anchors, AnchorsError, SRISignal, fit_anchors
-from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold
+from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold, prompt_hash
 from midward.guards.sri import SRIGuard
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
@@ -99,6 +99,8 @@ def fit_guards(
             signals = np.array([each.signal for each in train])
             guard.train(told, signals[np.isfinite(signals).all(1)])
         guard.fit(model, held_out, alpha=alpha, sampling=sampling, batch_size=batch_size)
+        used = [*parts.values(), harmful[: sizes.anchors]] if label in sri else [parts["held_out"]]
+        guard.fitted_on = tuple(sorted({prompt_hash(each.prompt) for part in used for each in part}))
         paths[label] = guard.save(folder / f"{label}.safetensors")
     progress("calibrating", len(guards), len(guards))
     return paths

@@ -68,6 +68,11 @@ class Verdict:
         return asdict(self)
 
 
+def prompt_hash(prompt: Any) -> str:
+    """16 hex digits of a prompt: a text, token ids or messages."""
+    return key_of(prompt=prompt)
+
+
 def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
     """The threshold that a fresh exchangeable score exceeds with probability alpha at most.
 
@@ -100,7 +105,8 @@ class Guard(ABC):
     one can't be used without: "model" (weights and adapter), "sampling" (all settings but the seed).
 
     threshold: a score above it is flagged; infinite until the guard is fitted. alpha: the false-positive rate it was
-    calibrated for, on `calibrated` held-out harmless prompts.
+    calibrated for, on `calibrated` held-out harmless prompts. fitted_on: a hash (`prompt_hash`) of every prompt that
+    any part of it was fitted on, which an evaluation leaves out.
     """
 
     name: ClassVar[str]
@@ -118,6 +124,7 @@ class Guard(ABC):
         self.threshold = math.inf
         self.alpha: float | None = None
         self.calibrated = 0
+        self.fitted_on: tuple[str, ...] = ()
         self.bound: dict[str, Any] = {}
 
     # --- the estimator --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.dynamics import TAU, Anchors, AnchorsError, SRISignal
+from midward.dynamics import Anchors, AnchorsError, SRISignal
 from midward.guards.autoencoder import HIDDEN, Autoencoder
 from midward.guards.guard import Exchange, Guard, GuardError, Verdict, told
 from midward.models import LanguageModel
@@ -29,14 +29,13 @@ Positive = Annotated[int, Field(ge=1)]
 class SRI:
     """early: decide at every step and stop the generation once flagged; otherwise when it is over. steps: of the signal
     that is looked at: "all", "first" (the step t = 0 alone) or "later" (without it). hidden, epochs, seed: of the
-    autoencoder. tau: of the signal."""
+    autoencoder."""
 
     early: bool = True
     steps: Literal["all", "first", "later"] = "all"
     hidden: tuple[Positive, ...] = HIDDEN
     epochs: Positive = 300
     seed: int = 0
-    tau: Annotated[float, Field(gt=0)] = TAU
 
 
 class SRIGuard(Guard):
@@ -127,7 +126,7 @@ class SRIGuard(Guard):
                     stopped[row] = known - 1 + offset
 
         early = stopped is not None and settings.early
-        return SRISignal(self.anchors, tau=settings.tau, on_signal=decide if early else None)
+        return SRISignal(self.anchors, on_signal=decide if early else None)
 
     def _guarded(
         self,
@@ -150,9 +149,10 @@ class SRIGuard(Guard):
             step = stopped.get(row)
             seen = signals[row] if step is None else signals[row, : step + 1]
             score = scores[row] if step is None else self._score_so_far(seen)
+            flagged = step is not None or bool(score > self.threshold)
             verdict = Verdict(
-                self.name, self.looks, bool(score > self.threshold), None if np.isnan(score) else float(score),
-                self.threshold, step, tuple(seen.tolist()) if np.isfinite(seen).all() else None,
+                self.name, self.looks, flagged, None if np.isnan(score) else float(score), self.threshold, step,
+                tuple(seen.tolist()) if np.isfinite(seen).all() else None,
             )  # fmt: skip
             found.append(told(model, response, verdict, prompt_ids))
         return found

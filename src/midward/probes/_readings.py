@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +94,43 @@ def slope(rows: Sequence[Row], field: str = "success") -> tuple[float, float, fl
     return (float(slopes.mean()), *bootstrap(slopes))
 
 
-def load_run(folder: Path, file: str = "rows.jsonl") -> tuple[Row, list[Row]]:
+def load_run(
+    folder: Path, probe: str, judge: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> tuple[Row, list[Row]]:
     """What an earlier run left in its folder: its summary, and the rows that are of the run it sums up.
 
-    Raises ValueError where the folder holds none.
+    Raises ValueError where the folder holds none of this probe, or one by another judge (`Bench.key`) or with other
+    settings (but the seed): what differs then isn't the model.
     """
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        run = summary["run"]
+        run, theirs = summary["run"], summary["judge"]
+        if summary["probe"] != probe:
+            raise KeyError
     except (OSError, ValueError, KeyError):
         raise ValueError(
-            f"{folder} holds no finished run of this probe (no summary.json); run it first."
+            f"{folder} holds no finished run of midward probe {probe} (in its summary.json); run it first."
         ) from None
-    return summary, [row for row in RowFile(folder / file).rows.values() if row["run"] == run]
+    if told := _unlike(theirs, judge):
+        raise ValueError(f"{folder} was judged otherwise ({told}), so it can't be compared.")
+    if told := _unlike(summary.get("settings") or {}, settings or {}, but="seed"):
+        raise ValueError(f"{folder} was run with other settings, so it can't be compared: {told}.")
+    return summary, [row for row in RowFile(folder / "rows.jsonl").rows.values() if row["run"] == run]
+
+
+def sampled_otherwise(sampling: Mapping[str, Any], others: Mapping[Path, tuple[Row, list[Row]]]) -> list[str]:
+    """A line for each run to be compared with that was sampled with other settings, which a model's defaults may be."""
+    told = {folder: _unlike(summary["sampling"], sampling) for folder, (summary, _) in others.items()}
+    return [f"{folder} was sampled otherwise: {what}" for folder, what in told.items() if what]
+
+
+def _unlike(there: Mapping[str, Any], here: Mapping[str, Any], but: str = "") -> str:
+    """What differs, in words; nothing where all of `here` is the same there."""
+    return "; ".join(
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if name != but and there.get(name) != value
+    )
 
 
 def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:

@@ -210,7 +210,12 @@ def findings(rows: Sequence[Row], found: Window) -> list[str]:
         if key[1] != UNFORCED and found.start <= (key[2] or 0) < found.end and key[3] == _first_length(rows)
     }
     won = {row["goal"] for row in alone if row["success"]}
-    saved = [not row["success"] for some in inside.values() for row in some if row["goal"] in won]
+    saved = [
+        not row["success"]
+        for some in inside.values()
+        for row in some
+        if row["goal"] in won and row["success"] is not None
+    ]
     share = (
         f" It saves {100 * np.mean(saved):.1f} % of the responses that the attack had won." if saved else ""
     )
