@@ -1,6 +1,8 @@
 """The append-only row file: what a kill, a stranger's file or a second opening does to it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -78,3 +80,34 @@ def test_a_folder_is_refused(tmp_path):
 def test_keys_tell_apart_what_differs_and_nothing_else():
     assert key_of(a=1, b=[1, {"x": "é"}]) == key_of(b=[1, {"x": "é"}], a=1)
     assert len({key_of(a=1), key_of(a="1"), key_of(a=None), key_of(b=1), key_of(a=1, b=None)}) == 5
+
+
+HOLDER = """
+import sys
+from midward._rows import RowFile
+file = RowFile(sys.argv[1])
+file.append({"key": "theirs"})
+print("writing", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_dont_write_to_one_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    early = RowFile(path)  # opened before the other process wrote anything
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "writing\n"
+        with path.open("ab") as file:  # a row that the other process hasn't finished writing
+            file.write(b'{"key": "half')
+        for mine in (early, RowFile(path)):
+            with pytest.raises(ValueError, match="another process is writing to"):
+                mine.append({"key": "mine"})
+        assert path.read_bytes() == b'{"key": "theirs"}\n{"key": "half'
+        other.kill()
+    again = RowFile(path)
+    again.append({"key": "mine"})
+    assert RowFile(path).rows.keys() == {"theirs", "mine"}
+    early.append({"key": "more"})  # within a process they share
+    assert early.rows.keys() == {"theirs", "mine", "more"}

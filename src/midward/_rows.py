@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from midward._atomic import Hold, hold
+
 
 def key_of(**parts: Any) -> str:
     """A short hash of everything a row depends on (JSON-able values; order of names doesn't matter)."""
@@ -19,15 +21,18 @@ _OPENING = b'{"key": "'  # of every line; how a torn one is told from somebody e
 
 
 class RowFile:
-    """An append-only file of rows, each with a `key`; a torn last line (a kill while writing) is dropped on opening.
+    """An append-only file of rows, each with a `key`; a torn last line (a kill while writing) is left out, and dropped
+    before the first row is written.
 
-    `rows` maps key -> row; a key that is written again replaces its row. Raises ValueError where an inner line is no
-    row, or the last one no beginning of one: that is damage, or a file of something else, and nothing is touched.
+    `rows` maps key -> row; a key that is written again replaces its row. From the first row that it writes on, no other
+    process may write to the file: `append` raises ValueError there. Raises ValueError where an inner line is no row, or
+    the last one no beginning of one: that is damage, or a file of something else, and nothing is touched.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.rows: dict[str, dict[str, Any]] = {}
+        self._hold: Hold | None = None
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder; give the path of a file.")
         if self.path.exists():
@@ -35,8 +40,9 @@ class RowFile:
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def _read(self) -> None:
-        whole = 0  # bytes up to the end of the last whole line
+    def _read(self) -> int:
+        """Read the rows; returns the bytes up to the end of the last whole line."""
+        whole = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 torn = not line.endswith(b"\n")
@@ -52,11 +58,19 @@ class RowFile:
                         f"{self.path}, line {number} is not a row written here; give another file or remove it."
                     ) from None
                 whole += len(line)
+        return whole
+
+    def _claim(self) -> None:
+        self.path.touch()
+        self._hold = hold(self.path)
+        whole = self._read()  # once more: another process may have written to it since
         if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one row through to the disk."""
+        """Write one row through to the disk. Raises ValueError where another process is writing to the file."""
+        if self._hold is None:
+            self._claim()
         line = json.dumps({"key": row["key"], **row}, ensure_ascii=False) + "\n"
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)

@@ -124,6 +124,20 @@ def test_a_finished_run_is_returned_and_a_different_one_refused(model, tmp_path)
     assert not fresh.reused and (out / "adapter_model.safetensors").stat().st_mtime_ns != stamp
 
 
+def test_a_folder_in_which_another_process_trains_is_left_alone(model, tmp_path):
+    claim = "import pathlib, sys; from midward._atomic import hold; mine = hold(pathlib.Path(sys.argv[1]))"
+    claim += "; print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", claim, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="another process is writing to"):
+            run(model, tmp_path, max_steps=5)
+        assert not any(tmp_path.iterdir())
+        other.kill()
+    assert run(model, tmp_path, max_steps=5).history
+
+
 def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     for overwrite in (False, True):

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainingArguments
 
-from midward._atomic import write_text
+from midward._atomic import Hold, hold, write_text
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Schedule, digest, encode_prompts
 from midward.alignment.sentences import SentenceSet, encode_sentences
@@ -100,8 +100,7 @@ def align(
     _check_launch(state.num_processes, processes, model)
     processes = state.num_processes
     micro = _micro_batch(config, processes)
-    if state.is_main_process:
-        _prepare(out, record, overwrite)
+    claim = _prepare(out, record, overwrite) if state.is_main_process else None
     state.wait_for_everyone()
     if json.loads((out / RECORD).read_text(encoding="utf-8"))["finished"]:
         return AlignResult(out, read_curve(out / CURVE), config, schedule.steps, reused=True)
@@ -142,6 +141,7 @@ def align(
         _write_json(out / RECORD, {**record, "finished": True, "warnings": trainer.warned})
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
+    del claim
     return AlignResult(
         out, read_curve(out / CURVE), config, schedule.steps, resumed_from, warnings=trainer.warned
     )
@@ -223,8 +223,11 @@ def _record(model, config: AlignConfig, harmful, calm, ids, steps: int) -> dict[
     }
 
 
-def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Make `out` ready: fresh, to be taken up again, or refused because it holds another run."""
+def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> Hold:
+    """Make `out` ready: fresh, to be taken up again, or refused because it holds another run, or another process runs
+    in it. Nobody else may as long as what is returned lives."""
+    out.mkdir(parents=True, exist_ok=True)
+    claim = hold(out)
     path = out / RECORD
     if overwrite and path.exists():
         for name in (RECORD, CURVE, FIGURE, "adapter_config.json", "adapter_model.safetensors", "README.md"):
@@ -241,11 +244,11 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> None:
         for torn in (out / CHECKPOINTS).glob("checkpoint-*"):
             if torn != last_checkpoint(out / CHECKPOINTS):
                 shutil.rmtree(torn)
-        return
-    if out.exists() and any(out.iterdir()):
+        return claim
+    if any(out.iterdir()):
         raise AlignError(f"{out} isn't empty and holds no {RECORD}; choose another folder.")
-    out.mkdir(parents=True, exist_ok=True)
     _write_json(path, record)
+    return claim
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from midward._atomic import write_text
+from midward._atomic import hold, write_text
 from midward._rows import RowFile, key_of
 from midward.goals import Goal
 from midward.models import LanguageModel
@@ -272,6 +272,8 @@ def run(
     require_gradients(model)
     sampling = sampling or Sampling.for_model(model)
     out, about = Path(out), _about(model, settings, sampling)
+    out.mkdir(parents=True, exist_ok=True)
+    claim = hold(out)  # what a search under way leaves is one process's
     searches = _searches(model, aims, out, about, settings, sampling, batch_size, every, workers, progress)
     run, todo = run_id(model, settings, sampling, judged_by), []
     for goal, records in searches.items():
@@ -299,6 +301,7 @@ def run(
                         **reading(judged_by, verdict, response.text),
                     }
                 )  # fmt: skip
+    del claim
     return [file.rows[key] for key, _, _ in todo]
 
 
