@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 from lm_eval.api.instance import Instance
 
 from midward.sampling import Sampling, sample
@@ -228,13 +229,115 @@ def test_code_that_is_not_judged_here_is_refused_with_leave_too():
         harness.load(["mbpp"], allow_code=True)
 
 
-def test_an_unknown_task_is_told_with_a_near_one(tasks_folder, monkeypatch):
+@pytest.fixture
+def own_index(monkeypatch):
+    """No tasks but those of the test's folder: the whole index takes a minute to read."""
     import lm_eval.tasks
 
-    whole = lm_eval.tasks.TaskManager  # its full index takes a minute to read
+    whole = lm_eval.tasks.TaskManager
     monkeypatch.setattr(
         lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, "include_defaults": False})
     )
+
+
+PROGRAM = {
+    "dataset_path": "json",
+    "doc_to_text": "{{q}}",
+    "output_type": "generate_until",
+    "unsafe_code": True,
+}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        ["tiny_program"],
+        [{"task": "tiny_program", "num_fewshot": 0}],
+        [{"task": "tiny_choice", "unsafe_code": True}],
+        [{"task": "mine", **PROGRAM}],
+        [{"group": "programs", "num_fewshot": 0}],
+        [{"group": "tiny_group", "unsafe_code": True}],
+        [{"group": "new", "task": ["tiny_choice", {"task": "tiny_program"}]}],
+        [{"group": "new", "task": [{"group": "programs"}]}],
+        ["tiny_tag"],
+    ],
+)
+def test_code_takes_leave_wherever_a_group_has_it_from(tasks_folder, own_index, members):
+    groups = {"mixed": members, "programs": ["tiny_program"], "tiny_group": ["tiny_choice"]}
+    for name, some in groups.items():
+        (tasks_folder / f"{name}.yaml").write_text(yaml.safe_dump({"group": name, "task": some}))
+    tagged = (tasks_folder / "tiny_program.yaml").read_text() + "tag: tiny_tag\n"
+    (tasks_folder / "tiny_program.yaml").write_text(tagged)
+    with pytest.raises(ValueError, match=r"'mixed' runs programs.*--allow-code-execution"):
+        harness.load(["mixed"], include=tasks_folder)
+    with pytest.raises(ValueError, match="only HumanEval's are judged here, not 'mixed'"):
+        harness.load(["mixed"], include=tasks_folder, allow_code=True)
+
+
+def test_code_that_only_the_loaded_task_tells_of_takes_leave_too(lively, tasks_folder, monkeypatch):
+    """A group's own entries change its tasks, for instance; whatever is overlooked in the files is refused at last."""
+    loaded = harness.load(["tiny_program"], include=tasks_folder, allow_code=True)
+    monkeypatch.setattr(harness, "_configs", lambda manager, one: iter([{}]))
+    (tasks_folder / "group.yaml").write_text("group: tiny\ntask: [tiny_choice]\nunsafe_code: true\n")
+    with pytest.raises(ValueError, match="'tiny' runs programs"):
+        harness.load(["tiny"], include=tasks_folder)
+    [task] = loaded["tiny_program"]["tasks"].values()
+    monkeypatch.setattr(task.config, "process_results", lambda doc, results: {"pass@1": 1.0})
+    with pytest.raises(ValueError, match="marked as unsafe"):
+        harness.run(lm_of(lively), loaded)
+
+
+def test_members_with_settings_are_looked_up(tasks_folder, own_index):
+    told = []
+    members = [{"task": "tiny_choice", "num_fewshot": 0}, {"group": "new", "task": [{"task": "tiny_text"}]}]
+    (tasks_folder / "mixed.yaml").write_text(yaml.safe_dump({"group": "mixed", "task": members}))
+    loaded = harness.load(["mixed"], include=tasks_folder, say=told.append)
+    assert set(loaded["mixed"]["tasks"]) == {"tiny_choice", "tiny_text"} and not told
+    (tasks_folder / "more.yaml").write_text(yaml.safe_dump({"group": "more", "task": [{"task": "absent"}]}))
+    with pytest.raises(ValueError, match="no task is called 'absent'"):
+        harness.load(["more"], include=tasks_folder, say=told.append)
+    assert told == ["looking through all of the harness's tasks: a minute or more"]
+
+
+MEASURES = """
+output_type: generate_until
+doc_to_text: "{{q}}"
+doc_to_target: "{{options[0]}}"
+generation_kwargs: {until: ["t7"], max_gen_toks: 6}
+process_results: !function measures.values
+metric_list:
+- {metric: share, aggregation: mean, higher_is_better: true}
+- {metric: points, aggregation: mean, higher_is_better: true}
+- {metric: loss, aggregation: perplexity, higher_is_better: false}
+- {metric: pair, aggregation: !function measures.first, higher_is_better: true}
+"""
+
+
+def test_what_is_no_share_is_left_to_the_harness(lively, tasks_folder):
+    (tasks_folder / "measures.py").write_text(
+        "def values(doc, results):\n"
+        "    return {'share': 0.5, 'points': 50.0, 'loss': 0.5, 'pair': (1, 2), 'other': 1.0}\n"
+        "def first(items):\n    return items[0][0]\n"
+    )
+    text = (tasks_folder / "tiny_text.yaml").read_text()
+    data = text.splitlines()[-1]
+    (tasks_folder / "tiny_measures.yaml").write_text(
+        f"task: tiny_measures\ndataset_path: json\ntest_split: test\n{MEASURES}{data}\n"
+    )
+    told = []
+    loaded = harness.load(["tiny_measures"], include=tasks_folder)
+    lm = MidwardLM(lively, sampling=GIVEN, answers=Answers(lively), say=told.append)
+    rows, reports = harness.run(lm, loaded, limit=2)
+    assert {row["measure"] for row in rows} == {"share", "other"} and len(rows) == 4
+    assert reports["tiny_measures"]["tiny_measures"]["points,none"] == 50
+    [line] = [line for line in told if "share" in line]
+    assert (
+        line
+        == "tiny_measures: of what is no share of samples only the task's own value is kept: points, loss, pair"
+    )
+
+
+def test_an_unknown_task_is_told_with_a_near_one(tasks_folder, own_index):
     with pytest.raises(ValueError, match=r"no task is called 'tiny_choise'.*Did you mean 'tiny_choice'"):
         harness.load(["tiny_choise"], include=tasks_folder)
     with pytest.raises(ValueError, match="is no folder"):

@@ -80,6 +80,21 @@ def test_the_same_command_asks_nothing_twice(midward, tiny, tmp_path, monkeypatc
     assert (tmp_path / "out" / "samples.csv").read_bytes() == samples
 
 
+def test_tasks_of_other_measures_alone_leave_the_harnesss_values(midward, tiny, tasks_folder, tmp_path):
+    text = (tasks_folder / "tiny_text.yaml").read_text().replace("task: tiny_text", "task: tiny_median")
+    text = text.replace(
+        "{metric: exact_match}", "{metric: exact_match, aggregation: median, higher_is_better: true}"
+    )
+    (tasks_folder / "tiny_median.yaml").write_text(text)
+    found = midward(*tiny, "--tasks", "tiny_median", "--limit", 2, "--out", tmp_path / "out")
+    assert found.exit_code == 0 and found.stdout == ""
+    assert (
+        "only the task's own value is kept: exact_match" in found.stderr and "none is a share" in found.stderr
+    )
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["cells"] == [] and "exact_match,none" in summary["harness"]["tiny_median"]["tiny_median"]
+
+
 def test_the_sandboxs_tasks_need_no_harness(midward, llada_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     run = ["utility", "--model", llada_folder, "--device", "cpu", "--length", 12, "--steps", 2]

@@ -76,7 +76,11 @@ def utility(
         from midward.utility import harness
 
         loaded_tasks = harness.load(
-            others, include=include_path, fewshot=fewshot, allow_code=allow_code_execution
+            others,
+            include=include_path,
+            fewshot=fewshot,
+            allow_code=allow_code_execution,
+            say=lambda text: say(f"tasks     {text}"),
         )
     from midward.utility import Answers, load_run, processes, protections, readings
 
@@ -120,7 +124,7 @@ def utility(
         "sampling": asdict(resolved), "length_given": sampling.length is not None,
         "lm_eval": version("lm_eval") if others else None, "harness": reports,
     }  # fmt: skip
-    compared = {str(folder): readings.against([rows], [theirs]) for folder, theirs in runs.items()}
+    compared = {str(folder): readings.against([rows], [theirs]) for folder, theirs in runs.items() if rows}
     _write(out_folder, rows, about, compared)
 
 
@@ -183,13 +187,19 @@ def _write(
     from midward.utility import cells
 
     found = cells(rows)
-    write_table(folder / "samples", rows)
-    write_table(folder / "utility", found)
+    if rows:
+        write_table(folder / "samples", rows)
+        write_table(folder / "utility", found)
     pairs = [{"minus": other, **pair} for other, some in compared.items() for pair in some]
     if pairs:
         write_table(folder / "compared", pairs)
     summary = about | {"cells": found, "compared": compared}
     write_text(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, default=str) + "\n")
+    if not rows:
+        say(
+            f"{folder}: answers-*.jsonl, and summary.json with the tasks' own values: none is a share of samples"
+        )
+        return
     out("\n".join(columns(_table(found))))
     for other, some in compared.items():
         out("\n".join(["", f"minus {other}, by sample (points, 95 % interval)", *columns(_pairs(some))]))

@@ -7,10 +7,10 @@ import math
 import numbers
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from midward.utility.lm import MidwardLM
 
 Row = dict[str, Any]
+Member = str | Mapping[str, Any]  # what a group holds: a name, or a name or task of its own with settings
 
 
 def require() -> None:
@@ -43,22 +44,25 @@ def load(
     include: Path | None = None,
     fewshot: int | None = None,
     allow_code: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Any]]:
     """Name -> what the harness's `evaluate` takes, with the data loaded. A name is a task, a group or a tag.
 
     include: a folder of your own task files (YAML), whose names go first. fewshot: solved examples before each, where
-    the task doesn't fix them at none. allow_code: whether tasks that run the model's programs may be asked for.
-    Raises ValueError: an unknown name, such a task without leave or of a kind that isn't judged here, data that are
-    neither on this machine nor to be had, a package that a task needs.
+    the task doesn't fix them at none. allow_code: whether tasks that run the model's programs may be asked for. say:
+    told before what takes long. Raises ValueError: an unknown name, such a task without leave or of a kind that isn't
+    judged here, data that are neither on this machine nor to be had, a package that a task needs.
     """
     require()
-    manager = _manager(names, include)
+    manager = _manager(names, include, say)
     specs = {name: _spec(manager, name, allow_code) for name in names}
     loaded = {}
     with _as_seeded():
         for name, spec in specs.items():
             loaded[name] = dict(_load(manager, name, spec))
             for task in loaded[name]["tasks"].values():
+                if _unsafe(task) and not _fenced(task):  # by settings that only the harness puts together
+                    _refuse_code(name, allow_code)
                 own = task.get_config("num_fewshot")
                 if own is None or (fewshot is not None and own != 0):
                     task.set_config(key="num_fewshot", value=fewshot or 0)
@@ -81,6 +85,9 @@ def run(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Evaluate; the rows of all tasks, and what the harness itself reports by name. Empty but in the first process.
 
+    Rows are of measures that are shares: means over samples of values from 0 to 1. Others, such as a perplexity or
+    BLEU, are in the report alone, and `lm` says which.
+
     limit: samples of each task, the first ones. chat: whether prompts go through the model's chat template, solved
     examples as earlier turns. A row: task (the name asked for), subtask, id, doc (a hash), measure, value, prompt,
     response, target, flagged.
@@ -99,19 +106,49 @@ def run(
                 log_samples=True,
                 apply_chat_template=chat,
                 fewshot_as_multiturn=chat,
-                confirm_run_unsafe_code=True,  # leave was asked for when they were loaded
+                confirm_run_unsafe_code=all(_fenced(task) for task in one["tasks"].values() if _unsafe(task)),
             )
         if found is None:
             continue
         reports[name] = found["results"]
+        others = {
+            measure: None
+            for subtask, samples in found["samples"].items()
+            for measure in _no_shares(one["tasks"][subtask], samples)
+        }
+        if others:
+            lm.tell(
+                f"{name}: of what is no share of samples only the task's own value is kept: {', '.join(others)}"
+            )
         for subtask, samples in found["samples"].items():
             for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
-                rows += _rows(lm, name, subtask, sample)
+                rows += _rows(lm, name, subtask, sample, others)
     return rows, reports
 
 
-def _rows(lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any]) -> Iterator[Row]:
-    """A row for each measure that says something of this sample alone."""
+def _no_shares(task: Task, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The measures of a task that aren't means of values from 0 to 1 (or NaN)."""
+    values: dict[str, list[Any]] = {}
+    for sample in samples:
+        for measure in sample["metrics"]:
+            values.setdefault(measure, []).append(sample[measure])
+
+    def share(value: Any) -> bool:
+        return isinstance(value, numbers.Real | np.bool_) and (math.isnan(value) or 0 <= float(value) <= 1)
+
+    # What a task doesn't aggregate is averaged by the harness.
+    averaged = {
+        measure
+        for measure in values
+        if getattr(task.aggregation().get(measure, np.mean), "__name__", "") in ("mean", "nanmean")
+    }
+    return [measure for measure in values if measure not in averaged or not all(map(share, values[measure]))]
+
+
+def _rows(
+    lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any], others: Collection[str]
+) -> Iterator[Row]:
+    """A row for each measure of a sample but `others`."""
     said = [answers[0] for answers in sample["resps"]]
     if isinstance(said[0], str):
         response = said[0]
@@ -120,9 +157,9 @@ def _rows(lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any]) -> 
     from midward.guards import STUB
 
     for measure in sample["metrics"]:
+        if measure in others:
+            continue
         value = sample[measure]
-        if not isinstance(value, numbers.Real | np.bool_):
-            continue  # parts of a corpus measure, such as (log-probability, words)
         yield {
             "task": name,
             "subtask": subtask,
@@ -140,7 +177,7 @@ def _rows(lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any]) -> 
 # --- finding and loading -----------------------------------------------------------------------------------------
 
 
-def _manager(names: Sequence[str], include: Path | None) -> TaskManager:
+def _manager(names: Sequence[str], include: Path | None, say: Callable[[str], None]) -> TaskManager:
     """An index of task files that holds the names. The harness's whole index takes a minute and more to read, so first
     only the folders whose names theirs begin with are read, then those that begin alike."""
     import lm_eval.tasks
@@ -155,69 +192,90 @@ def _manager(names: Sequence[str], include: Path | None) -> TaskManager:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # else of every task that is there twice
     for some in (near, [*near, *further], None):
         if some is None:
+            say("looking through all of the harness's tasks: a minute or more")
             manager = TaskManager(include_path=own)
         else:
             manager = TaskManager(include_path=[*some, *own], include_defaults=False)
-        if all(_complete(manager, name) for name in names):
+        if not any(True for name in names for _ in _missing(manager, name, {"dataset_path", "doc_to_text"})):
             break
     for name in names:
-        if name not in manager.task_index:
+        for one in _missing(manager, name, {"dataset_path"}):
             raise ValueError(
-                f"no task is called {name!r}.{did_you_mean(name, manager.task_index)} `lm-eval ls tasks` lists the "
+                f"no task is called {one!r}.{did_you_mean(one, manager.task_index)} `lm-eval ls tasks` lists the "
                 "harness's; sandbox, sums, recall and programs are the sandbox's."
             )
     return manager
 
 
-def _complete(manager: TaskManager, name: str) -> bool:
-    """Whether the index knows a name and all that it stands for."""
-    entry = manager.task_index.get(name)
-    return entry is not None and all(_complete(manager, child) for child in _children(manager, name))
+def _missing(manager: TaskManager, one: Member, own: Set[str]) -> Iterator[str]:
+    """The names that the index doesn't know, of all behind one. own: what a group's member has that is a task of its
+    own; others change one that has a name."""
+    if isinstance(one, str):
+        name, known = one, False
+    else:
+        name, known = str(one.get("task")), "group" in one or "custom_dataset" in one or own <= one.keys()
+    if not (known or name in manager.task_index):
+        yield name
+    for each in _members(manager, one):
+        yield from _missing(manager, each, own)
 
 
-def _children(manager: TaskManager, name: str) -> list[str]:
-    """The names that a group or tag stands for; of a task none."""
-    entry = manager.task_index[name]
-    if entry.kind.name == "TAG":
-        return sorted(entry.tags)
-    members = (entry.cfg or {}).get("task")
-    if not isinstance(members, list):
+def _members(manager: TaskManager, one: Member) -> list[Member]:
+    """What a group or tag stands for, or a group's member that changes something with a name; of a task nothing."""
+    if not isinstance(one, str):
+        name = one.get("group", one.get("task"))
+        if name in manager.task_index:
+            return [name]
+        held = one.get("task")  # a group without a file of its own
+    elif one not in manager.task_index:
         return []
-    children = []
-    for member in members:
-        if isinstance(member, str):
-            children.append(member)
-        elif isinstance(member.get("task"), list):  # a group without a file of its own
-            children += [one for one in member["task"] if isinstance(one, str)]
-    return children
+    else:
+        entry = manager.task_index[one]
+        held = sorted(entry.tags) if entry.kind.name == "TAG" else (entry.cfg or {}).get("task")
+    return held if isinstance(held, list) else []
 
 
-def _configs(manager: TaskManager, name: str) -> Iterator[dict[str, Any]]:
-    """The configurations of the tasks behind a name."""
-    children = _children(manager, name)
-    if not children:
-        yield manager.task_index[name].cfg or {}
-    for child in children:
-        yield from _configs(manager, child)
+def _configs(manager: TaskManager, one: Member) -> Iterator[Mapping[str, Any]]:
+    """The configurations of the groups and tasks behind a name, and what groups change of them."""
+    if not isinstance(one, str):
+        yield one
+    elif one in manager.task_index:
+        yield manager.task_index[one].cfg or {}
+    for each in _members(manager, one):
+        yield from _configs(manager, each)
 
 
 def _spec(manager: TaskManager, name: str, allow_code: bool) -> str | dict[str, Any]:
     """What the manager loads for a name: itself, or our version of a task that runs code."""
     if not any(config.get("unsafe_code") for config in _configs(manager, name)):
         return name
+    config = manager.task_index[name].cfg or {}
+    ours = not _members(manager, name) and "entry_point" in str(config)
+    if not (allow_code and ours):
+        _refuse_code(name, allow_code)
+    return humaneval.task_config(config)
+
+
+def _unsafe(task: Task) -> bool:
+    return bool(getattr(task, "UNSAFE_CODE", False))
+
+
+def _fenced(task: Task) -> bool:
+    """Whether the programs of a task are run by our scorer, behind fences; with leave alone it is made so."""
+    return task.get_config("process_results") is humaneval.score
+
+
+def _refuse_code(name: str, allow_code: bool) -> NoReturn:
     if not allow_code:
         raise ValueError(
             f"the task {name!r} runs programs that the model wrote. Where that is all right, give "
             "--allow-code-execution: they run in a process of their own, with limits of time and memory, and without "
             "network where the platform has a way; see docs/utility.md."
         )
-    config = manager.task_index[name].cfg or {}
-    if _children(manager, name) or "unsafe_code" not in config or "entry_point" not in str(config):
-        raise ValueError(
-            f"of the tasks that run code only HumanEval's are judged here, not {name!r}: humaneval (for base models), "
-            f"humaneval_instruct, humaneval_plus, or your own with the columns {', '.join(humaneval.COLUMNS)}."
-        )
-    return humaneval.task_config(config)
+    raise ValueError(
+        f"of the tasks that run code only HumanEval's are judged here, not {name!r}: humaneval (for base models), "
+        f"humaneval_instruct, humaneval_plus, or your own with the columns {', '.join(humaneval.COLUMNS)}."
+    )
 
 
 def _load(manager: TaskManager, name: str, spec: str | dict[str, Any]) -> Mapping[str, Any]:

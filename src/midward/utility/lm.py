@@ -89,20 +89,20 @@ class MidwardLM(TemplateLM):
     def _sampling(self, wish: Mapping[str, Any]) -> Sampling:
         """The settings of a response that the task wants in this way."""
         for name in sorted(wish.keys() - _FOLLOWED):
-            self._tell(f"the task's {name}={wish[name]!r} isn't followed")
+            self.tell(f"the task's {name}={wish[name]!r} isn't followed")
         found = self.base
         if "temperature" not in self.given and self.model.family.kind != "canvas":  # that one needs to draw
             found = replace(found, temperature=float(wish.get("temperature") or 0.0))
         asked = int(wish["max_gen_toks"])
         if "length" in self.given:
             if asked != found.length:
-                self._tell(f"responses have {found.length} positions as given, not the task's {asked}")
+                self.tell(f"responses have {found.length} positions as given, not the task's {asked}")
             return found
         if self.model.family.kind == "autoregressive":
             return replace(found, length=asked, block=None)
         length = asked if found.block is None else math.ceil(asked / found.block) * found.block
         steps = found.steps if "steps" in self.given else math.ceil(found.steps * length / found.length)
-        self._tell(
+        self.tell(
             f"max_gen_toks {asked}: {length} response positions"
             + (f", {steps} steps" if found.threshold is None else "")
             + (f", in blocks of {found.block}" if found.block else "")
@@ -119,7 +119,7 @@ class MidwardLM(TemplateLM):
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         if self.model.guard is not None:
-            self._tell("likelihoods are the model's own: a guard answers, it doesn't score")
+            self.tell("likelihoods are the model's own: a guard answers, it doesn't score")
         pairs = []
         for _, context, continuation in requests:
             prompt = self._fitted(context or [self.prefix_token_id], len(continuation))
@@ -193,12 +193,13 @@ class MidwardLM(TemplateLM):
                 "none for it. Give a shorter --length, or tasks that ask for less."
             )
         if len(prompt) > room:
-            self._tell(
+            self.tell(
                 f"prompts longer than {room} tokens lose their beginning ({self.model.max_positions} positions)"
             )
         return list(prompt[-room:])
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Say something, once."""
         if text not in self._said:
             self._said.add(text)
             self._say(text)
