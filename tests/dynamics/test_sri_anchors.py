@@ -49,6 +49,40 @@ def test_layers_are_fitted_from_the_same_generations(exact, fitted):
     assert both[0].layer == 0 and not torch.allclose(both[0].mu_harmless, both[-1].mu_harmless)
 
 
+def test_a_fit_that_was_stopped_goes_on_to_the_same_anchors(exact, tmp_path):
+    kept, fits = tmp_path / "new" / "anchors.unfinished", {}
+    for stop in (None, 2, 4):  # stopped among the harmless prompts, and among the harmful ones
+        batches, seen = [], []
+
+        def told(rows, stop=stop, batches=batches):
+            batches.append(rows)
+            if sum(batches) >= 3 * (stop or 99):
+                raise KeyboardInterrupt
+
+        options = {
+            "refused": refused,
+            "sampling": SAMPLING,
+            "layers": (0, -1),
+            "batch_size": 3,
+            "unfinished": kept,
+        }
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                fit_layers(exact, HARMLESS, HARMFUL, progress=told, **options)
+            assert kept.exists()
+        fits[stop] = fit_layers(exact, HARMLESS, HARMFUL, progress=seen.append, **options)
+        assert seen == {None: [0, 3, 3, 1, 0, 3, 3, 1], 2: [6, 1, 0, 3, 3, 1], 4: [7, 6, 1]}[stop]
+        assert not kept.exists()
+    for stop in (2, 4):
+        for layer, anchors in fits[stop].items():
+            assert anchors.counts == fits[None][layer].counts
+            assert torch.equal(anchors.mu_harmless, fits[None][layer].mu_harmless)
+            assert torch.equal(anchors.mu_harmful, fits[None][layer].mu_harmful)
+    kept.write_bytes(b"torn")
+    again = fit_layers(exact, HARMLESS, HARMFUL, **options)
+    assert torch.equal(again[-1].mu_harmful, fits[None][-1].mu_harmful)
+
+
 def test_nothing_to_average(exact):
     with pytest.raises(AnchorsError, match="none of the 7 harmful prompts was refused"):
         fit_anchors(exact, HARMLESS, HARMFUL, refused=lambda text: False, sampling=SAMPLING)

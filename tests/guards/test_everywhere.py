@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import midward
 from midward.cli import app
-from midward.evaluation import defences
+from midward.evaluation import defences, rate
 from midward.evaluation.cases import SHAPES, Case, cases
 from midward.evaluation.provider import ProviderError
 from midward.goals import Goal
@@ -314,6 +314,8 @@ def test_auroc_is_scikit_learns_with_unscored_left_out():
     truth, scores = [1] * 4 + [0] * 3, [3, 1, 2, 2, 0.5, 2, 1]
     assert area == pytest.approx(roc_auc_score(truth, scores)) and low <= area <= high
     assert defences.auroc([None], right) is None
+    area, low, high = defences.auroc([2.0, 3.0], [0.0, 1.0, 1.5])  # no draw differs: two are few all the same
+    assert area == high == pytest.approx(1) and low == pytest.approx(rate([True] * 2).interval[0])
 
 
 def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):

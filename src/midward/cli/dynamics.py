@@ -333,6 +333,7 @@ def _anchors(
             model, todo.harmless, todo.harmful, refused=lambda text: refusal_in(text) is not None,
             sampling=sampling, layers=tuple(layers.values()), reading=reading, needs_all_steps=all_steps,
             batch_size=batch_size, progress=progress,
+            unfinished=stem.with_name(f"{stem.name}-{key_of(layers=layers, key=key)}.unfinished"),
         )  # fmt: skip
         for name, layer in layers.items():
             fitted[layer].save(paths[name])

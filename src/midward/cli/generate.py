@@ -85,11 +85,11 @@ def _all(
 
 
 def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agreement: int | None) -> None:
-    from midward.sampling import sample
-
     if not prompt.strip():
         raise ValueError("the prompt is empty.")
     _check_fast(sampling, check_agreement)
+    from midward.sampling import sample
+
     loaded = model.load()
     chosen = sampling.resolve(loaded)
     if check_agreement:

@@ -122,7 +122,6 @@ def score(
 ) -> None:
     """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped."""
     from midward._tables import read_table, require_column
-    from midward.guards import describe
 
     table = read_table(prompts)
     require_column(table, column, prompts)
@@ -130,11 +129,13 @@ def score(
         raise ValueError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv", ".parquet")}:
         raise ValueError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
-    describe(guard)  # a wrong file is told before the model is loaded
     texts = [str(row.get(column) or "") for row in table]
     empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
     if empty is not None:
         raise ValueError(f"{prompts}: row {empty} has an empty {column!r}; fill it in or take the row out.")
+    from midward.guards import describe  # imports torch: what is wrong above is told at once
+
+    describe(guard)  # a wrong file is told before the model is loaded
     loaded = _load(model)
     _score(loaded, sampling.resolve(loaded), guard, texts, batch_size, out_file)
 

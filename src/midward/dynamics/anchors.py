@@ -171,12 +171,14 @@ def fit_anchors(
     region: str = "response",
     needs_all_steps: bool = True,
     batch_size: int = 16,
+    unfinished: Path | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Anchors:
     """Fit anchors for a model and sampling; see `fit_layers`, which this is for one layer."""
     return fit_layers(
         model, harmless, harmful, refused=refused, sampling=sampling, layers=(layer,), reading=reading,
-        region=region, needs_all_steps=needs_all_steps, batch_size=batch_size, progress=progress,
+        region=region, needs_all_steps=needs_all_steps, batch_size=batch_size, unfinished=unfinished,
+        progress=progress,
     )[layer]  # fmt: skip
 
 
@@ -192,23 +194,26 @@ def fit_layers(
     region: str = "response",
     needs_all_steps: bool = True,
     batch_size: int = 16,
+    unfinished: Path | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> dict[int, Anchors]:
     """Fit anchors at several layers from the same generations: layer -> anchors.
 
     harmless, harmful: prompts (as `sample` takes them). Of the harmless ones those are averaged that the model
     answered, of the harmful ones those that it refused; `refused` tells from the response's text. The paper takes 400
-    each and a dictionary of phrases. One batch's states [B, T, D] are kept at a time. `progress` is called with the
-    number of prompts just done.
+    each and a dictionary of phrases. One batch's states [B, T, D] are kept at a time. unfinished: a file, named by all
+    that the fit depends on, which keeps the sums after every batch: called again, the fit goes on; it is gone at the
+    end. `progress` is called with the number of prompts just done.
     Raises AnchorsError where nothing is left of a kind.
     """
     sampling = sampling or Sampling.for_model(model)
     means: dict[str, dict[int, torch.Tensor]] = {}
     counts = []
+    kept = _read_sums(unfinished) if unfinished else {}
     for kind, prompts, wanted in (("harmless", harmless, False), ("harmful", harmful, True)):
-        sums: dict[int, torch.Tensor] = {}
-        count = 0
-        for start in range(0, len(prompts), batch_size):
+        done, count, sums = kept.get(kind, (0, 0, {}))
+        progress(done)
+        for start in range(done, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             watcher = PooledStates(layers, reading=reading, region=region, needs_all_steps=needs_all_steps)
             responses = sample(model, batch, sampling, batch_size=batch_size, watchers=[watcher])
@@ -218,15 +223,20 @@ def fit_layers(
                     for layer in layers:
                         states = watcher.states(row, layer).double()
                         sums[layer] = sums[layer] + states if layer in sums else states
+            kept[kind] = (start + len(batch), count, sums)
+            if unfinished:
+                _write_sums(unfinished, kept)
             progress(len(batch))
         if not count:
-            done = "refused" if wanted else "answered"
+            what = "refused" if wanted else "answered"
             raise AnchorsError(
-                f"none of the {len(prompts)} {kind} prompts was {done}, so there is nothing to average; use other "
+                f"none of the {len(prompts)} {kind} prompts was {what}, so there is nothing to average; use other "
                 "prompts or another sampling."
             )
         means[kind] = {layer: (total / count).float() for layer, total in sums.items()}
         counts.append(count)
+    if unfinished:
+        unfinished.unlink(missing_ok=True)
     return {
         layer: Anchors(
             means["harmless"][layer],
@@ -243,3 +253,30 @@ def fit_layers(
         )
         for layer in layers
     }
+
+
+#: Kind of prompt -> how many are done, how many of them count, layer -> the sum of their states [T, D] float64.
+_Sums = dict[str, tuple[int, int, dict[int, torch.Tensor]]]
+
+
+def _write_sums(path: Path, sums: _Sums) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{kind}.{n}": total for kind, (_, _, some) in sums.items() for n, total in some.items()}
+    part = path.with_name(f"{path.name}.part")
+    done = {kind: (prompts, count) for kind, (prompts, count, _) in sums.items()}
+    save_file(tensors, part, metadata={"done": json.dumps(done)})
+    os.replace(part, path)
+
+
+def _read_sums(path: Path) -> _Sums:
+    """What `_write_sums` wrote; nothing where there is no such file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            done = json.loads((file.metadata() or {})["done"])
+            found: _Sums = {kind: (int(prompts), int(count), {}) for kind, (prompts, count) in done.items()}
+            for name in file.keys():  # noqa: SIM118
+                about, _, layer = name.partition(".")
+                found[about][2][int(layer)] = file.get_tensor(name)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+        return {}
+    return found

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 
 from midward._rows import RowFile, key_of
 from midward.dynamics import Anchors, SRISignal
+from midward.dynamics.separation import ends
 from midward.evaluation.cases import Case
 from midward.evaluation.paired import Paired, paired
 from midward.evaluation.rates import rate
@@ -304,7 +305,7 @@ def _of(row: Row, name: str, *, harmful: bool) -> bool:
 def auroc(
     positive: Sequence[float | None], negative: Sequence[float | None]
 ) -> tuple[float, float, float] | None:
-    """Area under the ROC curve of scores, and its 95 % bootstrap interval (both sides drawn anew, a fixed seed).
+    """Area under the ROC curve of scores, and its 95 % interval by bootstrap (both sides drawn anew, a fixed seed).
 
     Unscored ones are left out; None where a side is empty.
     """
@@ -313,8 +314,8 @@ def auroc(
         return None
     rng = np.random.default_rng(0)
     drawn = [_area(rng.choice(first, len(first)), rng.choice(second, len(second))) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return _area(first, second), float(low), float(high)
+    value = _area(first, second)
+    return value, *ends(value, np.array(drawn), min(len(first), len(second)))
 
 
 def _area(first: np.ndarray, second: np.ndarray) -> float:

@@ -175,9 +175,12 @@ def _check(
     )  # too few for alpha is told before anything is sampled
     least = sizes.harmless if sri else sizes.held_out
     if len(harmless) < least:
+        parts = (
+            f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if sri else ""
+        )
         raise GuardError(
-            f"{len(harmless)} harmless prompts, and {least} are needed: {sizes.anchors} for anchors, {sizes.train} to "
-            f"train on, {sizes.held_out} held out. Give more, or smaller parts."
+            f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
+            "Give more, or smaller parts."
         )
     if sri and not harmful:
         raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some.")
@@ -214,7 +217,7 @@ def _anchors(
     try:
         found = fit_anchors(
             model, harmless, harmful, refused=refused, sampling=sampling, needs_all_steps=False,
-            batch_size=batch_size, progress=count, **settings,
+            batch_size=batch_size, unfinished=path.with_suffix(".unfinished"), progress=count, **settings,
         )  # fmt: skip
     except AnchorsError as error:
         raise GuardError(str(error)) from None

@@ -74,9 +74,12 @@ def compare(first: Sequence[Row], second: Sequence[Row], field: str = "success")
     return paired([by_goal(first, field)], [by_goal(second, field)])
 
 
-def slope(rows: Sequence[Row], field: str = "success") -> tuple[float, float, float] | None:
-    """How a field changes over ten positions: the least-squares slope of each goal, their mean, and its 95 % bootstrap
-    interval over goals. rows: of one kind at several positions. None where fewer than two positions are scored."""
+def slope(rows: Sequence[Row], field: str = "success") -> tuple[float, float, float, int] | None:
+    """How a field changes over ten positions: the least-squares slope of each goal, their mean, its 95 % bootstrap
+    interval over goals, and their number. rows: of one kind at several positions.
+
+    None where fewer than two positions are scored, or all goals have one slope: that gives an interval no width.
+    """
     by_position: dict[int, dict[str, bool | None]] = {}
     for row in rows:
         by_position.setdefault(row["position"], {})[row["goal"]] = row[field]
@@ -91,7 +94,7 @@ def slope(rows: Sequence[Row], field: str = "success") -> tuple[float, float, fl
     )  # [goals, positions]
     at = np.array(places, dtype=float) - np.mean(places)
     slopes = 10 * (values @ at) / (at @ at)
-    return (float(slopes.mean()), *bootstrap(slopes))
+    return None if np.ptp(slopes) == 0 else (float(slopes.mean()), *bootstrap(slopes), len(slopes))
 
 
 def load_run(

@@ -162,9 +162,9 @@ def findings(rows: Sequence[Row]) -> list[str]:
         some = [row for found in by_kind["harmful", kind].values() for row in found]
         found = slope(some) if len(by_kind["harmful", kind]) > 1 else None
         if found:
-            value, low, high = (f"{100 * one:+.1f}" for one in found)
+            value, low, high = (f"{100 * one:+.1f}" for one in found[:3])
             said.append(
-                f"With {kind} phrases ASR changes by {value} points per ten positions [{low}, {high}]."
+                f"With {kind} phrases ASR changes by {value} points per ten positions [{low}, {high}] (n {found[3]})."
             )
     calm = groups.get(("benign", UNFORCED, None, None))
     for kind in BENIGN_KINDS:
