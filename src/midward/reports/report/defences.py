@@ -12,6 +12,7 @@ from typing import Any
 from midward.reports.report.chart import Chart, Point, Series
 from midward.reports.report.find import Run
 from midward.reports.report.parts import (
+    FEW,
     Built,
     Claim,
     Figure,
@@ -100,23 +101,30 @@ def comparison(rows: Sequence[Mapping[str, Any]], label: str) -> Built:
 
 def _claim(row: Mapping[str, Any], none: Mapping[str, Any], harmless: Sequence[str]) -> Claim:
     taken, before, after = gap(row.get("gain")), share(none["asr"]["all"]), share(row["asr"]["all"])
-    said = f"The guard {row['defence']}"
+    said, link = f"The guard {row['defence']}", " and"
     tone: Tone = "unclear"
+    # A gain is success without minus with the guard.
     if taken is None or taken.value is None or before.value is None or after.value is None:
         said += " can't be said to take anything away: no attack was scored"
-    else:
-        # A gain is success without minus with the guard.
-        tone = "held" if taken.measurable and taken.low > 0 else "unclear"
-        verb = "takes" if taken.measurable else "doesn't measurably take"
-        said += (
-            f" {verb} {_amount(taken)} of attack success away "
-            f"({percent(before.value)} % to {percent(after.value)} %, n {taken.n})"
-            if before.value
-            else f" has nothing to take away (no attack of {before.n} succeeds without it)"
+    elif taken.measurable:
+        tone = "held" if taken.low > 0 else "unclear"
+        what = (
+            f"takes {_amount(taken)} of attack success away" if taken.low > 0 else "lets more attacks through"
         )
+        said += f" {what} ({percent(before.value)} % to {percent(after.value)} %, n {taken.n})"
+    elif not (before.value or after.value):
+        said += f" has nothing to take away (no attack of {before.n} succeeds without it)"
+    else:
+        told = "too few goals to tell" if taken.n < FEW else "not told apart from no change"
+        tested = "" if taken.p is None else f", p {taken.p:.2g}"
+        said = (
+            f"Attack success is {percent(before.value)} % without and {percent(after.value)} % with the guard "
+            f"{row['defence']}: {told} ({_amount(taken)}, n {taken.n}{tested})"
+        )
+        link = "; it"
     if harmless:
         flagged = share(row["flags"][harmless[0]])
-        said += f" and flags {flagged} of harmless requests ({harmless[0]})"
+        said += f"{link} flags {flagged} of harmless requests ({harmless[0]})"
     return Claim(tone, f"{said}.", "guards")
 
 

@@ -17,7 +17,7 @@ from midward._tables import Row, read_table
 @dataclass(frozen=True)
 class Run:
     """One run. kind: a key of `KINDS`, "align", "guards", "player" or "unfinished". data: what its summary.json holds,
-    or align.json, or generations.json."""
+    or align.json, or generations.json; of an unfinished one the kind that it will be, None where that isn't known."""
 
     kind: str
     folder: Path
@@ -68,8 +68,15 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 }
 #: generations that the step player shows
 PLAYED = "generations.json"
-#: files whose rows come before any summary
-_ROWS = ("rows.jsonl", "searches.jsonl")
+#: Files whose rows come before any summary: a pattern -> the kind of run; None: told by what its rows hold.
+_ROWS = {
+    "searches.jsonl": "gcg", "rows-*.jsonl": "dynamics", "answers-*.jsonl": "utility", "rows.jsonl": None,
+}  # fmt: skip
+#: kind -> what only its rows hold, in the order in which they are told
+_COLUMNS = {
+    "mirror": {"kind", "position", "attack"}, "prefill": {"kind", "position", "landed"}, "ask": {"word", "wording"},
+    "order": {"set", "end", "steps"}, "guard": {"set", "id", "signals"}, "guards": {"response", "signal"},
+}  # fmt: skip
 
 
 def find(folders: Sequence[Path], without: Sequence[Path] = ()) -> Found:
@@ -110,6 +117,11 @@ def find(folders: Sequence[Path], without: Sequence[Path] = ()) -> Found:
                     strange += [(folder.relative_to(top) / name).as_posix() for name in left]
         if strange:
             found.strangers.append((top.name or "/", strange))
+    # What a demo left in the folders below its own is finished with it.
+    demos = {run.folder for run in found.runs if (run.kind, run.data) == ("unfinished", "demo")}
+    found.runs = [
+        run for run in found.runs if run.kind != "unfinished" or not demos & set(run.folder.parents)
+    ]
     return found
 
 
@@ -145,20 +157,44 @@ def _runs(folder: Path, label: str, names: list[str], found: Found) -> list[Run]
         elif data is not None:
             found.troubles.append((f"{label}/{PLAYED}", "holds no generations"))
     told = {"summary.json", "align.json"} & set(names)
-    begun = any((folder / "logs").glob("*.eval")) or any(_begun(folder / name) for name in _ROWS)
+    begun, kind = _begun(folder)
     if begun and not told:
         guards = any(name.endswith(".safetensors") for name in names)
-        runs.append(Run("guards" if guards else "unfinished", folder, label))
+        runs.append(Run("guards", folder, label) if guards else Run("unfinished", folder, label, kind))
     return runs
 
 
-def _begun(path: Path) -> bool:
-    """Whether rows were written there by a command."""
+def _begun(folder: Path) -> tuple[bool, str | None]:
+    """Whether a command left logs or rows there, and the kind of run that it makes, None where that isn't known."""
+    if any((folder / "logs").glob("*.eval")):
+        demo = (folder / "rows").is_dir() or any(folder.glob("adapters/*-steps"))
+        return True, "demo" if demo else "attack"
+    begun = False
+    for pattern, kind in _ROWS.items():
+        for path in sorted(folder.glob(pattern)):
+            row = _first_row(path)
+            if row is None:
+                continue
+            begun = True
+            kind = kind or next((one for one, columns in _COLUMNS.items() if columns <= set(row)), None)
+            if kind:
+                return True, kind
+    return begun, None
+
+
+def _first_row(path: Path) -> dict[str, Any] | None:
+    """The first row of a file of rows, empty where it is torn; None for a file of anything else."""
     try:
         with path.open("rb") as file:
-            return file.read(9) == b'{"key": "'
+            line = file.readline()
     except OSError:
-        return False
+        return None
+    if not line.startswith(b'{"key": "'):
+        return None
+    try:
+        return dict(json.loads(line))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _json(path: Path, label: str, found: Found) -> Any:

@@ -22,6 +22,7 @@ from midward.reports.report.find import Found, Run, find
 from midward.reports.report.parts import (
     Block,
     Built,
+    Card,
     Figure,
     Gap,
     Heat,
@@ -72,6 +73,12 @@ NAMES = {
     "ask": "ask probe", "gcg": "suffix probe", "order": "order probe", "dynamics": "dynamics", "utility": "utility run",
     "guard": "guard evaluation", "guards": "fitted guards", "player": "recorded generations",
     "unfinished": "unfinished run",
+}  # fmt: skip
+#: What makes a run of a kind, "midward" before it
+VERBS = {
+    "attack": "attack", "demo": "demo", "prefill": "probe prefill", "mirror": "probe mirror", "ask": "probe ask",
+    "gcg": "probe gcg", "order": "probe order", "dynamics": "dynamics", "utility": "utility", "guard": "guard eval",
+    "guards": "guard fit",
 }  # fmt: skip
 
 
@@ -157,11 +164,7 @@ def _build(report: Report) -> None:
     """Each run apart: one that can't be read is told of and takes nothing else with it."""
     for run in report.found.runs:
         if run.kind == "unfinished":
-            report.built[run.label] = Built(
-                lacks=[
-                    f"{run.label} isn't finished: it has rows or logs and no summary. The same command goes on"
-                ]
-            )
+            report.built[run.label] = Built(lacks=[_unfinished(run)])
             continue
         try:
             if run.kind == "player":
@@ -173,6 +176,11 @@ def _build(report: Report) -> None:
             # Whatever a file holds that no command would have written.
             told = f"can't be read as {NAMES[run.kind]}{report.texts.because(error)}"
             report.found.troubles.append((run.label, told))
+
+
+def _unfinished(run: Run) -> str:
+    begun = f"midward {VERBS[run.data]} was begun there" if run.data else "it has rows or logs"
+    return f"{run.label} isn't finished: {begun}, and there is no summary.json. The same command again finishes it"
 
 
 def _collect(report: Report) -> None:
@@ -253,7 +261,8 @@ def _part(report: Report, page: Path, where: str, unfold: bool) -> html.Part:
     for name in report.files:
         stem, _, kind = name.rpartition(".")
         files.setdefault(stem, []).append((kind.upper(), quote(f"{page.stem}_files/{name}")))
-    kinds = {run.kind for run in found.runs if run.label in built and run.kind != "unfinished"}
+    begun = {run.label: run.data for run in found.runs if run.kind == "unfinished"}
+    kinds = {run.kind for run in found.runs if run.label in built} | set(begun.values())
     talks = [talk for one in built.values() for talk in one.talks]
     contents = [("verdict", "Verdict"), ("missing", "What is missing")]
     contents += [(section.id, section.title) for section in report.sections]
@@ -268,7 +277,8 @@ def _part(report: Report, page: Path, where: str, unfold: bool) -> html.Part:
         sandbox=_at_home(built.values()),
         redact=report.texts.redact,
         unfold=unfold,
-        cards=[card for one in built.values() for card in one.cards],
+        cards=_titled([card for one in built.values() for card in one.cards]),
+        begun=listed([label for label, kind in begun.items() if kind in ("attack", "demo")]),
         several=max(
             sum(run.kind in kinds for run in found.runs) for kinds in (("attack", "demo"), ("guard",))
         )
@@ -307,6 +317,15 @@ def _part(report: Report, page: Path, where: str, unfold: bool) -> html.Part:
     styles = [name for part in report.players for name in part.styles]
     scripts = [name for part in report.players for name in part.scripts]
     return html.Part(markup, styles=(*styles, "report.css"), scripts=(*scripts, "report.js"))
+
+
+def _titled(cards: Sequence[Card]) -> list[Card]:
+    """Models that several runs hold are told apart by the run, in the card's title."""
+    counts = Counter(card.model for card in cards)
+    return [
+        replace(card, model=f"{card.model} in {card.run}", run="") if counts[card.model] > 1 else card
+        for card in cards
+    ]
 
 
 def _at_home(built: Iterable[Built]) -> str:

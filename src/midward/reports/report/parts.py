@@ -77,6 +77,7 @@ class Heat:
     title: str
     columns: Sequence[str]
     cells: Mapping[str, Mapping[str, Share]]
+    about: str = ""
     kind: str = "heat"
 
 
@@ -137,7 +138,7 @@ Block = Heat | Table | Figure | Said
 
 @dataclass(frozen=True)
 class Card:
-    """One model at a glance: its strongest attack."""
+    """One model at a glance: its strongest attack. model: the title. run: empty where the title names it."""
 
     model: str
     run: str
