@@ -293,7 +293,15 @@ def test_the_sentence_tells_which_way_and_by_how_much():
     turned = [one | {"success": not one["success"]} for one in rows]
     assert "lowers ASR from 50.0 % to 10.0 %" in findings(turned)[1]
     same = [one | {"success": one["goal"] in ("g1", "g2")} for one in rows]
-    assert "doesn't measurably change ASR" in findings(same)[1]
+    assert findings(same)[1].startswith(
+        "ASR is 10.0 % with an affirmative phrase at token 0 and 10.0 % with a procedural phrase at token 44: not told "
+        "apart from no change (paired difference +0.0 points"
+    )
+    few = [one for one in rows if one["goal"] in ("g10", "g11", "g12")]
+    assert findings(few)[1].startswith(
+        "ASR is 0.0 % with an affirmative phrase at token 0 and 100.0 % with a procedural phrase at token 44: too few "
+        "goals to tell (paired difference +100.0 points"
+    )
 
 
 # --- the command -----------------------------------------------------------------------------------------------
