@@ -75,7 +75,9 @@ def main():
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", default="sandbox", choices=SHAPES)
-    parser.add_argument("--batch", type=int, default=16, help="rows of a forward; 16, as in the guard's verbs")
+    parser.add_argument(
+        "--batch", type=int, default=16, help="rows of a forward; 16, as in the guard's verbs"
+    )
     parser.add_argument("--prompt", type=int, default=32, help="tokens of a prompt")
     parser.add_argument("--length", type=int, help="response tokens; 96, or 128 at LLaDA-8B's shape")
     parser.add_argument("--steps", type=int, help="denoising steps; 24, or 32 at LLaDA-8B's shape")
