@@ -78,6 +78,9 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_anchors(exact, tmp_path):
             assert anchors.counts == fits[None][layer].counts
             assert torch.equal(anchors.mu_harmless, fits[None][layer].mu_harmless)
             assert torch.equal(anchors.mu_harmful, fits[None][layer].mu_harmful)
+    with pytest.raises(AnchorsError, match="harmful prompts was refused"):
+        fit_layers(exact, HARMLESS, HARMFUL, **{**options, "refused": lambda text: False})
+    assert not kept.exists()  # all was sampled: there is nothing to go on with
     kept.write_bytes(b"torn")
     again = fit_layers(exact, HARMLESS, HARMFUL, **options)
     assert torch.equal(again[-1].mu_harmful, fits[None][-1].mu_harmful)

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import midward
 
-STOPPED = "\nstopped. Rows that were written are kept: the same command goes on from them."
+STOPPED = "\nstopped. What was written is kept: the same command goes on from there."
 
 
 class _Verbs(TyperGroup):

@@ -228,6 +228,8 @@ def fit_layers(
                 _write_sums(unfinished, kept)
             progress(len(batch))
         if not count:
+            if unfinished:
+                unfinished.unlink(missing_ok=True)
             what = "refused" if wanted else "answered"
             raise AnchorsError(
                 f"none of the {len(prompts)} {kind} prompts was {what}, so there is nothing to average; use other "
