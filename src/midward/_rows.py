@@ -33,6 +33,7 @@ class RowFile:
         self.path = Path(path)
         self.rows: dict[str, dict[str, Any]] = {}
         self._hold: Hold | None = None
+        self._whole = 0  # bytes up to the end of the last whole line that was read
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder; give the path of a file.")
         if self.path.exists():
@@ -40,8 +41,7 @@ class RowFile:
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def _read(self) -> int:
-        """Read the rows; returns the bytes up to the end of the last whole line."""
+    def _read(self) -> None:
         whole = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -58,14 +58,16 @@ class RowFile:
                         f"{self.path}, line {number} is not a row written here; give another file or remove it."
                     ) from None
                 whole += len(line)
-        return whole
+        self._whole = whole
 
     def _claim(self) -> None:
         self.path.touch()
         self._hold = hold(self.path)
-        whole = self._read()  # once more: another process may have written to it since
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
+        if self.path.stat().st_size == self._whole:
+            return
+        self._read()  # once more: another process has written to it since, or the last line is torn
+        if self._whole < self.path.stat().st_size:
+            os.truncate(self.path, self._whole)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row through to the disk. Raises ValueError where another process is writing to the file."""

@@ -20,6 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainingArguments
 
 from midward._atomic import Hold, hold, write_text
+from midward._hints import differing
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Schedule, digest, encode_prompts
 from midward.alignment.sentences import SentenceSet, encode_sentences
@@ -252,11 +253,7 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> Hold:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    found = [
-        f"{name} {before['config'].get(name)!r} there, {value!r} here"
-        for name, value in now["config"].items()
-        if name not in _FREE and before["config"].get(name) != value
-    ]
+    found = differing(before["config"], now["config"], but=_FREE)
     for name in ("data", "benign", "sentences", "model_fingerprint"):
         if before[name] != now[name]:
             found.append(f"{name} {before[name]} there, {now[name]} here")

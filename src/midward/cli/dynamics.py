@@ -151,14 +151,15 @@ def _goals(prompts: PromptOptions, at_home: bool) -> Goals:
             name: _set(name, need, prompts.column, "train" if fitting else "test", seen if fitting else set())
             for name in _names(given)
         }
-        if fitting and (have := sum(map(len, found[what].values()))) < (
-            least := prompts.fit + 2 if what == "fit_harmless" else 2
-        ):
+        if not fitting:
+            seen |= {goal.prompt for goals in found[what].values() for goal in goals}
+            continue
+        have = sum(map(len, found[what].values()))
+        least = prompts.fit + 2 if what == "fit_harmless" else 2
+        if have < least:
             raise ValueError(
                 f"--{what.replace('_', '-')} {given} gives {have} prompts; --fit {prompts.fit} takes {least} or more."
             )
-        if not fitting:
-            seen |= {goal.prompt for goals in found[what].values() for goal in goals}
     return found
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from midward._hints import differing
 from midward.dynamics.states import LAST, READINGS, REGIONS, PooledStates, steps_of
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
@@ -67,10 +68,7 @@ class Anchors:
             different.append(
                 f"the model {theirs} (fingerprint {self.fingerprint}) there, {ours} ({model.fingerprint}) here"
             )
-        here = asdict(sampling)
-        for name, there in asdict(self.sampling).items():
-            if name != "seed" and there != here[name]:
-                different.append(f"{name} {there!r} there, {here[name]!r} here")
+        different += differing(asdict(self.sampling), asdict(sampling), but=("seed",))
         shape = (steps_of(model, sampling), model.hidden_size)
         if not different and tuple(self.mu_harmless.shape) != shape:
             different.append(f"[T, D] {tuple(self.mu_harmless.shape)} there, {shape} here")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from midward._atomic import write_text
+from midward._hints import differing
 from midward._rows import RowFile, key_of
 from midward._tables import Row, require_column
 from midward.models import LanguageModel
@@ -161,9 +162,6 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs, in words; nothing where the settings agree or the earlier ones aren't known."""
     if not before:
         return []
-    pairs = {name: (before.get(name), now[name]) for name in ("fingerprint", "column")}
-    pairs |= {name: (before["sampling"].get(name), value) for name, value in now["sampling"].items()}
-    found = [
-        f"{name} {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here
-    ]
+    found = differing(before, {name: now[name] for name in ("fingerprint", "column")})
+    found += differing(before["sampling"], now["sampling"])
     return [line.replace("fingerprint", "model fingerprint") for line in found]

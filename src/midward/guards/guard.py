@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from midward._hints import differing
 from midward._rows import key_of
 from midward._settings import read_settings
 from midward.models import LanguageModel
@@ -181,12 +182,7 @@ class Guard(ABC):
                 f"{_told({'model': model.name, 'adapter': model.adapter})} ({model.fingerprint}) here"
             )
         if "sampling" in self.tied_to and sampling is not None:
-            there, here = self.bound["sampling"], asdict(sampling)
-            found += [
-                f"{name} {there.get(name)!r} there, {value!r} here"
-                for name, value in here.items()
-                if name != "seed" and there.get(name) != value
-            ]
+            found += differing(self.bound["sampling"], asdict(sampling), but=("seed",))
         if found:
             raise GuardError(
                 f"the guard {self.name!r} was fitted for something else: {'; '.join(found)}. Fit one for these "

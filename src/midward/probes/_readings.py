@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from midward._hints import differing
 from midward._rows import RowFile
 from midward.evaluation.paired import Paired, bootstrap, paired
 from midward.evaluation.rates import rate
@@ -114,26 +115,17 @@ def load_run(
         raise ValueError(
             f"{folder} holds no finished run of midward probe {probe} (in its summary.json); run it first."
         ) from None
-    if told := _unlike(theirs, judge):
-        raise ValueError(f"{folder} was judged otherwise ({told}), so it can't be compared.")
-    if told := _unlike(summary.get("settings") or {}, settings or {}, but="seed"):
-        raise ValueError(f"{folder} was run with other settings, so it can't be compared: {told}.")
+    if told := differing(theirs, judge):
+        raise ValueError(f"{folder} was judged otherwise ({'; '.join(told)}), so it can't be compared.")
+    if told := differing(summary.get("settings") or {}, settings or {}, but=("seed",)):
+        raise ValueError(f"{folder} was run with other settings, so it can't be compared: {'; '.join(told)}.")
     return summary, [row for row in RowFile(folder / "rows.jsonl").rows.values() if row["run"] == run]
 
 
 def sampled_otherwise(sampling: Mapping[str, Any], others: Mapping[Path, tuple[Row, list[Row]]]) -> list[str]:
     """A line for each run to be compared with that was sampled with other settings, which a model's defaults may be."""
-    told = {folder: _unlike(summary["sampling"], sampling) for folder, (summary, _) in others.items()}
-    return [f"{folder} was sampled otherwise: {what}" for folder, what in told.items() if what]
-
-
-def _unlike(there: Mapping[str, Any], here: Mapping[str, Any], but: str = "") -> str:
-    """What differs, in words; nothing where all of `here` is the same there."""
-    return "; ".join(
-        f"{name} {there.get(name)} there, {value} here"
-        for name, value in here.items()
-        if name != but and there.get(name) != value
-    )
+    told = {folder: differing(summary["sampling"], sampling) for folder, (summary, _) in others.items()}
+    return [f"{folder} was sampled otherwise: {'; '.join(what)}" for folder, what in told.items() if what]
 
 
 def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
