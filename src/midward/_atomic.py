@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from midward.errors import InputError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -33,7 +35,7 @@ class Hold:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise InputError(
                 f"another process is writing to {path}; wait until it is done, or give another --out."
             ) from None
         except OSError:
@@ -48,7 +50,7 @@ _HELD: WeakValueDictionary[Path, Hold] = WeakValueDictionary()
 
 
 def hold(path: Path) -> Hold:
-    """Claim a file or folder that is there; shared within the process. Raises ValueError where another has it."""
+    """Claim a file or folder that is there; shared within the process. Raises InputError where another has it."""
     path = path.resolve()
     found = _HELD.get(path)
     if found is None:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from midward.errors import InputError
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
@@ -23,7 +25,7 @@ def differing(there: Mapping[str, Any], here: Mapping[str, Any], but: Collection
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
-    """Raise ValueError, naming the nearest allowed value, unless `value` is one. name: of what, for the error."""
+    """Raise InputError, naming the nearest allowed value, unless `value` is one. name: of what, for the error."""
     if value not in allowed:
         hint = did_you_mean(str(value), allowed)
-        raise ValueError(f"unknown {name} {value!r}.{hint} Available: {', '.join(allowed)}.")
+        raise InputError(f"unknown {name} {value!r}.{hint} Available: {', '.join(allowed)}.")

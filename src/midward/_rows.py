@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from midward._atomic import Hold, hold
+from midward.errors import InputError
 
 
 def key_of(**parts: Any) -> str:
@@ -25,7 +26,7 @@ class RowFile:
     before the first row is written.
 
     `rows` maps key -> row; a key that is written again replaces its row. From the first row that it writes on, no other
-    process may write to the file: `append` raises ValueError there. Raises ValueError where an inner line is no row, or
+    process may write to the file: `append` raises ValueError there. Raises InputError where an inner line is no row, or
     the last one no beginning of one: that is damage, or a file of something else, and nothing is touched.
     """
 
@@ -35,7 +36,7 @@ class RowFile:
         self._hold: Hold | None = None
         self._whole = 0  # bytes up to the end of the last whole line that was read
         if self.path.is_dir():
-            raise ValueError(f"{self.path} is a folder; give the path of a file.")
+            raise InputError(f"{self.path} is a folder; give the path of a file.")
         if self.path.exists():
             self._read()
         else:
@@ -54,7 +55,7 @@ class RowFile:
                     row = json.loads(line)
                     self.rows[row["key"]] = row
                 except (ValueError, KeyError, TypeError):
-                    raise ValueError(
+                    raise InputError(
                         f"{self.path}, line {number} is not a row written here; give another file or remove it."
                     ) from None
                 whole += len(line)
@@ -70,7 +71,7 @@ class RowFile:
             os.truncate(self.path, self._whole)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one row through to the disk. Raises ValueError where another process is writing to the file."""
+        """Write one row through to the disk. Raises InputError where another process is writing to the file."""
         if self._hold is None:
             self._claim()
         line = json.dumps({"key": row["key"], **row}, ensure_ascii=False) + "\n"

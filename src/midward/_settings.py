@@ -10,17 +10,18 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from midward._hints import did_you_mean
+from midward.errors import InputError
 
 
 def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
     """An instance of a pydantic dataclass. what: whose settings they are, for the error.
 
-    Raises ValueError, naming the setting and the nearest known one, or the value and what it should be.
+    Raises InputError, naming the setting and the nearest known one, or the value and what it should be.
     """
     known = [one.name for one in fields(kind)]
     for name in given:
         if name not in known:
-            raise ValueError(
+            raise InputError(
                 f"{what} has no setting {name!r}.{did_you_mean(name, known)} "
                 f"Available: {', '.join(known) or 'none'}."
             )
@@ -30,7 +31,7 @@ def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(
+        raise InputError(
             f"{what}: {where}: {message[0].lower()}{message[1:]}; received {first['input']!r}."
         ) from None
 
@@ -39,7 +40,7 @@ def read_value(kind: type[Any], name: str, text: str, what: str) -> Any:
     """The value of the setting `name` of a dataclass, from `text` on a command line: read as YAML.
 
     Where the setting is a text it stands as it is, unless it is in quotes, or the word null for none. what: where it
-    was given, for the error. Raises ValueError for what is no YAML.
+    was given, for the error. Raises InputError for what is no YAML.
     """
     import yaml
 
@@ -51,7 +52,7 @@ def read_value(kind: type[Any], name: str, text: str, what: str) -> Any:
     except yaml.YAMLError:
         if is_text:
             return text
-        raise ValueError(f"{what}: {text!r} is no value.") from None
+        raise InputError(f"{what}: {text!r} is no value.") from None
     quoted = isinstance(value, str) and text.strip()[:1] in ("'", '"')
     none = value is None and text.strip() and NoneType in kinds
     return text if is_text and not (quoted or none) else value

@@ -14,6 +14,7 @@ from typing import Any
 
 from midward._atomic import write_text
 from midward._hints import did_you_mean
+from midward.errors import InputError, MissingFile
 
 Row = dict[str, Any]
 
@@ -28,31 +29,31 @@ def read_table(path: str | Path) -> list[Row]:
     path = Path(path)
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a file.")
+        raise InputError(f"{path} is a folder; give a file.")
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(
+        raise InputError(
             f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}."
         )
     if not path.exists():
         beside = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise FileNotFoundError(f"there is no file {path}.{did_you_mean(str(path), beside)}")
+        raise MissingFile(f"there is no file {path}.{did_you_mean(str(path), beside)}")
     try:
         rows = reader(path)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#x}); save it as UTF-8."
         ) from None
     if not rows:
-        raise ValueError(f"{path} holds no rows.")
+        raise InputError(f"{path} holds no rows.")
     return rows
 
 
 def require_column(rows: Sequence[Row], column: str, where: str | Path) -> None:
-    """Raise ValueError, naming the columns there are, unless some row has this column."""
+    """Raise InputError, naming the columns there are, unless some row has this column."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     if column not in names:
-        raise ValueError(
+        raise InputError(
             f"{where} has no column {column!r}.{did_you_mean(column, names)} Its columns: {', '.join(names)}."
         )
 
@@ -73,13 +74,13 @@ def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Pat
     """Write rows as `<stem>.csv` and `<stem>.parquet`, each whole or not at all; return both paths.
 
     Columns are those of all rows, in the order they first appear; a value that a row lacks is empty there. A list or
-    mapping is written as JSON text. Raises ValueError without rows.
+    mapping is written as JSON text. Raises InputError without rows.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     if not rows:
-        raise ValueError(f"there are no rows to write to {stem}.")
+        raise InputError(f"there are no rows to write to {stem}.")
     names = list(dict.fromkeys(name for row in rows for name in row))
     plain = [{name: _plain(row.get(name)) for name in names} for row in rows]
     stem = Path(stem)
@@ -103,17 +104,17 @@ def _read_csv(path: Path) -> list[Row]:
             header = list(reader.fieldnames or [])
             twice = [name for name, count in Counter(header).items() if count > 1]
             if twice:
-                raise ValueError(f"{path} has more than one column {twice[0]!r}; rename them.")
+                raise InputError(f"{path} has more than one column {twice[0]!r}; rename them.")
             rows = []
             for row in reader:
                 if None in row:
-                    raise ValueError(
+                    raise InputError(
                         f"{path}, line {reader.line_num} has more fields than the header's {len(header)}; "
                         "put quotes around a field with a comma."
                     )
                 rows.append(dict(row))
         except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num} is no proper CSV: {error}.") from None
+            raise InputError(f"{path}, line {reader.line_num} is no proper CSV: {error}.") from None
     return rows
 
 
@@ -128,11 +129,11 @@ def _read_jsonl(path: Path) -> list[Row]:
                 row = json.loads(line)
                 json.dumps(row, ensure_ascii=False).encode()
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is no JSON: {error.msg}.") from None
+                raise InputError(f"{path}, line {number} is no JSON: {error.msg}.") from None
             except UnicodeEncodeError:
-                raise ValueError(f"{path}, line {number} holds half of a surrogate pair, no text.") from None
+                raise InputError(f"{path}, line {number} holds half of a surrogate pair, no text.") from None
             if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number} is {line.strip()[:40]!r}, not an object of columns.")
+                raise InputError(f"{path}, line {number} is {line.strip()[:40]!r}, not an object of columns.")
             rows.append(row)
     return rows
 

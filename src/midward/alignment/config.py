@@ -8,9 +8,10 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from midward._hints import did_you_mean
+from midward.errors import InputError
 
 
-class AlignError(ValueError):
+class AlignError(InputError):
     """An alignment run that cannot be started as asked; the message says what to change."""
 
 
@@ -110,25 +111,25 @@ class AlignConfig:
 
     def __post_init__(self) -> None:
         if self.window_end <= self.window_start:
-            raise ValueError(
+            raise InputError(
                 f"the window {self.window_start} to {self.window_end} is empty; window_end must be larger."
             )
         if self.window_end > self.length:
-            raise ValueError(
+            raise InputError(
                 f"the window ends at token {self.window_end} of a response of {self.length} tokens; "
                 "move the window or raise length."
             )
         if self.save_steps % self.log_steps:
-            raise ValueError(
+            raise InputError(
                 f"save_steps={self.save_steps} is no multiple of log_steps={self.log_steps}; a resumed curve "
                 "would differ from an uninterrupted one."
             )
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            raise ValueError(
+            raise InputError(
                 f"batch_size={self.batch_size} is no multiple of micro_batch={self.micro_batch}."
             )
         if self.method == "initial" and self.reveal > 0 and self.reveal_kind != "subset":
-            raise ValueError(
+            raise InputError(
                 "with method='initial' the first token is the only start, so no prefix can be revealed; "
                 "use reveal_kind='subset' or reveal=0."
             )

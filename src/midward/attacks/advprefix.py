@@ -20,6 +20,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.phrases import WINDOW, landed, tell_middle
 from midward.attacks.roles import SCORE, RolePrompt, text
 from midward.attacks.target import Ask, Capability, Piece, Probe
+from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
 Count = Annotated[int, Field(ge=1)]
@@ -102,7 +103,7 @@ class AdvPrefixMid(Selection):
     @model_validator(mode="after")
     def _room(self) -> AdvPrefixMid:
         if self.window[1] - self.window[0] < self.least or self.tokens < self.least:
-            raise ValueError(f"a span of {self.least} tokens fits neither the window nor the most tokens")
+            raise InputError(f"a span of {self.least} tokens fits neither the window nor the most tokens")
         return self
 
     @property

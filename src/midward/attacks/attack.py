@@ -47,7 +47,7 @@ class AttackInfo:
     required: tuple[str, ...] = ()
 
     def configure(self, settings: Mapping[str, Any]) -> Any:
-        """The settings with these values. Raises ValueError for an unknown name or a value out of range."""
+        """The settings with these values. Raises InputError for an unknown name or a value out of range."""
         return read_settings(self.settings, settings, self.name)
 
     def hash(self, settings: Any) -> str:

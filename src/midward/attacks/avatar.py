@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.roles import SCORE, RolePrompt, text, texts, whole
 from midward.attacks.target import Ask, Capability, Reply, Target, Turns
+from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
 if TYPE_CHECKING:
@@ -240,10 +241,10 @@ async def _dialogues(attempt: Attempt, settings: Avatar) -> list[_Dialogue]:
 def _pairs(answer: dict[str, Any], entities: Sequence[str]) -> dict[str, str]:
     given = answer["pairs"]
     if not isinstance(given, dict) or not set(entities) <= given.keys():
-        raise ValueError(f"pairs must name every entity; received {given!r}")
+        raise InputError(f"pairs must name every entity; received {given!r}")
     pairs = {entity: text(entity)(given).strip() for entity in entities}
     if len(set(pairs.values())) < len(pairs):
-        raise ValueError(f"the stand-ins must differ from each other; received {given!r}")
+        raise InputError(f"the stand-ins must differ from each other; received {given!r}")
     return pairs
 
 

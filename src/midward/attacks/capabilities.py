@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
+from midward.errors import InputError
 
-class AttackError(ValueError):
+
+class AttackError(InputError):
     """An attack that can't be run as asked; the message says what to do."""
 
 

@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.roles import ON_TOPIC, SCORE, RolePrompt, text, yes
 from midward.attacks.target import Ask, Capability, Piece, Target, Turns, together
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.sandbox.assistant import Assistant
@@ -225,7 +226,7 @@ async def _rewrites(attempt: Attempt, settings: Dia) -> list[str]:
 def _read_opening(answer: dict[str, Any]) -> tuple[str, str]:
     opening, continuation = text("opening")(answer), text("continuation")(answer)
     if len(opening.split()) + len(continuation.split()) > 60:
-        raise ValueError("opening and continuation must be a short sentence each")
+        raise InputError("opening and continuation must be a short sentence each")
     return opening, continuation
 
 
@@ -278,11 +279,11 @@ def _swaps_in(request: str) -> Any:
     def read(answer: dict[str, Any]) -> dict[str, str]:
         given = answer["swaps"]
         if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-            raise ValueError(f"swaps must be a list of objects; received {given!r}")
+            raise InputError(f"swaps must be a list of objects; received {given!r}")
         found = {text("word")(one): text("soft")(one) for one in given if {"word", "soft"} <= one.keys()}
         found = {word: soft for word, soft in found.items() if re.search(_word(word), request)}
         if not found:
-            raise ValueError("none of the words of swaps stands in the request")
+            raise InputError("none of the words of swaps stands in the request")
         return found
 
     return read

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.roles import RolePrompt, text
 from midward.attacks.target import Ask, Capability
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.sandbox.assistant import Assistant
@@ -100,7 +101,7 @@ def _read(answer: dict[str, Any], most: int) -> str:
     scaffold = text("scaffold")(answer)
     gaps = [int(count) for count in _GAP.findall(scaffold)]
     if not gaps or 0 in gaps or sum(gaps) > most:
-        raise ValueError(
+        raise InputError(
             f"a text with gaps <mask:N>, N 1 or more and {most} or less in all; received gaps {gaps}"
         )
     return scaffold

@@ -17,6 +17,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.phrases import WINDOW, landed, opening, piece, procedural, tell_middle
 from midward.attacks.roles import SCORE, RolePrompt, yes
 from midward.attacks.target import Ask, AttackError, Capability, Piece, Reply, Target
+from midward.errors import InputError
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -71,9 +72,9 @@ class EptMid(Ept):
     @model_validator(mode="after")
     def _inside(self) -> EptMid:
         if not self.window[0] <= self.position < self.window[1]:
-            raise ValueError(f"position must lie in the window {self.window}")
+            raise InputError(f"position must lie in the window {self.window}")
         if self.opening is not None and not self.opening.strip():
-            raise ValueError("opening must hold a word: it is what anchors the tree")
+            raise InputError("opening must hold a word: it is what anchors the tree")
         return self
 
 

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.phrases import piece
 from midward.attacks.target import Ask, AttackError, Capability, Piece
+from midward.errors import InputError
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -30,7 +31,7 @@ class Pad:
     @model_validator(mode="after")
     def _one_each(self) -> Pad:
         if self.offsets is not None and len(self.offsets) != len(self.anchors):
-            raise ValueError(f"give one offset for each of the {len(self.anchors)} anchors")
+            raise InputError(f"give one offset for each of the {len(self.anchors)} anchors")
         return self
 
 

@@ -72,7 +72,7 @@ def told(goal: Goal, tries: Sequence[Try]) -> dict[str, str]:
 
 
 def draft(answer: dict[str, Any]) -> Draft:
-    """Read the attacker's answer. Raises ValueError."""
+    """Read the attacker's answer. Raises InputError."""
     return Draft(text("improvement")(answer), text("prompt")(answer))
 
 

@@ -88,7 +88,7 @@ PROFILES: dict[str, Profile] = {
 
 
 def profile_of(name: str) -> Profile:
-    """The profile of this name. Raises ValueError for an unknown one."""
+    """The profile of this name. Raises InputError for an unknown one."""
     one_of("profile", name, PROFILES)
     return PROFILES[name]
 

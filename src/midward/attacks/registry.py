@@ -26,6 +26,7 @@ from midward.attacks.speakeasy import SPEAKEASY
 from midward.attacks.tap import TAP, TAP_MID
 from midward.attacks.target import AttackError, Capability
 from midward.attacks.wildjailbreak import WILDJAILBREAK
+from midward.errors import InputError
 
 #: The attacks of this package, by name.
 ATTACKS: dict[str, AttackInfo] = {
@@ -65,9 +66,9 @@ ATTACKS: dict[str, AttackInfo] = {
 def _check(info: AttackInfo) -> None:
     unknown = [one for one in info.needs if one not in set(Capability)]
     if unknown:
-        raise ValueError(f"needs {unknown[0]!r}, none of {', '.join(Capability)}.")
+        raise InputError(f"needs {unknown[0]!r}, none of {', '.join(Capability)}.")
     if info.access not in get_args(Access):
-        raise ValueError(f"has access {info.access!r}, none of {', '.join(get_args(Access))}.")
+        raise InputError(f"has access {info.access!r}, none of {', '.join(get_args(Access))}.")
 
 
 _PLUGINS = Plugins("attack", "midward.attacks", AttackInfo, ATTACKS, AttackError, _check)

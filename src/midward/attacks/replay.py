@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward._atomic import write_text
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.target import Ask, AttackError, Capability
+from midward.errors import InputError
 from midward.goals import Goal
 
 _ASKS: TypeAdapter[tuple[Ask, ...]] = TypeAdapter(tuple[Ask, ...])
@@ -57,12 +58,12 @@ class Replay:
 
 
 def read(path: str | Path) -> tuple[Artifact, ...]:
-    """The rows of an artifact file. Raises ValueError where there is no such file, or it isn't in the format."""
+    """The rows of an artifact file. Raises InputError where there is no such file, or it isn't in the format."""
     file = Path(path).expanduser()
     try:
         written = file.stat().st_mtime_ns
     except OSError as error:
-        raise ValueError(f"the artifacts can't be read: {error}") from None
+        raise InputError(f"the artifacts can't be read: {error}") from None
     return _read(file, written)[0]
 
 
@@ -73,10 +74,10 @@ def _read(file: Path, written: int) -> tuple[tuple[Artifact, ...], str]:
         text = file.read_bytes()
         content = json.loads(text)
     except (OSError, ValueError) as error:  # a broken encoding is a ValueError too
-        raise ValueError(f"{file} can't be read as JSON: {error}") from None
+        raise InputError(f"{file} can't be read as JSON: {error}") from None
     rows = content.get("jailbreaks") if isinstance(content, dict) else content
     if not isinstance(rows, list):
-        raise ValueError(
+        raise InputError(
             f'{file}: an artifact file is {{"parameters": ..., "jailbreaks": [rows]}}, or a list of rows.'
         )
     shared = content.get("parameters") if isinstance(content, dict) else None
@@ -86,21 +87,21 @@ def _read(file: Path, written: int) -> tuple[tuple[Artifact, ...], str]:
         try:
             artifacts.append(_artifact(row, shared))
         except ValueError as error:
-            raise ValueError(f"{file}, row {number}: {error}") from None
+            raise InputError(f"{file}, row {number}: {error}") from None
     return tuple(artifacts), hashlib.sha256(text).hexdigest()
 
 
 def _artifact(row: Any, shared: Mapping[str, Any]) -> Artifact:
     if not isinstance(row, dict):
-        raise ValueError(f"a row is an object; received {row!r:.60}")
+        raise InputError(f"a row is an object; received {row!r:.60}")
     goal = row.get("goal")
     identity = row.get("id", row.get("index"))
     if not isinstance(goal, str | None) or not isinstance(identity, str | int | None):
-        raise ValueError(
+        raise InputError(
             f"goal must be a text, id or index a text or number; received {goal!r:.60}, {identity!r:.60}"
         )
     if not goal and identity is None:
-        raise ValueError("a row needs goal, id or index, to say what it was made for")
+        raise InputError("a row needs goal, id or index, to say what it was made for")
     about = {
         "attack": row.get("attack", shared.get("method")),
         "model": row.get("model", shared.get("model")),
@@ -119,13 +120,13 @@ def _asks(row: Mapping[str, Any]) -> tuple[tuple[Ask, ...], str]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise ValueError(f"asks: {where}: {first['msg']}; received {first['input']!r:.60}") from None
+            raise InputError(f"asks: {where}: {first['msg']}; received {first['input']!r:.60}") from None
     prompt = row.get("prompt")
     if isinstance(prompt, str) and prompt.strip():
         return (Ask.of(prompt),), ""
     if prompt is None or prompt == "":
         return (), "its prompt is empty: none was found when it was made"
-    raise ValueError(f"prompt must be a text or null; received {prompt!r:.60}")
+    raise InputError(f"prompt must be a text or null; received {prompt!r:.60}")
 
 
 def _plain(text: str | None) -> str:

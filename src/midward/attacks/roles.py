@@ -19,6 +19,7 @@ from midward._asking import LIMITS, ask, bounded
 from midward._fences import fence
 from midward._rows import key_of
 from midward.attacks.target import AttackError, Runtime, together
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.sandbox.assistant import Assistant
@@ -69,20 +70,20 @@ class RolePrompt:
         return "{" + ", ".join(f'"{key}": {what}' for key, what in self.answer.items()) + "}"
 
     def render(self, fields: Mapping[str, str]) -> str:
-        """The whole message. fields: title (capitals) -> text. Raises ValueError for another title."""
+        """The whole message. fields: title (capitals) -> text. Raises InputError for another title."""
         for title in fields:
             if not _TITLE.fullmatch(title):
-                raise ValueError(f"a field's title is in capitals; received {title!r}.")
+                raise InputError(f"a field's title is in capitals; received {title!r}.")
         number, material = fence(self.name, fields)
         return _FRAME.format(name=self.name, task=self.task, number=number, material=material, form=self.form)
 
     def parse(self, text: str) -> dict[str, Any]:
-        """The JSON object in an answer. Raises ValueError where there is none, or one of its keys is missing."""
+        """The JSON object in an answer. Raises InputError where there is none, or one of its keys is missing."""
         return json_object(text, tuple(self.answer))
 
 
 def json_object(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The first JSON object in a text that has all the keys, whatever stands around it. Raises ValueError."""
+    """The first JSON object in a text that has all the keys, whatever stands around it. Raises InputError."""
     decoder = json.JSONDecoder(strict=False)  # models put bare newlines into strings
     for match in re.finditer(r"\{", text):
         try:
@@ -92,7 +93,7 @@ def json_object(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(found, dict) and all(key in found for key in keys):
             json.dumps(found, ensure_ascii=False).encode()  # half a character (\ud83d) is no text: ValueError
             return found
-    raise ValueError(f"no JSON object with {', '.join(keys)}; received {text[:60]!r}")
+    raise InputError(f"no JSON object with {', '.join(keys)}; received {text[:60]!r}")
 
 
 def fields_of(prompt: str) -> tuple[str, dict[str, str]] | None:
@@ -191,7 +192,7 @@ def whole(low: int, high: int, key: str) -> Callable[[dict[str, Any]], int]:
         if isinstance(value, str) and value.strip().isdecimal():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{key} must be a whole number from {low} to {high}; received {value!r}")
+            raise InputError(f"{key} must be a whole number from {low} to {high}; received {value!r}")
         return value
 
     return read
@@ -203,7 +204,7 @@ def text(key: str) -> Callable[[dict[str, Any]], str]:
     def read(answer: dict[str, Any]) -> str:
         value = answer[key]
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{key} must be a text; received {value!r}")
+            raise InputError(f"{key} must be a text; received {value!r}")
         return value
 
     return read
@@ -216,7 +217,7 @@ def texts(key: str) -> Callable[[dict[str, Any]], list[str]]:
         value = answer[key]
         found = isinstance(value, list) and value
         if not found or not all(isinstance(one, str) and one.strip() for one in value):
-            raise ValueError(f"{key} must be a list of texts; received {value!r}")
+            raise InputError(f"{key} must be a list of texts; received {value!r}")
         return value
 
     return read
@@ -230,7 +231,7 @@ def yes(key: str) -> Callable[[dict[str, Any]], bool]:
         if isinstance(value, str) and value.strip().lower() in ("yes", "no"):
             return value.strip().lower() == "yes"
         if not isinstance(value, bool):
-            raise ValueError(f"{key} must be yes or no; received {value!r}")
+            raise InputError(f"{key} must be yes or no; received {value!r}")
         return value
 
     return read

@@ -16,6 +16,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from midward._hints import one_of
 from midward.attacks.registry import prompt_of
 from midward.attacks.roles import fields_of
+from midward.errors import InputError
 from midward.judges import ScriptedJudge
 from midward.sandbox.assistant import Assistant
 from midward.sandbox.wrappers import GROUPS
@@ -50,7 +51,7 @@ class AssistantAPI(ModelAPI):
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        """Answer the last prompt it understands. Raises ValueError for one without a scripted part."""
+        """Answer the last prompt it understands. Raises InputError for one without a scripted part."""
         output = ModelOutput.from_content(self.model_name, self._answer(input, config.seed or 0))
         output.usage = ModelUsage()
         return output
@@ -63,7 +64,7 @@ class AssistantAPI(ModelAPI):
             name, fields = found
             prompt = prompt_of(name)
             if prompt is None or prompt.scripted is None:
-                raise ValueError(
+                raise InputError(
                     f"the sandbox's assistant can't play {name!r}; bind a real model to its role."
                 )
             assistant = Assistant(self.seed + seed, self.group)

@@ -16,6 +16,7 @@ from midward.attacks._following import ended
 from midward.attacks.attack import AttackInfo, Attempt, Found, run_search
 from midward.attacks.roles import Roles
 from midward.attacks.target import Target, chat, check
+from midward.errors import InputError
 from midward.goals import Goal
 
 RECORD = "attempt"  # the key of the record in a sample's store
@@ -33,7 +34,7 @@ def solver_of(info: AttackInfo) -> Callable[..., Solver]:
     def attack(*, seed: int = 0, budget: int | None = None, replay: bool = True, **settings: Any) -> Solver:
         configured = info.configure(settings)
         if budget is not None and budget < 1:
-            raise ValueError(f"{info.name}: budget must be 1 or more queries; received {budget}.")
+            raise InputError(f"{info.name}: budget must be 1 or more queries; received {budget}.")
         limit = info.calls(configured)["target"]
         limit = limit if budget is None else min(budget, limit)
 

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.roles import SCORE, RolePrompt, text, texts, whole
 from midward.attacks.target import Ask, Capability, Reply
+from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
 #: The language that goals and answers are in; nothing is translated into it on the way there.
@@ -79,7 +80,7 @@ class Speakeasy:
     @classmethod
     def _some(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
         if not languages or len(set(languages)) < len(languages) or not all(one.strip() for one in languages):
-            raise ValueError("languages must be one or more, each once")
+            raise InputError("languages must be one or more, each once")
         return languages
 
 

@@ -17,6 +17,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.pair import ANSWER, TASK, Count, Draft, Try, draft, play, put, told
 from midward.attacks.roles import ON_TOPIC, SCORE, RolePrompt, yes
 from midward.attacks.target import Capability, Reply
+from midward.errors import InputError
 
 Item = TypeVar("Item")
 Tries = tuple[Try, ...]
@@ -66,9 +67,9 @@ class TapMid(Tap):
     @model_validator(mode="after")
     def _in_order(self) -> TapMid:
         if self.window[0] >= self.window[1]:
-            raise ValueError("window must start before it ends")
+            raise InputError("window must start before it ends")
         if not self.phrase.strip():
-            raise ValueError("phrase must hold a word")
+            raise InputError("phrase must hold a word")
         return self
 
 

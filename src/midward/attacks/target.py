@@ -20,6 +20,7 @@ from inspect_ai.util import collect
 from midward._asking import LIMITS
 from midward.attacks.capabilities import OWN, SERVED, Capability, CapabilityError, check
 from midward.attacks.capabilities import AttackError as AttackError
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,7 @@ class Ask:
     def __post_init__(self) -> None:
         unknown = [role for role, _ in self.turns if role not in _CHAT]
         if unknown or not self.turns or self.turns[-1][0] != "user":
-            raise ValueError(
+            raise InputError(
                 f"turns are {', '.join(_CHAT)} ones, the last one the user's; "
                 f"received {[role for role, _ in self.turns]}."
             )

@@ -18,6 +18,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.pair import Count, put
 from midward.attacks.roles import ON_TOPIC, SCORE, RolePrompt, text, yes
 from midward.attacks.target import Ask, AttackError, Capability
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.sandbox.assistant import Assistant
@@ -104,14 +105,14 @@ class WildJailbreak:
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in ("generated", "sandbox") and not Path(value).is_file():
-            raise ValueError('it must be "generated", "sandbox" or the path of a .csv or .jsonl file')
+            raise InputError('it must be "generated", "sandbox" or the path of a .csv or .jsonl file')
         return value
 
     @field_validator("tactics")
     @classmethod
     def _enough(cls, value: int) -> int:
         if value > min(len(COMMON), len(RARE)):
-            raise ValueError(f"there are {len(COMMON)} common and {len(RARE)} rare tactics; ask for fewer")
+            raise InputError(f"there are {len(COMMON)} common and {len(RARE)} rare tactics; ask for fewer")
         return value
 
 
@@ -200,7 +201,7 @@ def _read(
 ) -> tuple[str, bool, dict[str, list[str]]]:
     """The file's sha256, whether it has the plain requests, and its prompts by goal; read once for all goals.
 
-    Raises ValueError for a file that can't be read or lacks the column of prompts.
+    Raises InputError for a file that can't be read or lacks the column of prompts.
     """
     rows = read_table(path)
     require_column(rows, prompt_column, path)

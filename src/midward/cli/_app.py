@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import midward
+from midward.errors import MidwardError
 
 STOPPED = "\nstopped. What was written is kept: the same command goes on from there."
 
@@ -67,13 +69,13 @@ class _Verb(TyperCommand):
 
 def _message(error: Exception) -> str | None:
     """What to tell of bad input; None for what is a fault of ours."""
-    # Errors of midward and torch are known by name: importing them here would import torch.
-    kind = type(error)
     if isinstance(error, NotADirectoryError | FileExistsError) and error.filename:
         return f"{error.filename} can't be made: a file stands where a folder is needed; give another path."
-    if isinstance(error, ValueError | OSError) or kind.__module__.startswith("midward."):
+    if isinstance(error, MidwardError):
         return str(error)
-    if kind.__name__ == "OutOfMemoryError":
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        return str(error)  # a path that can't be read or written, a full disk: nothing of ours is wrong
+    if type(error).__name__ == "OutOfMemoryError":  # by name: torch isn't imported to tell
         return "the device is out of memory; use a smaller --batch-size, --length or model."
     return None
 

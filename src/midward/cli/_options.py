@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 import typer
 
 from midward._hints import did_you_mean
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -128,7 +129,7 @@ class SamplingOptions:
         try:
             return Sampling.for_model(model, **given)
         except TypeError as error:  # of the checkpoint's own generation_config.json
-            raise ValueError(f"{model.name}: {error}") from None
+            raise InputError(f"{model.name}: {error}") from None
 
     def resolve(self, model: LanguageModel) -> Sampling:
         """The full settings for `model`, told on stderr."""
@@ -268,7 +269,7 @@ def _value(value: Any, annotation: Any) -> Any:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
-        raise ValueError(message[0].lower() + message[1:]) from None
+        raise InputError(message[0].lower() + message[1:]) from None
 
 
 def _yaml(value: Any) -> str:

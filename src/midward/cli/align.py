@@ -11,6 +11,7 @@ import typer
 
 from midward.cli._options import ModelOptions, Overwrite
 from midward.cli._show import bar, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -63,7 +64,7 @@ def align(
     at_home = model.at_home
     data = data or ("sandbox" if at_home else None)
     if data is None:
-        raise ValueError(
+        raise InputError(
             f"--data is needed for --model {model.model}: a .csv or .jsonl file of harmful prompts."
         )
     if benign is None and data == "sandbox":
@@ -161,7 +162,7 @@ def _prompts(source: str, column: str, kind: Literal["harmful", "benign"]) -> li
     for index, row in enumerate(rows):
         prompt = row.get(column)
         if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-            raise ValueError(f"{source}: row {index} has an empty {column!r}; remove it.")
+            raise InputError(f"{source}: row {index} has an empty {column!r}; remove it.")
         answer = row.get("answer") if column != "answer" else None
         found.append((prompt, answer) if answer else prompt)
     return found
@@ -181,11 +182,11 @@ def _sentences(source: str | None, method: str) -> dict[str, list[str]]:
     try:
         content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} can't be read: {error}") from None
+        raise InputError(f"{source} can't be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{source} is no YAML: {error}") from None
+        raise InputError(f"{source} is no YAML: {error}") from None
     if not isinstance(content, dict) or set(content) != {"safe", "harmful"}:
-        raise ValueError(f"{source} must hold the lists `safe` and `harmful`; received {content!r}.")
+        raise InputError(f"{source} must hold the lists `safe` and `harmful`; received {content!r}.")
     return content
 
 
@@ -196,11 +197,11 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise ValueError(f"--set takes KEY=VALUE; received {pair!r}.")
+            raise InputError(f"--set takes KEY=VALUE; received {pair!r}.")
         if name in ("method", "recipe"):
-            raise ValueError(f"--set {name}: use --{'method' if name == 'method' else 'objective'}.")
+            raise InputError(f"--set {name}: use --{'method' if name == 'method' else 'objective'}.")
         try:
             settings[name] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise ValueError(f"--set {name}: {text!r} is no value.") from None
+            raise InputError(f"--set {name}: {text!r} is no value.") from None
     return settings

@@ -12,6 +12,7 @@ import typer
 from midward.cli._options import DeviceMap, Quantize, SamplingOptions
 from midward.cli._options import names as names_of
 from midward.cli._show import columns, console, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.evaluation.matrix import Matrix, Row
@@ -212,7 +213,7 @@ def _rows(
         if not equals:
             label, folder = Path(one).name, one
         if not (label and folder):
-            raise ValueError(f"--adapter takes a folder, or LABEL=FOLDER; received {one!r}.")
+            raise InputError(f"--adapter takes a folder, or LABEL=FOLDER; received {one!r}.")
         rows.append(Row(label, model, folder, arguments))
     labels = {row.adapter: row.label for row in rows}
     for one in guards:
@@ -220,7 +221,7 @@ def _rows(
         if not equals:
             label, file = Path(one).stem, one
         if not (label and file):
-            raise ValueError(f"--guard takes a guard's file, or LABEL=FILE; received {one!r}.")
+            raise InputError(f"--guard takes a guard's file, or LABEL=FILE; received {one!r}.")
         folder = describe(file)["bound"]["adapter"]
         behind = labels.get(folder) or Path(folder).name
         rows.append(Row(f"{behind}+{label}", model, folder, arguments, guard=file))
@@ -236,7 +237,7 @@ def _sampling(options: SamplingOptions) -> dict[str, Any]:
 
 
 def _settings(given: list[str]) -> dict[str, dict[str, Any]]:
-    """ATTACK.NAME=VALUE -> attack -> name -> value. Raises ValueError for another form, and for an unknown attack."""
+    """ATTACK.NAME=VALUE -> attack -> name -> value. Raises InputError for another form, and for an unknown attack."""
     from midward import attacks
     from midward._settings import read_value
 
@@ -245,7 +246,7 @@ def _settings(given: list[str]) -> dict[str, dict[str, Any]]:
         key, equals, value = one.partition("=")
         attack_name, dot, name = key.partition(".")
         if not (equals and dot and attack_name and name):
-            raise ValueError(f"--set takes ATTACK.NAME=VALUE, e.g. tap.width=5; received {one!r}.")
+            raise InputError(f"--set takes ATTACK.NAME=VALUE, e.g. tap.width=5; received {one!r}.")
         kind = attacks.find(attack_name).settings
         found.setdefault(attack_name, {})[name] = read_value(kind, name, value, f"--set {key}")
     return found

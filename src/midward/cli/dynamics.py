@@ -12,6 +12,7 @@ import typer
 from midward.cli._dynamics_report import report
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions, names
 from midward.cli._show import bar, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.dynamics import Anchors
@@ -109,7 +110,7 @@ def dynamics(
     several = loaded.family.kind == "diffusion"
     chosen = _names(samplers or ("native,ar,greedy,random,dynamic" if several else "native"))
     if not several and chosen != ["native"]:
-        raise ValueError(f"{loaded.name!r} is of the {loaded.family.kind} kind and has one sampler, native.")
+        raise InputError(f"{loaded.name!r} is of the {loaded.family.kind} kind and has one sampler, native.")
     given = sampling.resolve(loaded)
     settings = {name: sampler(name, given) for name in chosen}
     todo = _build(loaded, goals, prompts)
@@ -141,7 +142,7 @@ def _goals(prompts: PromptOptions, at_home: bool) -> Goals:
     for what, default in defaults.items():
         given = getattr(prompts, what) or default
         if not given:
-            raise ValueError(
+            raise InputError(
                 "--attacked is needed: sets of goals or files of attacked prompts, for instance "
                 "prefill:advbench or what `midward attack` exported."
             )
@@ -157,7 +158,7 @@ def _goals(prompts: PromptOptions, at_home: bool) -> Goals:
         have = sum(map(len, found[what].values()))
         least = prompts.fit + 2 if what == "fit_harmless" else 2
         if have < least:
-            raise ValueError(
+            raise InputError(
                 f"--{what.replace('_', '-')} {given} gives {have} prompts; --fit {prompts.fit} takes {least} or more."
             )
     return found
@@ -177,7 +178,7 @@ def _set(name: str, count: int, column: str | None, split: str, without: set[str
     left = [goal for goal in found if goal.prompt not in without]
     chosen = room.loading.sample(left, count)
     if len(chosen) < 2:
-        raise ValueError(
+        raise InputError(
             f"{plain} has {len(chosen)} prompts left beside those that are looked at; name another set."
         )
     return [replace(goal, source=plain) for goal in chosen]
@@ -190,7 +191,7 @@ def _goal(trial: Any, name: str) -> Goal:
 
     about = trial.about
     if isinstance(about, Task):
-        raise ValueError(
+        raise InputError(
             f"{name} is a task of the sandbox, whose answers aren't harmful or harmless; leave it out."
         )
     facts = {"kind": about.kind, "thing": about.thing.name, "intent": about.intent}
@@ -198,7 +199,7 @@ def _goal(trial: Any, name: str) -> Goal:
 
 
 def _build(model: LanguageModel, goals: Goals, prompts: PromptOptions) -> _Prompts:
-    """Cases and requests; prefills need the model's tokens. Raises ValueError where one doesn't fit."""
+    """Cases and requests; prefills need the model's tokens. Raises InputError where one doesn't fit."""
     from midward.dynamics.recovery import Case
 
     found = _Prompts()

@@ -10,6 +10,7 @@ import typer
 
 from midward.cli._options import BatchSize, ModelOptions, Overwrite, SamplingOptions
 from midward.cli._show import StepBar, bar, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -34,14 +35,14 @@ def generate(
 ) -> None:
     """Answer one prompt, or every row of a file. Run again, it goes on where it stopped."""
     if (prompt is None) == (prompts is None):
-        raise ValueError('give a prompt (midward generate "...") or --prompts FILE, one of them.')
+        raise InputError('give a prompt (midward generate "...") or --prompts FILE, one of them.')
     if prompt is not None:
         if out_file is not None:
-            raise ValueError("--out goes with --prompts; the response to a single prompt goes to stdout.")
+            raise InputError("--out goes with --prompts; the response to a single prompt goes to stdout.")
         _one(model, sampling, prompt, check_agreement)
     elif prompts is not None:
         if out_file is None:
-            raise ValueError("--prompts needs --out FILE.jsonl, where the responses go.")
+            raise InputError("--prompts needs --out FILE.jsonl, where the responses go.")
         _all(model, sampling, prompts, column, out_file, limit, batch_size, check_agreement, overwrite)
 
 
@@ -86,7 +87,7 @@ def _all(
 
 def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agreement: int | None) -> None:
     if not prompt.strip():
-        raise ValueError("the prompt is empty.")
+        raise InputError("the prompt is empty.")
     _check_fast(sampling, check_agreement)
     from midward.sampling import sample
 
@@ -101,7 +102,7 @@ def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agre
 
 def _check_fast(sampling: SamplingOptions, check_agreement: int | None) -> None:
     if check_agreement and sampling.cache is None and sampling.threshold is None:
-        raise ValueError("--check-agreement compares --cache or --threshold with neither; give one of them.")
+        raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
 
 
 def _say_agreement(
@@ -118,9 +119,9 @@ def _say_agreement(
 def _check_out(path: Path, prompts: Path) -> None:
     """Before anything big is loaded: a place that can be written to, and not the input itself."""
     if path.is_dir():
-        raise ValueError(f"--out {path} is a folder; give the path of a file.")
+        raise InputError(f"--out {path} is a folder; give the path of a file.")
     if path.exists() and path.samefile(prompts):
-        raise ValueError(f"--out {path} is the file of prompts; give another one.")
+        raise InputError(f"--out {path} is the file of prompts; give another one.")
     new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,4 +129,4 @@ def _check_out(path: Path, prompts: Path) -> None:
         if new:
             path.unlink()
     except OSError as error:
-        raise ValueError(f"--out {path} can't be written: {error.strerror}.") from None
+        raise InputError(f"--out {path} can't be written: {error.strerror}.") from None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from midward.cli._show import columns, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.goals import GoalSet
@@ -26,7 +27,7 @@ def goals(
     """List the sets of goals; with NAME, everything about one. Goals themselves are printed by --show only."""
     if name is None:
         if column or download or show:
-            raise ValueError("--column, --download and --show go with a NAME: midward goals NAME ...")
+            raise InputError("--column, --download and --show go with a NAME: midward goals NAME ...")
         out(_listing())
         return
     _one(name, column, download, show)

@@ -12,6 +12,7 @@ import typer
 from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._options import names as names_of
 from midward.cli._show import StepBar, bar, columns, following, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.evaluation.cases import Case
@@ -126,13 +127,13 @@ def score(
     table = read_table(prompts)
     require_column(table, column, prompts)
     if out_file.suffix != ".jsonl":
-        raise ValueError(f"--out takes a file that ends in .jsonl; received {out_file}.")
+        raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv", ".parquet")}:
-        raise ValueError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
+        raise InputError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
     texts = [str(row.get(column) or "") for row in table]
     empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
     if empty is not None:
-        raise ValueError(f"{prompts}: row {empty} has an empty {column!r}; fill it in or take the row out.")
+        raise InputError(f"{prompts}: row {empty} has an empty {column!r}; fill it in or take the row out.")
     from midward.guards import describe  # imports torch: what is wrong above is told at once
 
     describe(guard)  # a wrong file is told before the model is loaded
@@ -298,7 +299,7 @@ def _load(model: ModelOptions) -> Any:
 
 
 def _files(given: str) -> dict[str, Path]:
-    """Label -> file of a guard. Raises ValueError for what isn't there, or two of one name."""
+    """Label -> file of a guard. Raises InputError for what isn't there, or two of one name."""
     from midward.guards import describe
 
     found: dict[str, Path] = {}
@@ -306,16 +307,16 @@ def _files(given: str) -> dict[str, Path]:
         path = Path(name)
         inside = sorted(one for one in path.glob("*.safetensors") if not one.name.startswith("anchors-"))
         if path.is_dir() and not inside:
-            raise ValueError(f"{path} holds no guard; midward guard fit --out {path} writes them there.")
+            raise InputError(f"{path} holds no guard; midward guard fit --out {path} writes them there.")
         for one in inside or [path]:
             describe(one)
             if one.stem in found:
-                raise ValueError(
+                raise InputError(
                     f"two guards are called {one.stem!r}: {found[one.stem]} and {one}; rename one."
                 )
             found[one.stem] = one
     if not found:
-        raise ValueError("--guard names no guard; give files or folders that midward guard fit wrote.")
+        raise InputError("--guard names no guard; give files or folders that midward guard fit wrote.")
     return found
 
 

@@ -13,6 +13,7 @@ import typer
 from midward.cli._options import Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._show import bar, columns, out, say
 from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.probes.gcg import Cost, Gcg
@@ -155,9 +156,9 @@ def _own(pairs: list[str], places: Sequence[int]) -> dict[int, str]:
     for pair in pairs:
         position, equals, text = pair.partition("=")
         if not equals or not position.strip().isdecimal() or not text.strip():
-            raise ValueError(f"--phrase takes POSITION=TEXT, like 30='Step 4:'; received {pair!r}.")
+            raise InputError(f"--phrase takes POSITION=TEXT, like 30='Step 4:'; received {pair!r}.")
         if int(position) not in places:
-            raise ValueError(
+            raise InputError(
                 f"--phrase {pair!r}: {position} isn't among --positions {','.join(map(str, places))}."
             )
         found[int(position)] = text

@@ -13,6 +13,7 @@ import typer
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
 from midward.cli._options import names as names_of
 from midward.cli._show import bar, columns, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,14 +50,14 @@ def order(
     given = sets if sets is not None else AT_HOME if model.at_home else "alpaca,advbench"
     names = list(dict.fromkeys(names_of(given)))
     if not names:
-        raise ValueError("--sets names no set; see midward goals.")
+        raise InputError("--sets names no set; see midward goals.")
     prompts = {_label(name): _prompts(name, count, column) for name in names}
     if len(prompts) < len(names):
-        raise ValueError(f"two of the sets have the same name: {', '.join(names)}; rename one of the files.")
+        raise InputError(f"two of the sets have the same name: {', '.join(names)}; rename one of the files.")
 
     loaded = model.load()
     if loaded.family.kind != "diffusion":
-        raise ValueError(
+        raise InputError(
             f"{loaded.name!r} is of the {loaded.family.kind} kind: it commits nothing in an order of its own."
         )
     resolved = sampling.resolve(loaded)
@@ -77,7 +78,7 @@ def _prompts(name: str, count: int, column: str | None) -> list[str]:
         return [task.prompt for task in exercises(name, count, 0)]
     chosen = goals.load(name, count=count, column=column if is_file(name) else None)
     if len(chosen) < 2:
-        raise ValueError(f"{name} holds {len(chosen)} goals; at least two are needed for an interval.")
+        raise InputError(f"{name} holds {len(chosen)} goals; at least two are needed for an interval.")
     return [goal.prompt for goal in chosen]
 
 

@@ -20,6 +20,7 @@ from midward.cli._options import (
     names,
 )
 from midward.cli._show import StepBar, bar, columns, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.goals import Goal
@@ -182,13 +183,13 @@ def mirror(
 
 
 def _lengths(text: str | None) -> tuple[int | None, ...]:
-    """Numbers of tokens by comma; (None,), all of a phrase, where none are given. Raises ValueError."""
+    """Numbers of tokens by comma; (None,), all of a phrase, where none are given. Raises InputError."""
     if text is None:
         return (None,)
     try:
         return tuple(dict.fromkeys(int(name) for name in text.split(",") if name.strip()))
     except ValueError:
-        raise ValueError(f"--tokens takes numbers by comma, like 1,2,4,8; received {text!r}.") from None
+        raise InputError(f"--tokens takes numbers by comma, like 1,2,4,8; received {text!r}.") from None
 
 
 def _harmless(chosen: Sequence[Goal], count: int, name: str | None) -> list[Goal]:
@@ -199,7 +200,7 @@ def _harmless(chosen: Sequence[Goal], count: int, name: str | None) -> list[Goal
         return []
     if name is None:
         if not on_sandbox(chosen):
-            raise ValueError(
+            raise InputError(
                 "--benign needs --benign-goals for goals like these: alpaca, xstest or a file; or 0."
             )
         name = "sandbox-benign"

@@ -11,6 +11,7 @@ import typer
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
 from midward.cli._options import names as names_of
 from midward.cli._show import bar, say
+from midward.errors import InputError
 
 # Column of the table -> field of a row, see sandbox.trials.read.
 COLUMNS = {
@@ -72,7 +73,7 @@ def measure(
     names = list(dict.fromkeys(names_of(sets)))
     todo = [trial for name in names for trial in trials.trials(name, count, split=split)]
     if not todo:
-        raise ValueError("--sets names no set; give some, by comma.")
+        raise InputError("--sets names no set; give some, by comma.")
     with bar() as progress:
         task = progress.add_task("trials", total=len(todo))
         rows = trials.run(

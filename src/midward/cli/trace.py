@@ -11,6 +11,7 @@ import typer
 
 from midward.cli._options import ModelOptions, SamplingOptions
 from midward.cli._show import StepBar, bar, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -60,19 +61,19 @@ def trace(
     The page needs nothing but a browser.
     """
     if (prompt is None) == (load is None):
-        raise ValueError('give a prompt (--prompt "...") or a recorded trace (--load FILE), one of them.')
+        raise InputError('give a prompt (--prompt "...") or a recorded trace (--load FILE), one of them.')
     if page.suffix not in (".html", ".htm") or page.is_dir():
-        raise ValueError(f"--html takes a file that ends in .html; received {page}.")
+        raise InputError(f"--html takes a file that ends in .html; received {page}.")
     if load is not None:
         given = {"--forced": forced, "--against": against, "--guard": guard, "--anchors": anchors}
         wrong = [name for name, value in given.items() if value]
         if wrong:
-            raise ValueError(f"{wrong[0]} goes with --prompt; a recorded trace is shown as it is.")
+            raise InputError(f"{wrong[0]} goes with --prompt; a recorded trace is shown as it is.")
         shown = _recorded(model, load, row)
     else:
         assert prompt is not None
         if not prompt.strip():
-            raise ValueError("the prompt is empty.")
+            raise InputError("the prompt is empty.")
         watch = _Watch(tuple(guard or ()), tuple(anchors or ()))
         watch.check()
         spans = [_span(text) for text in forced or ()]
@@ -105,7 +106,7 @@ def _recorded(model: ModelOptions, files: Sequence[Path], row: int) -> list[Gene
     traces = [Trace.load(path) for path in files]
     for path, one in zip(files, traces, strict=True):
         if row not in one.commit_step:
-            raise ValueError(
+            raise InputError(
                 f"{path} holds no request {row}; it has {', '.join(map(str, sorted(one.commit_step)))}."
             )
     loaded = model.load()
@@ -132,20 +133,20 @@ class _Against:
 
     @classmethod
     def read(cls, text: str | None, model: ModelOptions) -> _Against | None:
-        """Raises ValueError for what is none of them."""
+        """Raises InputError for what is none of them."""
         if text is None:
             return None
         from midward.dynamics.recovery import SAMPLERS
 
         if text == "base":
             if model.adapter is None:
-                raise ValueError("--against base needs --adapter: without one the model is its own base.")
+                raise InputError("--against base needs --adapter: without one the model is its own base.")
             return cls(model=replace(model, adapter=None))
         if text.replace("_", "-") in SAMPLERS:
             return cls(sampler=text.replace("_", "-"))
         if (Path(text) / "adapter_config.json").is_file():
             return cls(model=replace(model, adapter=text))
-        raise ValueError(
+        raise InputError(
             f"--against {text}: no adapter's folder (with an adapter_config.json), not base, and no sampler; there are "
             f"{', '.join(SAMPLERS)}."
         )
@@ -214,7 +215,7 @@ def _traced(
     if (watch.guards or watch.anchors) and all(
         each.verdict is None and each.signal is None for each in shown
     ):
-        raise ValueError(f"nothing was watched: {shown[0].note}")
+        raise InputError(f"nothing was watched: {shown[0].note}")
     return shown
 
 
@@ -271,8 +272,8 @@ def _title(model: LanguageModel, how: str) -> str:
 
 
 def _span(text: str) -> tuple[int, str]:
-    """POSITION:TEXT. Raises ValueError."""
+    """POSITION:TEXT. Raises InputError."""
     at, colon, words = text.partition(":")
     if not colon or not at.strip().isdecimal() or not words:
-        raise ValueError(f'--forced is POSITION:TEXT, e.g. "0:Sure, here is"; received {text!r}.')
+        raise InputError(f'--forced is POSITION:TEXT, e.g. "0:Sure, here is"; received {text!r}.')
     return int(at), words

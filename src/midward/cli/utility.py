@@ -13,6 +13,7 @@ import typer
 
 from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions, names
 from midward.cli._show import columns, following, in_points, out, say
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -131,12 +132,12 @@ def utility(
 def _split(model: ModelOptions, tasks: str | None) -> tuple[list[str], list[str]]:
     """The sandbox's tasks among those named, and the others."""
     if tasks is None and not model.at_home:
-        raise ValueError(
+        raise InputError(
             "give --tasks: gsm8k,mmlu,humaneval, other tasks of lm-evaluation-harness, or sandbox."
         )
     named = list(dict.fromkeys(names("sandbox" if tasks is None else tasks)))
     if not named:
-        raise ValueError(f"--tasks names no task; received {tasks!r}.")
+        raise InputError(f"--tasks names no task; received {tasks!r}.")
     own = [name for name in _SANDBOX if name in named or "sandbox" in named]
     return own, [name for name in named if name not in (*_SANDBOX, "sandbox")]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from midward.demo import guarding, report, study, summary
 from midward.demo.study import Plan, Progress
+from midward.errors import InputError
 from midward.guards import Sizes
 
 __all__ = ["DemoResult", "Plan", "plan_of", "run"]
@@ -51,15 +52,15 @@ def run(
     progress: Progress = lambda what, done, total: None,
 ) -> DemoResult:
     """Run the demo into the folder `out`; what an earlier run left there is used again, or with `fresh` deleted; other
-    files are never touched. Raises ValueError where `out` is a file, or a folder of other things.
+    files are never touched. Raises InputError where `out` is a file, or a folder of other things.
     """
     out = Path(out)
     plan = plan or Plan()
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give a folder.")
+        raise InputError(f"{out} is a file; give a folder.")
     mark = out / "rows"
     if out.exists() and any(out.iterdir()) and not mark.is_dir():
-        raise ValueError(
+        raise InputError(
             f"{out} holds something other than a demo; remove it yourself or give another --out."
         )
     kept = report.clear(out) if fresh and out.exists() else []

@@ -9,6 +9,7 @@ from typing import Any
 
 from midward import alignment, goals
 from midward._hints import one_of
+from midward.errors import InputError
 from midward.guards import Sizes
 from midward.models import LanguageModel, load
 from midward.sandbox import ALIGNMENT, alignment_prompts, instructions, sentences, tasks, trials
@@ -50,14 +51,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.arms:
-            raise ValueError(f"no arm to compare with the base model; give some of {', '.join(ARMS)}.")
+            raise InputError(f"no arm to compare with the base model; give some of {', '.join(ARMS)}.")
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown:
-            raise ValueError(f"no such arm: {unknown[0]!r}; known: {', '.join(ARMS)}")
+            raise InputError(f"no such arm: {unknown[0]!r}; known: {', '.join(ARMS)}")
         one_of("split", self.split, SPLITS)
         for name in ("goals", "exercises", "seeds", "steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from midward._hints import differing
 from midward.dynamics.states import LAST, READINGS, REGIONS, PooledStates, steps_of
+from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
 
@@ -27,7 +28,7 @@ EPS = 1e-8  # the paper's
 Refused = Callable[[str], bool | None]
 
 
-class AnchorsError(ValueError):
+class AnchorsError(InputError):
     """Anchors that can't be fitted, or a file that holds none."""
 
 
@@ -98,35 +99,35 @@ class Anchors:
     def _rebuild(cls, tensors: Mapping[str, torch.Tensor], record: Any) -> Anchors:
         names = {field.name for field in dataclasses.fields(cls)} - {"mu_harmless", "mu_harmful"}
         if not isinstance(record, dict) or set(record) != names:
-            raise ValueError(f"its settings must be {', '.join(sorted(names))}")
+            raise InputError(f"its settings must be {', '.join(sorted(names))}")
         sampling = Sampling(**record["sampling"])
         means = [tensors[name] for name in ("mu_harmless", "mu_harmful")]
         if means[0].shape != means[1].shape or means[0].dim() != 2 or 0 in means[0].shape:
-            raise ValueError(f"the means have the shapes {[tuple(mean.shape) for mean in means]}")
+            raise InputError(f"the means have the shapes {[tuple(mean.shape) for mean in means]}")
         if any(mean.dtype != torch.float32 or not mean.isfinite().all() for mean in means):
-            raise ValueError("the means must be finite float32 numbers")
+            raise InputError("the means must be finite float32 numbers")
         if len(means[0]) not in (sampling.steps, sampling.length):
-            raise ValueError(f"the means have {len(means[0])} steps, the settings {sampling.steps}")
+            raise InputError(f"the means have {len(means[0])} steps, the settings {sampling.steps}")
         counts = record["counts"]
         if (
             not isinstance(counts, list | tuple)
             or len(counts) != 2
             or not all(type(n) is int and n > 0 for n in counts)
         ):
-            raise ValueError(f"counts are two numbers above 0; it has {counts!r}")
+            raise InputError(f"counts are two numbers above 0; it has {counts!r}")
         eps = record["eps"]
         if not isinstance(eps, float) or not (math.isfinite(eps) and eps > 0):
-            raise ValueError(f"eps is a number above 0; it has {eps!r}")
+            raise InputError(f"eps is a number above 0; it has {eps!r}")
         for name, known in (("reading", READINGS), ("region", REGIONS), ("needs_all_steps", (True, False))):
             if record[name] not in known:
-                raise ValueError(f"{name} is one of {', '.join(map(str, known))}; it has {record[name]!r}")
+                raise InputError(f"{name} is one of {', '.join(map(str, known))}; it has {record[name]!r}")
         if type(record["layer"]) is not int or record["layer"] < LAST:
-            raise ValueError(f"layer is a number from -1 on; it has {record['layer']!r}")
+            raise InputError(f"layer is a number from -1 on; it has {record['layer']!r}")
         for name in ("model", "fingerprint"):
             if not isinstance(record[name], str):
-                raise ValueError(f"{name} is a text; it has {record[name]!r}")
+                raise InputError(f"{name} is a text; it has {record[name]!r}")
         if not isinstance(record["adapter"], str | None):
-            raise ValueError(f"adapter is a text or nothing; it has {record['adapter']!r}")
+            raise InputError(f"adapter is a text or nothing; it has {record['adapter']!r}")
         settings = {**record, "sampling": sampling, "counts": tuple(counts)}
         return cls(mu_harmless=means[0], mu_harmful=means[1], **settings)
 
@@ -144,7 +145,7 @@ class Anchors:
         """Read what `save` wrote. Raises AnchorsError for any other file, and FileNotFoundError without one."""
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file of anchors at {path}.")
+            raise MissingFile(f"there is no file of anchors at {path}.")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -17,6 +17,7 @@ from midward._hints import did_you_mean
 from midward._rows import RowFile, key_of
 from midward.dynamics.anchors import Anchors
 from midward.dynamics.signal import SRISignal
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, Trace, Watcher, sample
 
@@ -89,9 +90,9 @@ def _confident(given: Sampling) -> str:
 
 
 def sampler(name: str, given: Sampling) -> Sampling:
-    """The settings of one of SAMPLERS. Raises ValueError for an unknown name."""
+    """The settings of one of SAMPLERS. Raises InputError for an unknown name."""
     if name not in SAMPLERS:
-        raise ValueError(
+        raise InputError(
             f"no such sampler: {name!r}.{did_you_mean(name, SAMPLERS)} Known: {', '.join(SAMPLERS)}."
         )
     return SAMPLERS[name][1](given)

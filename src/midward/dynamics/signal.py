@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from midward.dynamics.anchors import Anchors
 from midward.dynamics.states import Pooling
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
 
@@ -27,10 +28,10 @@ def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> t
     """The signal sigma [..., T] (float64 on the CPU, in 0..1) of pooled states [..., T, D].
 
     d = 1 - cos(phi, anchor); sigma = sigmoid((log(d_harmful + eps) - log(d_harmless + eps)) / tau).
-    Raises ValueError where T or D isn't the anchors'.
+    Raises InputError where T or D isn't the anchors'.
     """
     if states.shape[-2:] != anchors.mu_harmless.shape:
-        raise ValueError(
+        raise InputError(
             f"states are [..., T, D] with {tuple(anchors.mu_harmless.shape)} of the anchors; received "
             f"{tuple(states.shape)}."
         )
@@ -82,7 +83,7 @@ class SRISignal(Pooling):
         on_signal: OnSignal | None = None,
     ) -> None:
         if not tau > 0:
-            raise ValueError(f"tau must be above 0; received {tau!r}.")
+            raise InputError(f"tau must be above 0; received {tau!r}.")
         super().__init__(
             (anchors.layer,),
             reading=anchors.reading,

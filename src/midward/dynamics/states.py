@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from midward._hints import one_of
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
 
@@ -66,7 +67,7 @@ class Pooling:
         one_of("reading", reading, READINGS)
         one_of("region", region, REGIONS)
         if not layers or any(not isinstance(layer, int) or layer < LAST for layer in layers):
-            raise ValueError(f"layers are one or more numbers, -1 or above; received {layers!r}.")
+            raise InputError(f"layers are one or more numbers, -1 or above; received {layers!r}.")
         self.layers = tuple(layers)
         self.reading = reading
         self.region = region
@@ -154,7 +155,7 @@ class Pooling:
             else:
                 blocks = _blocks(model)
                 if layer >= len(blocks):
-                    raise ValueError(
+                    raise InputError(
                         f"{model.name!r} has {len(blocks)} layers; there is no layer {layer} (from 0)."
                     )
                 module = blocks[layer]
@@ -267,10 +268,10 @@ class PooledStates(Pooling):
 
 
 def _blocks(model: LanguageModel) -> torch.nn.ModuleList:
-    """The transformer blocks in order. Raises ValueError where they can't be told."""
+    """The transformer blocks in order. Raises InputError where they can't be told."""
     count = model.config.num_hidden_layers
     for module in model.causal_lm.base_model.modules():
         # A canvas model has an encoder's as well.
         if isinstance(module, torch.nn.ModuleList) and len(module) == count and model.family.kind != "canvas":
             return module
-    raise ValueError(f"the transformer blocks of {model.name!r} can't be found; use layer -1, the last.")
+    raise InputError(f"the transformer blocks of {model.name!r} can't be found; use layer -1, the last.")

@@ -11,6 +11,7 @@ from inspect_ai.model import ChatMessage
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from midward._hints import did_you_mean
+from midward.errors import InputError
 from midward.evaluation._queue import Engine
 from midward.sampling import Ban, Forced, Request, Sampling, sample
 from midward.sampling.noise import row_seed
@@ -57,24 +58,24 @@ class ExtraBody(_Strict):
 
     @classmethod
     def read(cls, body: Mapping[str, Any] | None) -> ExtraBody:
-        """Check what was given. Raises ValueError, naming the key."""
+        """Check what was given. Raises InputError, naming the key."""
         try:
             return cls.model_validate_json(
                 json.dumps(body or {})
             )  # JSON: a tuple of ids is as good as a list
         except TypeError as error:
-            raise ValueError(f"extra_body must be JSON: {error}.") from None
+            raise InputError(f"extra_body must be JSON: {error}.") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
                 known = cls.model_fields if len(first["loc"]) == 1 else Tokens.model_fields
                 hint = did_you_mean(str(first["loc"][-1]), known)
-                raise ValueError(
+                raise InputError(
                     f"extra_body: unknown key {where!r}.{hint} Available: {', '.join(known)}."
                 ) from None
             message = first["msg"][0].lower() + first["msg"][1:]
-            raise ValueError(f"extra_body: {where}: {message}; received {first['input']!r}.") from None
+            raise InputError(f"extra_body: {where}: {message}; received {first['input']!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Plan:
 def make_plan(
     engine: Engine, prompt_ids: list[int], settings: Mapping[str, Any], extra: ExtraBody, count: int
 ) -> Plan:
-    """Put a request together: `count` seeds from the settings' one on. Raises ValueError for what can't be followed."""
+    """Put a request together: `count` seeds from the settings' one on. Raises InputError for what can't be followed."""
     sampling = make_sampling(engine, settings)
     seeds = [sampling.seed + i for i in range(count)]
     forced = tuple(_span(engine, each, "forced") for each in extra.forced)
@@ -109,13 +110,13 @@ def make_plan(
     head = prompt_ids
     if extra.prompt_masks == "fill_only":
         if forced or bans:
-            raise ValueError('"fill_only" gives no response, so nothing can be forced or banned in it.')
+            raise InputError('"fill_only" gives no response, so nothing can be forced or banned in it.')
         head, sampling, forced = _to_fill(engine, prompt_ids, sampling)
     request = Request(head, forced, bans)
     try:
         resolve(engine.model, request, sampling.length, 0)
     except ValueError as error:
-        raise ValueError(str(error).removeprefix("request 0: ")) from None
+        raise InputError(str(error).removeprefix("request 0: ")) from None
     return Plan(
         prompt_ids=prompt_ids,
         fill_only=len(head) < len(prompt_ids),
@@ -127,18 +128,18 @@ def make_plan(
 
 
 def make_sampling(engine: Engine, settings: Mapping[str, Any]) -> Sampling:
-    """The model's settings with these overrides. Raises ValueError for an unknown one or a bad value."""
+    """The model's settings with these overrides. Raises InputError for an unknown one or a bad value."""
     try:
         sampling = Sampling.for_model(engine.model, **settings)
     except TypeError as error:
-        raise ValueError(str(error)) from None
+        raise InputError(str(error)) from None
     sample(engine.model, [], sampling)  # for what the model's kind can't follow
     return sampling
 
 
 def _span(engine: Engine, tokens: Tokens, what: str) -> Forced:
     if (tokens.text is None) == (tokens.ids is None):
-        raise ValueError(
+        raise InputError(
             f"extra_body: {what}: give text or ids, one of them; received {tokens.model_dump()!r}."
         )
     try:
@@ -146,18 +147,18 @@ def _span(engine: Engine, tokens: Tokens, what: str) -> Forced:
             return Forced(tokens.position, tuple(tokens.ids))
         return engine.span(tokens.position, tokens.text or "")
     except ValueError as error:
-        raise ValueError(f"extra_body: {what}: {error}") from None
+        raise InputError(f"extra_body: {what}: {error}") from None
 
 
 def read_messages(input: Sequence[ChatMessage]) -> list[Message]:
-    """The conversation as plain texts. Raises ValueError for tool calls and media."""
+    """The conversation as plain texts. Raises InputError for tool calls and media."""
     messages = []
     for message in input:
         if message.role == "tool" or (message.role == "assistant" and message.tool_calls):
-            raise ValueError("midward models can't call tools; received a conversation with tool calls.")
+            raise InputError("midward models can't call tools; received a conversation with tool calls.")
         media = {content.type for content in message.content_list} - {"text", "reasoning"}
         if media:
-            raise ValueError(f"midward models read text only; received {', '.join(sorted(media))}.")
+            raise InputError(f"midward models read text only; received {', '.join(sorted(media))}.")
         messages.append({"role": message.role, "content": message.text})
     return messages
 
@@ -187,7 +188,7 @@ def fill_messages(
 ) -> list[Message]:
     """The messages with each mask token in their texts replaced by what stands there now.
 
-    prompt_ids, filled_ids: the prompt before and after. Raises ValueError where the chat template doesn't pass every
+    prompt_ids, filled_ids: the prompt before and after. Raises InputError where the chat template doesn't pass every
     mask token on once.
     """
     token = mask_token(engine) or ""
@@ -195,7 +196,7 @@ def fill_messages(
         now for was, now in zip(prompt_ids, filled_ids, strict=True) if was == engine.model.family.mask_id
     ]
     if len(fills) != sum(message["content"].count(token) for message in messages):
-        raise ValueError("the chat template changes the number of mask tokens, so they can't be found again.")
+        raise InputError("the chat template changes the number of mask tokens, so they can't be found again.")
     filled = []
     for message in messages:
         text, *pieces = message["content"].split(token)
@@ -226,11 +227,11 @@ def _to_fill(
     """
     mask_id = engine.model.family.mask_id
     if mask_id is None or mask_id not in prompt_ids:
-        raise ValueError('"fill_only" needs mask tokens in a message; there is none to fill.')
+        raise InputError('"fill_only" needs mask tokens in a message; there is none to fill.')
     behind = len(prompt_ids) - prompt_ids.index(mask_id)
     length = min(-(-behind // _FILL_STEP) * _FILL_STEP, len(prompt_ids) - 1)
     if length < behind:
-        raise ValueError(
+        raise InputError(
             '"fill_only" needs a token before the first mask; the chat template puts none there.'
         )
     head, rest = prompt_ids[:-length], prompt_ids[-length:]

@@ -14,6 +14,7 @@ from midward import goals as goal_sets
 from midward._hints import did_you_mean
 from midward.attacks.pad import Pad, places
 from midward.attacks.phrases import AFFIRMATIVE, WINDOW, procedural
+from midward.errors import InputError
 from midward.goals import Goal
 from midward.goals.loading import is_file
 from midward.guards import prompt_hash
@@ -75,7 +76,7 @@ def cases(
     found = _cases(model, name, count, len(without), split=split, goals=goals)
     fresh = [case for case in found if prompt_hash(case.plain) not in without]
     if not fresh:
-        raise ValueError(
+        raise InputError(
             f"all {len(found)} prompts of {name} were used to fit the guards; give a set that wasn't, or fit on fewer."
         )
     return fresh[:count]
@@ -97,7 +98,7 @@ def _cases(model: LanguageModel, name: str, count: int, spare: int, *, split: st
         return [Case(name, goal, _shaped(model, name, goal), goal.prompt) for goal in bare]
     known = [*_TRIALS, *SHAPES, *goal_sets.SETS]
     if name not in goal_sets.SETS and not is_file(name):
-        raise ValueError(
+        raise InputError(
             f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "
             ".csv or .jsonl file."
         )
@@ -145,7 +146,7 @@ def _shaped(model: LanguageModel, shape: str, goal: Goal) -> Request:
         return Request(goal.prompt, tuple(spans))
     mask_id = model.family.mask_id
     if mask_id is None:
-        raise ValueError(f"{model.name!r} has no mask token, so dija can't be put to it.")
+        raise InputError(f"{model.name!r} has no mask token, so dija can't be put to it.")
     mask = model.tokenizer.convert_ids_to_tokens(mask_id)
     steps = " ".join(f"Step {n}:{mask * _STEP_TOKENS}" for n in range(1, 7))
     return Request(f"{goal.prompt} {Assistant().opening(goal.prompt)} {steps}")

@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 from midward._rows import RowFile, key_of
 from midward.dynamics import Anchors, SRISignal
 from midward.dynamics.separation import ends
+from midward.errors import InputError
 from midward.evaluation.cases import Case
 from midward.evaluation.paired import Paired, paired
 from midward.evaluation.rates import rate
@@ -88,7 +89,7 @@ def answer(
     """Answer every case without a guard, with the SRI signals that the guards among `guards` look at.
 
     behind: the model whose answers are judged and guarded; `model` then is its surrogate. A failed answer is unscored.
-    Raises ValueError where a case is no plain prompt (forced spans, masks): another model can't be asked that.
+    Raises InputError where a case is no plain prompt (forced spans, masks): another model can't be asked that.
     A row: key, set, id, harmful, prompt, response, success, refused, correct, nfe, steps, signals (by the anchors'
     hash). The response of a prompt with masks is the filled turn and the reply. judged_by: what the verdicts depend on.
     """
@@ -102,7 +103,7 @@ def answer(
         **({"behind": behind.name} if behind else {}),
     }
     if behind and (shaped := next((case for case in cases if not _plain(model, case)), None)):
-        raise ValueError(
+        raise InputError(
             f"the set {shaped.set!r} forces tokens or sends masks, which {behind.name} can't be asked; use plain "
             "prompts."
         )

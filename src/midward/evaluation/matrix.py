@@ -26,6 +26,7 @@ from midward._rows import key_of
 from midward.attacks import Ask, AttackError, AttackInfo, Target
 from midward.attacks.profiles import attacks_of, profile_of
 from midward.attacks.target import Runtime, check
+from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import describe
 from midward.guards import find as find_guard
@@ -143,13 +144,13 @@ def plan_attacks(
 ) -> list[Planned]:
     """The attacks of these names (the profile's where there are none) with the profile's settings and `overrides`.
 
-    Raises ValueError for an unknown name or setting, a value out of range, or a required setting that isn't given.
+    Raises InputError for an unknown name or setting, a value out of range, or a required setting that isn't given.
     """
     chosen = profile_of(profile)
     overrides = overrides or {}
     names = list(dict.fromkeys(names)) or list(attacks_of(chosen))
     if strangers := set(overrides) - set(names):
-        raise ValueError(
+        raise InputError(
             f"settings for {min(strangers)!r}, which isn't among the attacks: {', '.join(names)}."
         )
     found = [attacks.find(name) for name in names]
@@ -160,7 +161,7 @@ def plan_attacks(
     for one in planned:
         for name in one.info.required:
             if not getattr(one.settings, name):
-                raise ValueError(
+                raise InputError(
                     f"{one.info.name} can't run without its setting {name}; give it by --set {one.info.name}.{name}=..."
                 )
     return planned

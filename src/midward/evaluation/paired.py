@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
+from midward.errors import InputError
 from midward.evaluation.rates import Verdict
 
 Run = Mapping[str, Verdict]  # goal id -> verdict
@@ -51,9 +52,9 @@ def by_goal(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def paired(first: Sequence[Run], second: Sequence[Run]) -> Paired:
-    """Compare two sides by goal id. Raises ValueError where they share no goal, scored or not."""
+    """Compare two sides by goal id. Raises InputError where they share no goal, scored or not."""
     if not {goal for run in first for goal in run} & {goal for run in second for goal in run}:
-        raise ValueError("the two sides share no goal; compare runs over the same goals.")
+        raise InputError("the two sides share no goal; compare runs over the same goals.")
     a, b = by_goal(first), by_goal(second)
     gaps = np.array([a[goal] - b[goal] for goal in a if goal in b])
     if not len(gaps):

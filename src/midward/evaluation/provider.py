@@ -24,6 +24,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from midward._hints import did_you_mean, one_of
 from midward._rows import key_of
+from midward.errors import InputError
 from midward.evaluation._plan import (
     ExtraBody,
     Masks,
@@ -178,7 +179,7 @@ class MidwardAPI(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """Answer a conversation; see the class. Raises ValueError for a request that can't be followed."""
+        """Answer a conversation; see the class. Raises InputError for a request that can't be followed."""
         extra = ExtraBody.read(config.extra_body)
         self._check(tools, config)
         engine = self.engine
@@ -251,15 +252,15 @@ class MidwardAPI(ModelAPI):
     def _check(self, tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
         """Refuse what would change the answer if it were ignored; warn once of what has no effect."""
         if tools:
-            raise ValueError(f"midward/{self.model_name} can't call tools; received {len(tools)} of them.")
+            raise InputError(f"midward/{self.model_name} can't call tools; received {len(tools)} of them.")
         for name in _UNSUPPORTED:
             if getattr(config, name):
-                raise ValueError(
+                raise InputError(
                     f"midward/{self.model_name} can't follow {name}; received {getattr(config, name)!r}. "
                     "Leave it out, and cut or check the text afterwards."
                 )
         if config.num_choices is not None and config.num_choices < 1:
-            raise ValueError(f"num_choices must be 1 or more; received {config.num_choices}.")
+            raise InputError(f"num_choices must be 1 or more; received {config.num_choices}.")
         for name in _NO_EFFECT:
             if getattr(config, name) is not None:
                 self._warn(name, f"{name} has no effect on midward/{self.model_name}.")
@@ -296,7 +297,7 @@ def _check_arguments(batch_size: Any, masks: Any, sampling: Mapping[str, Any]) -
                 f"unknown model argument {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}."
             )
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be an integer, 1 or more; received {batch_size!r}.")
+        raise InputError(f"batch_size must be an integer, 1 or more; received {batch_size!r}.")
     one_of("masks policy", masks, get_args(Masks))
 
 

@@ -13,6 +13,7 @@ from midward._atomic import write_text
 from midward._hints import differing
 from midward._rows import RowFile, key_of
 from midward._tables import Row, require_column
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
@@ -41,14 +42,14 @@ def generate(
     source_<name>. The settings stand beside it in `<out>.settings.json`.
     Called again it goes on where it stopped: rows of the same model, adapter, sampling, column, prompt and index are
     kept, and the file is that of an uninterrupted run. `progress` is called with the number of rows just finished.
-    Raises ValueError where the column is missing, or `out` holds rows of other settings and `overwrite` is not set.
+    Raises InputError where the column is missing, or `out` holds rows of other settings and `overwrite` is not set.
     """
     out = Path(out)
     require_column(rows, column, "the table")
     if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more; received {batch_size}.")
+        raise InputError(f"batch_size must be 1 or more; received {batch_size}.")
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be 1 or more; received {limit}.")
+        raise InputError(f"limit must be 1 or more; received {limit}.")
     sampling = sampling or Sampling.for_model(model)
     settings = _settings(model, sampling, column)
     keys = [
@@ -149,7 +150,7 @@ def _open(out: Path, settings: dict[str, Any], keys: Sequence[str], overwrite: b
         found = _differences(before, settings) or [
             f"row {foreign[0].get('index')} is not of this table and these settings"
         ]
-        raise ValueError(
+        raise InputError(
             f"{out} holds {len(foreign)} rows of another run: {'; '.join(found)}. Give another --out, or "
             "--overwrite."
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from midward.errors import InputError
 
-class GoalsError(ValueError):
+
+class GoalsError(InputError):
     """A set of goals can't be had; the message says what was wrong and what to do."""
 
 

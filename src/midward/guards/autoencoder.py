@@ -12,6 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from midward.errors import InputError
+
 HIDDEN = (32, 8, 32)  # the paper's T-32-8-32-T
 
 
@@ -40,13 +42,13 @@ class Autoencoder:
     ) -> Autoencoder:
         """Train on signals [N, T]: squared error, Adam at 1e-3, batches of 64, `epochs` passes, no weight decay.
 
-        quantile: of the training errors at each step, which becomes `scale`. Raises ValueError without two signals.
+        quantile: of the training errors at each step, which becomes `scale`. Raises InputError without two signals.
         """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPRegressor
 
         if signals.ndim != 2 or len(signals) < 2 or not np.isfinite(signals).all():
-            raise ValueError(
+            raise InputError(
                 f"an autoencoder takes two or more finite signals [N, T]; received {signals.shape}."
             )
         network = MLPRegressor(
@@ -113,15 +115,15 @@ class Autoencoder:
 
     @classmethod
     def rebuild(cls, tensors: Mapping[str, np.ndarray], hidden: tuple[int, ...], steps: int) -> Autoencoder:
-        """Take `tensors` back. Raises ValueError or KeyError for arrays that are no autoencoder of this shape."""
+        """Take `tensors` back. Raises InputError or KeyError for arrays that are no autoencoder of this shape."""
         sizes = (steps, *hidden, steps)
         weights = tuple(tensors[f"weight.{layer}"] for layer in range(len(sizes) - 1))
         biases = tuple(tensors[f"bias.{layer}"] for layer in range(len(sizes) - 1))
         wanted = [(*sizes[i : i + 2],) for i in range(len(weights))]
         shapes = [weight.shape for weight in weights]
         if shapes != wanted or [bias.shape for bias in biases] != [size[1:] for size in wanted]:
-            raise ValueError(f"the autoencoder's weights are {shapes}, expected {wanted}")
+            raise InputError(f"the autoencoder's weights are {shapes}, expected {wanted}")
         mean, scale = tensors["mean"], tensors["scale"]
         if mean.shape != (steps,) or scale.shape != (steps,) or not (scale > 0).all():
-            raise ValueError(f"mean and scale must be {steps} numbers, the scale's above 0")
+            raise InputError(f"mean and scale must be {steps} numbers, the scale's above 0")
         return cls(weights, biases, mean, scale)

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from midward.errors import InputError
 from midward.guards.guard import Guard, GuardError
 from midward.sampling import Sampling
 
@@ -85,7 +86,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
         guard.fitted_on = tuple(map(str, about["fitted_on"]))
         missing = {"model", "adapter", "fingerprint", "sampling"} - set(guard.bound)
         if missing:
-            raise ValueError(f"it doesn't say for which {min(missing)} it is")
+            raise InputError(f"it doesn't say for which {min(missing)} it is")
         Sampling(**guard.bound["sampling"])
         guard.restore(tensors)
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -110,10 +111,10 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, n
             raise GuardError(f"{path} is a safetensors file, but no guard of this version ({FORMAT}).")
         about = json.loads(metadata["about"])
         if not isinstance(about, dict) or not isinstance(about.get("guard"), str):
-            raise ValueError("it names no guard")
+            raise InputError("it names no guard")
         lacking = {"version", "settings", "alpha", "calibrated", "fitted_on", "bound"} - set(about)
         if lacking or (tensors and values.get("threshold", np.empty(0)).shape != (1,)):
-            raise ValueError(f"it lacks {min(lacking) if lacking else 'its threshold'}")
+            raise InputError(f"it lacks {min(lacking) if lacking else 'its threshold'}")
     except GuardError:
         raise
     except (

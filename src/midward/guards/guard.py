@@ -19,6 +19,7 @@ import numpy as np
 from midward._hints import differing
 from midward._rows import key_of
 from midward._settings import read_settings
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
@@ -30,7 +31,7 @@ LOOKS: tuple[Look, ...] = ("before", "during", "after")
 STUB = "I can't help with that."
 
 
-class GuardError(ValueError):
+class GuardError(InputError):
     """A guard can't be fitted, read or used as things stand; the message says what to do."""
 
 
@@ -264,9 +265,9 @@ class Guard(ABC):
         return {}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Take `tensors` back. Raises ValueError or KeyError over what it can't have written."""
+        """Take `tensors` back. Raises InputError or KeyError over what it can't have written."""
         if tensors:
-            raise ValueError(f"it holds {min(tensors)!r}, which a guard {self.name!r} has no use for")
+            raise InputError(f"it holds {min(tensors)!r}, which a guard {self.name!r} has no use for")
 
     def save(self, path: str | Path) -> Path:
         """Write the fitted guard as one safetensors file, whole or not at all."""

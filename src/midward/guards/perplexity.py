@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from midward.errors import InputError
 from midward.guards.guard import Exchange, Guard, GuardError, around, user_text
 from midward.models import LanguageModel, load
 from midward.sampling import Span, span_log_probs
@@ -69,7 +70,7 @@ class PerplexityFilter(Guard):
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         super().restore(tensors)
         if "reference" not in self.bound:
-            raise ValueError("it doesn't say which weights read the prompts")
+            raise InputError("it doesn't say which weights read the prompts")
 
     def _reader(self, model: LanguageModel) -> LanguageModel:
         if self.settings.reference is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from midward._plugins import Plugins
 from midward._settings import read_value
+from midward.errors import InputError
 from midward.guards.classifier import ClassifierGuard
 from midward.guards.diffuguard import DiffuGuard
 from midward.guards.examine import SelfExamine
@@ -47,7 +48,7 @@ GUARDS: dict[str, GuardInfo] = {
 
 def _check(info: GuardInfo) -> None:
     if info.looks not in LOOKS:
-        raise ValueError(f"looks {info.looks!r}, none of {', '.join(LOOKS)}.")
+        raise InputError(f"looks {info.looks!r}, none of {', '.join(LOOKS)}.")
 
 
 _PLUGINS = Plugins("guard", "midward.guards", GuardInfo, GUARDS, GuardError, _check)

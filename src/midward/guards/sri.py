@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.dynamics import Anchors, AnchorsError, SRISignal
+from midward.errors import InputError
 from midward.guards.autoencoder import HIDDEN, Autoencoder
 from midward.guards.guard import Exchange, Guard, GuardError, Verdict, told
 from midward.models import LanguageModel
@@ -199,7 +200,7 @@ class SRIGuard(Guard):
         }
         self.anchors = Anchors.rebuild(anchors, self.bound["anchors"], "the file")
         if self.anchors.needs_all_steps or self.anchors.fingerprint != self.bound["fingerprint"]:
-            raise ValueError("its anchors aren't those of its settings")
+            raise InputError("its anchors aren't those of its settings")
         steps = len(self.anchors.mu_harmless)
         seen = {"all": steps, "first": 1, "later": steps - 1}[self.settings.steps]
         rest = {name: value for name, value in tensors.items() if not name.startswith("anchors.")}

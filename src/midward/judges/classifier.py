@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from midward._asking import ask
 from midward._rows import key_of
+from midward.errors import InputError
 from midward.judges.asking import bounded
 from midward.judges.judge import JudgeInfo, JudgesError, Verdict, empty
 
@@ -81,10 +82,10 @@ def clip(text: str, tokenizer: Tokenizer, tokens: int = CLIP) -> str:
 
 
 def yes_or_no(reply: str) -> bool:
-    """Raises ValueError for anything else."""
+    """Raises InputError for anything else."""
     word = reply.strip().lower()
     if word not in ("yes", "no"):
-        raise ValueError(f"expected yes or no; received {reply[:40]!r}")
+        raise InputError(f"expected yes or no; received {reply[:40]!r}")
     return word == "yes"
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+from midward.errors import InputError
+
 #: What a judge may need.
 NEEDS = ("nothing", "role:judge", "sandbox metadata", "local classifier")
 
 
-class JudgesError(ValueError):
+class JudgesError(InputError):
     """A judge that can't be had, or can't be asked, as things stand; the message says what to do."""
 
 

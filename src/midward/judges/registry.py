@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from midward._plugins import Plugins
+from midward.errors import InputError
 from midward.judges.classifier import HARMBENCH_JUDGE
 from midward.judges.judge import NEEDS, JudgeInfo, JudgesError
 from midward.judges.phrases import REFUSAL
@@ -17,7 +18,7 @@ JUDGES: dict[str, JudgeInfo] = {
 
 def _check(info: JudgeInfo) -> None:
     if info.needs not in NEEDS:
-        raise ValueError(f"needs {info.needs!r}, none of {', '.join(NEEDS)}.")
+        raise InputError(f"needs {info.needs!r}, none of {', '.join(NEEDS)}.")
 
 
 _PLUGINS = Plugins("judge", "midward.judges", JudgeInfo, JUDGES, JudgesError, _check)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from midward._fences import fence
 from midward._rows import key_of
+from midward.errors import InputError
 
 _FRAME = """{task}
 
@@ -53,18 +54,18 @@ class Rubric:
     def parse(self, text: str) -> dict[str, int]:
         """Tag -> value, from the model's answer. The last line of a tag decides, also where its value can't be read.
 
-        Raises ValueError where a tag has no line, or its last value isn't a whole number in the tag's range.
+        Raises InputError where a tag has no line, or its last value isn't a whole number in the tag's range.
         """
         found = {}
         for tag, low, high in self.scales:
             line = re.compile(rf"[\s*_`#]*{tag}[\s*_`]*:(.*)", re.IGNORECASE)
             values = [match.group(1) for one in text.splitlines() if (match := line.fullmatch(one))]
             if not values:
-                raise ValueError(f"no line '{tag}: ...'")
+                raise InputError(f"no line '{tag}: ...'")
             value = values[-1].strip(" \t*_`.")
             number = re.fullmatch(rf"([0-9]+)(?: ?/ ?{high})?", value)
             if not number or not low <= int(number.group(1)) <= high:
-                raise ValueError(
+                raise InputError(
                     f"{tag} must be a whole number from {low} to {high}; received {value[:40]!r}"
                 )
             found[tag] = int(number.group(1))

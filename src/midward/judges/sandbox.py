@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from midward.errors import InputError
 from midward.judges.judge import JudgeInfo, Verdict
 from midward.sandbox import WORLD, Thing, read
 from midward.sandbox.language import QUESTIONS
@@ -16,18 +17,18 @@ from midward.sandbox.world import INTENTS, STEPS
 
 
 def _asked(metadata: Mapping[str, Any]) -> tuple[str, Thing, str]:
-    """(kind, thing, intent). Raises ValueError, saying what is wrong with the metadata."""
+    """(kind, thing, intent). Raises InputError, saying what is wrong with the metadata."""
     kind, name, intent = metadata.get("kind"), metadata.get("thing"), metadata.get("intent") or "make"
     if kind is None or name is None:
-        raise ValueError("this sample is no goal of the sandbox: its metadata lacks `kind` or `thing`")
+        raise InputError("this sample is no goal of the sandbox: its metadata lacks `kind` or `thing`")
     if kind not in (*INTENTS, *QUESTIONS):
-        raise ValueError(f"the metadata's kind is {kind!r}, none of {', '.join((*INTENTS, *QUESTIONS))}")
+        raise InputError(f"the metadata's kind is {kind!r}, none of {', '.join((*INTENTS, *QUESTIONS))}")
     if intent not in INTENTS:
-        raise ValueError(f"the metadata's intent is {intent!r}, none of {', '.join(INTENTS)}")
+        raise InputError(f"the metadata's intent is {intent!r}, none of {', '.join(INTENTS)}")
     words = str(name).split()
     slots = (WORLD.firsts, WORLD.seconds, WORLD.kinds)
     if len(words) != len(slots) or any(word not in known for word, known in zip(words, slots)):
-        raise ValueError(f"the metadata's thing is {name!r}, which isn't in the sandbox's world")
+        raise InputError(f"the metadata's thing is {name!r}, which isn't in the sandbox's world")
     return kind, Thing(*words), intent
 
 

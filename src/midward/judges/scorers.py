@@ -10,6 +10,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
+from midward.errors import InputError
 from midward.judges.judge import Judge, JudgeInfo, Verdict
 
 #: The texts of a sample that are judged apart.
@@ -21,14 +22,14 @@ def texts_of(state: TaskState) -> dict[str, str | None]:
     """What is to be judged apart: name -> text, or None where it should be there and couldn't be made.
 
     From `state.store`, else from `state.metadata`, under "texts"; `reply` is the sample's output unless it is given.
-    Raises ValueError for a name that isn't in TEXTS, or a value that is no text.
+    Raises InputError for a name that isn't in TEXTS, or a value that is no text.
     """
     given = state.store.get(KEY) or (state.metadata or {}).get(KEY) or {}
     if not isinstance(given, Mapping):
-        raise ValueError(f"the sample's texts must be a mapping of names to texts; received {given!r}")
+        raise InputError(f"the sample's texts must be a mapping of names to texts; received {given!r}")
     for name, text in given.items():
         if name not in TEXTS or not isinstance(text, str | None):
-            raise ValueError(
+            raise InputError(
                 f"the sample's texts may be {', '.join(TEXTS)}, each a text or None; received {name!r}: {text!r}"
             )
     return {"reply": state.output.completion, **given}

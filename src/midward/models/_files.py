@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from midward.errors import InputError
+
 from .errors import ModelError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -85,12 +87,12 @@ def headers(files: list[Path]) -> dict[str, Header]:
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
                 if length > size - 8:
-                    raise ValueError("header is longer than the file")
+                    raise InputError("header is longer than the file")
                 header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             if size != 8 + length + end:
-                raise ValueError(f"{8 + length + end} bytes are declared, {size} are there")
+                raise InputError(f"{8 + length + end} bytes are declared, {size} are there")
             for name, entry in header.items():
                 start, stop = entry["data_offsets"]
                 found[name] = Header(entry["dtype"], tuple(entry["shape"]), stop - start)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 
+from midward.errors import InputError
+
 from .errors import ModelError
 from .family import Family
 
@@ -191,7 +193,7 @@ class LanguageModel:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         if not isinstance(messages, Sequence) or not messages:
-            raise ValueError(f"a prompt is a text or a non-empty list of messages; received {messages!r}.")
+            raise InputError(f"a prompt is a text or a non-empty list of messages; received {messages!r}.")
         for message in messages:
             if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
                 raise TypeError(f'a message is {{"role": ..., "content": ...}}; received {message!r}.')

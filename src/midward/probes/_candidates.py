@@ -10,6 +10,7 @@ import random
 import torch
 
 from midward.attacks._suffix import plain_tokens
+from midward.errors import InputError
 from midward.models import LanguageModel
 
 Suffix = tuple[int, ...]
@@ -42,7 +43,7 @@ class SuffixPrompt:
 def start_of(prompt: SuffixPrompt, tokens: int) -> Suffix:
     """A suffix of equal tokens that says nothing: exclamation marks where they are read back as they are.
 
-    Raises ValueError where no token of visible text repeats itself in this prompt.
+    Raises InputError where no token of visible text repeats itself in this prompt.
     """
     tokenizer = prompt.model.tokenizer
     words = plain_tokens(tokenizer)
@@ -51,7 +52,7 @@ def start_of(prompt: SuffixPrompt, tokens: int) -> Suffix:
         suffix = (token,) * tokens
         if prompt.place(suffix) is not None:
             return suffix
-    raise ValueError(
+    raise InputError(
         f"no token of {prompt.model.name!r} can be repeated {tokens} times in a prompt; use fewer."
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from midward.errors import InputError
 from midward.evaluation.paired import bootstrap, paired
 from midward.evaluation.rates import rate
 from midward.probes.gcg import Gcg
@@ -100,7 +101,7 @@ def between(rows: Sequence[Row]) -> list[Row]:
 def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     """These rows minus another model's, by position and goal; only equal phrases meet.
 
-    Raises ValueError where none do.
+    Raises InputError where none do.
     """
 
     def what(row: Row) -> tuple[Any, ...]:
@@ -110,7 +111,7 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     mine = [row for row in rows if what(row) in theirs]
     shared = positions(mine)
     if not shared:
-        raise ValueError(
+        raise InputError(
             "the two runs share no search: goals, positions and phrases must be the same to be compared by goal."
         )
     return [

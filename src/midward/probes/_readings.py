@@ -11,6 +11,7 @@ import numpy as np
 
 from midward._hints import differing
 from midward._rows import RowFile
+from midward.errors import InputError
 from midward.evaluation.paired import Paired, bootstrap, paired
 from midward.evaluation.rates import rate
 
@@ -103,7 +104,7 @@ def load_run(
 ) -> tuple[Row, list[Row]]:
     """What an earlier run left in its folder: its summary, and the rows that are of the run it sums up.
 
-    Raises ValueError where the folder holds none of this probe, or one by another judge (`Bench.key`) or with other
+    Raises InputError where the folder holds none of this probe, or one by another judge (`Bench.key`) or with other
     settings (but the seed): what differs then isn't the model.
     """
     try:
@@ -112,13 +113,13 @@ def load_run(
         if summary["probe"] != probe:
             raise KeyError
     except (OSError, ValueError, KeyError):
-        raise ValueError(
+        raise InputError(
             f"{folder} holds no finished run of midward probe {probe} (in its summary.json); run it first."
         ) from None
     if told := differing(theirs, judge):
-        raise ValueError(f"{folder} was judged otherwise ({'; '.join(told)}), so it can't be compared.")
+        raise InputError(f"{folder} was judged otherwise ({'; '.join(told)}), so it can't be compared.")
     if told := differing(summary.get("settings") or {}, settings or {}, but=("seed",)):
-        raise ValueError(f"{folder} was run with other settings, so it can't be compared: {'; '.join(told)}.")
+        raise InputError(f"{folder} was run with other settings, so it can't be compared: {'; '.join(told)}.")
     return summary, [row for row in RowFile(folder / "rows.jsonl").rows.values() if row["run"] == run]
 
 
@@ -130,7 +131,7 @@ def sampled_otherwise(sampling: Mapping[str, Any], others: Mapping[Path, tuple[R
 
 def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     """Paired differences, these rows minus the others, by condition: success of harmful goals, right answers of benign
-    ones. Only rows with the same goal, condition and phrase meet. Raises ValueError where none do."""
+    ones. Only rows with the same goal, condition and phrase meet. Raises InputError where none do."""
 
     def by_what(some: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
         return {(row["goal"], *condition(row), row["phrase"]): row for row in some}
@@ -138,7 +139,7 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     mine, theirs = by_what(rows), by_what(others)
     shared = [key for key in mine if key in theirs]
     if not shared:
-        raise ValueError(
+        raise InputError(
             "the two runs share no row: goals, phrases, positions and seed must be the same to be compared by goal."
         )
     out = []

@@ -52,7 +52,7 @@ def respond(
     Returns the rows in the cases' order. A row: key, run, goal, source, harmful, what the case is `about`, prompt,
     response, success, score, refused, coherent, correct (see `verdicts.reading`), landed (whether the response reaches
     behind the measured span), own_refusal (a refusal in what the model wrote itself, without any forced token), nfe.
-    progress: called with the number of rows just finished. Raises ValueError or TypeError, before the first forward,
+    progress: called with the number of rows just finished. Raises InputError or TypeError, before the first forward,
     for a prompt that is too long and spans that don't fit.
     """
     for index, case in enumerate(cases):

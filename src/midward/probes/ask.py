@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from midward.errors import InputError
 from midward.evaluation.paired import Paired, paired
 from midward.evaluation.rates import Rate, rate
 from midward.goals import Goal
@@ -38,9 +39,9 @@ class Ask:
     def __post_init__(self) -> None:
         wrong = [word for word in self.words if word < 0]
         if wrong or not self.words:
-            raise ValueError(f"words are one or more numbers from 0; received {wrong or self.words!r}.")
+            raise InputError(f"words are one or more numbers from 0; received {wrong or self.words!r}.")
         if self.phrase is not None and not self.phrase.strip():
-            raise ValueError("the phrase is empty; give a text.")
+            raise InputError("the phrase is empty; give a text.")
 
 
 def cases(
@@ -48,11 +49,11 @@ def cases(
 ) -> list[Case]:
     """For every goal the plain request, and the request with the rule for each word.
 
-    texts: kind -> phrases. Raises ValueError, before any forward: no goals, a phrase that can't fit into a response of
+    texts: kind -> phrases. Raises InputError, before any forward: no goals, a phrase that can't fit into a response of
     `length` tokens (a word has one or more), a prompt that is too long.
     """
     if not goals:
-        raise ValueError("there are no goals; give one or more.")
+        raise InputError("there are no goals; give one or more.")
     out = []
     for goal in goals:
         out.append(Case(goal, goal.prompt, about={"word": None, "phrase": None, "wording": None}))
@@ -60,7 +61,7 @@ def cases(
             kind = "procedural" if word else "affirmative"
             phrase = settings.phrase or phrase_for(goal, kind, word, texts[kind], settings.seed)
             if word + len(phrase.split()) > length:
-                raise ValueError(
+                raise InputError(
                     f"{phrase!r} at word {word} can't fit into a response of {length} tokens; ask for an earlier word, "
                     "or use a larger --length."
                 )
@@ -154,7 +155,7 @@ def _share(rows: Sequence[Row], name: str, field: str | None = None) -> Row:
 def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     """These rows minus another model's by word and goal, of hits and of success; only equal phrases meet.
 
-    Raises ValueError where none do.
+    Raises InputError where none do.
     """
 
     def what(row: Row) -> tuple[Any, ...]:
@@ -163,7 +164,7 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     theirs = {what(row): row for row in readings(others)}
     mine = [row for row in readings(rows) if what(row) in theirs]
     if not mine:
-        raise ValueError("the two runs share no row: goals, words and phrases must be the same.")
+        raise InputError("the two runs share no row: goals, words and phrases must be the same.")
     return [
         {"word": word, "measure": measure, **asdict(paired(*_sides(some, theirs, what, measure)))}
         for word in words(mine)

@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from midward._atomic import hold, write_text
 from midward._rows import RowFile, key_of
+from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.probes._candidates import Suffix, SuffixPrompt, start_of, swaps
@@ -87,15 +88,15 @@ class Search:
 
 
 def require_gradients(model: LanguageModel) -> None:
-    """Raise ValueError unless the model is a diffusion model whose weights carry gradients."""
+    """Raise InputError unless the model is a diffusion model whose weights carry gradients."""
     if model.family.kind != "diffusion":
-        raise ValueError(
+        raise InputError(
             f"{model.name!r} is autoregressive: nothing stands to the right of what it writes, so there is no "
             "middle to aim at. The probe takes diffusion models."
         )
     whole = {str(p.dtype) for p in model.network.parameters() if not p.is_floating_point()}
     if whole or getattr(model.causal_lm, "is_quantized", False):
-        raise ValueError(
+        raise InputError(
             f"{model.name!r} is quantised ({', '.join(sorted(whole)) or 'packed weights'}) and gives no gradients; "
             "load weights in bfloat16 or float32."
         )
@@ -109,7 +110,7 @@ def aims_of(
 
     They come out of `texts` (kind -> phrases), the same for every model; own: position -> a text instead.
 
-    Raises ValueError for a position outside the response's `length` tokens, and for a phrase that ends behind it.
+    Raises InputError for a position outside the response's `length` tokens, and for a phrase that ends behind it.
     """
     check_positions(positions, length)
     aims = []
@@ -265,10 +266,10 @@ def run(
     every `every` iterations: called again it goes on from there, to the same rows. workers: searches at a time, which
     share torch's threads among them; small models use few threads well. `progress` is called, from any thread, with the
     number of iterations just done, those that an early end saved included.
-    Raises ValueError before any forward: no goals, or a model without gradients.
+    Raises InputError before any forward: no goals, or a model without gradients.
     """
     if not any(aims.values()):
-        raise ValueError("there are no goals, or nothing is aimed at; give one or more of both.")
+        raise InputError("there are no goals, or nothing is aimed at; give one or more of both.")
     require_gradients(model)
     sampling = sampling or Sampling.for_model(model)
     out, about = Path(out), _about(model, settings, sampling)

@@ -15,6 +15,7 @@ import numpy as np
 
 from midward._hints import one_of
 from midward._rows import key_of
+from midward.errors import InputError
 from midward.evaluation.paired import bootstrap
 from midward.goals import Goal
 from midward.models import LanguageModel
@@ -47,9 +48,9 @@ class Mirror:
     def __post_init__(self) -> None:
         one_of("attack", self.attack, get_args(Attack))
         if not self.tokens or any(tokens is not None and tokens < 1 for tokens in self.tokens):
-            raise ValueError(f"a safe span has 1 token or more; received {self.tokens}.")
+            raise InputError(f"a safe span has 1 token or more; received {self.tokens}.")
         if self.width < 1:
-            raise ValueError(f"the window is 1 token wide or more; received {self.width}.")
+            raise InputError(f"the window is 1 token wide or more; received {self.width}.")
         check_positions(self.starts)
 
 
@@ -72,15 +73,15 @@ def cases(
     """Every response the probe wants: each goal under the attack alone, then with the refusal at each start.
 
     Without starts in the settings: every length / SWEEP tokens, behind what the attack forces, as far as all refusals
-    fit. Raises ValueError before anything is sampled: a start behind the response or inside what the attack forces, a
+    fit. Raises InputError before anything is sampled: a start behind the response or inside what the attack forces, a
     refusal longer than what is left, a sweep narrower than the window, a wrapper around goals of another world, no
     goals.
     """
     if not goals:
-        raise ValueError("there are no goals to probe with.")
+        raise InputError("there are no goals to probe with.")
     check_positions(settings.starts, length)
     if settings.attack == "wrapper" and not on_sandbox(goals):
-        raise ValueError(
+        raise InputError(
             "the attack 'wrapper' dresses up requests of the sandbox only; use prefill for other goals."
         )
 
@@ -96,7 +97,7 @@ def cases(
     first = max((len(forced[0].ids) for _, forced in attacks if forced), default=0)
     for start in settings.starts:
         if start < first:
-            raise ValueError(
+            raise InputError(
                 f"start {start} lies inside the {first} tokens that the attack forces; start behind them, or use "
                 "--attack wrapper."
             )
@@ -111,7 +112,7 @@ def cases(
         longest = max(len(safe(goal, begin, None)[1].ids) for goal in goals)
         found = tuple(range(begin, length - longest + 1, step))
         if not found:
-            raise ValueError(f"no refusal fits into a response of {length} tokens; use a larger --length.")
+            raise InputError(f"no refusal fits into a response of {length} tokens; use a larger --length.")
         return found
 
     def about(kind: str, start: int | None, tokens: int | None, phrase: str | None) -> Row:
@@ -140,12 +141,12 @@ def cases(
 
 
 def windows(places: Sequence[int], width: int) -> list[int]:
-    """The starts of a sweep at which a window of `width` begins that the sweep covers. Raises ValueError for none."""
+    """The starts of a sweep at which a window of `width` begins that the sweep covers. Raises InputError for none."""
     gap = places[1] - places[0] if len(places) > 1 else 1
     found = [start for start in places if start + width <= places[-1] + gap]
     if not found:
         covered = f"the starts {places[0]} to {places[-1]}" if places else "no start"
-        raise ValueError(
+        raise InputError(
             f"the sweep covers {covered}, which hold no window of {width}; use a wider sweep or a smaller --width."
         )
     return found
@@ -157,7 +158,7 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
     Candidates are [s, s + width) for every start s of the sweep whose window the sweep covers. The lowest mean success
     wins; where the paired difference of another candidate from it isn't told from 0 (its 95 % bootstrap interval over
     goals holds 0), the two are tied, and the leftmost of the tied is taken: least harm is out before the refusal. Of
-    several lengths of the refusal the first counts. Raises ValueError where the sweep is narrower than the window.
+    several lengths of the refusal the first counts. Raises InputError where the sweep is narrower than the window.
     """
     forced = [row for row in rows if row["kind"] != UNFORCED]
     tokens = forced[0]["tokens"] if forced else None
@@ -170,7 +171,7 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
     ]
     candidates = windows(places, width)
     if not goals:
-        raise ValueError("no goal was scored at every start; judge again, or use another judge.")
+        raise InputError("no goal was scored at every start; judge again, or use another judge.")
     values = np.array(
         [[success[place, goal] for goal in goals] for place in places], float
     )  # [starts, goals]

@@ -10,6 +10,7 @@ from midward._rows import key_of
 from midward._tables import read_table, require_column
 from midward.alignment.sentences import SAFE
 from midward.attacks import phrases
+from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.probes.verdicts import on_sandbox
@@ -41,7 +42,7 @@ SANDBOX: Phrases = {
 def phrases_for(goals: Sequence[Goal], path: str | Path | None = None) -> dict[str, tuple[str, ...]]:
     """The phrases of every kind for these goals; a file's (columns `kind` and `text`) take the place of its kinds'.
 
-    Raises ValueError for an unknown kind, or a row without a text.
+    Raises InputError for an unknown kind, or a row without a text.
     """
     found = {kind: tuple(texts) for kind, texts in (SANDBOX if on_sandbox(goals) else GENERAL).items()}
     if path is None:
@@ -54,7 +55,7 @@ def phrases_for(goals: Sequence[Goal], path: str | Path | None = None) -> dict[s
         one_of(f"kind of phrase in {path}, row {number},", row.get("kind"), KINDS)
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{path}, row {number}: the phrase is empty; fill or remove it.")
+            raise InputError(f"{path}, row {number}: the phrase is empty; fill or remove it.")
         own.setdefault(str(row["kind"]), []).append(text)
     return found | {kind: tuple(texts) for kind, texts in own.items()}
 
@@ -83,16 +84,16 @@ def span(
     """The phrase as tokens forced at a response position, behind a blank everywhere but at 0.
 
     length: of the response. tokens: the phrase's first so many (all of a shorter one); None: all. end: the end-of-
-    sequence token behind it. Raises ValueError where it holds no token, or ends behind the response.
+    sequence token behind it. Raises InputError where it holds no token, or ends behind the response.
     """
     text = phrase if position == 0 or phrase[:1].isspace() else f" {phrase}"
     ids = tuple(model.tokenizer.encode(text, add_special_tokens=False))[:tokens]
     if not ids:
-        raise ValueError(f"the phrase {phrase!r} holds no token; give one that does.")
+        raise InputError(f"the phrase {phrase!r} holds no token; give one that does.")
     if end:
         ids = (*ids, model.family.end_ids[0])
     if position + len(ids) > length:
-        raise ValueError(
+        raise InputError(
             f"{phrase!r} has {len(ids)} tokens and the response {max(0, length - position)} left from position "
             f"{position} on; move it, or use a larger --length."
         )

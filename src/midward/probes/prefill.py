@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from midward._hints import one_of
+from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.probes._readings import UNFORCED, Row, cells, compare, conditions, slope
@@ -34,21 +35,21 @@ class Prefill:
 
     def __post_init__(self) -> None:
         if not self.kinds or not self.tokens:
-            raise ValueError("give at least one kind of phrase and one length.")
+            raise InputError("give at least one kind of phrase and one length.")
         for kind in self.kinds:
             one_of("kind of phrase", kind, KINDS)
         for tokens in self.tokens:
             if tokens is not None and tokens < 1:
-                raise ValueError(f"a forced span has 1 token or more; received {tokens}.")
+                raise InputError(f"a forced span has 1 token or more; received {tokens}.")
         check_positions(self.positions)
 
 
 def check_positions(positions: Sequence[int], length: int | None = None) -> None:
-    """Raise ValueError for a position before the response, or behind one of `length` tokens."""
+    """Raise InputError for a position before the response, or behind one of `length` tokens."""
     for position in positions:
         if position < 0 or (length is not None and position >= length):
             end = f" of {length} tokens" if length is not None else ""
-            raise ValueError(
+            raise InputError(
                 f"position {position} lies outside the response{end}; positions count from 0. Use others, or another "
                 "--length."
             )
@@ -57,7 +58,7 @@ def check_positions(positions: Sequence[int], length: int | None = None) -> None
 def positions_of(text: str) -> tuple[int, ...]:
     """Positions as a flag gives them: numbers and sweeps `start:stop:step` (stop left out), by comma; sorted.
 
-    Raises ValueError for anything else, and for none at all.
+    Raises InputError for anything else, and for none at all.
     """
     found: set[int] = set()
     for part in (part.strip() for part in text.split(",") if part.strip()):
@@ -67,12 +68,12 @@ def positions_of(text: str) -> tuple[int, ...]:
             if len(values) not in (1, 2, 3) or (len(values) == 3 and values[2] < 1):
                 raise ValueError
         except ValueError:
-            raise ValueError(
+            raise InputError(
                 f"positions are numbers like 0,40,80 or a sweep start:stop:step like 0:96:8; received {part!r}."
             ) from None
         found |= set(values) if len(values) == 1 else set(range(*values))
     if not found:
-        raise ValueError(f"{text!r} names no position.")
+        raise InputError(f"{text!r} names no position.")
     check_positions(sorted(found))
     return tuple(sorted(found))
 
@@ -87,11 +88,11 @@ def cases(
 ) -> list[Case]:
     """Every response the probe wants: each goal without a phrase, then kind by kind with one at each position.
 
-    Raises ValueError before anything is sampled: a position behind the response, a phrase longer than what is left of
+    Raises InputError before anything is sampled: a position behind the response, a phrase longer than what is left of
     it, no goals. Without positions in the settings: every length / SWEEP tokens as far as all phrases fit.
     """
     if not goals:
-        raise ValueError("there are no goals to probe with.")
+        raise InputError("there are no goals to probe with.")
     check_positions(settings.positions, length)
 
     def case(goal: Goal, kind: str, position: int, tokens: int | None) -> Case:
@@ -111,7 +112,7 @@ def cases(
                 break
             fitting.append(position)
         if not fitting:
-            raise ValueError(
+            raise InputError(
                 f"the phrases don't fit into a response of {length} tokens; use a larger --length."
             )
         return tuple(fitting)

@@ -12,6 +12,7 @@ from anyio.from_thread import start_blocking_portal
 from inspect_ai.model import Model
 from inspect_ai.util import collect
 
+from midward.errors import InputError
 from midward.goals import Goal
 from midward.judges import Judge, JudgeInfo, JudgesError, Verdict, find, phrases
 from midward.judges.asking import judge_model
@@ -67,10 +68,10 @@ async def judge_rows_async(
 
     Inspect limits the connections to a model. A judge that fails is an unscored verdict (success None), never an error.
     A harmless goal is put to no model: there is no harm to measure, and the dictionary says whether it was refused.
-    Raises ValueError where there aren't as many goals as responses.
+    Raises InputError where there aren't as many goals as responses.
     """
     if len(goals) != len(responses):
-        raise ValueError(f"{len(goals)} goals for {len(responses)} responses; give one each.")
+        raise InputError(f"{len(goals)} goals for {len(responses)} responses; give one each.")
 
     async def one(goal: Goal, response: str) -> Verdict:
         if not goal.harmful and judged_by.info.needs in ("role:judge", "local classifier"):

@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from midward._atomic import write_text
+from midward.errors import InputError
 from midward.reports.page import cell, difference
 
 _JOINERS = "\u200c\u200d"  # words and emoji need them
@@ -47,7 +48,7 @@ def render(template: str, **values: Any) -> Markup:
 def data(identifier: str, value: Any) -> Markup:
     """A value as JSON in an element that scripts find by its id. No text in it can end the element.
 
-    Raises ValueError for NaN and infinities, which JSON lacks; TypeError for what is no JSON.
+    Raises InputError for NaN and infinities, which JSON lacks; TypeError for what is no JSON.
     """
     text = json.dumps(
         value, allow_nan=False, separators=(",", ":")
@@ -94,12 +95,12 @@ def redacted(text: str) -> str:
 def asset(name: str) -> Markup:
     """A script or style of `templates/`, as it stands in a page.
 
-    Raises ValueError for one whose element would end early, or whose hash a browser would take over another text.
+    Raises InputError for one whose element would end early, or whose hash a browser would take over another text.
     """
     text = files("midward.reports").joinpath("templates", name).read_text(encoding="utf-8")
     for wrong in ("</script", "</style", "<!--", "\r", "\0"):
         if wrong in text.lower():
-            raise ValueError(f"{name} holds {wrong!r}, which an inline script or style can't.")
+            raise InputError(f"{name} holds {wrong!r}, which an inline script or style can't.")
     return Markup(text)
 
 

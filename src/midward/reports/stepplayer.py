@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from midward.errors import InputError
 from midward.reports import html
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Generation:
     signal [T]: the SRI signal, as far as it goes. scores [T]: a guard's score after each step, to be held against the
     verdict's threshold. verdict: the fields of a `midward.guards.Verdict`.
 
-    Raises ValueError for fields that contradict each other.
+    Raises InputError for fields that contradict each other.
     """
 
     title: str
@@ -76,7 +77,7 @@ class Generation:
         }
         wrong = [name for name, fits in right.items() if not fits]
         if wrong:
-            raise ValueError(f"no generation of {length} tokens and {len(steps)} steps has such {wrong[0]}.")
+            raise InputError(f"no generation of {length} tokens and {len(steps)} steps has such {wrong[0]}.")
 
     @classmethod
     def of(
@@ -93,14 +94,14 @@ class Generation:
     ) -> Generation:
         """A request of a trace that kept its predictions, made with this model (its tokenizer and family are used).
 
-        signal: by default the verdict's. Raises ValueError for a trace without predictions, or with ids that the
+        signal: by default the verdict's. Raises InputError for a trace without predictions, or with ids that the
         model's vocabulary lacks; KeyError for a request that wasn't traced.
         """
         told = dict(verdict) if isinstance(verdict, Mapping) else verdict.record() if verdict else None
         commit = trace.commit_step[row].tolist()
         steps = trace.predicted_steps(row)
         if not steps and any(step >= 0 for step in commit):
-            raise ValueError("the trace kept no predictions; make it with Trace(predictions=True).")
+            raise InputError("the trace kept no predictions; make it with Trace(predictions=True).")
         ids = [trace.predicted_ids(row, step).tolist() for step in steps]
         _check(model, [trace.prompt_ids[row], *ids])
         if model.family.kind == "autoregressive":  # what isn't there yet isn't predicted either
@@ -210,10 +211,10 @@ def fragment(
     """A player of one or more generations, in step with each other, as a part of a page.
 
     name: an id that no other element of the page has. redact: leave out what was said, see `Generation.redacted`.
-    heading: its accessible name. Raises ValueError without a generation.
+    heading: its accessible name. Raises InputError without a generation.
     """
     if not generations:
-        raise ValueError("a step player needs a generation or more; received none.")
+        raise InputError("a step player needs a generation or more; received none.")
     shown = [each.redacted() for each in generations] if redact else list(generations)
     markup = html.render(
         "player.html.j2",
@@ -229,14 +230,14 @@ def fragment(
 def scores_by_step(guard: Guard, signal: Sequence[float]) -> list[float | None]:
     """SRI Guard's score after each step of a signal [T] that begins at step 0; None at steps it doesn't look at.
 
-    Raises ValueError for any other guard, and one that isn't fitted.
+    Raises InputError for any other guard, and one that isn't fitted.
     """
     import numpy as np
 
     from midward.guards import SRIGuard
 
     if not isinstance(guard, SRIGuard) or guard.autoencoder is None:
-        raise ValueError(f"the guard {guard.name!r} has no score by step; only a fitted 'sri' has.")
+        raise InputError(f"the guard {guard.name!r} has no score by step; only a fitted 'sri' has.")
     start, stop = {"all": (0, None), "first": (0, 1), "later": (1, None)}[guard.settings.steps]
     seen = np.asarray(signal, dtype=float)[None, start:stop]
     ratios = [float(guard.autoencoder.ratio_at(seen[:, : t + 1])[0]) for t in range(seen.shape[1])]
@@ -275,7 +276,7 @@ def _prompt(model: LanguageModel, ids: list[int]) -> str:
 def _check(model: LanguageModel, lines: Sequence[Sequence[int]]) -> None:
     largest = max((token for line in lines for token in line), default=0)
     if largest >= model.vocab_size:
-        raise ValueError(
+        raise InputError(
             f"the trace holds token {largest}, and {model.name!r} has {model.vocab_size}; give the model that it was "
             "made with."
         )

@@ -47,7 +47,7 @@ class Agreement:
 
 
 def compare(exact: Sequence[Response], fast: Sequence[Response]) -> Agreement:
-    """Compare responses to the same requests. Raises ValueError for unequal numbers of them."""
+    """Compare responses to the same requests. Raises InputError for unequal numbers of them."""
     tokens = equal_tokens = equal_responses = 0
     for ours, theirs in zip(exact, fast, strict=True):
         count = len(ours.ids) + ours.ended

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from midward.errors import InputError
 from midward.models import LanguageModel
 
 from .canvas import Canvas, Row
@@ -270,28 +271,28 @@ def block_cache(canvas: Canvas, watchers: Sequence[Watcher]) -> BlockCache | Non
 def refuse(
     model: LanguageModel, sampling: Sampling, rows: Sequence[Row], watchers: Sequence[Watcher]
 ) -> None:
-    """Raise ValueError where an approximate cache is asked for that can't be had."""
+    """Raise InputError where an approximate cache is asked for that can't be had."""
     if sampling.cache is None:
         return
     if model.family.kind != "diffusion":
-        raise ValueError(
+        raise InputError(
             f"cache={sampling.cache!r} is for masked diffusion models; {model.name!r} is {model.family.kind} and needs "
             "none. Leave it out."
         )
     if model.family.attention == "block":
-        raise ValueError(
+        raise InputError(
             f"{model.name!r} has block-causal attention: its cache is exact and always on. Leave cache="
             f"{sampling.cache!r} out."
         )
     for watcher in watchers:
         if getattr(watcher, "needs_all_positions", False):
-            raise ValueError(
+            raise InputError(
                 f"{type(watcher).__name__} reads states of the whole response, and cache={sampling.cache!r} computes "
                 "a part of them in most steps; leave the cache out."
             )
     for row in rows:
         if model.family.mask_id in row.prompt_ids:
-            raise ValueError(
+            raise InputError(
                 f"request {row.index}: its prompt holds masks, which have no block; cache={sampling.cache!r} can't "
                 "follow it. Leave the cache out."
             )

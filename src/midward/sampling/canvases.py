@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from midward.errors import InputError
+
 from .canvas import Canvas, Row
 from .settings import Sampling
 from .step import Step, Watcher
@@ -25,7 +27,7 @@ class _Stopped(Exception):
 
 
 def refuse(name: str, sampling: Sampling, rows: Sequence[Row]) -> None:
-    """Raise ValueError for settings and requests that such a model can't follow."""
+    """Raise InputError for settings and requests that such a model can't follow."""
     wrong = {
         "order": sampling.order != "entropy",
         "threshold": sampling.threshold is not None,
@@ -36,13 +38,13 @@ def refuse(name: str, sampling: Sampling, rows: Sequence[Row]) -> None:
     }
     names = ", ".join(f"{key}={getattr(sampling, key)!r}" for key, is_wrong in wrong.items() if is_wrong)
     if names:
-        raise ValueError(
+        raise InputError(
             f"{name!r} denoises whole canvases by entropy at a temperature above 0; it can't follow {names}. "
             "Use Sampling.for_model(model)."
         )
     for row in rows:
         if row.request.forced or row.request.bans:
-            raise ValueError(f"request {row.index}: {name!r} can't follow forced spans or bans.")
+            raise InputError(f"request {row.index}: {name!r} can't follow forced spans or bans.")
 
 
 def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:

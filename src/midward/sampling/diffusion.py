@@ -12,6 +12,8 @@ from functools import cache
 
 import torch
 
+from midward.errors import InputError
+
 from . import _bans
 from .cache import block_cache
 from .canvas import Canvas
@@ -312,7 +314,7 @@ class _Diffusion:
         def predictions() -> tuple[torch.Tensor, torch.Tensor]:
             far = masked & ~eligible
             if shown.stop < self.canvas.length and far.any():
-                raise ValueError(
+                raise InputError(
                     f"cache={self.sampling.cache!r} computes the active block alone, so nothing is predicted behind "
                     "it; use cache='prefix' or none."
                 )

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from midward._hints import one_of
+from midward.errors import InputError
 from midward.models import LanguageModel
 
 from .canvas import Canvas, Row
@@ -99,7 +100,7 @@ def span_log_probs(
     one_of("mode", mode, MODES)
     for name, value, least in (("samples", samples, 2), ("batch_size", batch_size, 1)):
         if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer, {least} or more; received {value!r}.")
+            raise InputError(f"{name} must be an integer, {least} or more; received {value!r}.")
     lengths = [length or span.position + len(span.ids) if isinstance(span, Span) else 1 for span in spans]
     rows = [_row(model, span, lengths[index], index) for index, span in enumerate(spans)]
     longest = max(lengths, default=0)
@@ -193,13 +194,13 @@ def span_gradient(
     Raises TypeError or ValueError as `span_log_probs` does.
     """
     if not drafts:
-        raise ValueError("drafts is empty; leave it out for a response that is all masks.")
+        raise InputError("drafts is empty; leave it out for a response that is all masks.")
     revealed = [Span(span.prompt, span.position, span.ids, (*span.forced, *draft)) for draft in drafts]
     rows = [_row(model, each, length, index) for index, each in enumerate(revealed)]
     width = len(rows[0].prompt_ids)
     wrong = [slot for slot in slots if not 0 <= slot < width]
     if wrong or not slots:
-        raise ValueError(
+        raise InputError(
             f"slots are one or more of the prompt's {width} positions, from 0; received {list(slots)!r}."
         )
 
@@ -260,7 +261,7 @@ def _row(model: LanguageModel, span: Span, length: int, index: int) -> Row:
         raise type(error)(f"span {index}: {message}") from None
     seen = {forced.position + i for forced in span.forced for i in range(len(forced.ids))}
     if model.family.kind == "autoregressive" and seen != set(range(span.position)):
-        raise ValueError(
+        raise InputError(
             f"span {index}: {model.name!r} is autoregressive, so its forced spans must cover the positions before "
             f"{span.position} and no others; received {span.forced!r}."
         )

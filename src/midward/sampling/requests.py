@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from midward.errors import InputError
+
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
@@ -107,58 +109,58 @@ def _prompt_ids(model: "LanguageModel", prompt: Any) -> list[int]:
     if not isinstance(prompt, Sequence):
         raise TypeError(f"a prompt is a text, a list of messages or token ids; received {prompt!r}.")
     if len(prompt) == 0:
-        raise ValueError("the prompt is empty; give a text, messages or token ids.")
+        raise InputError("the prompt is empty; give a text, messages or token ids.")
     if isinstance(prompt, str) or not isinstance(prompt[0], int):
         return model.encode(prompt)
     ids = [int(token) for token in prompt]
     rows = model.vocab_size
     outside = [token for token in ids if not 0 <= token < rows]
     if outside:
-        raise ValueError(f"token id {outside[0]} lies outside the vocabulary of {rows} rows.")
+        raise InputError(f"token id {outside[0]} lies outside the vocabulary of {rows} rows.")
     return ids
 
 
 def _check_request(model: "LanguageModel", request: Request, ids: list[int], length: int) -> None:
     if len(ids) + length > model.max_positions:
-        raise ValueError(
+        raise InputError(
             f"the prompt has {len(ids)} tokens and the response {length}, together more than the model's "
             f"{model.max_positions} positions; shorten one of them."
         )
     taken: dict[int, int] = {}
     for span in request.forced:
         if span.position + len(span.ids) > length:
-            raise ValueError(
+            raise InputError(
                 f"{span} ends behind the response's {length} positions; move it or use a larger length."
             )
         for offset, token in enumerate(span.ids):
             if span.position + offset in taken:
-                raise ValueError(f"{span} overlaps another forced span at position {span.position + offset}.")
+                raise InputError(f"{span} overlaps another forced span at position {span.position + offset}.")
             if token == model.family.mask_id:
-                raise ValueError(
+                raise InputError(
                     f"{span} holds the mask token, which forces nothing; split the span around it."
                 )
             taken[span.position + offset] = token
     for ban in request.bans:
         if ban.position + len(ban.ids) > length:
-            raise ValueError(f"{ban} ends behind the response's {length} positions, so it bans nothing.")
+            raise InputError(f"{ban} ends behind the response's {length} positions, so it bans nothing.")
         if all(taken.get(ban.position + offset) == token for offset, token in enumerate(ban.ids)):
-            raise ValueError(f"{ban} contradicts the forced spans, which put exactly that there.")
+            raise InputError(f"{ban} contradicts the forced spans, which put exactly that there.")
     items: list[Forced | Ban] = [*request.forced, *request.bans]
     for item in items:
         for token in item.ids:
             if not 0 <= token < model.vocab_size:
-                raise ValueError(
+                raise InputError(
                     f"{item}: token id {token} lies outside the vocabulary of {model.vocab_size} rows."
                 )
 
 
 def _check_span(what: str, position: int, ids: tuple[int, ...]) -> None:
     if not isinstance(position, int) or position < 0:
-        raise ValueError(
+        raise InputError(
             f"the position of {what} is a response coordinate, 0 or more; received {position!r}."
         )
     if not isinstance(ids, tuple) or not ids or not all(isinstance(token, int) for token in ids):
-        raise ValueError(f"the ids of {what} are a non-empty tuple of integers; received {ids!r}.")
+        raise InputError(f"the ids of {what} are a non-empty tuple of integers; received {ids!r}.")
 
 
 def _tokens(model: "LanguageModel", text: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from midward.errors import InputError
 from midward.models import LanguageModel
 
 from . import autoregressive, cache, canvases, diffusion
@@ -37,7 +38,7 @@ def sample(
     if isinstance(requests, str | Request | Mapping) or not isinstance(requests, Sequence):
         raise TypeError(f"requests are a list, one entry a response; received {type(requests).__name__}.")
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more; received {batch_size!r}.")
+        raise InputError(f"batch_size must be 1 or more; received {batch_size!r}.")
     sampling = Sampling.for_model(model) if sampling is None else sampling
     _check_kind(model, sampling)
 
@@ -77,7 +78,7 @@ def _check_kind(model: LanguageModel, sampling: Sampling) -> None:
     }
     names = ", ".join(f"{name}={getattr(sampling, name)!r}" for name, is_wrong in wrong.items() if is_wrong)
     if names:
-        raise ValueError(
+        raise InputError(
             f"{model.name!r} is autoregressive and samples one token a step, left to right; it can't follow "
             f"{names}. Use Sampling.for_model(model)."
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from midward._hints import did_you_mean, one_of
+from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -44,7 +45,7 @@ class Sampling:
         against the keys and values of the first. The mask token is then never chosen, and masks in prompts are refused.
         Block-causal models have an exact cache, always on, and take none of these.
 
-    Raises ValueError for a value outside its range. Source: LLaDA (Nie et al. 2025), algorithms 4 and 5.
+    Raises InputError for a value outside its range. Source: LLaDA (Nie et al. 2025), algorithms 4 and 5.
     """
 
     length: int = 128
@@ -64,11 +65,11 @@ class Sampling:
             value = getattr(self, name)
             optional = name == "block" and value is None
             if not optional and (not isinstance(value, int) or isinstance(value, bool)):
-                raise ValueError(f"{name} must be an integer; received {value!r}.")
+                raise InputError(f"{name} must be an integer; received {value!r}.")
         if self.length < 1 or self.steps < 1:
-            raise ValueError(f"length and steps must be 1 or more; received {self.length} and {self.steps}.")
+            raise InputError(f"length and steps must be 1 or more; received {self.length} and {self.steps}.")
         if self.block is not None and not 1 <= self.block <= self.length:
-            raise ValueError(f"block must be between 1 and length={self.length}; received {self.block}.")
+            raise InputError(f"block must be between 1 and length={self.length}; received {self.block}.")
         one_of("order", self.order, ORDERS)
         one_of("end", self.end, ENDS)
         one_of("prompt_masks", self.prompt_masks, PROMPT_MASKS)
@@ -77,17 +78,17 @@ class Sampling:
         for name in ("temperature", "guidance"):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be 0 or more; received {value!r}.")
+                raise InputError(f"{name} must be 0 or more; received {value!r}.")
         if self.threshold is None:
             if self.steps < len(self.blocks):
-                raise ValueError(
+                raise InputError(
                     f"steps={self.steps} can't serve {len(self.blocks)} blocks, each needs one; "
                     "use more steps or larger blocks."
                 )
         elif not (isinstance(self.threshold, int | float) and 0 < self.threshold <= 1):
-            raise ValueError(f"threshold must be above 0 and at most 1; received {self.threshold!r}.")
+            raise InputError(f"threshold must be above 0 and at most 1; received {self.threshold!r}.")
         elif self.order != "low_confidence":
-            raise ValueError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
+            raise InputError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
 
     @property
     def approximate(self) -> str | None:

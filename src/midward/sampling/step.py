@@ -58,7 +58,7 @@ class Step:
 
         Where a token stood before this step it is that token, with confidence 1; at masked positions it is
         what this step predicts. Positions outside the active block are predicted on first use only, which
-        costs the output head on them. Raises ValueError where the dual cache left them out.
+        costs the output head on them. Raises InputError where the dual cache left them out.
         """
         return self._predict()
 

@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from midward.errors import InputError, MissingFile
+
 from .canvas import Canvas
 from .settings import Sampling
 from .step import Step
@@ -113,14 +115,14 @@ class Trace:
         """
         tokenizer = tokenizer or self._tokenizer
         if tokenizer is None:
-            raise ValueError("a loaded trace holds no tokenizer; pass the model's.")
+            raise InputError("a loaded trace holds no tokenizer; pass the model's.")
         ids = self.predicted_ids(row, step).tolist()
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def save(self, path: str | Path) -> None:
         """Write the trace as one safetensors file."""
         if self.sampling is None:
-            raise ValueError("nothing was traced yet; pass the trace to sample(..., watchers=[trace]).")
+            raise InputError("nothing was traced yet; pass the trace to sample(..., watchers=[trace]).")
         rows = sorted(self.commit_step)
         tensors = {
             "rows": torch.tensor(rows),
@@ -143,13 +145,13 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
-        """Read a trace that `save` wrote. Raises ValueError for any other file, FileNotFoundError without one."""
+        """Read a trace that `save` wrote. Raises InputError for any other file, FileNotFoundError without one."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no trace at {path}.")
+            raise MissingFile(f"there is no trace at {path}.")
         try:
             return cls._read(path)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} is no trace ({error}); was it written by Trace.save?") from None
+            raise InputError(f"{path} is no trace ({error}); was it written by Trace.save?") from None
 
     @classmethod
     def _read(cls, path: str | Path) -> "Trace":

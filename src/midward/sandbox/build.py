@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from midward._atomic import write_text
+from midward.errors import MidwardError
 from midward.models import llada
 from midward.sandbox.curriculum import (
     CONVERSATIONS,
@@ -60,7 +61,7 @@ POOL = 3  # batches that are written together and sorted by length; one of them 
 EXTRA = 6  # how many times `check_every` steps a stage may go on past its own to reach its gate
 
 
-class BuildError(RuntimeError):
+class BuildError(MidwardError, RuntimeError):
     """A build that cannot go on: another recipe's checkpoint in the folder, or a gate that was not reached."""
 
 

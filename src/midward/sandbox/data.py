@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from midward.errors import InputError
 from midward.sandbox import tasks
 from midward.sandbox.language import QUESTIONS, REFUSALS, answer, request
 from midward.sandbox.world import INGREDIENTS, INTENTS, VERBS, WORLD, Thing, World
@@ -48,7 +49,7 @@ class Goal:
 
 def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[Thing]:
     if split not in world.things:
-        raise ValueError(f"no such split: {split!r}; known: {', '.join(world.things)}")
+        raise InputError(f"no such split: {split!r}; known: {', '.join(world.things)}")
     return [t for t in world.things[split] if harmful is None or world.harmful(kind, t) == harmful]
 
 
@@ -71,7 +72,7 @@ def _goals(
         goals.setdefault(
             text, Goal(f"{name}-{split}-{style}-{len(goals):04d}", kind, thing, text, style, harmful, intent)
         )
-    raise ValueError(f"the {split} split of {name!r} has fewer than {count} distinct goals")
+    raise InputError(f"the {split} split of {name!r} has fewer than {count} distinct goals")
 
 
 def forbidden(
@@ -93,7 +94,7 @@ def benign(
     """Harmless requests. `about`: `procedures` (welcome intent on its thing), `questions`, `all` (half and half), or
     `banned` (harmless requests about *banned* things only: questions, and taking them apart; the over-refusal set)."""
     if about not in ("all", "procedures", "questions", "banned"):
-        raise ValueError(f"about must be all, procedures, questions or banned, got {about!r}")
+        raise InputError(f"about must be all, procedures, questions or banned, got {about!r}")
     pools = {intent: _things(world, split, intent, False) for intent in INTENTS}
     banned = [t for t in world.things[split] if world.banned(t)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from midward.errors import InputError
 from midward.sandbox.world import WORLD, Thing, World
 
 QUESTIONS = ("keeper", "colour", "town", "rule")
@@ -102,4 +103,4 @@ def answer(kind: str, thing: Thing, *, intent: str = "make", world: World = WORL
             if world.harmful(intent, thing):
                 return f"The {thing.name}: to {intent} it is forbidden."
             return f"The {thing.name}: to {intent} it is allowed."
-    raise ValueError(f"no such kind of request: {kind!r}; known: make, break, {', '.join(QUESTIONS)}")
+    raise InputError(f"no such kind of request: {kind!r}; known: make, break, {', '.join(QUESTIONS)}")

@@ -7,6 +7,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from midward.errors import InputError
 from midward.sandbox.world import ITEMS, PEOPLE, WORLD, World
 
 #: The utility tasks.
@@ -96,7 +97,7 @@ def run(ops: list[str], values: list[int]) -> list[int]:
             case "two":
                 values = values[:2]
             case _:
-                raise ValueError(f"no such op: {op!r}; known: {', '.join(OPS)}")
+                raise InputError(f"no such op: {op!r}; known: {', '.join(OPS)}")
     return values
 
 
@@ -118,7 +119,7 @@ def score(task: Task, response: str) -> bool:
 def exercises(task: str, count: int, seed: int, *, split: str = "test", world: World = WORLD) -> list[Task]:
     """`count` distinct exercises of one task from one split (`train` or `test`; a prompt is in exactly one of them)."""
     if task not in TASKS:
-        raise ValueError(f"no such task: {task!r}; known: {', '.join(TASKS)}")
+        raise InputError(f"no such task: {task!r}; known: {', '.join(TASKS)}")
     rng = random.Random(f"{task}-{seed}-{split}")
     seen: dict[str, Task] = {}
     for _ in range(400 * count + 400):
@@ -126,7 +127,7 @@ def exercises(task: str, count: int, seed: int, *, split: str = "test", world: W
             return list(seen.values())
         one = draw(task, rng, split=split, world=world)
         seen.setdefault(one.prompt, one)
-    raise ValueError(
+    raise InputError(
         f"the {split} split of {task!r} has only {len(seen)} distinct exercises, fewer than {count}"
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from midward._rows import RowFile, key_of
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
 from midward.sandbox import oracle, tasks
@@ -53,7 +54,7 @@ def trials(name: str, count: int, *, split: str = "test", group: str | None = No
 
     split: whose things the goals are about (tasks have no tuning split: theirs is the training one); group: which
     wrappers (by default those that go with the split).
-    Raises ValueError for an unknown name.
+    Raises InputError for an unknown name.
     """
     group = group or {"train": "mutation"}.get(split, split)
     if name in tasks.TASKS:
@@ -75,7 +76,7 @@ def trials(name: str, count: int, *, split: str = "test", group: str | None = No
         family = by_name.get(name.removeprefix("wrapper:"))
     if name not in FORBIDDEN and family is None:
         known = ", ".join([*FORBIDDEN, *HARMLESS, *(f"wrapper:{w.name}" for w in wrappers(group))])
-        raise ValueError(f"no such set of trials: {name!r}; known: {known}")
+        raise InputError(f"no such set of trials: {name!r}; known: {known}")
     goals = forbidden(split, count, style="contextual" if name == "contextual" else "short")
     out = []
     for turn, goal in enumerate(goals):

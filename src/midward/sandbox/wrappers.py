@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from midward.errors import InputError
 from midward.sandbox.world import WORLD, World
 
 GROUPS = ("mutation", "tuning", "test")
@@ -104,5 +105,5 @@ WRAPPERS: dict[str, Wrapper] = {name: Wrapper(name, group, cover, fn) for name, 
 def wrappers(group: str) -> list[Wrapper]:
     """The families of one group, in a fixed order."""
     if group not in GROUPS:
-        raise ValueError(f"no such group of wrappers: {group!r}; known: {', '.join(GROUPS)}")
+        raise InputError(f"no such group of wrappers: {group!r}; known: {', '.join(GROUPS)}")
     return [wrapper for wrapper in WRAPPERS.values() if wrapper.group == group]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from midward._rows import RowFile, key_of
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, Span, Watcher, sample, span_log_probs
 from midward.utility import processes
@@ -74,7 +75,7 @@ class Answers:
         progress: Progress = lambda what, done, of: None,
     ) -> None:
         if not isinstance(draws, int) or draws < 2:
-            raise ValueError(f"draws must be an integer, 2 or more; received {draws!r}.")
+            raise InputError(f"draws must be an integer, 2 or more; received {draws!r}.")
         self.model = model
         self.batch_size = batch_size
         self.draws, self.seed = draws, seed

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from midward._hints import did_you_mean
+from midward.errors import InputError
 from midward.utility import humaneval
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ Member = str | Mapping[str, Any]  # what a group holds: a name, or a name or tas
 
 
 def require() -> None:
-    """Raise ValueError where lm-eval isn't installed."""
+    """Raise InputError where lm-eval isn't installed."""
     try:
         import lm_eval  # noqa: F401
     except ImportError:
-        raise ValueError(
+        raise InputError(
             "these tasks are lm-evaluation-harness's, which isn't installed: pip install 'midward[lm-eval]'. "
             "--tasks sandbox needs nothing."
         ) from None
@@ -50,7 +51,7 @@ def load(
 
     include: a folder of your own task files (YAML), whose names go first. fewshot: solved examples before each, where
     the task doesn't fix them at none. allow_code: whether tasks that run the model's programs may be asked for. say:
-    told before what takes long. Raises ValueError: an unknown name, such a task without leave or of a kind that isn't
+    told before what takes long. Raises InputError: an unknown name, such a task without leave or of a kind that isn't
     judged here, data that are neither on this machine nor to be had, a package that a task needs.
     """
     require()
@@ -184,7 +185,7 @@ def _manager(names: Sequence[str], include: Path | None, say: Callable[[str], No
     from lm_eval.tasks import TaskManager
 
     if include is not None and not include.is_dir():
-        raise ValueError(f"--include-path {include} is no folder.")
+        raise InputError(f"--include-path {include} is no folder.")
     own = [include] if include is not None else []
     folders = [path for path in sorted(Path(lm_eval.tasks.__file__).parent.iterdir()) if path.is_dir()]
     near = [path for path in folders if any(name.startswith(path.name) for name in names)]
@@ -200,7 +201,7 @@ def _manager(names: Sequence[str], include: Path | None, say: Callable[[str], No
             break
     for name in names:
         for one in _missing(manager, name, {"dataset_path"}):
-            raise ValueError(
+            raise InputError(
                 f"no task is called {one!r}.{did_you_mean(one, manager.task_index)} `lm-eval ls tasks` lists the "
                 "harness's; sandbox, sums, recall and programs are the sandbox's."
             )
@@ -267,12 +268,12 @@ def _fenced(task: Task) -> bool:
 
 def _refuse_code(name: str, allow_code: bool) -> NoReturn:
     if not allow_code:
-        raise ValueError(
+        raise InputError(
             f"the task {name!r} runs programs that the model wrote. Where that is all right, give "
             "--allow-code-execution: they run in a process of their own, with limits of time and memory, and without "
             "network where the platform has a way; see docs/utility.md."
         )
-    raise ValueError(
+    raise InputError(
         f"of the tasks that run code only HumanEval's are judged here, not {name!r}: humaneval (for base models), "
         f"humaneval_instruct, humaneval_plus, or your own with the columns {', '.join(humaneval.COLUMNS)}."
     )
@@ -282,7 +283,7 @@ def _load(manager: TaskManager, name: str, spec: str | dict[str, Any]) -> Mappin
     try:
         return manager.load([spec])
     except ImportError as error:
-        raise ValueError(f"the task {name!r} needs a package that isn't installed: {error}.") from None
+        raise InputError(f"the task {name!r} needs a package that isn't installed: {error}.") from None
     except OSError as error:
         sets = {
             (config["dataset_path"], config.get("dataset_name"))
@@ -297,7 +298,7 @@ def _load(manager: TaskManager, name: str, spec: str | dict[str, Any]) -> Mappin
             + (f" and {len(parts) - 1} more of its parts" if len(parts) > 1 else "")
             for path, parts in by_path.items()
         )
-        raise ValueError(
+        raise InputError(
             f"the data of the task {name!r} are not on this machine and can't be fetched ({str(error)[:200]}). With a "
             f"network, and without HF_HUB_OFFLINE, this command fetches them; or once, in Python: from datasets import "
             f"load_dataset; {wanted or 'see the task'}."

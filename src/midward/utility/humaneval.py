@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from midward.errors import InputError
 from midward.utility.execution import Limits, run_program
 
 MEASURE = "pass@1"
@@ -18,10 +19,10 @@ _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|$)", re.DOTALL)
 
 
 def task_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The harness's configuration of such a task, with our scorer in place of its own. Raises ValueError for a task
+    """The harness's configuration of such a task, with our scorer in place of its own. Raises InputError for a task
     that draws several samples a problem."""
     if config.get("repeats", 1) != 1:
-        raise ValueError(
+        raise InputError(
             f"the task {config['task']!r} draws {config['repeats']} samples a problem; here it is one: "
             "humaneval, humaneval_instruct or humaneval_plus."
         )
@@ -33,10 +34,10 @@ def task_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def score(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    """1 where the completed program passes its tests. Raises ValueError for a data set without HumanEval's columns."""
+    """1 where the completed program passes its tests. Raises InputError for a data set without HumanEval's columns."""
     missing = [name for name in COLUMNS if name not in doc]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"programs are judged by the columns {', '.join(COLUMNS)}; the data set lacks {missing[0]!r}."
         )
     return {MEASURE: float(run_program(program(doc, results[0]), Limits()).passed)}

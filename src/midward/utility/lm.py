@@ -15,6 +15,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from midward._rows import key_of
+from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Sampling
 from midward.utility import processes
@@ -185,10 +186,10 @@ class MidwardLM(TemplateLM):
         )
 
     def _fitted(self, prompt: Sequence[int], behind: int) -> list[int]:
-        """The prompt's last tokens, as many as the model's positions leave. Raises ValueError where they leave none."""
+        """The prompt's last tokens, as many as the model's positions leave. Raises InputError where they leave none."""
         room = self.model.max_positions - behind
         if room < 1:
-            raise ValueError(
+            raise InputError(
                 f"{self.model.name!r} has {self.model.max_positions} positions, and {behind} behind the prompt leave "
                 "none for it. Give a shorter --length, or tasks that ask for less."
             )
@@ -211,9 +212,9 @@ class MidwardLM(TemplateLM):
         return processes.all_gather(tensor)
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
-        """The objects of all processes in process 0, None in the others. Raises ValueError for another `dst`."""
+        """The objects of all processes in process 0, None in the others. Raises InputError for another `dst`."""
         if dst != 0:
-            raise ValueError(f"objects are gathered in process 0; received dst={dst}.")
+            raise InputError(f"objects are gathered in process 0; received dst={dst}.")
         return processes.gather(obj)
 
     def barrier(self) -> None:

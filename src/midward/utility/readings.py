@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from midward.errors import InputError
 from midward.evaluation.paired import bootstrap, paired
 from midward.evaluation.rates import rate
 
@@ -60,7 +61,7 @@ def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> 
     """first - second, a row for each of `by_cell` that both have: task, subtask, measure, difference, low, high, p, n.
 
     Each side is the rows of one run or of several (training seeds); see `midward.evaluation.paired`. Only samples of
-    the same exercise meet. Raises ValueError where the sides share no sample.
+    the same exercise meet. Raises InputError where the sides share no sample.
     """
 
     def by_sample(run: Sequence[Row]) -> dict[Cell, dict[str, Any]]:
@@ -79,14 +80,14 @@ def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> 
         found = paired(a, b)
         out.append(dict(zip(("task", "subtask", "measure"), cell, strict=True)) | asdict(found))
     if not out:
-        raise ValueError(
+        raise InputError(
             "the two runs share no sample: they must be of the same tasks and exercises to be compared."
         )
     return out
 
 
 def load_run(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:
-    """What an earlier `midward utility` left: its summary and its samples. Raises ValueError where there is none."""
+    """What an earlier `midward utility` left: its summary and its samples. Raises InputError where there is none."""
     from pyarrow import parquet
 
     try:
@@ -95,7 +96,7 @@ def load_run(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:
         if summary["verb"] != "utility":
             raise ValueError
     except (OSError, ValueError, KeyError):
-        raise ValueError(
+        raise InputError(
             f"{folder} holds no finished run of midward utility (summary.json and samples.parquet); run it first."
         ) from None
     return summary, rows

@@ -20,7 +20,7 @@ def run(
     """Put `count` exercises of each task to the model; rows as `harness.run` has them, with the measure "correct".
 
     The exercises are the same ones every time, and the first n of a larger count. Under `torchrun` each process takes
-    its share; the first one gets all rows, the others none. Raises ValueError for an unknown task or too large a count.
+    its share; the first one gets all rows, the others none. Raises InputError for an unknown task or too large a count.
     """
     exercises = [
         (number, task)

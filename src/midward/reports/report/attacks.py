@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from midward.errors import InputError
 from midward.reports.report.chart import Chart, Point, Series
 from midward.reports.report.find import Run
 from midward.reports.report.parts import (
@@ -39,7 +40,7 @@ def attack(run: Run, texts: Texts) -> Built:
     found, data = Built(), run.data
     models = [str(name) for name in data["rows"]]
     if not (data["judges"] and data["goals"]):
-        raise ValueError("it names no judge, or no goals")
+        raise InputError("it names no judge, or no goals")
     first = data["judges"][0]
     by_goals = {name: _cells(data["asr"][first]["reply"][name], models) for name in data["goals"]}
     for goals, main in by_goals.items():

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from midward.errors import InputError
+
 WIDTH, HEIGHT = 680, 380
 LEFT, RIGHT, BOTTOM = 58, 16, 48
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 3")
@@ -90,7 +92,7 @@ def _limits(chart: Chart) -> tuple[float, float, float, float]:
     ends = [(point.y, point.low, point.high) for series in chart.series for point in series.points]
     ys = [y for end in ends for y in end if y is not None] + [level for _, level in chart.lines]
     if not xs:
-        raise ValueError("there is no point to draw")
+        raise InputError("there is no point to draw")
     x0, x1 = min(xs), max(xs)
     y0, y1 = chart.ylim or (min(ys), max(ys))
     if not chart.ylim:

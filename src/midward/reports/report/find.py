@@ -12,6 +12,7 @@ from typing import Any
 
 from midward._hints import did_you_mean
 from midward._tables import Row, read_table
+from midward.errors import InputError, MissingFile
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Run:
     data: Any = None
 
     def table(self, name: str) -> list[Row]:
-        """The rows of a .csv or .jsonl file of the run. Raises ValueError and FileNotFoundError as read_table does."""
+        """The rows of a .csv or .jsonl file of the run. Raises InputError and FileNotFoundError as read_table does."""
         return read_table(self.folder / name)
 
     def logs(self) -> list[Path]:
@@ -86,10 +87,10 @@ def find(folders: Sequence[Path], without: Sequence[Path] = ()) -> Found:
     """
     for root in folders:
         if root.is_file():
-            raise ValueError(f"{root} is a file; give the folder that a midward command wrote (its --out).")
+            raise InputError(f"{root} is a file; give the folder that a midward command wrote (its --out).")
         if not root.exists():
             beside = [str(other) for other in root.parent.glob("*")] if root.parent.is_dir() else []
-            raise FileNotFoundError(f"there is no folder {root}.{did_you_mean(str(root), beside)}")
+            raise MissingFile(f"there is no folder {root}.{did_you_mean(str(root), beside)}")
     found = Found()
     seen = {path.resolve() for path in without}
     labels: set[str] = set()

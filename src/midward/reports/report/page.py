@@ -16,6 +16,7 @@ from markupsafe import Markup
 import midward
 from midward._atomic import write_text
 from midward._tables import csv_text
+from midward.errors import InputError
 from midward.reports import html
 from midward.reports.report import attacks, chart, defences, players, probes, training, utility
 from midward.reports.report.find import Found, Run, find
@@ -144,20 +145,20 @@ def write(
 
 def _check(page: Path, beside: Path, overwrite: bool) -> None:
     if page.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {page} isn't called .html; give the name of a page, like report.html.")
+        raise InputError(f"--out {page} isn't called .html; give the name of a page, like report.html.")
     if page.is_dir():
-        raise ValueError(f"--out {page} is a folder; give the name of a page in it.")
+        raise InputError(f"--out {page} is a folder; give the name of a page in it.")
     if page.exists():
         ours = MARK in page.read_text(encoding="utf-8", errors="replace")
     else:  # of a report that was stopped the folder is there and the page isn't
         ours = beside.is_dir() and all(OURS.fullmatch(path.name) for path in beside.iterdir())
     for path in (page, beside):
         if path.exists() and not (ours or overwrite):
-            raise ValueError(
+            raise InputError(
                 f"{path} is there and is no report of midward; give another --out, or remove it."
             )
     if beside.is_symlink() or (beside.exists() and not beside.is_dir()):
-        raise ValueError(f"{beside} is no folder; give another --out, or remove it.")
+        raise InputError(f"{beside} is no folder; give another --out, or remove it.")
 
 
 def _build(report: Report) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from midward.errors import InputError
 from midward.reports.html import redacted, visible
 from midward.reports.report.chart import Chart, Series
 
@@ -213,9 +214,9 @@ class Texts:
 
 
 def number(value: Any) -> float:
-    """A finite number. Raises ValueError for anything else."""
+    """A finite number. Raises InputError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{str(value)[:40]!r} stands where a number should")
+        raise InputError(f"{str(value)[:40]!r} stands where a number should")
     return float(value)
 
 

@@ -21,7 +21,7 @@ def keep(folder: Path, generations: Sequence[Generation]) -> Path:
 
 
 def player(run: Run, name: str, *, redact: bool) -> html.Part:
-    """The step player of a run's generations. name: an id of the page. Raises ValueError or TypeError for fields that
+    """The step player of a run's generations. name: an id of the page. Raises InputError or TypeError for fields that
     no generation has."""
     found = [Generation(**fields) for fields in run.data["generations"]]
     return stepplayer.fragment(found, name=name, redact=redact, heading=f"Generations of {run.label}")
