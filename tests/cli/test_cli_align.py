@@ -5,6 +5,7 @@ import json
 import pytest
 
 import midward as library
+from midward.errors import InputError
 
 
 def words(*numbers):
@@ -67,7 +68,7 @@ def test_method_and_objective_reach_the_run_and_length_is_the_models(
 
     def run(model, data, out, **settings):
         seen.update(settings, data=data)
-        raise ValueError("enough")
+        raise InputError("enough")
 
     monkeypatch.setattr("midward.alignment.align", run)
     kept = files[: files.index("--set")]
@@ -89,7 +90,7 @@ def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeyp
 
     def run(model, data, out, **settings):
         seen.update(settings, data=data)
-        raise ValueError("enough")
+        raise InputError("enough")
 
     monkeypatch.setattr("midward.load", lambda name, **kwargs: llada, raising=False)
     monkeypatch.setattr("midward.alignment.align", run)

@@ -44,7 +44,7 @@ def test_the_help_of_midward_imports_no_verb_and_tells_the_summary_of_each():
         [sys.executable, "-c", listed, "--help"], capture_output=True, text=True, check=True
     )
     loaded = {name for name in done.stdout.splitlines()[-1].split() if name.startswith("midward.")}
-    assert loaded == {"midward.cli", "midward.cli._app"}
+    assert loaded == {"midward.cli", "midward.cli._app", "midward.errors"}
 
     def verbs(command):
         for one in command.commands.values():

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from midward import goals
 from midward.cli import app
+from midward.errors import InputError
 from midward.evaluation.paired import bootstrap
 from midward.goals import Goal
 from midward.probes.mirror import Mirror, cases, findings, recipe, window
@@ -193,7 +194,7 @@ def test_the_recipe_is_one_that_align_reads(lively_folder, llada, tmp_path, monk
 
     def train(model, data, folder, **given):
         seen.update(given)
-        raise ValueError("enough")
+        raise InputError("enough")
 
     monkeypatch.setattr("midward.alignment.align", train)
     (tmp_path / "p.jsonl").write_text('{"prompt": "t30"}\n')
