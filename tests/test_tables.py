@@ -28,8 +28,10 @@ def test_any_text_comes_back_from_csv_and_jsonl(tmp_path_factory, rows, mark):
     with (folder / "t.jsonl").open("w", newline="", encoding=encoding) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\r\n\n")
-    assert read_table(folder / "t.csv") == rows
     assert read_table(folder / "t.jsonl") == rows
+    filled = [row for row in rows if any(row.values())]
+    if filled:
+        assert read_table(folder / "t.csv") == filled
 
 
 def test_a_field_may_be_longer_than_the_csv_modules_limit(tmp_path):
@@ -61,6 +63,24 @@ def test_a_bad_file_is_told_with_its_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "goal,target,,\na,b,,\n,,,\nc,d,,\n",  # as spreadsheets save what was once filled
+        "goal,target\na,b,,\n\n,\n,,,,\nc,d\n",
+        "\ufeff\ngoal,target,\na,b\nc,d\n",
+    ],
+)
+def test_what_a_spreadsheet_leaves_empty_is_nothing(tmp_path, content):
+    (tmp_path / "t.csv").write_text(content)
+    assert read_table(tmp_path / "t.csv") == [{"goal": "a", "target": "b"}, {"goal": "c", "target": "d"}]
+
+
+def test_a_column_without_a_name_stays_where_it_holds_something(tmp_path):
+    (tmp_path / "t.csv").write_text(",goal\n0,a\n1,b\n")  # as pandas writes its index
+    assert read_table(tmp_path / "t.csv") == [{"": "0", "goal": "a"}, {"": "1", "goal": "b"}]
 
 
 def test_no_such_file_names_the_nearest(tmp_path):

@@ -22,9 +22,10 @@ Row = dict[str, Any]
 def read_table(path: str | Path) -> list[Row]:
     """Return the rows of a .csv file (with a header line) or a .jsonl file (one object a line), in file order.
 
-    UTF-8, with or without a byte order mark; blank lines are skipped. Raises FileNotFoundError where there is no such
-    file, and ValueError, naming the line, for one that can't be read: broken quoting, more fields than the header has,
-    a line that is no JSON object, another encoding, another extension, or no row at all.
+    UTF-8, with or without a byte order mark; blank lines are skipped, as are a CSV's empty rows (`,,`) and the columns
+    that have neither name nor content, which spreadsheets leave. Raises MissingFile where there is no such file, and
+    InputError, naming the line, for one that can't be read: broken quoting, more fields than the header has, a line
+    that is no JSON object, another encoding, another extension, or no row at all.
     """
     path = Path(path)
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
@@ -99,22 +100,29 @@ def _plain(value: Any) -> Any:
 
 def _read_csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file, _any_field_length():
-        reader = csv.DictReader(file, strict=True)  # strict: an unclosed quote would swallow the rest
+        reader = csv.reader(file, strict=True)  # strict: an unclosed quote would swallow the rest
         try:
-            header = list(reader.fieldnames or [])
-            twice = [name for name, count in Counter(header).items() if count > 1]
-            if twice:
-                raise InputError(f"{path} has more than one column {twice[0]!r}; rename them.")
-            rows = []
-            for row in reader:
-                if None in row:
-                    raise InputError(
-                        f"{path}, line {reader.line_num} has more fields than the header's {len(header)}; "
-                        "put quotes around a field with a comma."
-                    )
-                rows.append(dict(row))
+            # An empty line is no row, nor is one of empty fields.
+            lines = [(reader.line_num, fields) for fields in reader if any(fields)]
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num} is no proper CSV: {error}.") from None
+    if not lines:
+        return []
+    (_, header), *lines = lines
+    used = [
+        n for n, name in enumerate(header) if name or any("".join(fields[n : n + 1]) for _, fields in lines)
+    ]
+    twice = [name for name, count in Counter(header[n] for n in used).items() if count > 1]
+    if twice:
+        raise InputError(f"{path} has more than one column {twice[0]!r}; rename them.")
+    rows = []
+    for number, fields in lines:
+        if any(fields[len(header) :]):
+            raise InputError(
+                f"{path}, line {number} has more fields than the header's {len(header)}; "
+                "put quotes around a field with a comma."
+            )
+        rows.append({header[n]: fields[n] if n < len(fields) else None for n in used})
     return rows
 
 

@@ -53,6 +53,27 @@ def test_the_other_columns_are_read_where_they_are_there(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "given, ids",
+    [
+        (["1", "", "0001"], ["t-1", "t-row-0001", "t-0001"]),
+        (["", "", "x"], ["t-0000", "t-0001", "x"]),
+        (["t-7", "7", "t-0002"], ["t-7", "7", "t-0002"]),
+    ],
+)
+def test_made_up_ids_give_way_to_those_given(tmp_path, given, ids):
+    path = tmp_path / "t.csv"
+    path.write_text("id,goal\n" + "".join(f"{name},Placeholder\n" for name in given))
+    assert [goal.id for goal in load(path)] == ids
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_byte_order_mark_is_nothing(tmp_path, kind):
+    content = {"csv": "goal,\nPlaceholder,\n,\n", "jsonl": '{"goal": "Placeholder"}\n'}[kind]
+    (tmp_path / f"t.{kind}").write_text(content, encoding="utf-8-sig")
+    assert [goal.text for goal in load(tmp_path / f"t.{kind}")] == ["Placeholder"]
+
+
+@pytest.mark.parametrize(
     "name, content, message",
     [
         ("t.csv", "", "holds no rows"),

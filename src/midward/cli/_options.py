@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -160,8 +161,34 @@ Overwrite = Annotated[
 
 
 def names(text: str) -> list[str]:
-    """What a flag names, by comma, as given; blanks and empty places are nothing."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """What a flag names, by comma, as given; blanks and empty places are nothing.
+
+    A path that is there is one name, commas and all; so is what ends in one (prefill:PATH, sri:anchors=PATH).
+    """
+
+    def is_path(run: str) -> bool:
+        return any("," in path and os.path.exists(path) for path in (run, re.split("[:=]", run)[-1]))
+
+    parts, found = text.split(","), []
+    while parts:
+        runs = {size: ",".join(parts[:size]).strip() for size in range(len(parts), 0, -1)}
+        size = next((size for size, run in runs.items() if is_path(run)), 1)
+        found.append(runs[size])
+        del parts[:size]
+    return [name for name in found if name]
+
+
+def labelled(flag: str, text: str, what: str) -> tuple[str, str]:
+    """(label, path) of LABEL=PATH, and ("", path) without a label. A path that is there is one, equals signs and all.
+
+    flag, what: for the error, as in "--adapter takes a folder, or LABEL=FOLDER". Raises InputError.
+    """
+    if "=" not in text or os.path.exists(text):
+        return "", text
+    label, _, path = text.partition("=")
+    if not (label and path):
+        raise InputError(f"{flag} takes {what}; received {text!r}.")
+    return label, path
 
 
 Compare = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midward.cli._options import DeviceMap, Quantize, SamplingOptions
+from midward.cli._options import DeviceMap, Quantize, SamplingOptions, labelled
 from midward.cli._options import names as names_of
 from midward.cli._show import columns, console, out, say
 from midward.errors import InputError
@@ -209,22 +209,14 @@ def _rows(
 
     rows = [Row("base", model, arguments=arguments)]
     for one in adapters:
-        label, equals, folder = one.partition("=")
-        if not equals:
-            label, folder = Path(one).name, one
-        if not (label and folder):
-            raise InputError(f"--adapter takes a folder, or LABEL=FOLDER; received {one!r}.")
-        rows.append(Row(label, model, folder, arguments))
+        label, folder = labelled("--adapter", one, "a folder, or LABEL=FOLDER")
+        rows.append(Row(label or Path(folder).name, model, folder, arguments))
     labels = {row.adapter: row.label for row in rows}
     for one in guards:
-        label, equals, file = one.partition("=")
-        if not equals:
-            label, file = Path(one).stem, one
-        if not (label and file):
-            raise InputError(f"--guard takes a guard's file, or LABEL=FILE; received {one!r}.")
+        label, file = labelled("--guard", one, "a guard's file, or LABEL=FILE")
         folder = describe(file)["bound"]["adapter"]
         behind = labels.get(folder) or Path(folder).name
-        rows.append(Row(f"{behind}+{label}", model, folder, arguments, guard=file))
+        rows.append(Row(f"{behind}+{label or Path(file).stem}", model, folder, arguments, guard=file))
     config = {"temperature": arguments.get("temperature"), "max_tokens": arguments.get("length")}
     return rows + [Row(one.replace("/", "-"), one, None, config, served=True) for one in served]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,23 +72,29 @@ def detect(rows: Sequence[Row], where: str, column: str | None = None) -> Column
 def goals_of(rows: Sequence[Row], columns: Columns, *, source: str, harmful: bool, where: str) -> list[Goal]:
     """The goals of a table, in its order.
 
-    An id that is a bare number gets the set's name in front; without a column of ids it is the name and the row's
-    number from 0. harmful: of each goal, unless a column says it. where: the table's name in errors. Raises GoalsError
-    for a missing column, a row without a text, an id that comes twice, and where no row belongs to the set.
+    An id that is a bare number gets the set's name in front; a row without one has the name and its number from 0.
+    harmful: of each goal, unless a column says it. where: the table's name in errors. Raises GoalsError for a missing
+    column, a row without a text, an id that comes twice, and where no row belongs to the set.
     """
     try:
         for name in columns.names:
             require_column(rows, name, where)
     except ValueError as error:
         raise GoalsError(str(error)) from None
+    chosen = {
+        number: row
+        for number, row in enumerate(rows)
+        if not columns.only or row.get(columns.only[0]) == columns.only[1]
+    }
+    if not chosen:
+        raise GoalsError(f"{where} holds no row of the set {source}.")
+    ids = _ids({number: _part(row, columns.id) for number, row in chosen.items()}, source, where)
     goals = []
-    for number, row in enumerate(rows):
-        if columns.only and row.get(columns.only[0]) != columns.only[1]:
-            continue
+    for number, row in chosen.items():
         line = f"{where}, row {number + 1}"
         goals.append(
             Goal(
-                id=_id(_part(row, columns.id) or f"{number:04d}", source),
+                id=ids[number],
                 text=_text(row, columns, line),
                 source=source,
                 harmful=_truth(row, columns.harmful, line) if columns.harmful else harmful,
@@ -97,11 +103,6 @@ def goals_of(rows: Sequence[Row], columns: Columns, *, source: str, harmful: boo
                 category=_part(row, columns.category),
             )
         )
-    if not goals:
-        raise GoalsError(f"{where} holds no row of the set {source}.")
-    twice = [name for name, count in Counter(goal.id for goal in goals).items() if count > 1]
-    if twice:
-        raise GoalsError(f"{where} has the id {twice[0]!r} more than once; results are kept by id.")
     return goals
 
 
@@ -110,8 +111,20 @@ def _part(row: Row, name: str | None) -> str | None:
     return None if value is None or not str(value).strip() else str(value)
 
 
-def _id(given: str, source: str) -> str:
-    return f"{source}-{given}" if given.isdecimal() else given
+def _ids(given: Mapping[int, str | None], source: str, where: str) -> dict[int, str]:
+    """Row number -> id, of what the column of ids holds. Raises GoalsError where it holds one twice."""
+    counts = Counter(name for name in given.values() if name is not None)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise GoalsError(f"{where} has the id {twice[0]!r} more than once; results are kept by id.")
+    found = {number: name for number, name in given.items() if name is not None}
+    for number, name in found.items():
+        if name.isdecimal() and f"{source}-{name}" not in counts:
+            found[number] = f"{source}-{name}"
+    taken = set(found.values())
+    for number in given.keys() - found.keys():
+        name = f"{source}-{number:04d}"
+        found[number] = f"{source}-row-{number:04d}" if name in taken else name  # made up, so it gives way
+    return found
 
 
 def _text(row: Row, columns: Columns, line: str) -> str:

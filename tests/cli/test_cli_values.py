@@ -1,0 +1,50 @@
+"""What a flag holds: separators that also stand in paths."""
+
+import pytest
+
+from midward.cli._options import labelled, names
+from midward.errors import InputError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a, b.csv", "c,d,e.jsonl", "sub,dir/f.csv", "x/lr=1e-4/adapter_config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("a, b.csv", ["a, b.csv"]),
+        (" sandbox , a, b.csv,c,d,e.jsonl,, xstest", ["sandbox", "a, b.csv", "c,d,e.jsonl", "xstest"]),
+        ("prefill:sub,dir/f.csv,benign", ["prefill:sub,dir/f.csv", "benign"]),
+        ("perplexity:reference=sub,dir,sri", ["perplexity:reference=sub,dir", "sri"]),
+        ("a,b", ["a", "b"]),
+        ("sri,classifier:model=x", ["sri", "classifier:model=x"]),
+        (" , ", []),
+    ],
+)
+def test_a_path_that_is_there_wins_over_the_comma(here, given, found):
+    assert names(given) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("x/lr=1e-4", ("", "x/lr=1e-4")),
+        ("mine=x/lr=1e-4", ("mine", "x/lr=1e-4")),
+        ("mine=elsewhere", ("mine", "elsewhere")),
+        ("elsewhere", ("", "elsewhere")),
+    ],
+)
+def test_a_path_that_is_there_wins_over_the_equals_sign(here, given, found):
+    assert labelled("--adapter", given, "a folder, or LABEL=FOLDER") == found
+
+
+@pytest.mark.parametrize("given", ["mine=", "=x", "="])
+def test_half_a_label_is_told(here, given):
+    with pytest.raises(InputError, match="--adapter takes a folder, or LABEL=FOLDER; received"):
+        labelled("--adapter", given, "a folder, or LABEL=FOLDER")
