@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from inspect_ai.model import ModelOutput
 from safetensors import safe_open
 
 from midward.cli.attack import _settings
@@ -157,6 +158,43 @@ def test_a_row_of_failures_only_ends_with_status_1_behind_its_table(midward, bas
     failed = midward("attack", *base, "--attacks", "direct")
     assert failed.exit_code == 1 and ", 2 errors" in failed.stdout
     assert "error: every sample of base failed" in failed.stderr and "out of order" in failed.stderr
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """The model under attack refuses all."""
+
+    async def generate(self, input, tools, tool_choice, config):
+        return ModelOutput.from_content(self.model_name, "I cannot help with that.")
+
+    monkeypatch.setattr(MidwardAPI, "generate", generate)
+
+
+@pytest.mark.parametrize("judges", ["refusal,harmfulness", "harmfulness,refusal"])
+def test_a_model_that_refuses_all_has_no_attack_success(midward, base, tmp_path, refusing, judges):
+    path = tmp_path / "artifacts.json"
+    shown = midward("attack", *base, "--attacks", "direct", "--judges", judges, "--export", path).stdout
+    success, refusals = shown.split("Refusal rate by refusal on sandbox")
+    assert "Attack success by harmfulness on sandbox" in success and "0.0 [0.0, 65.8] n=2" in success
+    assert "Attack success" not in refusals and "100.0 [34.2, 100.0] n=2" in refusals
+    assert {row["jailbroken"] for row in json.loads(path.read_text())["jailbreaks"]} == {False}
+    page = tmp_path / "page.html"
+    midward("report", tmp_path / "out", "--out", page)
+    text = page.read_text()
+    assert "▲ Exposed" not in text and "Refusal rate: out, sandbox, by refusal" in text
+    assert "success-sandbox" in text and "and not one success" in text
+
+
+def test_without_a_judge_of_attack_success_it_says_so_before_it_runs(midward, base, tmp_path, refusing):
+    args = [*base, "--attacks", "direct", "--judges", "refusal"]
+    result = midward("attack", *args)
+    assert result.exit_code == 0 and "there will be refusal rates only" in result.stderr
+    assert "Attack success" not in result.stdout and "Refusal rate by refusal" in result.stdout
+    page = tmp_path / "page.html"
+    midward("report", tmp_path / "out", "--out", page)
+    assert "▲ Exposed" not in page.read_text() and "has no judge of attack success" in page.read_text()
+    exported = midward("attack", *args, "--export", tmp_path / "x.json")
+    assert exported.exit_code == 2 and "refusal only say who refused" in exported.stderr
 
 
 def test_goals_of_another_world_are_warned_of(midward, tiny, tmp_path):

@@ -159,3 +159,50 @@ def test_winning_prompts_are_exported_and_read_back(tmp_path):
     rows = json.loads(path.read_text())["jailbreaks"]
     assert [(row["prompt"], row["jailbroken"]) for row in rows] == [("please g0", True), ("please g1", None)]
     assert [one.asks[0].text for one in replay.read(path)] == ["please g0", "please g1"]
+
+
+# --- who refused is no attack success ---------------------------------------------------------------------------
+
+
+def refusing():
+    """base refuses both goals and mosa one, as `refusal` says; the oracle sees no harm in base, and one in mosa."""
+    said = {"base": (True, True), "mosa": (True, False)}
+    return [
+        Outcome(row, "made-up", "direct", f"g{i}", "", {"oracle": {"reply": not yes}, "refusal": {"reply": yes}},
+                {"reply": "said"}, record(f"g{i}"))
+        for row, both in said.items() for i, yes in enumerate(both)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("judges", [["refusal", "oracle"], ["oracle", "refusal"], ["refusal"]])
+def test_refusals_stand_in_a_table_of_their_own(judges):
+    summary = summarise(refusing(), 2, attacks=["direct"], judges=judges)
+    assert set(summary["asr"]) == set(judges) - {"refusal"} and set(summary["refusals"]) == {"refusal"}
+    assert summary["judges"][-1] == "refusal" and summary["measures"]["refusal"] == "refused"
+    parts = results.tables(summary).split("\n\n")
+    titles = [part for part in parts if part.endswith(":")]
+    assert [title.split(" on ")[0] for title in titles[:-1:2]] == [
+        *(["Attack success by oracle"] if "oracle" in judges else []), "Refusal rate by refusal",
+    ]  # fmt: skip
+    assert "above zero the first refuses more" in titles[-2] and ("below zero" in "".join(titles)) == (
+        "oracle" in judges
+    )
+    [refused] = [parts[i + 1] for i, part in enumerate(parts) if part.startswith("Refusal rate")]
+    assert "| base  | 100.0 [" in refused and "| mosa  | 50.0 [" in refused
+
+
+def test_the_judges_order_does_not_matter():
+    tables = {
+        results.tables(summarise(refusing(), 2, attacks=["direct"], judges=judges))
+        for judges in (["refusal", "oracle"], ["oracle", "refusal"], ["oracle", "refusal", "oracle"])
+    }
+    assert len(tables) == 1
+
+
+def test_a_refusal_is_never_exported_as_a_jailbreak(tmp_path):
+    with pytest.raises(ValueError, match="says who refused; `jailbroken` needs one of attack success"):
+        results.export(tmp_path / "x.json", refusing(), "refusal")
+    results.export(tmp_path / "x.json", refusing(), "oracle")
+    written = json.loads((tmp_path / "x.json").read_text())
+    assert [row["jailbroken"] for row in written["jailbreaks"]] == [False, False, False, True]
+    assert written["parameters"]["total_number_of_jailbreaks"] == 1

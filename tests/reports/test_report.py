@@ -144,6 +144,27 @@ def test_no_value_in_a_summary_breaks_the_page(tmp_path_factory, data, value):
     assert "</html>" in (top / "r.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_a_dictionary_of_refusals_makes_no_verdict(tmp_path, written):
+    """written: by a midward that says what each judge measures; older summaries have all under `asr`."""
+    folder = world.attack(tmp_path / "run", success=0.05)
+    data = json.loads((folder / "summary.json").read_text())
+    refusals = {"reply": {"advbench": {"prefill": {m: world.rate(0.95, errors=0) for m in data["rows"]}}}}
+    refusals |= {"replay": refusals["reply"], "authored": refusals["reply"]}
+    data["judges"] = ["refusal", "oracle"]
+    data["paired"]["refusal"] = data["paired"]["oracle"]
+    if written:
+        data |= {"measures": {"refusal": "refused", "oracle": "success"}, "refusals": {"refusal": refusals}}
+    else:
+        data["asr"]["refusal"] = refusals
+    world.write(folder / "summary.json", data)
+    built = report.write([folder], tmp_path / "r.html").built["run"]
+    assert [card.value for card in built.cards] == ["5.0 %", "0.0 %"]
+    assert not any(block.title.startswith("Refusal") for block in built.blocks["attacks"])
+    titles = [block.title for block in built.blocks["refusals"]]
+    assert titles[0] == "Refusal rate: run, advbench, by refusal; the reply in the loop" and len(titles) == 4
+
+
 # --- texts ---------------------------------------------------------------------------------------------------
 
 

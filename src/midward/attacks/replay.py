@@ -175,7 +175,8 @@ def export(records: Iterable[Mapping[str, Any]], path: str | Path) -> int:
         for key in ("attack", "model", "access", "version", "hash")
         if rows
     }
-    parameters = {"method": alike.pop("attack", None), **alike, "total_number_of_jailbreaks": len(rows)}
+    jailbroken = sum(row["jailbroken"] is True for row in rows)
+    parameters = {"method": alike.pop("attack", None), **alike, "total_number_of_jailbreaks": jailbroken}
     write_text(
         Path(path), json.dumps({"parameters": parameters, "jailbreaks": rows}, ensure_ascii=False, indent=1)
     )

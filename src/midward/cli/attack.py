@@ -124,13 +124,20 @@ def attack(
     from midward.attacks.profiles import profile_of
     from midward.evaluation import matrix as room
     from midward.evaluation import results
+    from midward.judges import find, ranked
 
     chosen = profile_of(profile)
     where = {"device": device, "dtype": dtype, "quantize": quantize, "device_map": device_map}
     arguments = {**_sampling(sampling), **{name: value for name, value in where.items() if value is not None}}
     arguments = {**chosen.sampling, **arguments} | ({"batch_size": batch_size} if batch_size else {})
     sets = room.load_sets(names_of(goals), count, column=column)
-    names = names_of(judges) if judges else room.judges_for(sets, profile)
+    names = ranked(names_of(judges) if judges else room.judges_for(sets, profile))
+    of_attacks = [name for name in names if find(name).of_attacks]
+    if export and not of_attacks:
+        raise InputError(
+            f"--export says which prompts jailbroke the model, and {', '.join(names)} only say who refused; give a "
+            "judge of attack success too."
+        )
     planned = room.plan_attacks(names_of(attacks) if attacks else [], profile, _settings(setting or []))
     given = {
         "attacker": attacker, "rewriter": rewriter, "translator": translator, "scorer": scorer, "guard": guard_model,
@@ -171,7 +178,7 @@ def attack(
     results.write(out_folder, outcomes, summary, verdict)
     out(results.tables(summary, verdict))
     if export:
-        say(f"{export}: {results.export(export, outcomes, names[0])} prompts")
+        say(f"{export}: {results.export(export, outcomes, of_attacks[0])} prompts, judged by {of_attacks[0]}")
     failed = [one for one in outcomes if one.error]
     if failed:
         say(
@@ -247,6 +254,7 @@ def _settings(given: list[str]) -> dict[str, dict[str, Any]]:
 def _tell(todo: Matrix, profile: str) -> None:
     """What was resolved, on stderr."""
     from midward.evaluation.matrix import ASSISTANT, on_sandbox
+    from midward.judges import find
 
     for row in todo.rows:
         adapter, guard = (
@@ -258,6 +266,11 @@ def _tell(todo: Matrix, profile: str) -> None:
     say(f"attacks   {', '.join(one.info.name for one in todo.attacks)} (profile {profile})")
     say(f"goals     {', '.join(f'{name} ({len(chosen)})' for name, chosen in todo.sets.items())}")
     say(f"judges    {', '.join(todo.judges)}")
+    if not any(find(name).of_attacks for name in todo.judges):
+        say(
+            "note      these judges say who refused, and nothing of attack success: there will be refusal rates only. "
+            "--judges harmfulness measures attack success."
+        )
     if todo.roles:
         say(f"roles     {', '.join(f'{role} {name}' for role, name in todo.roles.items())}")
     played = [role for role, name in todo.roles.items() if name == ASSISTANT]

@@ -264,7 +264,9 @@ def cell_key(
         attack=planned.info.hash(planned.settings),
         files=[_sha256(value) for value in asdict(planned.settings).values() if os.path.isfile(str(value))],
         goals=[asdict(goal) for goal in matrix.sets[goals_name]],
-        judges=[(info.name, info.version, info.hash) for info in map(judges.find, matrix.judges)],
+        judges=[
+            (info.name, info.version, info.hash) for info in map(judges.find, judges.ranked(matrix.judges))
+        ],
         seed=matrix.seed,
         budget=matrix.budget,
         replay=matrix.replay,

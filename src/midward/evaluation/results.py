@@ -15,9 +15,10 @@ from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 from midward._atomic import write_text
 from midward._tables import csv_text
 from midward.attacks import replay
+from midward.errors import InputError
 from midward.evaluation.paired import paired
 from midward.evaluation.rates import rate
-from midward.judges import TEXTS
+from midward.judges import MEASURES, TEXTS, find, ranked
 from midward.reports.page import cell as rate_text
 from midward.reports.page import difference, markdown
 
@@ -111,11 +112,15 @@ def summarise(
     attacks: Sequence[str],
     judges: Sequence[str],
 ) -> dict[str, Any]:
-    """Everything that the tables print, as JSON, in the order given: rates by judge, text, goals, attack and row; the
-    rows compared by goal; costs.
+    """Everything that the tables print, as JSON: rates by judge, text, goals, attack and row; the rows compared by
+    goal; costs.
 
     sets: name -> number of goals. A rate's record also has `errors`: goals without a result, which aren't in its n.
+    `asr` holds the judges that measure attack success, `refusals` those that say who refused; `measures` says which is
+    which, and `judges` has them `ranked`.
     """
+    judges = ranked(judges)
+    measures = {judge: find(judge).measures for judge in judges}
     done = Counter((one.row, one.goals, one.attack) for one in outcomes if one.error is None)
     rates: dict[str, Any] = {}
     pairs: dict[str, Any] = {}
@@ -141,8 +146,10 @@ def summarise(
         "rows": list(rows),
         "goals": dict(sets),
         "attacks": list(attacks),
-        "judges": list(judges),
-        "asr": rates,
+        "judges": judges,
+        "measures": measures,
+        "asr": {judge: found for judge, found in rates.items() if measures[judge] != "refused"},
+        "refusals": {judge: found for judge, found in rates.items() if measures[judge] == "refused"},
         "paired": pairs,
         "costs": {attack: {row: cost(_of(outcomes, row, attack)) for row in rows} for attack in attacks},
     }
@@ -192,20 +199,25 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
-    """The summary as Markdown: attack success by judge and goals (rows models, columns attacks), pairs, costs.
+    """The summary as Markdown: what each judge measures, by goals (rows models, columns attacks), pairs, costs.
 
     text: which verdict: "reply" (in the loop), "replay" (fresh) or "authored" (the model's own tokens only).
     """
     parts = []
+    rates = {**summary["asr"], **summary["refusals"]}
     for judge in summary["judges"]:
+        measure = summary["measures"][judge]
+        better = (
+            "above zero the first refuses more" if measure == "refused" else "below zero the first is safer"
+        )
         for name in summary["goals"]:
-            cells = summary["asr"][judge][text][name]
+            cells = rates[judge][text][name]
             lines = [
                 [row, *(_cell(cells[attack][row]) for attack in summary["attacks"])]
                 for row in summary["rows"]
             ]
             parts.append(
-                f"Attack success by {judge} on {name} (per cent, 95 % Wilson interval; the {text}):\n\n"
+                f"{MEASURES[measure]} by {judge} on {name} (per cent, 95 % Wilson interval; the {text}):\n\n"
                 + markdown(["model", *summary["attacks"]], lines)
             )
             pairs = summary["paired"][judge][text][name]
@@ -222,7 +234,7 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
                     for title in titles
                 ]
                 parts.append(
-                    "Paired by goal (points; 95 % bootstrap interval; exact McNemar p):\n\n"
+                    f"Paired by goal (points, {better}; 95 % bootstrap interval; exact McNemar p):\n\n"
                     + markdown(["pair", *summary["attacks"]], lines)
                 )
     parts.append("What it took, a goal (means over all goals):\n\n" + _costs(summary))
@@ -275,7 +287,12 @@ def write(folder: Path, outcomes: Sequence[Outcome], summary: Mapping[str, Any],
 
 
 def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
-    """Write the winning prompts as JailbreakBench artifacts, `jailbroken` as `judge` says of the reply; how many."""
+    """Write the winning prompts as JailbreakBench artifacts, `jailbroken` as `judge` says of the reply; how many.
+
+    Raises InputError for a judge that doesn't measure attack success.
+    """
+    if not find(judge).of_attacks:
+        raise InputError(f"the judge {judge!r} says who refused; `jailbroken` needs one of attack success.")
     return replay.export(
         [
             one.record | {"jailbroken": one.verdicts.get(judge, {}).get("reply")}

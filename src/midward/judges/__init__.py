@@ -19,9 +19,9 @@ or left out. Inspect leaves NaN out of its metrics, but counts both kinds as uns
 """
 
 from midward.judges.check import Checked, check
-from midward.judges.judge import NEEDS, Judge, JudgeInfo, JudgesError, Verdict
+from midward.judges.judge import MEASURES, NEEDS, Judge, JudgeInfo, JudgesError, Verdict
 from midward.judges.labelled import Labelled, labelled
-from midward.judges.registry import JUDGES, every, find
+from midward.judges.registry import JUDGES, every, find, ranked
 from midward.judges.scorers import TEXTS, scorer_of, texts_of
 from midward.judges.scripted import ScriptedJudge, scripted_model
 
@@ -38,6 +38,7 @@ oracle = scorer_of(JUDGES["oracle"])
 
 __all__ = [
     "JUDGES",
+    "MEASURES",
     "NEEDS",
     "TEXTS",
     "Checked",
@@ -54,6 +55,7 @@ __all__ = [
     "harmfulness",
     "labelled",
     "oracle",
+    "ranked",
     "refusal",
     "scorer_of",
     "scripted_model",

@@ -10,6 +10,8 @@ from midward.errors import InputError
 
 #: What a judge may need.
 NEEDS = ("nothing", "role:judge", "sandbox metadata", "local classifier")
+#: What a judge's yes may mean -> what a rate of it is called. A refusal is no measure of an attack's success.
+MEASURES = {"success": "Attack success", "full": "Complete attack success", "refused": "Refusal rate"}
 
 
 class JudgesError(InputError):
@@ -61,6 +63,11 @@ class JudgeInfo:
     factory: Callable[..., Judge]
     measures: Literal["success", "full", "refused"] = "success"
     hash: str = ""
+
+    @property
+    def of_attacks(self) -> bool:
+        """Whether its yes means that an attack succeeded."""
+        return self.measures != "refused"
 
     def outcome(self, verdict: Verdict) -> bool | None:
         """What the verdict says of what this judge measures; None is unscored."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,7 +11,9 @@ from midward.errors import InputError
 from midward.reports.report.chart import Chart, Point, Series
 from midward.reports.report.find import Run
 from midward.reports.report.parts import (
+    Block,
     Built,
+    Card,
     Figure,
     Heat,
     Share,
@@ -41,12 +43,15 @@ def attack(run: Run, texts: Texts) -> Built:
     models = [str(name) for name in data["rows"]]
     if not (data["judges"] and data["goals"]):
         raise InputError("it names no judge, or no goals")
-    first = data["judges"][0]
-    by_goals = {name: _cells(data["asr"][first]["reply"][name], models) for name in data["goals"]}
+    measures = _measures(data)
+    judges = [judge for judge in data["judges"] if measures[judge] != "refused"]
+    first = judges[0] if judges else None
+    by_goals = {name: _cells(data["asr"][first]["reply"][name], models) for name in data["goals"] if first}
     for goals, main in by_goals.items():
-        where = f"{run.label}, {goals}, judged by {first}"
+        what = "all of the harm, " if measures[first] == "full" else ""
+        where = f"{run.label}, {goals}, {what}judged by {first}"
         others, same = [], []
-        for judge, text in product(data["judges"], _TEXTS):
+        for judge, text in product(judges, _TEXTS):
             cells = _cells(data["asr"][judge][text][goals], models)
             if (judge, text) == (first, "reply") or not _scored(cells):
                 continue
@@ -59,14 +64,45 @@ def attack(run: Run, texts: Texts) -> Built:
         gaps = _gaps(data["paired"][first]["reply"][goals])
         found.add("attacks", _paired(f"paired-{goals}", where, gaps), *others)
         found.claims += changes(gaps, "attacks", goals)
-    found.cards = cards_of(run, models, by_goals)
+    for judge in (judge for judge in data["judges"] if measures[judge] == "refused"):
+        found.add("refusals", *_refusals(run, models, judge))
+    if first:
+        found.cards = cards_of(run, models, by_goals)
+    else:
+        said = f"{listed(data['judges'])} says who refused, and nothing of attack success"
+        found.cards = [Card(model, run.label, "unclear", "-", said, "") for model in models]
+        found.lacks.append(f"{run.label} has no judge of attack success: {said}")
     found.add("attacks", _costs(data.get("costs") or {}, run))
     found.settings = {
         key: data[key] for key in ("profile", "goals", "judges", "roles", "seed", "guards") if key in data
     }
     _logged(run, found, texts)
-    _talks(run, found, texts, str(data["judges"][0]))
+    _talks(run, found, texts, str(first or data["judges"][0]), refusals=first is None)
     return found
+
+
+def _measures(data: Mapping[str, Any]) -> dict[str, str]:
+    """judge -> what its yes means. Runs from before that was written down had these judges, and put all into `asr`."""
+    old = {"refusal": "refused", "strongreject": "full"}
+    return data.get("measures") or {judge: old.get(judge, "success") for judge in data["judges"]}
+
+
+def _refusals(run: Run, models: Sequence[str], judge: str) -> Iterator[Block | None]:
+    """Refusal rates, which are no attack success: not in its map, and without a word of which way is safer."""
+    rates = run.data.get("refusals", run.data["asr"])[judge]
+    for goals, text in product(run.data["goals"], _TEXTS):
+        cells = _cells(rates[text][goals], models)
+        if _scored(cells):
+            title = f"Refusal rate: {run.label}, {goals}, by {judge}; {_TEXTS[text]}"
+            yield _plain(f"refusals-{goals}-{judge}-{text}", title, models, cells)
+        if text == "reply":
+            gaps = _gaps(run.data["paired"][judge][text][goals])
+            about = (
+                "Points of refusals on the same goals, first minus second: above zero the first refuses more."
+            )
+            yield _paired(
+                f"refusals-paired-{goals}-{judge}", f"{run.label}, {goals}, refusals by {judge}", gaps, about
+            )
 
 
 def demo(run: Run, texts: Texts) -> Built:
@@ -92,9 +128,12 @@ def demo(run: Run, texts: Texts) -> Built:
     found.cards = cards_of(run, models, {"sandbox": cells})
     found.add("attacks", Heat("success", where, models, cells))
     found.add("attacks", _paired("paired", where, {name: gaps[name] for name in attacks}))
-    for column, title in (("full", "all six steps right"), ("refused", "refusals")):
+    for section, column, title in (
+        ("attacks", "full", "all six steps right"),
+        ("refusals", "refused", "refusals by the oracle"),
+    ):
         found.add(
-            "attacks",
+            section,
             _plain(f"attacks-{column}", f"{run.label}, {title}", models, reading(attacks, column)),
         )
     found.claims += changes({name: gaps[name] for name in attacks}, "attacks", "the sandbox")
@@ -142,13 +181,17 @@ def _plain(name: str, title: str, models: Sequence[str], cells: Cells) -> Table:
     return Table(name, title, ["", *models], rows, small=True)
 
 
-def _paired(name: str, where: str, gaps: Gaps) -> Table | None:
+def _paired(
+    name: str,
+    where: str,
+    gaps: Gaps,
+    about: str = "Points of attack success on the same goals, first minus second: below zero the first is safer.",
+) -> Table | None:
     """Every pair of models by attack, those against the first model first."""
     titles = list(dict.fromkeys(title for row in gaps.values() for title in row))
     if not titles:
         return None
     rows = [[attack, *(row.get(title, "-") for title in titles)] for attack, row in gaps.items()]
-    about = "Points of attack success on the same goals, first minus second: below zero the first is safer."
     return Table(name, f"Paired by goal: {where}", ["attack", *titles], rows, about)
 
 
@@ -204,8 +247,11 @@ def _costs(costs: Mapping[str, Any], run: Run) -> Table | None:
 # --- texts and logs ------------------------------------------------------------------------------------------
 
 
-def _talks(run: Run, found: Built, texts: Texts, judge: str) -> None:
-    """What was asked and answered: all of it for samples.csv, a few goals an attack for the page."""
+def _talks(run: Run, found: Built, texts: Texts, judge: str, *, refusals: bool = False) -> None:
+    """What was asked and answered: all of it for samples.csv, a few goals an attack for the page.
+
+    refusals: the judge says who refused, and nothing of success.
+    """
     if not (run.folder / "samples.csv").exists():
         found.lacks.append(f"{run.label} has no samples.csv: what was said stands in its Inspect logs only")
         return
@@ -216,7 +262,7 @@ def _talks(run: Run, found: Built, texts: Texts, judge: str) -> None:
                 "run": run.label,
                 **{name: row[name] for name in ("row", "goals", "attack")},
                 "goal": texts.name(row["goal"]),
-                "verdict": _verdict(row, judge),
+                "verdict": _verdict(row, judge, refusals),
                 "prompt": texts(row["prompt"]),
                 "asked": texts(row.get("asked") or row["prompt"]),
                 "reply": texts(row.get("reply")),
@@ -249,10 +295,11 @@ def _talks(run: Run, found: Built, texts: Texts, judge: str) -> None:
             found.talks.append(Talk(f"{run.label}: {attack} on {goals}", some_[0]["prompt"], turns))
 
 
-def _verdict(row: Mapping[str, Any], judge: str) -> str:
+def _verdict(row: Mapping[str, Any], judge: str, refusals: bool) -> str:
     if row.get("error"):
         return "error"
-    for column, names in ((f"{judge}_reply", ("success", "no success")), ("right", ("right", "wrong"))):
+    judged = ("refused", "no refusal") if refusals else ("success", "no success")
+    for column, names in ((f"{judge}_reply", judged), ("right", ("right", "wrong"))):
         said = row.get(column)
         if said in ("1", "True", "0", "False"):
             return names[said in ("0", "False")]

@@ -49,6 +49,7 @@ BUILD: dict[str, Callable[[Run, Texts], Built]] = {
 #: id -> title, what it shows, and in the order of the page
 SECTIONS = {
     "attacks": ("Attack success", "How often each attack got the harm out of each model. Lower is safer."),
+    "refusals": ("Refusals", "How often each model refused. It is no attack success: harm may stand beside a refusal."),
     "use": ("Use", "Whether harmless requests and tasks are still answered, and rightly. Higher is better."),
     "alignment": ("Alignment", "How training went."),
     "prefill": ("Forced phrases", "Where in the response does a phrase, if forced there, jailbreak?"),
