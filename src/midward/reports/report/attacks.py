@@ -45,10 +45,10 @@ def attack(run: Run, texts: Texts) -> Built:
         raise InputError("it names no judge, or no goals")
     measures = _measures(data)
     judges = [judge for judge in data["judges"] if measures[judge] != "refused"]
-    first = judges[0] if judges else None
+    first: str | None = judges[0] if judges else None
     by_goals = {name: _cells(data["asr"][first]["reply"][name], models) for name in data["goals"] if first}
     for goals, main in by_goals.items():
-        what = "all of the harm, " if measures[first] == "full" else ""
+        what = "all of the harm, " if first and measures[first] == "full" else ""
         where = f"{run.label}, {goals}, {what}judged by {first}"
         others, same = [], []
         for judge, text in product(judges, _TEXTS):
