@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainingArguments
 
 from midward._atomic import Hold, hold, write_text
 from midward._hints import differing
+from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Schedule, digest, encode_prompts
 from midward.alignment.sentences import SentenceSet, encode_sentences
@@ -300,12 +300,10 @@ def _arguments(
 def _adapted(model, config: AlignConfig) -> Iterator[None]:
     """`model` with a fresh LoRA adapter on it, and without it afterwards."""
     base, training = model.network, model.network.training
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with quiet_peft(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(config.seed)
         # peft remarks that the model was loaded from a folder: it is recorded under the name it was asked for by.
         warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*")
-        # and it reads an attribute of transformers by its old name
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         model.network = get_peft_model(
             base,
             LoraConfig(

@@ -1,23 +1,13 @@
 """A PEFT adapter folder, put on the network it was made for."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
+from midward._peft import PeftConfig, PeftModel, get_peft_model_state_dict, quiet_peft
+
 from .errors import ModelError
-
-
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Without the warning that PEFT draws from transformers by an attribute's old name; nobody can act on it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
 
 
 def attach(network: Any, folder: Path, name: str) -> PeftModel:

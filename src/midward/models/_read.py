@@ -52,8 +52,9 @@ class Placement:
         if not is_bitsandbytes_available():  # or too old for transformers
             raise ModelError(f"quantize={self.quantize!r} needs bitsandbytes: pip install -U bitsandbytes")
 
-        # It remarks at every layer of every forward that it casts to float16.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        # It remarks at every layer of every forward that it casts to float16, and asks for a package to be faster.
+        for name in ("autograd._functions", "backends.cpu.ops"):
+            logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
         if self.quantize == "8bit":
             options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
         else:

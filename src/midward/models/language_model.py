@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 
+from midward._peft import PeftModel, get_peft_model_state_dict
 from midward.errors import InputError
 
 from .errors import ModelError

@@ -1,0 +1,43 @@
+"""PEFT, without what it brings along unasked."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keep PEFT from importing bitsandbytes, and from a warning that nobody can act on.
+
+    PEFT imports bitsandbytes wherever it is installed: it takes its time and, on some CPUs, prints a warning. A network
+    that holds quantised layers has it imported already, and then this changes nothing.
+    """
+    absent = "bitsandbytes" not in sys.modules
+    if absent:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # Python's way to say: not there
+    try:
+        with warnings.catch_warnings():
+            # transformers' attribute under its old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if absent:
+            del sys.modules["bitsandbytes"]
+            from peft import import_utils
+
+            import_utils.is_bnb_available.cache_clear()
+            import_utils.is_bnb_4bit_available.cache_clear()
+
+
+with quiet_peft():
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+
+__all__ = [
+    "LoraConfig",
+    "PeftConfig",
+    "PeftModel",
+    "get_peft_model",
+    "get_peft_model_state_dict",
+    "quiet_peft",
+]
