@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from midward._atomic import write_text
 from midward._hints import did_you_mean
 from midward.errors import InputError, MissingFile
+from midward.store import replacing, write_text
 
 Row = dict[str, Any]
 
@@ -88,9 +88,8 @@ def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Pat
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "parquet")]
     write_text(paths[0], csv_text(names, (row.values() for row in plain)))
-    part = paths[1].with_name(f"{paths[1].name}.part")
-    parquet.write_table(pa.Table.from_pylist(plain), part)
-    part.replace(paths[1])
+    with replacing(paths[1]) as part:
+        parquet.write_table(pa.Table.from_pylist(plain), part)
     return paths
 
 

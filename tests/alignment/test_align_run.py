@@ -125,7 +125,7 @@ def test_a_finished_run_is_returned_and_a_different_one_refused(model, tmp_path)
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(model, tmp_path):
-    claim = "import pathlib, sys; from midward._atomic import hold; mine = hold(pathlib.Path(sys.argv[1]))"
+    claim = "import pathlib, sys; from midward.store import hold; mine = hold(pathlib.Path(sys.argv[1]))"
     claim += "; print(); input()"
     with subprocess.Popen(
         [sys.executable, "-c", claim, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -133,7 +133,7 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(model, tmp_path)
         other.stdout.readline()
         with pytest.raises(ValueError, match="another process is writing to"):
             run(model, tmp_path, max_steps=5)
-        assert not any(tmp_path.iterdir())
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
         other.kill()
     assert run(model, tmp_path, max_steps=5).history
 
@@ -143,7 +143,7 @@ def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
     for overwrite in (False, True):
         with pytest.raises(AlignError, match=r"isn't empty and holds no align\.json"):
             run(model, tmp_path, max_steps=5, overwrite=overwrite)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["thesis.txt"]
 
 
 def close(first, second, tolerance=1e-7):

@@ -109,7 +109,7 @@ def test_the_command_writes_data_figure_and_sentences_and_goes_on(lively_folder,
     more = probe("--out", tmp_path / "a", "--count", 3)
     after = (tmp_path / "a" / "rows.jsonl").read_bytes()
     assert more.exit_code == 0 and after.startswith(before) and after.count(b"\n") == 9
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+    assert {path.name for path in (tmp_path / "a").glob("[!.]*")} == {
         "rows.jsonl", "ask.csv", "ask.parquet", "ask.png", "ask.svg", "summary.json",
     }  # fmt: skip
     other = probe("--out", tmp_path / "b", "--count", 3, "--seed", 1, "--compare", tmp_path / "a")

@@ -339,7 +339,7 @@ def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder
 
     first = probe("--out", tmp_path / "a")
     assert first.exit_code == 0, first.output
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+    assert {path.name for path in (tmp_path / "a").glob("[!.]*")} == {
         "searches.jsonl", "rows.jsonl", "gcg.csv", "gcg.parquet", "gcg.png", "gcg.svg", "summary.json",
     }  # fmt: skip
     again = probe("--out", tmp_path / "b", "--seed", 1, "--compare", tmp_path / "a")

@@ -343,7 +343,7 @@ def test_the_command_leaves_tables_figures_and_sentences(probe, tmp_path):
     flags = ["--positions", "0,10", "--benign", 2]
     result = probe(*flags, "--out", tmp_path / "a")
     assert result.exit_code == 0, result.stderr
-    names = {path.name for path in (tmp_path / "a").iterdir()}
+    names = {path.name for path in (tmp_path / "a").glob("[!.]*")}
     figures = {f"{stem}.{kind}" for stem in ("prefill", "prefill-heat") for kind in ("png", "svg")}
     assert names == figures | {"rows.jsonl", "prefill.csv", "prefill.parquet", "summary.json"}
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from filelock import BaseFileLock
 from transformers import TrainingArguments
 
-from midward._atomic import Hold, hold, write_text
 from midward._hints import differing
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Schedule, digest, encode_prompts
 from midward.alignment.sentences import SentenceSet, encode_sentences
 from midward.alignment.trainer import MosaTrainer, cut_curve, last_checkpoint, read_curve, save_adapter
+from midward.store import LOCK, hold, write_text
 
 log = logging.getLogger("midward.alignment")
 
@@ -224,7 +225,7 @@ def _record(model, config: AlignConfig, harmful, calm, ids, steps: int) -> dict[
     }
 
 
-def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> Hold:
+def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> BaseFileLock:
     """Make `out` ready: fresh, to be taken up again, or refused because it holds another run, or another process runs
     in it. Nobody else may as long as what is returned lives."""
     out.mkdir(parents=True, exist_ok=True)
@@ -246,7 +247,7 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> Hold:
             if torn != last_checkpoint(out / CHECKPOINTS):
                 shutil.rmtree(torn)
         return claim
-    if any(out.iterdir()):
+    if any(path.name != LOCK for path in out.iterdir()):
         raise AlignError(f"{out} isn't empty and holds no {RECORD}; choose another folder.")
     _write_json(path, record)
     return claim

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from midward._rows import key_of
 from midward._settings import read_settings
 from midward.attacks.roles import SCORE, RolePrompt, Roles, whole
 from midward.attacks.target import Ask, BudgetSpent, Capability, Reply, Target
 from midward.goals import Goal
+from midward.store import key_of
 
 Access = Literal["black", "grey", "white"]
 Compose = Callable[[Sequence[str]], Awaitable[str | None]]

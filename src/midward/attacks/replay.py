@@ -17,11 +17,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass as checked
 
-from midward._atomic import write_text
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.target import Ask, AttackError, Capability
 from midward.errors import InputError
 from midward.goals import Goal
+from midward.store import write_text
 
 _ASKS: TypeAdapter[tuple[Ask, ...]] = TypeAdapter(tuple[Ask, ...])
 

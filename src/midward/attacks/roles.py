@@ -17,9 +17,9 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 
 from midward._asking import LIMITS, ask, bounded
 from midward._fences import fence
-from midward._rows import key_of
 from midward.attacks.target import AttackError, Runtime, together
 from midward.errors import InputError
+from midward.store import key_of
 
 if TYPE_CHECKING:
     from midward.sandbox.assistant import Assistant

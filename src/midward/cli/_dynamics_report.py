@@ -35,11 +35,11 @@ def report(
     training: list[dict[str, Any]],
 ) -> None:
     """Write and print everything. training: rows of harmless prompts that the detector is fitted on."""
-    from midward._atomic import write_text
     from midward._tables import write_table
     from midward.dynamics import readings
     from midward.dynamics.separation import lda
     from midward.reports import dynamics as figures
+    from midward.store import write_text
 
     first = next(iter(rows))
     cells = {

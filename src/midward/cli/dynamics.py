@@ -308,7 +308,7 @@ def _watch(
 
 
 def _fit_key(todo: _Prompts) -> str:
-    from midward._rows import key_of
+    from midward.store import key_of
 
     return key_of(harmless=todo.harmless, harmful=[(one.prompt, one.forced) for one in todo.harmful])
 
@@ -318,9 +318,9 @@ def _anchors(
     all_steps: bool, batch_size: int, stem: Path, progress: Callable[[int], None],
 ) -> dict[str, Anchors]:  # fmt: skip
     """layer's name -> anchors; those fitted before on the same prompts and settings are taken from their files."""
-    from midward._rows import key_of
     from midward.dynamics import Anchors, fit_layers
     from midward.judges.phrases import refusal_in
+    from midward.store import key_of
 
     key = key_of(
         model=model.fingerprint,

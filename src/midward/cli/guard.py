@@ -146,9 +146,9 @@ def _score(
 ) -> None:
     from dataclasses import asdict
 
-    from midward._rows import RowFile, key_of
     from midward._tables import write_table
     from midward.guards import load
+    from midward.store import RowFile, key_of
 
     fitted = load(guard, loaded, chosen)
     file = RowFile(out_file)
@@ -162,10 +162,13 @@ def _score(
             found = fitted.sample(
                 loaded, [texts[i] for i in chunk], chosen, batch_size=batch_size, watchers=[StepBar(progress)]
             )
-            for i, response in zip(chunk, found, strict=True):
-                said = response.verdict.record()
-                row = {"prompt": texts[i], "response": response.text, **said, "nfe": response.nfe}
-                file.append({"key": keys[i], "index": i, **row})
+            file.extend(
+                {
+                    "key": keys[i], "index": i, "prompt": texts[i], "response": response.text,
+                    **response.verdict.record(), "nfe": response.nfe,
+                }
+                for i, response in zip(chunk, found, strict=True)
+            )  # fmt: skip
             progress.advance(task, len(chunk))
     rows = [file.rows[key] for key in keys]
     write_table(out_file.with_suffix(""), rows)

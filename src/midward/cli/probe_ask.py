@@ -51,13 +51,13 @@ def ask(
     Run again, it goes on where it stopped.
     """
     from midward import goals as room
-    from midward._atomic import write_text
     from midward._tables import write_table
     from midward.probes import _readings, verdicts
     from midward.probes import ask as probe
     from midward.probes.phrases import phrases_for
     from midward.probes.prefill import positions_of
     from midward.reports.suffixes import by_word
+    from midward.store import write_text
 
     settings = probe.Ask(positions_of(words), phrase, sampling.seed)
     chosen = room.load(goals, count=count, column=column)

@@ -179,8 +179,8 @@ def _label(model: str, adapter: str | None) -> str:
 
 
 def _write(folder: Path, rows: Sequence[dict[str, Any]], summary: Mapping[str, Any]) -> None:
-    from midward._atomic import write_text
     from midward._tables import write_table
+    from midward.store import write_text
 
     write_table(folder / "gcg", [{k: v for k, v in row.items() if k not in ("key", "run")} for row in rows])
     write_text(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

@@ -90,8 +90,8 @@ def _sample(
     folder: Path,
 ) -> dict[str, list[Order]]:
     """set -> orders; each is a row of rows.jsonl, and those there already aren't sampled again."""
-    from midward._rows import RowFile, key_of
     from midward.dynamics.order import Order, orders
+    from midward.store import RowFile, key_of
 
     file = RowFile(folder / "rows.jsonl")
     about = {"probe": "order", "model": model.fingerprint, "sampling": asdict(sampling)}
@@ -109,10 +109,10 @@ def _sample(
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
             seen = orders(model, [text for *_, text in batch], sampling, batch_size=batch_size)
-            for (key, name, text), one in zip(batch, seen, strict=True):
-                file.append(
-                    {"key": key, "set": name, "prompt": text, "end": one.end, "steps": list(one.steps)}
-                )
+            file.extend(
+                {"key": key, "set": name, "prompt": text, "end": one.end, "steps": list(one.steps)}
+                for (key, name, text), one in zip(batch, seen, strict=True)
+            )
             progress.advance(task, len(batch))
     return {
         name: [Order(tuple(file.rows[key]["steps"]), file.rows[key]["end"]) for key in keys[name]]
@@ -123,10 +123,10 @@ def _sample(
 def _report(
     folder: Path, model: LanguageModel, sampling: Sampling, found: Mapping[str, Sequence[Order]]
 ) -> None:
-    from midward._atomic import write_text
     from midward._tables import write_table
     from midward.dynamics import order as room
     from midward.reports import dynamics as figures
+    from midward.store import write_text
 
     everything = [one for orders in found.values() for one in orders]
     cells = {name: _cells(orders) for name, orders in {**found, "all": everything}.items()}

@@ -145,11 +145,11 @@ def mirror(
     import yaml
 
     from midward import goals as room
-    from midward._atomic import write_text
     from midward.probes import _readings, verdicts
     from midward.probes import mirror as probe
     from midward.probes.phrases import phrases_for
     from midward.probes.prefill import check_positions, positions_of
+    from midward.store import write_text
 
     settings = probe.Mirror(
         attack=attack,
@@ -214,8 +214,8 @@ def _respond(
     model: LanguageModel, wanted: Sequence[Case], folder: Path, judged_by: Bench, sampling: Sampling,
     batch_size: int, about: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    from midward._atomic import write_text
     from midward.probes._run import respond, run_id
+    from midward.store import write_text
 
     model.fold_adapter()
     say(f"judge     {judged_by.info.name}: {judged_by.info.about}")
@@ -241,8 +241,8 @@ def _respond(
 
 
 def _write(folder: Path, name: str, cells: Sequence[dict[str, Any]], more: dict[str, Any]) -> None:
-    from midward._atomic import write_text
     from midward._tables import write_table
+    from midward.store import write_text
 
     write_table(folder / name, cells)
     path = folder / "summary.json"

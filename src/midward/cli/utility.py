@@ -183,8 +183,8 @@ def _has_template(model: LanguageModel) -> bool:
 def _write(
     folder: Path, rows: Sequence[dict[str, Any]], about: dict[str, Any], compared: Mapping[str, list[dict[str, Any]]]
 ) -> None:  # fmt: skip
-    from midward._atomic import write_text
     from midward._tables import write_table
+    from midward.store import write_text
     from midward.utility import cells
 
     found = cells(rows)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from midward._atomic import write_text
 from midward._tables import write_table
 from midward.demo.guarding import Guarded
 from midward.demo.study import ARMS, HARMLESS, SPLITS, Plan, adapter_folder
@@ -25,6 +24,7 @@ from midward.reports.report.page import OURS
 from midward.reports.stepplayer import Generation, scores_by_step
 from midward.sampling import Forced, Request, Sampling, Trace, sample
 from midward.sandbox import benign, forbidden
+from midward.store import write_text
 
 ORDER_PROMPTS = 50  # of each kind, as in MOSA's Figure 5
 FORCED = " Step 4:"  # in the middle of the response that the step player shows
@@ -36,9 +36,9 @@ _OWN = re.compile(
       (summary\.json | table\.md | samples\.csv | generations\.json | index\.html) (\.part)?
     | samples\.parquet (\.part)?
     | index_files/ ({OURS.pattern})
-    | rows/ (base|{_ALIGNED}) \.jsonl
+    | rows/ \.?(base|{_ALIGNED}) \.jsonl (\.lock)?
     | adapters/ {_ALIGNED}-\d+-steps/ .+
-    | guard/ (rows\.jsonl | sri\.safetensors | anchors-[0-9a-f]+\.(safetensors|unfinished) | tried/[^/]+)
+    | guard/ (rows\.jsonl | \.rows\.jsonl\.lock | sri\.safetensors | anchors-[0-9a-f]+\.(safetensors|unfinished) | tried/[^/]+)
     | logs/ ([^/]*_(base|{_ALIGNED})\.sandbox[^/]*\.eval | eval-set\.json | logs\.json | \.eval-set-id)
     """,
     re.VERBOSE,

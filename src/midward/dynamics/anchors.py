@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from midward.dynamics.states import LAST, READINGS, REGIONS, PooledStates, steps
 from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
+from midward.store import replacing
 
 FORMAT = "midward sri anchors 1"
 EPS = 1e-8  # the paper's
@@ -135,9 +135,10 @@ class Anchors:
         """Write one safetensors file, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        save_file(self.tensors(), part, metadata={"format": FORMAT, "settings": json.dumps(self.record())})
-        os.replace(part, path)
+        with replacing(path) as part:
+            save_file(
+                self.tensors(), part, metadata={"format": FORMAT, "settings": json.dumps(self.record())}
+            )
         return path
 
     @classmethod
@@ -263,10 +264,9 @@ _Sums = dict[str, tuple[int, int, dict[int, torch.Tensor]]]
 def _write_sums(path: Path, sums: _Sums) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{kind}.{n}": total for kind, (_, _, some) in sums.items() for n, total in some.items()}
-    part = path.with_name(f"{path.name}.part")
     done = {kind: (prompts, count) for kind, (prompts, count, _) in sums.items()}
-    save_file(tensors, part, metadata={"done": json.dumps(done)})
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"done": json.dumps(done)})
 
 
 def _read_sums(path: Path) -> _Sums:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from midward._rows import RowFile, key_of
 from midward.dynamics import Anchors, SRISignal
 from midward.dynamics.separation import ends
 from midward.errors import InputError
@@ -29,6 +28,7 @@ from midward.guards.fitting import digest
 from midward.guards.guard import around
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Response, Sampling, Step, Watcher, sample
+from midward.store import RowFile, key_of
 
 CHUNK = 32  # rows between two writes
 RESAMPLES = 1000
@@ -124,11 +124,12 @@ def answer(
             failed = [text is None for text in said]
             texts = [text or "" for text in said]
         verdicts = judging([cases[i] for i in chunk], texts)
+        rows = []
         for place, (i, response, text, verdict) in enumerate(zip(chunk, found, texts, verdicts, strict=True)):
             case = cases[i]
             if failed[place]:
                 verdict = dict.fromkeys(("success", "refused", "correct"))
-            file.append(
+            rows.append(
                 {
                     "key": keys[i],
                     "set": case.set,
@@ -144,6 +145,7 @@ def answer(
                     "signals": {name: one.signal(place).tolist() for name, one in watchers.items()},
                 }
             )
+        file.extend(rows)
         progress("answers", len(cases) - len(todo) + start + len(chunk), len(cases))
     return [file.rows[key] for key in keys]
 
@@ -176,9 +178,10 @@ def judge_by(
             started = time.process_time()
             scores = guard.score(model, looked, batch_size=batch_size)
             seconds = (time.process_time() - started) / len(chunk)
-            for i, score in zip(chunk, scores.tolist(), strict=True):
-                said = None if np.isnan(score) else score
-                file.append({"key": keys[i], "score": said, "seconds": seconds})
+            file.extend(
+                {"key": keys[i], "score": None if np.isnan(score) else score, "seconds": seconds}
+                for i, score in zip(chunk, scores.tolist(), strict=True)
+            )
             progress("scores", done + start + len(chunk), len(guards) * len(rows))
         done += len(rows)
         found[label] = _said(guard, rows, [file.rows[key] for key in keys])

@@ -22,7 +22,6 @@ from inspect_ai.util import collect
 from rich.text import Text
 
 from midward import attacks, goals, judges
-from midward._rows import key_of
 from midward.attacks import Ask, AttackError, AttackInfo, Target
 from midward.attacks.profiles import attacks_of, profile_of
 from midward.attacks.target import Runtime, check
@@ -30,6 +29,7 @@ from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import describe
 from midward.guards import find as find_guard
+from midward.store import key_of
 
 ASSISTANT = "midward/sandbox-assistant"
 #: Samples in flight of one task, and tasks in flight: enough to fill the provider's batches.

@@ -23,7 +23,6 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from midward._hints import did_you_mean, one_of
-from midward._rows import key_of
 from midward.errors import InputError
 from midward.evaluation._plan import (
     ExtraBody,
@@ -43,6 +42,7 @@ from midward.guards import load as load_guard
 from midward.models import ModelError
 from midward.sampling import Forced, Response, Sampling
 from midward.sampling.likelihood import Span, SpanScore
+from midward.store import key_of
 
 if TYPE_CHECKING:
     import torch

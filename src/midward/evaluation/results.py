@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 
-from midward._atomic import write_text
 from midward._tables import csv_text
 from midward.attacks import replay
 from midward.errors import InputError
@@ -21,6 +20,7 @@ from midward.evaluation.rates import rate
 from midward.judges import MEASURES, TEXTS, find, ranked
 from midward.reports.page import cell as rate_text
 from midward.reports.page import difference, markdown
+from midward.store import write_text
 
 #: (row, goals, attack) -> goal -> verdict
 Cells = dict[tuple[str, str, str], dict[str, bool | None]]

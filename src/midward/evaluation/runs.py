@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from midward._atomic import write_text
 from midward._hints import differing
-from midward._rows import RowFile, key_of
 from midward._tables import Row, require_column
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
+from midward.store import RowFile, key_of, write_text
 
 OWN = ("key", "index", "prompt", "response", "ended", "nfe", "seconds", "error")
 
@@ -72,9 +71,10 @@ def generate(
         responses, errors, seconds = _answer(
             model, {i: rows[i].get(column) for i in batch}, sampling, watchers
         )
+        written = []
         for index in missing:
             response = responses.get(index)
-            file.append(
+            written.append(
                 {
                     "key": keys[index],
                     "index": index,
@@ -87,6 +87,7 @@ def generate(
                     **_others(rows[index], column),
                 }
             )
+        file.extend(written)
         progress(len(missing))
     return [file.rows[key] for key in todo]
 

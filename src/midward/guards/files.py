@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from safetensors.numpy import save_file
 from midward.errors import InputError
 from midward.guards.guard import Guard, GuardError
 from midward.sampling import Sampling
+from midward.store import replacing
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -40,14 +40,13 @@ def save(guard: Guard, path: str | Path) -> Path:
         "fitted_on": guard.fitted_on,
         "bound": guard.bound,
     }
-    part = path.with_name(f"{path.name}.part")
     tensors = {"threshold": np.array([guard.threshold]), **guard.tensors()}
-    save_file(
-        {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-        part,
-        metadata={"format": FORMAT, "about": json.dumps(about)},
-    )
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            part,
+            metadata={"format": FORMAT, "about": json.dumps(about)},
+        )
     return path
 
 

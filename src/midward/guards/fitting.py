@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from midward._rows import RowFile, key_of
 from midward.dynamics import Anchors, AnchorsError, SRISignal, fit_anchors
 from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold, prompt_hash
 from midward.guards.sri import SRIGuard
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
+from midward.store import RowFile, key_of
 
 CHUNK = 32  # rows between two writes
 Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many
@@ -129,17 +129,16 @@ def exchanges(
             model, [requests[i] for i in chunk], sampling, batch_size=batch_size,
             watchers=[watcher] if watcher else [],
         )  # fmt: skip
-        for row, (i, response) in enumerate(zip(chunk, found, strict=True)):
-            signal = watcher.signal(row).tolist() if watcher else None
-            file.append(
-                {
-                    "key": keys[i],
-                    "prompt": requests[i].prompt,
-                    "response": response.text,
-                    "nfe": response.nfe,
-                    "signal": signal,
-                }
-            )
+        file.extend(
+            {
+                "key": keys[i],
+                "prompt": requests[i].prompt,
+                "response": response.text,
+                "nfe": response.nfe,
+                "signal": watcher.signal(row).tolist() if watcher else None,
+            }
+            for row, (i, response) in enumerate(zip(chunk, found, strict=True))
+        )
         progress(len(requests) - len(todo) + start + len(chunk), len(requests))
     return [_exchange(request, file.rows[key]) for request, key in zip(requests, keys, strict=True)]
 

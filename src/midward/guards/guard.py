@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from midward._hints import differing
-from midward._rows import key_of
 from midward._settings import read_settings
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
+from midward.store import key_of
 
 Look = Literal["before", "during", "after"]
 LOOKS: tuple[Look, ...] = ("before", "during", "after")

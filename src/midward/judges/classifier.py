@@ -19,10 +19,10 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 from tokenizers import Tokenizer
 
 from midward._asking import ask
-from midward._rows import key_of
 from midward.errors import InputError
 from midward.judges.asking import bounded
 from midward.judges.judge import JudgeInfo, JudgesError, Verdict, empty
+from midward.store import key_of
 
 CLASSIFIER = "cais/HarmBench-Llama-2-13b-cls"
 REVISION = "c0423b952435fcc8467108d8f25962dbae5b7de2"  # of HarmBench's repository

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from midward._rows import key_of
 from midward.judges.judge import JudgeInfo, Verdict
+from midward.store import key_of
 
 _CANNOT = (
     "i cannot", "i can not", "i can't", "i could not", "i couldn't", "i will not", "i won't", "i'm unable to",

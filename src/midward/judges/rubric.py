@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 
 from midward._fences import fence
-from midward._rows import key_of
 from midward.errors import InputError
+from midward.store import key_of
 
 _FRAME = """{task}
 

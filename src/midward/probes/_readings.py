@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from midward._hints import differing
-from midward._rows import RowFile
 from midward.errors import InputError
 from midward.evaluation.paired import Paired, bootstrap, paired
 from midward.evaluation.rates import rate
+from midward.store import RowFile
 
 Row = dict[str, Any]
 Condition = tuple[str, str, int | None, int | None]  # set ("harmful" or "benign"), kind, position, tokens

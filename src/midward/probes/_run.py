@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midward._rows import RowFile, key_of
 from midward.goals import Goal
 from midward.judges.phrases import refusal_in
 from midward.models import LanguageModel
@@ -15,6 +14,7 @@ from midward.probes.verdicts import Bench, judging, on_sandbox, reading
 from midward.sampling import Forced, Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
 from midward.sandbox import refused
+from midward.store import RowFile, key_of
 
 CHUNK = 32  # rows between two writes
 
@@ -79,22 +79,22 @@ def respond(
                 watchers=watchers,
             )
             verdicts = judge([case.goal for _, case in chunk], [response.text for response in responses])
-            for (key, case), response, verdict in zip(chunk, responses, verdicts, strict=True):
-                file.append(
-                    {
-                        "key": key,
-                        "run": run,
-                        "goal": case.goal.id,
-                        "source": case.goal.source,
-                        "harmful": case.goal.harmful,
-                        **case.about,
-                        "prompt": case.prompt,
-                        "response": response.text,
-                        **reading(judged_by, verdict, response.text),
-                        **_beside(model, case, response),
-                        "nfe": response.nfe,
-                    }
-                )
+            file.extend(
+                {
+                    "key": key,
+                    "run": run,
+                    "goal": case.goal.id,
+                    "source": case.goal.source,
+                    "harmful": case.goal.harmful,
+                    **case.about,
+                    "prompt": case.prompt,
+                    "response": response.text,
+                    **reading(judged_by, verdict, response.text),
+                    **_beside(model, case, response),
+                    "nfe": response.nfe,
+                }
+                for (key, case), response, verdict in zip(chunk, responses, verdicts, strict=True)
+            )
             progress(len(chunk))
     return [file.rows[key] for key in keys]
 

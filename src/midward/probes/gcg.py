@@ -21,8 +21,6 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from midward._atomic import hold, write_text
-from midward._rows import RowFile, key_of
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
@@ -31,6 +29,7 @@ from midward.probes.phrases import Phrases, phrase_for, span
 from midward.probes.prefill import check_positions
 from midward.probes.verdicts import Bench, judging, reading
 from midward.sampling import Forced, Request, Response, Sampling, Span, sample, span_gradient, span_log_probs
+from midward.store import RowFile, hold, key_of, write_text
 
 VERSION = "1"  # raised whenever a row may come out otherwise
 CHUNK = 32  # responses between two writes
@@ -292,16 +291,16 @@ def run(
             ]
             responses = sample(model, [Request(text) for text in prompts], sampling, batch_size=batch_size)
             verdicts = judge([goal for _, goal, _ in chunk], [one.text for one in responses])
-            for (key, goal, told), prompt, response, verdict in zip(
-                chunk, prompts, responses, verdicts, strict=True
-            ):
-                file.append(
-                    {
-                        "key": key, "run": run, "goal": goal.id, "source": goal.source, "harmful": goal.harmful, **told,
-                        "prompt": prompt, "response": response.text, **_landed(told, response),
-                        **reading(judged_by, verdict, response.text),
-                    }
-                )  # fmt: skip
+            file.extend(
+                {
+                    "key": key, "run": run, "goal": goal.id, "source": goal.source, "harmful": goal.harmful, **told,
+                    "prompt": prompt, "response": response.text, **_landed(told, response),
+                    **reading(judged_by, verdict, response.text),
+                }
+                for (key, goal, told), prompt, response, verdict in zip(
+                    chunk, prompts, responses, verdicts, strict=True
+                )
+            )  # fmt: skip
     del claim
     return [file.rows[key] for key, _, _ in todo]
 

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from midward._hints import one_of
-from midward._rows import key_of
 from midward.errors import InputError
 from midward.evaluation.paired import bootstrap
 from midward.goals import Goal
@@ -26,6 +25,7 @@ from midward.probes.prefill import check_positions
 from midward.probes.verdicts import on_sandbox
 from midward.sampling import Forced
 from midward.sandbox import wrappers
+from midward.store import key_of
 
 Attack = Literal["prefill", "wrapper"]
 SWEEP = 24  # steps of the default sweep over a response

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from midward._hints import one_of
-from midward._rows import key_of
 from midward._tables import read_table, require_column
 from midward.alignment.sentences import SAFE
 from midward.attacks import phrases
@@ -16,6 +15,7 @@ from midward.models import LanguageModel
 from midward.probes.verdicts import on_sandbox
 from midward.sampling import Forced
 from midward.sandbox import REFUSALS, WORLD
+from midward.store import key_of
 
 KINDS = ("affirmative", "procedural", "neutral", "refusal")
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from midward._atomic import write_text
 from midward._tables import write_table
 from midward.reports import page
 from midward.reports.figures import COLOURS, _axes
+from midward.store import write_text
 
 Row = Mapping[str, Any]
 

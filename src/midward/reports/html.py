@@ -20,9 +20,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from midward._atomic import write_text
 from midward.errors import InputError
 from midward.reports.page import cell, difference
+from midward.store import write_text
 
 _JOINERS = "\u200c\u200d"  # words and emoji need them
 

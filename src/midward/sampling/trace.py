@@ -1,7 +1,6 @@
 """`Trace`: the watcher that records which position was committed when, and what was predicted."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from midward.errors import InputError, MissingFile
+from midward.store import replacing
 
 from .canvas import Canvas
 from .settings import Sampling
@@ -139,9 +139,8 @@ class Trace:
             "of": json.dumps(self.of),
             "notes": json.dumps(self.notes),
         }
-        part = Path(path).with_name(f"{Path(path).name}.part")
-        save_file(tensors, part, metadata=metadata)
-        os.replace(part, path)
+        with replacing(Path(path)) as part:
+            save_file(tensors, part, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":

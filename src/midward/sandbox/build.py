@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import time
@@ -25,7 +24,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from midward._atomic import write_text
 from midward.errors import MidwardError
 from midward.models import llada
 from midward.sandbox.curriculum import (
@@ -39,6 +37,7 @@ from midward.sandbox.curriculum import (
     corpus,
 )
 from midward.sandbox.muon import Muon
+from midward.store import replacing, write_text
 
 SPECIAL = {
     "bos": "<|startoftext|>",
@@ -354,13 +353,12 @@ class Trainer:
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in state.items()}
         place = {"stage": str(self.stage), "step": str(self.step), "seconds": str(self.seconds)}
-        part = self.checkpoint.with_suffix(".part")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            part,
-            metadata={"digest": self.recipe.digest(), **place},
-        )
-        os.replace(part, self.checkpoint)
+        with replacing(self.checkpoint) as part:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                part,
+                metadata={"digest": self.recipe.digest(), **place},
+            )
 
     def _restore(self) -> None:
         if not self.checkpoint.exists():

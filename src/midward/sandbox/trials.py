@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from midward._rows import RowFile, key_of
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
 from midward.sandbox import oracle, tasks
 from midward.sandbox.data import Goal, benign, forbidden
 from midward.sandbox.wrappers import wrappers
+from midward.store import RowFile, key_of
 
 CHUNK = 32  # rows between two writes
 
@@ -138,18 +138,18 @@ def run(
     progress(len(sets) - len(todo))
     for chunk in _chunks(todo, CHUNK):
         responses = sample(model, [trial.request for _, trial in chunk], sampling, batch_size=batch_size)
-        for (key, trial), response in zip(chunk, responses, strict=True):
-            file.append(
-                {
-                    "key": key,
-                    "id": trial.id,
-                    "set": trial.set,
-                    "prompt": trial.request.prompt,
-                    "response": response.text,
-                    **read(trial, response.text),
-                    "nfe": response.nfe,
-                }
-            )
+        file.extend(
+            {
+                "key": key,
+                "id": trial.id,
+                "set": trial.set,
+                "prompt": trial.request.prompt,
+                "response": response.text,
+                **read(trial, response.text),
+                "nfe": response.nfe,
+            }
+            for (key, trial), response in zip(chunk, responses, strict=True)
+        )
         progress(len(chunk))
     return [file.rows[key] for key in keys]
 

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from midward._rows import RowFile, key_of
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, Span, Watcher, sample, span_log_probs
+from midward.store import RowFile, key_of
 from midward.utility import processes
 from midward.utility.stops import Stops
 
@@ -114,9 +114,17 @@ class Answers:
             responses = run(
                 self.model, requests, chunk[0][1].sampling, batch_size=self.batch_size, watchers=watchers
             )
-            for (key, _), response in zip(chunk, responses, strict=True):
-                flagged = response.verdict is not None and response.verdict.flagged
-                self._keep({"key": key, "text": response.text, "ids": response.ids, "flagged": flagged})
+            self._keep(
+                [
+                    {
+                        "key": key,
+                        "text": response.text,
+                        "ids": response.ids,
+                        "flagged": response.verdict is not None and response.verdict.flagged,
+                    }
+                    for (key, _), response in zip(chunk, responses, strict=True)
+                ]
+            )
             done += len(chunk)
             self.progress(what, done, len(keys))
         return [Text(row["text"], row["ids"], row["flagged"]) for row in (self.rows[key] for key in keys)]
@@ -161,8 +169,12 @@ class Answers:
             ]
             if greedy:
                 looked = self._decoded(spans, looked)
-            for (key, _), score, is_greedy in zip(chunk, found, looked, strict=True):
-                self._keep({"key": key, "total": score.total, "stderr": score.stderr, "greedy": is_greedy})
+            self._keep(
+                [
+                    {"key": key, "total": score.total, "stderr": score.stderr, "greedy": is_greedy}
+                    for (key, _), score, is_greedy in zip(chunk, found, looked, strict=True)
+                ]
+            )
             done += len(chunk)
             self.progress(what, done, len(keys))
         return [
@@ -200,10 +212,10 @@ class Answers:
         wanted = {key: item for key, item in zip(keys, items, strict=True) if key not in self.rows}
         return list(wanted.items())
 
-    def _keep(self, row: dict) -> None:
-        self.rows[row["key"]] = row
+    def _keep(self, rows: Sequence[dict]) -> None:
+        self.rows |= {row["key"]: row for row in rows}
         if self.file is not None:
-            self.file.append(row)
+            self.file.extend(rows)
 
 
 def _chunks(items: Sequence[tuple[str, T]], alike: Callable[[T], object]) -> list[list[tuple[str, T]]]:

@@ -14,10 +14,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from midward._rows import key_of
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Sampling
+from midward.store import key_of
 from midward.utility import processes
 from midward.utility.answers import Answers, Question
 from midward.utility.stops import cut

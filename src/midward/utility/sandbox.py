@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from midward._rows import key_of
 from midward.sampling import Sampling
 from midward.sandbox import tasks
+from midward.store import key_of
 from midward.utility import processes
 from midward.utility.answers import Answers, Question
 

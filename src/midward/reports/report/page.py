@@ -14,7 +14,6 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 import midward
-from midward._atomic import write_text
 from midward._tables import csv_text
 from midward.errors import InputError
 from midward.reports import html
@@ -35,6 +34,7 @@ from midward.reports.report.parts import (
     points,
     some,
 )
+from midward.store import write_text
 
 #: What tells a page that may be written over from any other file: no text on a page can hold it unescaped.
 MARK = Markup('data-page="midward report"')

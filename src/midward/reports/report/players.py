@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from midward._atomic import write_text
 from midward.reports import html, stepplayer
 from midward.reports.report.find import PLAYED, Run
 from midward.reports.stepplayer import Generation
+from midward.store import write_text
 
 
 def keep(folder: Path, generations: Sequence[Generation]) -> Path:

@@ -1,4 +1,4 @@
-"""The append-only row file: what a kill, a stranger's file or a second opening does to it."""
+"""What a kill, a stranger's file, a second process or a place without locks does to what is kept."""
 
 import json
 import subprocess
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midward._rows import RowFile, key_of
+from midward import store
+from midward.store import LockWarning, RowFile, hold, key_of, replacing
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ROWS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.none(), max_size=3), min_size=1, max_size=5)
@@ -84,7 +85,7 @@ def test_keys_tell_apart_what_differs_and_nothing_else():
 
 HOLDER = """
 import sys
-from midward._rows import RowFile
+from midward.store import RowFile
 file = RowFile(sys.argv[1])
 file.append({"key": "theirs"})
 print("writing", flush=True)
@@ -111,3 +112,56 @@ def test_two_processes_dont_write_to_one_file(tmp_path):
     assert RowFile(path).rows.keys() == {"theirs", "mine"}
     early.append({"key": "more"})  # within a process they share
     assert early.rows.keys() == {"theirs", "mine", "more"}
+
+
+def test_a_chunk_of_rows_waits_for_the_disk_once(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(store.os, "fsync", synced.append)
+    file = RowFile(tmp_path / "rows.jsonl")
+    rows = [{"key": f"k{number}"} for number in range(32)]
+    file.extend(iter(rows))
+    file.extend([])
+    assert len(synced) == 1
+    assert list(RowFile(file.path).rows.values()) == list(file.rows.values()) == rows
+
+
+@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError("no flock")])
+def test_a_place_without_locks_is_told_and_used(tmp_path, monkeypatch, error):
+    def refuse(self):
+        raise error
+
+    monkeypatch.setattr(store.FileLock, "_acquire", refuse)
+    file = RowFile(tmp_path / "rows.jsonl")
+    with pytest.warns(LockWarning, match="can't be locked .*: nothing keeps a second process from writing"):
+        file.append({"key": "a"})
+    file.append({"key": "b"})  # told once
+    assert RowFile(file.path).rows.keys() == {"a", "b"}
+
+
+def test_rows_of_a_medium_that_cant_be_written_are_read(tmp_path):
+    RowFile(tmp_path / "rows.jsonl").append({"key": "a"})
+    (tmp_path / ".rows.jsonl.lock").unlink()
+    assert RowFile(tmp_path / "rows.jsonl").rows.keys() == {"a"}
+    assert not (tmp_path / ".rows.jsonl.lock").exists()
+
+
+def test_a_hold_ends_with_what_has_it(tmp_path):
+    claim = hold(tmp_path)
+    assert hold(tmp_path) is claim
+    code = f"import pathlib; from midward.store import hold; hold(pathlib.Path({str(tmp_path)!r}))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "another process is writing to" in told.stderr
+    del claim
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "table.md"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with replacing(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
