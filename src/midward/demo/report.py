@@ -38,7 +38,8 @@ _OWN = re.compile(
     | index_files/ ({OURS.pattern})
     | rows/ \.?(base|{_ALIGNED}) \.jsonl (\.lock)?
     | adapters/ {_ALIGNED}-\d+-steps/ .+
-    | guard/ (rows\.jsonl | \.rows\.jsonl\.lock | sri\.safetensors | anchors-[0-9a-f]+\.(safetensors|unfinished) | tried/[^/]+)
+    | guard/ \.rows\.jsonl\.lock
+    | guard/ (rows\.jsonl | sri\.safetensors | anchors-[0-9a-f]+\.(safetensors|unfinished) | tried/[^/]+)
     | logs/ ([^/]*_(base|{_ALIGNED})\.sandbox[^/]*\.eval | eval-set\.json | logs\.json | \.eval-set-id)
     """,
     re.VERBOSE,
