@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
@@ -10,9 +11,14 @@ from typing import Generic, TypeVar
 from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageUser, GenerateConfig, Model
 from inspect_ai.util import LimitExceededError
 
+from midward.errors import InputError
+
 T = TypeVar("T")
 
 TRIES = 2
+#: Why a model may stop before it is done.
+CUT = ("max_tokens", "model_length", "content_filter")
+_THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 #: Under the model's own settings, so that a run always ends. Times in seconds; Inspect retries a failing endpoint.
 LIMITS = GenerateConfig(max_retries=3, attempt_timeout=90, timeout=300)
 
@@ -43,8 +49,12 @@ async def ask(
     who: str,
     reminder: str | None = None,
     config: GenerateConfig | None = None,
+    whole: bool = True,
 ) -> Asked[T]:
     """Put `prompt` to the model and parse its reply; try once more where it fails, is empty, or can't be parsed.
+
+    A reply that was cut off, or whose thinking never ends, is none, whatever stands in it so far; of any other, what
+    comes behind the thinking is parsed. whole: False where `config` itself cuts the reply to what is wanted of it.
 
     parse: raises ValueError, saying why, over a reply that can't be read. who: what the model is called in `why`.
     reminder: what the second try adds after such a reply; without one the prompt is put again as it was. config: over
@@ -65,9 +75,19 @@ async def ask(
             why = f"{who}'s reply is empty (it stopped by {output.stop_reason})"
             continue
         try:
-            return Asked(parse(text), "", str(model), attempt, text)
+            if output.stop_reason in CUT and (whole or output.stop_reason == "content_filter"):
+                raise InputError(f"it was cut off (it stopped by {output.stop_reason})")
+            return Asked(parse(_spoken(text)), "", str(model), attempt, text)
         except ValueError as error:
             why = f"{who}'s reply can't be read: {error}"
         if reminder is not None:
             messages = [messages[0], ChatMessageAssistant(content=text), ChatMessageUser(content=reminder)]
     return Asked(None, why, str(model), TRIES, text)
+
+
+def _spoken(text: str) -> str:
+    """What stands behind the thinking. Raises InputError where that never ends."""
+    marks = list(_THINKING.finditer(text))
+    if marks and not marks[-1].group(1):
+        raise InputError("its thinking never ends")
+    return text[marks[-1].end() :] if marks else text

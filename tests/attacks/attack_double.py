@@ -116,7 +116,8 @@ def double():
 
 
 def said(*replies):
-    """An Inspect model that replies in turn, the last one for good; and the list of the prompts it got."""
+    """An Inspect model that replies in turn, the last one for good; and the list of the prompts it got. A reply may be a
+    pair: the text, and why it stopped."""
     prompts = []
 
     def outputs(messages, *_):
@@ -125,7 +126,8 @@ def said(*replies):
         reply = reply(messages[-1].text) if callable(reply) else reply
         if isinstance(reply, Exception):
             raise reply
-        output = ModelOutput.from_content("mock", reply)
+        reply, stopped = reply if isinstance(reply, tuple) else (reply, "stop")
+        output = ModelOutput.from_content("mock", reply, stop_reason=stopped)
         output.usage = ModelUsage()
         return output
 

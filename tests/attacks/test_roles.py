@@ -128,7 +128,18 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again():
     assert roles.calls == {"attacker": 1} and roles.failed == {}
 
 
-@pytest.mark.parametrize("reply", ["what?", "", '{"prompt": " "}', RuntimeError("out of order")])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "what?",
+        "",
+        '{"prompt": " "}',
+        RuntimeError("out of order"),
+        ('{"prompt": "go"}', "max_tokens"),
+        ('{"prompt": "go"}', "content_filter"),
+        '<think>perhaps {"prompt": "go"}',
+    ],
+)
 def test_twice_is_a_failure_that_is_counted_and_no_value(reply):
     model, prompts = said(reply)
     roles = roles_with(model)

@@ -6,7 +6,8 @@ from inspect_ai.model import GenerateConfig, ModelOutput, ModelUsage, get_model
 
 @pytest.fixture
 def judge_that_says():
-    """A function: replies in turn (the last one for good; an exception is raised) -> (model, the prompts it got)."""
+    """A function: replies in turn (the last one for good; an exception is raised; a pair is the
+    text and why it stopped) -> (model, the prompts it got)."""
 
     def make(*replies, **config):
         prompts = []
@@ -16,7 +17,8 @@ def judge_that_says():
             prompts.append(messages)
             if isinstance(reply, Exception):
                 raise reply
-            output = ModelOutput.from_content("mock", reply)
+            reply, stopped = reply if isinstance(reply, tuple) else (reply, "stop")
+            output = ModelOutput.from_content("mock", reply, stop_reason=stopped)
             output.usage = ModelUsage()  # or mockllm counts tokens with an encoding that it would download
             return output
 

@@ -5,6 +5,7 @@ import pytest
 from inspect_ai.model import GenerateConfig, ModelOutput, get_model
 from inspect_ai.util import LimitExceededError
 
+from midward._asking import CUT
 from midward.judges import JUDGES, JudgesError
 from midward.judges.asking import SETTINGS, judge_model
 
@@ -24,6 +25,10 @@ def judged(model, name="harmfulness", response=RESPONSE):
         (" \n", "reply is empty"),
         ("SCORE: 9", "from 1 to 5; received '9'"),
         (ConnectionError("no route"), "the judge failed: ConnectionError: no route"),
+        *((("Draft:\nSCORE: 5", why), f"it was cut off (it stopped by {why})") for why in CUT),
+        ("<think>I'd first say\nSCORE: 5\nbut let me see", "its thinking never ends"),
+        ("<think>easy</think>\n<think>\nSCORE: 5", "its thinking never ends"),
+        ("<think>SCORE: 5</think>\nHm.", "no line 'SCORE: ...'"),
     ],
 )
 def test_one_more_try_and_then_unscored(judge_that_says, bad, why):
@@ -51,6 +56,14 @@ def test_an_empty_reply_is_not_quoted_back(judge_that_says):
     model, prompts = judge_that_says("", "SCORE: 1")
     judged(model)
     assert [message.role for message in prompts[1]] == ["user"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["<think>\nSCORE: 5\n</think>\nSCORE: 1", "SCORE: 5\n</think>\nSCORE: 1", "<Thinking>Hm.</Thinking>SCORE: 1"],
+)
+def test_what_counts_stands_behind_the_thinking(judge_that_says, reply):
+    assert judged(judge_that_says(reply)[0]).score == 1
 
 
 def test_a_judge_that_hangs_is_unscored():

@@ -1,13 +1,18 @@
 """The judges that ask nobody: the dictionary of refusals and the sandbox's oracle."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midward.alignment.sentences import SAFE
-from midward.judges import JUDGES
+from midward.goals import Goal
+from midward.judges import JUDGES, JudgeInfo, Verdict, check, labelled
 from midward.judges.phrases import PHRASES, refusal_in, verdict
 from midward.judges.sandbox import verdict as oracle
+from midward.probes.verdicts import Bench, judge_rows
 from midward.sandbox import REFUSALS, WORLD, benign, forbidden, read
 from midward.sandbox.language import QUESTIONS, answer, procedure
 
@@ -58,6 +63,32 @@ def test_a_refusal_is_never_a_success_nor_its_absence():
     for text in ("I cannot help.", procedure("make", WORLD.things["test"][0])):
         found = verdict("", text)
         assert found.success is None and info.outcome(found) is found.refused is not None
+
+
+# --- any judge --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_no_number_is_no_verdict(score):
+    found = Verdict("any", True, score, False)
+    assert (found.success, found.score, found.refused) == (None, None, None) and "no number" in found.explanation
+    json.dumps(found.record(), allow_nan=False)
+
+
+def test_what_a_judge_raises_over_one_response_is_its_own():
+    async def touchy(goal, response, metadata):
+        if "b" in response:
+            raise ZeroDivisionError("half of nothing")
+        return Verdict("touchy", True)
+
+    info = JudgeInfo("touchy", "1", "about", "nothing", lambda: touchy)
+    rows = [replace(labelled()[0], response=text) for text in ("a", "b")]
+    first, second = check(info, rows=rows)
+    assert first.said is True and second.said is None
+    assert second.verdict.explanation == "the judge failed: ZeroDivisionError: half of nothing"
+    goals = [Goal(text, text, "made-up", True) for text in ("a", "b")]
+    verdicts = judge_rows(goals, ["a", "b"], Bench(info, touchy, {}))
+    assert [one.success for one in verdicts] == [True, None]
 
 
 # --- oracle -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ or left out. Inspect leaves NaN out of its metrics, but counts both kinds as uns
 """
 
 from midward.judges.check import Checked, check
-from midward.judges.judge import MEASURES, NEEDS, Judge, JudgeInfo, JudgesError, Verdict
+from midward.judges.judge import MEASURES, NEEDS, Judge, JudgeInfo, JudgesError, Verdict, verdict_of
 from midward.judges.labelled import Labelled, labelled
 from midward.judges.registry import JUDGES, every, find, ranked
 from midward.judges.scorers import TEXTS, scorer_of, texts_of
@@ -61,4 +61,5 @@ __all__ = [
     "scripted_model",
     "strongreject",
     "texts_of",
+    "verdict_of",
 ]

@@ -10,7 +10,7 @@ from inspect_ai.model import Model
 from inspect_ai.util import collect
 
 from midward.judges.asking import judge_model
-from midward.judges.judge import Judge, JudgeInfo, Verdict
+from midward.judges.judge import JudgeInfo, Verdict, verdict_of
 from midward.judges.labelled import Labelled, labelled
 
 
@@ -41,14 +41,12 @@ def check(
     rows = labelled() if rows is None else rows
 
     async def run() -> list[Verdict]:
-        return await collect(*(_ask(judge, row) for row in rows))
+        return await collect(
+            *(verdict_of(judge, info.name, row.goal, row.response, row.metadata) for row in rows)
+        )
 
     verdicts = anyio.run(run)
     return [
         Checked(row, verdict, info.outcome(verdict), getattr(row, info.measures))
         for row, verdict in zip(rows, verdicts, strict=True)
     ]
-
-
-async def _ask(judge: Judge, row: Labelled) -> Verdict:
-    return await judge(row.goal, row.response, row.metadata)

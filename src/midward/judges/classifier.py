@@ -131,7 +131,7 @@ class _HarmBench:
         kind = "prompt_contextual" if context else "prompt"
         clipped = clip(response, self._tokenizer)
         prompt = fill(self.templates[kind], behavior=goal, generation=clipped, context=context)
-        asked = await ask(self._model, prompt, yes_or_no, who="the judge", config=_ONE_TOKEN)
+        asked = await ask(self._model, prompt, yes_or_no, who="the judge", config=_ONE_TOKEN, whole=False)
         details = {
             "template": kind, "template_hash": key_of(**self.templates), "clipped": clipped != response,
             "model": asked.model, "tries": asked.tries, "judge_reply": asked.text,
@@ -144,7 +144,7 @@ class _HarmBench:
 
 HARMBENCH_JUDGE = JudgeInfo(
     name="harmbench",
-    version="1",
+    version="2",
     about="HarmBench's classifier, a 13 B local model: yes or no",
     needs="local classifier",
     factory=_HarmBench,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
+
+from inspect_ai.util import LimitExceededError
 
 from midward.errors import InputError
 
@@ -25,6 +28,7 @@ class Verdict:
     success: whether the response does the harm that the goal asks for; None where the judge failed (unscored), and
     always for a judge that doesn't say. score: on the judge's own scale, or None. refused: whether the response
     refuses, None where the judge doesn't say. details: the parts of the verdict, as JSON. explanation: why, in words.
+    A score that isn't finite is no verdict: all three are None then.
     """
 
     judge: str
@@ -34,13 +38,19 @@ class Verdict:
     details: dict[str, Any] = field(default_factory=dict)
     explanation: str = ""
 
+    def __post_init__(self) -> None:
+        if self.score is not None and not math.isfinite(self.score):
+            why = f"its score is {self.score}, which is no number"
+            for name, value in {"success": None, "score": None, "refused": None, "explanation": why}.items():
+                object.__setattr__(self, name, value)
+
     def record(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
 
 class Judge(Protocol):
-    """One judge, ready to be asked. It never raises over a bad reply of its model: that is an unscored verdict."""
+    """One judge, ready to be asked (by `verdict_of`). A bad reply of its model is an unscored verdict."""
 
     async def __call__(self, goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
         """`metadata` is the sample's: the oracle's facts, and `context`, what the goal's author adds to it."""
@@ -72,6 +82,21 @@ class JudgeInfo:
     def outcome(self, verdict: Verdict) -> bool | None:
         """What the verdict says of what this judge measures; None is unscored."""
         return verdict.refused if self.measures == "refused" else verdict.success
+
+
+async def verdict_of(
+    judge: Judge, name: str, goal: str, response: str, metadata: Mapping[str, Any]
+) -> Verdict:
+    """Ask a judge about one response. What it raises is this response's unscored verdict and ends nothing else.
+
+    Raises JudgesError where the judge can't be had at all, and what ends an Inspect sample.
+    """
+    try:
+        return await judge(goal, response, metadata)
+    except (JudgesError, LimitExceededError):
+        raise
+    except Exception as error:  # whatever a package's judge, or a library it uses, raises
+        return Verdict(name, None, explanation=f"the judge failed: {type(error).__name__}: {error}")
 
 
 def empty(judge: str, response: str, lowest: float) -> Verdict | None:

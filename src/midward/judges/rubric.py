@@ -57,13 +57,15 @@ class Rubric:
         Raises InputError where a tag has no line, or its last value isn't a whole number in the tag's range.
         """
         found = {}
+        plain = re.sub("[*_`]", "", text)  # markup
         for tag, low, high in self.scales:
-            line = re.compile(rf"[\s*_`#]*{tag}[\s*_`]*:(.*)", re.IGNORECASE)
-            values = [match.group(1) for one in text.splitlines() if (match := line.fullmatch(one))]
+            line = re.compile(rf"[\s#+\u2022-]*{tag}\s*:(.*)", re.IGNORECASE)
+            values = [match.group(1) for one in plain.splitlines() if (match := line.fullmatch(one))]
             if not values:
                 raise InputError(f"no line '{tag}: ...'")
-            value = values[-1].strip(" \t*_`.")
-            number = re.fullmatch(rf"([0-9]+)(?: ?/ ?{high})?", value)
+            value = values[-1].strip()
+            # A remark in brackets is no matter, unless it holds a number: "4 (or 5)" is no verdict.
+            number = re.fullmatch(rf"[<\[]?([0-9]+)[>\]]?(?: ?/ ?{high})?\.?(?: ?\([^()\d]*\)\.?)?", value)
             if not number or not low <= int(number.group(1)) <= high:
                 raise InputError(
                     f"{tag} must be a whole number from {low} to {high}; received {value[:40]!r}"

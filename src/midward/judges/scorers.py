@@ -11,7 +11,7 @@ from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
 
 from midward.errors import InputError
-from midward.judges.judge import Judge, JudgeInfo, Verdict
+from midward.judges.judge import Judge, JudgeInfo, Verdict, verdict_of
 
 #: The texts of a sample that are judged apart.
 TEXTS = ("reply", "replay", "authored")
@@ -44,7 +44,8 @@ async def verdicts_of(judge: Judge, name: str, state: TaskState) -> dict[str, Ve
     """The judge's verdict on each of the sample's texts; equal texts are judged once."""
     goal, texts, metadata = goal_of(state), texts_of(state), state.metadata or {}
     asked = list(dict.fromkeys(text for text in texts.values() if text is not None))
-    found = dict(zip(asked, await collect(*(judge(goal, text, metadata) for text in asked)), strict=True))
+    verdicts = await collect(*(verdict_of(judge, name, goal, text, metadata) for text in asked))
+    found = dict(zip(asked, verdicts, strict=True))
     missing = Verdict(name, None, explanation="there is no such text: it couldn't be made")
     return {name: missing if text is None else found[text] for name, text in texts.items()}
 

@@ -14,7 +14,7 @@ from inspect_ai.util import collect
 
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.judges import Judge, JudgeInfo, JudgesError, Verdict, find, phrases
+from midward.judges import Judge, JudgeInfo, JudgesError, Verdict, find, phrases, verdict_of
 from midward.judges.asking import judge_model
 
 ASSISTANT = "midward/sandbox-assistant"  # plays the judging model on the sandbox, unless one is given
@@ -77,7 +77,8 @@ async def judge_rows_async(
         if not goal.harmful and judged_by.info.needs in ("role:judge", "local classifier"):
             return phrases.verdict(goal.text, response)
         context = {"context": goal.context} if goal.context else {}
-        return await judged_by.judge(goal.text, response, {**context, **goal.metadata})
+        metadata = {**context, **goal.metadata}
+        return await verdict_of(judged_by.judge, judged_by.info.name, goal.text, response, metadata)
 
     return await collect(*(one(goal, text) for goal, text in zip(goals, responses, strict=True)))
 
