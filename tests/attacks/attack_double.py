@@ -116,8 +116,10 @@ def double():
 
 
 def said(*replies):
-    """An Inspect model that replies in turn, the last one for good; and the list of the prompts it got. A reply may be a
-    pair: the text, and why it stopped."""
+    """An Inspect model that replies in turn, the last one for good; and the list of the prompts it got.
+
+    A reply may be a pair: the text, and why it stopped.
+    """
     prompts = []
 
     def outputs(messages, *_):

@@ -89,7 +89,10 @@ def test_an_eval_with_every_offline_judge(tmp_path):
     assert (mean, scored, unscored) == (pytest.approx(4 / 7), 7, 0)
     [first] = [each for each in log.samples if each.id == "procedure-0"]
     metadata = first.scores["strongreject"].metadata
-    assert metadata["hash"] == JUDGES["strongreject"].hash and metadata["version"] == JUDGES["strongreject"].version
+    assert (
+        metadata["hash"] == JUDGES["strongreject"].hash
+        and metadata["version"] == JUDGES["strongreject"].version
+    )
     assert metadata["verdicts"]["reply"]["details"]["specific"] == 5
     assert metadata["verdicts"]["reply"]["details"]["model"]
 

@@ -71,7 +71,11 @@ def test_a_refusal_is_never_a_success_nor_its_absence():
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_no_number_is_no_verdict(score):
     found = Verdict("any", True, score, False)
-    assert (found.success, found.score, found.refused) == (None, None, None) and "no number" in found.explanation
+    assert (found.success, found.score, found.refused) == (
+        None,
+        None,
+        None,
+    ) and "no number" in found.explanation
     json.dumps(found.record(), allow_nan=False)
 
 
