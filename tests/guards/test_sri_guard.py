@@ -1,4 +1,4 @@
-"""SRI Guard in front of a model: bit-identical where it doesn't flag, and nothing of what it does."""
+"""SRI Guard in front of a model: the same tokens where it doesn't flag, and nothing of what it does."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def bare(response):
     return replace(response, verdict=None)
 
 
-def test_unflagged_responses_are_bit_identical_and_flagged_ones_hold_nothing(model, sampling, fitted):
+def test_unflagged_responses_have_the_same_tokens_and_flagged_ones_hold_nothing(model, sampling, fitted):
     guard, _ = fitted
     without = sample(model, FRESH, sampling)
     behind = guard.sample(model, FRESH, sampling)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from near import near
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from typer.testing import CliRunner
 
@@ -223,7 +224,7 @@ def test_searches_at_a_time_give_the_rows_of_one_after_another(lively, harmful, 
     three = gcg.run(
         lively, aims(harmful), tmp_path / "three", SMALL, workers=3, progress=counted.append, **run
     )
-    assert told(three) == told(one) and sum(counted) == 4 * 7
+    assert told(three) == near(told(one)) and sum(counted) == 4 * 7
     assert len({tuple(row["suffix_ids"]) for row in one}) > 2  # they did not all end alike
     assert not list((tmp_path / "three").glob("unfinished-*"))
 
@@ -243,7 +244,7 @@ def test_one_failure_ends_the_searches_beside_it_and_nothing_is_lost(lively, har
     counted = []
     again = gcg.run(lively, aims(harmful), tmp_path / "cut", SMALL, progress=counted.append, **run)
     whole = gcg.run(lively, aims(harmful), tmp_path / "whole", SMALL, **run)
-    assert told(again) == told(whole) and counted[0] > 0 and sum(counted) == 4 * 7
+    assert told(again) == near(told(whole)) and counted[0] > 0 and sum(counted) == 4 * 7
 
 
 def test_rows_say_what_real_responses_to_the_suffixes_are(lively, harmful, tmp_path):

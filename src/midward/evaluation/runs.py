@@ -67,7 +67,7 @@ def generate(
         missing = [index for index in batch if keys[index] not in file.rows]
         if not missing:
             continue
-        # The whole batch again, though some of it may be written: the same batches give the same bits everywhere.
+        # The whole batch again, though some of it may be written: batches of another shape round otherwise.
         responses, errors, seconds = _answer(
             model, {i: rows[i].get(column) for i in batch}, sampling, watchers
         )

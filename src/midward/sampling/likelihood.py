@@ -94,7 +94,7 @@ def span_log_probs(
     An autoregressive model knows one order, so that every mode gives its exact log-likelihood with one forward; it sees
     nothing on the right, so the forced spans must cover what stands before the span and nothing else.
     samples: 2 or more. seed: of the masks; they depend on it and on the span, never on the batch.
-    batch_size: rows a forward. In float32 a score doesn't depend on what else is in its batch.
+    batch_size: rows a forward. In float32 what else is in its batch changes a score by rounding only.
     Raises TypeError or ValueError, naming the span, before the first forward.
     """
     one_of("mode", mode, MODES)

@@ -28,8 +28,8 @@ def sample(
 
     requests: `Request`s, or plain prompts (texts, conversations, lists of token ids).
     sampling: the settings; None takes the model's own defaults.
-    batch_size: rows per forward, 1 or more. Requests of similar length share a batch; in float32 a response
-        doesn't depend on what else is in its batch, nor on the order of requests.
+    batch_size: rows per forward, 1 or more. Requests of similar length share a batch; in float32 what else is
+        in its batch, and the order of requests, change a response only where logits tie to rounding.
     watchers: see every step, in the order given.
     Raises TypeError or ValueError, naming the request, before the first forward: an empty or too long prompt,
     a forced span or ban past the end, overlapping spans, ids outside the vocabulary, settings that the
