@@ -31,13 +31,25 @@ def quiet_peft() -> Iterator[None]:
 
 
 with quiet_peft():
-    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+    from peft import (
+        LoraConfig,
+        PeftConfig,
+        PeftModel,
+        get_peft_model,
+        get_peft_model_state_dict,
+        set_peft_model_state_dict,
+    )
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import get_pattern_key
 
 __all__ = [
+    "BaseTunerLayer",
     "LoraConfig",
     "PeftConfig",
     "PeftModel",
+    "get_pattern_key",
     "get_peft_model",
     "get_peft_model_state_dict",
     "quiet_peft",
+    "set_peft_model_state_dict",
 ]

@@ -316,6 +316,84 @@ def test_half_precision_is_the_default_on_a_gpu(monkeypatch):
     assert loading.placement(device_map={"model": 0, "lm_head": 1}).dtype == torch.bfloat16
 
 
+# --- numbers, files and templates that can't be used ---------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(copy, value):
+    weights = load_file(copy / "model.safetensors")
+    weights["model.transformer.blocks.1.up_proj.weight"][3, 4] = value
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    fails(copy, "NaN or infinite numbers, in 1 of its weights .model.layers.1.mlp.up_proj.weight.*damaged")
+
+
+def test_float16_overflow_is_told_as_such(copy):
+    weights = load_file(copy / "model.safetensors")
+    up = weights["model.transformer.blocks.1.up_proj.weight"]
+    weights["model.transformer.blocks.1.up_proj.weight"] = up * 1e5  # each fits, their products don't
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    midward.load(copy, device="cpu")
+    fails(
+        copy, "computes NaN or infinite numbers; float16 ends at 65504: use dtype='bfloat16'", dtype="float16"
+    )
+    up[0, 0] = 1e6
+    weights["model.transformer.blocks.1.up_proj.weight"] = up
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    fails(copy, "holds NaN or infinite numbers, in 1 of its weights .*float16 ends at 65504", dtype="float16")
+
+
+def test_a_byte_order_mark_is_told(copy):
+    config = copy / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    fails(copy, "config.json begins with a byte-order mark; save it as UTF-8 without one")
+
+
+def test_quantised_folders(copy, llama_folder, tmp_path):
+    method = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    edit(copy, quantization_config=method)
+    fails(copy, "weights that gptq has quantised.*--quantize")
+    folder = tmp_path / "llama"
+    shutil.copytree(llama_folder, folder)
+    for name in ("gptq", "awq"):
+        edit(folder, quantization_config={**method, "quant_method": name})
+        fails(folder, "can't be read by transformers")
+
+
+def test_a_mask_id_that_is_not_the_tokenizers(copy):
+    tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "mask_token": "<|mdm_mask|>"}))
+    assert midward.load(copy, device="cpu").family.mask_id == 2
+    edit(copy, mask_token_id=9)
+    fails(copy, "mask id is 9 .*the tokenizer's mask token .* is 2; set mask_token_id")
+
+
+def test_chat_templates_that_fail(copy):
+    template = copy / "chat_template.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }")
+    with pytest.raises(midward.ModelError, match=r"chat template of .* is broken \(line 1: .*\); mend"):
+        midward.load(copy, device="cpu").encode("t1")
+    template.write_text(
+        "{% if messages[0].role != 'user' %}{{ raise_exception('no system turns') }}{% endif %}t1"
+    )
+    model = midward.load(copy, device="cpu")
+    assert model.encode("t1")
+    with pytest.raises(ValueError, match=r"can't follow this conversation .no system turns."):
+        model.encode([{"role": "system", "content": "t1"}])
+
+
+def test_the_tokenizer_is_in_the_fingerprint(copy, llada):
+    state = json.loads((copy / "tokenizer.json").read_text())
+    swapped = {"t10": "t11", "t11": "t10"}
+    vocabulary = state["model"]["vocab"]
+    state["model"]["vocab"] = {token: vocabulary[swapped.get(token, token)] for token in vocabulary}
+    (copy / "tokenizer.json").write_text(json.dumps(state))
+    assert midward.load(copy, device="cpu").fingerprint != llada.fingerprint
+    before = llada.fingerprint
+    llada.tokenizer(["t1", "t1 t2"], padding=True, truncation=True, max_length=4)
+    llada._base_hash = None
+    assert llada.fingerprint == before
+
+
 # --- quantised ---------------------------------------------------------------------
 
 

@@ -213,6 +213,7 @@ def _record(model, config: AlignConfig, harmful, calm, ids, steps: int) -> dict[
     return {
         "model": model.name,
         "model_fingerprint": model.fingerprint,
+        "base": model.stored,
         "config": config.to_dict(),
         "data": {"prompts": len(harmful), "hash": digest(harmful)},
         "benign": {"prompts": len(calm), "hash": digest(calm)},

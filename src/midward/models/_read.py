@@ -81,21 +81,27 @@ def read_native(
 
     config: the backbone's config; None reads the folder's own. key_mapping: published name -> the class's, as regular
     expressions with at most one back-reference each. strict: also refuse weights that the class has no place for.
-    Raises ModelError when weights are missing, of another shape, or (strict) too many.
+    Raises ModelError when weights are missing, of another shape, or (strict) too many, and where transformers fails.
     """
     if config is not None:
         options["config"] = config
     if key_mapping is not None:
         options["key_mapping"] = key_mapping
-    network, info = network_class.from_pretrained(
-        folder,
-        **placement.options(),
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # so that they are reported here, by name
-        output_loading_info=True,
-        **options,
-    )
+    given = placement.options()
+    try:
+        network, info = network_class.from_pretrained(
+            folder,
+            **given,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # so that they are reported here, by name
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # transformers' own and its quantisers', of any kind
+        raise ModelError(
+            f"{folder} can't be read by transformers ({type(error).__name__}: {error})."
+        ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind] and (strict or kind != "unexpected_keys"):
             some = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])

@@ -32,8 +32,7 @@ class Family:
     attention: Literal["full", "causal", "block"]
     lora_targets: tuple[str, ...]
     sampling: dict[str, Any] = field(default_factory=dict)
-    # Not in the repr, which is part of every fingerprint: results of the models that have none stay valid.
-    attention_block: int | None = field(default=None, repr=False)
+    attention_block: int | None = None
 
 
 @dataclass(frozen=True)

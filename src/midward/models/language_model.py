@@ -5,13 +5,15 @@ Shapes: B rows, L positions, D hidden size, V vocabulary rows.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import TemplateSyntaxError
 
-from midward._peft import PeftModel, get_peft_model_state_dict
+from midward._peft import BaseTunerLayer, LoraConfig, PeftModel, get_peft_model_state_dict
 from midward.errors import InputError
 
 from .errors import ModelError
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, str]
 
-# Config entries that say nothing about what the model computes.
+# Entries of the backbone's config, and of an adapter's, that say nothing about what the model computes.
 _CONFIG_NOISE = {
     "_name_or_path",
     "transformers_version",
@@ -31,6 +33,17 @@ _CONFIG_NOISE = {
     "architectures",
     "use_cache",
 }
+_ADAPTER_NOISE = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "init_lora_weights",
+    "lora_dropout",
+    "peft_version",
+    "revision",
+    "runtime_config",
+    "task_type",
+}
 
 
 class LanguageModel:
@@ -38,7 +51,8 @@ class LanguageModel:
 
     `network` is a transformers causal-LM module or the `PeftModel` around it; it may be replaced (alignment
     wraps it), everything below follows it. Gradients flow through `hidden` and `head`. guard: what stands in front of
-    `generate` (a `midward.guards.Guard`), or None.
+    `generate` (a `midward.guards.Guard`), or None. stored: digest of the base's weights as its folder stores them (the
+    same for every dtype), None where it wasn't read from one.
     """
 
     def __init__(
@@ -50,6 +64,7 @@ class LanguageModel:
         self.network: Any = network
         self.adapter = adapter
         self.guard: Any = None
+        self.stored: str | None = None
         self._base_hash: str | None = None
 
     def __repr__(self) -> str:
@@ -161,23 +176,35 @@ class LanguageModel:
     def reference(self) -> Iterator[None]:
         """The same weights with the adapter off, for the length of a `with` block.
 
-        Raises ModelError if there is no adapter.
+        Raises ModelError if there is no adapter, or one that has changed the base's own biases.
         """
         if not isinstance(self.network, PeftModel):
             raise ModelError(
                 f"{self.name!r} has no adapter, so it is its own reference; load it with adapter=FOLDER."
+            )
+        bias = getattr(self.network.active_peft_config, "bias", "none")
+        if bias != "none":
+            raise ModelError(
+                f"the adapter {self.adapter} was trained with bias={bias!r}: the base's biases are changed for good, "
+                f"so it can't be turned off. Load {self.name!r} without it as the reference."
             )
         with self.network.disable_adapter():
             yield
 
     def fold_adapter(self) -> None:
         """Add the adapter to the float32 weights it goes on: the same outputs up to rounding, for the price of the bare
-        model. For using a model, not for training it. In half precision or quantised, where rounding would tell,
-        and without an adapter nothing is done.
+        model. For using a model, not for training it. Nothing is done in half precision or quantised, where rounding
+        would tell, without an adapter, and with one that isn't a sum of weights alone.
         """
-        tied = self.family.kind == "canvas"  # two modules share weights, and only one has this adapter
-        exact = self.dtype == torch.float32 and self.quantized is None
-        if isinstance(self.network, PeftModel) and exact and not tied:
+        if not isinstance(self.network, PeftModel) or self.dtype != torch.float32 or self.quantized:
+            return
+        config = self.network.active_peft_config
+        # Where two modules share weights, and one of them has an adapter, folding would change both.
+        ends = (self.causal_lm.get_input_embeddings(), self.causal_lm.get_output_embeddings())
+        tied = self.family.kind == "canvas" or (
+            self.config.tie_word_embeddings and any(isinstance(each, BaseTunerLayer) for each in ends)
+        )
+        if isinstance(config, LoraConfig) and not config.lora_bias and not tied:
             _ = self.fingerprint  # of the weights as they were loaded
             self.network.merge_adapter()
 
@@ -187,8 +214,8 @@ class LanguageModel:
         """Return the prompt's ids: one user turn (str) or a conversation, through the chat template.
 
         The template's generation prompt is appended. Special tokens written out in the text (a mask, say)
-        become those tokens. Raises ModelError without a chat template, TypeError or ValueError for anything
-        that is no conversation.
+        become those tokens. Raises ModelError without a chat template or with a broken one, TypeError or InputError for
+        anything that is no conversation, or one that the template can't follow.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -201,12 +228,19 @@ class LanguageModel:
             raise ModelError(
                 f"{self.name!r} has no chat template (a base model?); pass token ids or add one."
             )
-        return self.tokenizer.apply_chat_template(
-            messages,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateSyntaxError as error:
+            raise ModelError(
+                f"the chat template of {self.name!r} is broken (line {error.lineno}: {error.message}); mend "
+                "chat_template.jinja or tokenizer_config.json in its folder."
+            ) from error
+        except Exception as error:  # a template says no by raising whatever it likes
+            raise InputError(
+                f"the chat template of {self.name!r} can't follow this conversation ({error}); change its turns."
+            ) from error
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """Return the text up to and without the first end token, special tokens stripped."""
@@ -234,37 +268,59 @@ class LanguageModel:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over weights, config, family, chat template and adapter: equal means same outputs.
+        """16 hex digits over all that changes results: weights, config, family, tokenizer, chat template, and the
+        adapter with its whole config. Equal means same outputs (up to rounding: devices and attention kernels don't
+        count, dtype and quantisation do).
 
-        Computed on first use (it reads every weight once); the base weights' part is then kept, the adapter's
-        is read afresh each time, so training an adapter changes the fingerprint.
+        Computed on first use (it reads every weight once); the base weights' and the tokenizer's part is then kept, the
+        adapter's is read afresh each time, so training an adapter changes the fingerprint.
         """
-        adapter = {}
-        if isinstance(self.network, PeftModel):
-            adapter = get_peft_model_state_dict(self.network, save_embedding_layers=False)
+        adapted = isinstance(self.network, PeftModel)
         if self._base_hash is None:
-            # PEFT renames the weights it wraps; undone here, so that only the adapter itself counts.
-            base = {
-                name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
-                for name, tensor in self.network.state_dict().items()
-                if not _is_adapter_weight(name)
-            }
-            self._base_hash = _hash_tensors(base)
-        config = {k: v for k, v in self.config.to_dict().items() if k not in _CONFIG_NOISE}
+            weights = self.network.state_dict()
+            if adapted:
+                weights = _base_weights(weights, self.network.base_model.prefix)
+            self._base_hash = _hash_tensors(weights) + _hash_tokenizer(self.tokenizer)
+        config = {k: v for k, v in self.causal_lm.config.to_dict().items() if k not in _CONFIG_NOISE}
         about = [config, repr(self.family), getattr(self.tokenizer, "chat_template", None), self._base_hash]
-        if self.family.attention_block is not None:
-            about.append(f"attention_block={self.family.attention_block}")
-        if adapter:
-            about += [_hash_tensors(adapter), self._adapter_settings()]
-        return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        if self.family.kind == "canvas":  # sampled by its own `generate`
+            about.append(self.causal_lm.generation_config.to_dict())
+        if adapted:
+            name = self.network.active_adapter
+            tensors = get_peft_model_state_dict(self.network, adapter_name=name, save_embedding_layers=False)
+            settings = self.network.peft_config[name].to_dict().items()
+            about += [_hash_tensors(tensors), {k: v for k, v in settings if k not in _ADAPTER_NOISE}]
+        return hashlib.sha256(json.dumps(about, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
-    def _adapter_settings(self) -> dict[str, Any]:
-        settings = self.network.peft_config[self.network.active_adapter].to_dict()
-        return {k: settings[k] for k in ("peft_type", "r", "lora_alpha", "use_rslora") if k in settings}
+
+def _base_weights(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The base's own weights of a PeftModel under their own names. prefix: of the adapter's, which are left out."""
+    return {
+        _WRAPPED.sub(".", name.removeprefix("base_model.model.")): tensor
+        for name, tensor in weights.items()
+        if not any(part.startswith(prefix) or part in _BESIDE for part in name.split("."))
+    }
 
 
-def _is_adapter_weight(name: str) -> bool:
-    return "lora_" in name or ".modules_to_save." in name
+# What PEFT puts into the name of a weight that it has wrapped, and of those that it keeps beside.
+_WRAPPED = re.compile(r"\.(?:base_layer|original_module|token_adapter\.base_layer)\.")
+_BESIDE = {"modules_to_save", "trainable_tokens_delta", "trainable_tokens_original"}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON: sets have no order of their own."""
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else str(value)
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        about = {"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
+    else:
+        about = json.loads(backend.to_str())
+        for state in ("padding", "truncation"):  # of the last call
+            about.pop(state, None)
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

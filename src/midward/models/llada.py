@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ._files import Renaming, renaming
 from ._read import Placement, read_native, require
 from ._rope import keep_rope_in_float32
 from .errors import ModelError
@@ -176,6 +177,11 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
         lora_targets=LLAMA_PROJECTIONS,
         sampling=dict(INFO.sampling),
     )
+
+
+def published(raw: dict[str, Any]) -> Renaming:
+    """What published weights, and adapters of them, are called here."""
+    return renaming(KEY_MAPPING)
 
 
 def build(config: dict[str, Any]) -> LlamaForCausalLM:

@@ -7,11 +7,14 @@ the fused query-key-value matrix has to be split. Attention is block-causal.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
+from ._files import Renaming, renaming
 from ._read import Placement, end_ids, entries, read_native, require, rope, token_id
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
@@ -66,11 +69,23 @@ _USUAL = {
 }
 
 
+# Published name -> GLM-4-MoE's.
+_KEY_MAPPING = {
+    r"^model\.word_embeddings\.": "model.embed_tokens.",
+    r"\.attention\.dense\.": ".self_attn.o_proj.",
+    r"\.attention\.query_layernorm\.": ".self_attn.q_norm.",
+    r"\.attention\.key_layernorm\.": ".self_attn.k_norm.",
+    r"\.mlp\.gate\.expert_bias$": ".mlp.gate.e_score_correction_bias",
+}
+_FUSED = ".attention.query_key_value."
+
+
 class LLaDA2ForMaskedDiffusion(Glm4MoeForCausalLM):
     """GLM-4-MoE under a name of its own, which is what the conversion of the weights is registered by."""
 
 
 def _register_conversion() -> None:
+    """Register what `published` says, as transformers takes it."""
     from transformers.conversion_mapping import (
         get_checkpoint_conversion_mapping,
         register_checkpoint_conversion_mapping,
@@ -83,13 +98,9 @@ def _register_conversion() -> None:
     register_checkpoint_conversion_mapping(
         LLaDA2ForMaskedDiffusion.__name__,
         [
-            WeightRenaming(r"^model\.word_embeddings\.", "model.embed_tokens."),
-            WeightRenaming(r"\.attention\.dense\.", ".self_attn.o_proj."),
-            WeightRenaming(r"\.attention\.query_layernorm\.", ".self_attn.q_norm."),
-            WeightRenaming(r"\.attention\.key_layernorm\.", ".self_attn.k_norm."),
-            WeightRenaming(r"\.mlp\.gate\.expert_bias$", ".mlp.gate.e_score_correction_bias"),
+            *(WeightRenaming(theirs, ours) for theirs, ours in _KEY_MAPPING.items()),
             WeightConverter(
-                source_patterns=".attention.query_key_value.weight",
+                source_patterns=f"{_FUSED}weight",
                 target_patterns=[f".self_attn.{name}_proj.weight" for name in "qkv"],
                 operations=[Split(dim=0)],
             ),
@@ -97,6 +108,25 @@ def _register_conversion() -> None:
         ],
         overwrite=True,
     )
+
+
+def published(raw: dict[str, Any]) -> Renaming:
+    """What published weights, and adapters of them, are called here; the fused matrix becomes three."""
+    config = backbone_config(raw)
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    sizes = [count * config.head_dim for count in (heads, shared, shared)]
+    rename = renaming(_KEY_MAPPING)
+
+    def split(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        if _FUSED not in name:
+            yield from rename(name, tensor)
+            return
+        # What an adapter takes in is common to all three, what it puts out is split.
+        parts = [tensor] * 3 if ".lora_A." in name else tensor.split(sizes)
+        for letter, part in zip("qkv", parts, strict=True):
+            yield name.replace(_FUSED, f".self_attn.{letter}_proj."), part.contiguous()
+
+    return split
 
 
 def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:

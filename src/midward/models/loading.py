@@ -16,11 +16,11 @@ from transformers.utils import logging
 from midward._hints import did_you_mean
 
 from . import autoregressive, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
-from ._adapter import attach
-from ._files import SMALL_FILES, read_json
+from ._adapter import WEIGHTS, attach
+from ._files import SMALL_FILES, digest, not_finite, read_json, renaming, weight_files
 from ._read import Placement
 from .errors import ModelError
-from .family import FamilyInfo
+from .family import Family, FamilyInfo
 from .language_model import LanguageModel
 from .memory import GB, QUANTIZED, Memory, estimate, require
 
@@ -53,18 +53,21 @@ def load(
 ) -> LanguageModel:
     """Load a checkpoint: "sandbox", "sandbox-ar" (its autoregressive twin), a folder, or a Hub id ("org/model").
 
-    adapter: a PEFT adapter folder made for this model (`LanguageModel.reference` turns it off again).
+    adapter: a PEFT adapter made for this model, a folder or a Hub id (`LanguageModel.reference` turns it off again).
     device: "auto" (a CUDA device where there is one) or any torch device.
     dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
     quantize: "8bit" or "4bit" linear layers, by bitsandbytes; another model, with a fingerprint of its own.
     device_map: "auto" (layers over all CUDA devices) or the backbone's module names -> devices; instead of `device`.
-    Raises ModelError: wrong folder, missing or torn file, missing shard, pickle-only weights, unknown family,
-    unusual config, too little memory, or an adapter made for another model. Remote code is never run.
+    Raises ModelError: wrong folder, missing or torn file, missing shard, pickle-only weights, weights that aren't
+    finite numbers, unknown family, unusual config, too little memory, or an adapter made for another model. Remote code
+    is never run.
     """
     where = placement(device, dtype, quantize, device_map)
     folder = checkpoint_folder(name)
+    beside = None if adapter is None else adapter_folder(adapter)
     raw = read_json(folder / "config.json")
     kind = _kind(folder, raw)
+    _check_quantised(folder, raw, kind)
     need = estimate(folder, where.dtype, where.quantize)
     require(need, where)
     tokenizer = _tokenizer(folder, kind)
@@ -78,6 +81,7 @@ def load(
         else:
             network = autoregressive.read(folder, raw, where)
             family = autoregressive.family(folder, raw, tokenizer, network)
+    _check_mask_token(folder, family, tokenizer)
     own_sampling = _own_sampling(folder)
     if own_sampling:
         family = replace(family, sampling={**family.sampling, **own_sampling})
@@ -85,10 +89,15 @@ def load(
     model = LanguageModel(str(name), family, tokenizer, network)
     network.requires_grad_(False)
     _check_nothing_offloaded(model)
+    _check_finite(model)
+    model.stored = digest(weight_files(folder))
     if family.kind != "canvas":
         check_attention(model)
-    if adapter is not None:
-        model.network = attach(network, Path(adapter), str(name))
+    if beside is not None:
+        published = (
+            _FAMILIES[kind].published(raw) if hasattr(_FAMILIES.get(kind), "published") else renaming({})
+        )
+        model.network = attach(network, beside, str(name), published, model.stored)
         model.adapter = str(adapter)
     return model
 
@@ -119,6 +128,10 @@ def check_attention(model: LanguageModel) -> None:
     ids = torch.arange(length, device=model.device).repeat(4, 1) % model.vocab_size
     ids[:, -1] = torch.linspace(0, model.vocab_size - 1, 4).long()
     before = model.hidden(ids)[:, :-1].float()
+    whole = ids[:1, : min(block, length)]
+    ours = model.head(model.hidden(whole))
+    if not (before.isfinite().all() and ours.isfinite().all()):
+        raise ModelError(f"{model.name!r} computes NaN or infinite numbers; {_remedy(model.dtype)}")
     change = (before - before[:1]).norm(dim=-1).max(0).values / before[0].norm(dim=-1)  # [length - 1]
     # Rounding: an expert's tokens are multiplied together, so that a position's last bits depend on the others.
     # In 8 bits, which columns count as outliers is decided over all positions at once.
@@ -134,12 +147,47 @@ def check_attention(model: LanguageModel) -> None:
             f"{model.name!r} must have {family.attention} attention, but the last token changes {what}; "
             "upgrade transformers?"
         )
-    whole = ids[:1, : min(block, length)]
     logits = model.causal_lm(input_ids=whole, use_cache=False).logits
-    ours = model.head(model.hidden(whole))
     if not torch.allclose(ours, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item()):
         raise ModelError(
             f"{model.name!r} transforms its logits after the output head in a way that isn't supported."
+        )
+
+
+def _check_finite(model: LanguageModel) -> None:
+    bad = not_finite(dict(model.network.named_parameters()))
+    if bad:
+        raise ModelError(
+            f"{model.name!r} holds NaN or infinite numbers, in {len(bad)} of its weights ({bad[0]}); "
+            f"{_remedy(model.dtype)}"
+        )
+
+
+def _remedy(dtype: torch.dtype) -> str:
+    if dtype == torch.float16:
+        return "float16 ends at 65504: use dtype='bfloat16' or 'float32' (--dtype)."
+    return "the weights are damaged, or their training diverged: download them again, or take an earlier checkpoint."
+
+
+def _check_quantised(folder: Path, raw: dict[str, Any], kind: str) -> None:
+    method = (raw.get("quantization_config") or {}).get("quant_method")
+    if method is not None and kind in _FAMILIES:
+        raise ModelError(
+            f"{folder} holds weights that {method} has quantised, which aren't read; take the original and "
+            "quantize='8bit' or '4bit' (--quantize)."
+        )
+
+
+def _check_mask_token(folder: Path, family: Family, tokenizer: Any) -> None:
+    """The config's mask id and the tokenizer's mask token must be the same, or prompts and canvas would hold two."""
+    theirs = tokenizer.mask_token_id
+    if family.mask_id is None or theirs in (None, family.mask_id):
+        return
+    text = tokenizer.convert_ids_to_tokens(family.mask_id)
+    if "mask" not in str(text).lower():
+        raise ModelError(
+            f"{folder}: config.json's mask id is {family.mask_id} ({text!r}), and the tokenizer's mask token "
+            f"{tokenizer.mask_token!r} is {theirs}; set mask_token_id in config.json to the one it was trained with."
         )
 
 
@@ -247,7 +295,7 @@ def checkpoint_folder(name: str | Path) -> Path:
         return path
     if path.is_file():
         raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
-    if name.count("/") == 1 and not name.startswith((".", "~", "/")) and "\\" not in name:
+    if _may_be_hub_id(name):
         return _download(name)
     hint = _nearest_folder(path) or did_you_mean(name, _EMBEDDED)
     raise ModelError(f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{hint}")
@@ -261,17 +309,37 @@ def _nearest_folder(path: Path) -> str:
     return f" Did you mean {siblings[near[0]]!r}?" if near else ""
 
 
+def adapter_folder(name: str | Path) -> Path:
+    """The folder of an adapter that is named as in `load`; a Hub id's files are downloaded. Raises ModelError."""
+    path = Path(name).expanduser()
+    if path.exists() or not _may_be_hub_id(str(name)):
+        if not path.is_dir():
+            raise ModelError(
+                f"no adapter {str(name)!r}: neither a folder nor a Hub id (org/adapter).{_nearest_folder(path)}"
+            )
+        return path
+    return _snapshot(str(name), [*SMALL_FILES, WEIGHTS])
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and "\\" not in name
+
+
 def _download(name: str) -> Path:
     """Fetch a Hub snapshot: the small files first, the weights only once the config is understood."""
+    folder = _snapshot(name, SMALL_FILES)
+    _kind(folder, read_json(folder / "config.json"))
+    return _snapshot(name, [*SMALL_FILES, "*.safetensors"])
+
+
+def _snapshot(name: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=SMALL_FILES))
-        _kind(folder, read_json(folder / "config.json"))
-        return Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except LocalEntryNotFoundError:
-        reason = "the Hub can't be reached and the model isn't in the local cache"
+        reason = "the Hub can't be reached and it isn't in the local cache"
     except HFValidationError:
         reason = "that is no valid Hub id"
     except HfHubHTTPError as error:
@@ -315,7 +383,7 @@ def _tokenizer(folder: Path, kind: str) -> Any:
             raise ModelError(f"{folder} has no tokenizer.json; is the download complete?")
     try:
         tokenizer = loader.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # of tokenizers, sentencepiece, transformers: of any kind
         raise ModelError(f"{folder}: the tokenizer can't be read ({error}).") from error
     if loader is Qwen2Tokenizer:
         _check_special_tokens(folder, tokenizer)

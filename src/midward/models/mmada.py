@@ -42,6 +42,9 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     return replace(llada.family(raw, tokenizer), name=INFO.name)
 
 
+published = llada.published
+
+
 def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
     return llada.read(folder, raw, placement)
