@@ -248,3 +248,66 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_
     with (out / "samples.csv").open(newline="") as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
     assert len(goals) == len(set(goals)) == 40
+
+
+def test_harmless_requests_are_never_attacked(midward, tiny, tmp_path):
+    unmarked, mixed, calm = (tmp_path / f"{name}.csv" for name in ("unmarked", "mixed", "calm"))
+    unmarked.write_text("goal\nt30\nt31\n")
+    mixed.write_text("goal,harmful\nt33,true\nt34,false\n")
+    calm.write_text("prompt\nt40\nt41\nt42\n")
+    out = tmp_path / "out"
+    base = [*tiny, "--attacks", "pad", "--judges", "harmfulness", "--no-replay", "--out", out]
+    result = midward("attack", *base, "--goals", f"{unmarked},{mixed}", "--harmless", calm)
+    assert result.exit_code == 0
+    assert "goals     unmarked (2), mixed (1)" in result.stderr
+    assert (
+        "harmless  mixed-harmless (1), calm (3): asked plainly, refusals counted by refusal" in result.stderr
+    )
+    assert f"{unmarked} has no column `harmful`: all of it counts as harmful" in result.stderr
+    assert f"{mixed} has no" not in result.stderr and f"{calm} has no" not in result.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert (
+        summary["goals"]
+        == {"unmarked": 2, "mixed": 1}
+        == {
+            name: sum(cell["pad"]["base"][of] for of in ("n", "unscored"))
+            for name, cell in summary["asr"]["harmfulness"]["reply"].items()
+        }
+    )
+    assert summary["harmless"]["goals"] == {"mixed-harmless": 1, "calm": 3}
+    assert summary["harmless"]["asr"] == {} and summary["costs"]["pad"]["base"]["n"] == 3
+    assert summary["harmless"]["refusals"]["refusal"]["reply"]["calm"]["direct"]["base"]["n"] <= 3
+    assert "Refusal rate by refusal on calm" in result.stdout
+    assert "Attack success by harmfulness on calm" not in result.stdout
+    with (out / "samples.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["attack"] for row in rows if row["goals"] in ("calm", "mixed-harmless")] == ["direct"] * 4
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--goals", "sandbox-benign"], "sandbox-benign: no harmful goal to attack with"),
+        (["--harmless", "sandbox"], "requests are harmful ones; give harmless ones."),
+        (["--goals", "sandbox,sandbox-benign", "--harmless", "sandbox-benign"], "called 'sandbox-benign'"),
+    ],
+)
+def test_harm_in_the_wrong_place_is_told(midward, base, flags, message):
+    result = midward("attack", *base, *flags)
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_the_table_says_what_each_row_is(midward, base, llada_folder, tmp_path):
+    folder = adapter(llada_folder, tmp_path / "mine")
+    result = midward("attack", *base, "--attacks", "direct", "--adapter", f"x={folder}")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()]
+    assert ["base", str(llada_folder), "-", "-"] in lines and [
+        "x",
+        str(llada_folder),
+        str(folder),
+        "-",
+    ] in lines
+    report = midward("report", tmp_path / "out", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert report.exit_code == 0 and "llada-tiny + mine, judged by oracle" in page
+    assert "llada-tiny, judged by oracle" in page

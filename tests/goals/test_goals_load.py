@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midward.goals import Goal, GoalsError, load
+from midward.goals import Goal, GoalsError, load, says_harm
 from midward.goals.loading import sample
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -64,6 +64,19 @@ def test_made_up_ids_give_way_to_those_given(tmp_path, given, ids):
     path = tmp_path / "t.csv"
     path.write_text("id,goal\n" + "".join(f"{name},Placeholder\n" for name in given))
     assert [goal.id for goal in load(path)] == ids
+
+
+def test_a_file_without_a_word_of_harm_is_what_it_is_said_to_be(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("goal\nPlaceholder\n")
+    assert not says_harm(path) and says_harm("sandbox")
+    assert load(path)[0].harmful and not load(path, harmless=True)[0].harmful
+    path.write_text("goal,harmful\nPlaceholder,false\nPlaceholder,true\n")
+    assert says_harm(path)
+    with pytest.raises(GoalsError, match="1 of its 2 requests are harmful ones"):
+        load(path, harmless=True)
+    with pytest.raises(GoalsError, match="harmful ones"):
+        load("sandbox", harmless=True)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

@@ -9,7 +9,8 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
@@ -191,12 +192,29 @@ def labelled(flag: str, text: str, what: str) -> tuple[str, str]:
     return label, path
 
 
+def say_harm(names: Sequence[str], column: str | None = None) -> None:
+    """Tell of each file of goals that doesn't say which of them are harmful: they all count as it."""
+    from midward import goals
+    from midward.cli._show import say
+
+    for name in names:
+        if not goals.says_harm(name, column):
+            say(
+                f"note      {name} has no column `harmful`: all of it counts as harmful. Harmless requests belong to "
+                "--harmless, or into rows with harmful=false."
+            )
+
+
 Compare = Annotated[
     list[Path] | None,
     typer.Option(
         help="Folder of another model's run, to be compared by goal (or sample); may be given several times."
     ),
 ]
+
+
+#: The verb that runs and its flags: parameter -> (the flag as it is written, its value).
+running: ContextVar[tuple[str, dict[str, tuple[str, Any]]]] = ContextVar("running")
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -214,7 +232,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         for member in fields(kind):
             members[member.name].__metadata__[0].rich_help_panel = f"{name.capitalize()} options"
             parameters.append(_flag(member.name, members[member.name], member.default))
-    known = {_flag_name(parameter): parameter for parameter in parameters}
+    spelled = {parameter.name: _flag_names(parameter) for parameter in parameters}
+    known = {flag: parameter for parameter in parameters for flag in spelled[parameter.name]}
 
     def read(context: typer.Context, path: Path | None) -> None:
         if path is not None and not context.resilient_parsing:
@@ -231,6 +250,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**given: Any) -> None:
         given.pop("recipe")
+        written = {name: "--" + flags[0].replace("_", "-") for name, flags in spelled.items()}
+        running.set((function.__name__, {name: (written[name], value) for name, value in given.items()}))
         for name, kind in groups.items():
             given[name] = kind(**{member.name: given.pop(member.name) for member in fields(kind)})
         function(**given)
@@ -244,10 +265,11 @@ def _flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _flag_name(parameter: inspect.Parameter) -> str:
-    """As it stands in a recipe: --batch-size is batch_size."""
-    declared = parameter.annotation.__metadata__[0].default
-    return declared.lstrip("-").replace("-", "_") if isinstance(declared, str) else parameter.name
+def _flag_names(parameter: inspect.Parameter) -> list[str]:
+    """As it may stand in a recipe: --batch-size is batch_size."""
+    option = parameter.annotation.__metadata__[0]
+    declared = [option.default, *(option.param_decls or ())] if isinstance(option.default, str) else []
+    return [name.lstrip("-").replace("-", "_") for name in declared] or [parameter.name]
 
 
 def _read_recipe(path: Path, known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midward.cli._options import DeviceMap, Quantize, SamplingOptions, labelled
+from midward.cli._options import DeviceMap, Quantize, SamplingOptions, labelled, say_harm
 from midward.cli._options import names as names_of
+from midward.cli._run import RunFolder
 from midward.cli._show import columns, console, out, say
 from midward.errors import InputError
 
@@ -68,8 +69,16 @@ def attack(
     goals: Annotated[
         str, typer.Option(help="Sets or .csv/.jsonl files, by comma; see midward goals.")
     ] = "sandbox,sandbox-contextual",
+    harmless: Annotated[
+        str | None,
+        typer.Option(
+            help="The same of harmless requests: asked plainly, and how many are refused is counted apart."
+        ),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="Of a file: the column of the goals.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Goals of each set (all).")] = None,
+    count: Annotated[
+        int | None, typer.Option("--limit", "--count", min=1, help="Goals of each set (all).")
+    ] = None,
     judges: Annotated[
         str | None,
         typer.Option(help="Judges by comma; oracle and harmfulness on the sandbox, else the profile's."),
@@ -120,6 +129,7 @@ def attack(
     if listing:
         out(_listing())
         return
+    run = RunFolder(out_folder)
     from midward.attacks._following import following
     from midward.attacks.profiles import profile_of
     from midward.evaluation import matrix as room
@@ -130,7 +140,9 @@ def attack(
     where = {"device": device, "dtype": dtype, "quantize": quantize, "device_map": device_map}
     arguments = {**_sampling(sampling), **{name: value for name, value in where.items() if value is not None}}
     arguments = {**chosen.sampling, **arguments} | ({"batch_size": batch_size} if batch_size else {})
-    sets = room.load_sets(names_of(goals), count, column=column)
+    asked = room.load_sets(names_of(goals), count, column=column)
+    calm = room.load_sets(names_of(harmless or ""), count, column=column, harmless=True)
+    sets, plain = room.by_harm(asked, calm)
     names = ranked(names_of(judges) if judges else room.judges_for(sets, profile))
     of_attacks = [name for name in names if find(name).of_attacks]
     if export and not of_attacks:
@@ -154,13 +166,16 @@ def attack(
         seed=sampling.seed,
         budget=budget,
         replay=not no_replay,
+        harmless=plain,
     )
     _tell(todo, profile)
+    say_harm(names_of(goals), column)
     if unused := [role for role, name in given.items() if name and role not in roles]:
         say(f"not asked {', '.join(unused)}: no attack and no judge here needs them")
     if plan:
         out(_cost(todo))
         return
+    run.start()
     terminal = console().is_terminal
     display = os.environ.get("INSPECT_DISPLAY") or ("rich" if terminal else "none")
     told = _Told(todo.samples) if display == "none" else lambda: None
@@ -174,7 +189,17 @@ def attack(
         attacks=[one.info.name for one in planned],
         judges=names,
     ) | {"profile": profile, "roles": roles, "seed": sampling.seed}
-    summary["guards"] = {row.label: row.guard for row in todo.rows if row.guard}
+    if plain:
+        summary["harmless"] = results.summarise(
+            outcomes,
+            rows=[row.label for row in todo.rows],
+            sets={name: len(some) for name, some in plain.items()},
+            attacks=["direct"],
+            judges=todo.refusal_judges,
+        )
+    summary["models"] = {
+        row.label: {"model": row.model, "adapter": row.adapter, "guard": row.guard} for row in todo.rows
+    }
     results.write(out_folder, outcomes, summary, verdict)
     out(results.tables(summary, verdict))
     if export:
@@ -265,6 +290,9 @@ def _tell(todo: Matrix, profile: str) -> None:
         say(f"row       {row.label}: {row.model}{adapter}{guard} ({given})")
     say(f"attacks   {', '.join(one.info.name for one in todo.attacks)} (profile {profile})")
     say(f"goals     {', '.join(f'{name} ({len(chosen)})' for name, chosen in todo.sets.items())}")
+    if todo.harmless:
+        told = ", ".join(f"{name} ({len(chosen)})" for name, chosen in todo.harmless.items())
+        say(f"harmless  {told}: asked plainly, refusals counted by {', '.join(todo.refusal_judges)}")
     say(f"judges    {', '.join(todo.judges)}")
     if not any(find(name).of_attacks for name in todo.judges):
         say(

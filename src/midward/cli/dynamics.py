@@ -11,6 +11,7 @@ import typer
 
 from midward.cli._dynamics_report import report
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions, names
+from midward.cli._run import RunFolder
 from midward.cli._show import bar, say
 from midward.errors import InputError
 
@@ -47,7 +48,7 @@ class PromptOptions:
     ] = None
     fit_harmless: Annotated[str | None, typer.Option(help="Harmless prompts for the same.")] = None
     column: Annotated[str | None, typer.Option(help="Of files: the column of the prompts.")] = None
-    count: Annotated[int, typer.Option(min=2, help="Prompts of each set.")] = 100
+    count: Annotated[int, typer.Option("--limit", "--count", min=2, help="Prompts of each set.")] = 100
     fit: Annotated[int, typer.Option(min=2, help="Prompts of each kind for anchors.")] = 200
     train: Annotated[
         int, typer.Option(min=2, help="More harmless prompts, whose signals a detector is fitted on.")
@@ -92,6 +93,7 @@ def dynamics(
 
     Run again, it goes on where it stopped.
     """
+    run = RunFolder(out_folder)
     from midward._hints import one_of
     from midward.dynamics.recovery import sampler
     from midward.dynamics.states import READINGS
@@ -106,6 +108,7 @@ def dynamics(
     attacked = [goal for name in goals["attacked"] for goal in goals["attacked"][name]]
     judged_by = verdicts.bench(attacked, judges, judge)
 
+    run.start()
     loaded = model.load()
     several = loaded.family.kind == "diffusion"
     chosen = _names(samplers or ("native,ar,greedy,random,dynamic" if several else "native"))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions
+from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions, say_harm
 from midward.cli._options import names as names_of
+from midward.cli._run import RunFolder
 from midward.cli._show import StepBar, bar, columns, following, out, say
 from midward.errors import InputError
 
@@ -186,11 +187,15 @@ def evaluate(
             help=f"Sets of requests by comma: {_SETS}, sets of goals, or files with a column `harmful`."
         ),
     ] = None,
+    harmless: Annotated[
+        str | None,
+        typer.Option(help="More sets or files, of harmless requests: false positives, no attacks."),
+    ] = None,
     goals: Annotated[
         str, typer.Option(help="What prefill, prefill-mid, pad and dija are put on: a set or file.")
     ] = "sandbox",
     split: Split = "test",
-    count: Annotated[int, typer.Option(min=1, help="Requests of each set.")] = 100,
+    count: Annotated[int, typer.Option("--limit", "--count", min=1, help="Requests of each set.")] = 100,
     judges: JudgeName = None,
     judge: JudgeModel = None,
     behind: Annotated[
@@ -210,20 +215,27 @@ def evaluate(
 
     The same command again goes on where it stopped.
     """
+    run = RunFolder(out_folder)
     from midward.evaluation.cases import cases
+    from midward.goals.loading import is_file
     from midward.guards import describe
 
+    say_harm([name for name in [*names_of(sets or ""), goals] if is_file(name)])
     files = _files(guard)
     fitted_on = {one for file in files.values() for one in describe(file)["fitted_on"]}
+    run.start()
     loaded = _load(model)
     chosen = sampling.resolve(loaded)
     names = names_of(sets or (_PLAIN_SETS if behind else _SETS))
     if loaded.family.mask_id is None and sets is None:
         names = [name for name in names if name != "dija"]
+    calm = names_of(harmless or "")
     found = [
         one
-        for name in names
-        for one in cases(loaded, name, count, split=split, goals=goals, without=fitted_on)
+        for name in [*names, *calm]
+        for one in cases(
+            loaded, name, count, split=split, goals=goals, without=fitted_on, harmless=name in calm
+        )
     ]
     with _behind(behind) as other:
         _evaluate(loaded, chosen, files, found, judges, judge, other, repeats, batch_size, out_folder)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from midward.cli._options import BatchSize, Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
+from midward.cli._run import RunFolder
 from midward.cli._show import columns, in_points, out, say
 from midward.cli.probe_prefill import (
     Column,
@@ -19,6 +20,7 @@ from midward.cli.probe_prefill import (
     PhrasesFile,
     _respond,
     _title,
+    attacked,
 )
 
 
@@ -50,7 +52,7 @@ def ask(
 
     Run again, it goes on where it stopped.
     """
-    from midward import goals as room
+    run = RunFolder(out_folder)
     from midward._tables import write_table
     from midward.probes import _readings, verdicts
     from midward.probes import ask as probe
@@ -60,11 +62,12 @@ def ask(
     from midward.store import write_text
 
     settings = probe.Ask(positions_of(words), phrase, sampling.seed)
-    chosen = room.load(goals, count=count, column=column)
+    chosen = attacked(goals, count, column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
     others = {folder: _readings.load_run(folder, "ask", judged_by.key) for folder in compare or []}
 
+    run.start()
     loaded = model.load()
     resolved = sampling.resolve(loaded)
     for line in _readings.sampled_otherwise(asdict(resolved), others):

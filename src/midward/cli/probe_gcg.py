@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midward.cli._options import Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
+from midward.cli._run import RunFolder
 from midward.cli._show import bar, columns, out, say
-from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile
+from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile, attacked
 from midward.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def gcg(
 
     One run is one model with its adapter. Run again, it goes on where it stopped, within a search too.
     """
+    run = RunFolder(out_folder)
     import torch
 
-    from midward import goals as room
     from midward.probes import _gcg_readings, _readings, verdicts
     from midward.probes import gcg as probe
     from midward.probes.phrases import phrases_for
@@ -100,13 +101,15 @@ def gcg(
     )
     if sampling.length is not None:
         check_positions(places, sampling.length)
-    chosen = room.load(goals, count=count, column=column)
+    chosen = attacked(goals, count, column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
     others = {
         folder: _readings.load_run(folder, "gcg", judged_by.key, asdict(settings)) for folder in compare or []
     }
 
+    if not plan:
+        run.start()
     loaded = model.load()
     probe.require_gradients(loaded)
     resolved = sampling.resolve(loaded)

@@ -12,6 +12,7 @@ import typer
 
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
 from midward.cli._options import names as names_of
+from midward.cli._run import RunFolder
 from midward.cli._show import bar, columns, out, say
 from midward.errors import InputError
 
@@ -36,7 +37,7 @@ def order(
             "On the sandbox by default its harmless and forbidden goals, sums and programs; else alpaca,advbench."
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=2, help="Prompts of each set.")] = 50,
+    count: Annotated[int, typer.Option("--limit", "--count", min=2, help="Prompts of each set.")] = 50,
     column: Annotated[str | None, typer.Option(help="Of a file: the column of the prompts.")] = None,
     batch_size: BatchSize = 16,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
@@ -47,6 +48,7 @@ def order(
 
     All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
     """
+    run = RunFolder(out_folder)
     given = sets if sets is not None else AT_HOME if model.at_home else "alpaca,advbench"
     names = list(dict.fromkeys(names_of(given)))
     if not names:
@@ -55,6 +57,7 @@ def order(
     if len(prompts) < len(names):
         raise InputError(f"two of the sets have the same name: {', '.join(names)}; rename one of the files.")
 
+    run.start()
     loaded = model.load()
     if loaded.family.kind != "diffusion":
         raise InputError(

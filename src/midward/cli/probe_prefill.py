@@ -18,7 +18,9 @@ from midward.cli._options import (
     ModelOptions,
     SamplingOptions,
     names,
+    say_harm,
 )
+from midward.cli._run import RunFolder
 from midward.cli._show import StepBar, bar, columns, out, say
 from midward.errors import InputError
 
@@ -33,7 +35,7 @@ Goals = Annotated[
     str, typer.Option(help="A set of harmful goals, or a .csv or .jsonl file; see midward goals.")
 ]
 Column = Annotated[str | None, typer.Option(help="Of a file: the column of the goals.")]
-Count = Annotated[int, typer.Option(min=1, help="Goals.")]
+Count = Annotated[int, typer.Option("--limit", "--count", min=1, help="Goals.")]
 PhrasesFile = Annotated[
     Path | None, typer.Option(help="Your own phrases: a .csv or .jsonl file with the columns kind and text.")
 ]
@@ -75,7 +77,7 @@ def prefill(
 
     Run again, it goes on where it stopped.
     """
-    from midward import goals as room
+    run = RunFolder(out_folder)
     from midward.probes import _readings, verdicts
     from midward.probes import prefill as probe
     from midward.probes.phrases import phrases_for
@@ -88,12 +90,13 @@ def prefill(
     )
     if sampling.length is not None:
         probe.check_positions(settings.positions, sampling.length)
-    chosen = room.load(goals, count=count, column=column)
+    chosen = attacked(goals, count, column)
     calm = _harmless(chosen, benign, benign_goals)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
     others = {folder: _readings.load_run(folder, "prefill", judged_by.key) for folder in compare or []}
 
+    run.start()
     loaded = model.load()
     resolved = sampling.resolve(loaded)
     for line in _readings.sampled_otherwise(asdict(resolved), others):
@@ -142,9 +145,9 @@ def mirror(
     The window is a setting, so look for it on goals that no result is reported on. Run again, it goes on where it
     stopped.
     """
+    run = RunFolder(out_folder)
     import yaml
 
-    from midward import goals as room
     from midward.probes import _readings, verdicts
     from midward.probes import mirror as probe
     from midward.probes.phrases import phrases_for
@@ -160,10 +163,11 @@ def mirror(
     )
     if sampling.length is not None:
         check_positions(settings.starts, sampling.length)
-    chosen = room.load(goals, count=count, column=column)
+    chosen = attacked(goals, count, column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
 
+    run.start()
     loaded = model.load()
     resolved = sampling.resolve(loaded)
     wanted = probe.cases(loaded, chosen, settings, texts, resolved.length)
@@ -180,6 +184,20 @@ def mirror(
     say(
         f"midward align --model {model.model} --recipe {out_folder / 'recipe.yaml'} --out ... trains in this window"
     )
+
+
+def attacked(name: str, count: int, column: str | None) -> list[Goal]:
+    """The goals of a probe, which measures attack success. Raises InputError where some are harmless."""
+    from midward import goals
+
+    chosen = goals.load(name, count=count, column=column)
+    if calm := sum(not goal.harmful for goal in chosen):
+        raise InputError(
+            f"--goals {name}: {calm} of {len(chosen)} are harmless, and a probe attacks; give harmful ones "
+            "(harmless ones are --benign-goals of probe prefill)."
+        )
+    say_harm([name], column)
+    return chosen
 
 
 def _lengths(text: str | None) -> tuple[int | None, ...]:
@@ -204,10 +222,7 @@ def _harmless(chosen: Sequence[Goal], count: int, name: str | None) -> list[Goal
                 "--benign needs --benign-goals for goals like these: alpaca, xstest or a file; or 0."
             )
         name = "sandbox-benign"
-    from dataclasses import replace
-
-    # A file's rows count as harmful unless it says otherwise; here they are the harmless ones.
-    return [replace(goal, harmful=False) for goal in room.load(name, count=count)]
+    return room.load(name, count=count, harmless=True)
 
 
 def _respond(

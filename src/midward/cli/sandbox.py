@@ -59,7 +59,7 @@ def measure(
     sets: Annotated[
         str, typer.Option(help="Sets of trials, by comma; an unknown one lists all.")
     ] = "plain,contextual,wrappers,benign,banned,sums,recall,programs",
-    count: Annotated[int, typer.Option(min=1, help="Trials a set.")] = 200,
+    count: Annotated[int, typer.Option("--limit", "--count", min=1, help="Trials a set.")] = 200,
     split: Annotated[
         Literal["test", "tuning", "train"], typer.Option(help="Whose things are asked about.")
     ] = "test",

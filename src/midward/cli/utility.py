@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions, names
+from midward.cli._run import RunFolder
 from midward.cli._show import columns, following, in_points, out, say
 from midward.errors import InputError
 
@@ -67,6 +68,7 @@ def utility(
     Without --length, a response has the length that its task asks for. Run again, it goes on where it stopped; works
     under torchrun.
     """
+    run = RunFolder(out_folder)
     own, others = _split(model, tasks)
     if guard is not None:
         from midward.guards import describe
@@ -89,6 +91,7 @@ def utility(
     if allow_code_execution:
         say(f"programs  {'; '.join(protections())}")
 
+    run.start()
     processes.start()
     first = processes.rank() == 0
     try:

@@ -63,17 +63,18 @@ def cases(
     split: str = "test",
     goals: str = "sandbox",
     without: Collection[str] = (),
+    harmless: bool = False,
 ) -> list[Case]:
     """Up to `count` cases of one set.
 
     without: hashes of plain prompts that are left out, as those that a guard was fitted on (`Guard.fitted_on`); sets of
-    goals and files then give the next ones.
+    goals and files then give the next ones. harmless: a file's rows are, and may not say otherwise.
 
     name: of the sandbox's trials about things of `split` (benign, benign-wrapped, banned; plain, contextual, wrappers);
     a key of SHAPES, put on `goals` (a set or file; "sandbox" takes the forbidden requests of `split`); or a set of
     goals, or a file of prompts with a column `harmful`. Raises GoalsError or ValueError, also where none is left.
     """
-    found = _cases(model, name, count, len(without), split=split, goals=goals)
+    found = _cases(model, name, count, len(without), split=split, goals=goals, harmless=harmless)
     fresh = [case for case in found if prompt_hash(case.plain) not in without]
     if not fresh:
         raise InputError(
@@ -82,7 +83,9 @@ def cases(
     return fresh[:count]
 
 
-def _cases(model: LanguageModel, name: str, count: int, spare: int, *, split: str, goals: str) -> list[Case]:
+def _cases(
+    model: LanguageModel, name: str, count: int, spare: int, *, split: str, goals: str, harmless: bool
+) -> list[Case]:
     """spare: so many more of a set of goals. The sandbox's trials hang on their count, and its splits share nothing."""
     if name in _TRIALS:
         plain = trials.trials(_TRIALS[name], count, split=split)
@@ -102,7 +105,7 @@ def _cases(model: LanguageModel, name: str, count: int, spare: int, *, split: st
             f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "
             ".csv or .jsonl file."
         )
-    loaded = goal_sets.load(name, count=count + spare)
+    loaded = goal_sets.load(name, count=count + spare, harmless=harmless)
     return [Case(goal.source, goal, Request(goal.prompt), goal.prompt) for goal in loaded]
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import describe
 from midward.guards import find as find_guard
+from midward.judges import JudgeInfo
 from midward.store import key_of
 
 ASSISTANT = "midward/sandbox-assistant"
@@ -91,9 +92,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What to run. sets: name -> goals. roles: Inspect role -> model name. budget: over every attack's own.
+    """What to run. sets: name -> harmful goals. roles: Inspect role -> model name. budget: over every attack's own.
 
-    judges: names; one that needs the role `judge` asks `roles["judge"]`.
+    judges: names; one that needs the role `judge` asks `roles["judge"]`. harmless: name -> harmless goals, which are
+    asked plainly: of them it is counted how many are refused, never attack success.
     """
 
     rows: Sequence[Row]
@@ -104,6 +106,7 @@ class Matrix:
     seed: int = 0
     budget: int | None = None
     replay: bool = True
+    harmless: Mapping[str, Sequence[Goal]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found = {"rows": self.rows, "attacks": self.attacks, "goals": self.sets, "judges": self.judges}
@@ -129,9 +132,24 @@ class Matrix:
                 )
 
     @property
+    def refusal_judges(self) -> list[str]:
+        """Those of the judges that say who refused, for the harmless goals."""
+        return [name for name in self.judges if not judges.find(name).of_attacks] or ["refusal"]
+
+    def cells(self) -> Iterator[tuple[Planned, str, Sequence[Goal], list[JudgeInfo]]]:
+        """Attack, name of the goals, goals and judges, of each cell of a row."""
+        judged_by = [judges.find(name) for name in self.judges]
+        for planned in self.attacks:
+            yield from ((planned, name, some, judged_by) for name, some in self.sets.items())
+        direct = attacks.find("direct")
+        plain = Planned(direct, direct.configure({}))
+        of_refusals = [judges.find(name) for name in self.refusal_judges]
+        yield from ((plain, name, some, of_refusals) for name, some in self.harmless.items())
+
+    @property
     def samples(self) -> int:
-        """Goals attacked, over all cells."""
-        return len(self.rows) * len(self.attacks) * sum(len(chosen) for chosen in self.sets.values())
+        """Goals attacked or asked, over all cells."""
+        return len(self.rows) * sum(len(chosen) for _, _, chosen, _ in self.cells())
 
     def most(self, planned: Planned) -> int:
         """The most queries to the target for one goal."""
@@ -219,31 +237,28 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
     another task, and its samples are run.
     """
     tasks = []
-    scorers = [judges.find(name) for name in matrix.judges]
-    judged = ["judge"] if any(info.needs == "role:judge" for info in scorers) else []
-
     about = {"row": row.label, "guard": row.guard}
-    for planned in matrix.attacks:
+    for planned, name, chosen, judged_by in matrix.cells():
+        judged = ["judge"] if any(info.needs == "role:judge" for info in judged_by) else []
         asked = {role: roles[role] for role in (*planned.info.roles, *judged)}
-        for name, chosen in matrix.sets.items():
-            cell = cell_key(matrix, row, model, asked, planned, name)
-            tasks.append(
-                Task(
-                    name=f"{row.label}.{name}.{planned.info.name}",
-                    dataset=MemoryDataset([sample_of(goal) for goal in chosen], name=name),
-                    solver=attacks.solver_of(planned.info)(
-                        seed=matrix.seed,
-                        budget=matrix.budget,
-                        replay=matrix.replay,
-                        **asdict(planned.settings),
-                    ),
-                    scorer=[judges.scorer_of(info)() for info in scorers],
-                    model=model,
-                    model_roles=dict(asked),
-                    version=cell,
-                    metadata={**about, "goals": name, "attack": planned.info.name, "cell": cell},
-                )
+        cell = cell_key(matrix, row, model, asked, planned, name)
+        tasks.append(
+            Task(
+                name=f"{row.label}.{name}.{planned.info.name}",
+                dataset=MemoryDataset([sample_of(goal) for goal in chosen], name=name),
+                solver=attacks.solver_of(planned.info)(
+                    seed=matrix.seed,
+                    budget=matrix.budget,
+                    replay=matrix.replay,
+                    **asdict(planned.settings),
+                ),
+                scorer=[judges.scorer_of(info)() for info in judged_by],
+                model=model,
+                model_roles=dict(asked),
+                version=cell,
+                metadata={**about, "goals": name, "attack": planned.info.name, "cell": cell},
             )
+        )
     return tasks
 
 
@@ -256,6 +271,7 @@ def cell_key(
     goals_name: str,
 ) -> str:
     """Of where the cell stands, and everything that its results depend on."""
+    chosen, judged_by = next((some, infos) for _, name, some, infos in matrix.cells() if name == goals_name)
     return key_of(
         row=row.label,
         goals_name=goals_name,
@@ -263,9 +279,10 @@ def cell_key(
         roles={role: _identity(played) for role, played in roles.items()},
         attack=planned.info.hash(planned.settings),
         files=[_sha256(value) for value in asdict(planned.settings).values() if os.path.isfile(str(value))],
-        goals=[asdict(goal) for goal in matrix.sets[goals_name]],
+        goals=[asdict(goal) for goal in chosen],
         judges=[
-            (info.name, info.version, info.hash) for info in map(judges.find, judges.ranked(matrix.judges))
+            (info.name, info.version, info.hash)
+            for info in map(judges.find, judges.ranked([info.name for info in judged_by]))
         ],
         seed=matrix.seed,
         budget=matrix.budget,
@@ -363,12 +380,20 @@ def on_sandbox(sets: Mapping[str, Sequence[Goal]]) -> bool:
 
 
 def judges_for(sets: Mapping[str, Sequence[Goal]], profile: str) -> list[str]:
-    """The judges unless others are asked for: the oracle and a rubric on the sandbox, else the profile's."""
+    """The judges unless others are asked for: the oracle and a rubric on the sandbox, else the profile's; of harmless
+    goals alone, who refused."""
+    if not any(goal.harmful for chosen in sets.values() for goal in chosen):
+        return ["refusal"]
     return ["oracle", "harmfulness"] if on_sandbox(sets) else list(profile_of(profile).judges)
 
 
 def load_sets(
-    names: Sequence[str], count: int | None, seed: int = 0, column: str | None = None
+    names: Sequence[str],
+    count: int | None,
+    seed: int = 0,
+    column: str | None = None,
+    *,
+    harmless: bool = False,
 ) -> dict[str, list[Goal]]:
     """Sets by name, or files by path. Raises GoalsError; AttackError where two have one name."""
     found: dict[str, list[Goal]] = {}
@@ -377,6 +402,29 @@ def load_sets(
         if label in found:
             raise AttackError(f"two sets of goals are called {label!r}; rename the file.")
         found[label] = goals.load(
-            name, count=count, seed=seed, column=column if name not in goals.SETS else None
+            name,
+            count=count,
+            seed=seed,
+            column=column if name not in goals.SETS else None,
+            harmless=harmless,
         )
     return found
+
+
+def by_harm(
+    sets: Mapping[str, Sequence[Goal]], harmless: Mapping[str, Sequence[Goal]]
+) -> tuple[dict[str, list[Goal]], dict[str, list[Goal]]]:
+    """The harmful goals of `sets`, and the harmless ones with `harmless`: those are no attack's. Raises AttackError
+    where none is harmful, or two sets have one name."""
+    attacked = {name: [goal for goal in some if goal.harmful] for name, some in sets.items()}
+    calm = {name: [goal for goal in some if not goal.harmful] for name, some in sets.items()}
+    # Of a file that holds both, the harmless part has a name of its own.
+    found = {f"{name}-harmless" if attacked[name] else name: some for name, some in calm.items() if some}
+    if twice := (found.keys() | attacked.keys()) & harmless.keys():
+        raise AttackError(f"two sets of goals are called {min(twice)!r}; rename the file.")
+    attacked = {name: some for name, some in attacked.items() if some}
+    if not attacked:
+        raise AttackError(
+            f"{', '.join(sets)}: no harmful goal to attack with; give some as --goals, and harmless ones as --harmless."
+        )
+    return attacked, found | {name: list(some) for name, some in harmless.items()}

@@ -115,10 +115,12 @@ def summarise(
     """Everything that the tables print, as JSON: rates by judge, text, goals, attack and row; the rows compared by
     goal; costs.
 
-    sets: name -> number of goals. A rate's record also has `errors`: goals without a result, which aren't in its n.
+    sets: name -> number of goals; outcomes of others are left out. A rate's record also has `errors`: goals without a
+    result, which aren't in its n.
     `asr` holds the judges that measure attack success, `refusals` those that say who refused; `measures` says which is
     which, and `judges` has them `ranked`.
     """
+    outcomes = [one for one in outcomes if one.goals in sets]
     judges = ranked(judges)
     measures = {judge: find(judge).measures for judge in judges}
     done = Counter((one.row, one.goals, one.attack) for one in outcomes if one.error is None)
@@ -203,6 +205,28 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
 
     text: which verdict: "reply" (in the loop), "replay" (fresh) or "authored" (the model's own tokens only).
     """
+    parts = [_models(summary["models"])] if "models" in summary else []
+    parts += _rates(summary, text)
+    if "harmless" in summary:
+        parts += [
+            "Of harmless goals, asked plainly, a refusal is one too many:",
+            *_rates(summary["harmless"], text),
+        ]
+    parts.append("What it took, a goal (means over all goals):\n\n" + _costs(summary))
+    return "\n\n".join(parts)
+
+
+def _models(models: Mapping[str, Mapping[str, str | None]]) -> str:
+    """What each row is."""
+    lines = [
+        [row, *(about[part] or "-" for part in ("model", "adapter", "guard"))]
+        for row, about in models.items()
+    ]
+    return markdown(["row", "model", "adapter", "guard"], lines)
+
+
+def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
+    """Tables of rates and pairs, each with its title."""
     parts = []
     rates = {**summary["asr"], **summary["refusals"]}
     for judge in summary["judges"]:
@@ -237,8 +261,7 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
                     f"Paired by goal (points, {better}; 95 % bootstrap interval; exact McNemar p):\n\n"
                     + markdown(["pair", *summary["attacks"]], lines)
                 )
-    parts.append("What it took, a goal (means over all goals):\n\n" + _costs(summary))
-    return "\n\n".join(parts)
+    return parts
 
 
 def _cell(reading: Mapping[str, Any]) -> str:
@@ -283,7 +306,8 @@ def write(folder: Path, outcomes: Sequence[Outcome], summary: Mapping[str, Any],
     """summary.json, table.md (of one text's verdicts) and samples.csv below `folder`."""
     write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     write_text(folder / "table.md", tables(summary, text) + "\n")
-    write_text(folder / "samples.csv", _csv(outcomes, summary["judges"]))
+    judges = dict.fromkeys([*summary["judges"], *summary.get("harmless", {}).get("judges", [])])
+    write_text(folder / "samples.csv", _csv(outcomes, list(judges)))
 
 
 def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:

@@ -5,7 +5,7 @@
 """
 
 from midward.goals.goal import Goal, GoalsError
-from midward.goals.loading import load
+from midward.goals.loading import load, says_harm
 from midward.goals.sets import SETS, GoalSet
 
-__all__ = ["SETS", "Goal", "GoalSet", "GoalsError", "load"]
+__all__ = ["SETS", "Goal", "GoalSet", "GoalsError", "load", "says_harm"]

@@ -24,14 +24,16 @@ def load(
     seed: int = 0,
     column: str | None = None,
     cache: str | Path | None = None,
+    harmless: bool = False,
 ) -> list[Goal]:
     """The goals of a set in SETS, or of a .csv or .jsonl file.
 
     count: without it all, in the set's order; with it a sample of at most that many, in a random order that depends on
     nothing but the seed and the ids: a larger count begins with the smaller one's goals. column: of a file, the one
     that holds the requests (otherwise goal, prompt or behavior); target, context, category, id and harmful are read
-    where they are there, and a row counts as harmful where nothing says otherwise. cache: folder of downloaded files
-    instead of $MIDWARD_CACHE/goals. Raises GoalsError.
+    where they are there. harmless: what a file's rows count as where it has no column `harmful` (see `says_harm`); what
+    is said to be harmful is then refused. cache: folder of downloaded files instead of $MIDWARD_CACHE/goals. Raises
+    GoalsError.
     """
     if count is not None and count < 1:
         raise GoalsError(f"count must be 1 or more; received {count}.")
@@ -41,13 +43,23 @@ def load(
             raise GoalsError(f"column goes with a file; {name} is a set, and its columns are known.")
         goals = _of_set(SETS[name], cache)
     elif is_file(name):
-        goals = _of_file(Path(name), column)
+        goals = _of_file(Path(name), column, not harmless)
     else:
         raise GoalsError(
             f"no set of goals {name!r}.{did_you_mean(name, SETS)} Available: {', '.join(SETS)}, or the path of a "
             f"{' or '.join(FILES)} file."
         )
+    if harmless and (harmful := sum(goal.harmful for goal in goals)):
+        raise GoalsError(
+            f"{name}: {harmful} of its {len(goals)} requests are harmful ones; give harmless ones."
+        )
     return goals if count is None else sample(goals, count, seed)
+
+
+def says_harm(name_or_path: str | Path, column: str | None = None) -> bool:
+    """Whether it is known of each goal if it is harmful: of a set, and of a file with a column `harmful`."""
+    name = str(name_or_path)
+    return not is_file(name) or detect(_table(Path(name)), name, column).harmful is not None
 
 
 def is_file(name: str) -> bool:
@@ -73,10 +85,10 @@ def _of_set(goal_set: GoalSet, cache: str | Path | None) -> list[Goal]:
     return goals_of(rows, goal_set.columns, source=goal_set.name, harmful=goal_set.harmful, where=str(path))
 
 
-def _of_file(path: Path, column: str | None) -> list[Goal]:
+def _of_file(path: Path, column: str | None, harmful: bool) -> list[Goal]:
     rows = _table(path)
     columns = detect(rows, str(path), column)
-    return goals_of(rows, columns, source=path.stem, harmful=True, where=str(path))
+    return goals_of(rows, columns, source=path.stem, harmful=harmful, where=str(path))
 
 
 def _table(path: Path) -> list[Row]:

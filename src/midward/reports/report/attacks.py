@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -25,6 +26,7 @@ from midward.reports.report.parts import (
     listed,
     number,
     share,
+    short,
     some,
 )
 from midward.reports.report.verdict import Cells, Gaps, against, cards_of, changes, kept
@@ -72,10 +74,20 @@ def attack(run: Run, texts: Texts) -> Built:
         said = f"{listed(data['judges'])} says who refused, and nothing of attack success"
         found.cards = [Card(model, run.label, "unclear", "-", said, "") for model in models]
         found.lacks.append(f"{run.label} has no judge of attack success: {said}")
+    for judge in (calm := data.get("harmless") or {}).get("judges", ()):
+        found.add("refusals", *_refusals(replace(run, data=calm), models, judge))
+    about = data.get("models") or {}
+    judged = f", judged by {first}" if first else ""
+    found.cards = [
+        replace(card, of=f"{short(about[card.model])}{judged}") if card.model in about else card
+        for card in found.cards
+    ]
     found.add("attacks", _costs(data.get("costs") or {}, run))
     found.settings = {
-        key: data[key] for key in ("profile", "goals", "judges", "roles", "seed", "guards") if key in data
+        key: data[key] for key in ("profile", "goals", "judges", "roles", "seed") if key in data
     }
+    if calm:
+        found.settings["harmless"] = calm["goals"]
     _logged(run, found, texts)
     _talks(run, found, texts, str(first or data["judges"][0]), refusals=first is None)
     return found
@@ -255,6 +267,7 @@ def _talks(run: Run, found: Built, texts: Texts, judge: str, *, refusals: bool =
     if not (run.folder / "samples.csv").exists():
         found.lacks.append(f"{run.label} has no samples.csv: what was said stands in its Inspect logs only")
         return
+    calm = run.data.get("harmless") or {}
     try:
         rows = run.table("samples.csv")
         found.samples = [
@@ -262,7 +275,9 @@ def _talks(run: Run, found: Built, texts: Texts, judge: str, *, refusals: bool =
                 "run": run.label,
                 **{name: row[name] for name in ("row", "goals", "attack")},
                 "goal": texts.name(row["goal"]),
-                "verdict": _verdict(row, judge, refusals),
+                "verdict": _verdict(row, calm["judges"][0], True)
+                if row["goals"] in calm.get("goals", ())
+                else _verdict(row, judge, refusals),
                 "prompt": texts(row["prompt"]),
                 "asked": texts(row.get("asked") or row["prompt"]),
                 "reply": texts(row.get("reply")),

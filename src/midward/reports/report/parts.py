@@ -139,7 +139,8 @@ Block = Heat | Table | Figure | Said
 
 @dataclass(frozen=True)
 class Card:
-    """One model at a glance: its strongest attack. model: the title. run: empty where the title names it."""
+    """One model at a glance: its strongest attack. model: the title. run: empty where the title names it. of: model,
+    adapter, guard and judge, by short names."""
 
     model: str
     run: str
@@ -147,6 +148,7 @@ class Card:
     value: str
     about: str
     line: str
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,14 @@ def points(value: float) -> str:
 def listed(names: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def short(about: Mapping[str, Any]) -> str:
+    """A row's model, adapter and guard by the ends of their paths: LLaDA-8B-Instruct + mosa behind sri."""
+    parts = [str(about.get(part) or "") for part in ("model", "adapter", "guard")]
+    model, adapter, guard = (Path(part.rstrip("/")).name for part in parts)
+    guard = guard.removesuffix(".safetensors")
+    return model + (f" + {adapter}" if adapter else "") + (f" behind {guard}" if guard else "")
 
 
 def some(count: int, what: str) -> str:
