@@ -311,3 +311,26 @@ def test_the_table_says_what_each_row_is(midward, base, llada_folder, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert report.exit_code == 0 and "llada-tiny + mine, judged by oracle" in page
     assert "llada-tiny, judged by oracle" in page
+
+
+def replies(out):
+    with (out / "samples.csv").open(newline="") as file:
+        return {(row["attack"], row["goal"]): row["reply"] for row in csv.DictReader(file)}
+
+
+def test_a_torn_log_is_set_aside_and_run_again(midward, base, tmp_path):
+    assert midward("attack", *base).exit_code == 0
+    out = tmp_path / "out"
+    before = replies(out)
+    [half], [whole] = ((out / "logs").glob(f"*{attack}*.eval") for attack in ("direct", "pad"))
+    content = half.read_bytes()
+    half.write_bytes(content[: len(content) // 2])
+    (out / "logs" / "logs.json").write_text('{"half')
+    (out / "logs" / ".eval-set-id").write_text("")
+    kept = whole.read_bytes()
+    again = midward("attack", *base)
+    assert again.exit_code == 0
+    assert f"warning   {half.name} can't be read; it was set aside as {half}.damaged" in again.stderr
+    assert whole.read_bytes() == kept and half.with_name(f"{half.name}.damaged").exists()
+    assert replies(out) == before and len(before) == 4
+    assert "can't be read" not in midward("attack", *base).stderr

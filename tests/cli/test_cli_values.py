@@ -3,7 +3,10 @@
 import pytest
 
 from midward.cli._options import labelled, names
+from midward.cli.align import _prompts
 from midward.errors import InputError
+from midward.goals import load
+from midward.goals.columns import text_column
 
 
 @pytest.fixture
@@ -48,3 +51,20 @@ def test_a_path_that_is_there_wins_over_the_equals_sign(here, given, found):
 def test_half_a_label_is_told(here, given):
     with pytest.raises(InputError, match="--adapter takes a folder, or LABEL=FOLDER; received"):
         labelled("--adapter", given, "a folder, or LABEL=FOLDER")
+
+
+@pytest.mark.parametrize("column", ["goal", "Prompt", "behavior"])
+def test_goals_and_prompts_are_read_from_the_same_columns(tmp_path, column):
+    path = tmp_path / "t.csv"
+    path.write_text(f"n,{column}\n1,Placeholder\n")
+    assert [goal.text for goal in load(path)] == _prompts(str(path), None, "harmful") == ["Placeholder"]
+
+
+def test_of_several_columns_the_one_that_is_asked_for_comes_first():
+    rows = [{"goal": "a", "prompt": "b", "id": "c"}]
+    assert text_column(rows, "t.csv") == "goal" and text_column(rows, "t.csv", first="prompt") == "prompt"
+    assert text_column(rows, "t.csv", "id") == "id"
+    with pytest.raises(InputError, match=r"t.csv has no column 'gaol'. Did you mean 'goal'"):
+        text_column(rows, "t.csv", "gaol")
+    with pytest.raises(InputError, match=r"t.csv has none of the columns goal, prompt, behavior"):
+        text_column([{"id": "c"}], "t.csv")

@@ -22,6 +22,12 @@ def test_the_column_of_goals_is_found(tmp_path, column):
     ]
 
 
+def test_a_request_may_stand_alone_in_a_list(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"prompt": [{"role": "user", "content": "Placeholder"}]}\n{"prompt": ["Other"]}\n')
+    assert [goal.text for goal in load(path)] == ["Placeholder", "Other"]
+
+
 def test_or_named(tmp_path):
     (tmp_path / "mine.csv").write_text("goal,question\nPlaceholder goal,Placeholder question\n")
     assert load(tmp_path / "mine.csv", column="question")[0].text == "Placeholder question"
@@ -99,6 +105,7 @@ def test_a_byte_order_mark_is_nothing(tmp_path, kind):
         ("t.csv", "goal\nPlaceholder\n''\n\" \"\n", "row 3: the column 'goal' holds ' ', no text"),
         ("t.jsonl", '{"goal": 3}\n', "row 1: the column 'goal' holds 3, no text"),
         ("t.jsonl", '{"goal": []}\n', "no text"),
+        ("t.jsonl", '{"goal": ["a", "b"]}\n', "row 1: the column 'goal' holds a conversation of 2 turns"),
         ("t.csv", "id,goal\na,Placeholder\na,Other\n", "has the id 'a' more than once"),
         ("t.csv", "goal,harmful\nPlaceholder,perhaps\n", "holds 'perhaps', neither true nor false"),
         ("t.csv", 'goal\n"unclosed\n', "is no proper CSV"),

@@ -36,9 +36,12 @@ def align(
     benign: Annotated[
         str | None, typer.Option(help="Benign prompts: the same; answers are taken from a column `answer`.")
     ] = None,
-    column: Annotated[str, typer.Option(help="The column of --data that holds the prompts.")] = "prompt",
+    column: Annotated[
+        str | None,
+        typer.Option(help="The column of --data that holds the prompts (prompt, goal or behavior)."),
+    ] = None,
     benign_column: Annotated[
-        str | None, typer.Option(help="The column of --benign; by default that of --data.")
+        str | None, typer.Option(help="The column of --benign; by default --column.")
     ] = None,
     sentences: Annotated[
         str | None,
@@ -146,7 +149,7 @@ def _run(
         say(f"warning: {message}")
 
 
-def _prompts(source: str, column: str, kind: Literal["harmful", "benign"]) -> list[Any]:
+def _prompts(source: str, column: str | None, kind: Literal["harmful", "benign"]) -> list[Any]:
     """Prompts as `alignment.align` takes them: (prompt, answer) where there is an answer."""
     if source == "sandbox":
         from midward import sandbox
@@ -154,10 +157,11 @@ def _prompts(source: str, column: str, kind: Literal["harmful", "benign"]) -> li
         if kind == "harmful":
             return list(sandbox.alignment_prompts())
         return list(sandbox.instructions())
-    from midward._tables import read_table, require_column
+    from midward._tables import read_table
+    from midward.goals.columns import text_column
 
     rows = read_table(source)
-    require_column(rows, column, source)
+    column = text_column(rows, source, column, first="prompt")
     found = []
     for index, row in enumerate(rows):
         prompt = row.get(column)

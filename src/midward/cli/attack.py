@@ -180,7 +180,7 @@ def attack(
     display = os.environ.get("INSPECT_DISPLAY") or ("rich" if terminal else "none")
     told = _Told(todo.samples) if display == "none" else lambda: None
     with following(told):
-        logs = room.run(todo, out_folder, display=display)
+        logs = room.run(todo, out_folder, display=display, tell=lambda text: say(f"warning   {text}"))
     outcomes = results.read(logs)
     summary = results.summarise(
         outcomes,

@@ -21,7 +21,9 @@ def generate(
     sampling: SamplingOptions,
     prompt: Annotated[str | None, typer.Argument(help="One prompt; its response goes to stdout.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file of prompts.")] = None,
-    column: Annotated[str, typer.Option(help="The column that holds them.")] = "prompt",
+    column: Annotated[
+        str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")
+    ] = None,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="JSON lines, one a row, written as they come.")
     ] = None,
@@ -47,13 +49,14 @@ def generate(
 
 
 def _all(
-    model: ModelOptions, sampling: SamplingOptions, prompts: Path, column: str, out_file: Path,
+    model: ModelOptions, sampling: SamplingOptions, prompts: Path, column: str | None, out_file: Path,
     limit: int | None, batch_size: int, check_agreement: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    from midward._tables import read_table, require_column
+    from midward._tables import read_table
+    from midward.goals.columns import text_column
 
     rows = read_table(prompts)
-    require_column(rows, column, prompts)
+    column = text_column(rows, str(prompts), column, first="prompt")
     _check_out(out_file, prompts)
     _check_fast(sampling, check_agreement)
     from midward.evaluation import generate as run  # imports torch: what is wrong above is told at once

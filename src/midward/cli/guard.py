@@ -116,22 +116,28 @@ def score(
     sampling: SamplingOptions,
     guard: Annotated[Path, typer.Option(help="A guard's file, or the folder that guard fit wrote.")],
     prompts: Annotated[Path, typer.Option(help="A .csv or .jsonl file of prompts.")],
-    column: Annotated[str, typer.Option(help="The column that holds them.")] = "prompt",
+    column: Annotated[
+        str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")
+    ] = None,
     batch_size: Batch = 16,
     out_file: Annotated[Path, typer.Option("--out", help="JSON lines; .csv and .parquet beside it.")] = Path(
         "scores.jsonl"
     ),
 ) -> None:
     """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped."""
-    from midward._tables import read_table, require_column
+    from midward._tables import read_table
+    from midward.goals.columns import text_column
 
     table = read_table(prompts)
-    require_column(table, column, prompts)
+    column = text_column(table, str(prompts), column, first="prompt")
     if out_file.suffix != ".jsonl":
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv", ".parquet")}:
         raise InputError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
-    texts = [str(row.get(column) or "") for row in table]
+    texts = [row.get(column) or "" for row in table]
+    talk = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+    if talk is not None:
+        raise InputError(f"{prompts}: row {talk} holds {texts[talk]!r} as {column!r}, no text.")
     empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
     if empty is not None:
         raise InputError(f"{prompts}: row {empty} has an empty {column!r}; fill it in or take the row out.")

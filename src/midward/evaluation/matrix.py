@@ -7,7 +7,8 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import anyio
 from inspect_ai import Task, eval_set
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.log import EvalLog
+from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig, Model, get_model
 from inspect_ai.util import collect
 from rich.text import Text
@@ -299,11 +300,32 @@ def _identity(model: Model) -> list[Any]:
     return [str(model), model.api.base_url, model.config.model_dump(exclude_none=True)]
 
 
-def run(matrix: Matrix, out: Path, *, display: str | None = None) -> list[EvalLog]:
+def set_aside(logs: Path) -> list[Path]:
+    """Rename what Inspect can't read among its logs, so that their cells are run again; returns the new paths."""
+    damaged = []
+    for path in sorted(logs.glob("*.eval")):
+        try:
+            # The header, and every sample's checksum.
+            read_eval_log(str(path), header_only=True)
+            with contextlib.suppress(NotImplementedError), zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise ValueError
+        except Exception:  # of zip, JSON, pydantic, or Inspect's own: whatever a torn file leads to
+            damaged.append(path.rename(path.with_name(f"{path.name}.damaged")))
+    identity = logs / ".eval-set-id"
+    if identity.exists() and not identity.read_text().strip():
+        identity.unlink()
+    return damaged
+
+
+def run(
+    matrix: Matrix, out: Path, *, display: str | None = None, tell: Callable[[str], None] = lambda text: None
+) -> list[EvalLog]:
     """Run what isn't in `out`/logs yet; returns the matrix's logs (headers). The same call again goes on.
 
     A sample that fails is an error of its own and ends nothing; the same call again tries it anew. Rows run one after
-    the other, so that one target is in memory at a time. display: Inspect's ("rich", "plain", "none"; on stderr).
+    the other, so that one target is in memory at a time. display: Inspect's ("rich", "plain", "none"; on stderr). tell:
+    called with a line on each log that can't be read any more (see `set_aside`).
     Raises what loading raises, and CapabilityError, before anything runs.
     """
     roles = {role: model_of(name) for role, name in matrix.roles.items()}
@@ -317,6 +339,10 @@ def run(matrix: Matrix, out: Path, *, display: str | None = None) -> list[EvalLo
             check(row.label, target.capabilities, planned.info.needs, planned.info.name)
         plan.append((model, tasks_of(matrix, row, model, roles)))
         _let_go(model, matrix)
+    for path in set_aside(out / "logs"):
+        tell(
+            f"{path.name.removesuffix('.damaged')} can't be read; it was set aside as {path}, and is run again."
+        )
     found = []
     for model, tasks in plan:
         with contextlib.redirect_stdout(sys.stderr):

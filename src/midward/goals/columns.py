@@ -26,7 +26,8 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 class Columns:
     """The columns that hold each part of a goal.
 
-    text: the request; where it holds a list of turns, the first. more: what is appended to it behind a blank line.
+    text: the request, which may stand alone in a list (of turns, or messages). more: what is appended to it behind a
+    blank line.
     harmful: true or false, for each row. only: (column, value) of the rows that belong to the set.
     """
 
@@ -46,21 +47,42 @@ class Columns:
         return [name for name in (*given, *(self.only or ())[:1]) if name is not None]
 
 
-def detect(rows: Sequence[Row], where: str, column: str | None = None) -> Columns:
-    """The columns of a file. `column` names that of the requests; without it, it is one of NAMES["text"]."""
+def text_column(rows: Sequence[Row], where: str, column: str | None = None, first: str = "goal") -> str:
+    """The column that holds the requests: `column`, or one of NAMES["text"], `first` before the others.
+
+    Raises GoalsError, naming the columns there are, where there is none.
+    """
+    there = _there(rows)
+    try:
+        if column is not None:
+            require_column(rows, column, where)
+            return column
+    except ValueError as error:
+        raise GoalsError(str(error)) from None
+    found = next((there[name] for name in (first, *NAMES["text"]) if name in there), None)
+    if found is None:
+        raise GoalsError(
+            f"{where} has none of the columns {', '.join(NAMES['text'])}; say which one holds the requests "
+            f"(--column, column=). Its columns: {', '.join(there.values())}."
+        )
+    return found
+
+
+def _there(rows: Sequence[Row]) -> dict[str, str]:
+    """The columns, by their names in small letters."""
     there: dict[str, str] = {}
     for row in rows:
         for name in row:
             there.setdefault(name.lower(), name)
+    return there
+
+
+def detect(rows: Sequence[Row], where: str, column: str | None = None) -> Columns:
+    """The columns of a file. `column` names that of the requests; see `text_column`."""
+    there = _there(rows)
     found = {part: next((there[n] for n in names if n in there), None) for part, names in NAMES.items()}
-    text = column or found["text"]
-    if text is None:
-        raise GoalsError(
-            f"{where} has none of the columns {', '.join(NAMES['text'])}; say which one holds the goals "
-            f"(--column, column=). Its columns: {', '.join(there.values())}."
-        )
     return Columns(
-        text,
+        text_column(rows, where, column),
         target=found["target"],
         context=found["context"],
         category=found["category"],
@@ -129,8 +151,13 @@ def _ids(given: Mapping[int, str | None], source: str, where: str) -> dict[int, 
 
 def _text(row: Row, columns: Columns, line: str) -> str:
     text: Any = row.get(columns.text)
+    if isinstance(text, list) and len(text) > 1:
+        raise GoalsError(
+            f"{line}: the column {columns.text!r} holds a conversation of {len(text)} turns, and a goal is one "
+            "request; midward generate --prompts asks conversations."
+        )
     if isinstance(text, list) and text:
-        text = text[0]
+        text = text[0].get("content") if isinstance(text[0], dict) else text[0]
     if not isinstance(text, str) or not text.strip():
         raise GoalsError(f"{line}: the column {columns.text!r} holds {text!r}, no text; fill or remove it.")
     more = _part(row, columns.more)
