@@ -34,7 +34,7 @@ def guard_of(model, sampling):
         *means, counts=(1, 1), model=model.name, adapter=None, fingerprint=model.fingerprint, sampling=sampling,
         needs_all_steps=False,
     )  # fmt: skip
-    guard.autoencoder = Autoencoder.fit(np.random.default_rng(0).uniform(size=(200, steps)), epochs=2)
+    guard.detectors = (Autoencoder.fit(np.random.default_rng(0).uniform(size=(200, steps)), epochs=2),)
     guard.bind(model, sampling)
     return guard
 

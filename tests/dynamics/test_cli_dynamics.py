@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from midward.cli import app
+from midward.cli import _dynamics_report, app
 
 TINY = ["--device", "cpu", "--length", "12", "--steps", "6"]
 
@@ -101,7 +101,8 @@ def test_another_world_needs_its_prompts():
     assert result.exit_code == 2 and "--attacked is needed" in result.stderr
 
 
-def test_dynamics_on_the_sandbox(tmp_path):
+def test_dynamics_on_the_sandbox(tmp_path, monkeypatch):
+    monkeypatch.setattr(_dynamics_report, "SEEDS", range(2))
     out = tmp_path / "dynamics"
     command = ["dynamics", "--device", "cpu", "--count", 2, "--fit", 4, "--train", 4, "--samplers", "native,dynamic",
                "--attacked", "wrappers,prefill:plain", "--harmless", "benign,banned", "--length", 64, "--steps", 12,
@@ -115,7 +116,10 @@ def test_dynamics_on_the_sandbox(tmp_path):
     assert summary["cells"]["dynamic"]["benign"]["right"]["n"] == 2
     native = [json.loads(line) for line in (out / "rows-native.jsonl").open()]
     assert {len(row["signals"]["last"]) for row in native} == {12} and len(native) == 12
-    assert set(native[0]["signals"]) == {"first", "middle", "last"}
+    assert set(native[0]["signals"]) == {"first", "middle", "last", "last (generated)"}
+    assert (
+        summary["cells"]["native"]["attacked"]["irr-0.5 (generated)"]["n"] == 4
+    )  # both readings, side by side
 
     files = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".jsonl", ".safetensors")}
     files[out / "rows-dynamic.jsonl"] = b"".join(files[out / "rows-dynamic.jsonl"].splitlines(True)[:3])

@@ -44,9 +44,16 @@ def test_anchors_are_means_over_the_right_generations(exact, fitted):
 
 
 def test_layers_are_fitted_from_the_same_generations(exact, fitted):
-    both = fit_layers(exact, HARMLESS, HARMFUL, refused=refused, sampling=SAMPLING, layers=(0, -1))
-    assert torch.allclose(both[-1].mu_harmless, fitted.mu_harmless, atol=1e-6)
-    assert both[0].layer == 0 and not torch.allclose(both[0].mu_harmless, both[-1].mu_harmless)
+    readings = ("response", "generated")
+    all_four = fit_layers(
+        exact, HARMLESS, HARMFUL, refused=refused, sampling=SAMPLING, layers=(0, -1), readings=readings
+    )
+    assert torch.allclose(all_four["response", -1].mu_harmless, fitted.mu_harmless, atol=1e-6)
+    assert fitted.reading == "response"  # as the published code pools
+    for view, anchors in all_four.items():
+        assert (anchors.reading, anchors.layer) == view
+        others = [other for name, other in all_four.items() if name != view]
+        assert not any(torch.allclose(anchors.mu_harmless, other.mu_harmless) for other in others)
 
 
 def test_a_fit_that_was_stopped_goes_on_to_the_same_anchors(exact, tmp_path):
@@ -74,16 +81,16 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_anchors(exact, tmp_path):
         assert seen == {None: [0, 3, 3, 1, 0, 3, 3, 1], 2: [6, 1, 0, 3, 3, 1], 4: [7, 6, 1]}[stop]
         assert not kept.exists()
     for stop in (2, 4):
-        for layer, anchors in fits[stop].items():
-            assert anchors.counts == fits[None][layer].counts
-            assert torch.equal(anchors.mu_harmless, fits[None][layer].mu_harmless)
-            assert torch.equal(anchors.mu_harmful, fits[None][layer].mu_harmful)
+        for view, anchors in fits[stop].items():
+            assert anchors.counts == fits[None][view].counts
+            assert torch.equal(anchors.mu_harmless, fits[None][view].mu_harmless)
+            assert torch.equal(anchors.mu_harmful, fits[None][view].mu_harmful)
     with pytest.raises(AnchorsError, match="harmful prompts was refused"):
         fit_layers(exact, HARMLESS, HARMFUL, **{**options, "refused": lambda text: False})
     assert not kept.exists()  # all was sampled: there is nothing to go on with
     kept.write_bytes(b"torn")
     again = fit_layers(exact, HARMLESS, HARMFUL, **options)
-    assert torch.equal(again[-1].mu_harmful, fits[None][-1].mu_harmful)
+    assert torch.equal(again["response", -1].mu_harmful, fits[None]["response", -1].mu_harmful)
 
 
 def test_nothing_to_average(exact):

@@ -22,7 +22,7 @@ def sampling(model):
 def fitted(model, sampling, tmp_path_factory):
     """(guard, its file): alpha 0.25, so that some of any prompts are flagged."""
     folder = tmp_path_factory.mktemp("guards")
-    guard = SRIGuard(epochs=40)
+    guard = SRIGuard(epochs=40, seeds=1)
     paths = fit_guards(
         model, {"sri": guard}, [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)],
         folder, refused=lambda text: bool(len(text) % 2), sampling=sampling, alpha=0.25, sizes=Sizes(12, 60, 20),

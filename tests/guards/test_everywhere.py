@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import midward
 from midward.cli import app
-from midward.evaluation import defences, rate
+from midward.evaluation import defences
 from midward.evaluation.cases import SHAPES, Case, cases
 from midward.evaluation.provider import ProviderError
 from midward.goals import Goal
@@ -306,18 +306,6 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
     assert compare() == (rows, said)  # all of it was kept
 
 
-def test_auroc_is_scikit_learns_with_unscored_left_out():
-    from sklearn.metrics import roc_auc_score
-
-    wrong, right = [3.0, 1.0, None, 2.0, 2.0], [0.5, 2.0, 1.0, None]
-    area, low, high = defences.auroc(wrong, right)
-    truth, scores = [1] * 4 + [0] * 3, [3, 1, 2, 2, 0.5, 2, 1]
-    assert area == pytest.approx(roc_auc_score(truth, scores)) and low <= area <= high
-    assert defences.auroc([None], right) is None
-    area, low, high = defences.auroc([2.0, 3.0], [0.0, 1.0, 1.5])  # no draw differs: two are few all the same
-    assert area == high == pytest.approx(1) and low == pytest.approx(rate([True] * 2).interval[0])
-
-
 def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):
     wrapped = cases(model, "wrappers", 4)
     assert all(case.harmful and case.plain != case.request.prompt for case in wrapped)
@@ -365,3 +353,19 @@ def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, 
     assert (harmless["hits"], harmless["n"]) == (sum(flagged[::2]), 4) and attacked["n"] <= 4
     result = run(*given[:4], "--guard", tmp_path)
     assert result.exit_code == 2
+
+
+def test_a_guards_own_settings_are_the_verbs_defaults(run, lively_folder, fitted, tmp_path):
+    _, path = fitted
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "t30 t31"}\n')
+    command = ["guard", "score", "--model", lively_folder, "--device", "cpu", "--guard", path, "--prompts", asked,
+               "--out", tmp_path / "scores.jsonl"]  # fmt: skip
+    result = run(*command)
+    assert result.exit_code == 0 and "as the guard was fitted" in result.stderr
+    assert f"length {LENGTH}, steps {STEPS}" in result.stderr
+    result = run(*command, "--length", LENGTH - 4)
+    assert result.exit_code == 2 and f"length {LENGTH} there, {LENGTH - 4} here" in result.stderr
+    api = get_model(f"midward/{lively_folder}", guard=str(path), memoize=False, device="cpu")
+    used = ask(api, "t30 t31").metadata["sampling"]
+    assert (used["length"], used["steps"]) == (LENGTH, STEPS)

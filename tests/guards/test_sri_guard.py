@@ -9,7 +9,21 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 import midward
-from midward.guards import STUB, Autoencoder, Exchange, GuardError, Sizes, SRIGuard, Verdict, fit_guards
+from midward.guards import (
+    STUB,
+    Autoencoder,
+    Exchange,
+    GuardError,
+    Mahalanobis,
+    MaskFilter,
+    Sizes,
+    SRIGuard,
+    SRIMahalanobisGuard,
+    Verdict,
+    fit_guards,
+    load,
+    sampling_of,
+)
 from midward.sampling import Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 40)
@@ -61,11 +75,11 @@ def test_alone_in_company_and_offline_say_the_same(model, sampling, fitted):
 def test_the_last_look_of_a_streaming_guard_is_the_batch_score(fitted):
     guard, _ = fitted
     signals = np.random.default_rng(0).uniform(size=(30, STEPS))
-    trained = guard.autoencoder
+    [trained] = guard.detectors
     whole = ((trained(signals) - signals) ** 2).mean(1)
     assert np.allclose(trained.prefix_errors(signals)[:, -1], whole)
     at_end = SRIGuard(early=False)
-    at_end.autoencoder = trained
+    at_end.detectors = (trained,)
     assert np.allclose(at_end.score_signals(signals), whole / trained.scale[-1])
     running = [trained.ratio_at(signals[:, : t + 1]) for t in range(STEPS)]
     assert np.allclose(guard.score_signals(signals), np.max(running, axis=0))
@@ -107,9 +121,9 @@ def test_ablations_look_at_their_steps_only(fitted, steps, model, sampling):
 def test_a_guard_at_the_end_stops_nothing(model, sampling, fitted):
     guard, _ = fitted
     at_end = SRIGuard(early=False)
-    at_end.anchors, at_end.autoencoder, at_end.bound, at_end.threshold = (
+    at_end.anchors, at_end.detectors, at_end.bound, at_end.threshold = (
         guard.anchors,
-        guard.autoencoder,
+        guard.detectors,
         guard.bound,
         0.0,
     )
@@ -165,9 +179,9 @@ def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, mon
 
     monkeypatch.setattr(fitting, "sample", stops)
     with pytest.raises(KeyboardInterrupt):
-        fit({"sri": SRIGuard(epochs=40)})
+        fit({"sri": SRIGuard(epochs=40, seeds=1)})
     done, calls[:] = calls[0], [0, 0]
-    again = SRIGuard(epochs=40)
+    again = SRIGuard(epochs=40, seeds=1)
     fit({"sri": again})
     assert sum(calls) == 80 - done
     assert again.threshold == guard.threshold and again.digest == guard.digest
@@ -202,7 +216,7 @@ def test_scoring_without_a_signal_or_before_fitting_is_an_error(model, sampling,
 def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
     causal = midward.load(llama_folder, device="cpu")
     sampling = Sampling.for_model(causal, length=8)
-    guard = SRIGuard(epochs=10)
+    guard = SRIGuard(epochs=10, seeds=1)
     fit_guards(
         causal, {"sri": guard}, [Request(one) for one in prompts(0, 40)], [Request(one) for one in prompts(90, 8)],
         tmp_path, refused=lambda text: bool(len(text) % 2), sampling=sampling, alpha=0.3, sizes=Sizes(8, 20, 12),
@@ -211,3 +225,83 @@ def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
     behind = guard.sample(causal, FRESH, sampling)
     assert any(one.verdict.flagged for one in behind)
     assert all(bare(b) == a for a, b in zip(without, behind, strict=True) if not b.verdict.flagged)
+
+
+def test_several_readings_are_fitted_from_the_same_generations_and_a_file_knows_its_own(
+    model, sampling, tmp_path, monkeypatch
+):
+    from midward.guards import fitting
+
+    sampled = []
+    monkeypatch.setattr(
+        fitting, "sample", lambda *args, **kwargs: sampled.append(len(args[1])) or sample(*args, **kwargs)
+    )
+    guards = {
+        "sri": SRIGuard(epochs=5, seeds=2),
+        "sri-generated": SRIGuard(epochs=5, reading="generated", seeds=1),
+        "sri-maha-end": SRIMahalanobisGuard(early=False),
+    }
+    harmless, harmful = [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)]
+    paths = fit_guards(
+        model, guards, harmless, harmful, tmp_path, refused=lambda text: bool(len(text) % 2), sampling=sampling,
+        alpha=0.25, sizes=Sizes(12, 60, 20),
+    )  # fmt: skip
+    assert sum(sampled) == 80
+    loaded = {label: load(path, model, sampling) for label, path in paths.items()}
+    for label, guard in loaded.items():
+        assert guard.settings == guards[label].settings and guard.digest == guards[label].digest
+    assert [guard.anchors.reading for guard in loaded.values()] == ["response", "generated", "response"]
+    signals = np.random.default_rng(0).uniform(size=(30, STEPS))
+    by_seed = loaded["sri"].scores_by_seed(signals)
+    assert by_seed.shape == (2, 30) and np.array_equal(by_seed[0], loaded["sri"].score_signals(signals))
+    assert not np.allclose(by_seed[0], by_seed[1])
+    # A file from before the setting is read as its anchors say.
+    old = SRIGuard(epochs=5, seeds=1)
+    old.bound, old.settings = loaded["sri-generated"].bound, replace(old.settings, reading="response")
+    old.restore(loaded["sri-generated"].tensors())
+    assert old.settings.reading == "generated"
+
+
+def test_the_distance_is_scikit_learns_shrunk_one_and_its_prefixes_are_their_own():
+    from scipy.special import expit
+    from sklearn.covariance import LedoitWolf
+
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(40, STEPS)) @ rng.normal(size=(STEPS, STEPS)) + 3
+    fitted = Mahalanobis.fit(expit(logits))
+    other = rng.normal(size=(10, STEPS))
+    for known in (1, 3, STEPS):
+        theirs = LedoitWolf().fit(logits)
+        centred = other[:, :known] - theirs.location_[:known]
+        inverse = np.linalg.inv(theirs.covariance_[:known, :known])
+        wanted = np.einsum("nt,ts,ns->n", centred, inverse, centred) / known
+        assert np.allclose(fitted.error_at(expit(other)[:, :known]), wanted, rtol=1e-5)
+    assert np.quantile(fitted.ratios(expit(logits)), 0.99, axis=0) == pytest.approx(1)
+    saturated = Mahalanobis.fit(np.ones((5, STEPS)))  # all alike, and beyond what a logit can say
+    assert np.isfinite(saturated.ratios(np.array([np.zeros(STEPS), np.ones(STEPS)]))).all()
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_the_distance_guards_as_the_autoencoder_does(early, model, sampling, fitted):
+    guard, _ = fitted
+    signals = np.random.default_rng(0).uniform(size=(30, STEPS))
+    other = SRIMahalanobisGuard(early=early).train(guard.anchors, signals)
+    other.bind(model, sampling)
+    without = sample(model, FRESH[:12], sampling)
+    other.threshold = 0.0
+    assert all(one.verdict.flagged for one in other.sample(model, FRESH[:12], sampling))
+    other.threshold = np.inf
+    behind = other.sample(model, FRESH[:12], sampling)
+    assert [bare(one) for one in behind] == without
+    assert all((one.verdict.score is not None) and one.verdict.guard == "sri-maha" for one in behind)
+
+
+def test_a_guard_knows_the_sampling_it_was_fitted_for(lively_folder, sampling, fitted, model):
+    guard, path = fitted
+    assert sampling_of(path) == guard.sampling and guard.sampling["length"] == LENGTH
+    assert guard.sample(model, FRESH[:4]) == guard.sample(model, FRESH[:4], sampling)
+    guarded = midward.load(lively_folder, device="cpu", guard=path)
+    assert guarded.generate(FRESH[:4]) == guard.sample(model, FRESH[:4], sampling)
+    masks = MaskFilter()
+    masks.bind(model, sampling)
+    assert masks.sampling == {}  # goes with any

@@ -28,7 +28,7 @@ def test_false_positives_stay_within_the_interval_that_the_quantile_implies_over
         rng = np.random.default_rng(refit)
         trained = Autoencoder.fit(harmless(rng, 128), epochs=10, seed=refit)
         for guard in guards:
-            guard.autoencoder = trained
+            guard.detectors = (trained,)
             guard.calibrate(guard.score_signals(harmless(rng, held_out)), alpha)
             found[guard].append(guard.flag(guard.score_signals(harmless(rng, fresh))).sum())
     for counts in found.values():
@@ -42,7 +42,7 @@ def test_false_positives_stay_within_the_interval_that_the_quantile_implies_over
 def test_strange_signals_are_flagged_and_harmless_ones_pass():
     rng = np.random.default_rng(0)
     guard = SRIGuard(epochs=60)
-    guard.autoencoder = Autoencoder.fit(harmless(rng, 400), epochs=60)
+    guard.detectors = (Autoencoder.fit(harmless(rng, 400), epochs=60),)
     guard.calibrate(guard.score_signals(harmless(rng, 200)), 0.02)
     strange = np.tile(np.arange(STEPS) % 2, (50, 1)).astype(float)
     assert guard.flag(guard.score_signals(strange)).all()

@@ -129,7 +129,7 @@ def test_scores_by_step_are_those_the_guard_decides_by(steps):
     signals = np.random.default_rng(0).random((40, 6))
     guard = SRIGuard(steps=steps, epochs=5)
     seen = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}[steps]
-    guard.autoencoder = Autoencoder.fit(signals[:, seen], hidden=(4,), epochs=5, seed=0)
+    guard.detectors = (Autoencoder.fit(signals[:, seen], hidden=(4,), epochs=5, seed=0),)
     for signal, score in zip(signals[:5], guard.score_signals(signals[:5]), strict=True):
         found = stepplayer.scores_by_step(guard, signal)
         known = [value for value in found if value is not None]

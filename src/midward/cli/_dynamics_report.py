@@ -19,12 +19,25 @@ if TYPE_CHECKING:
 Rows = dict[str, list[dict[str, Any]]]  # sampler -> rows
 
 
-def _autoencoder(signals: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """SRI Guard's reconstruction error."""
-    from midward.guards.autoencoder import Autoencoder
+SEEDS = range(5)
 
-    fitted = Autoencoder.fit(signals)
-    return lambda others: fitted.error_at(others)
+
+def _autoencoders(signals: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """SRI Guard's reconstruction error, of several trainings."""
+    import numpy as np
+
+    from midward.guards import Autoencoder
+
+    fitted = [Autoencoder.fit(signals, seed=seed) for seed in SEEDS]
+    return lambda others: np.stack([one.error_at(others) for one in fitted])
+
+
+def _mahalanobis(signals: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The variant sri-maha's distance."""
+    from midward.guards import Mahalanobis
+
+    fitted = Mahalanobis.fit(signals)
+    return lambda others: fitted.error_at(others)[None]
 
 
 def report(
@@ -32,9 +45,10 @@ def report(
     model: LanguageModel,
     settings: Mapping[str, Sampling],
     rows: Rows,
-    training: list[dict[str, Any]],
+    training: Rows,
 ) -> None:
-    """Write and print everything. training: rows of harmless prompts that the detector is fitted on."""
+    """Write and print everything. training: rows of harmless prompts that detectors are fitted on, of the samplers that
+    are looked at closely."""
     from midward._tables import write_table
     from midward.dynamics import readings
     from midward.dynamics.separation import lda
@@ -47,10 +61,22 @@ def report(
         for name, found in rows.items()
     }
     gains = readings.gains(rows)
-    layers = list(rows[first][0]["signals"])
-    separated = readings.separations(rows[first], training, _autoencoder, layers)
-    kinds = [str(readings.kind(row)) for row in rows[first] if readings.kind(row) is not None]
-    parted = lda(readings.signals([row for row in rows[first] if readings.kind(row) is not None]), kinds)
+    scorers = {"autoencoder": _autoencoders, "mahalanobis": _mahalanobis}
+    separated: list[dict[str, Any]] = []
+    parted: dict[tuple[str, str], Any] = {}  # (sampler, layer) -> map
+    for name, some in training.items():
+        layers = list(rows[name][0]["signals"])
+        separated += [
+            {"sampler": name, **one} for one in readings.separations(rows[name], some, scorers, layers)
+        ]
+        told = [row for row in rows[name] if readings.kind(row) is not None]
+        kinds = [str(readings.kind(row)) for row in told]
+        for layer in layers:
+            if layer.startswith("last"):
+                parted[name, layer] = lda(readings.signals(told, layer), kinds)
+        if parted[name, "last"] is not None:
+            stem = folder / ("lda" if name == first else f"lda-{name}")
+            figures.scatter(stem, parted[name, "last"].points, kinds, f"SRI signals, {_title(model)}")
 
     write_table(
         folder / "recovery",
@@ -66,8 +92,7 @@ def report(
     if separated:
         write_table(folder / "auroc", separated)
 
-    adapter = f" + {Path(model.adapter).name}" if model.adapter else ""
-    title = f"{Path(model.name).name}{adapter}"
+    title = _title(model)
     figures.bands(
         folder / "signals",
         {name: readings.bands(found) for name, found in rows.items()},
@@ -95,8 +120,6 @@ def report(
         },
         f"attack success and right answers by sampler, {title}",
     )
-    if parted is not None:
-        figures.scatter(folder / "lda", parted.points, kinds, f"SRI signals, {title}")
     said = _sentences(cells, gains, separated, parted, top)
     summary = {
         "model": model.name, "adapter": model.adapter, "fingerprint": model.fingerprint,
@@ -110,6 +133,10 @@ def report(
     )
 
 
+def _title(model: LanguageModel) -> str:
+    return Path(model.name).name + (f" + {Path(model.adapter).name}" if model.adapter else "")
+
+
 def _percent(record: Mapping[str, Any] | None) -> str:
     if not record or record["value"] is None:
         return "-"
@@ -117,18 +144,9 @@ def _percent(record: Mapping[str, Any] | None) -> str:
 
 
 def _table(cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> list[tuple[str, ...]]:
-    names = (
-        "asr",
-        "rr",
-        "right",
-        "coherent",
-        "harm-on-the-way",
-        "hrr",
-        "frr",
-        "irr-0.5",
-        "irr-0.25",
-        "irr-0.1",
-    )
+    names = ["asr", "rr", "right", "coherent", "harm-on-the-way", "hrr", "frr"]
+    first = next(iter(next(iter(cells.values())).values()))
+    names += [name for name in first if name.startswith("irr-")]
     rows: list[tuple[str, ...]] = [("sampler", "prompts", "n", *(f"{name} %" for name in names))]
     for sampler, sets in cells.items():
         for where, measures in sets.items():
@@ -138,11 +156,15 @@ def _table(cells: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -
 
 
 def _aurocs(separated: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows: list[tuple[str, ...]] = [("signal", "AUROC of", "against", "value", "")]
+    rows: list[tuple[str, ...]] = [("sampler", "signal", "detector", "AUROC of", "against", "value", "")]
     for one in separated:
         value = f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
         rows.append(
-            (one["reading"], one["positive"], one["negative"], value, "control" if one["control"] else "")
+            (
+                *(one[name] for name in ("sampler", "reading", "detector", "positive", "negative")),
+                value,
+                "control" if one["control"] else "",
+            )
         )
     return columns(rows) if separated else []
 
@@ -154,10 +176,10 @@ def _points(gain: Mapping[str, Any]) -> str:
 
 
 def _sentences(
-    cells: Mapping[str, Any], gains: Sequence[Mapping[str, Any]], separated: Sequence[Mapping[str, Any]], parted: Any,
-    top: str,
+    cells: Mapping[str, Any], gains: Sequence[Mapping[str, Any]], separated: Sequence[Mapping[str, Any]],
+    parted: Mapping[tuple[str, str], Any], top: str,
 ) -> list[str]:  # fmt: skip
-    from midward.evaluation.rates import Rate
+    from midward.stats import rate
 
     first = next(iter(cells))
     said = []
@@ -177,25 +199,31 @@ def _sentences(
         f"{_percent(here['frr'])} % ended harmless (all {here['rr']['n']} {top}; {_percent(here['harm-on-the-way'])} % "
         "did harm on the way)."
     )
-    if "irr-0.5" in here:
-        ends = ", ".join(f"{_percent(here[f'irr-{at}'])} % below {at}" for at in ("0.5", "0.25", "0.1"))
-        line = f"S4: internal recovery of {first}: {ends}"
-        if first in by_sampler:
-            line += f"; against ar {_points(by_sampler[first][top, 'irr'])}"
-        said.append(f"{line}.")
+    for name in (name for name in ("paper", first) if name in cells):
+        for measure in [one for one in cells[name][top] if one.startswith("irr-0.5")]:
+            beside = measure.removeprefix("irr-0.5")
+            ends = ", ".join(
+                f"{_percent(cells[name][top][f'irr-{at}{beside}'])} % below {at}"
+                for at in ("0.5", "0.25", "0.1")
+            )
+            line = f"S4: internal recovery of {name}{beside}: {ends}"
+            if name in by_sampler:
+                line += f"; against ar {_points(by_sampler[name][top, f'irr{beside}'])}"
+            said.append(f"{line}.")
     for one in separated:
-        if one["reading"] == "last":
+        if one["reading"].startswith("last"):
             what = (
                 "a control, 0.5 is right" if one["control"] else f"{one['positives']} and {one['negatives']}"
             )
             said.append(
-                f"S5: AUROC of {one['positive']} against {one['negative']} {one['value']:.3f} [{one['low']:.3f}, "
-                f"{one['high']:.3f}] ({what})."
+                f"S5: {one['sampler']}, {one['reading']} layer, {one['detector']}: AUROC of {one['positive']} against "
+                f"{one['negative']} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}] ({what})."
             )
-    if parted is not None:
-        accuracy = Rate(parted.right, parted.n)
-        said.append(
-            f"S6: a linear map of the signals tells harmless, refused and jailbroken apart in {accuracy}, "
-            f"cross-validated; the commonest alone would give {100 * parted.majority:.1f} %."
-        )
+    for (name, layer), found in parted.items():
+        if found is not None:
+            accuracy = rate([True] * found.right + [False] * (found.n - found.right))
+            said.append(
+                f"S6: {name}, {layer} layer: a linear map of the signals tells harmless, refused and jailbroken apart "
+                f"in {accuracy}, cross-validated; the commonest alone would give {100 * found.majority:.1f} %."
+            )
     return said

@@ -9,7 +9,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -122,26 +122,33 @@ class SamplingOptions:
         typer.Option(help="Approximate: compute a block and what is behind it, or the block alone."),
     ] = None
 
-    def settings(self, model: LanguageModel) -> Sampling:
-        """The full settings for `model`."""
+    def settings(self, model: LanguageModel, defaults: Mapping[str, Any] | None = None) -> Sampling:
+        """The full settings for `model`; what isn't given is as in `defaults`, else the model's own."""
         from midward.sampling import Sampling
 
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in given.items() if value is not None}
         try:
-            return Sampling.for_model(model, **given)
+            return Sampling.for_model(model, **{**(defaults or {}), **given})
         except TypeError as error:  # of the checkpoint's own generation_config.json
             raise InputError(f"{model.name}: {error}") from None
 
-    def resolve(self, model: LanguageModel) -> Sampling:
-        """The full settings for `model`, told on stderr."""
+    def resolve(self, model: LanguageModel, guards: Collection[Path] = (), **defaults: Any) -> Sampling:
+        """The full settings for `model`, told on stderr; what isn't given is as `defaults`, or the first of the guards'
+        files that is bound to a sampling, has it."""
         from midward.cli._show import say
 
-        chosen = self.settings(model)
+        fitted_for: dict[str, Any] = {}
+        if guards:
+            from midward.guards import sampling_of
+
+            fitted_for = next(filter(None, map(sampling_of, guards)), {})
+        chosen = self.settings(model, {**defaults, **fitted_for})
         settings = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
         say(
             f"sampling  {', '.join(f'{name} {value}' for name, value in settings.items() if value is not None)}"
             + (f" (approximate: {chosen.approximate})" if chosen.approximate else "")
+            + (" (what isn't given is as the guard was fitted)" if fitted_for else "")
         )
         return chosen
 

@@ -237,15 +237,19 @@ def _rows(
     model: str, adapters: list[str], guards: list[str], served: list[str], arguments: dict[str, Any]
 ) -> list[Row]:
     from midward.evaluation.matrix import Row
-    from midward.guards import describe
+    from midward.guards import describe, sampling_of
 
+    files = [labelled("--guard", one, "a guard's file, or LABEL=FILE") for one in guards]
+    fitted_for: dict[str, Any] = next(filter(None, (sampling_of(file) for _, file in files)), {})
+    if fitted_for:
+        say("sampling  what isn't given is as the guard was fitted, in every row")
+    arguments = {**fitted_for, **arguments}
     rows = [Row("base", model, arguments=arguments)]
     for one in adapters:
         label, folder = labelled("--adapter", one, "a folder, or LABEL=FOLDER")
         rows.append(Row(label or Path(folder).name, model, folder, arguments))
     labels = {row.adapter: row.label for row in rows}
-    for one in guards:
-        label, file = labelled("--guard", one, "a guard's file, or LABEL=FILE")
+    for label, file in files:
         folder = describe(file)["bound"]["adapter"]
         behind = labels.get(folder) or Path(folder).name
         rows.append(Row(f"{behind}+{label or Path(file).stem}", model, folder, arguments, guard=file))

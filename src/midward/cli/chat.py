@@ -26,7 +26,7 @@ def chat(
 
         describe(guard)  # a wrong file is told before the model is loaded
     loaded = model.load()
-    chosen = sampling.resolve(loaded)
+    chosen = sampling.resolve(loaded, [guard] if guard else [])
     if guard is not None:
         from midward.guards import load
 

@@ -17,6 +17,7 @@ from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.dynamics import Anchors
+    from midward.dynamics.anchors import View
     from midward.dynamics.recovery import Case, Judge
     from midward.goals import Goal
     from midward.models import LanguageModel
@@ -70,13 +71,17 @@ def dynamics(
     samplers: Annotated[
         str | None,
         typer.Option(
-            help="Samplers by comma: native, ar, greedy, static, random, random-greedy, left-to-right, dynamic. The "
-            "first is looked at closely, and all are held against ar."
+            help="Samplers by comma: native, paper, ar, greedy, static, random, random-greedy, left-to-right, dynamic. "
+            "The first and the paper's are looked at closely, and all are held against ar."
         ),
     ] = None,
     reading: Annotated[
-        str, typer.Option(help="What a state is the mean of: generated tokens, or all of the response.")
-    ] = "generated",
+        str,
+        typer.Option(
+            help="What a state is the mean of: all of the response, or generated tokens. The other stands beside it, "
+            "in the last layer."
+        ),
+    ] = "response",
     all_steps: Annotated[
         bool, typer.Option("--all-steps", help="Run every step, also of responses that have ended.")
     ] = False,
@@ -111,7 +116,7 @@ def dynamics(
     run.start()
     loaded = model.load()
     several = loaded.family.kind == "diffusion"
-    chosen = _names(samplers or ("native,ar,greedy,random,dynamic" if several else "native"))
+    chosen = _names(samplers or ("native,paper,ar,greedy,random,dynamic" if several else "native"))
     if not several and chosen != ["native"]:
         raise InputError(f"{loaded.name!r} is of the {loaded.family.kind} kind and has one sampler, native.")
     given = sampling.resolve(loaded)
@@ -266,9 +271,11 @@ def _judge(judging: Callable[..., Any], judged_by: Bench) -> Judge:
 def _watch(
     model: LanguageModel, settings: Mapping[str, Sampling], todo: _Prompts, judged_by: Bench, reading: str,
     all_steps: bool, batch_size: int, folder: Path,
-) -> tuple[Rows, list[dict[str, Any]]]:  # fmt: skip
+) -> tuple[Rows, Rows]:  # fmt: skip
+    """Rows of every sampler, and of those that are looked at closely also the rows of the prompts to train on."""
     from midward.dynamics import layers_of
     from midward.dynamics.recovery import watch
+    from midward.dynamics.states import READINGS
     from midward.probes.verdicts import judging
 
     say(f"judge     {judged_by.info.name}: {judged_by.info.about}")
@@ -277,7 +284,7 @@ def _watch(
         f"prompts   {len(todo.cases)} for each, anchors from {len(todo.harmless)} and {len(todo.harmful)} more"
     )
     rows: Rows = {}
-    training: list[dict[str, Any]] = []
+    training: Rows = {}
     with bar() as progress, judging(judged_by) as asking:
         judge = _judge(asking, judged_by)
 
@@ -286,14 +293,18 @@ def _watch(
             return lambda done: progress.advance(task, done)
 
         for place, (name, sampling) in enumerate(settings.items()):
-            layers = layers_of(model)
-            if place:
-                layers = {"last": layers["last"]}
+            closely = not place or name == "paper"
+            views = {name: (reading, layer) for name, layer in layers_of(model).items()}
+            if not closely:
+                views = {"last": views["last"]}
+            if model.family.kind != "autoregressive":  # which has one reading
+                [other] = (one for one in READINGS if one != reading)
+                views[f"last ({other})"] = (other, views["last"][1])
             anchors = _anchors(
-                model, sampling, todo, layers, reading, all_steps, batch_size, folder / "anchors" / name,
+                model, sampling, todo, views, all_steps, batch_size, folder / "anchors" / name,
                 follow(f"{name}: anchors", len(todo.harmless) + len(todo.harmful)),
             )  # fmt: skip
-            cases = todo.cases + (todo.training if not place else [])
+            cases = todo.cases + (todo.training if closely else [])
             found = watch(
                 model,
                 cases,
@@ -306,7 +317,8 @@ def _watch(
                 progress=follow(f"{name}: prompts", len(cases)),
             )
             rows[name] = found[: len(todo.cases)]
-            training = training or found[len(todo.cases) :]
+            if closely:
+                training[name] = found[len(todo.cases) :]
     return rows, training
 
 
@@ -317,31 +329,34 @@ def _fit_key(todo: _Prompts) -> str:
 
 
 def _anchors(
-    model: LanguageModel, sampling: Sampling, todo: _Prompts, layers: Mapping[str, int], reading: str,
-    all_steps: bool, batch_size: int, stem: Path, progress: Callable[[int], None],
+    model: LanguageModel, sampling: Sampling, todo: _Prompts, views: Mapping[str, View], all_steps: bool,
+    batch_size: int, stem: Path, progress: Callable[[int], None],
 ) -> dict[str, Anchors]:  # fmt: skip
-    """layer's name -> anchors; those fitted before on the same prompts and settings are taken from their files."""
+    """view's name -> anchors; those fitted before on the same prompts and settings are taken from their files."""
     from midward.dynamics import Anchors, fit_layers
     from midward.judges.phrases import refusal_in
     from midward.store import key_of
 
-    key = key_of(
-        model=model.fingerprint,
-        sampling=asdict(sampling),
-        fit=_fit_key(todo),
-        reading=reading,
-        all_steps=all_steps,
-    )
-    paths = {name: stem.with_name(f"{stem.name}-{name}-{key}.safetensors") for name in layers}
+    about = {
+        "model": model.fingerprint,
+        "sampling": asdict(sampling),
+        "fit": _fit_key(todo),
+        "all_steps": all_steps,
+    }
+    paths = {
+        name: stem.with_name(f"{stem.name}-{name.split()[0]}-{key_of(**about, reading=reading)}.safetensors")
+        for name, (reading, _) in views.items()
+    }
     if not all(path.exists() for path in paths.values()):
         fitted = fit_layers(
             model, todo.harmless, todo.harmful, refused=lambda text: refusal_in(text) is not None,
-            sampling=sampling, layers=tuple(layers.values()), reading=reading, needs_all_steps=all_steps,
+            sampling=sampling, layers=sorted({layer for _, layer in views.values()}),
+            readings=sorted({reading for reading, _ in views.values()}), needs_all_steps=all_steps,
             batch_size=batch_size, progress=progress,
-            unfinished=stem.with_name(f"{stem.name}-{key_of(layers=layers, key=key)}.unfinished"),
+            unfinished=stem.with_name(f"{stem.name}-{key_of(views=views, **about)}.unfinished"),
         )  # fmt: skip
-        for name, layer in layers.items():
-            fitted[layer].save(paths[name])
+        for name, view in views.items():
+            fitted[view].save(paths[name])
     else:
         progress(len(todo.harmless) + len(todo.harmful))
     return {name: Anchors.load(path) for name, path in paths.items()}

@@ -24,11 +24,12 @@ Split = Annotated[
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
 
-_ON_SANDBOX = (
-    "sri,sri:early=false,perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,masks"
+_SRI = (
+    "sri,sri-end=sri:early=false,sri-generated=sri:reading=generated,"
+    "sri-generated-end=sri:reading=generated;early=false,sri-maha,sri-maha-end=sri-maha:early=false,"
 )
-_FOR_MASKS = ("diffuguard", "masks")  # no defaults where there is no mask token
-_ELSEWHERE = "sri,sri:early=false,perplexity,self-examine,diffuguard,masks"
+_ON_SANDBOX = f"{_SRI}perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,masks"
+_ELSEWHERE = f"{_SRI}perplexity,self-examine,diffuguard,masks"
 _PLAIN_SETS = "benign,benign-wrapped,banned,plain,wrappers"
 _SETS = "benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija"
 
@@ -39,7 +40,8 @@ def fit(
     guards: Annotated[
         str | None,
         typer.Option(
-            help="By comma, each NAME or NAME:SETTING=VALUE;...; all that need no other model. See --list."
+            help="By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; all that need no other model. See "
+            "--list."
         ),
     ] = None,
     harmless: Annotated[
@@ -54,12 +56,10 @@ def fit(
     anchors: Annotated[int, typer.Option(min=2, help="Prompts of each kind for the anchors.")] = 400,
     train: Annotated[int, typer.Option(min=2, help="Harmless prompts for the autoencoder.")] = 1200,
     held_out: Annotated[int, typer.Option(min=2, help="Harmless prompts for the threshold.")] = 200,
-    reading: Annotated[
-        Literal["generated", "response"], typer.Option(help="Tokens whose states make the signal.")
-    ] = "generated",
-    layer: Annotated[
-        Literal["last", "middle", "first"], typer.Option(help="Whose states they are.")
-    ] = "last",
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy."),
+    ] = False,
     batch_size: Batch = 16,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of the guards' files.")] = Path("guard"),
     listing: Annotated[bool, typer.Option("--list", help="List the guards.")] = False,
@@ -71,21 +71,21 @@ def fit(
     if listing:
         out(_listing())
         return
-    from midward.dynamics import layers_of
+    from midward.dynamics.recovery import PAPER
     from midward.evaluation.cases import requests
     from midward.guards import Sizes, SRIGuard, fit_guards, make
     from midward.judges.phrases import refusal_in
 
     at_home = model.at_home
     specs = names_of(guards or (_ON_SANDBOX if at_home else _ELSEWHERE))
-    planned = {_label(spec): make(spec) for spec in specs}
+    planned = {label: make(spec) for label, spec in map(_labelled, specs)}
     sizes = Sizes(anchors, train, held_out)
     sizes.check(alpha)
     sri = any(isinstance(guard, SRIGuard) for guard in planned.values())
     loaded = _load(model)
     if guards is None and loaded.family.mask_id is None:
-        planned = {label: one for label, one in planned.items() if one.name not in _FOR_MASKS}
-    chosen = sampling.resolve(loaded)
+        planned = {label: one for label, one in planned.items() if not _for_masks(one)}
+    chosen = sampling.resolve(loaded, **(PAPER if paper else {}))
     asked = names_of(harmless or ("benign" if at_home else "alpaca"))
     refusing = names_of(harmful or ("plain" if at_home else "advbench"))
     with following() as progress:
@@ -99,7 +99,6 @@ def fit(
             sampling=chosen,
             alpha=alpha,
             sizes=sizes,
-            anchors={"reading": reading, "layer": layers_of(loaded)[layer]},
             batch_size=batch_size,
             progress=progress,
         )
@@ -145,7 +144,7 @@ def score(
 
     describe(guard)  # a wrong file is told before the model is loaded
     loaded = _load(model)
-    _score(loaded, sampling.resolve(loaded), guard, texts, batch_size, out_file)
+    _score(loaded, sampling.resolve(loaded, [guard]), guard, texts, batch_size, out_file)
 
 
 def _score(
@@ -231,7 +230,7 @@ def evaluate(
     fitted_on = {one for file in files.values() for one in describe(file)["fitted_on"]}
     run.start()
     loaded = _load(model)
-    chosen = sampling.resolve(loaded)
+    chosen = sampling.resolve(loaded, files.values())
     names = names_of(sets or (_PLAIN_SETS if behind else _SETS))
     if loaded.family.mask_id is None and sets is None:
         names = [name for name in names if name != "dija"]
@@ -341,6 +340,14 @@ def _files(given: str) -> dict[str, Path]:
     return found
 
 
-def _label(spec: str) -> str:
-    """A file's name for a guard with settings: sri:early=false is sri-early-false."""
-    return "".join(c if c.isalnum() else "-" for c in spec)
+def _labelled(given: str) -> tuple[str, str]:
+    """[LABEL=]SPEC as the name of the guard's file, and SPEC; without a label sri:early=false is sri-early-false."""
+    label, equals, spec = given.partition("=")
+    if not equals or ":" in label:
+        label, spec = given, given
+    return "".join(c if c.isalnum() else "-" for c in label.strip()), spec
+
+
+def _for_masks(guard: Any) -> bool:
+    """Whether a guard is of no use without masks: what looks at them, and another reading of their states."""
+    return guard.name in ("diffuguard", "masks") or getattr(guard.settings, "reading", "") == "generated"

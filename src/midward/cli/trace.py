@@ -203,7 +203,7 @@ def _traced(
     path = page.with_suffix(".safetensors") if keep else None
     beside = page.with_name(f"{page.stem}-against.safetensors") if keep else None
     loaded = model.load()
-    chosen = sampling.resolve(loaded)
+    chosen = sampling.resolve(loaded, watch.guards)
     shown = [_generation(loaded, chosen, prompt, spans, watch, path)]
     if against is not None and against.sampler is not None:
         other = sampler(against.sampler, chosen)

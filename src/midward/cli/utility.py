@@ -97,11 +97,11 @@ def utility(
     try:
         network = model.load()
         network.fold_adapter()
-        resolved = sampling.resolve(network)
+        resolved = sampling.resolve(network, [guard] if guard else [])
         if guard is not None:
             from midward.guards import load as load_guard
 
-            network.guard = load_guard(guard, network)
+            network.guard = load_guard(guard, network, resolved)
             say(f"guard     {network.guard.name} (threshold {network.guard.threshold:.4g})")
         with following() if first else nullcontext(lambda what, done, of: None) as show:
             answers = Answers(
@@ -171,7 +171,10 @@ def _harness(
     given = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
     lm = MidwardLM(
         answers.model,
-        sampling={name: value for name, value in given.items() if value is not None},
+        sampling={
+            **(answers.model.guard.sampling if answers.model.guard else {}),
+            **{name: value for name, value in given.items() if value is not None},
+        },
         answers=answers,
         greedy=harness.needs_greedy(tasks),
         say=lambda text: say(f"harness   {text}"),

@@ -28,6 +28,10 @@ EPS = 1e-8  # the paper's
 Refused = Callable[[str], bool | None]
 
 
+#: How states are read: (reading, layer).
+View = tuple[str, int]
+
+
 class AnchorsError(InputError):
     """Anchors that can't be fitted, or a file that holds none."""
 
@@ -52,7 +56,7 @@ class Anchors:
     fingerprint: str
     sampling: Sampling
     layer: int = LAST
-    reading: str = "generated"
+    reading: str = "response"
     region: str = "response"
     needs_all_steps: bool = True
     eps: float = EPS
@@ -167,19 +171,19 @@ def fit_anchors(
     refused: Refused,
     sampling: Sampling | None = None,
     layer: int = LAST,
-    reading: str = "generated",
+    reading: str = "response",
     region: str = "response",
     needs_all_steps: bool = True,
     batch_size: int = 16,
     unfinished: Path | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Anchors:
-    """Fit anchors for a model and sampling; see `fit_layers`, which this is for one layer."""
+    """Fit anchors for a model and sampling; see `fit_layers`, which this is for one layer and reading."""
     return fit_layers(
-        model, harmless, harmful, refused=refused, sampling=sampling, layers=(layer,), reading=reading,
+        model, harmless, harmful, refused=refused, sampling=sampling, layers=(layer,), readings=(reading,),
         region=region, needs_all_steps=needs_all_steps, batch_size=batch_size, unfinished=unfinished,
         progress=progress,
-    )[layer]  # fmt: skip
+    )[reading, layer]  # fmt: skip
 
 
 def fit_layers(
@@ -190,14 +194,14 @@ def fit_layers(
     refused: Refused,
     sampling: Sampling | None = None,
     layers: Sequence[int] = (LAST,),
-    reading: str = "generated",
+    readings: Sequence[str] = READINGS[:1],
     region: str = "response",
     needs_all_steps: bool = True,
     batch_size: int = 16,
     unfinished: Path | None = None,
     progress: Callable[[int], None] = lambda rows: None,
-) -> dict[int, Anchors]:
-    """Fit anchors at several layers from the same generations: layer -> anchors.
+) -> dict[View, Anchors]:
+    """Fit anchors in several readings and at several layers from the same generations: (reading, layer) -> anchors.
 
     harmless, harmful: prompts (as `sample` takes them). Of the harmless ones those are averaged that the model
     answered, of the harmful ones those that it refused; `refused` tells from the response's text. The paper takes 400
@@ -207,7 +211,8 @@ def fit_layers(
     Raises AnchorsError where nothing is left of a kind.
     """
     sampling = sampling or Sampling.for_model(model)
-    means: dict[str, dict[int, torch.Tensor]] = {}
+    views = [(reading, layer) for reading in readings for layer in layers]
+    means: dict[str, dict[View, torch.Tensor]] = {}
     counts = []
     kept = _read_sums(unfinished) if unfinished else {}
     for kind, prompts, wanted in (("harmless", harmless, False), ("harmful", harmful, True)):
@@ -215,14 +220,19 @@ def fit_layers(
         progress(done)
         for start in range(done, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
-            watcher = PooledStates(layers, reading=reading, region=region, needs_all_steps=needs_all_steps)
-            responses = sample(model, batch, sampling, batch_size=batch_size, watchers=[watcher])
+            watchers = {
+                reading: PooledStates(layers, reading=reading, region=region, needs_all_steps=needs_all_steps)
+                for reading in readings
+            }
+            responses = sample(
+                model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values())
+            )
             for row, response in enumerate(responses):
                 if refused(response.text) is wanted:
                     count += 1
-                    for layer in layers:
-                        states = watcher.states(row, layer).double()
-                        sums[layer] = sums[layer] + states if layer in sums else states
+                    for view in views:
+                        states = watchers[view[0]].states(row, view[1]).double()
+                        sums[view] = sums[view] + states if view in sums else states
             kept[kind] = (start + len(batch), count, sums)
             if unfinished:
                 _write_sums(unfinished, kept)
@@ -235,14 +245,14 @@ def fit_layers(
                 f"none of the {len(prompts)} {kind} prompts was {what}, so there is nothing to average; use other "
                 "prompts or another sampling."
             )
-        means[kind] = {layer: (total / count).float() for layer, total in sums.items()}
+        means[kind] = {view: (total / count).float() for view, total in sums.items()}
         counts.append(count)
     if unfinished:
         unfinished.unlink(missing_ok=True)
     return {
-        layer: Anchors(
-            means["harmless"][layer],
-            means["harmful"][layer],
+        (reading, layer): Anchors(
+            means["harmless"][reading, layer],
+            means["harmful"][reading, layer],
             counts=(counts[0], counts[1]),
             model=model.name,
             adapter=model.adapter,
@@ -253,17 +263,21 @@ def fit_layers(
             region=region,
             needs_all_steps=needs_all_steps,
         )
-        for layer in layers
+        for reading, layer in views
     }
 
 
-#: Kind of prompt -> how many are done, how many of them count, layer -> the sum of their states [T, D] float64.
-_Sums = dict[str, tuple[int, int, dict[int, torch.Tensor]]]
+#: Kind of prompt -> how many are done, how many of them count, view -> the sum of their states [T, D] float64.
+_Sums = dict[str, tuple[int, int, dict[View, torch.Tensor]]]
 
 
 def _write_sums(path: Path, sums: _Sums) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{kind}.{n}": total for kind, (_, _, some) in sums.items() for n, total in some.items()}
+    tensors = {
+        f"{kind}.{reading}.{layer}": total
+        for kind, (_, _, some) in sums.items()
+        for (reading, layer), total in some.items()
+    }
     done = {kind: (prompts, count) for kind, (prompts, count, _) in sums.items()}
     with replacing(path) as part:
         save_file(tensors, part, metadata={"done": json.dumps(done)})
@@ -276,8 +290,8 @@ def _read_sums(path: Path) -> _Sums:
             done = json.loads((file.metadata() or {})["done"])
             found: _Sums = {kind: (int(prompts), int(count), {}) for kind, (prompts, count) in done.items()}
             for name in file.keys():  # noqa: SIM118
-                about, _, layer = name.partition(".")
-                found[about][2][int(layer)] = file.get_tensor(name)
+                about, reading, layer = name.split(".")
+                found[about][2][reading, int(layer)] = file.get_tensor(name)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError):
         return {}
     return found

@@ -6,6 +6,7 @@ A row is one generation. Its kind is "harmless" (a harmless prompt), or of a har
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from midward.dynamics.recovery import THRESHOLDS, had_harm, internally_recovered, recovered, revised
-from midward.dynamics.separation import auroc
 from midward.evaluation import paired, rate
+from midward.stats import area
 
 Rows = Sequence[Mapping[str, Any]]
 KINDS = ("harmless", "refused", "jailbroken")
-#: Fitted on harmless signals [N, T], scores others: higher is more suspicious.
+#: Fitted on harmless signals [N, T], scores others [seeds, M]: higher is more suspicious.
 Scorer = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
@@ -56,12 +57,18 @@ def measures(rows: Rows, layer: str = "last") -> dict[str, dict[str, Any]]:
         found["frr"] = rate(recovered(verdicts) for verdicts in harmed)
     else:
         found["right"] = rate(row["correct"] for row in rows)
-    if all(layer in row["signals"] for row in rows):
+    for beside in _beside(rows, layer):
         for threshold in THRESHOLDS:
-            found[f"irr-{threshold:g}"] = rate(
-                internally_recovered(row["signals"][layer], threshold) for row in rows
+            found[f"irr-{threshold:g}{beside}"] = rate(
+                internally_recovered(row["signals"][layer + beside], threshold) for row in rows
             )
     return {name: one.record() for name, one in found.items()}
+
+
+def _beside(rows: Rows, layer: str = "last") -> list[str]:
+    """What the names of the layer's signals, which all rows have, end in: nothing, and the reading beside it."""
+    names = [name for name in rows[0]["signals"] if name == layer or name.startswith(f"{layer} ")]
+    return [name.removeprefix(layer) for name in names if all(name in row["signals"] for row in rows)]
 
 
 def gains(rows: Mapping[str, Rows], reference: str = "ar") -> list[dict[str, Any]]:
@@ -76,8 +83,8 @@ def gains(rows: Mapping[str, Rows], reference: str = "ar") -> list[dict[str, Any
         for where, ours in by_set(others).items():
             sides = (ours, base[where])
             measured = ["success" if ours[0]["harmful"] else "correct", "refused"]
-            if ours[0]["harmful"] and all("last" in row["signals"] for side in sides for row in side):
-                measured.append("irr")
+            if ours[0]["harmful"]:
+                measured += [f"irr{beside}" for beside in _beside([*ours, *base[where]])]
             for measure in measured:
                 found.append(
                     {
@@ -93,10 +100,10 @@ def gains(rows: Mapping[str, Rows], reference: str = "ar") -> list[dict[str, Any
 
 def _said(rows: Rows, measure: str) -> dict[str, bool | None]:
     """One measure by prompt."""
-    if measure == "irr":
+    if measure.startswith("irr"):
+        layer = f"last{measure.removeprefix('irr')}"
         return {
-            row["set"] + row["id"]: internally_recovered(row["signals"]["last"], THRESHOLDS[0])
-            for row in rows
+            row["set"] + row["id"]: internally_recovered(row["signals"][layer], THRESHOLDS[0]) for row in rows
         }
     return {row["set"] + row["id"]: row[measure] for row in rows}
 
@@ -113,15 +120,20 @@ def _gain(sides: Sequence[dict[str, bool | None]]) -> dict[str, Any]:
 
 def signals(rows: Rows, layer: str = "last") -> np.ndarray:
     """Signals [N, T] of the rows that have one."""
-    values = [row["signals"][layer] for row in rows if layer in row["signals"]]
-    return np.array([value for value in values if not np.isnan(value).any()], dtype=float)
+    return np.array([row["signals"][layer] for row in rows if _known(row, layer)], dtype=float)
 
 
-def separations(rows: Rows, training: Rows, scorer: Scorer, layers: Sequence[str]) -> list[dict[str, Any]]:
+def _known(row: Mapping[str, Any], layer: str) -> bool:
+    return layer in row["signals"] and not np.isnan(row["signals"][layer]).any()
+
+
+def separations(
+    rows: Rows, training: Rows, scorers: Mapping[str, Scorer], layers: Sequence[str]
+) -> list[dict[str, Any]]:
     """AUROCs of jailbroken against each harmless set, and the controls: each harmless set against the first.
 
-    training: harmless rows that `scorer` is fitted on. Readings of a signal: each layer's whole; of the last layer,
-    the first step alone and all but the first.
+    training: harmless rows that each of the `scorers`, by name, is fitted on. Readings of a signal: each layer's whole;
+    of the last layer, the first step alone and all but the first.
     """
     sets = by_set(rows)
     harmless = [name for name, found in sets.items() if not found[0]["harmful"]]
@@ -129,27 +141,28 @@ def separations(rows: Rows, training: Rows, scorer: Scorer, layers: Sequence[str
     groups |= {name: sets[name] for name in harmless}
     pairs = [("jailbroken", name) for name in harmless] + [(name, harmless[0]) for name in harmless[1:]]
     variants: list[tuple[str, str, slice]] = [(layer, layer, slice(None)) for layer in layers]
-    variants += [
-        ("first step alone", "last", slice(0, 1)),
-        ("without the first step", "last", slice(1, None)),
-    ]
+    for layer in layers:
+        if layer.startswith("last"):
+            beside = layer.removeprefix("last")
+            variants.append((f"first step alone{beside}", layer, slice(0, 1)))
+            variants.append((f"without the first step{beside}", layer, slice(1, None)))
     found = []
-    for name, layer, part in variants:
+    for (name, layer, part), (detector, scorer) in itertools.product(variants, scorers.items()):
         score = scorer(signals(training, layer)[:, part])
-        scores = {
-            group: score(signals(chosen, layer)[:, part]) if chosen else np.zeros(0)
-            for group, chosen in groups.items()
-        }
+        known = {group: [row for row in chosen if _known(row, layer)] for group, chosen in groups.items()}
+        scores = {group: score(signals(chosen, layer)[:, part]) for group, chosen in known.items() if chosen}
         for positive, negative in pairs:
-            result = auroc(scores[positive], scores[negative])
-            if result is not None:
-                control = positive != "jailbroken"
+            if positive in scores and negative in scores:
+                goals = ([row["id"] for row in known[side]] for side in (positive, negative))
+                result = area(scores[positive], scores[negative], *goals)
+                assert result is not None
                 found.append(
                     {
                         "reading": name,
+                        "detector": detector,
                         "positive": positive,
                         "negative": negative,
-                        "control": control,
+                        "control": positive != "jailbroken",
                         **asdict(result),
                     }
                 )

@@ -50,8 +50,17 @@ Judge = Callable[[Sequence[Case], Sequence[str]], list[Said]]
 
 # --- samplers of the same weights ------------------------------------------------------------------------------
 
+#: SRI's own sampling (section 5), which its tables are of.
+PAPER: dict[str, Any] = {
+    "length": 128, "steps": 32, "block": 128, "order": "low_confidence", "temperature": 0.0,
+}  # fmt: skip
+
 SAMPLERS: dict[str, tuple[str, Callable[[Sampling], Sampling]]] = {
     "native": ("the settings as given", lambda given: given),
+    "paper": (
+        "SRI's own: 128 tokens in one block of 32 steps, most confident first",
+        lambda given: _scheduled(given, **PAPER),
+    ),
     "ar": (
         "autoregressive sampling: one token a step, from left to right",
         lambda given: _scheduled(given, order="left_to_right", steps=given.length, block=None),

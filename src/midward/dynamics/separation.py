@@ -1,51 +1,10 @@
-"""How well kinds of generation part: AUROC with its interval, a linear map of signals. Shapes: N signals, T steps."""
+"""How well kinds of generation part: a linear map of their signals. Shapes: N signals, T steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
-
-RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Auroc:
-    """The chance that a positive scores above a negative (ties half), with a 95 % interval by bootstrap over both."""
-
-    value: float
-    low: float
-    high: float
-    positives: int
-    negatives: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def auroc(positives: np.ndarray, negatives: np.ndarray) -> Auroc | None:
-    """Compare scores [N] and [M]; None where one side is empty."""
-    if not len(positives) or not len(negatives):
-        return None
-    gap = positives[:, None] - negatives[None]
-    wins = (gap > 0) + 0.5 * (gap == 0)
-    rng = np.random.default_rng(0)
-    n, m = wins.shape
-    rows, columns = (rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) / size for size in (n, m))
-    values = ((rows @ wins) * columns).sum(1)  # rows, columns: weights in each resample
-    value = float(wins.mean())
-    return Auroc(value, *ends(value, values, min(n, m)), n, m)
-
-
-def ends(value: float, drawn: np.ndarray, n: int) -> tuple[float, float]:
-    """95 % interval of an area by its bootstrap draws; where they are all alike, as where all positives score above all
-    negatives, Wilson's for a share of `n`, the smaller side's size."""
-    if np.ptp(drawn) > 0:
-        low, high = np.quantile(drawn, (0.025, 0.975))
-    else:
-        low, high = binomtest(round(value * n), n).proportion_ci(method="wilson")
-    return float(low), float(high)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
 
-READINGS = ("generated", "response")
+READINGS = ("response", "generated")  # the default first
 REGIONS = ("response", "prompt")
 LAST = -1  # the states after the final norm
 
@@ -40,11 +40,12 @@ class Pooling:
     """A watcher that makes phi_t of every step and hands it to `take`; what is kept is the subclass's business.
 
     layers: LAST (-1) is the state after the final norm; 0 and up, the output of that transformer block.
-    reading: which tokens phi_t is the mean of. "generated": those that stand after step t, forced ones included, up to
-        the first end token (behind it is padding, unless the settings say end="keep"); before anything stands, all of
-        the response. "response": all positions of the response, masked ones too. Their states are of step t's forward,
-        so before its commits. An autoregressive model has one reading: the running mean of the states that each token
-        was, or would have been, chosen from.
+    reading: which tokens phi_t is the mean of. "response": all positions of the response, masked ones too, as SRI's
+        published code has it for diffusion models. "generated", as its paper says it: those that stand after step t,
+        forced ones included, up to the first end token (behind it is padding, unless the settings say end="keep");
+        before anything stands, all of the response. Their states are of step t's forward, so before its commits. An
+        autoregressive model has one reading: the running mean of the states that each token was, or would have been,
+        chosen from.
     region: "response", or "prompt": the positions of the prompt that were masks; a row whose prompt has none is read
         in its response.
     needs_all_steps: run every scheduled step on every row. False leaves the sampling as it is, and steps that a row
@@ -60,7 +61,7 @@ class Pooling:
         self,
         layers: Sequence[int] = (LAST,),
         *,
-        reading: str = "generated",
+        reading: str = "response",
         region: str = "response",
         needs_all_steps: bool = True,
     ) -> None:

@@ -39,6 +39,7 @@ from midward.evaluation._plan import (
 )
 from midward.evaluation._queue import Engine, shared
 from midward.guards import load as load_guard
+from midward.guards import sampling_of
 from midward.models import ModelError
 from midward.sampling import Forced, Response, Sampling
 from midward.sampling.likelihood import Span, SpanScore
@@ -116,6 +117,8 @@ class MidwardAPI(ModelAPI):
         self.masks = masks
         try:
             _check_arguments(batch_size, masks, sampling)
+            if guard:
+                self._sampling = sampling = {**sampling_of(guard), **sampling}
             engine = shared(*self._where)
             chosen = make_sampling(engine, sampling)
             self.guard = load_guard(guard, engine.model, chosen) if guard else None

@@ -7,7 +7,7 @@ from midward.guards.autoencoder import Autoencoder
 from midward.guards.classifier import ClassifierGuard
 from midward.guards.diffuguard import DiffuGuard
 from midward.guards.examine import SelfExamine
-from midward.guards.files import describe, load
+from midward.guards.files import describe, load, sampling_of
 from midward.guards.fitting import Sizes, fit_guards
 from midward.guards.guard import (
     STUB,
@@ -19,10 +19,11 @@ from midward.guards.guard import (
     conformal_threshold,
     prompt_hash,
 )
+from midward.guards.mahalanobis import Mahalanobis
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
 from midward.guards.registry import GUARDS, GuardInfo, every, find, make
-from midward.guards.sri import SRIGuard
+from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 __all__ = [
     "GUARDS",
@@ -34,9 +35,11 @@ __all__ = [
     "Guard",
     "GuardError",
     "GuardInfo",
+    "Mahalanobis",
     "MaskFilter",
     "PerplexityFilter",
     "SRIGuard",
+    "SRIMahalanobisGuard",
     "SelfExamine",
     "Sizes",
     "Verdict",
@@ -49,4 +52,5 @@ __all__ = [
     "load",
     "make",
     "prompt_hash",
+    "sampling_of",
 ]

@@ -1,4 +1,4 @@
-"""The autoencoder of SRI Guard: what harmless signals look like, learned from harmless signals alone.
+"""What harmless signals look like, learned from harmless signals alone: SRI Guard's autoencoder.
 
 Shapes: N signals, T steps. Signals are in 0..1.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,12 +17,45 @@ from midward.errors import InputError
 HIDDEN = (32, 8, 32)  # the paper's T-32-8-32-T
 
 
+class Detector:
+    """How far a signal is from harmless ones, after each of its steps. mean [T]: of the training signals. scale [T]: of
+    the training signals' errors, see `ratios`."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def error_at(self, prefixes: np.ndarray) -> np.ndarray:
+        """How far the first steps [N, t] are from those of harmless signals [N]."""
+        raise NotImplementedError
+
+    def prefix_errors(self, signals: np.ndarray) -> np.ndarray:
+        """`error_at` of every prefix [N, T]; the last column is the whole signal's."""
+        return np.stack([self.error_at(signals[:, : t + 1]) for t in range(signals.shape[1])], axis=1)
+
+    def ratios(self, signals: np.ndarray) -> np.ndarray:
+        """`prefix_errors` in units of `scale` [N, T], so that errors of few and of many steps can be compared."""
+        return self.prefix_errors(signals) / self.scale
+
+    def ratio_at(self, prefixes: np.ndarray) -> np.ndarray:
+        """The column of `ratios` that belongs to prefixes [N, t]."""
+        return self.error_at(prefixes) / self.scale[prefixes.shape[1] - 1]
+
+    def scale_of(self, signals: np.ndarray, quantile: float) -> np.ndarray:
+        """The quantile of the training signals' errors at each step [T]."""
+        errors = np.quantile(self.prefix_errors(signals), quantile, axis=0)
+        # A step at which training errors vanish must not make a rounding error look like an attack.
+        return np.maximum(errors, 1e-3 * errors.max() + 1e-9)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All that was fitted, for a guard's file."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
-class Autoencoder:
+class Autoencoder(Detector):
     """Dense layers with ReLU between them. weights: [in, out] each, biases: [out] each, float64.
 
-    mean [T]: of the training signals; what a signal that isn't known yet is completed with. scale [T]: of the training
-    signals' errors, see `ratios`.
+    mean [T]: also what a signal that isn't known yet is completed with.
     """
 
     weights: tuple[np.ndarray, ...]
@@ -65,9 +98,7 @@ class Autoencoder:
         found = cls(
             tuple(network.coefs_), tuple(network.intercepts_), signals.mean(0), np.ones(signals.shape[1])
         )
-        errors = np.quantile(found.prefix_errors(signals), quantile, axis=0)
-        # A step at which training errors vanish must not make a rounding error look like an attack.
-        return cls(found.weights, found.biases, found.mean, np.maximum(errors, 1e-3 * errors.max() + 1e-9))
+        return replace(found, scale=found.scale_of(signals, quantile))
 
     def __call__(self, signals: np.ndarray) -> np.ndarray:
         """The signals as they are rebuilt [N, T]."""
@@ -94,20 +125,7 @@ class Autoencoder:
         parts = self.mean[:, None] * self.weights[0]
         return np.concatenate([parts[::-1].cumsum(0)[::-1], np.zeros((1, parts.shape[1]))]) + self.biases[0]
 
-    def prefix_errors(self, signals: np.ndarray) -> np.ndarray:
-        """`error_at` of every prefix [N, T]; the last column is the whole signal's reconstruction error."""
-        return np.stack([self.error_at(signals[:, : t + 1]) for t in range(signals.shape[1])], axis=1)
-
-    def ratios(self, signals: np.ndarray) -> np.ndarray:
-        """`prefix_errors` in units of `scale` [N, T], so that errors of few and of many steps can be compared."""
-        return self.prefix_errors(signals) / self.scale
-
-    def ratio_at(self, prefixes: np.ndarray) -> np.ndarray:
-        """The column of `ratios` that belongs to prefixes [N, t]."""
-        return self.error_at(prefixes) / self.scale[prefixes.shape[1] - 1]
-
     def tensors(self) -> dict[str, np.ndarray]:
-        """All that was fitted, for a guard's file; `rebuild` takes it back."""
         found = {"mean": self.mean, "scale": self.scale}
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             found |= {f"weight.{layer}": weight, f"bias.{layer}": bias}

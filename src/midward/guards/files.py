@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from midward.errors import InputError
-from midward.guards.guard import Guard, GuardError
+from midward.guards.guard import Guard, GuardError, settings_of
 from midward.sampling import Sampling
 from midward.store import replacing
 
@@ -56,6 +56,14 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises GuardError.
     """
     return _read(Path(path), tensors=False)[0]
+
+
+def sampling_of(path: str | Path) -> dict[str, Any]:
+    """The settings of `Sampling` that a guard's file is bound to, see `settings_of`. Raises GuardError."""
+    from midward.guards.registry import find
+
+    about = describe(path)
+    return settings_of(find(about["guard"]).kind, about["bound"])
 
 
 def load(path: str | Path, model: LanguageModel | None = None, sampling: Sampling | None = None) -> Guard:

@@ -6,13 +6,15 @@ Every generation is a row of `rows.jsonl`, appended as it comes; running again g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from midward.dynamics import Anchors, AnchorsError, SRISignal, fit_anchors
+from midward._hints import one_of
+from midward.dynamics import Anchors, AnchorsError, SRISignal, fit_layers, layers_of
+from midward.dynamics.anchors import View
 from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold, prompt_hash
 from midward.guards.sri import SRIGuard
 from midward.models import LanguageModel
@@ -58,7 +60,6 @@ def fit_guards(
     sampling: Sampling | None = None,
     alpha: float = 0.01,
     sizes: Sizes = Sizes(),
-    anchors: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     progress: Progress = lambda what, done, of: None,
 ) -> dict[str, Path]:
@@ -66,8 +67,8 @@ def fit_guards(
 
     guards: label -> guard, not fitted. harmless: `sizes.harmless` prompts or more, in any order: the first ones make
     anchors, the next train, the last calibrate. harmful: for the anchors, of which those count that the model refuses;
-    `refused` tells from a text. anchors: arguments of `fit_anchors` (layer, reading, region). Without an SRI guard
-    among them, only the calibration prompts are used.
+    `refused` tells from a text. Without an SRI guard among them, only the calibration prompts are used; SRI guards of
+    several readings or layers look at the same generations.
     Raises GuardError where there are too few prompts, before anything is sampled.
     """
     folder = Path(folder)
@@ -79,25 +80,35 @@ def fit_guards(
         "train": harmless[sizes.anchors : sizes.anchors + sizes.train],
         "held_out": harmless[len(harmless) - sizes.held_out :],
     }
-    told = None
+    views = {label: _view(model, guard) for label, guard in sri.items()}
+    anchors: dict[View, Anchors] = {}
     if sri:
-        told = _anchors(
-            model, parts["anchors"], harmful[: sizes.anchors], folder, refused, sampling, anchors or {},
-            batch_size, progress,
+        anchors = _anchors(
+            model, parts["anchors"], harmful[: sizes.anchors], folder, refused, sampling,
+            sorted(set(views.values())), batch_size, progress,
         )  # fmt: skip
     made = {"held_out": parts["held_out"]} | ({"train": parts["train"]} if sri else {})
-    rows = exchanges(
-        model, [one for part in made.values() for one in part], folder / "rows.jsonl", sampling=sampling,
-        anchors=told, batch_size=batch_size, progress=lambda done, of: progress("harmless prompts", done, of),
+    requests = [one for part in made.values() for one in part]
+    names = {view: digest(one) for view, one in anchors.items()}
+    rows = _answers(
+        model, requests, folder / "rows.jsonl", sampling=sampling,
+        anchors={names[view]: one for view, one in anchors.items()}, batch_size=batch_size,
+        progress=lambda done, of: progress("harmless prompts", done, of),
     )  # fmt: skip
-    held_out, train = rows[: sizes.held_out], rows[sizes.held_out :]
     paths = {}
     for number, (label, guard) in enumerate(guards.items()):
         progress("calibrating", number, len(guards))
+        held_out = [
+            Exchange(
+                request, row["response"], None, request.prompt if isinstance(request.prompt, str) else None
+            )
+            for request, row in zip(parts["held_out"], rows, strict=False)
+        ]
         if isinstance(guard, SRIGuard):
-            assert told is not None
-            signals = np.array([each.signal for each in train])
-            guard.train(told, signals[np.isfinite(signals).all(1)])
+            signals = np.array([row["signals"][names[views[label]]] for row in rows], dtype=float)
+            train = signals[sizes.held_out :]
+            guard.train(anchors[views[label]], train[np.isfinite(train).all(1)])
+            held_out = [replace(one, signal=signal) for one, signal in zip(held_out, signals, strict=False)]
         guard.fit(model, held_out, alpha=alpha, sampling=sampling, batch_size=batch_size)
         used = [*parts.values(), harmful[: sizes.anchors]] if label in sri else [parts["held_out"]]
         guard.fitted_on = tuple(sorted({prompt_hash(each.prompt) for part in used for each in part}))
@@ -106,28 +117,28 @@ def fit_guards(
     return paths
 
 
-def exchanges(
+def _answers(
     model: LanguageModel,
     requests: Sequence[Request],
     path: Path,
     *,
     sampling: Sampling,
-    anchors: Anchors | None = None,
-    batch_size: int = 16,
-    progress: Callable[[int, int], None] = lambda done, of: None,
-) -> list[Exchange]:
-    """Sample every request, with its SRI signal where anchors are given; rows go to `path` and are kept there."""
+    anchors: Mapping[str, Anchors],
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """Sample every request, with an SRI signal for each of the anchors (by their hash); rows are kept in `path`."""
     file = RowFile(path)
-    about = {"model": model.fingerprint, "sampling": asdict(sampling), "anchors": anchors and digest(anchors)}
+    about = {"model": model.fingerprint, "sampling": asdict(sampling), "anchors": sorted(anchors)}
     keys = [key_of(**about, request=asdict(request)) for request in requests]
     todo = [i for i, key in enumerate(keys) if key not in file.rows]
     progress(len(requests) - len(todo), len(requests))
     for start in range(0, len(todo), CHUNK):
         chunk = todo[start : start + CHUNK]
-        watcher = SRISignal(anchors) if anchors else None
+        watchers = {name: SRISignal(one) for name, one in anchors.items()}
         found = sample(
             model, [requests[i] for i in chunk], sampling, batch_size=batch_size,
-            watchers=[watcher] if watcher else [],
+            watchers=list(watchers.values()),
         )  # fmt: skip
         file.extend(
             {
@@ -135,12 +146,12 @@ def exchanges(
                 "prompt": requests[i].prompt,
                 "response": response.text,
                 "nfe": response.nfe,
-                "signal": watcher.signal(row).tolist() if watcher else None,
+                "signals": {name: one.signal(row).tolist() for name, one in watchers.items()},
             }
             for row, (i, response) in enumerate(zip(chunk, found, strict=True))
         )
         progress(len(requests) - len(todo) + start + len(chunk), len(requests))
-    return [_exchange(request, file.rows[key]) for request, key in zip(requests, keys, strict=True)]
+    return [file.rows[key] for key in keys]
 
 
 def digest(anchors: Anchors) -> str:
@@ -149,14 +160,10 @@ def digest(anchors: Anchors) -> str:
     return key_of(**values, record=anchors.record())
 
 
-def _exchange(request: Request, row: Mapping[str, Any]) -> Exchange:
-    signal = row["signal"]
-    return Exchange(
-        request,
-        row["response"],
-        None if signal is None else np.array(signal, dtype=float),
-        request.prompt if isinstance(request.prompt, str) else None,
-    )
+def _view(model: LanguageModel, guard: SRIGuard) -> View:
+    layers = layers_of(model)
+    one_of("layer", guard.settings.layer, tuple(layers))
+    return guard.settings.reading, layers[guard.settings.layer]
 
 
 def _check(
@@ -192,20 +199,25 @@ def _anchors(
     folder: Path,
     refused: Callable[[str], bool],
     sampling: Sampling,
-    settings: Mapping[str, Any],
+    views: Sequence[View],
     batch_size: int,
     progress: Progress,
-) -> Anchors:
+) -> dict[View, Anchors]:
     """Those of `folder`/anchors-<key>.safetensors where they are there, else fitted and written."""
-    key = key_of(
-        model=model.fingerprint,
-        sampling=asdict(sampling),
-        settings=dict(settings),
-        prompts=[asdict(request) for request in (*harmless, *harmful)],
-    )
-    path = folder / f"anchors-{key}.safetensors"
-    if path.exists():
-        return Anchors.load(path)
+    about = {
+        "model": model.fingerprint,
+        "sampling": asdict(sampling),
+        "prompts": [asdict(request) for request in (*harmless, *harmful)],
+    }
+    paths = {
+        (reading, layer): folder
+        / f"anchors-{key_of(**about, settings={'reading': reading, 'layer': layer})}.safetensors"
+        for reading, layer in views
+    }
+    missing = [view for view in views if not paths[view].exists()]
+    found = {view: Anchors.load(paths[view]) for view in views if view not in missing}
+    if not missing:
+        return found
     done = 0
 
     def count(rows: int) -> None:
@@ -214,11 +226,15 @@ def _anchors(
         progress("anchors", done, len(harmless) + len(harmful))
 
     try:
-        found = fit_anchors(
+        fitted = fit_layers(
             model, harmless, harmful, refused=refused, sampling=sampling, needs_all_steps=False,
-            batch_size=batch_size, unfinished=path.with_suffix(".unfinished"), progress=count, **settings,
+            layers=sorted({layer for _, layer in missing}), readings=sorted({reading for reading, _ in missing}),
+            batch_size=batch_size, unfinished=folder / f"anchors-{key_of(**about, views=missing)}.unfinished",
+            progress=count,
         )  # fmt: skip
     except AnchorsError as error:
         raise GuardError(str(error)) from None
-    found.save(path)
+    for view in missing:
+        found[view] = fitted[view]
+        found[view].save(paths[view])
     return found

@@ -191,6 +191,11 @@ class Guard(ABC):
             )
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings of `Sampling` that the guard was fitted for, see `settings_of`."""
+        return settings_of(type(self), self.bound)
+
+    @property
     def digest(self) -> str:
         """16 hex digits over everything a verdict depends on."""
         values = hashlib.sha256()
@@ -216,12 +221,12 @@ class Guard(ABC):
     ) -> list[Response]:
         """`midward.sample` behind the guard: every response has a `verdict`, and a flagged one is the `STUB`.
 
-        Of a flagged response nothing is handed out: its prompt's masks are masks again. Responses that aren't flagged
-        are, bit for bit, those without the guard. A request flagged before its generation is never sampled, and the
-        watchers don't see it: they number the others.
+        sampling: by default what the guard was fitted for. Of a flagged response nothing is handed out: its prompt's
+        masks are masks again. Responses that aren't flagged are, bit for bit, those without the guard. A request
+        flagged before its generation is never sampled, and the watchers don't see it: they number the others.
         Raises GuardError where the guard doesn't fit, else what `sample` raises.
         """
-        sampling = Sampling.for_model(model) if sampling is None else sampling
+        sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
         self.check(model, sampling)
         pairs = [resolve(model, request, sampling.length, index) for index, request in enumerate(requests)]
         return self._guarded(model, pairs, sampling, batch_size, watchers)
@@ -274,6 +279,14 @@ class Guard(ABC):
         from midward.guards.files import save
 
         return save(self, path)
+
+
+def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `Sampling`, but for the seed, that a guard of this kind can't be used without; none where it goes
+    with any, or isn't fitted."""
+    if not bound or "sampling" not in kind.tied_to:
+        return {}
+    return {name: value for name, value in bound["sampling"].items() if name != "seed"}
 
 
 def told(

@@ -13,7 +13,7 @@ from midward.guards.examine import SelfExamine
 from midward.guards.guard import LOOKS, Guard, GuardError, Look
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
-from midward.guards.sri import SRIGuard
+from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,15 @@ class GuardInfo:
 #: The guards of this package, by name.
 GUARDS: dict[str, GuardInfo] = {
     kind.name: GuardInfo(kind)
-    for kind in (SRIGuard, PerplexityFilter, SelfExamine, ClassifierGuard, DiffuGuard, MaskFilter)
+    for kind in (
+        SRIGuard,
+        SRIMahalanobisGuard,
+        PerplexityFilter,
+        SelfExamine,
+        ClassifierGuard,
+        DiffuGuard,
+        MaskFilter,
+    )
 }
 
 

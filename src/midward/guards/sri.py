@@ -6,7 +6,8 @@ Shapes: N signals, B rows of a step, T steps, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.dynamics import Anchors, AnchorsError, SRISignal
+from midward.dynamics.states import LAST
 from midward.errors import InputError
-from midward.guards.autoencoder import HIDDEN, Autoencoder
+from midward.guards.autoencoder import HIDDEN, Autoencoder, Detector
 from midward.guards.guard import Exchange, Guard, GuardError, Verdict, told
+from midward.guards.mahalanobis import Mahalanobis
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Step, Watcher, sample
 
@@ -27,16 +30,26 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
-class SRI:
-    """early: decide at every step and stop the generation once flagged; otherwise when it is over. steps: of the signal
-    that is looked at: "all", "first" (the step t = 0 alone) or "later" (without it). hidden, epochs, seed: of the
-    autoencoder."""
+class SRIMaha:
+    """early: decide at every step and stop the generation once flagged; otherwise when it is over, as in the paper.
+    reading, layer: of the states, see `Pooling`. steps: of the signal that is looked at: "all", "first" (the step t = 0
+    alone) or "later" (without it)."""
 
     early: bool = True
+    reading: Literal["response", "generated"] = "response"
+    layer: Literal["last", "middle", "first"] = "last"
     steps: Literal["all", "first", "later"] = "all"
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class SRI(SRIMaha):
+    """As `SRIMaha`. hidden, epochs, seed: of the autoencoder. seeds: how many are trained, from `seed` on: the first
+    decides, the others show what a figure owes to the draw."""
+
     hidden: tuple[Positive, ...] = HIDDEN
     epochs: Positive = 300
     seed: int = 0
+    seeds: Positive = 5
 
 
 class SRIGuard(Guard):
@@ -44,25 +57,25 @@ class SRIGuard(Guard):
     quantile. With early=True it is the largest such ratio over the signal's beginnings, each completed by the harmless
     mean, and the threshold is calibrated on that maximum: the false-positive rate counts every look.
 
-    anchors, autoencoder: None until `train`. The sampling isn't changed: a row that ends early ends early, and its last
-    state's signal stands for the rest.
+    anchors: None until `train`. detectors: what was fitted on harmless signals, by seed; the first one decides. The
+    sampling isn't changed: a row that ends early ends early, and its last state's signal stands for the rest.
     """
 
     name = "sri"
     about = "an autoencoder of harmless SRI signals, over the steps"
     looks = "during"
-    Settings = SRI
+    Settings: ClassVar[type[Any]] = SRI
     tied_to = ("model", "sampling")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.anchors: Anchors | None = None
-        self.autoencoder: Autoencoder | None = None
+        self.detectors: tuple[Detector, ...] = ()
 
     # --- the estimator --------------------------------------------------------------------------------------
 
     def train(self, anchors: Anchors, signals: np.ndarray) -> Self:
-        """Fit the autoencoder on harmless signals [N, T] made with these anchors; `fit` then calibrates on others.
+        """Fit the detectors on harmless signals [N, T] made with these anchors; `fit` then calibrates on others.
 
         Raises GuardError for anchors that would change the sampling.
         """
@@ -71,11 +84,18 @@ class SRIGuard(Guard):
                 "these anchors run every step, which changes what is sampled; fit them with needs_all_steps=False."
             )
         self.anchors = anchors
-        own = self.settings
-        self.autoencoder = Autoencoder.fit(
-            self._seen(signals), hidden=own.hidden, epochs=own.epochs, seed=own.seed
-        )
+        self.detectors = self._fitted(self._seen(signals))
         return self
+
+    def _fitted(self, signals: np.ndarray) -> tuple[Detector, ...]:
+        own = self.settings
+        return tuple(
+            Autoencoder.fit(signals, hidden=own.hidden, epochs=own.epochs, seed=seed)
+            for seed in range(own.seed, own.seed + own.seeds)
+        )
+
+    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Detector:
+        return Autoencoder.rebuild(tensors, self.settings.hidden, steps)
 
     def score(
         self, model: LanguageModel | None, exchanges: Sequence[Exchange], *, batch_size: int = 8
@@ -88,12 +108,26 @@ class SRIGuard(Guard):
 
     def score_signals(self, signals: np.ndarray) -> np.ndarray:
         """Scores [N] of signals [N, T]; NaN for one that isn't known (the row took part in no step)."""
+        return self._scores(self._trained, signals)
+
+    def scores_by_seed(self, signals: np.ndarray) -> np.ndarray:
+        """Scores [S, N] of each of the `detectors`; the first row is `score_signals`."""
+        return np.stack([self._scores(detector, signals) for detector in self.detectors])
+
+    def _scores(self, detector: Detector, signals: np.ndarray) -> np.ndarray:
         scores = np.full(len(signals), np.nan)
         known = np.isfinite(signals).all(1)
         if known.any():
-            ratios = self._trained.ratios(self._seen(signals[known]))
+            ratios = detector.ratios(self._seen(signals[known]))
             scores[known] = ratios.max(1) if self.settings.early else ratios[:, -1]
         return scores
+
+    def scores_so_far(self, signal: Sequence[float]) -> list[float | None]:
+        """How suspicious a signal [T] is after each of its steps; None at steps that aren't looked at."""
+        seen = self._seen(np.array([signal], dtype=float))
+        start = 1 if self.settings.steps == "later" else 0
+        ratios = [float(self._trained.ratio_at(seen[:, : t + 1])[0]) for t in range(seen.shape[1])]
+        return [*[None] * start, *ratios, *[None] * (len(signal) - start - len(ratios))]
 
     def stops(self, signals: np.ndarray) -> list[int | None]:
         """The step after which each signal [N, T] is flagged, from 0; None for one that isn't, or only at its end."""
@@ -108,7 +142,7 @@ class SRIGuard(Guard):
     def watcher(self, stopped: dict[int, int] | None = None) -> SRISignal:
         """A watcher that makes the signals; with `stopped`, it stops rows as they are flagged and notes the step."""
         if self.anchors is None:
-            raise GuardError("the guard 'sri' isn't trained yet; see midward guard fit.")
+            raise GuardError(f"the guard {self.name!r} isn't trained yet; see midward guard fit.")
         trained, settings = self._trained, self.settings
         offset = 1 if settings.steps == "later" else 0
 
@@ -149,7 +183,11 @@ class SRIGuard(Guard):
         for row, (response, (_, prompt_ids)) in enumerate(zip(responses, pairs, strict=True)):
             step = stopped.get(row)
             seen = signals[row] if step is None else signals[row, : step + 1]
-            score = scores[row] if step is None else self._score_so_far(seen)
+            score = (
+                scores[row]
+                if step is None
+                else max(one for one in self.scores_so_far(seen.tolist()) if one is not None)
+            )
             flagged = step is not None or bool(score > self.threshold)
             verdict = Verdict(
                 self.name, self.looks, flagged, None if np.isnan(score) else float(score), self.threshold, step,
@@ -158,18 +196,13 @@ class SRIGuard(Guard):
             found.append(told(model, response, verdict, prompt_ids))
         return found
 
-    def _score_so_far(self, prefix: np.ndarray) -> float:
-        """The largest ratio over the beginnings of one signal's first steps [t]."""
-        trained, seen = self._trained, self._seen(prefix[None])
-        return max(float(trained.ratio_at(seen[:, : t + 1])[0]) for t in range(seen.shape[1]))
-
     # --- inside ---------------------------------------------------------------------------------------------
 
     @property
-    def _trained(self) -> Autoencoder:
-        if self.autoencoder is None:
-            raise GuardError("the guard 'sri' isn't trained yet; see midward guard fit.")
-        return self.autoencoder
+    def _trained(self) -> Detector:
+        if not self.detectors:
+            raise GuardError(f"the guard {self.name!r} isn't trained yet; see midward guard fit.")
+        return self.detectors[0]
 
     def _seen(self, signals: np.ndarray) -> np.ndarray:
         """The steps that are looked at."""
@@ -180,7 +213,7 @@ class SRIGuard(Guard):
         """As `Guard.bind`; raises GuardError where the anchors are those of another model or sampling."""
         super().bind(model, sampling)
         if self.anchors is None:
-            raise GuardError("the guard 'sri' is trained before it is calibrated; see `train`.")
+            raise GuardError(f"the guard {self.name!r} is trained before it is calibrated; see `train`.")
         try:
             self.anchors.check(model, sampling or Sampling.for_model(model))
         except AnchorsError as error:
@@ -190,18 +223,41 @@ class SRIGuard(Guard):
     def tensors(self) -> dict[str, np.ndarray]:
         assert self.anchors is not None
         anchors = {f"anchors.{name}": value.numpy() for name, value in self.anchors.tensors().items()}
-        return {**anchors, **self._trained.tensors()}
+        found = self._trained.tensors()
+        for number, other in enumerate(self.detectors[1:], 1):
+            found |= {f"seed{number}/{name}": value for name, value in other.tensors().items()}
+        return {**anchors, **found}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        anchors = {
-            name.removeprefix("anchors."): torch.from_numpy(value.copy())
-            for name, value in tensors.items()
-            if name.startswith("anchors.")
-        }
+        anchors: dict[str, torch.Tensor] = {}
+        detectors: dict[str, dict[str, np.ndarray]] = {"": {}}  # by seed, the first one's without a name
+        for name, value in tensors.items():
+            if name.startswith("anchors."):
+                anchors[name.removeprefix("anchors.")] = torch.from_numpy(value.copy())
+            else:
+                seed, _, own = name.rpartition("/")
+                detectors.setdefault(seed, {})[own] = value
         self.anchors = Anchors.rebuild(anchors, self.bound["anchors"], "the file")
         if self.anchors.needs_all_steps or self.anchors.fingerprint != self.bound["fingerprint"]:
             raise InputError("its anchors aren't those of its settings")
+        # A file from before guards had these settings is read as its anchors say.
+        layer = {LAST: "last", 0: "first"}.get(self.anchors.layer, "middle")
+        self.settings = replace(self.settings, reading=self.anchors.reading, layer=layer)
         steps = len(self.anchors.mu_harmless)
         seen = {"all": steps, "first": 1, "later": steps - 1}[self.settings.steps]
-        rest = {name: value for name, value in tensors.items() if not name.startswith("anchors.")}
-        self.autoencoder = Autoencoder.rebuild(rest, self.settings.hidden, seen)
+        self.detectors = tuple(self._rebuilt(one, seen) for _, one in sorted(detectors.items()))
+
+
+class SRIMahalanobisGuard(SRIGuard):
+    """As SRI Guard, with the Mahalanobis distance of the signal on the logit scale in the place of the autoencoder's
+    error; ours."""
+
+    name = "sri-maha"
+    about = "the distance from harmless SRI signals on the logit scale, over the steps"
+    Settings = SRIMaha
+
+    def _fitted(self, signals: np.ndarray) -> tuple[Detector, ...]:
+        return (Mahalanobis.fit(signals),)
+
+    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Detector:
+        return Mahalanobis.rebuild(tensors, steps)

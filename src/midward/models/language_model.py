@@ -252,14 +252,16 @@ class LanguageModel:
         """Sample one response per prompt with the family's default settings and these overrides.
 
         A single text or conversation is one prompt. `batch_size` and `watchers` go to `midward.sample`. With a guard,
-        each response carries its verdict, and a flagged one is a stub.
+        the defaults are the settings that it was fitted for, each response carries its verdict, and a flagged one is a
+        stub.
         """
         from midward.sampling import Sampling, sample
 
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
             prompts = [prompts]
         run = {key: overrides.pop(key) for key in ("batch_size", "watchers") if key in overrides}
-        sampling = Sampling.for_model(self, **overrides)
+        fitted_for = self.guard.sampling if self.guard is not None else {}
+        sampling = Sampling.for_model(self, **{**fitted_for, **overrides})
         if self.guard is not None:
             return self.guard.sample(self, prompts, sampling, **run)
         return sample(self, prompts, sampling, **run)

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_curve
 from midward._tables import write_table
 from midward.reports import page
 from midward.reports.figures import COLOURS, _axes
+from midward.stats import Area
 from midward.store import write_text
 
 Row = Mapping[str, Any]
@@ -38,7 +39,11 @@ def write(
     write_table(folder / "defences", plain)
     about = ("set", "id", "harmful", "success", "refused")
     scored = [
-        {"guard": label, **{name: row[name] for name in about}, **one}
+        {
+            "guard": label,
+            **{name: row[name] for name in about},
+            **{name: value for name, value in one.items() if name != "seeds"},
+        }
         for label, verdicts in said.items()
         for row, one in zip(rows, verdicts, strict=True)
     ]
@@ -80,14 +85,27 @@ def markdown(table: Sequence[Row]) -> str:
     ]
     flags = [[row["defence"], *(str(row["flags"][name]) for name in harmless)] for row in table[1:]]
     areas = [
-        [row["defence"], str(row["caught"]), *(_area(row["auroc"].get(name)) for name in harmless)]
+        [
+            row["defence"],
+            str(row["caught"]),
+            str(row["caught_at_1"] or "-"),
+            *(_area(row["auroc"].get(name)) for name in harmless),
+        ]
         for row in table[1:]
     ]
     parts = [page.markdown(head, main)]
     if len(table) > 1 and harmless:
         parts.append(page.markdown(["flagged", *harmless], flags))
         parts.append(
-            page.markdown(["jailbroken", "flagged", *(f"AUROC against {name}" for name in harmless)], areas)
+            page.markdown(
+                [
+                    "jailbroken",
+                    "flagged",
+                    "flagged at 1 % of harmless ones, measured",
+                    *(f"AUROC against {name}" for name in harmless),
+                ],
+                areas,
+            )
         )
     return "\n\n".join(part.strip() for part in parts)
 
@@ -153,8 +171,8 @@ def _percent(rate: Any) -> str:
     return f"{100 * rate.value:.0f}" if rate.n else "-"
 
 
-def _area(found: tuple[float, float, float] | None) -> str:
-    return "-" if found is None else f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
+def _area(found: Area | None) -> str:
+    return "-" if found is None else str(found)
 
 
 def _plain(value: Any) -> Any:

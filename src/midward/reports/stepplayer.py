@@ -232,16 +232,11 @@ def scores_by_step(guard: Guard, signal: Sequence[float]) -> list[float | None]:
 
     Raises InputError for any other guard, and one that isn't fitted.
     """
-    import numpy as np
-
     from midward.guards import SRIGuard
 
-    if not isinstance(guard, SRIGuard) or guard.autoencoder is None:
+    if not isinstance(guard, SRIGuard) or not guard.detectors:
         raise InputError(f"the guard {guard.name!r} has no score by step; only a fitted 'sri' has.")
-    start, stop = {"all": (0, None), "first": (0, 1), "later": (1, None)}[guard.settings.steps]
-    seen = np.asarray(signal, dtype=float)[None, start:stop]
-    ratios = [float(guard.autoencoder.ratio_at(seen[:, : t + 1])[0]) for t in range(seen.shape[1])]
-    return [*[None] * start, *ratios, *[None] * (len(signal) - start - len(ratios))]
+    return guard.scores_so_far(signal)
 
 
 def _kinds(generations: Sequence[Generation]) -> dict[str, bool]:

@@ -75,9 +75,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], label: str) -> Built:
                 gap(row.get("gain")) or "-",
                 *(share(row["flags"][name]) for name in harmless),
                 share(row["caught"]),
-                "-"
-                if area is None
-                else f"{number(area[0]):.3f} [{number(area[1]):.3f}, {number(area[2]):.3f}]",
+                "-" if area is None else _area(area),
                 "-"
                 if not row["overhead"] or math.isnan(row["overhead"])
                 else f"{percent(row['overhead'])} %",
@@ -97,6 +95,13 @@ def comparison(rows: Sequence[Mapping[str, Any]], label: str) -> Built:
     for row in rows[1:]:
         found.claims.append(_claim(row, rows[0], harmless))
     return found
+
+
+def _area(found: Any) -> str:
+    # An area is a record; in runs of before, a list of value, low and high.
+    values = [found[name] for name in ("value", "low", "high")] if isinstance(found, Mapping) else found
+    value, low, high = map(number, values)
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _claim(row: Mapping[str, Any], none: Mapping[str, Any], harmless: Sequence[str]) -> Claim:

@@ -76,7 +76,7 @@ _ROWS = {
 #: kind -> what only its rows hold, in the order in which they are told
 _COLUMNS = {
     "mirror": {"kind", "position", "attack"}, "prefill": {"kind", "position", "landed"}, "ask": {"word", "wording"},
-    "order": {"set", "end", "steps"}, "guard": {"set", "id", "signals"}, "guards": {"response", "signal"},
+    "order": {"set", "end", "steps"}, "guard": {"set", "id", "signals"}, "guards": {"response", "signals"},
 }  # fmt: skip
 
 

@@ -173,7 +173,8 @@ def dynamics(run: Run, texts: Texts) -> Built:
     found.add("dynamics", Table("recovery", f"Recovery by sampler: {_title(run)}", headers, rows, small=True))
     areas: list[list[str | Share | Gap]] = [
         [
-            f"{one['reading']}: {one['positive']} against {one['negative']}",
+            ", ".join(str(one[name]) for name in ("sampler", "reading", "detector") if name in one)
+            + f": {one['positive']} against {one['negative']}",
             f"{number(one['value']):.3f} [{number(one['low']):.3f}, {number(one['high']):.3f}]",
             "control: 0.5 is right" if one["control"] else "",
         ]
