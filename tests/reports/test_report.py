@@ -364,7 +364,7 @@ def test_few_goals_are_no_verdict():
         ({"rows-quality.jsonl": {"id": "1", "set": "benign"}}, "dynamics"),
         ({"answers-0.jsonl": {"text": "t30"}}, "utility"),
         ({"rows.jsonl": {"set": "plain", "id": "1", "signals": {}, "response": "t30"}}, "guard eval"),
-        ({"rows.jsonl": {"prompt": "t30", "response": "t31", "signal": None}}, "guard fit"),
+        ({"rows.jsonl": {"prompt": "t30", "response": "t31", "signals": None}}, "guard fit"),
         ({"logs/one.eval": {}}, "attack"),
         ({"logs/one.eval": {}, "rows/base.jsonl": {"set": "plain"}, "guard/rows.jsonl": {}}, "demo"),
     ],
