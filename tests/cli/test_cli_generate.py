@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,34 @@ def test_one_prompt_goes_to_stdout_and_nothing_else_does(midward, tiny, llada):
     result = midward("generate", "t30 t31", *tiny)
     assert result.exit_code == 0
     assert result.stdout == llada.generate("t30 t31", length=12, steps=6)[0].text + "\n"
+
+
+def test_a_prompt_from_standard_input(midward, tiny, llada):
+    result = midward("generate", "-", *tiny, stdin="t30 t31\n")
+    assert result.exit_code == 0
+    assert result.stdout == llada.generate("t30 t31", length=12, steps=6)[0].text + "\n"
+    empty = midward("generate", "-", *tiny, stdin="\n")
+    assert empty.exit_code == 2 and "the prompt is empty." in empty.stderr
+
+
+def test_a_folder_without_a_chat_template_is_told_before_anything_is_asked(
+    midward, tiny, llada_folder, tmp_path
+):
+    bare = shutil.copytree(llada_folder, tmp_path / "bare")
+    config = bare / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    settings.pop("chat_template", None)
+    config.write_text(json.dumps(settings))
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    (tmp_path / "p.csv").write_text("prompt\nt30\n")
+    tiny = [bare if flag == llada_folder else flag for flag in tiny]
+    for verb in (
+        ["generate", "--prompts", tmp_path / "p.csv", "--out", tmp_path / "out.jsonl"],
+        ["attack", "--attacks", "direct", "--goals", "sandbox", "--limit", 1, "--out", tmp_path / "out"],
+    ):
+        result = midward(verb[0], *tiny, *verb[1:])
+        assert result.exit_code == 2 and "has no chat template" in result.stderr
+    assert not list(tmp_path.glob("out/logs/*")) and not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_file_in_advbenchs_format(midward, tiny, llada, advbench, tmp_path):

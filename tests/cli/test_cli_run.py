@@ -117,6 +117,23 @@ def test_two_processes_dont_share_a_folder(attack, tmp_path):
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 
+def run_alone(*args):
+    """A verb in a process of its own, which prints at last whether torch was imported."""
+    code = "import sys\nfrom midward.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", [["attack"], ["probe", "ask"]], ids=" ".join)
+def test_a_wrong_file_of_goals_is_told_before_torch_is_imported(tmp_path, verb):
+    (tmp_path / "goals.csv").touch()
+    result = run_alone(*verb, "--goals", tmp_path / "goals.cvs", "--out", tmp_path / "out")
+    assert result.returncode == 2 and "Did you mean" in result.stderr
+    assert result.stdout == "False\n" and not (tmp_path / "out").exists()
+
+
 VERBS = [
     ["attack"], ["probe", "prefill"], ["probe", "mirror"], ["probe", "ask"], ["probe", "gcg"], ["probe", "order"],
     ["dynamics"], ["utility", "--tasks", "sums"], ["guard", "eval"],

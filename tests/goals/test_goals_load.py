@@ -134,6 +134,13 @@ def test_an_unknown_name_gets_the_nearest_and_all_others():
         load("advbnch")
 
 
+def test_a_file_whose_ending_is_misspelt_gets_the_nearest(tmp_path):
+    (tmp_path / "goals.csv").touch()
+    for ask in (load, says_harm):
+        with pytest.raises(GoalsError, match=r"no set of goals .*goals.cvs'. Did you mean '.*goals.csv'"):
+            ask(tmp_path / "goals.cvs")
+
+
 def test_what_has_no_effect_is_refused():
     with pytest.raises(GoalsError, match="column goes with a file; sandbox is a set"):
         load("sandbox", column="goal")

@@ -14,6 +14,7 @@ from midward.cli._options import names as names_of
 from midward.cli._run import RunFolder
 from midward.cli._show import columns, console, out, say
 from midward.errors import InputError
+from midward.goals import says_harm
 
 if TYPE_CHECKING:
     from midward.evaluation.matrix import Matrix, Row
@@ -130,6 +131,9 @@ def attack(
         out(_listing())
         return
     run = RunFolder(out_folder)
+    say_harm(names_of(goals), column)
+    for name in names_of(harmless or ""):
+        says_harm(name, column)  # a wrong name or file is told at once
     from midward.attacks._following import following
     from midward.attacks.profiles import profile_of
     from midward.evaluation import matrix as room
@@ -169,7 +173,6 @@ def attack(
         harmless=plain,
     )
     _tell(todo, profile)
-    say_harm(names_of(goals), column)
     if unused := [role for role, name in given.items() if name and role not in roles]:
         say(f"not asked {', '.join(unused)}: no attack and no judge here needs them")
     if plan:
@@ -238,7 +241,9 @@ def _rows(
 ) -> list[Row]:
     from midward.evaluation.matrix import Row
     from midward.guards import describe, sampling_of
+    from midward.models.loading import adapter_folder, checkpoint_folder
 
+    checkpoint_folder(model)
     files = [labelled("--guard", one, "a guard's file, or LABEL=FILE") for one in guards]
     fitted_for: dict[str, Any] = next(filter(None, (sampling_of(file) for _, file in files)), {})
     if fitted_for:
@@ -247,6 +252,7 @@ def _rows(
     rows = [Row("base", model, arguments=arguments)]
     for one in adapters:
         label, folder = labelled("--adapter", one, "a folder, or LABEL=FOLDER")
+        adapter_folder(folder)
         rows.append(Row(label or Path(folder).name, model, folder, arguments))
     labels = {row.adapter: row.label for row in rows}
     for label, file in files:

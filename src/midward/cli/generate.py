@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def generate(
     model: ModelOptions,
     sampling: SamplingOptions,
-    prompt: Annotated[str | None, typer.Argument(help="One prompt; its response goes to stdout.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="One prompt, - for standard input; its response goes to stdout.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file of prompts.")] = None,
     column: Annotated[
         str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")
@@ -38,6 +41,8 @@ def generate(
     """Answer one prompt, or every row of a file. Run again, it goes on where it stopped."""
     if (prompt is None) == (prompts is None):
         raise InputError('give a prompt (midward generate "...") or --prompts FILE, one of them.')
+    if prompt == "-":
+        prompt = sys.stdin.read().strip()
     if prompt is not None:
         if out_file is not None:
             raise InputError("--out goes with --prompts; the response to a single prompt goes to stdout.")
@@ -63,6 +68,7 @@ def _all(
 
     loaded = model.load()
     chosen = sampling.resolve(loaded)
+    loaded.encode("?")  # without a chat template no row has a response
     if check_agreement:
         given = (row.get(column) for row in rows)
         asked = [text for text in given if isinstance(text, str) and text.strip()]

@@ -221,11 +221,12 @@ def evaluate(
     The same command again goes on where it stopped.
     """
     run = RunFolder(out_folder)
-    from midward.evaluation.cases import cases
     from midward.goals.loading import is_file
-    from midward.guards import describe
 
     say_harm([name for name in [*names_of(sets or ""), goals] if is_file(name)])
+    from midward.evaluation.cases import cases
+    from midward.guards import describe
+
     files = _files(guard)
     fitted_on = {one for file in files.values() for one in describe(file)["fitted_on"]}
     run.start()

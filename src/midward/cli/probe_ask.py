@@ -53,6 +53,7 @@ def ask(
     Run again, it goes on where it stopped.
     """
     run = RunFolder(out_folder)
+    chosen = attacked(goals, count, column)
     from midward._tables import write_table
     from midward.probes import _readings, verdicts
     from midward.probes import ask as probe
@@ -62,7 +63,6 @@ def ask(
     from midward.store import write_text
 
     settings = probe.Ask(positions_of(words), phrase, sampling.seed)
-    chosen = attacked(goals, count, column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
     others = {folder: _readings.load_run(folder, "ask", judged_by.key) for folder in compare or []}

@@ -82,6 +82,7 @@ def gcg(
     One run is one model with its adapter. Run again, it goes on where it stopped, within a search too.
     """
     run = RunFolder(out_folder)
+    chosen = attacked(goals, count, column)
     import torch
 
     from midward.probes import _gcg_readings, _readings, verdicts
@@ -101,7 +102,6 @@ def gcg(
     )
     if sampling.length is not None:
         check_positions(places, sampling.length)
-    chosen = attacked(goals, count, column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
     others = {

@@ -78,6 +78,7 @@ def prefill(
     Run again, it goes on where it stopped.
     """
     run = RunFolder(out_folder)
+    chosen = attacked(goals, count, column)
     from midward.probes import _readings, verdicts
     from midward.probes import prefill as probe
     from midward.probes.phrases import phrases_for
@@ -90,7 +91,6 @@ def prefill(
     )
     if sampling.length is not None:
         probe.check_positions(settings.positions, sampling.length)
-    chosen = attacked(goals, count, column)
     calm = _harmless(chosen, benign, benign_goals)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
@@ -146,6 +146,7 @@ def mirror(
     stopped.
     """
     run = RunFolder(out_folder)
+    chosen = attacked(goals, count, column)
     import yaml
 
     from midward.probes import _readings, verdicts
@@ -163,7 +164,6 @@ def mirror(
     )
     if sampling.length is not None:
         check_positions(settings.starts, sampling.length)
-    chosen = attacked(goals, count, column)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
 

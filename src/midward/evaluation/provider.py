@@ -121,6 +121,7 @@ class MidwardAPI(ModelAPI):
                 self._sampling = sampling = {**sampling_of(guard), **sampling}
             engine = shared(*self._where)
             chosen = make_sampling(engine, sampling)
+            engine.model.encode("?")  # a model without a chat template can't be asked anything
             self.guard = load_guard(guard, engine.model, chosen) if guard else None
         except (ModelError, TypeError, ValueError) as error:
             raise ProviderError(f"midward/{model_name}: {error}") from error

@@ -42,13 +42,9 @@ def load(
         if column is not None:
             raise GoalsError(f"column goes with a file; {name} is a set, and its columns are known.")
         goals = _of_set(SETS[name], cache)
-    elif is_file(name):
-        goals = _of_file(Path(name), column, not harmless)
     else:
-        raise GoalsError(
-            f"no set of goals {name!r}.{did_you_mean(name, SETS)} Available: {', '.join(SETS)}, or the path of a "
-            f"{' or '.join(FILES)} file."
-        )
+        _require_file(name)
+        goals = _of_file(Path(name), column, not harmless)
     if harmless and (harmful := sum(goal.harmful for goal in goals)):
         raise GoalsError(
             f"{name}: {harmful} of its {len(goals)} requests are harmful ones; give harmless ones."
@@ -57,9 +53,22 @@ def load(
 
 
 def says_harm(name_or_path: str | Path, column: str | None = None) -> bool:
-    """Whether it is known of each goal if it is harmful: of a set, and of a file with a column `harmful`."""
+    """Whether it is known of each goal if it is harmful: of a set, and of a file with a column `harmful`. Raises
+    GoalsError for any other name, and a file that can't be read."""
     name = str(name_or_path)
-    return not is_file(name) or detect(_table(Path(name)), name, column).harmful is not None
+    if name in SETS:
+        return True
+    _require_file(name)
+    return detect(_table(Path(name)), name, column).harmful is not None
+
+
+def _require_file(name: str) -> None:
+    if not is_file(name):
+        beside = [str(path) for path in Path(name).parent.glob("*") if path.suffix.lower() in FILES]
+        raise GoalsError(
+            f"no set of goals {name!r}.{did_you_mean(name, [*SETS, *beside])} Available: {', '.join(SETS)}, or the "
+            f"path of a {' or '.join(FILES)} file."
+        )
 
 
 def is_file(name: str) -> bool:
