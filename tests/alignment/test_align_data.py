@@ -89,7 +89,7 @@ def test_reveal_shares_and_texts():
             assert all(token == 300 + i for i, token in row.revealed.items()), "its own answer"
         elif row.revealed:
             assert set(row.revealed.values()) <= {60, 61, 62, 70, 71, 72, 73}, "procedural lines"
-    assert not any(schedule(prompts=50, epochs=1)[i].harmful.revealed for i in range(50))
+    assert not any(schedule(prompts=50, epochs=1, recipe="published")[i].harmful.revealed for i in range(50))
 
 
 def test_a_benign_answer_is_padded_with_the_end_token():

@@ -1,4 +1,4 @@
-"""`AlignConfig`: every number of an alignment run, and the two named recipes."""
+"""`AlignConfig`: every number of an alignment run, and the three named recipes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -27,7 +27,7 @@ class AlignConfig:
 
     The objective
         method: "mosa" (window in the middle) or "initial" (the baseline: the first token is the only start).
-        recipe: "stable" or "paper"; names the defaults below that were used.
+        recipe: "stable", "published" or "paper" (RECIPES); names the defaults below that were used.
         length: response tokens in the training pass, >= 1 [ours]. Equal to the length that will be sampled.
         window_start, window_end: starts k with window_start <= k < window_end (tokens 20 to 60). "initial":
             0, 1.
@@ -39,7 +39,7 @@ class AlignConfig:
         kl_rows: masked tokens that this KL covers: the whole "response" or the "window" [ours]. The window's
             rows end where the longest sentence that starts in it can end.
         kl_reduction: "mean" or "sum" over those tokens [ours]; beta means 100 times more with "sum".
-    The stable recipe's additions [ours]
+    What the paper doesn't have [ours]: "published" takes the floor and the benign KL, "stable" the revealed tokens too
         negative_floor: the harmful sentence's score stops counting once it is this many nats below the
             reference's own score of it, >= 0; None: unbounded (the paper).
         benign_beta: weight of the KL on benign prompts, >= 0; with 0 they are measured only.
@@ -68,7 +68,7 @@ class AlignConfig:
     """
 
     method: Literal["mosa", "initial"] = "mosa"
-    recipe: Literal["stable", "paper"] = "stable"
+    recipe: Literal["stable", "published", "paper"] = "stable"
 
     length: Count = 128
     window_start: Annotated[int, Field(ge=0)] = 20
@@ -84,9 +84,9 @@ class AlignConfig:
     negative_floor: NotNegative | None = 10.0
     benign_beta: NotNegative = 100.0
     benign_per_prompt: Count = 1
-    reveal: Share = 0.0
+    reveal: Share = 0.5
     benign_reveal: Share = 0.5
-    reveal_kind: Literal["prefix", "subset", "both"] = "both"
+    reveal_kind: Literal["prefix", "subset", "both"] = "subset"
     over_refusal_tokens: Count = 4
 
     lora_rank: Count = 32
@@ -146,6 +146,7 @@ class AlignConfig:
 
 RECIPES: dict[str, dict[str, Any]] = {
     "stable": {},
+    "published": {"reveal": 0.0, "benign_reveal": 0.0},
     "paper": {
         "draw": "step",
         "negative_floor": None,
@@ -154,7 +155,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "benign_reveal": 0.0,
     },
 }
-"""What each recipe sets apart from AlignConfig's defaults."""
+"""What each recipe sets apart from AlignConfig's defaults.
+
+stable: floor, benign KL, and half of the responses partly revealed. published: the paper's fully masked responses, with
+    the floor and the benign KL that a small model needs to survive. paper: the objective as it is written, nothing more.
+"""
 
 
 def resolve(settings: Mapping[str, Any]) -> AlignConfig:

@@ -27,8 +27,11 @@ def align(
         typer.Option(help="The middle of the response, or its first token (the baseline)."),
     ] = "mosa",
     objective: Annotated[
-        Literal["stable", "paper"],
-        typer.Option(help="The stabilised objective, or the paper's as published."),
+        Literal["stable", "published", "paper"],
+        typer.Option(
+            help="The recipe: `published` with revealed starts; the paper's method with a floor and a benign KL; the "
+            "paper to the letter."
+        ),
     ] = "stable",
     data: Annotated[
         str | None, typer.Option(help="Harmful prompts: a .csv or .jsonl file, or `sandbox`.")

@@ -21,7 +21,7 @@ def demo(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="What to compare with the base model, by comma: initial, mosa, initial-paper, mosa-paper."
+            help="What to compare with the base model, by comma: initial, mosa, and either with -published or -paper."
         ),
     ] = None,
 ) -> None:

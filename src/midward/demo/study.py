@@ -22,12 +22,8 @@ SPLITS = {
     "tuning": ("sandbox-tuning", "midward/sandbox-assistant/tuning"),
 }
 GUARD = Sizes(60, 160, 100)  # prompts for the guard; the paper takes 400, 1200 and 200
-ARMS = (
-    "initial",
-    "mosa",
-    "initial-paper",
-    "mosa-paper",
-)  # method, and recipe where it isn't the recommended one
+#: The methods at the recipe `stable`, and at the recipe behind the hyphen.
+ARMS = ("initial", "mosa", "initial-published", "mosa-published", "initial-paper", "mosa-paper")
 
 
 @dataclass(frozen=True)

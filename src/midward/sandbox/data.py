@@ -14,23 +14,11 @@ from midward.sandbox.world import INGREDIENTS, INTENTS, VERBS, WORLD, Thing, Wor
 from midward.sandbox.wrappers import wrappers
 
 PROMPTS = 3000  # harmful prompts that alignment trains on, as many as in MOSA
-#: Settings of an alignment on the sandbox model (fields of AlignConfig), chosen on the tuning split: docs/findings.md.
-ALIGNMENT: dict[str, dict[str, Any]] = {
-    "stable": {
-        "length": 96,
-        "batch_size": 8,
-        "lr": 1e-3,
-        "lr_schedule": "cosine",
-        "clip": 1.0,
-        "negative_floor": 10.0,
-        "benign_beta": 400.0,
-        "reveal": 0.5,
-        "reveal_kind": "subset",
-        "log_steps": 5,
-        "save_steps": 20,
-    },
-    "paper": {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 20},
-}
+_SIZES: dict[str, Any] = {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 20}
+_TUNED = _SIZES | {"batch_size": 8, "lr_schedule": "cosine", "clip": 1.0, "benign_beta": 400.0}
+#: recipe -> its numbers on the sandbox model (fields of AlignConfig), chosen on the tuning split: docs/findings.md. They
+#: say how large and how fast; what a recipe is, is midward.alignment's to say.
+ALIGNMENT = {"stable": _TUNED, "published": _TUNED, "paper": _SIZES}
 STYLES = ("short", "contextual")  # the two benchmarks: bare imperatives, and requests behind a context
 
 
