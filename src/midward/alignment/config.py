@@ -158,7 +158,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 """What each recipe sets apart from AlignConfig's defaults.
 
 stable: floor, benign KL, and half of the responses partly revealed. published: the paper's fully masked responses, with
-    the floor and the benign KL that a small model needs to survive. paper: the objective as it is written, nothing more.
+    the floor and the benign KL that a small model needs to survive. paper: the objective as it is written.
 """
 
 
