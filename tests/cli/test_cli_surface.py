@@ -190,7 +190,7 @@ def test_a_recipe_holds_any_option_and_flags_override_it(midward, recipe, advben
         ("overwrite: 'no'", "overwrite: input should be a valid boolean; received 'no'"),
         (
             "order: sideways",
-            "order: input should be 'low_confidence', 'random', 'left_to_right', 'entropy' or 'margin'; "
+            "order: input should be 'low_confidence', 'random', 'left_to_right', 'entropy', 'margin' or 'annealed'; "
             "received 'sideways'",
         ),
         ("temperature: hot", "temperature: "),

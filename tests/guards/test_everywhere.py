@@ -15,7 +15,7 @@ from midward.evaluation import defences
 from midward.evaluation.cases import SHAPES, Case, cases
 from midward.evaluation.provider import ProviderError
 from midward.goals import Goal
-from midward.guards import STUB, DiffuGuard, MaskFilter, SRIGuard, describe
+from midward.guards import STUB, DiffuGuardAudit, MaskFilter, SRIGuard, describe
 from midward.sampling import Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 16)
@@ -155,7 +155,7 @@ def test_scores_of_another_guard_are_its_own(run, flags, model, sampling, tmp_pa
     prompt = tmp_path / "prompts.csv"
     prompt.write_text(f"prompt\nt40 {MASK}\n")
     said = []
-    for guard in (MaskFilter(), DiffuGuard()):
+    for guard in (MaskFilter(), DiffuGuardAudit()):
         guard.bind(model, sampling)
         guard.threshold, guard.alpha = 0.0, 0.1
         path = guard.save(tmp_path / f"{guard.name}.safetensors")
@@ -164,7 +164,7 @@ def test_scores_of_another_guard_are_its_own(run, flags, model, sampling, tmp_pa
         )
         assert result.exit_code == 0, result.stderr
         said.append(json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])["guard"])
-    assert said == ["masks", "diffuguard"]
+    assert said == ["masks", "diffuguard-audit"]
 
 
 def test_scores_dont_overwrite_the_prompts(run, flags, tmp_path):
@@ -240,7 +240,9 @@ def test_a_surrogate_guards_another_models_answers(model, sampling, fitted, tmp_
     assert [row["response"] for row in rows] == [f"!{text}" for text in FRESH[:3]] + [""]
     assert [row["signals"] for row in rows] == [row["signals"] for row in own]
     assert rows[2]["success"] is True and rows[3]["success"] is None
-    said = defences.judge_by(model, asked, {"sri": guard}, rows, tmp_path / "behind")
+    said = defences.judge_by(
+        model, asked, {"sri": guard}, rows, tmp_path / "behind", sampling=sampling, judging=judging
+    )
     none, _ = defences.table(rows, said, {})
     assert (none["asr"]["all"].n, none["asr"]["all"].unscored) == (1, 1)
     forced = Request(FRESH[0], (Forced(0, (5,)),))
@@ -283,7 +285,9 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
         rows = defences.answer(
             model, asked, guards, tmp_path, sampling=sampling, judging=judging, batch_size=7
         )
-        return rows, defences.judge_by(model, asked, guards, rows, tmp_path)
+        return rows, defences.judge_by(
+            model, asked, guards, rows, tmp_path, sampling=sampling, judging=judging
+        )
 
     rows, said = compare()
     in_front = guard.sample(model, [case.request for case in asked], sampling)

@@ -1,5 +1,7 @@
 """The rivals: each against a plain statement of what it measures, and calibrated like the others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from midward.guards import (
     STUB,
     ClassifierGuard,
     DiffuGuard,
+    DiffuGuardAudit,
     Exchange,
     GuardError,
     MaskFilter,
@@ -122,7 +125,7 @@ def test_masks_are_counted_and_one_is_enough_to_be_refused(model, sampling):
 
 
 def test_the_audit_is_the_distance_of_first_step_states(model, sampling):
-    guard = DiffuGuard()
+    guard = DiffuGuardAudit()
     guard.bind(model, sampling)
     forced = Request("t30 t31", (Forced(3, (44, 45)),))
     masked, plain = Request(f"t30 {MASK} t31"), Request("t30 t31")
@@ -143,7 +146,7 @@ def test_the_audit_is_the_distance_of_first_step_states(model, sampling):
 
 
 def test_the_oracle_needs_the_plain_goal(model, sampling):
-    guard = DiffuGuard(oracle=True)
+    guard = DiffuGuardAudit(oracle=True)
     guard.bind(model, sampling)
     with pytest.raises(GuardError, match="only an evaluation knows"):
         guard.score(model, exchanges(["t30"]))
@@ -153,7 +156,39 @@ def test_the_oracle_needs_the_plain_goal(model, sampling):
 
 def test_the_audit_refuses_an_autoregressive_model(llama_folder):
     with pytest.raises(GuardError, match="is autoregressive"):
-        DiffuGuard().score(midward.load(llama_folder, device="cpu"), exchanges(["t30"]))
+        DiffuGuardAudit().score(midward.load(llama_folder, device="cpu"), exchanges(["t30"]))
+
+
+def test_diffuguard_writes_the_first_block_of_a_flagged_request_anew_and_no_other(model):
+    """Unflagged: annealed sampling. Flagged: 90 % of the block's places hold another token, forced ones too."""
+    sampling = Sampling(length=LENGTH, steps=8, block=LENGTH // 2, end="keep")
+    stop = LENGTH // 2
+    guard = DiffuGuard()
+    guard.bind(model, sampling)
+    guard.threshold = 0.0
+    requests = [Request("t30 t31", (Forced(1, (44, 45)), Forced(stop + 1, (46,)))), Request("t30 t31")]
+    forced, plain = guard.sample(model, requests, sampling)
+    annealed = sample(model, requests, replace(sampling, order="annealed"))
+    assert plain.raw_ids == annealed[1].raw_ids and not plain.verdict.flagged
+    assert forced.verdict.flagged and forced.raw_ids[stop + 1] == 46
+    same = sum(a == b for a, b in zip(forced.raw_ids[:stop], annealed[0].raw_ids[:stop], strict=True))
+    assert same == stop - int(0.9 * stop) and model.family.mask_id not in forced.raw_ids
+    assert forced.nfe > annealed[0].nfe
+    again = guard.sample(model, requests[::-1], sampling, batch_size=1)
+    assert again[1].raw_ids == forced.raw_ids
+
+
+def test_the_annealed_order_is_chance_at_first_and_confidence_at_last(lively):
+    seen = {}
+    for order in ("low_confidence", "annealed"):
+        for seed in (0, 1):
+            trace = Trace()
+            settings = Sampling(length=16, steps=16, order=order, end="keep", seed=seed)
+            sample(lively, ["t30 t31"], settings, watchers=[trace])
+            seen[order, seed] = trace.order(0)
+    assert seen["low_confidence", 0] == seen["low_confidence", 1]
+    assert seen["annealed", 0] != seen["annealed", 1]
+    assert sorted(seen["annealed", 0]) == list(range(16))
 
 
 # --- a classifier -------------------------------------------------------------------------------------------
@@ -227,7 +262,7 @@ def test_all_are_calibrated_to_the_same_rate(model, sampling, tmp_path):
     """On prompts that the threshold was made of, at most alpha of them lie above, whatever the guard measures."""
     texts = prompts(0, 20)
     said = exchanges(texts, [one.text for one in sample(model, texts, sampling)])
-    for guard in (PerplexityFilter(samples=4), SelfExamine(), DiffuGuard(), MaskFilter()):
+    for guard in (PerplexityFilter(samples=4), SelfExamine(), DiffuGuardAudit(), MaskFilter()):
         guard.fit(model, said, alpha=0.2, sampling=sampling)
         flagged = guard.flag(guard.score(model, said))
         assert flagged.sum() <= 0.2 * 21 and guard.calibrated == 20

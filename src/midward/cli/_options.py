@@ -104,7 +104,7 @@ class SamplingOptions:
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None
     block: Annotated[int | None, typer.Option(min=1, help="Tokens of a semi-autoregressive block.")] = None
     order: Annotated[
-        Literal["low_confidence", "random", "left_to_right", "entropy", "margin"] | None,
+        Literal["low_confidence", "random", "left_to_right", "entropy", "margin", "annealed"] | None,
         typer.Option(help="Which positions are committed first."),
     ] = None
     threshold: Annotated[

@@ -28,8 +28,11 @@ _SRI = (
     "sri,sri-end=sri:early=false,sri-generated=sri:reading=generated,"
     "sri-generated-end=sri:reading=generated;early=false,sri-maha,sri-maha-end=sri-maha:early=false,"
 )
-_ON_SANDBOX = f"{_SRI}perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,masks"
-_ELSEWHERE = f"{_SRI}perplexity,self-examine,diffuguard,masks"
+_ON_SANDBOX = (
+    f"{_SRI}perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,diffuguard-audit,"
+    "diffuguard-audit:oracle=true,masks"
+)
+_ELSEWHERE = f"{_SRI}perplexity,self-examine,diffuguard,diffuguard-audit,masks"
 _PLAIN_SETS = "benign,benign-wrapped,banned,plain,wrappers"
 _SETS = "benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija"
 
@@ -281,8 +284,9 @@ def _evaluate(
             behind=behind, batch_size=batch_size, progress=progress,
         )  # fmt: skip
         said = defences.judge_by(
-            loaded, cases, guards, rows, out_folder, batch_size=batch_size, progress=progress
-        )
+            loaded, cases, guards, rows, out_folder, sampling=chosen, judging=verdicts, batch_size=batch_size,
+            progress=progress,
+        )  # fmt: skip
         costs: dict[str, float] = {}
         if behind is None:
             say("overhead  measuring")

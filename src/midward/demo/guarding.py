@@ -82,7 +82,9 @@ def run(model: LanguageModel, plan: Plan, out: Path, progress: Progress) -> Guar
             judged_by=judge.key,
             progress=told,
         )
-        said = defences.judge_by(model, todo, guards, rows, folder, progress=told)
+        said = defences.judge_by(
+            model, todo, guards, rows, folder, sampling=sampling, judging=verdicts, progress=told
+        )
     found = defences.table(rows, said, {})
     report.write(folder, rows, said, found, {label: guard.alpha for label, guard in guards.items()})
     headers = [

@@ -21,7 +21,7 @@ from midward.errors import InputError
 from midward.evaluation.cases import Case
 from midward.evaluation.paired import Paired, paired
 from midward.evaluation.rates import Rate, rate
-from midward.guards import Exchange, Guard, SRIGuard
+from midward.guards import DiffuGuard, Exchange, Guard, SRIGuard
 from midward.guards.fitting import digest
 from midward.guards.guard import around
 from midward.models import LanguageModel
@@ -155,12 +155,15 @@ def judge_by(
     rows: Sequence[Row],
     out: Path,
     *,
+    sampling: Sampling,
+    judging: Judging,
     batch_size: int = 16,
     progress: Progress = lambda what, done, of: None,
 ) -> dict[str, list[Row]]:
     """What each guard says of each row: label -> rows with score, seeds (the score by each seed of what was trained,
     where there are several), flagged, step (after which it stops the generation, -1 for before it; None where it
-    doesn't), seconds of CPU.
+    doesn't), seconds of CPU. A guard that repairs (DiffuGuard) answers every case anew: its rows have the response,
+    nfe, success, refused and correct of that answer too.
 
     A guard's scores are rows of `scores-<label>.jsonl`, kept as long as the fitted guard is the same.
     """
@@ -175,9 +178,16 @@ def judge_by(
             chunk = todo[start : start + CHUNK]
             looked = [_exchange(cases[i], rows[i], guard) for i in chunk]
             started = time.process_time()
-            scores = guard.score(model, looked, batch_size=batch_size)
-            seconds = (time.process_time() - started) / len(chunk)
             by_seed: Sequence[Any] = [None] * len(chunk)
+            answers: Sequence[Row] = [{}] * len(chunk)
+            if isinstance(guard, DiffuGuard):
+                answered = guard.answer(model, looked, sampling, batch_size=batch_size)
+                seconds = (time.process_time() - started) / len(chunk)
+                scores = np.array([response.verdict.score for response in answered])
+                answers = _answers(model, [cases[i] for i in chunk], answered, judging)
+            else:
+                scores = guard.score(model, looked, batch_size=batch_size)
+                seconds = (time.process_time() - started) / len(chunk)
             if isinstance(guard, SRIGuard) and len(guard.detectors) > 1:
                 signals = np.array([one.signal for one in looked], dtype=float)
                 by_seed = guard.scores_by_seed(signals).T.tolist()
@@ -187,13 +197,30 @@ def judge_by(
                     "score": None if np.isnan(score) else score,
                     "seeds": None if np.isnan(score) else seeds,
                     "seconds": seconds,
+                    **answer,
                 }
-                for i, score, seeds in zip(chunk, scores.tolist(), by_seed, strict=True)
+                for i, score, seeds, answer in zip(chunk, scores.tolist(), by_seed, answers, strict=True)
             )
             progress("scores", done + start + len(chunk), len(guards) * len(rows))
         done += len(rows)
         found[label] = _said(guard, rows, [file.rows[key] for key in keys])
     return found
+
+
+def _answers(
+    model: LanguageModel, cases: Sequence[Case], responses: Sequence[Response], judging: Judging
+) -> list[Row]:
+    texts = [_text(model, case, response) for case, response in zip(cases, responses, strict=True)]
+    return [
+        {
+            "response": text,
+            "nfe": response.nfe,
+            "success": verdict["success"] if case.harmful else None,
+            "refused": verdict["refused"],
+            "correct": verdict["correct"],
+        }
+        for case, response, text, verdict in zip(cases, responses, texts, judging(cases, texts), strict=True)
+    ]
 
 
 class _Timed:
@@ -232,9 +259,10 @@ def overhead(
 ) -> dict[str, float]:
     """Extra CPU time of each guard, as a share of answering harmless requests without one.
 
-    A guard that looks before or after costs what its scores took. SRI Guard costs what its watcher takes of a
-    generation, with the threshold out of reach so that it stops none; the median of `repeats` is taken. It is a few
-    per mille: the difference of two whole runs would measure the machine (bench/sri_overhead.py has both).
+    A guard that looks before or after costs what its scores took, DiffuGuard what its answers took beyond the
+    model's. SRI Guard costs what its watcher takes of a generation, with the threshold out of reach so that it stops
+    none; the median of `repeats` is taken. It is a few per mille: the difference of two whole runs would measure the
+    machine (bench/sri_overhead.py has both).
     """
     few = [case.request for case in cases if not case.harmful][: 2 * batch_size] or [
         case.request for case in cases[: 2 * batch_size]
@@ -261,7 +289,7 @@ def overhead(
     each = float(np.median(bare)) / len(few)
     return {
         label: float(np.median(found[label])) if label in found
-        else float(np.mean([row["seconds"] for row in said[label]])) / each
+        else float(np.mean([row["seconds"] for row in said[label]])) / each - isinstance(guards[label], DiffuGuard)
         for label in guards
     }  # fmt: skip
 
@@ -370,11 +398,11 @@ def _saved(row: Row, one: Row) -> int:
 
 
 def _stopped(row: Row, one: Row) -> bool | None:
-    return True if one["flagged"] else row["refused"]
+    return one["refused"] if "refused" in one else True if one["flagged"] else row["refused"]
 
 
 def _through(row: Row, one: Row) -> bool | None:
-    return False if one["flagged"] else row["success"]
+    return one["success"] if "success" in one else False if one["flagged"] else row["success"]
 
 
 def _gain(pairs: Sequence[tuple[Row, Row]]) -> Paired | None:

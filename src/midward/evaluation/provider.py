@@ -203,7 +203,11 @@ class MidwardAPI(ModelAPI):
         found = await engine.sample(
             plan.requests, plan.sampling, batch_size=self.batch_size, trace=extra.trace, guard=self.guard
         )
-        drawn = plan.sampling.temperature > 0 or plan.sampling.order == "random" or self.guard is not None
+        drawn = (
+            plan.sampling.temperature > 0
+            or plan.sampling.order in ("random", "annealed")
+            or self.guard is not None
+        )
         choices, details = [], []
         for seed, (response, commit_step) in zip(plan.seeds, found, strict=True):
             if response.verdict is not None and response.verdict.flagged:

@@ -5,7 +5,7 @@ Knows models, sampling and dynamics; whether a text refuses or does harm is said
 
 from midward.guards.autoencoder import Autoencoder
 from midward.guards.classifier import ClassifierGuard
-from midward.guards.diffuguard import DiffuGuard
+from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
 from midward.guards.files import describe, load, sampling_of
 from midward.guards.fitting import Sizes, fit_guards
@@ -31,6 +31,7 @@ __all__ = [
     "Autoencoder",
     "ClassifierGuard",
     "DiffuGuard",
+    "DiffuGuardAudit",
     "Exchange",
     "Guard",
     "GuardError",

@@ -1,18 +1,24 @@
-"""DiffuGuard's audit: does the request's first step look away from that of the plain request (arXiv 2509.24296)?"""
+"""DiffuGuard: what looks away from the plain request at its first step is masked again and repaired (arXiv 2509.24296).
+
+`DiffuGuardAudit` is its detector alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.guards.guard import Exchange, Guard, GuardError, prompt_ids
 from midward.models import LanguageModel
-from midward.sampling import Canvas, Request, Sampling
+from midward.sampling import Ban, Canvas, Forced, Request, Response, Sampling, Step, Watcher, sample
 from midward.sampling.canvas import Row
+from midward.sampling.noise import row_seed, uniform
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -23,16 +29,27 @@ class Audit:
     oracle: bool = False
 
 
-class DiffuGuard(Guard):
+@dataclass(frozen=True, config={"extra": "forbid"})
+class Repair(Audit):
+    """remask: share of the first block's positions that a repair masks again, forced ones included. steps: it takes."""
+
+    remask: Annotated[float, Field(gt=0, le=1)] = 0.9
+    steps: Annotated[int, Field(ge=1)] = 8
+
+
+class DiffuGuardAudit(Guard):
     """Score: the cosine distance (0..2) between the mean hidden state of the first block at the first step and the same
     of a baseline request. A request that is its own baseline scores 0.
 
-    Deviations: a flagged request is refused rather than re-masked and refined, so that the guards are told apart by
-    what they detect; the annealed remasking, which changes the sampling of every response, isn't part of it; and the
-    threshold is calibrated on harmless prompts where the published one is 0.1 to 0.35 by hand.
+    Without the oracle the baseline is the request less its forced spans and masks: so it flags requests that have any,
+    harmless ones alike, and no other, by construction. It doesn't tell harm.
+
+    Deviations: a flagged request is refused, so that guards are told apart by what they detect (`DiffuGuard` is the
+    whole method); the threshold is calibrated on harmless prompts where the published one is 0.1 to 0.35 by hand.
     """
 
-    name = "diffuguard"
+    name = "diffuguard-audit"
+    version = "2"
     about = "the first step's hidden state against that of the plain request"
     looks = "before"
     Settings = Audit
@@ -86,3 +103,122 @@ def _first_block(
         hidden = model.hidden(canvas.ids, canvas.mask)[:, canvas.response]
         found.append(hidden[:, start:stop].float().mean(1).cpu())
     return torch.cat(found)
+
+
+class _FirstBlock:
+    """A watcher that lets rows go once the first block is full."""
+
+    needs_all_steps = False
+
+    def on_start(self, canvas: Canvas) -> None:
+        self.mask_id, self.stop = canvas.mask_id, canvas.sampling.blocks[0][1]
+
+    def on_step(self, step: Step) -> None:
+        block = step.ids[:, : step.response.start + self.stop]
+        full = (block != self.mask_id).all(-1).tolist()
+        step.stopped.update(row for row, is_full in zip(step.rows, full, strict=True) if is_full)
+
+    def on_end(self, canvas: Canvas) -> None:
+        pass
+
+
+class DiffuGuard(DiffuGuardAudit):
+    """The whole method. Every response is sampled in the annealed order; where the audit flags, 90 % of the first block
+    is masked again and refilled in random order without the tokens that stood there, and the rest is sampled behind it.
+
+    A flagged response is therefore no stub but what the repair made of it, and may still do harm.
+    Deviations: masks in a prompt are filled anew in a repair, where the published code masks the user's words and the
+    template behind the first of them as well; the threshold as for the audit.
+    """
+
+    name = "diffuguard"
+    about = "sampled in an annealed order; what the audit flags is masked again and refilled"
+    looks = "during"
+    Settings = Repair
+
+    def _guarded(
+        self,
+        model: LanguageModel,
+        pairs: Sequence[tuple[Request, list[int]]],
+        sampling: Sampling,
+        batch_size: int,
+        watchers: Sequence[Watcher],
+    ) -> list[Response]:
+        return self.answer(
+            model,
+            [Exchange(request) for request, _ in pairs],
+            sampling,
+            batch_size=batch_size,
+            watchers=watchers,
+        )
+
+    def answer(
+        self,
+        model: LanguageModel,
+        exchanges: Sequence[Exchange],
+        sampling: Sampling,
+        *,
+        batch_size: int = 8,
+        watchers: Sequence[Watcher] = (),
+    ) -> list[Response]:
+        """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair."""
+        verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
+        requests = [each.request for each in exchanges]
+        annealed = replace(sampling, order="annealed")
+        found = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)
+        flagged = [i for i, verdict in enumerate(verdicts) if verdict.flagged]
+        repaired = self._repair(
+            model, [requests[i] for i in flagged], [found[i] for i in flagged], annealed, batch_size
+        )
+        for i, response in zip(flagged, repaired, strict=True):
+            found[i] = response
+        return [replace(response, verdict=verdict) for response, verdict in zip(found, verdicts, strict=True)]
+
+    def _repair(
+        self,
+        model: LanguageModel,
+        requests: Sequence[Request],
+        responses: Sequence[Response],
+        sampling: Sampling,
+        batch_size: int,
+    ) -> list[Response]:
+        """Refill the first block of each response, then sample what stands behind it."""
+        stop, mask_id = sampling.blocks[0][1], model.family.mask_id
+        refill = []
+        for request, response in zip(requests, responses, strict=True):
+            stood = response.raw_ids[:stop]
+            seed = torch.tensor(row_seed(sampling.seed, request, prompt_ids(model, request)))
+            order = uniform(seed, _REPAIR, torch.arange(stop)).argsort().tolist()
+            again = set(order[: int(stop * self.settings.remask)])
+            kept = {i: token for i, token in enumerate(stood) if i not in again}
+            bans = [Ban((stood[i],), i) for i in sorted(again) if stood[i] != mask_id]
+            refill.append(_begun(request, kept, stop, mask_id, (*request.bans, *bans)))
+        steps = replace(sampling, order="random", steps=self.settings.steps * len(sampling.blocks))
+        found = sample(model, refill, steps, batch_size=batch_size, watchers=[_FirstBlock()])
+        behind = [
+            replace(
+                _begun(request, dict(enumerate(each.raw_ids[:stop])), stop, mask_id, request.bans),
+                prompt=each.prompt_ids,
+            )
+            for request, each in zip(requests, found, strict=True)
+        ]
+        rest = sample(model, behind, sampling, batch_size=batch_size)
+        return [
+            replace(last, nfe=before.nfe + each.nfe + last.nfe, steps=before.steps + each.steps + last.steps)
+            for before, each, last in zip(responses, found, rest, strict=True)
+        ]
+
+
+def _begun(
+    request: Request, block: dict[int, int], stop: int, mask_id: int | None, bans: tuple[Ban, ...]
+) -> Request:
+    """The request with these tokens standing in the first block, and its own spans behind it."""
+    behind = {
+        span.position + i: token for span in request.forced for i, token in enumerate(span.ids)
+        if span.position + i >= stop
+    }  # fmt: skip
+    standing = {i: token for i, token in block.items() if token != mask_id} | behind
+    return replace(request, forced=tuple(Forced(i, (token,)) for i, token in standing.items()), bans=bans)
+
+
+_REPAIR = -(2**20)  # the step number that the repaired positions are drawn under; no step of a sampler has it

@@ -8,7 +8,7 @@ from midward._plugins import Plugins
 from midward._settings import read_value
 from midward.errors import InputError
 from midward.guards.classifier import ClassifierGuard
-from midward.guards.diffuguard import DiffuGuard
+from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
 from midward.guards.guard import LOOKS, Guard, GuardError, Look
 from midward.guards.masks import MaskFilter
@@ -49,6 +49,7 @@ GUARDS: dict[str, GuardInfo] = {
         SelfExamine,
         ClassifierGuard,
         DiffuGuard,
+        DiffuGuardAudit,
         MaskFilter,
     )
 }

@@ -23,6 +23,9 @@ from .settings import spread
 from .step import Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
+_ANNEAL = (
+    0.3  # share of chance in the first step of a block of the annealed order (DiffuGuard's alpha_0 for LLaDA)
+)
 
 
 def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
@@ -129,15 +132,19 @@ class _Diffusion:
         """Block and commits per row and step: known in advance, so that no step waits for the device."""
         sampling, width = self.sampling, self.canvas.width
         plans = []
+        self.chance: list[list[float]] = []  # what the annealed order draws by, per row and step
         for masked, offset in zip((~self.given).cpu(), self.offsets, strict=True):
             plan: list[tuple[tuple[int, int], int]] = []
+            chance: list[float] = []
             blocks = sampling.blocks_after(offset)
             for block, steps in zip(blocks, sampling.steps_after(offset), strict=True):
                 count = int(masked[width + block[0] : width + block[1]].sum())
                 if block[0] == 0 and sampling.prompt_masks == "joint":
                     count += int(masked[:width].sum())
                 plan += [(block, quota) for quota in spread(count, steps)]
+                chance += [_ANNEAL * (1 - i / max(1, steps - 1)) for i in range(steps)]
             plans.append(plan)
+            self.chance.append(chance)
         return plans
 
     # --- one step ----------------------------------------------------------------------------------------
@@ -257,6 +264,13 @@ class _Diffusion:
         """What decides which positions are committed first [B, L]: larger first, -inf where not eligible."""
         if self.sampling.order == "random":
             rank = uniform(self.canvas.seeds[now.rows][:, None], _ORDER_STEP, self.coordinates[None])
+        elif self.sampling.order == "annealed":
+            chance = torch.tensor(
+                [self.chance[row][now.index] for row in now.rows.tolist()], device=self.device
+            )[:, None]
+            numbers = _ORDER_STEP - 1 - now.draws[:, None]  # not those that tokens are drawn by
+            drawn = uniform(self.canvas.seeds[now.rows][:, None], numbers, self.coordinates[None])
+            rank = (1 - chance) * probability(ranks) + chance * drawn
         elif self.sampling.order == "left_to_right":
             rank = -self.coordinates.float().expand(eligible.shape)
         else:

@@ -10,7 +10,7 @@ from midward.errors import InputError
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
-ORDERS = ("low_confidence", "random", "left_to_right", "entropy", "margin")
+ORDERS = ("low_confidence", "random", "left_to_right", "entropy", "margin", "annealed")
 ENDS = ("stop", "keep", "forbid")
 PROMPT_MASKS = ("joint", "published")
 CACHES = ("prefix", "dual")
@@ -28,7 +28,8 @@ class Sampling:
         block-causal attention blocks are counted from the prompt's start, as published: the first may be shorter too.
     order: which masked positions of the block are committed first: "low_confidence" (the most confident ones;
         the published name says which are remasked), "random", "left_to_right", or Dream's "entropy" (lowest first)
-        and "margin" (of the two most probable tokens, largest first; published as topk_margin).
+        and "margin" (of the two most probable tokens, largest first; published as topk_margin), or "annealed"
+        (DiffuGuard's: the confidence mixed with chance, 30 % of it in a block's first step and none in its last).
     threshold: in (0, 1]; commit every position at least this probable, one or more a step, instead of the
         schedule. The number of forwards then depends on the data. Only with order="low_confidence".
     temperature: 0 takes the most probable token; above it, tokens are drawn from
