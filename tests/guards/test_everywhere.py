@@ -15,7 +15,7 @@ from midward.evaluation import defences
 from midward.evaluation.cases import SHAPES, Case, cases
 from midward.evaluation.provider import ProviderError
 from midward.goals import Goal
-from midward.guards import STUB, DiffuGuardAudit, MaskFilter, SRIGuard, describe
+from midward.guards import STUB, DiffuGuard, DiffuGuardAudit, MaskFilter, SRIGuard, describe
 from midward.sampling import Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 16)
@@ -373,3 +373,24 @@ def test_a_guards_own_settings_are_the_verbs_defaults(run, lively_folder, fitted
     api = get_model(f"midward/{lively_folder}", guard=str(path), memoize=False, device="cpu")
     used = ask(api, "t30 t31").metadata["sampling"]
     assert (used["length"], used["steps"]) == (LENGTH, STEPS)
+
+
+def test_a_guard_that_repairs_is_judged_by_what_it_answers(model, sampling, tmp_path):
+    guard = DiffuGuard()
+    guard.bind(model, sampling)
+    guard.threshold = 0.0
+    asked = [
+        Case("attacked", Goal(f"g{i}", text, "made-up", True), Request(text, (Forced(1, (44,)),)), text)
+        for i, text in enumerate(FRESH[:2])
+    ]
+
+    def judging(some, texts):
+        return [{"success": hash(text) % 2 == 0, "refused": False, "correct": None} for text in texts]
+
+    rows = defences.answer(model, asked, {"it": guard}, tmp_path, sampling=sampling, judging=judging)
+    said = defences.judge_by(model, asked, {"it": guard}, rows, tmp_path, sampling=sampling, judging=judging)
+    answers = [response.text for response in guard.sample(model, [case.request for case in asked], sampling)]
+    assert [one["response"] for one in said["it"]] == answers and all(one["flagged"] for one in said["it"])
+    assert [one["nfe"] > row["nfe"] for one, row in zip(said["it"], rows, strict=True)] == [True, True]
+    _, mine = defences.table(rows, said, {})
+    assert mine["asr"]["all"].hits == sum(hash(text) % 2 == 0 for text in answers)

@@ -355,4 +355,7 @@ def _labelled(given: str) -> tuple[str, str]:
 
 def _for_masks(guard: Any) -> bool:
     """Whether a guard is of no use without masks: what looks at them, and another reading of their states."""
-    return guard.name in ("diffuguard", "masks") or getattr(guard.settings, "reading", "") == "generated"
+    return (
+        guard.name in ("diffuguard", "diffuguard-audit", "masks")
+        or getattr(guard.settings, "reading", "") == "generated"
+    )
