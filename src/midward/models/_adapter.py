@@ -151,7 +151,7 @@ def _renamed(
         by_theirs = getattr(config, pattern)
         keys = {own: get_pattern_key(by_theirs, name) for own, name in theirs.items()}
         setattr(config, pattern, {re.escape(own): by_theirs[k] for own, k in keys.items() if k in by_theirs})
-    config.target_modules = set(theirs)
+    config.target_modules = sorted(theirs)
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.modules_to_save = sorted(whole - set(theirs)) if config.modules_to_save else None
     return found

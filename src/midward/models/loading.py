@@ -1,5 +1,6 @@
 """`load`: from a name to a `LanguageModel`, with every failure told before anything big is read."""
 
+import logging as python_logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from .errors import ModelError
 from .family import Family, FamilyInfo
 from .language_model import LanguageModel
 from .memory import GB, QUANTIZED, Memory, estimate, require
+
+log = python_logging.getLogger("midward.models")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -179,16 +182,17 @@ def _check_quantised(folder: Path, raw: dict[str, Any], kind: str) -> None:
 
 
 def _check_mask_token(folder: Path, family: Family, tokenizer: Any) -> None:
-    """The config's mask id and the tokenizer's mask token must be the same, or prompts and canvas would hold two."""
+    """Warn where the config's mask id isn't the tokenizer's mask token: a prompt's masks wouldn't be the canvas's."""
     theirs = tokenizer.mask_token_id
     if family.mask_id is None or theirs in (None, family.mask_id):
         return
     text = tokenizer.convert_ids_to_tokens(family.mask_id)
     if "mask" not in str(text).lower():
-        raise ModelError(
-            f"{folder}: config.json's mask id is {family.mask_id} ({text!r}), and the tokenizer's mask token "
-            f"{tokenizer.mask_token!r} is {theirs}; set mask_token_id in config.json to the one it was trained with."
-        )
+        log.warning(
+            "%s: config.json's mask id is %s (%r), and the tokenizer's mask token %r is %s; the config's is used. Set "
+            "mask_token_id there to the one it was trained with.",
+            folder, family.mask_id, text, tokenizer.mask_token, theirs,
+        )  # fmt: skip
 
 
 def placement(
