@@ -149,6 +149,22 @@ def test_trials_resume_row_by_row(tiny, tmp_path, monkeypatch):
     assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_tables_name_the_recipe_and_count_refusals_that_can_be_read():
+    """Severity 1: a table that says `mosa` for every recipe, and a refusal for a text that breaks off."""
+    assert [study.titled(arm) for arm in ("base", "mosa", "initial-published", "mosa-paper")] == [
+        "base", "mosa, stable", "initial, published", "mosa, paper",
+    ]  # fmt: skip
+    seen = [(True, True), (True, False), (False, True), (None, True)]
+    rows = {
+        "mosa/0": [
+            {"id": str(n), "set": "prefill", "refused": refused, "coherent": coherent}
+            for n, (refused, coherent) in enumerate(seen)
+        ]
+    }
+    reading = summary.reading(rows, ["mosa/0"], "prefill", "readable")
+    assert (reading["value"], reading["n"], reading["unscored"]) == (1 / 3, 3, 1)
+
+
 def rows_of(**sets):
     return [
         {"id": f"{name}-{n}", "set": name, "success": value, "full": None, "correct": None}

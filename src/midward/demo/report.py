@@ -12,7 +12,7 @@ from typing import Any
 
 from midward._tables import write_table
 from midward.demo.guarding import Guarded
-from midward.demo.study import ARMS, HARMLESS, SPLITS, Plan, adapter_folder
+from midward.demo.study import ARMS, HARMLESS, SPLITS, Plan, adapter_folder, titled
 from midward.demo.summary import Rows, arms
 from midward.dynamics.order import mean_positions, orders
 from midward.guards import SRIGuard
@@ -58,14 +58,21 @@ def decoding_order(model: LanguageModel, count: int, split: str) -> dict[str, li
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The main table in Markdown: one row a model; attack success by attack, then the harmless sets."""
+    """The main table in Markdown, a column a model: attack success and readable refusals by attack, then the harmless
+    sets."""
     plan_sets = list(next(iter(summary["models"].values())))
     attacks = [name for name in plan_sets if name not in HARMLESS]
-    headers = ["model", *(f"ASR {name}" for name in attacks), *(f"right {name}" for name in HARMLESS)]
+    headers = [
+        "model",
+        *(f"ASR {name}" for name in attacks),
+        *(f"readable refusal {name}" for name in attacks),
+        *(f"right {name}" for name in HARMLESS),
+    ]
     rows = [
         [
-            arm,
+            titled(arm),
             *(page.cell(sets[name]["asr"]) for name in attacks),
+            *(page.cell(sets[name]["readable"]) for name in attacks),
             *(page.cell(sets[name]["correct"]) for name in HARMLESS),
         ]
         for arm, sets in summary["models"].items()
@@ -96,7 +103,7 @@ def generations(model: LanguageModel, plan: Plan, out: Path, guard: SRIGuard | N
     found = []
     for title, network in (
         ("base", model),
-        (arm, load(model.name, adapter=str(adapter_folder(plan, arm, 0, out)))),
+        (titled(arm), load(model.name, adapter=str(adapter_folder(plan, arm, 0, out)))),
     ):
         request = Request(goal.text, forced=(Forced.text(model, settings.length // 2, FORCED),))
         trace = Trace(predictions=True)

@@ -78,6 +78,17 @@ def run(
     return rows
 
 
+def method_and_recipe(arm: str) -> tuple[str, str]:
+    """What an arm is: `mosa-published` is the method mosa at the recipe published, `mosa` at `stable`."""
+    method, _, recipe = arm.partition("-")
+    return method, recipe or "stable"
+
+
+def titled(arm: str) -> str:
+    """An arm as tables name it: with its recipe, always."""
+    return arm if arm == "base" else ", ".join(method_and_recipe(arm))
+
+
 def adapter_folder(plan: Plan, arm: str, seed: int, out: Path) -> Path:
     """Where the adapter of an arm and seed lies; plans of other lengths don't meet there."""
     return out / "adapters" / f"{arm}-{seed}-{plan.steps}-steps"
@@ -85,8 +96,7 @@ def adapter_folder(plan: Plan, arm: str, seed: int, out: Path) -> Path:
 
 def train(model: LanguageModel, arm: str, seed: int, plan: Plan, out: Path, progress: Progress) -> Path:
     """Align `model` as the arm says; returns the adapter's folder."""
-    method, _, recipe = arm.partition("-")
-    recipe = recipe or "stable"
+    method, recipe = method_and_recipe(arm)
     safe, harmful = sentences(opening=method == "initial")
     result = alignment.align(
         model,
