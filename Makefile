@@ -2,21 +2,31 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
+CORE    = $(VENV)/.midward-core
 READY   = $(VENV)/.midward-ready
+PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TESTS  ?= tests
 
 .PHONY: demo test test-slow check docs bench clean
 
-$(READY): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	touch $(CORE)
+
+$(READY): $(CORE)
+	$(PIP) -e '.[dev]'
 	touch $(READY)
 
-demo: $(READY)           ## attack, align with MOSA, attack again, write report/index.html
+demo: $(CORE)            ## attack, align with MOSA, attack again, write report/index.html
 	$(BIN)/midward demo
 
-test: $(READY)           ## the default suite (CPU, minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+# Two processes of one thread each: more would wait for each other.
+test test-slow: export OMP_NUM_THREADS ?= 1
+
+test: $(READY)           ## the default suite (CPU, minutes); TESTS="tests/models tests/sampling" for some rooms
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(TESTS)
 
 test-slow: $(READY)      ## everything, GPU tests where there is one
 	$(BIN)/python -m pytest

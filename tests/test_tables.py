@@ -118,6 +118,12 @@ def test_written_tables_read_back_alike_in_both_formats(tmp_path):
     assert sorted(path.name for path in csv_path.parent.iterdir()) == ["out.v1.csv", "out.v1.parquet"]
 
 
+def test_without_pyarrow_a_table_is_csv_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("midward._tables.find_spec", lambda name: None)
+    [path] = write_table(tmp_path / "t", [{"a": 1}])
+    assert read_table(path) == [{"a": "1"}] and list(tmp_path.iterdir()) == [path]
+
+
 @settings(deadline=None)
 @given(st.lists(st.fixed_dictionaries({"a\rb": CELL, "n": st.integers(0, 9)}), min_size=1, max_size=5))
 @example([{"a\rb": "a bare\rreturn", "n": 1}])

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageUser, GenerateConfig, Model
 from inspect_ai.util import LimitExceededError
+from rich.text import Text
 
 from midward.errors import InputError
 
@@ -32,6 +33,18 @@ class Asked(Generic[T]):
     model: str
     tries: int
     text: str
+
+
+def unavailable(error: Exception) -> str:
+    """Why Inspect gave no model, in a line: what to install, or which variable of the environment to set."""
+    marked = getattr(error, "message", None)  # Inspect's own errors are written for rich
+    text = " ".join((Text.from_markup(str(marked)).plain if marked else str(error)).split())
+    if package := re.search(r"optional dependencies.* pip install (\S+)", text):
+        extra = "'midward[served]'" if package[1] == "openai" else package[1]
+        return f"the package {package[1]} isn't installed: pip install {extra}"
+    if keys := re.search(r"No (.+) defined in the environment", text):
+        return f"{keys[1]} isn't set; export it with your key (for a local server without keys, any word)"
+    return text
 
 
 def bounded(model: Model, settings: GenerateConfig = LIMITS) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, cast
 
 from inspect_ai import Task, task
@@ -19,6 +20,7 @@ def midward() -> type[ModelAPI]:
             from midward.attacks.scripted import AssistantAPI
 
             return AssistantAPI(model_name, *args, **settings)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see `midward.cli.main`
         from midward.evaluation.provider import MidwardAPI
 
         return MidwardAPI(model_name, *args, **settings)

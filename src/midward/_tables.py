@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +73,27 @@ def csv_text(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write rows as `<stem>.csv` and `<stem>.parquet`, each whole or not at all; return both paths.
+    """Write rows as `<stem>.csv`, and where pyarrow is installed `<stem>.parquet`, each whole or not at all.
+
+    Returns the paths.
 
     Columns are those of all rows, in the order they first appear; a value that a row lacks is empty there. A list or
     mapping is written as JSON text. Raises InputError without rows.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
     if not rows:
         raise InputError(f"there are no rows to write to {stem}.")
     names = list(dict.fromkeys(name for row in rows for name in row))
     plain = [{name: _plain(row.get(name)) for name in names} for row in rows]
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "parquet")]
+    paths = [stem.with_name(f"{stem.name}.csv")]
     write_text(paths[0], csv_text(names, (row.values() for row in plain)))
-    with replacing(paths[1]) as part:
-        parquet.write_table(pa.Table.from_pylist(plain), part)
+    if find_spec("pyarrow"):
+        from pyarrow import Table, parquet
+
+        paths.append(stem.with_name(f"{stem.name}.parquet"))
+        with replacing(paths[1]) as part:
+            parquet.write_table(Table.from_pylist(plain), part)
     return paths
 
 

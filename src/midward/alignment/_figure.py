@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from midward._extras import figure
 
 _PANELS = (
     ("score (nats)", ("reward", "positive", "negative")),
@@ -12,11 +11,15 @@ _PANELS = (
 )
 
 
+@figure
 def draw_curve(history: list[dict[str, float]], path: Path) -> None:
     """Write reward.png: the scores, their gain over the reference, and the drift, by optimizer step."""
-    figure = Figure(figsize=(7, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(_PANELS), 1, sharex=True)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(7, 8), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(len(_PANELS), 1, sharex=True)
     for panel, (label, names) in zip(axes, _PANELS):
         for name in names:
             points = [(row["step"], row[name]) for row in history if name in row]
@@ -27,4 +30,4 @@ def draw_curve(history: list[dict[str, float]], path: Path) -> None:
         if panel.lines:
             panel.legend(loc="best", fontsize=8)
     axes[-1].set_xlabel("optimizer step")
-    figure.savefig(path, dpi=110)
+    canvas.savefig(path, dpi=110)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from inspect_ai.model import GenerateConfig, Model, get_model
 
-from midward._asking import LIMITS, ask, bounded
+from midward._asking import LIMITS, ask, bounded, unavailable
 from midward._fences import fence
 from midward.attacks.target import AttackError, Runtime, together
 from midward.errors import InputError
@@ -123,7 +123,7 @@ class Roles:
                 found = get_model(role=role, required=True)
             except Exception as error:  # whatever a provider raises over a missing key or package
                 raise AttackError(
-                    f"no model plays the role {role!r}: {error} (midward attack --{role} MODEL, or "
+                    f"no model plays the role {role!r}: {unavailable(error)} (midward attack --{role} MODEL, or "
                     f"model_roles={{{role!r}: ...}} in Inspect)."
                 ) from error
             # A model of this process has no limits: its answer waits for whatever else the process is asked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any
@@ -242,4 +243,20 @@ for _group, _verbs in _VERBS.items():
 
 def main() -> None:
     """Entry point of the `midward` command."""
+    # Read when torch is loaded. OpenMP's threads then sleep while they wait; on a busy machine or under a quota of CPU
+    # time spinning ones keep a small model's next product from being computed, forty-fold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = _line
     app()
+
+
+_PYTHONS = warnings.formatwarning
+
+
+def _line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours as a line like an error's, any other as Python has it."""
+    if category.__module__.startswith("midward"):
+        return f"warning: {message}\n"
+    return _PYTHONS(message, category, filename, lineno, line)

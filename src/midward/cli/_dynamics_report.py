@@ -128,9 +128,7 @@ def report(
     }  # fmt: skip
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     out("\n".join([*columns(_table(cells)), "", *_aurocs(separated), "", *said]))
-    say(
-        f"{folder}: rows, anchors, recovery, gains and auroc (.csv, .parquet), figures (.png, .svg), summary.json"
-    )
+    say(f"{folder}: rows, anchors, recovery, gains and auroc (.csv), summary.json")
 
 
 def _title(model: LanguageModel) -> str:

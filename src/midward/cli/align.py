@@ -147,7 +147,7 @@ def _run(
         say(f"{result.adapter} is finished already ({result.steps} steps)")
         return
     begun = f", from step {result.resumed_from}" if result.resumed_from else ""
-    say(f"{result.steps} steps{begun}; adapter, reward.csv and reward.png are in {result.adapter}")
+    say(f"{result.steps} steps{begun}; adapter and reward.csv are in {result.adapter}")
     for message in result.warnings:
         say(f"warning: {message}")
 

@@ -298,7 +298,7 @@ def _evaluate(
     table = defences.table(rows, said, costs)
     alphas = {label: guard.alpha for label, guard in guards.items()}
     out(report.write(out_folder, rows, said, table, alphas))
-    say(f"{out_folder}: table.md, summary.json, defences and scores (.csv, .parquet), roc.png, signals-*.png")
+    say(f"{out_folder}: table.md, summary.json, defences.csv, scores.csv")
 
 
 def _listing() -> str:

@@ -102,7 +102,7 @@ def ask(
     for folder, pairs in compared.items():
         out("\n".join(["", f"minus {folder}, by goal (points, 95 % interval)", *columns(_pairs(pairs))]))
     out("\n".join(["", *said]))
-    say(f"{out_folder}: rows.jsonl, ask.csv, .parquet, .png, .svg, summary.json")
+    say(f"{out_folder}: rows.jsonl, ask.csv, summary.json")
 
 
 def _table(cells: list[dict[str, Any]]) -> list[tuple[str, ...]]:

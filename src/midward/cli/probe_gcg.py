@@ -151,7 +151,7 @@ def gcg(
         runs[f"{label} ({folder.name})" if label in runs else label] = theirs
     _draw(out_folder, runs, settings, len(chosen))
     out("\n".join(_tables(summary)))
-    say(f"{out_folder}: searches.jsonl, rows.jsonl, gcg.csv, .parquet, .png, .svg, summary.json")
+    say(f"{out_folder}: searches.jsonl, rows.jsonl, gcg.csv, summary.json")
 
 
 def _own(pairs: list[str], places: Sequence[int]) -> dict[int, str]:

@@ -163,9 +163,7 @@ def _report(
     }  # fmt: skip
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     out("\n".join([*columns(_table(cells)), "", said]))
-    say(
-        f"{folder}: rows.jsonl, order and correlation (.csv, .parquet), order and order-heat (.png, .svg), summary.json"
-    )
+    say(f"{folder}: rows.jsonl, order.csv, correlation.csv, summary.json")
 
 
 def _cells(orders: Sequence[Order]) -> dict[str, dict[str, Any]]:

@@ -111,7 +111,7 @@ def prefill(
     for folder, pairs in compared.items():
         out("\n".join(["", f"minus {folder}, by goal (points, 95 % interval)", *columns(_pairs(pairs))]))
     out("\n".join(["", *said]))
-    say(f"{out_folder}: rows.jsonl, prefill.csv, .parquet, .png, .svg, prefill-heat.png, .svg, summary.json")
+    say(f"{out_folder}: rows.jsonl, prefill.csv, summary.json")
 
 
 def mirror(
@@ -180,7 +180,7 @@ def mirror(
     write_text(out_folder / "recipe.yaml", recipe)
     _draw_mirror(out_folder, cells, (found.start, found.end), loaded, len(chosen))
     out("\n".join([*columns(_table(cells)), "", *said]))
-    say(f"{out_folder}: rows.jsonl, mirror.csv, .parquet, .png, .svg, summary.json")
+    say(f"{out_folder}: rows.jsonl, mirror.csv, summary.json")
     say(
         f"midward align --model {model.model} --recipe {out_folder / 'recipe.yaml'} --out ... trains in this window"
     )

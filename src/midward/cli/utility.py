@@ -210,8 +210,8 @@ def _write(
     out("\n".join(columns(_table(found))))
     for other, some in compared.items():
         out("\n".join(["", f"minus {other}, by sample (points, 95 % interval)", *columns(_pairs(some))]))
-    more = ", compared.csv, .parquet" if pairs else ""
-    say(f"{folder}: answers-*.jsonl, samples.csv, .parquet, utility.csv, .parquet{more}, summary.json")
+    more = ", compared.csv" if pairs else ""
+    say(f"{folder}: answers-*.jsonl, samples.csv, utility.csv{more}, summary.json")
 
 
 def _table(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

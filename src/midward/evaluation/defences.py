@@ -48,14 +48,15 @@ class Front:
 
 @contextmanager
 def front(name: str) -> Iterator[Front]:
-    """Any Inspect model as a `Front`, at temperature 0. Raises what Inspect does for a name it doesn't know."""
+    """Any Inspect model as a `Front`, at temperature 0. Raises as `model_of` does."""
     from anyio.from_thread import start_blocking_portal
-    from inspect_ai.model import GenerateConfig, get_model
+    from inspect_ai.model import GenerateConfig
     from inspect_ai.util import collect
 
     from midward._asking import bounded
+    from midward.evaluation.matrix import model_of
 
-    model = bounded(get_model(name))
+    model = bounded(model_of(name))
     settings = GenerateConfig(temperature=0.0, seed=0)
 
     async def one(prompt: str) -> str | None:

@@ -20,9 +20,9 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import GenerateConfig, Model, get_model
 from inspect_ai.util import collect
-from rich.text import Text
 
 from midward import attacks, goals, judges
+from midward._asking import unavailable
 from midward.attacks import Ask, AttackError, AttackInfo, Target
 from midward.attacks.profiles import attacks_of, profile_of
 from midward.attacks.target import Runtime, check
@@ -73,7 +73,7 @@ def model_of(name: str, config: GenerateConfig | None = None, **arguments: Any) 
     except PrerequisiteError as error:
         if isinstance(error, ValueError):
             raise
-        raise AttackError(f"{name}: {Text.from_markup(str(error.message)).plain}") from error
+        raise AttackError(f"{name}: {unavailable(error)}") from error
     except ValueError as error:  # a provider that there isn't
         raise AttackError(f"{name}: {error}") from error
 

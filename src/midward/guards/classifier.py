@@ -98,4 +98,4 @@ class ClassifierGuard(Guard):
         try:
             return _asking.bounded(get_model(self.settings.model))
         except Exception as error:  # whatever a provider raises over a missing key or package
-            raise GuardError(f"no classifier to ask: {error}") from error
+            raise GuardError(f"no classifier to ask: {_asking.unavailable(error)}") from error

@@ -19,7 +19,7 @@ def judge_model(model: str | Model | None = None) -> Model:
         found = get_model(role="judge", required=True) if model is None else get_model(model)
     except Exception as error:  # whatever a provider raises over a missing key or package
         hint = "bind the role, e.g. model_roles={'judge': 'openai/gpt-4.1'}, or give the judge a model"
-        raise JudgesError(f"no model to judge by: {error} ({hint}).") from error
+        raise JudgesError(f"no model to judge by: {_asking.unavailable(error)} ({hint}).") from error
     return bounded(found)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from midward.reports.figures import COLOURS, plt
+from midward._extras import figure
+from midward.reports.figures import COLOURS, pyplot
 
 Cell = Mapping[str, Any]  # {"value", "low", "high"}
 
@@ -17,6 +18,7 @@ Cell = Mapping[str, Any]  # {"value", "low", "high"}
 @contextmanager
 def _panels(stem: Path, count: int, size: tuple[float, float], **options: Any) -> Iterator[Sequence[Any]]:
     """`count` axes side by side, saved as <stem>.png and <stem>.svg."""
+    plt = pyplot()
     figure, axes = plt.subplots(1, count, figsize=size, layout="constrained", squeeze=False, **options)
     try:
         yield axes[0]
@@ -28,6 +30,7 @@ def _panels(stem: Path, count: int, size: tuple[float, float], **options: Any) -
         plt.close(figure)
 
 
+@figure
 def order(stem: Path, series: Mapping[str, Sequence[Cell]], title: str) -> None:
     """Mean position of newly committed tokens by step, with bands. series: set -> a cell a step (None: nothing)."""
     with _panels(stem, 1, (5.8, 3.8)) as [axes]:
@@ -48,6 +51,7 @@ def order(stem: Path, series: Mapping[str, Sequence[Cell]], title: str) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
+@figure
 def order_heat(stem: Path, maps: Mapping[str, np.ndarray], title: str) -> None:
     """Share of the prompts that committed a position (up) at a step (right), a panel a set."""
     with _panels(stem, len(maps), (1.2 + 2.6 * len(maps), 3.4), sharey=True) as panels:
@@ -63,6 +67,7 @@ def order_heat(stem: Path, maps: Mapping[str, np.ndarray], title: str) -> None:
         panels[0].figure.suptitle(title, fontsize=10)
 
 
+@figure
 def bands(stem: Path, panels: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> None:
     """SRI signals: median and quartiles by group of generations. panels: name -> group -> n, low, median, high [T]."""
     names = list(dict.fromkeys(group for groups in panels.values() for group in groups))
@@ -80,6 +85,7 @@ def bands(stem: Path, panels: Mapping[str, Mapping[str, Mapping[str, Any]]], tit
         all_axes[0].figure.suptitle(title, fontsize=10)
 
 
+@figure
 def bars(stem: Path, table: Mapping[str, Mapping[str, Cell]], title: str) -> None:
     """Grouped bars with 95 % intervals, in per cent. table: series -> group -> a rate's record."""
     groups = list(dict.fromkeys(group for cells in table.values() for group in cells))
@@ -102,6 +108,7 @@ def bars(stem: Path, table: Mapping[str, Mapping[str, Cell]], title: str) -> Non
         axes.legend(frameon=False, ncols=min(3, len(table)), fontsize=7)
 
 
+@figure
 def scatter(stem: Path, points: np.ndarray, kinds: Sequence[str], title: str) -> None:
     """A map of generations [N, 2], a colour a kind."""
     with _panels(stem, 1, (4.6, 3.8)) as [axes]:

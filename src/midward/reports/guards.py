@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_curve
 
+from midward._extras import figure
 from midward._tables import write_table
 from midward.reports import page
 from midward.reports.figures import COLOURS, _axes
@@ -125,6 +125,7 @@ def sentence(row: Row, alpha: float | None) -> str:
     return " ".join(parts).replace(" ;", ";") + "."
 
 
+@figure
 def roc(
     path: Path, scores: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]], title: str
 ) -> Path:
@@ -132,6 +133,8 @@ def roc(
 
     scores: guard -> (scores of jailbroken answers, harmless set -> scores).
     """
+    from sklearn.metrics import roc_curve
+
     dashes = ("-", "--", ":")
     with _axes(path, (5.4, 4.6)) as axes:
         for index, (name, (wrong, harmless)) in enumerate(scores.items()):
@@ -149,6 +152,7 @@ def roc(
     return path
 
 
+@figure
 def signals(path: Path, groups: Mapping[str, Sequence[Sequence[float]]], title: str) -> Path:
     """SRI signals by step: median and quartiles of each group. groups: name -> signals [N, T]."""
     with _axes(path, (5.6, 3.6)) as axes:

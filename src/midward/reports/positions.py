@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from midward._extras import figure
 from midward.reports.figures import COLOURS, _axes
 
 KINDS = (".png", ".svg")
 _MARKS = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")
 
 
+@figure
 def by_position(
     stem: Path,
     series: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -50,6 +52,7 @@ def by_position(
     return paths
 
 
+@figure
 def heat(stem: Path, table: Mapping[str, Mapping[int, float]], *, title: str) -> list[Path]:
     """A map of position by kind as `<stem>.png` and `<stem>.svg`. table: kind -> position -> share in 0..1."""
     places = sorted({position for row in table.values() for position in row})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from midward._extras import figure
 from midward.evaluation.paired import bootstrap
 from midward.reports.figures import COLOURS, _axes
 
@@ -15,6 +16,7 @@ KINDS = (".png", ".svg")
 _DASHES = ("-", "--", ":", "-.")
 
 
+@figure
 def loss_curves(
     stem: Path, runs: Mapping[str, Mapping[int, Sequence[Sequence[float]]]], *, title: str
 ) -> list[Path]:
@@ -44,6 +46,7 @@ def loss_curves(
     return paths
 
 
+@figure
 def by_word(stem: Path, series: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> list[Path]:
     """Shares with 95 % intervals by the word that was asked for, as `<stem>.png` and `<stem>.svg`.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from midward._tables import read_table
 from midward.errors import InputError
 from midward.evaluation.paired import bootstrap, paired
 from midward.evaluation.rates import rate
@@ -88,15 +89,17 @@ def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> 
 
 def load_run(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:
     """What an earlier `midward utility` left: its summary and its samples. Raises InputError where there is none."""
-    from pyarrow import parquet
-
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        rows = parquet.read_table(folder / "samples.parquet").to_pylist()
+        rows = [
+            row
+            | {"value": float(row["value"]) if row["value"] else None, "flagged": row["flagged"] == "True"}
+            for row in read_table(folder / "samples.csv")
+        ]
         if summary["verb"] != "utility":
             raise ValueError
     except (OSError, ValueError, KeyError):
         raise InputError(
-            f"{folder} holds no finished run of midward utility (summary.json and samples.parquet); run it first."
+            f"{folder} holds no finished run of midward utility (summary.json and samples.csv); run it first."
         ) from None
     return summary, rows

@@ -1,0 +1,50 @@
+"""Without the extras' packages runs go on, and say once what is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from inspect_ai._util.error import pip_dependency_error
+from inspect_ai.model._providers.util.util import environment_prerequisite_error
+
+from midward import _extras
+from midward._asking import unavailable
+from midward.reports import suffixes
+
+
+def test_without_matplotlib_nothing_is_drawn_and_it_is_said_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(_extras, "find_spec", lambda name: None)
+    points = {"a": [{"word": 1, "value": 0.5, "low": 0.4, "high": 0.6}]}
+    with pytest.warns(_extras.ExtraWarning, match=r"pip install 'midward\[figures\]'") as told:
+        for _ in range(2):
+            assert suffixes.by_word(tmp_path / "f", points, title="t") == []
+    assert len({(warning.filename, warning.lineno) for warning in told}) == 1  # Python shows a place's once
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_be_had_is_told_in_our_words():
+    assert unavailable(pip_dependency_error("OpenAI API", ["openai"])) == (
+        "the package openai isn't installed: pip install 'midward[served]'"
+    )
+    assert unavailable(environment_prerequisite_error("OpenAI", ["OPENAI_API_KEY"])) == (
+        "OPENAI_API_KEY isn't set; export it with your key (for a local server without keys, any word)"
+    )
+    assert unavailable(ValueError("Model API [nobody] not recognized.")) == (
+        "Model API [nobody] not recognized."
+    )
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_waiting_threads_sleep_unless_the_user_has_another_wish(given):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    program = """
+import os, sys
+from midward.cli import main
+try: main()
+except SystemExit: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+    words = [sys.executable, "-c", program, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split("\n")[-2] == f"{given or 'PASSIVE'} False"
