@@ -104,7 +104,7 @@ def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_p
     result = run(*common, "--guard", f"G={path}", "--out", tmp_path / "o")
     assert result.exit_code == 0, result.stderr
     summary = json.loads((tmp_path / "o" / "summary.json").read_text())
-    assert summary["guards"] == {"base+G": str(path)} and "base+G" in result.stdout
+    assert summary["models"]["base+G"]["guard"] == str(path) and "base+G" in result.stdout
     with (tmp_path / "o" / "samples.csv").open(newline="") as file:
         replies = {(row["row"], row["prompt"]): row["reply"] for row in csv.DictReader(file)}
     assert replies["base+G", chosen[0]] == STUB != replies["base", chosen[0]]
@@ -394,3 +394,20 @@ def test_a_guard_that_repairs_is_judged_by_what_it_answers(model, sampling, tmp_
     assert [one["nfe"] > row["nfe"] for one, row in zip(said["it"], rows, strict=True)] == [True, True]
     _, mine = defences.table(rows, said, {})
     assert mine["asr"]["all"].hits == sum(hash(text) % 2 == 0 for text in answers)
+
+
+def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, run, flags, tmp_path):
+    _, path = fitted
+    calm, attacked = tmp_path / "calm.csv", tmp_path / "attacked.csv"
+    calm.write_text("prompt\n" + "\n".join(FRESH[:3]) + "\n")
+    attacked.write_text("prompt\n" + "\n".join(FRESH[3:5]) + "\n")
+    assert all(case.harmful for case in cases(model, str(calm), 5))
+    assert not any(case.harmful for case in cases(model, str(calm), 5, harmless=True))
+    result = run(
+        "guard", "eval", *flags, "--guard", path, "--sets", attacked, "--harmless", calm,
+        "--judge", "midward/sandbox-assistant", "--repeats", 1, "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert f"{attacked} has no column `harmful`" in result.stderr and f"{calm} has no" not in result.stderr
+    for row in json.loads((tmp_path / "e" / "summary.json").read_text()):
+        assert row["flags"].keys() == {"calm"} and row["asr"].keys() == {"attacked", "all"}

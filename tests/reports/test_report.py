@@ -57,8 +57,12 @@ def whole(tmp_path):
 
 
 def test_the_page_has_every_part_and_names_what_is_missing(whole, tmp_path):
+    (whole / "tried" / "run.json").write_text('{"--model": "org/one", "--adapter": "adapters/mosa"}')
+    (whole / "never").mkdir()
+    (whole / "never" / "run.json").write_text("{}")
     made_of = report.write([whole], tmp_path / "out" / "r.html")
     assert sorted(run.kind for run in made_of.found.runs) == ["align", "attack", "guard", "prefill"]
+    assert made_of.built["runs/tried"].model == "org/one + adapters/mosa"
     assert made_of.found.troubles == [] and made_of.found.strangers == []
     text = (tmp_path / "out" / "r.html").read_text(encoding="utf-8")
     for said in (

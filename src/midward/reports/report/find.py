@@ -29,6 +29,15 @@ class Run:
         """The rows of a .csv or .jsonl file of the run. Raises InputError and FileNotFoundError as read_table does."""
         return read_table(self.folder / name)
 
+    @property
+    def model(self) -> list[str]:
+        """Model and adapter as the flags in the folder's run.json name them; empty where it has none."""
+        try:
+            flags = json.loads((self.folder / FLAGS).read_text(encoding="utf-8"))
+            return [str(flags[name]) for name in ("--model", "--adapter") if flags.get(name)]
+        except (OSError, ValueError, KeyError, AttributeError):
+            return []
+
     def logs(self) -> list[Path]:
         """Inspect's logs of the run, by name."""
         return sorted((self.folder / "logs").glob("*.eval"))
@@ -67,6 +76,8 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     ),
     "utility": lambda data: _keys("verb", "cells")(data) and data["verb"] == "utility",
 }
+#: the flags that a folder's run was begun with
+FLAGS = "run.json"
 #: generations that the step player shows
 PLAYED = "generations.json"
 #: Files whose rows come before any summary: a pattern -> the kind of run; None: told by what its rows hold.
@@ -112,7 +123,9 @@ def find(folders: Sequence[Path], without: Sequence[Path] = ()) -> Found:
                 owners.add(folder)
             elif names:
                 left = [
-                    name for name in sorted(names) if not name.startswith(".") and folder / name not in seen
+                    name
+                    for name in sorted(names)
+                    if name != FLAGS and not name.startswith(".") and folder / name not in seen
                 ]
                 if not set(left) & {"summary.json", "align.json"}:
                     strange += [(folder.relative_to(top) / name).as_posix() for name in left]

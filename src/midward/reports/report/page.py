@@ -173,7 +173,8 @@ def _build(report: Report) -> None:
                 name = f"player-{len(report.players)}"
                 report.players.append(players.player(run, name, redact=report.texts.redact))
                 continue
-            report.built[run.label] = BUILD[run.kind](run, report.texts)
+            report.built[run.label] = built = BUILD[run.kind](run, report.texts)
+            built.model = built.model or " + ".join(map(report.texts.path, run.model))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
             # Whatever a file holds that no command would have written.
             told = f"can't be read as {NAMES[run.kind]}{report.texts.because(error)}"
