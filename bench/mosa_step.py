@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 
+from midward._peft import LoraConfig, get_peft_model
 from midward.alignment import AlignConfig, MosaObjective, best_start, resolve, span_scores
 from midward.alignment.data import Collator, Example, Row
 from midward.models import Family, LanguageModel, llada

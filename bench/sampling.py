@@ -96,10 +96,11 @@ def measure(jobs, repeats, device):
 def modes(model, shape, *, batch, prompt, length, steps, block, repeats, device, float64, whole=True):
     """Exact and accelerated modes, over the whole response (exact alone, if `whole`) and in blocks."""
     ids = torch.randint(5, model.vocab_size, (batch, prompt), generator=torch.Generator().manual_seed(1))
+    ids = ids.to(device)
 
     @torch.no_grad()
     def forward(canvas, mask):
-        return model.head(model.hidden(canvas.to(device), mask)).float()
+        return model.head(model.hidden(canvas, mask)).float()
 
     def plain(size, dtype=torch.float32):
         return published_sampler(
@@ -130,7 +131,12 @@ def modes(model, shape, *, batch, prompt, length, steps, block, repeats, device,
             if target := TARGETS.get((shape, mode, size < length)):
                 line += f" (target {target}x{'' if mode == 'exact' else ' at a step a token'})"
             if mode == "exact":
-                same = (torch.tensor([one.raw_ids for one in found]) == results["plain"]).all(-1).sum().item()
+                same = (
+                    (torch.tensor([one.raw_ids for one in found]) == results["plain"].cpu())
+                    .all(-1)
+                    .sum()
+                    .item()
+                )
                 line += f"; the plain sampler's tokens in {same} of {batch} rows"
                 if same < batch and model.dtype == torch.float32:
                     sys.exit(f"{line}\nerror: exact mode gave other tokens.")

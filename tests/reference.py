@@ -72,10 +72,10 @@ def published_sampler(
     equals is arbitrary; then let the odds p / (1 - p) decide.
     """
     rows, width = prompt.shape
-    x = torch.full((rows, width + length), mask_id)
+    x = torch.full((rows, width + length), mask_id, device=prompt.device)
     x[:, :width] = prompt
     if mask is not None:
-        mask = torch.cat([mask, torch.ones(rows, length, dtype=mask.dtype)], 1)
+        mask = torch.cat([mask, mask.new_ones(rows, length)], 1)
     not_masked_at_start = x != mask_id
     blocks = length // block
     assert length % block == 0 and steps % blocks == 0
@@ -102,7 +102,7 @@ def published_sampler(
             elif order == "random":
                 confidence = priority.to(dtype).clone()
             else:
-                confidence = -torch.arange(width + length, dtype=dtype).repeat(rows, 1)
+                confidence = -torch.arange(width + length, dtype=dtype, device=x.device).repeat(rows, 1)
             is_mask = x == mask_id
             confidence[~is_mask] = -torch.inf
             confidence[:, stop:] = -torch.inf
@@ -113,7 +113,7 @@ def published_sampler(
                 if exact_ties and order == "low_confidence":
                     key = [(confidence[row, at].item(), odds[row, at].item()) for at in range(width + length)]
                     best = torch.tensor(
-                        sorted(range(width + length), key=lambda at: key[at])[::-1][:k]
+                        sorted(range(width + length), key=lambda at: key[at])[::-1][:k], device=x.device
                     ).long()
                 best = best[is_mask[row, best]]
                 x[row, best] = predicted[row, best]

@@ -1,7 +1,6 @@
 """What launchers do: sharded weights, accelerate's files, processes that don't come."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -205,32 +204,6 @@ def test_there_is_a_test_for_every_file():
         "deepspeed_zero2.yaml",
         "fsdp2.yaml",
     ]
-
-
-@pytest.mark.slow
-def test_the_bench_at_full_scale_runs_at_a_tiny_shape(tmp_path):
-    bench = HERE.parents[1] / "bench" / "full_scale.py"
-    command = [
-        sys.executable,
-        str(bench),
-        "--shape",
-        "tiny",
-        "--repeats",
-        "1",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    ran = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    content = json.loads((tmp_path / "out.json").read_text())
-    rows = {row["what"]: row for row in content["rows"]}
-    assert rows["sampling, exact"]["tokens_per_second"] > 0 and 0 < rows["sampling, exact"]["outside"] < 1
-    step = rows["MOSA step"]
-    assert 0 < step["mfu"] < 1 and step["minutes"] == pytest.approx(
-        3000 / step["batch"] * step["seconds"] / 60
-    )
-    table = (tmp_path / "out.md").read_text()
-    assert table.startswith("tiny: ") and all(f"| {what} |" in table for what in rows)
 
 
 # --- what launchers don't say --------------------------------------------------------
