@@ -17,11 +17,13 @@ from markupsafe import escape
 from typer.testing import CliRunner
 
 from midward.cli import app
+from midward.reports import guards as tables
 from midward.reports import html, report
 from midward.reports.report import chart, defences
 from midward.reports.report.page import _files
 from midward.reports.report.parts import Gap, Share, Table, Texts
 from midward.reports.report.verdict import tone_of
+from midward.stats import Area
 
 HOSTILE = [
     "<script>document.title = 'got in'</script>",
@@ -54,6 +56,27 @@ def whole(tmp_path):
     world.prefill(top / "probes" / "one")
     world.guards(top / "tried")
     return top
+
+
+def test_a_guard_whose_area_includes_a_half_is_called_no_better_than_chance(tmp_path):
+    world.guards(tmp_path / "runs")
+    report.write([tmp_path / "runs"], tmp_path / "r.html")
+    assert "no better than chance" not in html_of(tmp_path)
+    path = tmp_path / "runs" / "summary.json"
+    rows = json.loads(path.read_text())
+    rows[1]["auroc"] = {"benign": [0.522, 0.439, 0.6]}
+    path.write_text(json.dumps(rows))
+    report.write([tmp_path / "runs"], tmp_path / "r.html")
+    assert "from those no better than chance (AUROC 0.522 [0.439, 0.600])" in html_of(tmp_path)
+    assert tables._area(Area(0.522, 0.439, 0.6, 9, 9)) == "0.522 [0.439, 0.600] (no better than chance)"
+    assert tables._area(Area(0.9, 0.85, 0.95, 9, 9)) == "0.900 [0.850, 0.950]"
+
+
+def test_the_page_is_called_by_the_models_that_it_is_about(tmp_path):
+    world.attack(tmp_path / "report")
+    made_of = report.write([tmp_path / "report"], tmp_path / "r.html")
+    [model] = {built.model for built in made_of.built.values()}
+    assert f"<title>Safety report: {model}</title>" in html_of(tmp_path) and model != "report"
 
 
 def test_the_page_has_every_part_and_names_what_is_missing(whole, tmp_path):

@@ -72,7 +72,7 @@ def test_what_was_said_is_folded_and_opens(show, page):
     assert "may hold harmful text" in summary.inner_text()
     summary.focus()
     shown.keyboard.press("Enter")
-    assert talk.is_visible() and shown.title() == "Safety report: runs"
+    assert talk.is_visible() and shown.title().startswith("Safety report: ")
     assert "<script>document.title" in talk.inner_text() and "⟨U+202E⟩" in talk.inner_text()
 
 
@@ -82,7 +82,6 @@ def test_the_step_player_is_folded_and_plays(show, page):
     assert not canvas.is_visible()
     shown.locator("details.harm > summary").first.click()
     assert canvas.is_visible()
-    shown.locator('[data-do="last"]').click()
     assert canvas.inner_text().count("t40") == 2
 
 

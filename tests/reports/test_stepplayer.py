@@ -215,13 +215,22 @@ def test_a_fragment_needs_a_generation():
 
 @pytest.fixture
 def play(show, tmp_path):
-    """A page of these generations, opened."""
+    """A page of these generations, opened and taken to its first step."""
 
     def open_(*generations, **options):
         path = html.write(tmp_path / "page.html", "t30", [stepplayer.fragment(generations)])
-        return show(path, **options)
+        page = show(path, **options)
+        if page.is_visible("[data-do=first]") and page.is_enabled("[data-do=first]"):
+            page.click("[data-do=first]")
+        return page
 
     return open_
+
+
+def test_it_opens_on_what_came_out(show, tmp_path):
+    page = show(html.write(tmp_path / "page.html", "t30", [stepplayer.fragment([SMALL])]))
+    assert page.inner_text(".state") == "done after step 3 of 4" and page.is_disabled("[data-do=last]")
+    assert page.inner_text("[role=status]") == ""  # nothing is announced before anything is done
 
 
 def states(page, number=0):
@@ -299,6 +308,7 @@ def timed(play):
         page = play(*generations)
         page.clock.install()
         page.reload()
+        page.click("[data-do=first]")
         page.clock.pause_at("2100-01-01")
         return page
 
@@ -329,7 +339,6 @@ def test_play_and_pause(timed):
 
 def test_steps_are_announced_one_by_one_but_while_playing_only_the_last(timed):
     page = timed(SMALL)
-    assert page.inner_text("[role=status]") == ""
     page.click("[data-do=forth]")
     assert page.inner_text("[role=status]") == "step 1 of 3. t30: 1 committed"
     page.click("[data-do=play]")
@@ -359,8 +368,8 @@ def test_two_generations_stay_in_step(play):
 def test_two_players_on_a_page_are_their_own(show, tmp_path):
     parts = [stepplayer.fragment([SMALL], name=name) for name in ("one", "two")]
     page = show(html.write(tmp_path / "page.html", "t30", parts))
-    page.click("#two [data-do=last]")
-    assert page.get_attribute("#one", "data-step") == "0" and page.get_attribute("#two", "data-step") == "3"
+    page.click("#two [data-do=first]")
+    assert page.get_attribute("#one", "data-step") == "3" and page.get_attribute("#two", "data-step") == "0"
 
 
 def test_a_token_says_where_when_and_how_surely(play):

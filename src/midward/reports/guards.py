@@ -176,7 +176,9 @@ def _percent(rate: Any) -> str:
 
 
 def _area(found: Area | None) -> str:
-    return "-" if found is None else str(found)
+    if found is None:
+        return "-"
+    return f"{found} (no better than chance)" if found.low <= 0.5 <= found.high else str(found)
 
 
 def _plain(value: Any) -> Any:

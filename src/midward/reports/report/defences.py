@@ -97,11 +97,22 @@ def comparison(rows: Sequence[Mapping[str, Any]], label: str) -> Built:
     return found
 
 
-def _area(found: Any) -> str:
-    # An area is a record; in runs of before, a list of value, low and high.
+def _ends(found: Any) -> tuple[float, float, float]:
+    """Value, low and high of an area: a record, or in runs of before, a list of them."""
     values = [found[name] for name in ("value", "low", "high")] if isinstance(found, Mapping) else found
     value, low, high = map(number, values)
+    return value, low, high
+
+
+def _area(found: Any) -> str:
+    value, low, high = _ends(found)
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _by_chance(found: Any) -> bool:
+    """Whether an area's interval includes a half."""
+    _, low, high = _ends(found)
+    return low <= 0.5 <= high
 
 
 def _claim(row: Mapping[str, Any], none: Mapping[str, Any], harmless: Sequence[str]) -> Claim:
@@ -130,6 +141,9 @@ def _claim(row: Mapping[str, Any], none: Mapping[str, Any], harmless: Sequence[s
     if harmless:
         flagged = share(row["flags"][harmless[0]])
         said += f"{link} flags {flagged} of harmless requests ({harmless[0]})"
+        area = (row.get("auroc") or {}).get(harmless[0])
+        if area is not None and _by_chance(area):
+            said += f". It tells jailbroken answers from those no better than chance (AUROC {_area(area)})"
     return Claim(tone, f"{said}.", "guards")
 
 

@@ -140,7 +140,9 @@ def write(
         beside.mkdir(parents=True, exist_ok=True)
         for name, text in report.files.items():
             write_text(beside / name, text.encode("utf-8", "replace").decode("utf-8"))
-    html.write(page, f"Safety report: {html.visible(where)}", [_part(report, page, where, unfold)])
+    models = list(dict.fromkeys(built.model for built in report.built.values() if built.model))
+    what = listed(models) if 1 <= len(models) <= 3 else where
+    html.write(page, f"Safety report: {html.visible(what)}", [_part(report, page, where, unfold)])
     return report
 
 

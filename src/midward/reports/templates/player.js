@@ -242,7 +242,7 @@
       if (deed !== "play") pause();
       deeds[deed]();
     });
-    go(-1, true);
+    go(most - 1, true); // what came out; playing begins at the start
   }
 
   for (const root of document.querySelectorAll(".player")) start(root);
