@@ -8,10 +8,34 @@ from typing import Any
 
 from midward.errors import InputError
 
+#: What transformers, LLaDA's script, Dream's and others call a setting of ours.
+ELSEWHERE = {
+    "max_new_tokens": "length",
+    "max_tokens": "length",
+    "max_length": "length",
+    "gen_length": "length",
+    "num_steps": "steps",
+    "diffusion_steps": "steps",
+    "block_length": "block",
+    "block_size": "block",
+    "remasking": "order",
+    "alg": "order",
+    "cfg": "guidance",
+    "cfg_scale": "guidance",
+    "guidance_scale": "guidance",
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "micro_batch",
+    "max_grad_norm": "clip",
+}
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """Return " Did you mean 'x'?" for what other libraries' name stands for here, or the nearest known name, or an
+    empty string."""
+    known = list(known)
+    ours = ELSEWHERE.get(name)
+    near = [ours] if ours in known else get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

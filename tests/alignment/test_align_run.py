@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import midward.models
-from midward.alignment import AlignError, RewardWarning, align
+from midward.alignment import AlignError, RewardWarning, align, resolve
 from midward.alignment import trainer as trainer_module
+from midward.alignment._card import base_of, card
 from midward.alignment.trainer import MosaTrainer, read_curve, reward_warning
 
 HERE = Path(__file__).parent
@@ -177,6 +179,9 @@ def rows(reward, positive):
 def test_the_reward_warning_wants_a_rising_reward_and_a_falling_positive_score():
     up, down, flat = range(0, 20, 2), range(0, -20, -2), [0] * 10
     assert "reward rose by 10.0 nats" in reward_warning(rows(up, down))
+    assert "Set negative_floor (recipe='stable'), or lower lr" in reward_warning(rows(up, down))
+    # The stable recipe sets it: nobody is told to set what is set.
+    assert "Lower negative_floor (now 10), or lower lr" in reward_warning(rows(up, down), floor=10.0)
     assert reward_warning(rows(up, up)) is None
     assert reward_warning(rows(down, down)) is None
     assert reward_warning(rows(up, flat)) is None
@@ -202,6 +207,45 @@ def test_a_run_whose_reward_comes_from_the_harmful_term_alone_warns_once(model, 
     assert len([w for w in caught if w.category is RewardWarning]) == 1
     assert len(result.warnings) == 1
     assert json.loads((tmp_path / "a" / "align.json").read_text())["warnings"] == result.warnings
+
+
+def test_the_card_says_what_the_adapter_is_and_names_no_path(llada_folder, tmp_path):
+    folder = tmp_path / "home of a user" / "tiny"
+    shutil.copytree(llada_folder, folder)
+    run(midward.load(folder, device="cpu", dtype="float32"), tmp_path / "a", max_steps=5)
+    text = (tmp_path / "a" / "README.md").read_text()
+    record = json.loads((tmp_path / "a" / "align.json").read_text())
+    assert text.startswith("---\nlibrary_name: peft\ntags:")
+    for part in (
+        "MOSA, arXiv 2508.12398", f"`tiny`, fingerprint `{record['model_fingerprint']}`", "stable, 5 steps",
+        f"{len(HARMFUL)} harmful prompts", f"{len(BENIGN)} benign", "midward 0.1.0", "| lr | 0.001 |",
+    ):  # fmt: skip
+        assert part in text
+    for path in (tmp_path / "a").iterdir():
+        if path.suffix in (".md", ".json"):
+            assert str(tmp_path) not in path.read_text() and "home of a user" not in path.read_text(), (
+                path.name
+            )
+    midward.load(folder, adapter=tmp_path / "a", device="cpu")
+
+
+def test_a_hub_id_is_the_cards_base_model():
+    record = {
+        "model": "GSAI-ML/LLaDA-8B-Instruct", "model_fingerprint": "f",
+        "config": resolve({"method": "initial"}).to_dict(),
+        "data": {"prompts": 3, "hash": "h"}, "benign": {"prompts": 2, "hash": "b"},
+        "sentences": {"safe": 1, "harmful": 1, "hash": "s"}, "steps": 7, "versions": {"midward": "0.1.0"},
+    }  # fmt: skip
+    text = card(record)
+    assert (
+        "\nbase_model: GSAI-ML/LLaDA-8B-Instruct\n" in text
+        and "# Initial alignment of LLaDA-8B-Instruct" in text
+    )
+    assert (
+        base_of("GSAI-ML/LLaDA-8B-Instruct") == "GSAI-ML/LLaDA-8B-Instruct"
+        and base_of("sandbox") == "sandbox"
+    )
+    assert base_of("/models/of/me/llada") == "llada"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(model, tmp_path):

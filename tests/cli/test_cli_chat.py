@@ -26,6 +26,13 @@ def test_quit_ends_it(midward, tiny, llada):
     assert result.exit_code == 0 and result.stdout == ""
 
 
+def test_commands_never_reach_the_model(midward, tiny, llada):
+    result = midward("chat", *tiny, stdin="/help\n/rest\n//t30\n")
+    assert "/reset forgets the conversation" in result.stderr
+    assert "there is no command /rest. Did you mean '/reset'?" in result.stderr
+    assert result.stdout.splitlines() == [llada.generate("/t30", length=12, steps=6)[0].text]
+
+
 def test_too_long_a_line_is_told_and_the_talk_goes_on(midward, tiny, llada):
     result = midward("chat", *tiny, stdin="t30\n" + "t31 " * 5000 + "\n/reset\nt30\n")
     assert result.exit_code == 0 and "/reset begins a new conversation" in result.stderr
@@ -37,7 +44,7 @@ def test_too_long_a_line_is_told_and_the_talk_goes_on(midward, tiny, llada):
 def terminal(midward, tiny, monkeypatch):
     """Chat as at a terminal: what is typed (a text or an exception), and which samplings Ctrl-C stops."""
 
-    def run(typed, stopped=()):
+    def run(typed, flags=(), stopped=()):
         typed, calls = iter(typed), []
 
         def read(prompt=""):
@@ -63,7 +70,7 @@ def terminal(midward, tiny, monkeypatch):
         monkeypatch.setattr(
             "midward.cli.chat.sys", type("Sys", (), {"stdin": Terminal(), "stdout": sys.stdout})
         )
-        return midward("chat", *tiny)
+        return midward("chat", *tiny, *flags)
 
     return run
 
@@ -84,3 +91,10 @@ def test_ctrl_c_twice_leaves(terminal):
 def test_a_signal_is_a_bar_a_step():
     verdict = Verdict("sri", "during", True, 2.0, 1.5, 2, (1.0, 0.5, 0.0))
     assert _told(verdict) == "guard     flagged after step 3 (score 2, threshold 1.5); signal █▅▁ 0.00"
+
+
+def test_a_terminal_hears_that_the_model_is_loading_and_may_pace_the_steps(terminal):
+    result = terminal([EOFError])
+    assert result.stderr.index("loading ") < result.stderr.index("model ")
+    assert terminal([EOFError], ["--pace", ".2"]).exit_code == 0
+    assert terminal([EOFError], ["--pace", "-1"]).exit_code == 2

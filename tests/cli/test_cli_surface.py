@@ -65,6 +65,8 @@ def test_a_wrong_verb_or_flag_gets_the_nearest(midward):
         (["genrate"], "generate"),
         (["sandbox", "biuld"], "build"),
         (["chat", "--modle", "x"], "--model"),
+        (["generate", "hi", "--max-new-tokens", "8"], "--length"),  # transformers' name of it
+        (["generate", "hi", "--block_length", "8"], "--block"),  # LLaDA's script's
     ]:
         result = midward(*args)
         assert result.exit_code == 2 and hint in result.stderr and result.stdout == ""

@@ -410,7 +410,7 @@ def test_what_cannot_be_followed_is_refused(target):
 
 
 def test_a_model_that_cannot_be_had_is_one_clear_error(name, tmp_path):
-    with pytest.raises(ProviderError, match="no model '/nowhere/at/all'"):
+    with pytest.raises(ProviderError, match=r"^no model '/nowhere/at/all'"):  # which is named once
         get_model("midward//nowhere/at/all")
     with pytest.raises(ModelError, match="has no adapter_config"):
         get_model(name, adapter=str(tmp_path))

@@ -53,6 +53,30 @@ def test_styles_follow_the_step(lively):
     assert masks[-1] == 0 and masks == sorted(masks, reverse=True)
 
 
+def test_end_tokens_are_small_marks(lively):
+    """A response that ends early isn't a wall of <|endoftext|>; a forced one is shown as it is."""
+    end = lively.family.end_ids[0]
+    ids, stands = [40, 41, end, end, end, 2], [True] * 5 + [False]
+    line = module._draw(lively, ids, stands, [False] * 6, [True] + [False] * 5, None)
+    assert line.plain == f"t40t41{module.END_MARK * 3}{module.MASK_MARK}"
+    forced = module._draw(lively, [end], [True], [False], [True], None)
+    assert forced.plain == lively.tokenizer.decode([end]) != module.END_MARK
+
+
+def test_a_step_stays_on_the_screen_for_the_pace(lively, monkeypatch):
+    now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    with Player(console(), pace=0.25) as player:
+        sample(lively, ["t10"], SETTINGS, watchers=[player])
+    assert slept == [0, 0.25, 0.25, 0.25]
+
+
 def test_model_text_is_never_obeyed(lively, monkeypatch):
     hostile = "[bold red]x[/] \x1b[2J\r\x07"
     monkeypatch.setattr(type(lively.tokenizer), "decode", lambda self, ids, **options: hostile * len(ids))

@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 
 from midward._hints import differing
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
+from midward.alignment._card import base_of, card
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Schedule, digest, encode_prompts
 from midward.alignment.sentences import SentenceSet, encode_sentences
@@ -30,6 +31,7 @@ from midward.store import LOCK, hold, write_text
 log = logging.getLogger("midward.alignment")
 
 RECORD, CURVE, FIGURE, CHECKPOINTS = "align.json", "reward.csv", "reward.png", "checkpoints"
+CARD = "README.md"
 # Settings that change nothing about the adapter, so that a run may be taken up again with other ones.
 _FREE = ("save_steps", "micro_batch")
 
@@ -140,6 +142,7 @@ def align(
         from midward.alignment._figure import draw_curve
 
         draw_curve(history, out / FIGURE)
+        write_text(out / CARD, card(record))  # in place of PEFT's, which says nothing
         _write_json(out / RECORD, {**record, "finished": True, "warnings": trainer.warned})
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
@@ -211,7 +214,7 @@ def _micro_batch(config: AlignConfig, processes: int) -> int:
 
 def _record(model, config: AlignConfig, harmful, calm, ids, steps: int) -> dict[str, Any]:
     return {
-        "model": model.name,
+        "model": base_of(model.name),
         "model_fingerprint": model.fingerprint,
         "base": model.stored,
         "config": config.to_dict(),
@@ -233,7 +236,7 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> BaseFileLock
     claim = hold(out)
     path = out / RECORD
     if overwrite and path.exists():
-        for name in (RECORD, CURVE, FIGURE, "adapter_config.json", "adapter_model.safetensors", "README.md"):
+        for name in (RECORD, CURVE, FIGURE, CARD, "adapter_config.json", "adapter_model.safetensors"):
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     if path.exists():
@@ -302,10 +305,8 @@ def _arguments(
 def _adapted(model, config: AlignConfig) -> Iterator[None]:
     """`model` with a fresh LoRA adapter on it, and without it afterwards."""
     base, training = model.network, model.network.training
-    with quiet_peft(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with quiet_peft(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        # peft remarks that the model was loaded from a folder: it is recorded under the name it was asked for by.
-        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*")
         model.network = get_peft_model(
             base,
             LoraConfig(
@@ -313,11 +314,12 @@ def _adapted(model, config: AlignConfig) -> Iterator[None]:
                 lora_alpha=config.lora_alpha,
                 lora_dropout=config.lora_dropout,
                 target_modules=list(model.family.lora_targets),
-                base_model_name_or_path=model.name,
                 # No task type: a diffusion model is no causal LM to peft, whose wrapper then changes nothing.
                 task_type=None,
             ),
         )
+        # PEFT wrote down the folder that the base was read from; a path of this machine is nobody else's business.
+        model.network.peft_config["default"].base_model_name_or_path = base_of(model.name)
     # Not Trainer's switch: its name is changing between transformers 5 and 6.
     if config.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})

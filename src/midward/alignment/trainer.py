@@ -37,8 +37,11 @@ class RewardWarning(UserWarning):
     """The reward rises while the safe sentences' own score falls: only the harmful term moves."""
 
 
-def reward_warning(rows: Sequence[dict[str, float]]) -> str | None:
-    """What to tell the user when the last rows' reward rises while the positive score falls, or None."""
+def reward_warning(rows: Sequence[dict[str, float]], floor: float | None = None) -> str | None:
+    """What to tell the user when the last rows' reward rises while the positive score falls, or None.
+
+    floor: the run's negative_floor, so that nobody is told to set what is set.
+    """
     rows = rows[-WARN_ROWS:]
     if len(rows) < WARN_ROWS:
         return None
@@ -49,10 +52,13 @@ def reward_warning(rows: Sequence[dict[str, float]]) -> str | None:
 
     if change("reward") <= WARN_MARGIN or change("positive") >= -WARN_MARGIN:
         return None
+    remedy = "Set negative_floor (recipe='stable')"
+    if floor is not None:
+        remedy = f"Lower negative_floor (now {floor:g})"
     return (
         f"step {rows[-1]['step']}: over the last {WARN_ROWS} rows the reward rose by {change('reward'):.1f} "
         f"nats while the safe sentences' own score fell by {-change('positive'):.1f}: the harmful term alone "
-        "is being pushed down. Set negative_floor (recipe='stable') or lower lr."
+        f"is being pushed down. {remedy}, or lower lr."
     )
 
 
@@ -141,7 +147,9 @@ class MosaTrainer(Trainer):
             super().log(logs, start_time)
 
     def _watch_reward(self) -> None:
-        message = reward_warning([row for row in self.state.log_history if "reward" in row])
+        message = reward_warning(
+            [row for row in self.state.log_history if "reward" in row], self.align_config.negative_floor
+        )
         if message and not self.warned:
             self.warned.append(message)
             log.warning(message)

@@ -54,6 +54,18 @@ class _Verb(TyperCommand):
         for name in self._LATER:
             delattr(self, name)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer's NoSuchOption, which each of its releases keeps elsewhere
+            from midward._hints import ELSEWHERE
+
+            option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+            ours = f"--{ELSEWHERE.get(option)}"
+            if any(ours in parameter.opts for parameter in self.params):
+                vars(error)["possibilities"] = [ours]
+            raise
+
     def __getattr__(self, name: str) -> Any:
         if name not in self._LATER:
             raise AttributeError(name)
@@ -126,7 +138,7 @@ _VERBS = {
         ),
         "chat": (
             "chat:chat",
-            "Talk to a model and watch the denoising steps. /reset forgets the conversation, /quit or Ctrl-D leaves.",
+            "Talk to a model and watch the denoising steps. /help lists the commands, /quit or Ctrl-D leaves.",
         ),
         "trace": (
             "trace:trace",
@@ -146,7 +158,7 @@ _VERBS = {
         ),
         "utility": (
             "utility:utility",
-            "What can a model do? Exact scores of tasks, for any adapter and guard, against other runs (claim M6).",
+            "What can a model do? Exact scores of tasks, for any adapter and guard, against other runs.",
         ),
         "report": (
             "report:report",
@@ -170,7 +182,7 @@ _VERBS = {
     "probe": {
         "prefill": (
             "probe_prefill:prefill",
-            "Where does a forced phrase jailbreak? Attack success by position and kind of phrase (claim M1).",
+            "Where does a forced phrase jailbreak? Attack success by position and kind of phrase.",
         ),
         "mirror": (
             "probe_prefill:mirror",
@@ -182,11 +194,11 @@ _VERBS = {
         ),
         "gcg": (
             "probe_gcg:gcg",
-            "Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success (claims M2, M7).",
+            "Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.",
         ),
         "ask": (
             "probe_ask:ask",
-            "Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls (claim M3).",
+            "Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.",
         ),
     },
     "guard": {

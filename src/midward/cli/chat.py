@@ -9,8 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from midward._hints import did_you_mean
 from midward.cli._options import ModelOptions, SamplingOptions
 from midward.cli._show import console, out, say
+
+_COMMANDS = ("/help", "/reset", "/quit")
+_HELP = (
+    "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops a response; a message that begins with a "
+    "slash begins with two."
+)
 
 
 def chat(
@@ -19,12 +26,18 @@ def chat(
     guard: Annotated[
         Path | None, typer.Option(help="A fitted guard's file or folder; flagged responses become a stub.")
     ] = None,
+    pace: Annotated[
+        float, typer.Option(min=0, help="Seconds a step stays on the screen at least; .1 for fast models.")
+    ] = 0.0,
 ) -> None:
-    """Talk to a model and watch the denoising steps. /reset forgets the conversation, /quit or Ctrl-D leaves."""
+    """Talk to a model and watch the denoising steps. /help lists the commands, /quit or Ctrl-D leaves."""
     if guard is not None:
         from midward.guards import describe
 
         describe(guard)  # a wrong file is told before the model is loaded
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        say(f"loading   {model.model} ...")
     loaded = model.load()
     chosen = sampling.resolve(loaded, [guard] if guard else [])
     if guard is not None:
@@ -32,9 +45,8 @@ def chat(
 
         loaded.guard = load(guard, loaded, chosen)
         say(f"guard     {loaded.guard.name} (threshold {loaded.guard.threshold:.4g})")
-    at_terminal = sys.stdin.isatty()
     if at_terminal:
-        say("/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops a response.")
+        say(_HELP)
     talk: list[dict[str, str]] = []
     stopped = False  # the last thing that happened was a Ctrl-C
     while True:
@@ -46,8 +58,13 @@ def chat(
             if line == "/reset":
                 talk = []
                 say("a new conversation")
+            elif line == "/help":
+                say(_HELP)
+            elif line.startswith("/") and not line.startswith("//"):
+                name = line.split()[0]
+                say(f"there is no command {name}.{did_you_mean(name, _COMMANDS)} {_HELP}")
             elif line:
-                talk = _turn(loaded, chosen, talk, line)
+                talk = _turn(loaded, chosen, talk, line.removeprefix("/") if line[:2] == "//" else line, pace)
             stopped = False
         except EOFError:
             return
@@ -58,7 +75,9 @@ def chat(
             say("\nstopped; Ctrl-C again leaves.")
 
 
-def _turn(model: Any, sampling: Any, talk: list[dict[str, str]], line: str) -> list[dict[str, str]]:
+def _turn(
+    model: Any, sampling: Any, talk: list[dict[str, str]], line: str, pace: float
+) -> list[dict[str, str]]:
     """The conversation with the model's answer to `line`; unchanged where there can be none."""
     from midward.reports.player import Player
     from midward.sampling import sample
@@ -68,9 +87,8 @@ def _turn(model: Any, sampling: Any, talk: list[dict[str, str]], line: str) -> l
     run = sample if model.guard is None else model.guard.sample
     try:
         if where.is_terminal:
-            with Player(
-                where, predictions=sampling.cache != "dual"
-            ) as player:  # which predicts a block alone
+            # The dual cache predicts a block alone.
+            with Player(where, predictions=sampling.cache != "dual", pace=pace) as player:
                 [response] = run(model, [asked], sampling, watchers=[player])
         else:
             [response] = run(model, [asked], sampling)

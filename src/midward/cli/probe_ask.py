@@ -48,7 +48,7 @@ def ask(
         "probe-ask"
     ),
 ) -> None:
-    """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls (claim M3).
+    """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.
 
     Run again, it goes on where it stopped.
     """

@@ -77,7 +77,7 @@ def gcg(
         "probe-gcg"
     ),
 ) -> None:
-    """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success (claims M2, M7).
+    """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.
 
     One run is one model with its adapter. Run again, it goes on where it stopped, within a search too.
     """

@@ -73,7 +73,7 @@ def prefill(
         "probe-prefill"
     ),
 ) -> None:
-    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase (claim M1).
+    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase.
 
     Run again, it goes on where it stopped.
     """
@@ -234,7 +234,9 @@ def _respond(
 
     model.fold_adapter()
     say(f"judge     {judged_by.info.name}: {judged_by.info.about}")
-    say(f"probe     {len(wanted)} responses")
+    calm = sum(not case.goal.harmful for case in wanted)
+    apart = f", {calm} of them to harmless goals (--benign 0 leaves those out)" if calm else ""
+    say(f"probe     {len(wanted)} responses{apart}")
     with bar() as progress:
         task = progress.add_task("responses", total=len(wanted))
         rows = respond(

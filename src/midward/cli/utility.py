@@ -63,7 +63,7 @@ def utility(
         "utility"
     ),
 ) -> None:
-    """What can a model do? Exact scores of tasks, for any adapter and guard, against other runs (claim M6).
+    """What can a model do? Exact scores of tasks, for any adapter and guard, against other runs.
 
     Without --length, a response has the length that its task asks for. Run again, it goes on where it stopped; works
     under torchrun.

@@ -124,7 +124,10 @@ class MidwardAPI(ModelAPI):
             engine.model.encode("?")  # a model without a chat template can't be asked anything
             self.guard = load_guard(guard, engine.model, chosen) if guard else None
         except (ModelError, TypeError, ValueError) as error:
-            raise ProviderError(f"midward/{model_name}: {error}") from error
+            message = str(error)
+            raise ProviderError(
+                message if model_name in message else f"midward/{model_name}: {message}"
+            ) from error
         self._engine: Engine | None = engine
         self.batch_size = batch_size or (32 if engine.model.device.type == "cpu" else 64)
         # Inspect's cache of generations knows a model by its name and this, so it holds what else changes an answer.

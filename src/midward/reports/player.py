@@ -4,6 +4,8 @@ with Player(console) as player:
     model.generate(prompt, watchers=[player])
 """
 
+import time
+from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.text import Text
 from midward.sampling import Canvas, Step
 
 # Told apart by more than colour: weight, slant, underline.
+MASK_MARK, END_MARK = "·", "▪"
 MASKED, PREDICTED, NEW = "dim", "dim italic", "bold black on green"
 FORCED, STANDING, ENDED = "bold underline yellow", "", "dim cyan"
 
@@ -26,14 +29,22 @@ class Player:
     console: where to draw; None is the terminal. If it is no terminal, only the last state is printed.
     predictions: show at masked positions what the step predicts (dim) instead of a dot.
     needs_all_steps: False by default, so rows stop at their end token.
+    pace: seconds that a step stays on the screen at least, for models that are too fast to watch.
     """
 
     def __init__(
-        self, console: Console | None = None, *, predictions: bool = True, needs_all_steps: bool = False
+        self,
+        console: Console | None = None,
+        *,
+        predictions: bool = True,
+        needs_all_steps: bool = False,
+        pace: float = 0.0,
     ) -> None:
         self.console = console or Console()
         self.predictions = predictions
         self.needs_all_steps = needs_all_steps
+        self.pace = pace
+        self._shown = -inf  # when the last step was drawn
         self._live = Live(console=self.console, refresh_per_second=12, vertical_overflow="visible")
         self._canvas: Canvas | None = None
         self._lines: dict[int, Text] = {}
@@ -74,7 +85,9 @@ class Player:
                 forced_of[row].tolist(),
                 None if predicted is None else predicted[i],
             )
-        self._live.update(self.render())
+        time.sleep(max(0.0, self._shown + self.pace - time.monotonic()))
+        self._live.update(self.render(), refresh=self.pace > 0)
+        self._shown = time.monotonic()
 
     def on_end(self, canvas: Canvas) -> None:
         """Let go of the batch; the last state stays on the screen."""
@@ -100,11 +113,12 @@ def _draw(
             is_end = token in model.family.end_ids
             ended = ended or (is_end and all(committed[:at]))
             style = NEW if new[at] else FORCED if forced[at] else ENDED if is_end or ended else STANDING
-            line.append(_printable(model.tokenizer.decode([token])), style=style)
+            text = END_MARK if is_end and not forced[at] else model.tokenizer.decode([token])
+            line.append(_printable(text), style=style)
         elif predicted is not None and predicted[at] not in model.family.end_ids:
             line.append(_printable(model.tokenizer.decode([predicted[at]])), style=PREDICTED)
         else:
-            line.append("·", style=MASKED)
+            line.append(MASK_MARK, style=MASKED)
     return line
 
 
