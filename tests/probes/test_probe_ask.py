@@ -110,7 +110,7 @@ def test_the_command_writes_data_figure_and_sentences_and_goes_on(lively_folder,
     after = (tmp_path / "a" / "rows.jsonl").read_bytes()
     assert more.exit_code == 0 and after.startswith(before) and after.count(b"\n") == 9
     assert {path.name for path in (tmp_path / "a").glob("[!.]*")} == {
-        "rows.jsonl", "ask.csv", "ask.parquet", "ask.png", "ask.svg", "summary.json",
+        "rows.jsonl", "ask.csv", "ask.parquet", "ask.png", "ask.svg", "summary.json", "run.json",
     }  # fmt: skip
     other = probe("--out", tmp_path / "b", "--count", 3, "--seed", 1, "--compare", tmp_path / "a")
     assert other.exit_code == 0 and f"minus {tmp_path / 'a'}" in other.stdout

@@ -342,6 +342,7 @@ def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder
     assert first.exit_code == 0, first.output
     assert {path.name for path in (tmp_path / "a").glob("[!.]*")} == {
         "searches.jsonl", "rows.jsonl", "gcg.csv", "gcg.parquet", "gcg.png", "gcg.svg", "summary.json",
+        "run.json",
     }  # fmt: skip
     again = probe("--out", tmp_path / "b", "--seed", 1, "--compare", tmp_path / "a")
     summary = json.loads((tmp_path / "b" / "summary.json").read_text())

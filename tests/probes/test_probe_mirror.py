@@ -184,6 +184,7 @@ def test_the_recipe_is_one_that_align_reads(lively_folder, llada, tmp_path, monk
         "mirror.png",
         "mirror.svg",
         "recipe.yaml",
+        "run.json",
         "summary.json",
     }
     assert {path.name for path in out.glob("[!.]*")} == names
