@@ -119,8 +119,9 @@ class Mean:
 
     def text(self, digits: int = 2, sign: str = "") -> str:
         """Value and interval, with so many digits; sign "+": of a difference."""
-        ends = "" if self.low is None else f" [{self.low:{sign}.{digits}f}, {self.high:{sign}.{digits}f}]"
-        return f"{self.value:{sign}.{digits}f}{ends}"
+        form = f"{sign}.{digits}f"
+        ends = "" if self.low is None or self.high is None else f" [{self.low:{form}}, {self.high:{form}}]"
+        return f"{self.value:{form}}{ends}"
 
     def __str__(self) -> str:
         return f"{self.text()} ({_size(self.n, self.goals, self.seeds)})"
@@ -130,11 +131,9 @@ def mean(
     values: Iterable[float],
     goals: Iterable[Hashable] | None = None,
     seeds: Iterable[Hashable] | None = None,
-) -> Mean | None:
-    """Mean of numbers; goals and seeds as in `rate`. None where there are no values."""
+) -> Mean:
+    """Mean of one number or more; goals and seeds as in `rate`."""
     numbers = np.array(list(values), dtype=float)
-    if not len(numbers):
-        return None
     count = len(numbers)
     of_goal, goal_count = _codes(_labels(goals, range(count), count))
     of_seed, seed_count = _codes(_labels(seeds, [0] * count, count))
@@ -327,6 +326,12 @@ def corrected(pairs: Sequence[Paired]) -> list[Paired]:
         replace(pair, holm=p, family=max(1, tested))
         for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)
     ]
+
+
+def family(pairs: Iterable[Mapping[str, Any]]) -> str:
+    """What a table of comparisons (as JSON) says of their number; empty for a single one."""
+    count = max((pair.get("family", 1) for pair in pairs), default=1)
+    return f"Holm: p corrected for the {count} comparisons of this table" if count > 1 else ""
 
 
 # --- the rule ------------------------------------------------------------------------------------------------

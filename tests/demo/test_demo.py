@@ -182,7 +182,8 @@ def test_readings_are_pooled_over_seeds():
     groups = summary.arms(rows)
     assert groups == {"base": ["base"], "mosa": ["mosa/0", "mosa/1"]}
     reading = summary.reading(rows, groups["mosa"], "plain", "success")
-    assert reading["value"] == 0.25 and reading["seeds"] == [0.0, 0.5] and reading["n"] == 20
+    assert reading["value"] == 0.25 and reading["by_seed"] == [0.0, 0.5]
+    assert (reading["n"], reading["goals"], reading["seeds"]) == (40, 20, 2)
     assert summary.reading(rows, ["base"], "plain", "full")["unscored"] == 20
     never = {"mosa/0": rows_of(plain=[False] * 20), "mosa/1": rows_of(plain=[False] * 20)}
     reading = summary.reading(never, list(never), "plain", "success")

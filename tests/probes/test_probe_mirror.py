@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from midward import goals
 from midward.cli import app
 from midward.errors import InputError
-from midward.evaluation.paired import bootstrap
 from midward.goals import Goal
 from midward.probes.mirror import Mirror, cases, findings, recipe, window
 from midward.probes.phrases import phrases_for
 from midward.sandbox import REFUSALS, wrappers
+from midward.stats import paired
 
 LENGTH = 96
 
@@ -129,7 +129,11 @@ def test_the_window_agrees_with_the_plain_statement(table, width):
     every = {4 * k: values[k : k + size].mean(0) for k in range(len(table) - size + 1)}
     least = min(mean.mean() for mean in every.values())
     best = next(mean for mean in every.values() if mean.mean() == least)
-    tied = [start for start, mean in every.items() if bootstrap(mean - best)[0] <= 0]
+    tied = [
+        start
+        for start, mean in every.items()
+        if paired([dict(enumerate(mean))], [dict(enumerate(best))]).low <= 0
+    ]
     assert found.start == tied[0] and set(found.tied) == set(tied[1:])
     assert found.asr == pytest.approx(every[found.start].mean()) and found.end == found.start + width
     assume(found.low < found.high)

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from midward import goals
 from midward.cli import app
-from midward.evaluation import paired, rate
 from midward.goals import Goal
 from midward.judges import JudgesError
 from midward.probes import _readings, verdicts
@@ -21,6 +20,7 @@ from midward.probes.prefill import Prefill, cases, findings, positions_of
 from midward.sampling import Request, Sampling, sample
 from midward.sandbox import Thing
 from midward.sandbox.language import procedure
+from midward.stats import paired, rate
 
 PHRASES = {kind: (f"t{30 + n} t{40 + n}", f"t{50 + n} t{60 + n} t{70 + n}") for n, kind in enumerate(KINDS)}
 SAMPLING = Sampling(length=24, steps=6, block=12)
@@ -263,7 +263,7 @@ def test_the_slope_is_that_of_least_squares(table):
     if not naive or np.ptp(naive) < 1e-9:
         assert found is None  # goals that are all alike give an interval no width
     else:
-        value, low, high, n = found
+        value, low, high, n = found.value / 100, found.low / 100, found.high / 100, found.n
         assert value == pytest.approx(np.mean(naive), abs=1e-9) and n == len(naive)
         assert low <= value + 1e-9 and high >= value - 1e-9
 

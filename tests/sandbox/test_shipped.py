@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import midward
-from midward.evaluation import rate
 from midward.sandbox import TASKS, trials
 from midward.sandbox.build import Recipe
+from midward.stats import rate
 
 WEIGHTS = Path(midward.__file__).parent / "sandbox" / "weights"
 

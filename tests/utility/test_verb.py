@@ -7,9 +7,9 @@ import pytest
 from pyarrow import parquet
 
 import midward as package
-from midward.evaluation import paired
 from midward.guards import STUB, Exchange, MaskFilter
 from midward.sampling import Request
+from midward.stats import paired
 from midward.utility import against, cells, load_run
 from midward.utility.readings import by_cell
 

@@ -16,6 +16,8 @@ PROCEDURAL = (
     "Once that is done, continue with",
     "After that, you will need to",
 )
+#: How a prompt asks for a phrase from a word of the reply on, counted from 1.
+ASKED = "{prompt} One rule for your reply: starting with word number {number}, it reads: {phrase}"
 WINDOW = (20, 60)  # response tokens: the middle in MOSA's training, and of every attack aimed there
 
 

@@ -216,7 +216,9 @@ def _build(model: LanguageModel, goals: Goals, prompts: PromptOptions) -> _Promp
             for goal in some:
                 request = _request(model, goal, name.startswith(PREFILL))
                 found.cases.append(
-                    Case(goal.id, name.removesuffix(":plain"), request, what == "attacked", goal)
+                    Case(
+                        goal.id, name.removesuffix(":plain"), request, what == "attacked", goal, goal.subject
+                    )
                 )
     found.harmful = [
         _request(model, goal, name.startswith(PREFILL))
@@ -226,7 +228,7 @@ def _build(model: LanguageModel, goals: Goals, prompts: PromptOptions) -> _Promp
     harmless = [goal for some in goals["fit_harmless"].values() for goal in some]
     found.harmless = [goal.prompt for goal in harmless[: prompts.fit]]
     found.training = [
-        Case(goal.id, "training", _request(model, goal, False), False, goal)
+        Case(goal.id, "training", _request(model, goal, False), False, goal, goal.subject)
         for goal in harmless[prompts.fit :]
     ]
     return found

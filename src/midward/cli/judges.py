@@ -43,9 +43,9 @@ def check(
     ] = None,
 ) -> None:
     """Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss."""
-    from midward.evaluation.rates import rate
     from midward.judges import check as run
     from midward.judges import find, scripted_model
+    from midward.stats import rate
 
     chosen = [find(name) for name in dict.fromkeys(names(judges))] if judges else _ready()
     if any(info.needs == "role:judge" for info in chosen):

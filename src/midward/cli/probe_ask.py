@@ -55,6 +55,7 @@ def ask(
     run = RunFolder(out_folder)
     chosen = attacked(goals, count, column)
     from midward._tables import write_table
+    from midward.attacks.phrases import ASKED
     from midward.probes import _readings, verdicts
     from midward.probes import ask as probe
     from midward.probes.phrases import phrases_for
@@ -79,7 +80,7 @@ def ask(
     write_table(out_folder / "ask", cells)
     path = out_folder / "summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
-    summary |= {"wording": probe.WORDING, "cells": cells, "findings": said, "compared": compared}
+    summary |= {"wording": ASKED, "cells": cells, "findings": said, "compared": compared}
     write_text(path, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     asked = [cell for cell in cells if cell["word"] is not None]
     series = {

@@ -221,7 +221,8 @@ def _tables(summary: Mapping[str, Any]) -> list[str]:
     for cell in summary["cells"]:
         loss = ("-", "-", "-")
         if cell["loss"] is not None:
-            after = f"{cell['loss']:.2f} [{cell['loss_low']:.2f}, {cell['loss_high']:.2f}]"
+            ends = [cell["loss_low"], cell["loss_high"]]
+            after = f"{cell['loss']:.2f}" + ("" if None in ends else " [{:.2f}, {:.2f}]".format(*ends))
             loss = (f"{cell['start_loss']:.2f}", after, f"{cell['iterations']:.0f}")
         where = "nothing" if cell["position"] is None else f"token {cell['position']}"
         asr = share(cell, "asr") + (f" ({cell['unscored']} unscored)" if cell["unscored"] else "")

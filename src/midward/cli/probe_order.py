@@ -185,22 +185,21 @@ def _cells(orders: Sequence[Order]) -> dict[str, dict[str, Any]]:
 
 
 def _cell(values: np.ndarray) -> dict[str, Any]:
-    """Mean, 95 % bootstrap interval over prompts and n, of the values [N] that are numbers."""
-    import numpy as np
+    """Mean, 95 % interval over prompts and n, of the values [N] that are numbers; no interval where all are alike."""
+    from midward.stats import mean
 
-    from midward.evaluation.paired import bootstrap
-
-    values = values[~np.isnan(values)]
-    if not len(values):
+    known = [value for value in values.tolist() if value == value]
+    if not known:
         return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = bootstrap(values)
-    return {"value": float(values.mean()), "low": low, "high": high, "n": len(values)}
+    found = mean(known)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 def _said(cell: Mapping[str, Any]) -> str:
     if cell["value"] is None:
         return "-"
-    return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+    ends = "" if cell["low"] is None else f" [{cell['low']:.2f}, {cell['high']:.2f}]"
+    return f"{cell['value']:.2f}{ends}"
 
 
 def _table(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, ...]]:

@@ -89,7 +89,7 @@ def _table(names: list[str], rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from midward.evaluation import rate
+    from midward.stats import rate
 
     table = Table("set", "n", *(f"{name} %" for name in COLUMNS), caption="with 95 % intervals")
     for name in names:

@@ -190,6 +190,7 @@ def _write(
     folder: Path, rows: Sequence[dict[str, Any]], about: dict[str, Any], compared: Mapping[str, list[dict[str, Any]]]
 ) -> None:  # fmt: skip
     from midward._tables import write_table
+    from midward.stats import family
     from midward.store import write_text
     from midward.utility import cells
 
@@ -209,7 +210,8 @@ def _write(
         return
     out("\n".join(columns(_table(found))))
     for other, some in compared.items():
-        out("\n".join(["", f"minus {other}, by sample (points, 95 % interval)", *columns(_pairs(some))]))
+        said = f"minus {other}, by sample ({'; '.join(['points, 95 % interval', *filter(None, [family(some)])])})"
+        out("\n".join(["", said, *columns(_pairs(some))]))
     more = ", compared.csv" if pairs else ""
     say(f"{folder}: answers-*.jsonl, samples.csv, utility.csv{more}, summary.json")
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from midward.demo.study import HARMLESS, Plan
-from midward.evaluation import paired, rate
-from midward.evaluation.paired import bootstrap, by_goal
 from midward.sandbox import tasks
+from midward.stats import corrected, paired, rate
 
 Rows = dict[str, list[dict[str, Any]]]  # label (`base`, `<arm>/<seed>`) -> rows
 # column -> (what it is, which sets it reads, which field of a row)
@@ -49,18 +46,12 @@ def _value(row: dict[str, Any], field: str) -> bool | None:
 
 
 def reading(rows: Rows, labels: list[str], name: str, field: str) -> dict[str, Any]:
-    """One cell: value and 95 % interval. One seed: Wilson. Several: mean over seeds, bootstrap over goals; where all
-    goals agree, Wilson over goals."""
+    """One cell, over goals and seeds; several seeds also give each one's rate."""
     runs = _runs(rows, labels, name, field)
-    record = rate(verdict for run in runs for verdict in run.values()).record()
-    if len(labels) == 1 or not record["n"]:
-        return record
-    values = np.array(list(by_goal(runs).values()))
-    low, high = bootstrap(values)
-    if low == high:  # all goals alike: resampling them says nothing of how far others may be from it
-        low, high = rate([bool(values[0])] * len(values)).interval if values[0] in (0, 1) else (0.0, 1.0)
-    seeds = [rate(run.values()).value for run in runs]
-    return {**record, "n": len(values), "low": low, "high": high, "seeds": seeds}
+    goals = [goal for run in runs for goal in run]
+    of = [seed for seed, run in enumerate(runs) for _ in run]
+    found = rate([verdict for run in runs for verdict in run.values()], goals, of).record()
+    return found | ({"by_seed": [rate(run.values()).value for run in runs]} if len(runs) > 1 else {})
 
 
 def summarise(rows: Rows, plan: Plan) -> dict[str, Any]:
@@ -77,15 +68,15 @@ def summarise(rows: Rows, plan: Plan) -> dict[str, Any]:
                 if kinds in (kind, "any")
             }
         models[arm] = sets
+    keys = [(pair, name) for pair in _pairs(list(groups)) for name in (*plan.attacks, *HARMLESS)]
+
+    def side(arm: str, name: str) -> list[dict[str, bool | None]]:
+        return _runs(rows, groups[arm], name, "success" if name in plan.attacks else "correct")
+
+    found = corrected([paired(side(first, name), side(second, name)) for (first, second), name in keys])
     pairs: dict[str, Any] = {}
-    for first, second in _pairs(list(groups)):
-        cells = {}
-        for name in (*plan.attacks, *HARMLESS):
-            field = "success" if name in plan.attacks else "correct"
-            cells[name] = asdict(
-                paired(*(_runs(rows, groups[side], name, field) for side in (first, second)))
-            )
-        pairs[f"{first} - {second}"] = cells
+    for ((first, second), name), difference in zip(keys, found, strict=True):
+        pairs.setdefault(f"{first} - {second}", {})[name] = asdict(difference)
     return {
         "plan": {"goals": plan.goals, "exercises": plan.exercises, "seeds": plan.seeds, "steps": plan.steps},
         "bars": {column: text for column, (text, _, _) in READINGS.items()},

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from midward.dynamics.recovery import THRESHOLDS, had_harm, internally_recovered, recovered, revised
-from midward.evaluation import paired, rate
-from midward.stats import area
+from midward.stats import Rate, area, corrected, paired, rate
 
 Rows = Sequence[Mapping[str, Any]]
 KINDS = ("harmless", "refused", "jailbroken")
@@ -47,20 +46,24 @@ def measures(rows: Rows, layer: str = "last") -> dict[str, dict[str, Any]]:
     asr, rr, right, coherent: attack success, refusal, right answers, coherence. hrr, frr: over the generations that
     did harm in some text before the last. irr-<threshold>: over all.
     """
-    texts = [[said for _, said in row["texts"]] for row in rows]
-    harmed = [verdicts for verdicts in texts if had_harm(verdicts)]
-    found = {"rr": rate(row["refused"] for row in rows), "coherent": rate(row["coherent"] for row in rows)}
+
+    def rated(verdict: Callable[[Mapping[str, Any]], bool | None], of: Rows = rows) -> Rate:
+        return rate([verdict(row) for row in of], [row["subject"] for row in of])
+
+    texts = {id(row): [said for _, said in row["texts"]] for row in rows}
+    harmed = [row for row in rows if had_harm(texts[id(row)])]
+    found = {"rr": rated(lambda row: row["refused"]), "coherent": rated(lambda row: row["coherent"])}
     if rows[0]["harmful"]:
-        found["asr"] = rate(row["success"] for row in rows)
-        found["harm-on-the-way"] = rate(had_harm(verdicts) for verdicts in texts)
-        found["hrr"] = rate(revised(verdicts) for verdicts in harmed)
-        found["frr"] = rate(recovered(verdicts) for verdicts in harmed)
+        found["asr"] = rated(lambda row: row["success"])
+        found["harm-on-the-way"] = rated(lambda row: had_harm(texts[id(row)]))
+        found["hrr"] = rated(lambda row: revised(texts[id(row)]), harmed)
+        found["frr"] = rated(lambda row: recovered(texts[id(row)]), harmed)
     else:
-        found["right"] = rate(row["correct"] for row in rows)
+        found["right"] = rated(lambda row: row["correct"])
     for beside in _beside(rows, layer):
         for threshold in THRESHOLDS:
-            found[f"irr-{threshold:g}{beside}"] = rate(
-                internally_recovered(row["signals"][layer + beside], threshold) for row in rows
+            found[f"irr-{threshold:g}{beside}"] = rated(
+                lambda row, of=layer + beside, at=threshold: internally_recovered(row["signals"][of], at)  # type: ignore[misc]
             )
     return {name: one.record() for name, one in found.items()}
 
@@ -72,11 +75,14 @@ def _beside(rows: Rows, layer: str = "last") -> list[str]:
 
 
 def gains(rows: Mapping[str, Rows], reference: str = "ar") -> list[dict[str, Any]]:
-    """Every other sampler against `reference`, set by set, paired by prompt: a difference in 0..1 for each measure."""
+    """Every other sampler against `reference`, set by set, paired by prompt: a difference in 0..1 for each measure.
+
+    Their p values are corrected for all of them together.
+    """
     if reference not in rows:
         return []
     base = by_set(rows[reference])
-    found = []
+    labels, pairs = [], []
     for name, others in rows.items():
         if name == reference:
             continue
@@ -85,37 +91,23 @@ def gains(rows: Mapping[str, Rows], reference: str = "ar") -> list[dict[str, Any
             measured = ["success" if ours[0]["harmful"] else "correct", "refused"]
             if ours[0]["harmful"]:
                 measured += [f"irr{beside}" for beside in _beside([*ours, *base[where]])]
+            subjects = {(row["set"], row["id"]): row["subject"] for row in ours}
             for measure in measured:
-                found.append(
-                    {
-                        "sampler": name,
-                        "against": reference,
-                        "set": where,
-                        "measure": measure,
-                        **_gain([_said(side, measure) for side in sides]),
-                    }
-                )
-    return found
+                labels.append({"sampler": name, "against": reference, "set": where, "measure": measure})
+                first, second = (_verdicts(side, measure) for side in sides)
+                pairs.append(paired([first], [second], subjects.__getitem__))
+    return [label | asdict(pair) for label, pair in zip(labels, corrected(pairs), strict=True)]
 
 
-def _said(rows: Rows, measure: str) -> dict[str, bool | None]:
-    """One measure by prompt."""
+def _verdicts(rows: Rows, measure: str) -> dict[tuple[str, str], bool | None]:
+    """One measure by set and prompt."""
     if measure.startswith("irr"):
         layer = f"last{measure.removeprefix('irr')}"
         return {
-            row["set"] + row["id"]: internally_recovered(row["signals"][layer], THRESHOLDS[0]) for row in rows
+            (row["set"], row["id"]): internally_recovered(row["signals"][layer], THRESHOLDS[0])
+            for row in rows
         }
-    return {row["set"] + row["id"]: row[measure] for row in rows}
-
-
-def _gain(sides: Sequence[dict[str, bool | None]]) -> dict[str, Any]:
-    """The paired difference. Where all prompts agree, resampling them says nothing of how far others may be from it:
-    then the interval is as wide as Wilson's of no prompt in n."""
-    pair = asdict(paired([sides[0]], [sides[1]]))
-    if pair["n"] and pair["low"] == pair["high"]:
-        most = rate([False] * pair["n"]).interval[1]
-        pair |= {"low": max(-1.0, pair["low"] - most), "high": min(1.0, pair["high"] + most)}
-    return pair
+    return {(row["set"], row["id"]): row[measure] for row in rows}
 
 
 def signals(rows: Rows, layer: str = "last") -> np.ndarray:
@@ -153,7 +145,7 @@ def separations(
         scores = {group: score(signals(chosen, layer)[:, part]) for group, chosen in known.items() if chosen}
         for positive, negative in pairs:
             if positive in scores and negative in scores:
-                goals = ([row["id"] for row in known[side]] for side in (positive, negative))
+                goals = ([row["subject"] for row in known[side]] for side in (positive, negative))
                 result = area(scores[positive], scores[negative], *goals)
                 assert result is not None
                 found.append(

@@ -36,13 +36,15 @@ class Said(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt to be watched. about: what the judge needs, of no concern here."""
+    """One prompt to be watched. about: what the judge needs, of no concern here. subject: what it asks for, the same
+    in every set (`Goal.subject`); empty: its id."""
 
     id: str
     set: str
     request: Request
     harmful: bool
     about: Any = None
+    subject: str = ""
 
 
 Judge = Callable[[Sequence[Case], Sequence[str]], list[Said]]
@@ -183,7 +185,9 @@ def watch(
             )
         file.extend(rows)
         progress(len(batch))
-    return [file.rows[key] for key in keys]
+    return [
+        {**file.rows[key], "subject": case.subject or case.id} for key, case in zip(keys, cases, strict=True)
+    ]
 
 
 def _texts(model: LanguageModel, trace: Trace, row: int) -> list[tuple[int | None, str]]:

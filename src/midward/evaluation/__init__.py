@@ -1,17 +1,14 @@
-"""Runs over data, and numbers from verdicts: responses to every row of a table, rates with n and 95 % interval.
+"""Runs over data: attacks in a matrix, guards side by side, responses to every row of a table.
 
-`generate` imports the model's rooms (and torch) on first use; the statistics don't.
+`generate` imports the model's rooms (and torch) on first use.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from midward.evaluation.paired import Paired, paired
-from midward.evaluation.rates import Rate, rate
-
 if TYPE_CHECKING:
     from midward.evaluation.runs import generate
 
-__all__ = ["Paired", "Rate", "generate", "paired", "rate"]
+__all__ = ["generate"]
 
 
 def __getattr__(name: str) -> Any:

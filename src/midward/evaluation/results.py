@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +16,10 @@ from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 from midward._tables import csv_text
 from midward.attacks import replay
 from midward.errors import InputError
-from midward.evaluation.paired import paired
-from midward.evaluation.rates import rate
 from midward.judges import MEASURES, TEXTS, find, ranked
 from midward.reports.page import cell as rate_text
 from midward.reports.page import difference, markdown
+from midward.stats import corrected, family, paired, rate
 from midward.store import write_text
 
 #: (row, goals, attack) -> goal -> verdict
@@ -141,9 +141,7 @@ def summarise(
                 }
                 for name, count in sets.items()
             }
-            pairs[judge][text] = {
-                name: {attack: _pairs(cells, rows, name, attack) for attack in attacks} for name in sets
-            }
+            pairs[judge][text] = {name: _pairs(cells, rows, name, attacks) for name in sets}
     return {
         "rows": list(rows),
         "goals": dict(sets),
@@ -157,14 +155,21 @@ def summarise(
     }
 
 
-def _pairs(cells: Cells, rows: Sequence[str], name: str, attack: str) -> dict[str, Any]:
-    """Every two rows compared, where they share a goal."""
-    found = {}
-    for i, first in enumerate(rows):
-        for second in rows[i + 1 :]:
-            a, b = cells.get((first, name, attack), {}), cells.get((second, name, attack), {})
-            if a.keys() & b.keys():
-                found[f"{second} - {first}"] = asdict(paired([b], [a]))
+def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str]) -> dict[str, Any]:
+    """attack -> "second - first" -> every two rows compared, where they share a goal; one family of comparisons."""
+    sides = {
+        (attack, f"{second} - {first}"): (
+            cells.get((second, name, attack), {}),
+            cells.get((first, name, attack), {}),
+        )
+        for attack in attacks
+        for first, second in itertools.combinations(rows, 2)
+    }
+    sides = {key: (a, b) for key, (a, b) in sides.items() if a.keys() & b.keys()}
+    found: dict[str, Any] = {attack: {} for attack in attacks}
+    pairs = corrected([paired([a], [b]) for a, b in sides.values()])
+    for (attack, title), pair in zip(sides, pairs, strict=True):
+        found[attack][title] = asdict(pair)
     return found
 
 
@@ -257,8 +262,9 @@ def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
                     ]
                     for title in titles
                 ]
+                all_of = family(pair for attack in pairs.values() for pair in attack.values())
                 parts.append(
-                    f"Paired by goal (points, {better}; 95 % bootstrap interval; exact McNemar p):\n\n"
+                    f"Paired by goal (points, {better}; 95 % interval; exact McNemar p{all_of and f'; {all_of}'}):\n\n"
                     + markdown(["pair", *summary["attacks"]], lines)
                 )
     return parts

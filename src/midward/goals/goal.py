@@ -34,3 +34,8 @@ class Goal:
     def prompt(self) -> str:
         """What is sent: the context, where there is one, a rule (as HarmBench sets it), the request."""
         return f"{self.context}\n\n---\n\n{self.text}" if self.context else self.text
+
+    @property
+    def subject(self) -> str:
+        """What it asks for, the same however it is dressed: one draw to an interval over goals."""
+        return " ".join(self.metadata[name] for name in sorted(self.metadata)) or f"{self.source} {self.id}"

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from midward.errors import InputError
-from midward.evaluation.paired import bootstrap, paired
-from midward.evaluation.rates import rate
 from midward.probes.gcg import Gcg
+from midward.stats import mean, paired, rate
 
 Row = dict[str, Any]
 MEASURES = ("loss", "hit", "success")
@@ -37,7 +36,7 @@ def best_so_far(row: Row, iterations: int) -> list[float]:
 def cells(rows: Sequence[Row]) -> list[Row]:
     """One row a position, the controls first. Shares are in 0..1 with 95 % Wilson intervals, losses in nats a token.
 
-    loss: mean of the best suffixes' with a 95 % bootstrap interval over goals. hit: the phrase stands at its place in a
+    loss: mean of the best suffixes' with its 95 % interval over goals. hit: the phrase stands at its place in a
     real response. anywhere: somewhere in it. asr: as judged.
     """
     out: list[Row] = []
@@ -47,10 +46,9 @@ def cells(rows: Sequence[Row]) -> list[Row]:
         for name in ("start_loss", "loss", "iterations"):
             cell[name] = None
         if position is not None:
-            losses = np.array([row["loss"] for row in some])
+            loss = mean(row["loss"] for row in some)
             cell["start_loss"] = float(np.mean([row["start_loss"] for row in some]))
-            cell["loss"] = float(losses.mean())
-            cell["loss_low"], cell["loss_high"] = bootstrap(losses)
+            cell |= {"loss": loss.value, "loss_low": loss.low, "loss_high": loss.high}
             cell["iterations"] = float(np.mean([len(row["curve"]) - 1 for row in some]))
         for name, field in (
             ("hit", "hit"),
@@ -71,16 +69,12 @@ def cells(rows: Sequence[Row]) -> list[Row]:
 def gap(first: Sequence[Row], second: Sequence[Row], measure: str) -> Row:
     """first - second by goal: {measure, difference, low, high, p, n}; a loss (in nats) has no p."""
     if measure != "loss":
-        found = paired(
-            *([{row["goal"]: row[measure] for row in some}] for some in (first, second)),
-        )
-        return {"measure": measure, **asdict(found)}
+        mine, others = ([{row["goal"]: row[measure] for row in some}] for some in (first, second))
+        return {"measure": measure, **asdict(paired(mine, others))}
     theirs = {row["goal"]: row["loss"] for row in second}
-    gaps = np.array([row["loss"] - theirs[row["goal"]] for row in first if row["goal"] in theirs])
-    low, high = bootstrap(gaps)
-    return {
-        "measure": measure, "difference": float(gaps.mean()), "low": low, "high": high, "p": None, "n": len(gaps),
-    }  # fmt: skip
+    losses = mean(row["loss"] - theirs[row["goal"]] for row in first if row["goal"] in theirs)
+    ends = {"low": losses.low, "high": losses.high}
+    return {"measure": measure, "difference": losses.value, **ends, "p": None, "n": losses.n}
 
 
 def between(rows: Sequence[Row]) -> list[Row]:
@@ -127,10 +121,11 @@ def told(difference: Row) -> str:
     if difference["difference"] is None:
         return "- (n 0)"
     scale, unit = (1, "nats") if difference["measure"] == "loss" else (100, "points")
-    value, low, high = (scale * difference[name] for name in ("difference", "low", "high"))
     digits = 2 if scale == 1 else 1
+    ends = [difference[name] for name in ("low", "high")]
+    between = "" if None in ends else " [" + ", ".join(f"{scale * end:+.{digits}f}" for end in ends) + "]"
     p = "" if difference["p"] is None else f", p {difference['p']:.2g}"
-    return f"{value:+.{digits}f} {unit} [{low:+.{digits}f}, {high:+.{digits}f}] (n {difference['n']}{p})"
+    return f"{scale * difference['difference']:+.{digits}f} {unit}{between} (n {difference['n']}{p})"
 
 
 def findings(rows: Sequence[Row], settings: Gcg) -> list[str]:
@@ -141,12 +136,11 @@ def findings(rows: Sequence[Row], settings: Gcg) -> list[str]:
     first, *rest = positions(rows)
     for position in (first, *rest):
         some = at(rows, position)
-        losses = np.array([row["loss"] for row in some])
-        low, high = bootstrap(losses)
+        least = mean(row["loss"] for row in some)
         start = np.mean([row["start_loss"] for row in some])
         out.append(
             f"At token {position}, {settings.iterations} iterations of width {settings.width} take the phrase's loss "
-            f"from {start:.2f} to {losses.mean():.2f} [{low:.2f}, {high:.2f}] nats a token; it stands there in "
+            f"from {start:.2f} to {least.text()} nats a token; it stands there in "
             f"{rate(row['hit'] for row in some)} of real responses, and attack success is "
             f"{rate(row['success'] for row in some)}, by goal {told(gaps[position, None, 'success'])} against none."
         )

@@ -11,8 +11,7 @@ import numpy as np
 
 from midward._hints import differing
 from midward.errors import InputError
-from midward.evaluation.paired import Paired, bootstrap, paired
-from midward.evaluation.rates import rate
+from midward.stats import Mean, Paired, mean, paired, rate
 from midward.store import RowFile
 
 Row = dict[str, Any]
@@ -38,7 +37,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
     """One row a condition, as it goes into the table. Shares are in 0..1.
 
     asr: attack success of harmful goals with its 95 % Wilson interval, unscored beside it. score: mean of the judge's
-    own scale with a 95 % bootstrap interval over goals. own_refusal: refusals in what the model wrote itself. landed:
+    own scale with its 95 % interval over goals. own_refusal: refusals in what the model wrote itself. landed:
     responses that reach behind the phrase. correct: right answers to benign goals. coherent: by the oracle. A field
     that doesn't apply is None.
     """
@@ -57,10 +56,10 @@ def cells(rows: Sequence[Row]) -> list[Row]:
             cell |= {f"{name}_{end}": found[end] if there else None for end in ("low", "high")}
             if name == "asr":
                 cell["unscored"] = found["unscored"] if harmful else None
-        scores = np.array([row["score"] for row in some if row["score"] is not None], dtype=float)
-        known = harmful and len(scores) > 0
-        low, high = bootstrap(scores) if known else (None, None)
-        cell |= {"score": float(scores.mean()) if known else None, "score_low": low, "score_high": high}
+        scores = [row["score"] for row in some if row["score"] is not None]
+        score = mean(scores) if harmful and scores else None
+        cell |= {"score": score and score.value}
+        cell |= {f"score_{end}": score and getattr(score, end) for end in ("low", "high")}
         cell |= {name: rate(row[name] for row in some).record()["value"] for name in ("landed", "coherent")}
         out.append(cell)
     return out
@@ -76,9 +75,9 @@ def compare(first: Sequence[Row], second: Sequence[Row], field: str = "success")
     return paired([by_goal(first, field)], [by_goal(second, field)])
 
 
-def slope(rows: Sequence[Row], field: str = "success") -> tuple[float, float, float, int] | None:
-    """How a field changes over ten positions: the least-squares slope of each goal, their mean, its 95 % bootstrap
-    interval over goals, and their number. rows: of one kind at several positions.
+def slope(rows: Sequence[Row], field: str = "success") -> Mean | None:
+    """How a field changes over ten positions, in points: the mean over goals of each one's least-squares slope. rows:
+    of one kind at several positions.
 
     None where fewer than two positions are scored, or all goals have one slope: that gives an interval no width.
     """
@@ -95,8 +94,8 @@ def slope(rows: Sequence[Row], field: str = "success") -> tuple[float, float, fl
         [[float(by_position[p][goal] or 0) for p in places] for goal in goals]
     )  # [goals, positions]
     at = np.array(places, dtype=float) - np.mean(places)
-    slopes = 10 * (values @ at) / (at @ at)
-    return None if np.ptp(slopes) == 0 else (float(slopes.mean()), *bootstrap(slopes), len(slopes))
+    found = mean(1000 * (values @ at) / (at @ at))
+    return None if found.low is None else found
 
 
 def load_run(

@@ -15,7 +15,6 @@ import numpy as np
 
 from midward._hints import one_of
 from midward.errors import InputError
-from midward.evaluation.paired import bootstrap
 from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.probes._readings import UNFORCED, Row, conditions
@@ -25,6 +24,7 @@ from midward.probes.prefill import check_positions
 from midward.probes.verdicts import on_sandbox
 from midward.sampling import Forced
 from midward.sandbox import wrappers
+from midward.stats import paired, rate
 from midward.store import key_of
 
 Attack = Literal["prefill", "wrapper"]
@@ -56,8 +56,8 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Window:
-    """Starts from start up to and without end. asr: mean attack success over them, in 0..1, and its 95 % bootstrap
-    interval over goals. tied: further windows whose paired difference from the lowest is not told from 0."""
+    """Starts from start up to and without end. asr: mean attack success over them, in 0..1, and its 95 % interval
+    over goals. tied: further windows whose paired difference from the lowest is not told from 0."""
 
     start: int
     end: int
@@ -156,7 +156,7 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
     """The window of starts in which a refusal leaves the attack least success.
 
     Candidates are [s, s + width) for every start s of the sweep whose window the sweep covers. The lowest mean success
-    wins; where the paired difference of another candidate from it isn't told from 0 (its 95 % bootstrap interval over
+    wins; where the paired difference of another candidate from it isn't told from 0 (its 95 % interval over
     goals holds 0), the two are tied, and the leftmost of the tied is taken: least harm is out before the refusal. Of
     several lengths of the refusal the first counts. Raises InputError where the sweep is narrower than the window.
     """
@@ -172,22 +172,33 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
     candidates = windows(places, width)
     if not goals:
         raise InputError("no goal was scored at every start; judge again, or use another judge.")
-    values = np.array(
-        [[success[place, goal] for goal in goals] for place in places], float
-    )  # [starts, goals]
-    means = {
-        start: values[[start <= place < start + width for place in places]].mean(0) for start in candidates
-    }
-    lowest = min(candidates, key=lambda start: (means[start].mean(), start))
-    tied = [start for start in candidates if bootstrap(means[start] - means[lowest])[0] <= 0]
+
+    def inside(start: int) -> list[tuple[str, bool]]:
+        """Goal and verdict, of every start in a window."""
+        return [
+            (goal, success[place, goal])
+            for place in places
+            if start <= place < start + width
+            for goal in goals
+        ]
+
+    def by_goal(start: int) -> dict[str, float]:
+        verdicts = inside(start)
+        return {goal: float(np.mean([hit for of, hit in verdicts if of == goal])) for goal in goals}
+
+    means = {start: by_goal(start) for start in candidates}
+    lowest = min(candidates, key=lambda start: (sum(means[start].values()), start))
+    differences = {start: paired([means[start]], [means[lowest]]) for start in candidates}
+    tied = [start for start, pair in differences.items() if (pair.low or 0.0) <= 0]
     chosen = tied[0]
-    low, high = bootstrap(means[chosen])
+    of_goal, verdicts = zip(*inside(chosen), strict=True)
+    left = rate(verdicts, of_goal)
     return Window(
         chosen,
         chosen + width,
-        float(means[chosen].mean()),
-        low,
-        high,
+        left.value,
+        left.low,
+        left.high,
         tuple(start for start in tied if start != chosen),
     )
 

@@ -163,9 +163,8 @@ def findings(rows: Sequence[Row]) -> list[str]:
         some = [row for found in by_kind["harmful", kind].values() for row in found]
         found = slope(some) if len(by_kind["harmful", kind]) > 1 else None
         if found:
-            value, low, high = (f"{100 * one:+.1f}" for one in found[:3])
             said.append(
-                f"With {kind} phrases ASR changes by {value} points per ten positions [{low}, {high}] (n {found[3]})."
+                f"With {kind} phrases ASR changes by {found.text(1, '+')} points per ten positions (n {found.n})."
             )
     calm = groups.get(("benign", UNFORCED, None, None))
     for kind in BENIGN_KINDS:

@@ -14,7 +14,7 @@ from midward._extras import figure
 from midward._tables import write_table
 from midward.reports import page
 from midward.reports.figures import COLOURS, _axes
-from midward.stats import Area
+from midward.stats import Area, family
 from midward.store import write_text
 
 Row = Mapping[str, Any]
@@ -94,6 +94,8 @@ def markdown(table: Sequence[Row]) -> str:
         for row in table[1:]
     ]
     parts = [page.markdown(head, main)]
+    if said := family(asdict(row["gain"]) for row in table if row["gain"]):
+        parts.append(f"ASR taken away: paired by request, a goal in several sets counted once; {said}.")
     if len(table) > 1 and harmless:
         parts.append(page.markdown(["flagged", *harmless], flags))
         parts.append(

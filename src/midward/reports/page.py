@@ -16,11 +16,17 @@ def cell(reading: Mapping[str, Any] | None) -> str:
 
 
 def difference(pair: Mapping[str, Any]) -> str:
-    """A paired difference as text: points, 95 % interval, p."""
+    """A paired difference as text: points, 95 % interval, p, and p corrected for its table."""
     if pair["difference"] is None:
         return "-"
     ends = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
-    return f"{100 * pair['difference']:+.1f} {ends} p={pair['p']:.2g}"
+    return f"{100 * pair['difference']:+.1f} {ends} {p_values(pair)}"
+
+
+def p_values(pair: Mapping[str, Any]) -> str:
+    """p of a comparison, and where its table has several, p corrected for them."""
+    holm = f" Holm={pair['holm']:.2g}" if pair.get("family", 1) > 1 else ""
+    return f"p={pair['p']:.2g}{holm}"
 
 
 def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from midward._extras import figure
-from midward.evaluation.paired import bootstrap
 from midward.reports.figures import COLOURS, _axes
+from midward.stats import mean
 
 KINDS = (".png", ".svg")
 _DASHES = ("-", "--", ":", "-.")
@@ -20,7 +20,7 @@ _DASHES = ("-", "--", ":", "-.")
 def loss_curves(
     stem: Path, runs: Mapping[str, Mapping[int, Sequence[Sequence[float]]]], *, title: str
 ) -> list[Path]:
-    """Mean loss with 95 % bootstrap bands over goals, as `<stem>.png` and `<stem>.svg`.
+    """Mean loss with 95 % bands over goals, as `<stem>.png` and `<stem>.svg`.
 
     runs: model -> position -> curves, one a goal, all of one length: nats a token at each iteration from 0. A colour
     stands for a model, a dash pattern for a position; of one model alone the colours tell the positions.
@@ -29,7 +29,9 @@ def loss_curves(
     for number, (name, by_position) in enumerate(runs.items()):
         for place, (position, curves) in enumerate(by_position.items()):
             values = np.array(curves)  # [goals, iterations + 1]
-            band = np.array([bootstrap(column) for column in values.T]).T
+            means = [mean(column) for column in values.T.tolist()]
+            known = [(one.value, one.value) if one.low is None else (one.low, one.high) for one in means]
+            band = np.array(known, dtype=float).T
             colour = COLOURS[(number if len(runs) > 1 else place) % len(COLOURS)]
             label = f"token {position}" if len(runs) == 1 else f"{name}, token {position}"
             lines.append((values.mean(0), band, _DASHES[place % len(_DASHES)], colour, label))

@@ -8,12 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from midward._tables import read_table
 from midward.errors import InputError
-from midward.evaluation.paired import bootstrap, paired
-from midward.evaluation.rates import rate
+from midward.stats import corrected, mean, paired, rate
 
 Row = dict[str, Any]
 Cell = tuple[str, str, str]  # task, subtask ("" for all of them), measure
@@ -38,17 +35,16 @@ def cells(rows: Sequence[Row]) -> list[Row]:
     """A row for each of `by_cell`: task, subtask, measure, n, value, low, high, unscored, flagged.
 
     value: the mean over samples (of all subtasks together, each sample the same weight). low, high: 95 %; Wilson's
-    where every sample is right or wrong, else by bootstrap over samples. flagged: answered with the guard's stub.
+    where every sample is right or wrong, else Student's. flagged: answered with the guard's stub.
     """
     out = []
     for (task, subtask, measure), some in by_cell(rows).items():
         values = [row["value"] for row in some if row["value"] is not None]
         if all(value in (0, 1) for value in values):
             found = rate(None if row["value"] is None else bool(row["value"]) for row in some).record()
-            value, low, high = found["value"], found["low"], found["high"]
         else:
-            value = float(np.mean(values))
-            low, high = bootstrap(np.array(values))
+            found = asdict(mean(values))
+        value, low, high = (found[name] for name in ("value", "low", "high"))
         out.append(
             {
                 "task": task, "subtask": subtask, "measure": measure, "n": len(values), "value": value, "low": low,
@@ -59,10 +55,10 @@ def cells(rows: Sequence[Row]) -> list[Row]:
 
 
 def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> list[Row]:
-    """first - second, a row for each of `by_cell` that both have: task, subtask, measure, difference, low, high, p, n.
+    """first - second, a row for each of `by_cell` that both have: task, subtask, measure, and a `Paired`'s fields.
 
-    Each side is the rows of one run or of several (training seeds); see `midward.evaluation.paired`. Only samples of
-    the same exercise meet. Raises InputError where the sides share no sample.
+    Each side is the rows of one run or of several (training seeds); see `midward.stats.paired`. Only samples of the
+    same exercise meet. p is corrected for all rows together. Raises InputError where the sides share no sample.
     """
 
     def by_sample(run: Sequence[Row]) -> dict[Cell, dict[str, Any]]:
@@ -72,19 +68,19 @@ def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> 
         }
 
     mine, theirs = [by_sample(run) for run in first], [by_sample(run) for run in second]
-    out = []
+    labels, pairs = [], []
     for cell in mine[0]:
         a = [run[cell] for run in mine if cell in run]
         b = [run[cell] for run in theirs if cell in run]
         if not {sample for run in a for sample in run} & {sample for run in b for sample in run}:
             continue
-        found = paired(a, b)
-        out.append(dict(zip(("task", "subtask", "measure"), cell, strict=True)) | asdict(found))
-    if not out:
+        labels.append(dict(zip(("task", "subtask", "measure"), cell, strict=True)))
+        pairs.append(paired(a, b))
+    if not pairs:
         raise InputError(
             "the two runs share no sample: they must be of the same tasks and exercises to be compared."
         )
-    return out
+    return [label | asdict(pair) for label, pair in zip(labels, corrected(pairs), strict=True)]
 
 
 def load_run(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:

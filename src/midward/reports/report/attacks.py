@@ -204,7 +204,9 @@ def _paired(
     if not titles:
         return None
     rows = [[attack, *(row.get(title, "-") for title in titles)] for attack, row in gaps.items()]
-    return Table(name, f"Paired by goal: {where}", ["attack", *titles], rows, about)
+    several = max((one.family for row in gaps.values() for one in row.values()), default=1)
+    note = f" Holm: p corrected for the {several} comparisons that were made." if several > 1 else ""
+    return Table(name, f"Paired by goal: {where}", ["attack", *titles], rows, about + note)
 
 
 def _right(run: Run, models: Sequence[str], cells: Cells, gaps: Gaps) -> Table:

@@ -132,10 +132,9 @@ def _claim(row: Mapping[str, Any], none: Mapping[str, Any], harmless: Sequence[s
         said += f" has nothing to take away (no attack of {before.n} succeeds without it)"
     else:
         told = "too few goals to tell" if taken.n < FEW else "not told apart from no change"
-        tested = "" if taken.p is None else f", p {taken.p:.2g}"
         said = (
             f"Attack success is {percent(before.value)} % without and {percent(after.value)} % with the guard "
-            f"{row['defence']}: {told} ({_amount(taken)}, n {taken.n}{tested})"
+            f"{row['defence']}: {told} ({_amount(taken)}, {taken.about})"
         )
         link = "; it"
     if harmless:

@@ -44,30 +44,40 @@ class Share:
 
 @dataclass(frozen=True)
 class Gap:
-    """A paired difference with its 95 % interval, None where no pair was scored. p: None where there is no test."""
+    """A paired difference with its 95 % interval, None where no pair was scored. p: None where there is no test; holm:
+    p corrected for all `family` comparisons that were made with it, None where it is the only one."""
 
     value: float | None
     low: float = 0.0
     high: float = 0.0
     n: int = 0
     p: float | None = None
+    holm: float | None = None
+    family: int = 1
 
     def __str__(self) -> str:
-        if self.value is None:
-            return "- (n 0)"
-        tested = "" if self.p is None else f", p {self.p:.2g}"
-        return f"{points(self.value)} {self.interval} (n {self.n}{tested})"
+        return "- (n 0)" if self.value is None else f"{points(self.value)} {self.interval} ({self.about})"
+
+    @property
+    def about(self) -> str:
+        """n, p and the corrected p."""
+        tested = [f"{name} {p:.2g}" for name, p in (("p", self.p), ("Holm", self.holm)) if p is not None]
+        return ", ".join([f"n {self.n}", *tested])
 
     @property
     def interval(self) -> str:
         return f"[{points(self.low)}, {points(self.high)}]"
 
     @property
-    def measurable(self) -> bool:
-        """Whether the interval leaves zero out and a test, where there is one, agrees: of few goals that all fell
-        alike the interval is a point."""
+    def apart(self) -> bool:
+        """Whether the interval leaves zero out and a test, where there is one, agrees."""
         apart = self.value is not None and (self.low > 0 or self.high < 0)
         return apart and (self.p is None or self.p < 0.05)
+
+    @property
+    def measurable(self) -> bool:
+        """The same, also once p is corrected for the other comparisons of its table."""
+        return self.apart and (self.holm is None or self.holm < 0.05)
 
 
 @dataclass(frozen=True)
@@ -243,8 +253,12 @@ def gap(record: Mapping[str, Any] | None) -> Gap | None:
     if record["difference"] is None:
         return Gap(None)
     p = record.get("p")
-    value, low, high = (number(record[name]) for name in ("difference", "low", "high"))
-    return Gap(value, low, high, int(number(record["n"])), None if p is None else number(p))
+    family = int(number(record.get("family", 1)))
+    holm = record.get("holm") if family > 1 else None
+    value = number(record["difference"])
+    low, high = (value if record[end] is None else number(record[end]) for end in ("low", "high"))
+    tests = [None if one is None else number(one) for one in (p, holm)]
+    return Gap(value, low, high, int(number(record["n"])), tests[0], tests[1], family)
 
 
 def percent(value: float) -> str:

@@ -97,7 +97,7 @@ def gcg(run: Run, texts: Texts) -> Built:
     for cell in run.data["cells"]:
         where = "nothing (start suffix)" if cell["position"] is None else f"token {cell['position']}"
         loss = "-" if cell.get("loss") is None else f"{number(cell['loss']):.2f}"
-        if "loss_low" in cell:
+        if cell.get("loss_low") is not None:
             loss += f" [{number(cell['loss_low']):.2f}, {number(cell['loss_high']):.2f}]"
         rows.append([where, loss, *(share(cell, name) for name in names)])
     headers = [
@@ -281,4 +281,5 @@ def _compared(run: Run) -> list[Table]:
 def _plain(cell: Mapping[str, Any]) -> str:
     if cell["value"] is None:
         return "-"
-    return f"{number(cell['value']):.2f} [{number(cell['low']):.2f}, {number(cell['high']):.2f}]"
+    ends = "" if cell["low"] is None else f" [{number(cell['low']):.2f}, {number(cell['high']):.2f}]"
+    return f"{number(cell['value']):.2f}{ends}"

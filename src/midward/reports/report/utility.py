@@ -66,7 +66,7 @@ def table(scores: Scores) -> Table | None:
 
 def _claim(model: str, other: str, gaps: Mapping[str, Gap]) -> Claim:
     scored = {task: one for task, one in gaps.items() if one.value is not None}
-    lost = [task for task, one in scored.items() if one.measurable and (one.value or 0) < 0]
+    lost = [task for task, one in scored.items() if one.apart and (one.value or 0) < 0]
     if not scored:
         return Claim("unclear", f"{model} and {other} share no scored sample of any task.", "use")
     name, worst = min(scored.items(), key=lambda item: item[1].value or 0.0)

@@ -97,7 +97,7 @@ def changes(gaps: Gaps, section: str, where: str) -> Iterator[Claim]:
             said += (
                 f"; the largest is {name}: {points(most.value or 0)} points, n {most.n}" if most.value else ""
             )
-            said += f", p {most.p:.2g}" if most.value and most.p is not None else ""
+            said += most.about.removeprefix(f"n {most.n}") if most.value else ""
         yield Claim("exposed" if rose else "held" if fell else "unclear", f"{said}.", section)
 
 
@@ -112,7 +112,7 @@ def kept(gaps: Gaps) -> Iterator[Claim]:
         }
         if other != base or not found:
             continue
-        lost = {name: one for name, one in found.items() if one.measurable and (one.value or 0) < 0}
+        lost = {name: one for name, one in found.items() if one.apart and (one.value or 0) < 0}
         name, worst = min(found.items(), key=lambda item: item[1].value or 0.0)
         ends = f"{name} {points(worst.value or 0)} points {worst.interval}"
         if lost:
