@@ -140,7 +140,8 @@ def test_samplers(exact):
 
 def row(n, set_, harmful, success, refused, signal, texts=((None, False),)):
     return {
-        "id": f"{n}", "set": set_, "harmful": harmful, "success": success, "refused": refused, "coherent": True,
+        "id": f"{n}", "subject": f"{set_} {n}", "set": set_, "harmful": harmful, "success": success,
+        "refused": refused, "coherent": True,
         "correct": None if harmful else not refused, "texts": [list(text) for text in texts],
         "signals": {"last": signal},
     }  # fmt: skip
@@ -169,6 +170,24 @@ def test_measures_and_gains_of_known_rows():
     assert gains({"x": here}) == []
     assert [kind(one) for one in here] == ["refused", "jailbroken", None, "harmless"]
     json.dumps([found, list(told.values())])
+
+
+def test_a_goal_in_several_sets_is_one_draw_and_gains_are_one_family():
+    pooled = [
+        {**row(n, name, True, n % 3 == 0, False, [0.9, 0.9]), "subject": f"thing {n}"}
+        for name in ("a", "b")
+        for n in range(30)
+    ]
+    alone = [one for one in pooled if one["set"] == "a"]
+    both, single = measures(pooled)["asr"], measures(alone)["asr"]
+    assert (both["low"], both["high"]) == pytest.approx((single["low"], single["high"]))
+    assert (both["n"], both["goals"]) == (60, 30)
+    other = [{**one, "success": True} for one in pooled]
+    found = {(one["set"], one["measure"]): one for one in gains({"x": pooled, "ar": other})}
+    attacked, a = found["attacked", "success"], found["a", "success"]
+    assert (attacked["low"], attacked["high"]) == pytest.approx((a["low"], a["high"]))
+    assert {one["family"] for one in found.values()} == {len(found)}
+    assert all(one["holm"] >= one["p"] for one in found.values())
 
 
 def test_separations_tell_what_stands_out_and_have_controls():

@@ -206,3 +206,22 @@ def test_a_refusal_is_never_exported_as_a_jailbreak(tmp_path):
     written = json.loads((tmp_path / "x.json").read_text())
     assert [row["jailbroken"] for row in written["jailbreaks"]] == [False, False, False, True]
     assert written["parameters"]["total_number_of_jailbreaks"] == 1
+
+
+def test_the_pairs_of_a_table_are_one_family():
+    rows = ["base", "initial", "mosa"]
+    hits = {"base": 12, "initial": 4, "mosa": 0}
+    outcomes = [
+        outcome(row, attack, f"g{i}", i < hits[row])
+        for row in rows
+        for attack in ("direct", "tap")
+        for i in range(12)
+    ]
+    summary = summarise(outcomes, 12, rows=rows)
+    pairs = [
+        pair for row in summary["paired"]["oracle"]["reply"]["made-up"].values() for pair in row.values()
+    ]
+    assert len(pairs) == 6 and {pair["family"] for pair in pairs} == {6}
+    least = min(pair["p"] for pair in pairs)
+    assert min(pair["holm"] for pair in pairs) == pytest.approx(6 * least)
+    assert "Holm: p corrected for the 6 comparisons of this table" in results.tables(summary)

@@ -411,3 +411,31 @@ def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, run, flags, tmp_
     assert f"{attacked} has no column `harmful`" in result.stderr and f"{calm} has no" not in result.stderr
     for row in json.loads((tmp_path / "e" / "summary.json").read_text()):
         assert row["flags"].keys() == {"calm"} and row["asr"].keys() == {"attacked", "all"}
+
+
+def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
+    def asked(sets):
+        return [
+            {"set": name, "id": f"{name}-{n}", "subject": f"thing {n}", "harmful": True, "success": n % 4 > 0,
+             "refused": False, "steps": 8}
+            for name in sets for n in range(40)
+        ]  # fmt: skip
+
+    def says(rows, every):
+        return [
+            {"score": float(n % every), "flagged": (n % 40) % every == 0, "step": None}
+            for n in range(len(rows))
+        ]
+
+    one, many = (
+        defences.table(rows, {"a": says(rows, 5), "b": says(rows, 3)}, {})
+        for rows in (asked(["x"]), asked(["x", "y", "z"]))
+    )
+    assert (many[1]["gain"].n, many[1]["gain"].goals) == (120, 40)
+    for single, pooled in zip(one, many, strict=True):
+        assert pooled["asr"]["all"].interval == pytest.approx(single["asr"]["all"].interval)
+        if single["gain"].difference:
+            assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx(
+                (single["gain"].low, single["gain"].high)
+            )
+    assert [row["gain"].family for row in many[1:]] == [2, 2]

@@ -296,7 +296,9 @@ def _table(cells: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     for cell in cells:
         score = "-"
         if cell["score"] is not None:
-            score = f"{cell['score']:.2f} [{cell['score_low']:.2f}, {cell['score_high']:.2f}]"
+            score = f"{cell['score']:.2f}"
+            if cell["score_low"] is not None:
+                score += f" [{cell['score_low']:.2f}, {cell['score_high']:.2f}]"
         asr, *rest = (share(cell, name) for name in names)
         if cell["unscored"]:
             asr += f" ({cell['unscored']} unscored)"
