@@ -69,7 +69,8 @@ def fit(
 ) -> None:
     """Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.
 
-    The same command again goes on where it stopped. A folder of guards stands for its sri.safetensors elsewhere.
+    The same command again goes on where it stopped. A folder of guards stands for its sri-maha.safetensors elsewhere,
+    or its sri.safetensors.
     """
     if listing:
         out(_listing())

@@ -39,7 +39,7 @@ _OWN = re.compile(
     | rows/ \.?(base|{_ALIGNED}) \.jsonl (\.lock)?
     | adapters/ {_ALIGNED}-\d+-steps/ .+
     | guard/ \.rows\.jsonl\.lock
-    | guard/ (rows\.jsonl | sri\.safetensors | anchors-[0-9a-f]+\.(safetensors|unfinished) | tried/[^/]+)
+    | guard/ (rows\.jsonl | sri(-[a-z]+)?\.safetensors | anchors-[0-9a-f]+\.(safetensors|unfinished) | tried/[^/]+)
     | logs/ ([^/]*_(base|{_ALIGNED})\.sandbox[^/]*\.eval | eval-set\.json | logs\.json | \.eval-set-id)
     """,
     re.VERBOSE,

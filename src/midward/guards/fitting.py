@@ -96,6 +96,7 @@ def fit_guards(
         progress=lambda done, of: progress("harmless prompts", done, of),
     )  # fmt: skip
     paths = {}
+    trained: list[SRIGuard] = []
     for number, (label, guard) in enumerate(guards.items()):
         progress("calibrating", number, len(guards))
         held_out = [
@@ -107,7 +108,12 @@ def fit_guards(
         if isinstance(guard, SRIGuard):
             signals = np.array([row["signals"][names[views[label]]] for row in rows], dtype=float)
             train = signals[sizes.held_out :]
-            guard.train(anchors[views[label]], train[np.isfinite(train).all(1)])
+            same = next((one for one in trained if guard.trains_as(one)), None)
+            if same is None:
+                guard.train(anchors[views[label]], train[np.isfinite(train).all(1)])
+                trained.append(guard)
+            else:
+                guard.anchors, guard.detectors = same.anchors, same.detectors
             held_out = [replace(one, signal=signal) for one, signal in zip(held_out, signals, strict=False)]
         guard.fit(model, held_out, alpha=alpha, sampling=sampling, batch_size=batch_size)
         used = [*parts.values(), harmful[: sizes.anchors]] if label in sri else [parts["held_out"]]

@@ -87,6 +87,10 @@ class SRIGuard(Guard):
         self.detectors = self._fitted(self._seen(signals))
         return self
 
+    def trains_as(self, other: SRIGuard) -> bool:
+        """Whether `train` fits the same detectors: they differ at most in when they decide."""
+        return self.name == other.name and self.settings == replace(other.settings, early=self.settings.early)
+
     def _fitted(self, signals: np.ndarray) -> tuple[Detector, ...]:
         own = self.settings
         return tuple(
