@@ -139,6 +139,7 @@ def attack(
     from midward.evaluation import matrix as room
     from midward.evaluation import results
     from midward.judges import find, ranked
+    from midward.models.loading import adapter_folder, checkpoint_folder
 
     chosen = profile_of(profile)
     where = {"device": device, "dtype": dtype, "quantize": quantize, "device_map": device_map}
@@ -172,6 +173,11 @@ def attack(
         replay=not no_replay,
         harmless=plain,
     )
+    for row in todo.rows:  # a wrong path is told before another row's model is loaded
+        if not row.served:
+            checkpoint_folder(row.model)
+        if row.adapter:
+            adapter_folder(row.adapter)
     _tell(todo, profile)
     if unused := [role for role, name in given.items() if name and role not in roles]:
         say(f"not asked {', '.join(unused)}: no attack and no judge here needs them")
@@ -241,9 +247,7 @@ def _rows(
 ) -> list[Row]:
     from midward.evaluation.matrix import Row
     from midward.guards import describe, sampling_of
-    from midward.models.loading import adapter_folder, checkpoint_folder
 
-    checkpoint_folder(model)
     files = [labelled("--guard", one, "a guard's file, or LABEL=FILE") for one in guards]
     fitted_for: dict[str, Any] = next(filter(None, (sampling_of(file) for _, file in files)), {})
     if fitted_for:
@@ -252,7 +256,6 @@ def _rows(
     rows = [Row("base", model, arguments=arguments)]
     for one in adapters:
         label, folder = labelled("--adapter", one, "a folder, or LABEL=FOLDER")
-        adapter_folder(folder)
         rows.append(Row(label or Path(folder).name, model, folder, arguments))
     labels = {row.adapter: row.label for row in rows}
     for label, file in files:
