@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from midward import goals
 from midward.cli import app
+from midward.cli.probe_prefill import _harmless
+from midward.errors import InputError
 from midward.goals import Goal
 from midward.judges import JudgesError
 from midward.probes import _readings, verdicts
@@ -339,10 +341,20 @@ def probe(lively_folder, tmp_path, monkeypatch):
     return run
 
 
+def test_harmless_goals_are_asked_unasked_on_the_sandbox_alone():
+    of_the_sandbox, others = goals.load("sandbox", count=1), [Goal("1", "t30", "own", True)]
+    assert len(_harmless(of_the_sandbox, None, None)) == 50 and _harmless(of_the_sandbox, 0, None) == []
+    assert _harmless(others, None, None) == []
+    assert len(_harmless(others, None, "sandbox-benign")) == 50
+    with pytest.raises(InputError, match="--benign needs --benign-goals"):
+        _harmless(others, 5, None)
+
+
 def test_the_command_leaves_tables_figures_and_sentences(probe, tmp_path):
     flags = ["--positions", "0,10", "--benign", 2]
     result = probe(*flags, "--out", tmp_path / "a")
     assert result.exit_code == 0, result.stderr
+    assert "28 responses, 10 of them to harmless goals (--benign 0 leaves those out)" in result.stderr
     names = {path.name for path in (tmp_path / "a").glob("[!.]*")}
     figures = {f"{stem}.{kind}" for stem in ("prefill", "prefill-heat") for kind in ("png", "svg")}
     assert names == figures | {"rows.jsonl", "prefill.csv", "prefill.parquet", "summary.json", "run.json"}

@@ -62,8 +62,13 @@ def prefill(
     judges: JudgeName = None,
     judge: JudgeModel = None,
     benign: Annotated[
-        int, typer.Option(min=0, help="Harmless goals, asked with neutral phrases, refusals and none.")
-    ] = 50,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Harmless goals, asked with neutral phrases, refusals and none; 50 on the sandbox or with "
+            "--benign-goals, else none.",
+        ),
+    ] = None,
     benign_goals: Annotated[
         str | None, typer.Option(help="The set they are of; sandbox-benign on the sandbox.")
     ] = None,
@@ -210,10 +215,12 @@ def _lengths(text: str | None) -> tuple[int | None, ...]:
         raise InputError(f"--tokens takes numbers by comma, like 1,2,4,8; received {text!r}.") from None
 
 
-def _harmless(chosen: Sequence[Goal], count: int, name: str | None) -> list[Goal]:
+def _harmless(chosen: Sequence[Goal], count: int | None, name: str | None) -> list[Goal]:
     from midward import goals as room
     from midward.probes.verdicts import on_sandbox
 
+    if count is None:
+        count = 50 if name is not None or on_sandbox(chosen) else 0
     if not count:
         return []
     if name is None:
