@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import anyio
 from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageUser, GenerateConfig, Model
 from inspect_ai.util import LimitExceededError
 from rich.text import Text
+from tenacity import RetryError
 
-from midward.errors import InputError
+from midward.errors import InputError, MidwardError
 
 T = TypeVar("T")
 
@@ -26,13 +30,15 @@ LIMITS = GenerateConfig(max_retries=3, attempt_timeout=90, timeout=300)
 
 @dataclass(frozen=True)
 class Asked(Generic[T]):
-    """What came of asking: value is None where it failed, and then why says so. text: the last reply."""
+    """What came of asking: value is None where it failed, and then why says so. text: the last reply. down: whether it
+    couldn't even be asked."""
 
     value: T | None
     why: str
     model: str
     tries: int
     text: str
+    down: bool = False
 
 
 def unavailable(error: Exception) -> str:
@@ -74,15 +80,17 @@ async def ask(
     the model's own settings. A limit of the sample ends the sample, as everywhere.
     """
     messages: list[ChatMessage] = [ChatMessageUser(content=prompt)]
-    why, text = "", ""
+    why, text, down = "", "", False
     for attempt in range(1, TRIES + 1):
         try:
             output = await model.generate(messages, config=config or GenerateConfig())
         except LimitExceededError:
             raise
         except Exception as error:  # whatever a provider raises once Inspect's own retries are spent
-            why = f"{who} failed: {type(error).__name__}: {error}"
+            why, down = f"{who} failed: {_words(error)}", True
+            _tell_once(who, str(model), why)
             continue
+        down = False
         text = output.completion.strip()
         if not text:
             why = f"{who}'s reply is empty (it stopped by {output.stop_reason})"
@@ -95,7 +103,78 @@ async def ask(
             why = f"{who}'s reply can't be read: {error}"
         if reminder is not None:
             messages = [messages[0], ChatMessageAssistant(content=text), ChatMessageUser(content=reminder)]
-    return Asked(None, why, str(model), TRIES, text)
+    return Asked(None, why, str(model), TRIES, text, down)
+
+
+def _words(error: BaseException) -> str:
+    """An error in words; of one that stands for several tries, the last one's."""
+    if isinstance(error, RetryError):
+        error = error.last_attempt.exception() or error
+    return f"{type(error).__name__}: {error}".rstrip(": .")
+
+
+_told: set[tuple[str, str]] = set()
+
+
+def _tell_once(who: str, model: str, why: str) -> None:
+    """The first failure of a model at once: what becomes of all of them shows at the end of a run only."""
+    if (who, model) not in _told:
+        _told.add((who, model))
+        logging.getLogger("midward").warning(
+            "%s (%s). Its failures are counted; only the first is told.", why, model
+        )
+
+
+# --- the first call ------------------------------------------------------------------------------------------
+
+#: Providers that load a model, or start a server, when they are first asked: a first call would do it twice.
+_LOADING = ("midward", "hf", "vllm", "sglang", "mockllm")
+
+
+class ModelDownError(MidwardError):
+    """A model that a run needs can't be asked."""
+
+
+def preflight(models: Mapping[str, str], make: Callable[[str], Model]) -> None:
+    """Ask each model one short thing, before a run begins.
+
+    Endpoints only: what loads weights or starts a server itself is left out. There are no retries but the client's
+    own, so that it takes seconds.
+
+    Args:
+        models: Inspect name -> who it is ("the judge").
+        make: name -> a model of its own, as it will be asked; its connections belong to this call's event loop.
+
+    Raises:
+        ModelDownError: for the first that can't be asked.
+    """
+
+    async def call(name: str, who: str) -> None:
+        model = make(name)
+        model.config = model.config.merge(GenerateConfig(max_retries=0, attempt_timeout=90, timeout=120))
+        try:
+            await model.generate("Reply with the word OK.")
+        except Exception as error:  # whatever a provider raises
+            at = f" at {model.api.base_url}" if model.api.base_url else ""
+            hint = " A local server is asked as openai-api/NAME/MODEL." if name.startswith("openai/") else ""
+            raise ModelDownError(
+                f"{who} {name}{at} can't be asked: {_words(error)}. Is it running, and are its name, "
+                f"address and key right?{hint}"
+            ) from error
+        finally:
+            await model.api.aclose()
+
+    async def all_of() -> None:
+        for name, who in models.items():
+            if _far(name):
+                await call(name, who)
+
+    anyio.run(all_of)
+
+
+def _far(name: str) -> bool:
+    provider = name.partition("/")[0]
+    return provider not in _LOADING or f"{provider.upper()}_BASE_URL" in os.environ
 
 
 def _spoken(text: str) -> str:

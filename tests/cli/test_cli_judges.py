@@ -34,11 +34,15 @@ def test_a_broken_package_is_listed_with_the_reason(midward, monkeypatch):
 def test_check_prints_agreement_with_interval(midward):
     result = midward("judges", "check")
     assert result.exit_code == 0
-    rows = [line.split() for line in result.stdout.splitlines()]
-    assert [row[0] for row in rows[1:]] == ["refusal", "harmfulness", "strongreject", "oracle"]
+    rows = [line.split() for line in result.stdout.split("\n\n")[0].splitlines()]
+    assert [row[0] for row in rows[1:]] == [
+        "refusal", "refusal-sri-signal", "refusal-jailbreakbench", "harmfulness", "strongreject", "oracle",
+    ]  # fmt: skip
     n = len(labelled())
     for row in rows[1:]:
-        assert row[1] == str(n) and row[3:5] == ["100.0", "%"] and row[-1] == f"{n})"
+        if not row[0].startswith("refusal"):
+            assert row[1] == str(n) and row[3:5] == ["100.0", "%"] and row[-1] == f"{n})"
+    assert rows[1][3:5] == ["100.0", "%"] and rows[1][-2:] == ["unscored", "1)"]
     assert "the scripted judge: this checks the machinery" in result.stderr
     assert "left out  harmbench" in result.stderr
 

@@ -90,7 +90,7 @@ def stand_in(words: list[str]) -> list[str]:
     found = list(words)
     for at, word in enumerate(found[:-1]):
         value = found[at + 1]
-        if value.startswith(("openai/", "anthropic/", "vllm/")):
+        if value.startswith(("openai/", "openai-api/", "anthropic/", "vllm/")):
             found[at + 1] = "midward/sandbox-assistant"
         elif (word == "--model" and not _here(value)) or word == "--tasks":
             found[at + 1] = "sandbox"

@@ -3,24 +3,22 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from endpoints import endpoint
 from inspect_ai import eval as inspect_eval
 from inspect_ai.log import list_eval_logs, read_eval_log
-from tenacity import wait_fixed
 from typer.testing import CliRunner
 
-from midward import _asking
+from midward._asking import ModelDownError
 from midward.attacks import AttackError, CapabilityError, Target, solver
 from midward.cli import app
 from midward.evaluation import matrix as room
@@ -296,62 +294,6 @@ def test_settings_for_an_attack_that_is_not_run(llada_folder):
 # --- endpoints that misbehave ------------------------------------------------------------------------------------
 
 
-@contextmanager
-def endpoint(behave, monkeypatch):
-    """An OpenAI-compatible server, `openai-api/rough/x`. behave: (last message, how often it came) -> (status, body).
-
-    A body that is a text becomes a completion; None hangs until the client gives up.
-    """
-    seen, lock, over = Counter(), threading.Lock(), threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text = request["messages"][-1]["content"]
-            text = text if isinstance(text, str) else text[0]["text"]
-            with lock:
-                seen[text] += 1
-                status, body = behave(text, seen[text])
-            if body is None:
-                over.wait(30)
-                return
-            if isinstance(body, str):
-                message = {"role": "assistant", "content": body}
-                body = json.dumps(
-                    {
-                        "id": "1", "object": "chat.completion", "created": 1, "model": "x",
-                        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-                    }
-                ).encode()  # fmt: skip
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("ROUGH_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("ROUGH_API_KEY", "none")
-    for name, value in {"max_retries": 1, "attempt_timeout": 2, "timeout": 12}.items():
-        monkeypatch.setattr(_asking.LIMITS, name, value)
-        for module in ("midward.attacks.roles", "midward.judges.asking"):
-            monkeypatch.setattr(sys.modules[module].SETTINGS, name, value)
-    # Inspect waits seconds before it tries again: what is tested is that it does.
-    monkeypatch.setattr("inspect_ai.model._retry.wait_exponential_jitter", lambda **_: wait_fixed(0.05))
-    try:
-        yield seen
-    finally:
-        over.set()
-        server.shutdown()
-        server.server_close()
-
-
 ROUGH = {
     "fine": lambda times: (200, "All is well."),
     "moody": lambda times: (500, b"{}") if times == 1 else (200, "All is well."),
@@ -422,7 +364,73 @@ def test_a_judge_and_an_attacker_that_misbehave_are_counted(llada_folder, tmp_pa
     summary = results.summarise(
         found, rows=["base"], sets={"made-up": 2}, attacks=["pair"], judges=["harmfulness"]
     )
-    assert "- n=0, 2 unscored" in results.tables(summary)
+    table = results.tables(summary)
+    assert "- n=0, 2 unscored" in table
+    assert re.search(r"Unscored by harmfulness: 2, most often: (the judge|there is no such text)", table)
+    assert re.search(r"Role failures of pair, e.g.: the (attacker|scorer)", table)
+
+
+DOWN = {
+    "401": ({"first": (401, b'{"error": {"message": "no such key"}}')}, "AuthenticationError.*no such key"),
+    "500": ({"first": (500, b'{"error": {"message": "out of order"}}')}, "InternalServerError.*out of order"),
+    "404": ({"first": (404, b'{"error": {"message": "no model x"}}')}, "NotFoundError.*no model x"),
+}
+
+
+@pytest.mark.parametrize("role", ["judge", "attacker", "served"])
+@pytest.mark.parametrize("kind", DOWN)
+def test_an_endpoint_that_is_down_is_told_before_anything_runs(
+    llada_folder, tmp_path, monkeypatch, asked, kind, role
+):
+    far = "openai-api/rough/x"
+    roles = {"attacker": room.ASSISTANT, "scorer": room.ASSISTANT, "judge": room.ASSISTANT}
+    changes = {"roles": roles | {role: far}} if role != "served" else {}
+    if role == "served":
+        changes = {"rows": [room.Row("far", far, served=True)], "roles": roles}
+    matrix = plan(llada_folder, attacks=["pair"], judges=["harmfulness"], **changes)
+    how, why = DOWN[kind]
+    with endpoint(lambda text, times: (200, "SCORE: 1"), monkeypatch, **how) as seen:
+        started = time.monotonic()
+        who = "the served model" if role == "served" else f"the {role}"
+        with pytest.raises(
+            ModelDownError, match=rf"{who} {far} at http://127.*can't be asked: {why}.*key right"
+        ):
+            go(matrix, tmp_path)
+    assert time.monotonic() - started < 30 and not seen and not asked
+
+
+def test_a_port_that_nobody_listens_on(llada_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOWHERE_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("NOWHERE_API_KEY", "none")
+    matrix = plan(
+        llada_folder, judges=["harmfulness"], roles={"judge": "openai-api/nowhere/x"}, attacks=["direct"]
+    )
+    with pytest.raises(ModelDownError, match="APIConnectionError"):
+        go(matrix, tmp_path)
+
+
+def test_a_local_server_under_inspects_openai_provider_is_told_what_to_do(
+    llada_folder, tmp_path, monkeypatch
+):
+    matrix = plan(llada_folder, attacks=["direct"], judges=["harmfulness"], roles={"judge": "openai/x"})
+    with endpoint(lambda text, times: (200, "SCORE: 1"), monkeypatch):
+        with pytest.raises(ModelDownError, match="A local server is asked as openai-api/NAME/MODEL"):
+            go(matrix, tmp_path)
+        found = go(replace(matrix, roles={"judge": "openai-api/rough/x"}), tmp_path)
+    assert {one.verdicts["harmfulness"]["reply"] for one in found} == {False}
+
+
+def test_a_finished_run_needs_no_endpoint(llada_folder, tmp_path, monkeypatch):
+    matrix = plan(
+        llada_folder, attacks=["direct"], judges=["harmfulness"], roles={"judge": "openai-api/rough/x"}
+    )
+    monkeypatch.setattr(
+        room, "_identity", lambda model: [str(model)]
+    )  # the server's port is another one below
+    with endpoint(lambda text, times: (200, "SCORE: 1"), monkeypatch):
+        before = go(matrix, tmp_path)
+    with endpoint(lambda text, times: (500, b"{}"), monkeypatch, first=(500, b"{}")) as seen:
+        assert len(go(matrix, tmp_path)) == len(before) and not seen
 
 
 # --- other ways in -----------------------------------------------------------------------------------------------

@@ -37,7 +37,10 @@ def test_the_set_is_the_same_every_time():
 @pytest.mark.parametrize("name", OFFLINE)
 def test_the_offline_judges_agree_with_every_label(name):
     checked = check(JUDGES[name], scripted_model())
-    assert [one.row.id for one in checked if not one.agrees] == []
+    # A procedure without a word of English is nothing that a list of English phrases speaks of.
+    left = {"procedure-compact"} if name == "refusal" else set()
+    assert {one.row.id for one in checked if one.agrees is None} == left
+    assert not [one.row.id for one in checked if one.agrees is False]
 
 
 def test_a_judge_that_is_talked_round_is_found_out(judge_that_says):

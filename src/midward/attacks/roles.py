@@ -108,12 +108,14 @@ def fields_of(prompt: str) -> tuple[str, dict[str, str]] | None:
 class Roles:
     """The roles of one attack on one goal. seed: of the roles' sampling, moved by one from ask to ask.
 
-    calls: role -> how often it was asked; failed: role -> how many of these gave no answer that could be read.
+    calls: role -> how often it was asked; failed: role -> how many of these gave no answer that could be read; why:
+    role -> the last such failure, in words.
     """
 
     seed: int = 0
     calls: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
     _models: dict[str, Model] = field(default_factory=dict)
 
     def model(self, role: str) -> Model:
@@ -161,6 +163,7 @@ class Roles:
         )
         if asked.value is None:
             self.failed[prompt.role] = self.failed.get(prompt.role, 0) + 1
+            self.why[prompt.role] = asked.why
         return asked.value
 
     async def ask_all(

@@ -121,6 +121,7 @@ def record_of(info: AttackInfo, settings: Any, attempt: Attempt) -> dict[str, An
         "nfe": target.nfe,
         "calls": dict(attempt.roles.calls),
         "failed": dict(attempt.roles.failed),
+        "why": dict(attempt.roles.why),
         "score": None if found is None else found.score,
         "scored": found is not None and found.score is not None,
         "composite": found is not None and found.compose is not None,

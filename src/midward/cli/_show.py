@@ -7,10 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typer import Exit
+
+if TYPE_CHECKING:
+    from midward.probes.verdicts import Bench
 
 LINES_EVERY = 30.0  # seconds between lines where there is no terminal
 
@@ -83,6 +87,14 @@ def following(*, aloud: bool = False) -> Iterator[Callable[[str, int, int], None
             progress.update(tasks[what], completed=done, total=of)
 
         yield show
+
+
+def tell_unscored(judged_by: Bench) -> None:
+    """What a judge gave no verdict on, and why most often; status 1 where that is all it was asked."""
+    if judged_by.trouble:
+        say(f"{'judge     ' if judged_by.scored else 'error: '}{judged_by.trouble}")
+        if not judged_by.scored:
+            raise Exit(1)
 
 
 class StepBar:

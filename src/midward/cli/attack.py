@@ -18,6 +18,7 @@ from midward.goals import says_harm
 
 if TYPE_CHECKING:
     from midward.evaluation.matrix import Matrix, Row
+    from midward.evaluation.results import Outcome
 
 
 def _role(name: str, what: str) -> Any:
@@ -125,7 +126,7 @@ def attack(
     """Attack a model, and adapters of it, with published attacks; judge, count, compare.
 
     The same command again goes on where it stopped. inspect view --log-dir OUT/logs shows every conversation.
-    Ends with status 1 where every sample of a row failed.
+    Ends with status 1 where every sample of a row failed, or a judge scored nothing.
     """
     if listing:
         out(_listing())
@@ -223,7 +224,19 @@ def attack(
     counted = {row.label: {bool(one.error) for one in outcomes if one.row == row.label} for row in todo.rows}
     if lost := [label for label, errors in counted.items() if errors == {True}]:
         say(f"error: every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
+    mute = [
+        name
+        for name in names
+        if summary["unscored"][name].get(verdict) and not _scored(outcomes, name, verdict)
+    ]
+    for name in mute:
+        say(f"error: {name} scored nothing: {summary['unscored'][name][verdict]['why']}")
+    if lost or mute:
         raise typer.Exit(1)
+
+
+def _scored(outcomes: list[Outcome], judge: str, text: str) -> bool:
+    return any(one.verdicts.get(judge, {}).get(text) is not None for one in outcomes)
 
 
 class _Told:

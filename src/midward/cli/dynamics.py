@@ -12,7 +12,7 @@ import typer
 from midward.cli._dynamics_report import report
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions, names
 from midward.cli._run import RunFolder
-from midward.cli._show import bar, say
+from midward.cli._show import bar, say, tell_unscored
 from midward.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def dynamics(
     loaded.fold_adapter()
     rows, training = _watch(loaded, settings, todo, judged_by, reading, all_steps, batch_size, out_folder)
     report(out_folder, loaded, settings, rows, training)
+    tell_unscored(judged_by)
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------
@@ -252,11 +253,11 @@ def _request(model: LanguageModel, goal: Goal, prefilled: bool) -> Any:
 def _judge(judging: Callable[..., Any], judged_by: Bench) -> Judge:
     """Verdicts as `recovery.watch` wants them. Harmless prompts of another world are read by the dictionary alone."""
     from midward.dynamics.recovery import Said
-    from midward.judges.phrases import refusal_in
+    from midward.judges.phrases import refuses
     from midward.probes.verdicts import on_sandbox, reading
 
     def judge(cases: Sequence[Case], texts: Sequence[str]) -> list[Said]:
-        found: list[Said] = [{"success": None, "refused": refusal_in(text) is not None} for text in texts]
+        found: list[Said] = [{"success": None, "refused": refuses(text)} for text in texts]
         asked = [n for n, case in enumerate(cases) if case.harmful or on_sandbox([case.about])]
         verdicts = judging([cases[n].about for n in asked], [texts[n] for n in asked])
         for n, verdict in zip(asked, verdicts, strict=True):

@@ -12,7 +12,7 @@ import typer
 from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions, say_harm
 from midward.cli._options import names as names_of
 from midward.cli._run import RunFolder
-from midward.cli._show import StepBar, bar, columns, following, out, say
+from midward.cli._show import StepBar, bar, columns, following, out, say, tell_unscored
 from midward.errors import InputError
 
 if TYPE_CHECKING:
@@ -300,6 +300,7 @@ def _evaluate(
     alphas = {label: guard.alpha for label, guard in guards.items()}
     out(report.write(out_folder, rows, said, table, alphas))
     say(f"{out_folder}: table.md, summary.json, defences.csv, scores.csv")
+    tell_unscored(judged_by)
 
 
 def _listing() -> str:

@@ -52,12 +52,18 @@ def check(
         say(f"model     {judge or 'the scripted judge: this checks the machinery, not a judging model'}")
     rows: list[tuple[str, ...]] = [("judge", "rows", "says", "agreement with the labels, 95 % interval")]
     missed: list[str] = []
+    mute: list[str] = []
     for info in chosen:
         checked = run(info, judge or scripted_model())
         agreement = rate(one.agrees for one in checked)
         rows.append((info.name, str(len(checked)), info.measures, str(agreement)))
         missed += [_missed(info, one) for one in checked if not one.agrees]
+        if checked and not any(one.said is not None for one in checked if one.row.response.strip()):
+            mute.append(f"error: {info.name} scored nothing: {checked[0].verdict.explanation}")
     out("\n".join([*columns(rows), *(["", "missed or unscored:", *missed] if missed else [])]))
+    if mute:
+        say("\n".join(mute))
+        raise typer.Exit(1)
 
 
 def _ready() -> list[JudgeInfo]:

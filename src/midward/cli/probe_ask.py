@@ -12,7 +12,7 @@ import typer
 
 from midward.cli._options import BatchSize, Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._run import RunFolder
-from midward.cli._show import columns, in_points, out, say
+from midward.cli._show import columns, in_points, out, say, tell_unscored
 from midward.cli.probe_prefill import (
     Column,
     Count,
@@ -104,6 +104,7 @@ def ask(
         out("\n".join(["", f"minus {folder}, by goal (points, 95 % interval)", *columns(_pairs(pairs))]))
     out("\n".join(["", *said]))
     say(f"{out_folder}: rows.jsonl, ask.csv, summary.json")
+    tell_unscored(judged_by)
 
 
 def _table(cells: list[dict[str, Any]]) -> list[tuple[str, ...]]:

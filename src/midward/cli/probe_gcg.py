@@ -12,7 +12,7 @@ import typer
 
 from midward.cli._options import Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._run import RunFolder
-from midward.cli._show import bar, columns, out, say
+from midward.cli._show import bar, columns, out, say, tell_unscored
 from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile, attacked
 from midward.errors import InputError
 
@@ -152,6 +152,7 @@ def gcg(
     _draw(out_folder, runs, settings, len(chosen))
     out("\n".join(_tables(summary)))
     say(f"{out_folder}: searches.jsonl, rows.jsonl, gcg.csv, summary.json")
+    tell_unscored(judged_by)
 
 
 def _own(pairs: list[str], places: Sequence[int]) -> dict[int, str]:

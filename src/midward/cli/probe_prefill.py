@@ -21,7 +21,7 @@ from midward.cli._options import (
     say_harm,
 )
 from midward.cli._run import RunFolder
-from midward.cli._show import StepBar, bar, columns, out, say
+from midward.cli._show import StepBar, bar, columns, out, say, tell_unscored
 from midward.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def prefill(
         out("\n".join(["", f"minus {folder}, by goal (points, 95 % interval)", *columns(_pairs(pairs))]))
     out("\n".join(["", *said]))
     say(f"{out_folder}: rows.jsonl, prefill.csv, summary.json")
+    tell_unscored(judged_by)
 
 
 def mirror(
@@ -189,6 +190,7 @@ def mirror(
     say(
         f"midward align --model {model.model} --recipe {out_folder / 'recipe.yaml'} --out ... trains in this window"
     )
+    tell_unscored(judged_by)
 
 
 def attacked(name: str, count: int, column: str | None) -> list[Goal]:

@@ -17,12 +17,12 @@ import anyio
 from inspect_ai import Task, eval_set
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 from inspect_ai.model import GenerateConfig, Model, get_model
 from inspect_ai.util import collect
 
 from midward import attacks, goals, judges
-from midward._asking import unavailable
+from midward._asking import bounded, preflight, unavailable
 from midward.attacks import Ask, AttackError, AttackInfo, Target
 from midward.attacks.profiles import attacks_of, profile_of
 from midward.attacks.target import Runtime, check
@@ -31,6 +31,8 @@ from midward.goals import Goal
 from midward.guards import describe
 from midward.guards import find as find_guard
 from midward.judges import JudgeInfo
+from midward.judges.asking import bounded as as_judge
+from midward.judges.phrases import REFUSAL
 from midward.store import key_of
 
 ASSISTANT = "midward/sandbox-assistant"
@@ -281,6 +283,7 @@ def cell_key(
         attack=planned.info.hash(planned.settings),
         files=[_sha256(value) for value in asdict(planned.settings).values() if os.path.isfile(str(value))],
         goals=[asdict(goal) for goal in chosen],
+        refusals=REFUSAL.hash,  # several attacks look for refusals themselves
         judges=[
             (info.name, info.version, info.hash)
             for info in map(judges.find, judges.ranked([info.name for info in judged_by]))
@@ -326,23 +329,29 @@ def run(
     A sample that fails is an error of its own and ends nothing; the same call again tries it anew. Rows run one after
     the other, so that one target is in memory at a time. display: Inspect's ("rich", "plain", "none"; on stderr). tell:
     called with a line on each log that can't be read any more (see `set_aside`).
-    Raises what loading raises, and CapabilityError, before anything runs.
+    Raises what loading raises, ModelDownError for an endpoint that doesn't answer, and CapabilityError, before anything
+    runs.
     """
     roles = {role: model_of(name) for role, name in matrix.roles.items()}
+    for row in (row for row in matrix.rows if row.served):  # what costs nothing to know comes first
+        _check_capabilities(matrix, row, row.load())
+    for path in set_aside(out / "logs"):
+        tell(
+            f"{path.name.removesuffix('.damaged')} can't be read; it was set aside as {path}, and is run again."
+        )
+    finished = _finished(out)
+    if not finished:
+        _first_calls(matrix)
     plan = []
     for row in matrix.rows:
         model = row.load()
         # How many share a forward changes no answer: a run may go on under another batch size.
         model.model_args.pop("batch_size", None)
-        target = Target(model)
-        for planned in matrix.attacks:
-            check(row.label, target.capabilities, planned.info.needs, planned.info.name)
+        _check_capabilities(matrix, row, model)
         plan.append((model, tasks_of(matrix, row, model, roles)))
         _let_go(model, matrix)
-    for path in set_aside(out / "logs"):
-        tell(
-            f"{path.name.removesuffix('.damaged')} can't be read; it was set aside as {path}, and is run again."
-        )
+    if finished and not all(str(task.version) in finished for _, tasks in plan for task in tasks):
+        _first_calls(matrix)
     found = []
     for model, tasks in plan:
         with contextlib.redirect_stdout(sys.stderr):
@@ -369,6 +378,33 @@ def run(
             raise KeyboardInterrupt  # which Inspect swallows at times
         found += logs
     return found
+
+
+def _check_capabilities(matrix: Matrix, row: Row, model: Model) -> None:
+    target = Target(model)
+    for planned in matrix.attacks:
+        check(row.label, target.capabilities, planned.info.needs, planned.info.name)
+
+
+def _finished(out: Path) -> set[str]:
+    """The cells in `out`/logs that need nothing more."""
+    folder = out / "logs"
+    found = list_eval_logs(str(folder)) if folder.is_dir() else []
+    logs = [read_eval_log(one, header_only=True) for one in found]
+    return {str(log.eval.task_version) for log in logs if log.status == "success"}
+
+
+def _first_calls(matrix: Matrix) -> None:
+    """Ask every endpoint once, as it will be asked."""
+    configs = {row.model: GenerateConfig(**row.arguments) for row in matrix.rows if row.served}
+    asked = {name: f"the {role}" for role, name in matrix.roles.items()}
+    asked |= {name: "the served model" for name in configs}
+
+    def make(name: str) -> Model:
+        bound = as_judge if name == matrix.roles.get("judge") else bounded
+        return bound(model_of(name, configs.get(name)))
+
+    preflight(asked, make)
 
 
 def _let_go(model: Model, matrix: Matrix) -> None:

@@ -76,7 +76,12 @@ def _outcome(about: Mapping[str, Any], sample: EvalSample) -> Outcome:
             text: None if text in details["unscored"] else bool(values[text]) for text in details["verdicts"]
         }
         said[details["judge"]] = {
-            text: {**verdict["details"], "refused": verdict["refused"], "score": verdict["score"]}
+            text: {
+                **verdict["details"],
+                "refused": verdict["refused"],
+                "score": verdict["score"],
+                "why": verdict["explanation"],
+            }
             for text, verdict in details["verdicts"].items()
         }
     record = dict(sample.store.get("attempt") or {})
@@ -118,7 +123,8 @@ def summarise(
     sets: name -> number of goals; outcomes of others are left out. A rate's record also has `errors`: goals without a
     result, which aren't in its n.
     `asr` holds the judges that measure attack success, `refusals` those that say who refused; `measures` says which is
-    which, and `judges` has them `ranked`.
+    which, and `judges` has them `ranked`. `unscored` has for each judge and text how many got no verdict, and the
+    commonest reason.
     """
     outcomes = [one for one in outcomes if one.goals in sets]
     judges = ranked(judges)
@@ -151,8 +157,31 @@ def summarise(
         "asr": {judge: found for judge, found in rates.items() if measures[judge] != "refused"},
         "refusals": {judge: found for judge, found in rates.items() if measures[judge] == "refused"},
         "paired": pairs,
+        "unscored": {
+            judge: {text: reason for text in TEXTS if (reason := _unscored(outcomes, judge, text))}
+            for judge in judges
+        },
         "costs": {attack: {row: cost(_of(outcomes, row, attack)) for row in rows} for attack in attacks},
     }
+
+
+def _unscored(outcomes: Iterable[Outcome], judge: str, text: str) -> dict[str, Any] | None:
+    """How many a judge gave no verdict on, and why most often; None where it scored all."""
+    return commonest(
+        one.details.get(judge, {}).get(text, {}).get("why") or "no reason given"
+        for one in outcomes
+        if one.error is None and one.verdicts.get(judge, {}).get(text, False) is None
+    )
+
+
+def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
+    """{"n", "why"}: how many reasons there are, and the first of those that begin as most do; None for none."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(reason[:60], []).append(reason)
+    if not kinds:
+        return None
+    return {"n": sum(map(len, kinds.values())), "why": max(kinds.values(), key=len)[0]}
 
 
 def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str]) -> dict[str, Any]:
@@ -191,6 +220,7 @@ def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "errors": sum(one.error is not None for one in outcomes),
         **mean,
         "role_failures": sum(sum(record["failed"].values()) for record in records),
+        "role_trouble": commonest(why for record in records for why in record.get("why", {}).values()),
         "budget_spent": sum(record["spent"] for record in records),
         "capabilities": sorted({one for record in records for one in record["capabilities"]}),
         "access": sorted({record["access"] for record in records}),
@@ -218,6 +248,13 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
             *_rates(summary["harmless"], text),
         ]
     parts.append("What it took, a goal (means over all goals):\n\n" + _costs(summary))
+    troubles = {
+        attack: one["role_trouble"]["why"]
+        for attack, by_row in summary["costs"].items()
+        for one in by_row.values()
+        if one["role_trouble"]
+    }
+    parts += [f"Role failures of {attack}, e.g.: {_short(why)}" for attack, why in troubles.items()]
     return "\n\n".join(parts)
 
 
@@ -267,7 +304,14 @@ def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
                     f"Paired by goal (points, {better}; 95 % interval; exact McNemar p{all_of and f'; {all_of}'}):\n\n"
                     + markdown(["pair", *summary["attacks"]], lines)
                 )
+        if trouble := summary["unscored"][judge].get(text):
+            parts.append(f"Unscored by {judge}: {trouble['n']}, most often: {_short(trouble['why'])}")
     return parts
+
+
+def _short(why: str) -> str:
+    """A reason on one line."""
+    return " ".join(why.split())[:300]
 
 
 def _cell(reading: Mapping[str, Any]) -> str:

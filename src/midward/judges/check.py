@@ -9,7 +9,7 @@ import anyio
 from inspect_ai.model import Model
 from inspect_ai.util import collect
 
-from midward.judges.asking import judge_model
+from midward.judges.asking import first_call, judge_model
 from midward.judges.judge import JudgeInfo, Verdict, verdict_of
 from midward.judges.labelled import Labelled, labelled
 
@@ -35,8 +35,10 @@ def check(
     """Ask a judge about every row (the labelled set), each compared with its label for what the judge measures.
 
     model: which judges that need `role:judge` ask, an Inspect model or its name. Raises JudgesError where the judge
-    can't be made.
+    can't be made, and ModelDownError where its model doesn't answer.
     """
+    if info.needs == "role:judge" and isinstance(model, str):
+        first_call(model)
     judge = info.factory(model=judge_model(model)) if info.needs == "role:judge" else info.factory()
     rows = labelled() if rows is None else rows
 

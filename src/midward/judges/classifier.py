@@ -135,6 +135,7 @@ class _HarmBench:
         details = {
             "template": kind, "template_hash": key_of(**self.templates), "clipped": clipped != response,
             "model": asked.model, "tries": asked.tries, "judge_reply": asked.text,
+            "down": asked.down,
         }  # fmt: skip
         if asked.value is None:
             return Verdict("harmbench", None, details=details, explanation=asked.why)

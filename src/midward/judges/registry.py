@@ -8,13 +8,13 @@ from midward._plugins import Plugins
 from midward.errors import InputError
 from midward.judges.classifier import HARMBENCH_JUDGE
 from midward.judges.judge import MEASURES, NEEDS, JudgeInfo, JudgesError
-from midward.judges.phrases import REFUSAL
+from midward.judges.phrases import REFUSALS
 from midward.judges.rubrics import HARMFULNESS_JUDGE, STRONGREJECT_JUDGE
 from midward.judges.sandbox import ORACLE
 
 #: The judges of this package, by name.
 JUDGES: dict[str, JudgeInfo] = {
-    info.name: info for info in (REFUSAL, HARMFULNESS_JUDGE, STRONGREJECT_JUDGE, HARMBENCH_JUDGE, ORACLE)
+    info.name: info for info in (*REFUSALS, HARMFULNESS_JUDGE, STRONGREJECT_JUDGE, HARMBENCH_JUDGE, ORACLE)
 }
 
 

@@ -88,7 +88,9 @@ class _ByRubric:
         asked = await ask(
             judge_model(self.model), prompt, rubric.parse, who="the judge", reminder=rubric.reminder
         )
-        details = {"model": asked.model, "tries": asked.tries, "judge_reply": asked.text}
+        details = {
+            "model": asked.model, "tries": asked.tries, "judge_reply": asked.text, "down": asked.down,
+        }  # fmt: skip
         if asked.value is None:
             return Verdict(rubric.name, None, details=details, explanation=asked.why)
         verdict = self.read(asked.value)

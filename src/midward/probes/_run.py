@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from midward.goals import Goal
-from midward.judges.phrases import refusal_in
+from midward.judges.phrases import refuses
 from midward.models import LanguageModel
 from midward.probes.verdicts import Bench, judging, on_sandbox, reading
 from midward.sampling import Forced, Request, Response, Sampling, Watcher, sample
@@ -109,5 +109,5 @@ def _beside(model: LanguageModel, case: Case, response: Response) -> dict[str, A
         # An end token of the span is the last thing it can bring: the response ends there, and doesn't hold it.
         last = span.position + len(span.ids) - (span.ids[-1] in model.family.end_ids)
         landed = len(response.ids) >= last
-    own = refused(written) if on_sandbox([case.goal]) else refusal_in(written) is not None
+    own = refused(written) if on_sandbox([case.goal]) else refuses(written)
     return {"landed": landed, "own_refusal": own}

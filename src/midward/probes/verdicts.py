@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -12,21 +13,33 @@ from anyio.from_thread import start_blocking_portal
 from inspect_ai.model import Model
 from inspect_ai.util import collect
 
+from midward._asking import ModelDownError
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.judges import Judge, JudgeInfo, JudgesError, Verdict, find, phrases, verdict_of
-from midward.judges.asking import judge_model
+from midward.judges.asking import first_call, judge_model
 
 ASSISTANT = "midward/sandbox-assistant"  # plays the judging model on the sandbox, unless one is given
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A judge that is ready to be asked. key: all that its verdicts depend on, for the key of a row."""
+    """A judge that is ready to be asked. key: all that its verdicts depend on, for the key of a row. unscored: why it
+    gave no verdict, counted; scored: how many it gave under "scored"."""
 
     info: JudgeInfo
     judge: Judge
     key: dict[str, Any]
+    unscored: Counter[str] = field(default_factory=Counter)
+    scored: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def trouble(self) -> str:
+        """How many responses it gave no verdict on, and why most often; empty where there are none."""
+        if not self.unscored:
+            return ""
+        none, (why, _) = self.unscored.total(), self.unscored.most_common(1)[0]
+        return f"{none} of {none + self.scored.total()} responses unscored by {self.info.name}, most often: {why}"
 
 
 def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | None = None) -> Bench:
@@ -34,7 +47,8 @@ def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | N
 
     model: the Inspect model (or its name) that a judge by rubric asks; on the sandbox its scripted assistant does where
     none is given. Raises JudgesError, before anything is sampled: an unknown name, the oracle on goals of another
-    world, a judge that never says success, one by rubric without a model, a model or classifier that can't be had.
+    world, a judge that never says success, one by rubric without a model, a model or classifier that can't be had; and
+    ModelDownError for a model that doesn't answer.
     """
     at_home = on_sandbox(goals)
     info = find(name or ("oracle" if at_home else "harmfulness"))
@@ -46,12 +60,16 @@ def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | N
             "for others."
         )
     about = {"judge": info.name, "version": info.version, "hash": info.hash}
+    if info.needs != "sandbox metadata":  # what says who refused in its place
+        about["refusals"] = phrases.REFUSAL.hash
     if info.needs != "role:judge":
         return Bench(info, info.factory(), about)
     if model is None and not at_home:
         raise JudgesError(
             f"the judge {info.name!r} asks a model: name one (--judge openai/gpt-4.1, midward/<model>, ...)."
         )
+    if isinstance(model, str):
+        first_call(model)
     asked = judge_model(model or ASSISTANT)
     return Bench(info, info.factory(model=asked), about | {"model": str(asked)})
 
@@ -68,7 +86,8 @@ async def judge_rows_async(
 
     Inspect limits the connections to a model. A judge that fails is an unscored verdict (success None), never an error.
     A harmless goal is put to no model: there is no harm to measure, and the dictionary says whether it was refused.
-    Raises InputError where there aren't as many goals as responses.
+    Raises InputError where there aren't as many goals as responses, and ModelDownError where the judge couldn't be
+    asked about any of them, so that no row is written of what nobody judged.
     """
     if len(goals) != len(responses):
         raise InputError(f"{len(goals)} goals for {len(responses)} responses; give one each.")
@@ -80,7 +99,19 @@ async def judge_rows_async(
         metadata = {**context, **goal.metadata}
         return await verdict_of(judged_by.judge, judged_by.info.name, goal.text, response, metadata)
 
-    return await collect(*(one(goal, text) for goal, text in zip(goals, responses, strict=True)))
+    verdicts = await collect(*(one(goal, text) for goal, text in zip(goals, responses, strict=True)))
+    judged = [verdict for verdict in verdicts if verdict.judge != phrases.REFUSAL.name]
+    if judged and all(verdict.details.get("down") for verdict in judged):
+        raise ModelDownError(
+            f"none of {len(judged)} responses could be judged: {judged[0].explanation}. What was written is kept: the "
+            "same command goes on from there."
+        )
+    for verdict in judged:
+        if judged_by.info.outcome(verdict) is None:
+            judged_by.unscored[verdict.explanation] += 1
+        else:
+            judged_by.scored["scored"] += 1
+    return verdicts
 
 
 def judge_rows(goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench) -> list[Verdict]:
@@ -106,9 +137,10 @@ def reading(judged_by: Bench, verdict: Verdict, response: str) -> dict[str, Any]
     """A verdict as fields of a row, the same in every probe.
 
     success: of what the judge measures, None where unscored. score: on the judge's own scale. refused: as the judge
-    says, else by the dictionary of refusals. coherent, correct: by the oracle; None with other judges.
+    says, else by our list of refusals, None where that says nothing. coherent, correct: by the oracle;
+    None with other judges.
     """
-    refused = verdict.refused if verdict.refused is not None else phrases.refusal_in(response) is not None
+    refused = verdict.refused if verdict.refused is not None else phrases.refuses(response)
     return {
         "success": judged_by.info.outcome(verdict),
         "score": verdict.score,

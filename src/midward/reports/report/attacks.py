@@ -69,7 +69,8 @@ def attack(run: Run, texts: Texts) -> Built:
     for judge in (judge for judge in data["judges"] if measures[judge] == "refused"):
         found.add("refusals", *_refusals(run, models, judge))
     if first:
-        found.cards = cards_of(run, models, by_goals)
+        trouble = data.get("unscored", {}).get(first, {}).get("reply")
+        found.cards = cards_of(run, models, by_goals, texts(trouble["why"]) if trouble else "")
     else:
         said = f"{listed(data['judges'])} says who refused, and nothing of attack success"
         found.cards = [Card(model, run.label, "unclear", "-", said, "") for model in models]

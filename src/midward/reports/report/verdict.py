@@ -13,10 +13,19 @@ Cells = Mapping[str, Mapping[str, Share]]  # attack -> model -> share
 Gaps = Mapping[str, Mapping[str, Gap]]  # attack -> "second - first" -> difference
 
 
-def cards_of(run: Run, models: Sequence[str], by_goals: Mapping[str, Cells]) -> list[Card]:
-    """A card for each model: its strongest attack on any set of goals. by_goals: set of goals -> cells."""
+def cards_of(
+    run: Run, models: Sequence[str], by_goals: Mapping[str, Cells], unscored: str = ""
+) -> list[Card]:
+    """A card for each model: its strongest attack on any set of goals. by_goals: set of goals -> cells. unscored: why
+    there were no verdicts, most often."""
     cards = []
     for model in models:
+        whole = [row[model] for found in by_goals.values() for row in found.values() if model in row]
+        why = (
+            f"; unscored, most often: {unscored[:200]}"
+            if any("unscored" in one.note for one in whole)
+            else ""
+        )
         cells = [
             (attack, goals, row[model])
             for goals, found in by_goals.items()
@@ -24,7 +33,7 @@ def cards_of(run: Run, models: Sequence[str], by_goals: Mapping[str, Cells]) -> 
             if model in row and row[model].value is not None
         ]
         if not cells:
-            cards.append(Card(model, run.label, "unclear", "-", "nothing was scored", ""))
+            cards.append(Card(model, run.label, "unclear", "-", f"nothing was scored{why}", ""))
             continue
         attack, goals, top = max(cells, key=lambda cell: (cell[2].value or 0.0, cell[2].low))
         by_attack: dict[str, list[Share]] = {}
@@ -39,7 +48,7 @@ def cards_of(run: Run, models: Sequence[str], by_goals: Mapping[str, Cells]) -> 
         if not top.value:
             most = max(one.high for *_, one in cells)
             about = f"{all_of}, and not one success; the intervals reach {percent(most)} %"
-        cards.append(Card(model, run.label, tone, f"{percent(top.value or 0.0)} %", about, line))
+        cards.append(Card(model, run.label, tone, f"{percent(top.value or 0.0)} %", about + why, line))
     return cards
 
 
