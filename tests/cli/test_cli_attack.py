@@ -205,6 +205,10 @@ def test_goals_of_another_world_are_warned_of(midward, tiny, tmp_path):
     )
     assert result.exit_code == 0 and "judges    harmfulness, strongreject" in result.stderr
     assert "warning   judge: played by the sandbox's scripted assistant" in result.stderr
+    assert result.stdout.startswith("Warning: judge: played by the sandbox's scripted assistant")
+    midward("report", tmp_path / "o", "--out", tmp_path / "page.html")
+    card = (tmp_path / "page.html").read_text().split('<ul class="cards">')[1].split("</ul>")[0]
+    assert "These figures are no evidence" in card
 
 
 def test_the_plan_runs_nothing(midward, base, tmp_path):

@@ -102,6 +102,7 @@ def test_costs_are_means_over_what_was_attacked(outcomes):
     assert costs["direct"]["base"] == {
         "n": 4, "errors": 0, "queries": 4.0, "nfe": 10.0, "role_calls": 2.0, "seconds": 0.25, "role_failures": 4,
         "budget_spent": 0, "capabilities": ["CHAT"], "access": ["black"],
+        "role_trouble": None,
     }  # fmt: skip
     assert costs["direct"]["mosa"]["errors"] == 1 and costs["direct"]["mosa"]["role_failures"] == 3
     assert costs["tap"]["mosa"]["queries"] is None and costs["tap"]["mosa"]["n"] == 4

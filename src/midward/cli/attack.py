@@ -198,7 +198,7 @@ def attack(
         sets={name: len(chosen_goals) for name, chosen_goals in sets.items()},
         attacks=[one.info.name for one in planned],
         judges=names,
-    ) | {"profile": profile, "roles": roles, "seed": sampling.seed}
+    ) | {"profile": profile, "roles": roles, "seed": sampling.seed, "warning": _no_evidence(todo)}
     if plain:
         summary["harmless"] = results.summarise(
             outcomes,
@@ -304,7 +304,6 @@ def _settings(given: list[str]) -> dict[str, dict[str, Any]]:
 
 def _tell(todo: Matrix, profile: str) -> None:
     """What was resolved, on stderr."""
-    from midward.evaluation.matrix import ASSISTANT, on_sandbox
     from midward.judges import find
 
     for row in todo.rows:
@@ -327,12 +326,21 @@ def _tell(todo: Matrix, profile: str) -> None:
         )
     if todo.roles:
         say(f"roles     {', '.join(f'{role} {name}' for role, name in todo.roles.items())}")
+    if warning := _no_evidence(todo):
+        say(f"warning   {warning}; bind real models (--attacker, --judge, ...).")
+
+
+def _no_evidence(todo: Matrix) -> str | None:
+    """What makes the figures worth nothing: roles that are played by a script which doesn't know the goals' world."""
+    from midward.evaluation.matrix import ASSISTANT, on_sandbox
+
     played = [role for role, name in todo.roles.items() if name == ASSISTANT]
-    if played and not on_sandbox(todo.sets):
-        say(
-            f"warning   {', '.join(played)}: played by the sandbox's scripted assistant, which understands its own "
-            "world only. These figures are no evidence; bind real models (--attacker, --judge, ...)."
-        )
+    if not played or on_sandbox(todo.sets):
+        return None
+    return (
+        f"{', '.join(played)}: played by the sandbox's scripted assistant, which understands its own world only. These "
+        "figures are no evidence"
+    )
 
 
 def _cost(todo: Matrix) -> str:

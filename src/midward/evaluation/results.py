@@ -240,7 +240,8 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
 
     text: which verdict: "reply" (in the loop), "replay" (fresh) or "authored" (the model's own tokens only).
     """
-    parts = [_models(summary["models"])] if "models" in summary else []
+    parts = [f"Warning: {summary['warning']}."] if summary.get("warning") else []
+    parts += [_models(summary["models"])] if "models" in summary else []
     parts += _rates(summary, text)
     if "harmless" in summary:
         parts += [

@@ -71,6 +71,10 @@ def attack(run: Run, texts: Texts) -> Built:
     if first:
         trouble = data.get("unscored", {}).get(first, {}).get("reply")
         found.cards = cards_of(run, models, by_goals, texts(trouble["why"]) if trouble else "")
+        if warning := data.get("warning"):
+            found.cards = [
+                replace(card, tone="unclear", line=f"{card.line}. Warning: {warning}") for card in found.cards
+            ]
     else:
         said = f"{listed(data['judges'])} says who refused, and nothing of attack success"
         found.cards = [Card(model, run.label, "unclear", "-", said, "") for model in models]
