@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.guards.guard import Exchange, Guard, GuardError, prompt_ids
+from midward.guards.guard import Exchange, Guard, GuardError, Look, prompt_ids
 from midward.models import LanguageModel
 from midward.sampling import Ban, Canvas, Forced, Request, Response, Sampling, Step, Watcher, sample
 from midward.sampling.canvas import Row
@@ -51,7 +51,7 @@ class DiffuGuardAudit(Guard):
     name = "diffuguard-audit"
     version = "2"
     about = "the first step's hidden state against that of the plain request"
-    looks = "before"
+    looks: ClassVar[Look] = "before"
     Settings = Audit
     tied_to = ("model", "sampling")
 
