@@ -113,7 +113,6 @@ def dynamics(
     attacked = [goal for name in goals["attacked"] for goal in goals["attacked"][name]]
     judged_by = verdicts.bench(attacked, judges, judge)
 
-    run.start()
     loaded = model.load()
     several = loaded.family.kind == "diffusion"
     chosen = _names(samplers or ("native,paper,ar,greedy,random,dynamic" if several else "native"))
@@ -123,6 +122,7 @@ def dynamics(
     settings = {name: sampler(name, given) for name in chosen}
     todo = _build(loaded, goals, prompts)
     loaded.fold_adapter()
+    run.start()
     rows, training = _watch(loaded, settings, todo, judged_by, reading, all_steps, batch_size, out_folder)
     report(out_folder, loaded, settings, rows, training)
     tell_unscored(judged_by)

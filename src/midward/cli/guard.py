@@ -233,7 +233,6 @@ def evaluate(
 
     files = _files(guard)
     fitted_on = {one for file in files.values() for one in describe(file)["fitted_on"]}
-    run.start()
     loaded = _load(model)
     chosen = sampling.resolve(loaded, files.values())
     names = names_of(sets or (_PLAIN_SETS if behind else _SETS))
@@ -247,6 +246,7 @@ def evaluate(
             loaded, name, count, split=split, goals=goals, without=fitted_on, harmless=name in calm
         )
     ]
+    run.start()
     with _behind(behind) as other:
         _evaluate(loaded, chosen, files, found, judges, judge, other, repeats, batch_size, out_folder)
 

@@ -68,12 +68,12 @@ def ask(
     judged_by = verdicts.bench(chosen, judges, judge)
     others = {folder: _readings.load_run(folder, "ask", judged_by.key) for folder in compare or []}
 
-    run.start()
     loaded = model.load()
     resolved = sampling.resolve(loaded)
     for line in _readings.sampled_otherwise(asdict(resolved), others):
         say(f"compared  {line}")
     wanted = probe.cases(loaded, chosen, settings, texts, resolved.length)
+    run.start()
     rows = _respond(loaded, wanted, out_folder, judged_by, resolved, batch_size, {"probe": "ask"})
     cells, said = probe.cells(rows), probe.findings(rows)
     compared = {str(folder): probe.against(rows, theirs) for folder, (_, theirs) in others.items()}

@@ -108,8 +108,6 @@ def gcg(
         folder: _readings.load_run(folder, "gcg", judged_by.key, asdict(settings)) for folder in compare or []
     }
 
-    if not plan:
-        run.start()
     loaded = model.load()
     probe.require_gradients(loaded)
     resolved = sampling.resolve(loaded)
@@ -127,6 +125,7 @@ def gcg(
     if plan:
         out(_cost(probe.cost(loaded, aims, settings, resolved, batch_size)))
         return
+    run.start()
     total = len(chosen) * len(places) * settings.iterations
     say(
         f"probe     {len(chosen) * len(places)} searches of up to {settings.iterations} iterations, {workers} at a time"

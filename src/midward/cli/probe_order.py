@@ -57,13 +57,13 @@ def order(
     if len(prompts) < len(names):
         raise InputError(f"two of the sets have the same name: {', '.join(names)}; rename one of the files.")
 
-    run.start()
     loaded = model.load()
     if loaded.family.kind != "diffusion":
         raise InputError(
             f"{loaded.name!r} is of the {loaded.family.kind} kind: it commits nothing in an order of its own."
         )
     resolved = sampling.resolve(loaded)
+    run.start()
     found = _sample(loaded, prompts, resolved, batch_size, out_folder)
     _report(out_folder, loaded, resolved, found)
 

@@ -101,12 +101,12 @@ def prefill(
     judged_by = verdicts.bench(chosen, judges, judge)
     others = {folder: _readings.load_run(folder, "prefill", judged_by.key) for folder in compare or []}
 
-    run.start()
     loaded = model.load()
     resolved = sampling.resolve(loaded)
     for line in _readings.sampled_otherwise(asdict(resolved), others):
         say(f"compared  {line}")
     wanted = probe.cases(loaded, chosen, calm, settings, texts, resolved.length)
+    run.start()
     rows = _respond(loaded, wanted, out_folder, judged_by, resolved, batch_size, {"probe": "prefill"})
     cells, said = _readings.cells(rows), probe.findings(rows)
     compared = {str(folder): _readings.against(rows, theirs) for folder, (_, theirs) in others.items()}
@@ -173,10 +173,10 @@ def mirror(
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
 
-    run.start()
     loaded = model.load()
     resolved = sampling.resolve(loaded)
     wanted = probe.cases(loaded, chosen, settings, texts, resolved.length)
+    run.start()
     rows = _respond(loaded, wanted, out_folder, judged_by, resolved, batch_size, {"probe": "mirror"})
     found = probe.window(rows, width)
     said = probe.findings(rows, found)

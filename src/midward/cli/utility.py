@@ -91,7 +91,6 @@ def utility(
     if allow_code_execution:
         say(f"programs  {'; '.join(protections())}")
 
-    run.start()
     processes.start()
     first = processes.rank() == 0
     try:
@@ -103,6 +102,7 @@ def utility(
 
             network.guard = load_guard(guard, network, resolved)
             say(f"guard     {network.guard.name} (threshold {network.guard.threshold:.4g})")
+        run.start()
         with following() if first else nullcontext(lambda what, done, of: None) as show:
             answers = Answers(
                 network,
