@@ -41,8 +41,8 @@ def order(stem: Path, series: Mapping[str, Sequence[Cell]], title: str) -> None:
             axes.plot(steps, [cell["value"] for cell in shown], "o-", ms=2.5, lw=1, color=colour, label=name)
             axes.fill_between(
                 steps,
-                [cell["low"] for cell in shown],
-                [cell["high"] for cell in shown],
+                # A step without an interval has no band.
+                *(np.array([cell[end] for cell in shown], dtype=float) for end in ("low", "high")),
                 color=colour,
                 alpha=0.2,
                 lw=0,
