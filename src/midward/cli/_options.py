@@ -116,6 +116,10 @@ class SamplingOptions:
     end: Annotated[Literal["stop", "keep", "forbid"] | None, typer.Option(help="What an end token does.")] = (
         None
     )
+    schedule: Annotated[
+        Literal["even", "published"] | None,
+        typer.Option(help="How many tokens a step commits: evenly many, or as Dream was published."),
+    ] = None
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0
     cache: Annotated[
         Literal["prefix", "dual"] | None,

@@ -95,7 +95,7 @@ def _turn(
     except ValueError as error:
         say(f"error: {error} (/reset begins a new conversation)")
         return talk
-    out(response.text)
+    out(response.checked().text)
     if response.verdict is not None:
         say(_told(response.verdict))
     return [*asked, {"role": "assistant", "content": response.text}]

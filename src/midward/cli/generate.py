@@ -65,6 +65,7 @@ def _all(
     _check_out(out_file, prompts)
     _check_fast(sampling, check_agreement)
     from midward.evaluation import generate as run  # imports torch: what is wrong above is told at once
+    from midward.sampling.requests import require_some
 
     loaded = model.load()
     chosen = sampling.resolve(loaded)
@@ -92,6 +93,7 @@ def _all(
     say(f"{len(written)} rows in {out_file}")
     if errors:
         say(f"{len(errors)} of them without a response; the first: {errors[0]['error']}")
+    require_some(written)
 
 
 def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agreement: int | None) -> None:
@@ -106,7 +108,7 @@ def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agre
         _say_agreement(loaded, sampling, [prompt], 1)
     with bar() as progress:
         [response] = sample(loaded, [prompt], chosen, watchers=[StepBar(progress)])
-    out(response.text)
+    out(response.checked().text)
 
 
 def _check_fast(sampling: SamplingOptions, check_agreement: int | None) -> None:

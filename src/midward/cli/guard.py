@@ -158,6 +158,7 @@ def _score(
 
     from midward._tables import write_table
     from midward.guards import load
+    from midward.sampling.requests import require_some
     from midward.store import RowFile, key_of
 
     fitted = load(guard, loaded, chosen)
@@ -175,14 +176,17 @@ def _score(
             file.extend(
                 {
                     "key": keys[i], "index": i, "prompt": texts[i], "response": response.text,
-                    **response.verdict.record(), "nfe": response.nfe,
+                    **response.verdict.record(), "nfe": response.nfe, **response.unscored("flagged", "score"),
                 }
                 for i, response in zip(chunk, found, strict=True)
             )  # fmt: skip
             progress.advance(task, len(chunk))
     rows = [file.rows[key] for key in keys]
     write_table(out_file.with_suffix(""), rows)
-    flagged = sum(row["flagged"] for row in rows)
+    require_some(rows)
+    flagged = sum(bool(row["flagged"]) for row in rows)
+    if errors := [row for row in rows if row.get("error")]:
+        say(f"{len(errors)} rows without a response; the first: {errors[0]['error']}")
     out(f"{flagged} of {len(rows)} flagged (threshold {fitted.threshold:.4g}); {out_file}")
 
 

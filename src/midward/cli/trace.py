@@ -239,6 +239,7 @@ def _generation(
             [response] = sample(model, [request], sampling, watchers=watchers)
         else:
             [response] = guard.sample(model, [request], sampling, watchers=watchers)
+    response.checked()
     verdict = None if response.verdict is None else response.verdict.record()
     told: dict[str, Any] = {
         "title": _title(model, how),

@@ -228,7 +228,7 @@ def fit_layers(
                 model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values())
             )
             for row, response in enumerate(responses):
-                if refused(response.text) is wanted:
+                if response.error is None and refused(response.text) is wanted:
                     count += 1
                     for view in views:
                         states = watchers[view[0]].states(row, view[1]).double()

@@ -46,6 +46,7 @@ def orders(
         trace = Trace(needs_all_steps=True)
         responses = sample(model, batch, sampling, batch_size=batch_size, watchers=[trace])
         for row, response in enumerate(responses):
+            response.checked()
             end = next((at for at, token in enumerate(response.raw_ids) if token in ends), sampling.length)
             steps = trace.commit_step[row]
             if sampling.threshold is not None:  # numbered by the batch there; a row's own count is wanted

@@ -19,6 +19,7 @@ from midward.dynamics.signal import SRISignal
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, Trace, Watcher, sample
+from midward.sampling.requests import require_some
 from midward.store import RowFile, key_of
 
 COMPLIANT = 0.5  # sigma above it is internally compliant
@@ -176,18 +177,25 @@ def watch(
                         for (step, _), said in zip(seen[row], verdicts[row], strict=True)
                     ],
                     "signals": {
-                        name: [round(value, 6) for value in watcher.signal(row).tolist()]
+                        name: [
+                            np.nan if response.error else round(value, 6)
+                            for value in watcher.signal(row).tolist()
+                        ]
                         for name, watcher in signals.items()
                     },
                     "steps": response.steps,
                     "nfe": response.nfe,
+                    **response.unscored("success", "refused", "coherent", "correct"),
+                    **({"texts": [[None, None]]} if response.error else {}),
                 }
             )
         file.extend(rows)
         progress(len(batch))
-    return [
+    found = [
         {**file.rows[key], "subject": case.subject or case.id} for key, case in zip(keys, cases, strict=True)
     ]
+    require_some(found)
+    return found
 
 
 def _texts(model: LanguageModel, trace: Trace, row: int) -> list[tuple[int | None, str]]:

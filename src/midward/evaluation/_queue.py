@@ -394,6 +394,6 @@ def shared(
 
 
 def _written(folder: str | None) -> tuple[tuple[str, int], ...]:
-    """The weight files of a local folder, and when they were written."""
-    files = Path(folder).expanduser().glob("*.safetensors") if folder else ()
+    """The files of a local folder, configs and templates too, and when they were written."""
+    files = Path(folder).expanduser().glob("*.*") if folder else ()
     return tuple(sorted((str(file.resolve()), file.stat().st_mtime_ns) for file in files))

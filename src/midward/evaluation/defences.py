@@ -24,6 +24,7 @@ from midward.guards.fitting import digest
 from midward.guards.guard import around
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Response, Sampling, Step, Watcher, sample
+from midward.sampling.requests import require_some
 from midward.stats import Area, Paired, Rate, area, corrected, paired, rate
 from midward.store import RowFile, key_of
 
@@ -104,7 +105,10 @@ def answer(
             f"the set {shaped.set!r} forces tokens or sends masks, which {behind.name} can't be asked; use plain "
             "prompts."
         )
-    keys = [key_of(**about, set=case.set, id=case.goal.id, request=asdict(case.request)) for case in cases]
+    keys = [
+        key_of(**about, set=case.set, goal=asdict(case.goal), plain=case.plain, request=asdict(case.request))
+        for case in cases
+    ]
     todo = [i for i, key in enumerate(keys) if key not in file.rows]
     progress("answers", len(cases) - len(todo), len(cases))
     for start in range(0, len(todo), CHUNK):
@@ -120,6 +124,8 @@ def answer(
             said = behind.ask([str(cases[i].request.prompt) for i in chunk])
             failed = [text is None for text in said]
             texts = [text or "" for text in said]
+        else:
+            failed = [response.error is not None for response in found]
         verdicts = judging([cases[i] for i in chunk], texts)
         rows = []
         for place, (i, response, text, verdict) in enumerate(zip(chunk, found, texts, verdicts, strict=True)):
@@ -140,11 +146,14 @@ def answer(
                     "nfe": response.nfe,
                     "steps": response.steps,
                     "signals": {name: one.signal(place).tolist() for name, one in watchers.items()},
+                    **({} if behind else response.unscored("success", "refused", "correct")),
                 }
             )
         file.extend(rows)
         progress("answers", len(cases) - len(todo) + start + len(chunk), len(cases))
-    return [{**file.rows[key], "subject": case.goal.subject} for key, case in zip(keys, cases, strict=True)]
+    found = [{**file.rows[key], "subject": case.goal.subject} for key, case in zip(keys, cases, strict=True)]
+    require_some(found)
+    return found
 
 
 def judge_by(
@@ -182,7 +191,7 @@ def judge_by(
             if isinstance(guard, DiffuGuard):
                 answered = guard.answer(model, looked, sampling, batch_size=batch_size)
                 seconds = (time.process_time() - started) / len(chunk)
-                scores = np.array([response.verdict.score for response in answered])
+                scores = np.array([response.verdict.score for response in answered], dtype=float)
                 answers = _answers(model, [cases[i] for i in chunk], answered, judging)
             else:
                 scores = guard.score(model, looked, batch_size=batch_size)
@@ -190,6 +199,9 @@ def judge_by(
             if isinstance(guard, SRIGuard) and len(guard.detectors) > 1:
                 signals = np.array([one.signal for one in looked], dtype=float)
                 by_seed = guard.scores_by_seed(signals).T.tolist()
+            for place, i in enumerate(chunk):
+                if rows[i].get("error"):
+                    scores[place] = np.nan
             file.extend(
                 {
                     "key": keys[i],
@@ -400,8 +412,8 @@ def _said(guard: Guard, rows: Sequence[Row], scores: Sequence[Row]) -> list[Row]
         name = digest(guard.anchors)
         stops = guard.stops(np.array([row["signals"][name] for row in rows], dtype=float))
     return [
-        {**one, "flagged": bool(flagged), "step": step if flagged else None}
-        for one, flagged, step in zip(scores, flags.tolist(), stops, strict=True)
+        {**one, "flagged": None if row.get("error") else bool(flagged), "step": step if flagged else None}
+        for row, one, flagged, step in zip(rows, scores, flags.tolist(), stops, strict=True)
     ]
 
 

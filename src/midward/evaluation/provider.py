@@ -120,6 +120,7 @@ class MidwardAPI(ModelAPI):
             if guard:
                 self._sampling = sampling = {**sampling_of(guard), **sampling}
             engine = shared(*self._where)
+            engine.encode("hello")  # without a chat template every sample would fail
             chosen = make_sampling(engine, sampling)
             engine.model.encode("?")  # a model without a chat template can't be asked anything
             self.guard = load_guard(guard, engine.model, chosen) if guard else None
@@ -206,6 +207,8 @@ class MidwardAPI(ModelAPI):
         found = await engine.sample(
             plan.requests, plan.sampling, batch_size=self.batch_size, trace=extra.trace, guard=self.guard
         )
+        for response, _ in found:
+            response.checked()  # an error of this sample, never an answer
         drawn = (
             plan.sampling.temperature > 0
             or plan.sampling.order in ("random", "annealed")

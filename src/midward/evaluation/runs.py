@@ -113,7 +113,9 @@ def _answer(
         model, list(requests.values()), sampling, batch_size=max(1, len(requests)), watchers=watchers
     )
     seconds = (time.perf_counter() - started) / max(1, len(requests))
-    return dict(zip(requests, found, strict=True)), errors, seconds
+    answers = dict(zip(requests, found, strict=True))
+    errors |= {index: f"row {index}: {one.error}" for index, one in answers.items() if one.error}
+    return {index: one for index, one in answers.items() if one.error is None}, errors, seconds
 
 
 def _others(row: Row, column: str) -> Row:

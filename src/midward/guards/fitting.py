@@ -150,7 +150,7 @@ def _answers(
             {
                 "key": keys[i],
                 "prompt": requests[i].prompt,
-                "response": response.text,
+                "response": response.checked().text,
                 "nfe": response.nfe,
                 "signals": {name: one.signal(row).tolist() for name, one in watchers.items()},
             }

@@ -292,7 +292,9 @@ def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
 def told(
     model: LanguageModel, response: Response | None, verdict: Verdict | None, prompt_ids: list[int]
 ) -> Response:
-    """The response as it leaves the guard: with its verdict, or the stub."""
+    """The response as it leaves the guard: with its verdict, or the stub. An error stays one, unscored."""
+    if response is not None and response.error is not None:
+        return replace(response, verdict=verdict and replace(verdict, flagged=False, score=None))
     if verdict is None or not verdict.flagged:
         assert response is not None
         return replace(response, verdict=verdict)

@@ -12,11 +12,12 @@ from midward.judges.phrases import refuses
 from midward.models import LanguageModel
 from midward.probes.verdicts import Bench, judging, on_sandbox, reading
 from midward.sampling import Forced, Request, Response, Sampling, Watcher, sample
-from midward.sampling.requests import resolve
+from midward.sampling.requests import require_some, resolve
 from midward.sandbox import refused
 from midward.store import RowFile, key_of
 
 CHUNK = 32  # rows between two writes
+_SAID = ("success", "score", "refused", "coherent", "correct", "landed", "own_refusal")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def respond(
     file = RowFile(out)
     keys = [
         key_of(
-            run=run, goal=case.goal.id, prompt=case.prompt, about=case.about,
+            run=run, goal=asdict(case.goal), prompt=case.prompt, about=case.about,
             forced=[(span.position, span.ids) for span in case.forced],
         )
         for case in cases
@@ -92,11 +93,14 @@ def respond(
                     **reading(judged_by, verdict, response.text),
                     **_beside(model, case, response),
                     "nfe": response.nfe,
+                    **response.unscored(*_SAID),
                 }
                 for (key, case), response, verdict in zip(chunk, responses, verdicts, strict=True)
             )
             progress(len(chunk))
-    return [file.rows[key] for key in keys]
+    rows = [file.rows[key] for key in keys]
+    require_some(rows)
+    return rows
 
 
 def _beside(model: LanguageModel, case: Case, response: Response) -> dict[str, Any]:

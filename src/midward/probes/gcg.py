@@ -8,6 +8,7 @@ loss is ours: the mean cross entropy of the phrase with the response fully maske
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.models import LanguageModel
+from midward.models import LanguageModel, ModelError
 from midward.probes._candidates import Suffix, SuffixPrompt, start_of, swaps
 from midward.probes.phrases import Phrases, phrase_for, span
 from midward.probes.prefill import check_positions
@@ -135,7 +136,8 @@ def losses(
     """  # fmt: skip
     spans = [Span(ids, aim.position, aim.ids, draft) for ids in prompts for draft in drafts]
     scores = span_log_probs(model, spans, mode="parallel", length=length, batch_size=batch_size)
-    means = [-score.total / len(aim.ids) for score in scores]
+    # What isn't finite is never the least.
+    means = [math.inf if math.isnan(score.total) else -score.total / len(aim.ids) for score in scores]
     return [sum(means[i : i + len(drafts)]) / len(drafts) for i in range(0, len(means), len(drafts))]
 
 
@@ -149,6 +151,7 @@ def drafts_of(
     if not settings.drafts:
         return [()]
     [response] = sample(model, [Request(prompt)], sampling)
+    response.checked()
     taken = range(aim.position, aim.position + len(aim.ids))
     free = [p for p, token in enumerate(response.raw_ids) if p not in taken and token != model.family.mask_id]
     drafts = []
@@ -182,6 +185,10 @@ def search(
     if state is None:
         start = start_of(prompt, settings.tokens)
         [loss] = losses(model, [prompt.ids(start)], aim, **run)
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"{model.name!r} computes NaN or infinite numbers, so nothing can be searched for."
+            )
         state = Search(start, start, loss, [loss])
     while len(state.curve) <= settings.iterations and state.loss > settings.stop_loss:
         rng = random.Random(f"{settings.seed}:{key}:{aim.position}:{len(state.curve)}")
@@ -280,7 +287,7 @@ def run(
         control = {"position": None, "phrase": None, "ids": None, "suffix_ids": records[0]["start_ids"]}
         for record in (control, *records):
             told = {name: value for name, value in record.items() if name not in ("key", "goal", "seconds")}
-            todo.append((key_of(run=run, goal=goal.id, prompt=goal.prompt, told=told), goal, told))
+            todo.append((key_of(run=run, goal=asdict(goal), told=told), goal, told))
     file = RowFile(out / "rows.jsonl")
     missing = [one for one in todo if one[0] not in file.rows]
     with judging(judged_by) as judge:
@@ -296,6 +303,7 @@ def run(
                     "key": key, "run": run, "goal": goal.id, "source": goal.source, "harmful": goal.harmful, **told,
                     "prompt": prompt, "response": response.text, **_landed(told, response),
                     **reading(judged_by, verdict, response.text),
+                    **response.unscored("hit", "anywhere", "success", "score", "refused", "coherent", "correct"),
                 }
                 for (key, goal, told), prompt, response, verdict in zip(
                     chunk, prompts, responses, verdicts, strict=True

@@ -208,6 +208,6 @@ def _groups(rows: Sequence[Row], name: str) -> dict[str, list[Sequence[float]]]:
     groups: dict[str, list[Sequence[float]]] = {}
     for row in rows:
         kind = row["set"] if not row["harmful"] else "jailbroken" if row["success"] else "refused"
-        if not row["harmful"] or row["success"] or row["refused"]:
+        if not row.get("error") and (not row["harmful"] or row["success"] or row["refused"]):
             groups.setdefault(kind, []).append(row["signals"][name])
     return groups

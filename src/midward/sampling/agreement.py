@@ -74,5 +74,8 @@ def agreement(
     At a temperature above 0 a row's draws are the same in both, but a threshold numbers its steps otherwise, so that
     equal tokens then are no more than two samples of one distribution would share.
     """
-    found = [sample(model, requests, settings, batch_size=batch_size) for settings in (exact, fast)]
+    found = [
+        [one.checked() for one in sample(model, requests, settings, batch_size=batch_size)]
+        for settings in (exact, fast)
+    ]
     return compare(*found)

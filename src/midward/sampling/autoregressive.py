@@ -49,6 +49,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
                     temperature=sampling.temperature,
                     forbidden=[*always, *avoid],
                 )
+        canvas.broken[rows] |= score.isnan()
         token = torch.where(canvas.forced[rows, position], canvas.ids[rows, column], token)
         canvas.ids[rows, column] = token
         for row in rows.tolist():
@@ -64,7 +65,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
         if stopped or (sampling.end == "stop" and not every_step):
             going = torch.ones_like(token, dtype=torch.bool)
             if sampling.end == "stop" and not every_step:
-                going = ~torch.isin(token, end_ids)
+                going = ~torch.isin(token, end_ids) & ~canvas.broken[rows]
             if stopped:
                 kept_rows = [canvas.rows[row].index not in stopped for row in rows.tolist()]
                 going &= torch.tensor(kept_rows, device=device)

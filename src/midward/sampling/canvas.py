@@ -13,6 +13,8 @@ from .noise import row_seed
 from .requests import Request, Response
 from .settings import Sampling
 
+NOT_FINITE = "the model computed NaN or infinite numbers: damaged weights, or a dtype that is too narrow"
+
 
 @dataclass
 class Row:
@@ -31,6 +33,7 @@ class Canvas:
     mask [B, L] long: 0 at padding; None if no row has any.
     seeds [B] int64: one a row, see `noise`.
     forced [B, length] bool: written before the first step.
+    broken [B] bool: the logits of a step were no finite numbers; such a row has no response, only an error.
     """
 
     def __init__(self, model: LanguageModel, sampling: Sampling, rows: list[Row]) -> None:
@@ -63,6 +66,7 @@ class Canvas:
         self.seeds = torch.tensor(
             [row_seed(sampling.seed, row.request, row.prompt_ids) for row in rows], device=device
         )
+        self.broken = torch.zeros(len(rows), dtype=torch.bool, device=device)
         self.steps_taken = [0] * len(rows)
         self.forwards = [0] * len(rows)
 
@@ -77,31 +81,35 @@ class Canvas:
         return torch.arange(-self.width, self.length, device=self.ids.device)
 
     def finished(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return, for these rows, whether an end token stands with no mask anywhere before it."""
+        """Return, for these rows, whether an end token stands with no mask anywhere before it, or nothing can come."""
         ids = self.ids[rows]
         is_end = torch.isin(ids, torch.tensor(self.model.family.end_ids, device=ids.device))
         is_end[:, : self.width] = False
         masks_before = (ids == self.mask_id).cumsum(-1)
-        return (is_end & (masks_before == 0)).any(-1)
+        return (is_end & (masks_before == 0)).any(-1) | self.broken[rows]
 
     def responses(self) -> list[Response]:
         """Return what stands in each row, as `Response`s."""
         family, tokenizer = self.model.family, self.model.tokenizer
         results = []
+        broken = self.broken.tolist()
         for i, row in enumerate(self.rows):
             line = self.ids[i].tolist()
             raw = line[self.width :]
             end = next((p for p, token in enumerate(raw) if token in family.end_ids), None)
             ids = raw[:end] if end is not None and self.sampling.end != "keep" else raw
+            if broken[i]:
+                ids = []
             results.append(
                 Response(
                     text=tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
                     ids=ids,
                     raw_ids=raw,
-                    ended=end is not None and self.mask_id not in raw[:end],
+                    ended=end is not None and self.mask_id not in raw[:end] and not broken[i],
                     nfe=self.forwards[i],
                     steps=self.steps_taken[i],
                     prompt_ids=line[self.width - len(row.prompt_ids) : self.width],
+                    error=f"{NOT_FINITE} ({self.model.dtype})".replace("torch.", "") if broken[i] else None,
                 )
             )
         return results

@@ -18,12 +18,13 @@ import torch
 from midward.errors import InputError
 
 from .canvas import Canvas, Row
+from .choose import COLDEST
 from .settings import Sampling
 from .step import Step, Watcher
 
 
 class _Stopped(Exception):
-    """A watcher wants no more of the row."""
+    """A watcher wants no more of the row, or nothing can come of it."""
 
 
 def refuse(name: str, sampling: Sampling, rows: Sequence[Row]) -> None:
@@ -34,6 +35,7 @@ def refuse(name: str, sampling: Sampling, rows: Sequence[Row]) -> None:
         "guidance": sampling.guidance != 0,
         "block": sampling.block is not None,
         "end": sampling.end != "stop",
+        "schedule": sampling.schedule != "even",
         "temperature": sampling.temperature == 0,
     }
     names = ", ".join(f"{key}={getattr(sampling, key)!r}" for key, is_wrong in wrong.items() if is_wrong)
@@ -72,6 +74,7 @@ class _Row:
         own = self.network._denoising_step
         self.network._denoising_step = lambda **given: self._step(own, **given)
         hook = self.network.model.decoder.register_forward_hook(self._keep)
+        temperature = max(canvas.sampling.temperature, COLDEST)
         devices = [prompt.device] if prompt.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices):
@@ -80,8 +83,8 @@ class _Row:
                     prompt,
                     max_new_tokens=canvas.length,
                     max_denoising_steps=self.steps,
-                    t_max=canvas.sampling.temperature,
-                    t_min=canvas.sampling.temperature / 2,
+                    t_max=temperature,
+                    t_min=temperature / 2,
                     eos_token_id=list(canvas.model.family.end_ids),
                     pad_token_id=canvas.model.family.pad_id,
                     return_dict_in_generate=False,
@@ -99,6 +102,9 @@ class _Row:
     def _keep(self, module: Any, args: Any, output: Any) -> None:
         """Hold on to the decoder's hidden states [1, C, D]: what a `Step` shows."""
         canvas, hidden = self.canvas, output.last_hidden_state
+        if not hidden.isfinite().all():  # before tokens are drawn by it, which would fail
+            canvas.broken[self.number] = True
+            raise _Stopped
         if self.states is None:
             self.states = hidden.new_zeros(1, canvas.length, hidden.shape[-1])
         start = self.done * self.size

@@ -13,6 +13,9 @@ _CHUNK = 2**25
 #: precise score, and a million of them stay far from overflow.
 _HEADROOM = 64.0
 
+#: The least temperature that is divided by, so that no logit overflows. Below it nothing changes any more.
+COLDEST = 1e-30
+
 
 def choose(
     model: LanguageModel,
@@ -29,8 +32,9 @@ def choose(
     hidden [N, D]; uniforms [N] in [0, 1), needed at a temperature above 0; forbidden: ids never chosen;
     unguided [N, D]: the states of the unconditional forward, for guidance.
 
-    The score is log p / (1 - p) of the token at temperature 1. It orders as p does, and it still tells two
-    positions apart where p rounds to 1 (float32 p changes the tokens of peaked models, this doesn't).
+    The score is log p / (1 - p) of the token at temperature 1, NaN where a logit is NaN or +Inf. It orders as p does,
+    and it still tells two positions apart where p rounds to 1 (float32 p changes the tokens of peaked models, this
+    doesn't).
     """
     tokens, scores, _ = choose_and_rank(
         model,
@@ -57,11 +61,12 @@ def choose_and_rank(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return what `choose` does, and a rank [N]: how sure the model is, the larger the sooner committed.
 
-    order: "entropy" (minus the entropy, in nats) or "margin" (of the two most probable tokens, as
-    -log(1 - p1 + p2), which orders as p1 - p2 does), both of softmax(logits / temperature) as published with Dream;
-    for any other order the score itself.
+    order: "entropy" (minus the entropy, in nats) or "margin" (of the two most probable tokens: p1 - p2 below a half,
+    above it -log(1 - p1 + p2), which orders alike and keeps apart what rounds to 1), both of
+    softmax(logits / temperature) as published with Dream; for any other order the score itself.
     """
     rows = max(1, _CHUNK // model.vocab_size)
+    temperature = max(temperature, COLDEST) if temperature > 0 else 0.0
     tokens, scores, ranks = [], [], []
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
@@ -87,12 +92,14 @@ def probability(score: torch.Tensor) -> torch.Tensor:
 
 
 def _certainty(logits: torch.Tensor, order: str) -> torch.Tensor:
-    """Minus the entropy, or the margin as -log(1 - p1 + p2), of logits [N, V]."""
+    """Minus the entropy, or what orders as the margin does, of logits [N, V]."""
     top, at = logits.topk(2, dim=-1)
     others = (logits - top[:, :1]).exp_().scatter_(-1, at[:, :1], 0.0)  # relative to the most probable token
     rest = others.sum(-1)
     if order == "margin":
-        return rest.log1p() - (rest + (top[:, 1] - top[:, 0]).exp()).log()
+        gap = top[:, 1] - top[:, 0]
+        margin = -gap.expm1() / (1 + rest)
+        return torch.where(margin < 0.5, margin, rest.log1p() - (rest + gap.exp()).log())
     return -(rest.log1p() + torch.special.entr(others).sum(-1) / (1 + rest))
 
 
@@ -106,6 +113,7 @@ def _from_logits(
         # steps, so a forbidden token can't be drawn; u * total stays below total for every float32 u < 1.
         cumulative = (logits.sub_(top) / temperature).exp_().cumsum_(-1)
         token = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+        token.clamp_(max=logits.shape[-1] - 1)  # only NaN is never reached
     else:
         logits.sub_(top - _HEADROOM)
     above = logits.gather(-1, token)

@@ -19,7 +19,7 @@ from .cache import block_cache
 from .canvas import Canvas
 from .choose import choose_and_rank, probability
 from .noise import uniform
-from .settings import spread
+from .settings import fading, spread
 from .step import Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
@@ -141,7 +141,8 @@ class _Diffusion:
                 count = int(masked[width + block[0] : width + block[1]].sum())
                 if block[0] == 0 and sampling.prompt_masks == "joint":
                     count += int(masked[:width].sum())
-                plan += [(block, quota) for quota in spread(count, steps)]
+                shares = spread if sampling.schedule == "even" else fading
+                plan += [(block, quota) for quota in shares(count, steps)]
                 chance += [_ANNEAL * (1 - i / max(1, steps - 1)) for i in range(steps)]
             plans.append(plan)
             self.chance.append(chance)
@@ -153,7 +154,7 @@ class _Diffusion:
         """The rows that still have a mask before the end of their block."""
         stops = [blocks[row][1] if row in blocks else -self.canvas.width for row in range(len(self.offsets))]
         before = self.coordinates < torch.tensor(stops, device=self.device)[:, None]
-        some = ((self.canvas.ids == self.mask_id) & before).any(-1).tolist()
+        some = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
         return [row for row in self.alive if some[row]]
 
     def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> None:
@@ -163,6 +164,7 @@ class _Diffusion:
         stops = torch.tensor([stop for _, stop in blocks], device=self.device)
         eligible = masked & (self.coordinates < stops[:, None])  # [B, L]: masks in the prompt included
         tokens, scores, ranks = self._predict(now, eligible)
+        canvas.broken[now.rows] |= scores.isnan().any(-1)  # read where the device is waited for anyway
         commit = self._select(self._rank(now, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, now.ids)
         canvas.ids[now.rows] = after

@@ -47,7 +47,8 @@ class Span:
 class SpanScore:
     """What `span_log_probs` found.
 
-    tokens [n]: a log-probability for each token of the span, 0 or less. total: their sum.
+    tokens [n]: a log-probability for each token of the span, 0 or less; NaN where the model's logits are. total: their
+        sum.
     stderr: standard error of `total` over the drawn masks, with mode="mc" or "even" (too large with the latter, whose
         draws aren't independent); 0 where the value is exact.
     nfe: rows of forward passes it took part in.

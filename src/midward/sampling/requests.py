@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from midward.errors import InputError
+from midward.models.errors import ModelError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
@@ -81,6 +82,8 @@ class Response:
     steps: denoising steps this row took part in.
     prompt_ids: the prompt as it stands after sampling, its masks filled.
     verdict: what a guard said, a `midward.guards.Verdict`; None where none was asked.
+    error: why there is no response: the model's numbers weren't finite. `text` and `ids` are empty then, and say
+        nothing: neither that it refused nor that it is safe. None for a response.
     """
 
     text: str
@@ -91,6 +94,23 @@ class Response:
     steps: int
     prompt_ids: list[int] = field(default_factory=list)
     verdict: Any = None
+    error: str | None = None
+
+    def checked(self) -> "Response":
+        """Itself. Raises ModelError where it is an error instead."""
+        if self.error is not None:
+            raise ModelError(self.error)
+        return self
+
+    def unscored(self, *fields: str) -> dict[str, Any]:
+        """For a row of results: `fields` that nothing is known of, and the error; nothing where there is none."""
+        return {} if self.error is None else {**dict.fromkeys(fields), "error": self.error}
+
+
+def require_some(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ModelError where every row of results has an error."""
+    if rows and all(row.get("error") for row in rows):
+        raise ModelError(f"none of the {len(rows)} requests has a response; the first: {rows[0]['error']}")
 
 
 def resolve(model: "LanguageModel", request: Any, length: int, index: int) -> tuple[Request, list[int]]:

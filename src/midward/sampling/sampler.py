@@ -31,6 +31,7 @@ def sample(
     batch_size: rows per forward, 1 or more. Requests of similar length share a batch; in float32 what else is
         in its batch, and the order of requests, change a response only where logits tie to rounding.
     watchers: see every step, in the order given.
+    A row whose logits aren't finite numbers has an `error` and no text; the others are as they would be without it.
     Raises TypeError or ValueError, naming the request, before the first forward: an empty or too long prompt,
     a forced span or ban past the end, overlapping spans, ids outside the vocabulary, settings that the
     model's kind can't follow.
@@ -75,6 +76,7 @@ def _check_kind(model: LanguageModel, sampling: Sampling) -> None:
         "guidance": sampling.guidance != 0,
         "block": sampling.block not in (None, sampling.length),
         "prompt_masks": sampling.prompt_masks != "joint",
+        "schedule": sampling.schedule != "even",
     }
     names = ", ".join(f"{name}={getattr(sampling, name)!r}" for name, is_wrong in wrong.items() if is_wrong)
     if names:

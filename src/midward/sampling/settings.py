@@ -2,7 +2,10 @@
 
 import math
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from midward._hints import did_you_mean, one_of
 from midward.errors import InputError
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 ORDERS = ("low_confidence", "random", "left_to_right", "entropy", "margin", "annealed")
 ENDS = ("stop", "keep", "forbid")
 PROMPT_MASKS = ("joint", "published")
+SCHEDULES = ("even", "published")
 CACHES = ("prefix", "dual")
 
 
@@ -40,6 +44,10 @@ class Sampling:
         as in the published script; "forbid" never chooses an end token.
     prompt_masks: masks inside the prompt are filled with the first block. "joint" counts them in its
         schedule, so everything is filled; "published" doesn't, so they compete and masks may be left over.
+    schedule: how the masks of a block are shared out over its steps. "even", the larger shares first, is LLaDA's;
+        "published" is Dream's: of the masks that are left the share that the noise level falls by from step to step (of
+        linear levels from 1 to 0.001), rounded down, and the rest in the last. Counted by row, where the published code
+        takes the batch's mean. Without effect with a threshold.
     seed: any integer; see `midward.sampling.noise` for what it reaches.
     cache: None computes every position in every step. "prefix" and "dual" are approximate (Fast-dLLM, Wu et al.
         2025): a block's first step computes all, its later ones the block and what is behind it, or the block alone,
@@ -58,6 +66,7 @@ class Sampling:
     guidance: float = 0.0
     end: str = "stop"
     prompt_masks: str = "joint"
+    schedule: str = "even"
     seed: int = 0
     cache: str | None = None
 
@@ -74,6 +83,7 @@ class Sampling:
         one_of("order", self.order, ORDERS)
         one_of("end", self.end, ENDS)
         one_of("prompt_masks", self.prompt_masks, PROMPT_MASKS)
+        one_of("schedule", self.schedule, SCHEDULES)
         if self.cache is not None:
             one_of("cache", self.cache, CACHES)
         for name in ("temperature", "guidance"):
@@ -149,3 +159,13 @@ def spread(total: int, parts: int) -> list[int]:
     """Split `total` into `parts` near-equal integers, the larger ones first (the published schedule)."""
     base, more = divmod(total, parts)
     return [base + (part < more) for part in range(parts)]
+
+
+def fading(total: int, parts: int) -> list[int]:
+    """Split `total` into `parts` as Dream's published code does, in its float32."""
+    levels = torch.linspace(1, 1e-3, parts + 1)
+    shares, left = [], total
+    for now, after in pairwise(levels[:-1]):
+        shares.append(int(left * (1 - after / now)))
+        left -= shares[-1]
+    return [*shares, left]

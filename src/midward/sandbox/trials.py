@@ -145,7 +145,7 @@ def run(
                 "set": trial.set,
                 "prompt": trial.request.prompt,
                 "response": response.text,
-                **read(trial, response.text),
+                **read(trial, response.checked().text),
                 "nfe": response.nfe,
             }
             for (key, trial), response in zip(chunk, responses, strict=True)

@@ -6,6 +6,7 @@ continuation as ids, draws and seed. So no setting meets another's answers, and 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from midward.errors import InputError
-from midward.models import LanguageModel
+from midward.models import LanguageModel, ModelError
 from midward.sampling import Request, Sampling, Span, Watcher, sample, span_log_probs
 from midward.store import RowFile, key_of
 from midward.utility import processes
@@ -118,7 +119,7 @@ class Answers:
                 [
                     {
                         "key": key,
-                        "text": response.text,
+                        "text": response.checked().text,  # a task can't be scored without
                         "ids": response.ids,
                         "flagged": response.verdict is not None and response.verdict.flagged,
                     }
@@ -163,6 +164,10 @@ class Answers:
                 seed=self.seed,
                 batch_size=self.batch_size,
             )
+            if any(math.isnan(score.total) for score in found):
+                raise ModelError(
+                    f"{self.model.name!r} computes NaN or infinite numbers, so tasks can't be scored."
+                )
             one_look = self.model.family.kind == "autoregressive"
             looked = [
                 score.top if one_look or len(span.ids) == 1 else None for span, score in zip(spans, found)

@@ -230,7 +230,7 @@ def signals_by_kind(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, l
             kind = "jailbroken" if row["success"] else "refused" if row["refused"] else None
         else:
             kind = row["set"]
-        if kind and name in row["signals"]:
+        if kind and name in row["signals"] and not row.get("error"):
             groups.setdefault(kind, []).append(row["signals"][name])
     return groups
 
