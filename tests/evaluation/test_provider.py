@@ -84,7 +84,7 @@ def test_an_evaluation_holds_what_the_sampler_gives(lively, name, tmp_path):
         assert output.metadata["sampling"] == {
             **{
                 field: getattr(Sampling(), field)
-                for field in ("guidance", "threshold", "prompt_masks", "cache")
+                for field in ("guidance", "threshold", "prompt_masks", "cache", "schedule")
             },
             **{"length": 12, "steps": 8, "block": None, "order": "low_confidence", "temperature": 0.0},
             **{"end": "keep", "seed": 0},
