@@ -151,9 +151,9 @@ def answer(
             )
         file.extend(rows)
         progress("answers", len(cases) - len(todo) + start + len(chunk), len(cases))
-    found = [{**file.rows[key], "subject": case.goal.subject} for key, case in zip(keys, cases, strict=True)]
-    require_some(found)
-    return found
+    answered = [{**file.rows[key], "subject": case.goal.subject} for key, case in zip(keys, cases, strict=True)]
+    require_some(answered)
+    return answered
 
 
 def judge_by(
