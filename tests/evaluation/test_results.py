@@ -226,3 +226,23 @@ def test_the_pairs_of_a_table_are_one_family():
     least = min(pair["p"] for pair in pairs)
     assert min(pair["holm"] for pair in pairs) == pytest.approx(6 * least)
     assert "Holm: p corrected for the 6 comparisons of this table" in results.tables(summary)
+
+
+def test_attacks_that_put_the_same_prompts_are_told():
+    def tried(attack, *hashes):
+        return [outcome("base", attack, f"g{i}", False, prompts=list(hashes)) for i in range(3)]
+
+    outcomes = [
+        *tried("direct", "plain"),
+        *tried("tap", "a", "b"),
+        *tried("pair", "a", "c"),
+        *tried("aos", "c"),
+    ]
+    attacks = ["direct", "tap", "pair", "aos"]
+    found = summarise(outcomes, 3, rows=["base"], attacks=attacks)
+    assert found["prompts"]["base"] == {
+        "asked": 18, "distinct": 12, "alike": [["aos", "pair", "tap"]], "mechanisms": 2,
+    }  # fmt: skip
+    assert "aos, pair, tap put the same ones: 2 mechanisms in 4 columns." in results.tables(found)
+    apart = summarise(outcomes[:6], 3, rows=["base"], attacks=["direct", "tap"])
+    assert apart["prompts"]["base"]["alike"] == [] and "mechanisms" not in results.tables(apart)

@@ -78,7 +78,8 @@ class Attempt:
     """One attack on one goal: what the search uses, and what it reports to.
 
     rng: the search's own, from the seed and the goal. best: the offer with the highest in-loop score, the first of
-    equals; unscored ones count less than any score. nodes: every offer, in order, as JSON.
+    equals; unscored ones count less than any score. nodes: every offer, in order, as JSON. prompts: hashes of what was
+    asked, whatever the seed.
     """
 
     goal: Goal
@@ -89,6 +90,7 @@ class Attempt:
     nodes: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     spent: bool = False
+    prompts: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(f"{self.seed}-{self.goal.source}-{self.goal.id}")
@@ -125,6 +127,9 @@ class Attempt:
     ) -> None:
         """Report something tried that is no result by itself, such as a part of one."""
         said = reply.text if text is None else text
+        ask = reply.ask
+        forced = [(piece.position, piece.ids or piece.text) for piece in ask.forced]
+        self.prompts.add(key_of(turns=ask.turns, forced=forced, fill=ask.fill))
         self.nodes.append({"prompt": reply.ask.text, "reply": said, "score": score, **note})
 
     async def score(self, *replies: Reply) -> list[int | None]:

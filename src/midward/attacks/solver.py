@@ -129,6 +129,7 @@ def record_of(info: AttackInfo, settings: Any, attempt: Attempt) -> dict[str, An
         "response": None if found is None else found.text,
         "note": {} if found is None else dict(found.note),
         "tried": len(attempt.nodes),
+        "prompts": sorted(attempt.prompts),
         **attempt.facts,
     }
 

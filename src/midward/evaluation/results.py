@@ -161,6 +161,7 @@ def summarise(
             judge: {text: reason for text in TEXTS if (reason := _unscored(outcomes, judge, text))}
             for judge in judges
         },
+        "prompts": {row: prompts([one for one in outcomes if one.row == row]) for row in rows},
         "costs": {attack: {row: cost(_of(outcomes, row, attack)) for row in rows} for attack in attacks},
     }
 
@@ -227,6 +228,29 @@ def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
+def prompts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Of one row: how many prompts its attacks put, how many are distinct, and groups of attacks that put the same ones
+    (half or more of the smaller attack's): such columns are one mechanism."""
+    asked: dict[str, set[tuple[str, str]]] = {}
+    for one in outcomes:
+        found = asked.setdefault(one.attack, set())
+        found |= {(f"{one.goals}/{one.goal}", prompt) for prompt in one.record.get("prompts", ())}
+    groups: list[set[str]] = []
+    for attack, mine in asked.items():
+        alike = [
+            group
+            for group in groups
+            if any(len(mine & asked[other]) * 2 >= min(len(mine), len(asked[other])) > 0 for other in group)
+        ]
+        groups = [group for group in groups if group not in alike] + [{attack}.union(*alike)]
+    return {
+        "asked": sum(map(len, asked.values())),
+        "distinct": len(set().union(*asked.values())),
+        "alike": [sorted(group) for group in groups if len(group) > 1],
+        "mechanisms": len(groups),
+    }
+
+
 def _mean(values: Iterable[float]) -> float | None:
     numbers = list(values)
     return float(np.mean(numbers)) if numbers else None
@@ -256,6 +280,13 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
         if one["role_trouble"]
     }
     parts += [f"Role failures of {attack}, e.g.: {_short(why)}" for attack, why in troubles.items()]
+    parts += [
+        f"{row}: {found['distinct']} of the {found['asked']} prompts that the attacks put are distinct. "
+        f"{'; '.join(', '.join(group) for group in found['alike'])} put the same ones: {found['mechanisms']} "
+        f"mechanisms in {len(summary['attacks'])} columns."
+        for row, found in summary["prompts"].items()
+        if found["alike"]
+    ]
     return "\n\n".join(parts)
 
 
