@@ -151,7 +151,9 @@ def answer(
             )
         file.extend(rows)
         progress("answers", len(cases) - len(todo) + start + len(chunk), len(cases))
-    answered = [{**file.rows[key], "subject": case.goal.subject} for key, case in zip(keys, cases, strict=True)]
+    answered = [
+        {**file.rows[key], "subject": case.goal.subject} for key, case in zip(keys, cases, strict=True)
+    ]
     require_some(answered)
     return answered
 
