@@ -69,8 +69,7 @@ def fit(
 ) -> None:
     """Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.
 
-    The same command again goes on where it stopped. A folder of guards stands for its sri-maha.safetensors elsewhere,
-    or its sri.safetensors.
+    The same command again goes on where it stopped. A folder of guards stands for its sri.safetensors elsewhere.
     """
     if listing:
         out(_listing())

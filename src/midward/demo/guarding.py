@@ -1,5 +1,5 @@
-"""The demo's guards: SRI Guard, as its paper scores and at every step, and the default guard, fitted on the base model
-and tried on harmless and attacked requests that they haven't seen."""
+"""The demo's guards: SRI Guard as its paper scores it, at the end, and at every step. Fitted on the base model and tried
+on harmless and attacked requests that they haven't seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from midward.demo.study import Plan, Progress
 from midward.evaluation import defences
 from midward.evaluation.cases import Case, cases, requests
-from midward.guards import DEFAULT, GuardError, SRIGuard, fit_guards, load, make
+from midward.guards import GuardError, SRIGuard, fit_guards, load
 from midward.judges.phrases import refusal_in
 from midward.models import LanguageModel
 from midward.probes.verdicts import bench, judging, reading
@@ -26,7 +26,7 @@ ATTACKED = ("wrappers", "prefill", "prefill-mid", "pad")
 @dataclass(frozen=True)
 class Guarded:
     """What came of it. headers, rows: a table, empty where no guard could be fitted, and then why says so. record: for
-    summary.json. guard: the default one."""
+    summary.json. guard: `sri`."""
 
     headers: list[str]
     rows: list[list[str]]
@@ -46,7 +46,7 @@ def run(model: LanguageModel, plan: Plan, out: Path, progress: Progress) -> Guar
     try:
         paths = fit_guards(
             model,
-            {"sri-end": SRIGuard(early=False), "sri": SRIGuard(), DEFAULT: make(DEFAULT)},
+            {"sri-end": SRIGuard(early=False), "sri": SRIGuard()},
             requests(model, ["benign"], plan.guard.harmless, split=fitting),
             requests(model, ["plain"], plan.guard.anchors, split=fitting),
             out / "guard",
@@ -103,6 +103,6 @@ def run(model: LanguageModel, plan: Plan, out: Path, progress: Progress) -> Guar
         for row in found
     ]
     flipped = [list(column) for column in zip(headers, *lines, strict=True)]
-    guard = guards[DEFAULT]
+    guard = guards["sri"]
     assert isinstance(guard, SRIGuard)
     return Guarded(flipped[0], flipped[1:], report.records(found), guard=guard)

@@ -22,11 +22,10 @@ from midward.guards.guard import (
 from midward.guards.mahalanobis import Mahalanobis
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
-from midward.guards.registry import DEFAULT, GUARDS, GuardInfo, every, find, make
+from midward.guards.registry import GUARDS, GuardInfo, every, find, make
 from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 __all__ = [
-    "DEFAULT",
     "GUARDS",
     "STUB",
     "Autoencoder",

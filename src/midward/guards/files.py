@@ -67,7 +67,7 @@ def sampling_of(path: str | Path) -> dict[str, Any]:
 
 
 def load(path: str | Path, model: LanguageModel | None = None, sampling: Sampling | None = None) -> Guard:
-    """Read a guard, of a folder the default one, or `sri`; with a model (and sampling) it must have been fitted for it.
+    """Read a guard, of a folder its sri.safetensors; with a model (and sampling) it must have been fitted for them.
 
     Raises GuardError: a missing, torn or foreign file, a guard there isn't, one of another version, values that no
     fitted guard has, or another model, adapter or sampling, saying what differs.
@@ -105,10 +105,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if path.is_dir():
-        from midward.guards.registry import DEFAULT
-
-        preferred = path / f"{DEFAULT}.safetensors"
-        path = preferred if preferred.is_file() else path / "sri.safetensors"
+        path = path / "sri.safetensors"
     if not path.is_file():
         raise GuardError(f"there is no file {path}; midward guard fit writes one.")
     if path.stat().st_size > LARGEST:

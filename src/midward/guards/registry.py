@@ -60,10 +60,6 @@ def _check(info: GuardInfo) -> None:
         raise InputError(f"looks {info.looks!r}, none of {', '.join(LOOKS)}.")
 
 
-#: The guard that a folder of guards stands for, and that the demo shows: chosen on the sandbox's tuning split, see
-#: docs/findings.md. A folder without it stands for its `sri`.
-DEFAULT = "sri-maha"
-
 _PLUGINS = Plugins("guard", "midward.guards", GuardInfo, GUARDS, GuardError, _check)
 #: find(name): the guard of this name, ours or a package's. Raises GuardError for an unknown name, or one that can't be
 #: loaded.
