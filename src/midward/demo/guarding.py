@@ -1,5 +1,7 @@
-"""The demo's guards: SRI Guard as its paper scores it, at the end, and at every step. Fitted on the base model and tried
-on harmless and attacked requests that they haven't seen."""
+"""The demo's guards: SRI Guard as its paper scores it, at the end, and at every step.
+
+Fitted on the base model and tried on harmless and attacked requests that they haven't seen.
+"""
 
 from __future__ import annotations
 
