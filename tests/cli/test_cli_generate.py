@@ -132,7 +132,6 @@ def test_kill_9_and_the_same_command_again(midward, llada_folder, tmp_path):
         (["  "], "the prompt is empty"),
         (["--prompts", "GOALS"], "--prompts needs --out FILE.jsonl"),
         (["--prompts", "DIR/gaols.csv", "--out", "OUT"], "there is no file"),
-        (["--prompts", "GOALS", "--out", "OUT"], "has no column 'prompt'. Its columns: goal, target."),
         (["--prompts", "GOALS", "--out", "OUT", "--column", "goals"], "Did you mean 'goal'?"),
         (
             ["--prompts", "GOALS", "--out", "GOALS", "--column", "goal"],

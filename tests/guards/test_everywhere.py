@@ -109,9 +109,9 @@ def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_p
         replies = {(row["row"], row["prompt"]): row["reply"] for row in csv.DictReader(file)}
     assert replies["base+G", chosen[0]] == STUB != replies["base", chosen[0]]
     assert replies["base+G", chosen[1]] == replies["base", chosen[1]]
-    result = run(*common, "--guard", tmp_path / "nothing.safetensors")
+    result = run(*common, "--guard", tmp_path / "nothing.safetensors", "--out", tmp_path / "n")
     assert result.exit_code == 2 and "there is no file" in result.stderr
-    result = run(*common, "--length", 12, "--guard", path)
+    result = run(*common, "--length", 12, "--guard", path, "--out", tmp_path / "l")
     assert result.exit_code == 2 and "length 16 there, 12 here" in result.stderr
 
 
