@@ -38,10 +38,10 @@ def loss_curves(
     paths = [stem.with_name(f"{stem.name}{kind}") for kind in KINDS]
     for path in paths:
         with _axes(path, (6.4, 3.8)) as axes:
-            for mean, (low, high), dash, colour, label in lines:
-                steps = np.arange(len(mean))
+            for least, (low, high), dash, colour, label in lines:
+                steps = np.arange(len(least))
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
-                axes.plot(steps, mean, dash, color=colour, lw=1.4, label=label)
+                axes.plot(steps, least, dash, color=colour, lw=1.4, label=label)
             axes.set(xlabel="iteration", ylabel="least loss so far, nats a token", ylim=(0, None))
             axes.set_title(title, fontsize=10)
             axes.legend(frameon=False, fontsize=7, ncols=max(1, len(runs)))
