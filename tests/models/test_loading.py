@@ -342,6 +342,11 @@ def test_float16_overflow_is_told_as_such(copy):
     fails(copy, "holds NaN or infinite numbers, in 1 of its weights .*float16 ends at 65504", dtype="float16")
 
 
+def test_a_config_that_transformers_refuses_is_a_model_error(copy):
+    edit(copy, d_model=99)
+    fails(copy, r"config.json can't be used: .*hidden size \(99\)")
+
+
 def test_a_byte_order_mark_is_told(copy):
     config = copy / "config.json"
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())

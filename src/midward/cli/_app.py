@@ -256,7 +256,7 @@ for _group, _verbs in _VERBS.items():
 def main() -> None:
     """Entry point of the `midward` command."""
     # Read when torch is loaded. OpenMP's threads then sleep while they wait; on a busy machine or under a quota of CPU
-    # time spinning ones keep a small model's next product from being computed, forty-fold.
+    # time spinning ones keep a small model's next product from being computed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _line
     app()

@@ -18,7 +18,7 @@ from typing import Any
 from inspect_ai.model import GenerateConfig, Model, get_model
 from tokenizers import Tokenizer
 
-from midward._asking import ask
+from midward._asking import ask, unavailable
 from midward.errors import InputError
 from midward.judges.asking import bounded
 from midward.judges.judge import JudgeInfo, JudgesError, Verdict, empty
@@ -107,7 +107,10 @@ class _HarmBench:
         if isinstance(self.model, Model):
             return bounded(self.model)
         raw: dict[str, Any] = {"chat_template": _AS_IT_IS} if self.model.startswith("hf/") else {}
-        return bounded(get_model(self.model, **raw))
+        try:
+            return bounded(get_model(self.model, **raw))
+        except Exception as error:  # whatever a provider raises over a missing key or package
+            raise JudgesError(f"no classifier to ask: {unavailable(error)}") from error
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

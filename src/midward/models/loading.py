@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
@@ -71,12 +72,13 @@ def load(
     raw = read_json(folder / "config.json")
     kind = _kind(folder, raw)
     _check_quantised(folder, raw, kind)
-    need = estimate(folder, where.dtype, where.quantize)
+    with _config_errors(folder):
+        need = estimate(folder, where.dtype, where.quantize)
     require(need, where)
     tokenizer = _tokenizer(folder, kind)
 
     network: Any
-    with _quiet(need):
+    with _quiet(need), _config_errors(folder):
         if kind in _FAMILIES:
             raw = mmada.complete(folder, raw) if kind == "mmada" else raw
             family = _FAMILIES[kind].family(raw, tokenizer)
@@ -103,6 +105,17 @@ def load(
         model.network = attach(network, beside, str(name), published, model.stored)
         model.adapter = str(adapter)
     return model
+
+
+@contextmanager
+def _config_errors(folder: Path) -> Iterator[None]:
+    """What transformers raises over the values of a config, as a ModelError."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ModelError(
+            f"{folder / 'config.json'} can't be used: {' '.join(str(error).split())} Compare it with the published one."
+        ) from error
 
 
 @contextmanager
