@@ -49,6 +49,8 @@ def report(
 ) -> None:
     """Write and print everything. training: rows of harmless prompts that detectors are fitted on, of the samplers that
     are looked at closely."""
+    import numpy as np
+
     from midward._tables import write_table
     from midward.dynamics import readings
     from midward.dynamics.separation import lda
@@ -64,16 +66,25 @@ def report(
     scorers = {"autoencoder": _autoencoders, "mahalanobis": _mahalanobis}
     separated: list[dict[str, Any]] = []
     parted: dict[tuple[str, str], Any] = {}  # (sampler, layer) -> map
+    begun: dict[tuple[str, str], dict[str, float]] = {}  # the same -> kind -> mean signal at the first step
     for name, some in training.items():
         layers = list(rows[name][0]["signals"])
         separated += [
             {"sampler": name, **one} for one in readings.separations(rows[name], some, scorers, layers)
         ]
-        told = [row for row in rows[name] if readings.kind(row) is not None]
+        told = [
+            row
+            for row in rows[name]
+            if readings.kind(row) is not None and np.isfinite(row["signals"]["last"]).all()
+        ]
         kinds = [str(readings.kind(row)) for row in told]
         for layer in layers:
             if layer.startswith("last"):
-                parted[name, layer] = lda(readings.signals(told, layer), kinds)
+                values = readings.signals(told, layer)
+                parted[name, layer] = lda(values, kinds)
+                begun[name, layer] = {
+                    kind: float(values[np.array(kinds) == kind, 0].mean()) for kind in sorted(set(kinds))
+                }
         if parted[name, "last"] is not None:
             stem = folder / ("lda" if name == first else f"lda-{name}")
             figures.scatter(stem, parted[name, "last"].points, kinds, f"SRI signals, {_title(model)}")
@@ -120,7 +131,7 @@ def report(
         },
         f"attack success and right answers by sampler, {title}",
     )
-    said = _sentences(cells, gains, separated, parted, top)
+    said = _sentences(cells, gains, separated, parted, begun, top)
     summary = {
         "model": model.name, "adapter": model.adapter, "fingerprint": model.fingerprint,
         "samplers": {name: asdict(one) for name, one in settings.items()}, "cells": cells, "gains": gains,
@@ -175,7 +186,7 @@ def _points(gain: Mapping[str, Any]) -> str:
 
 def _sentences(
     cells: Mapping[str, Any], gains: Sequence[Mapping[str, Any]], separated: Sequence[Mapping[str, Any]],
-    parted: Mapping[tuple[str, str], Any], top: str,
+    parted: Mapping[tuple[str, str], Any], begun: Mapping[tuple[str, str], Mapping[str, float]], top: str,
 ) -> list[str]:  # fmt: skip
     from midward.stats import rate
 
@@ -218,6 +229,8 @@ def _sentences(
                 f"{one['negative']} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}] ({what})."
             )
     for (name, layer), found in parted.items():
+        told = ", ".join(f"{kind} {value:.2f}" for kind, value in begun[name, layer].items())
+        said.append(f"S6: {name}, {layer} layer: mean signal at the first step {told}.")
         if found is not None:
             accuracy = rate([True] * found.right + [False] * (found.n - found.right))
             said.append(
