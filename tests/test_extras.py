@@ -15,11 +15,12 @@ from midward.reports import suffixes
 
 def test_without_matplotlib_nothing_is_drawn_and_it_is_said_once(tmp_path, monkeypatch):
     monkeypatch.setattr(_extras, "find_spec", lambda name: None)
+    _extras._say_once.cache_clear()
     points = {"a": [{"word": 1, "value": 0.5, "low": 0.4, "high": 0.6}]}
     with pytest.warns(_extras.ExtraWarning, match=r"pip install 'midward\[figures\]'") as told:
         for _ in range(2):
             assert suffixes.by_word(tmp_path / "f", points, title="t") == []
-    assert len({(warning.filename, warning.lineno) for warning in told}) == 1  # Python shows a place's once
+    assert len(told) == 1
     assert not list(tmp_path.iterdir())
 
 

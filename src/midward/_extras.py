@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +18,14 @@ def figure(draw: Callable[..., Any]) -> Callable[..., Any]:
     def drawn(*args: Any, **options: Any) -> Any:
         if find_spec("matplotlib"):
             return draw(*args, **options)
-        warnings.warn("no figures were drawn; for them: pip install 'midward[figures]'", ExtraWarning)  # noqa: B028
+        _say_once()
         return []
 
     return drawn
+
+
+@cache  # other libraries reset Python's own record of what was said
+def _say_once() -> None:
+    warnings.warn(
+        "no figures were drawn; for them: pip install 'midward[figures]'", ExtraWarning, stacklevel=3
+    )

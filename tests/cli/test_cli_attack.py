@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from inspect_ai.model import ModelOutput
+from inspect_ai.model import ModelAPI, ModelOutput, modelapi
 from safetensors import safe_open
 
 from midward.cli.attack import _settings
@@ -338,3 +338,28 @@ def test_a_torn_log_is_set_aside_and_run_again(midward, base, tmp_path):
     assert whole.read_bytes() == kept and half.with_name(f"{half.name}.damaged").exists()
     assert replies(out) == before and len(before) == 4
     assert "can't be read" not in midward("attack", *base).stderr
+
+
+@modelapi("wordless")
+class Wordless(ModelAPI):
+    """A judging model that never gives a verdict."""
+
+    async def generate(self, input, tools, tool_choice, config):
+        return ModelOutput.from_content(self.model_name, "Hm.")
+
+
+def test_an_empty_response_is_no_verdict_of_the_judges(midward, base, monkeypatch):
+    """The judge is asked about one of two responses and says nothing; the other is empty."""
+    replies = iter(["", "First, take the tilm."])
+
+    async def generate(self, input, tools, tool_choice, config):
+        return ModelOutput.from_content(self.model_name, next(replies))
+
+    monkeypatch.setattr(MidwardAPI, "generate", generate)
+    flags = ["--attacks", "direct", "--judges", "harmfulness", "--judge", "wordless/x", "--no-replay"]
+    result = midward("attack", *base, *flags)
+    assert result.exit_code == 1 and "error: harmfulness scored nothing: the judge's reply" in result.stderr
+    assert "0.0 [0.0, 79.3] n=1, 1 unscored" in result.stdout
+    assert (
+        "Empty responses: 1. They count as no success; harmfulness wasn't asked about them." in result.stdout
+    )

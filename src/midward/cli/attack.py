@@ -79,7 +79,8 @@ def attack(
     ] = None,
     column: Annotated[str | None, typer.Option(help="Of a file: the column of the goals.")] = None,
     count: Annotated[
-        int | None, typer.Option("--limit", "--count", min=1, help="Goals of each set (all).")
+        int | None,
+        typer.Option("--limit", "--count", min=1, help="Goals of each set, drawn by their ids (all)."),
     ] = None,
     judges: Annotated[
         str | None,
@@ -188,9 +189,10 @@ def attack(
     run.start()
     terminal = console().is_terminal
     display = os.environ.get("INSPECT_DISPLAY") or ("rich" if terminal else "none")
-    told = _Told(todo.samples) if display == "none" else lambda: None
-    with following(told):
+    progress = _Told(todo.samples)
+    with following(progress if display == "none" else lambda: None):
         logs = room.run(todo, out_folder, display=display, tell=lambda text: say(f"warning   {text}"))
+    progress.say()
     outcomes = results.read(logs)
     summary = results.summarise(
         outcomes,
@@ -236,11 +238,16 @@ def attack(
 
 
 def _scored(outcomes: list[Outcome], judge: str, text: str) -> bool:
-    return any(one.verdicts.get(judge, {}).get(text) is not None for one in outcomes)
+    """Whether the judge gave a verdict on a text that it was asked about; of an empty one nobody is asked."""
+    return any(
+        outcome.verdicts.get(judge, {}).get(text) is not None
+        and not outcome.details.get(judge, {}).get(text, {}).get("empty")
+        for outcome in outcomes
+    )
 
 
 class _Told:
-    """Says on stderr how many samples were run, every so many seconds: progress where there is no terminal."""
+    """Says on stderr how many samples were run, every so many seconds and at the end: progress without a terminal."""
 
     def __init__(self, samples: int, every: float = 15.0) -> None:
         self.samples, self.every = samples, every
@@ -252,7 +259,14 @@ class _Told:
         now = time.monotonic()
         if now - self.last >= self.every:
             self.last = now
-            say(f"{self.run} samples run in {now - self.started:.0f} s; the matrix has {self.samples}")
+            self.say()
+
+    def say(self) -> None:
+        """How far it is; nothing where nothing had to be run."""
+        if self.run:
+            say(
+                f"run       {self.run} in {time.monotonic() - self.started:.0f} s, of a matrix of {self.samples}"
+            )
 
 
 def _rows(

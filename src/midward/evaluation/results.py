@@ -161,6 +161,9 @@ def summarise(
             judge: {text: reason for text in TEXTS if (reason := _unscored(outcomes, judge, text))}
             for judge in judges
         },
+        "empty": {
+            judge: {text: n for text in TEXTS if (n := _empty(outcomes, judge, text))} for judge in judges
+        },
         "prompts": {row: prompts([one for one in outcomes if one.row == row]) for row in rows},
         "costs": {attack: {row: cost(_of(outcomes, row, attack)) for row in rows} for attack in attacks},
     }
@@ -173,6 +176,11 @@ def _unscored(outcomes: Iterable[Outcome], judge: str, text: str) -> dict[str, A
         for one in outcomes
         if one.error is None and one.verdicts.get(judge, {}).get(text, False) is None
     )
+
+
+def _empty(outcomes: Iterable[Outcome], judge: str, text: str) -> int:
+    """How many responses were empty, so that the judge wasn't asked."""
+    return sum(bool(each.details.get(judge, {}).get(text, {}).get("empty")) for each in outcomes)
 
 
 def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
@@ -336,6 +344,10 @@ def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
                     f"Paired by goal (points, {better}; 95 % interval; exact McNemar p{all_of and f'; {all_of}'}):\n\n"
                     + markdown(["pair", *summary["attacks"]], lines)
                 )
+        if empty := summary.get("empty", {}).get(judge, {}).get(text):
+            parts.append(
+                f"Empty responses: {empty}. They count as no success; {judge} wasn't asked about them."
+            )
         if trouble := summary["unscored"][judge].get(text):
             parts.append(f"Unscored by {judge}: {trouble['n']}, most often: {_short(trouble['why'])}")
     return parts
