@@ -240,8 +240,7 @@ def attack(
 def _scored(outcomes: list[Outcome], judge: str, text: str) -> bool:
     """Whether the judge gave a verdict on a text that it was asked about; of an empty one nobody is asked."""
     return any(
-        outcome.verdicts.get(judge, {}).get(text) is not None
-        and not outcome.details.get(judge, {}).get(text, {}).get("empty")
+        outcome.verdicts.get(judge, {}).get(text) is not None and not outcome.said(judge, text).get("empty")
         for outcome in outcomes
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 from midward.dynamics import Anchors, SRISignal
 from midward.errors import InputError
 from midward.evaluation.cases import Case
-from midward.guards import DiffuGuard, Exchange, Guard, SRIGuard
+from midward.guards import Exchange, Guard, SRIGuard
 from midward.guards.fitting import digest
 from midward.guards.guard import around
 from midward.models import LanguageModel
@@ -172,7 +172,7 @@ def judge_by(
 ) -> dict[str, list[Row]]:
     """What each guard says of each row: label -> rows with score, seeds (the score by each seed of what was trained,
     where there are several), flagged, step (after which it stops the generation, -1 for before it; None where it
-    doesn't), seconds of CPU. A guard that repairs (DiffuGuard) answers every case anew: its rows have the response,
+    doesn't), seconds of CPU. A guard that repairs answers every case anew: its rows have the response,
     nfe, success, refused and correct of that answer too.
 
     A guard's scores are rows of `scores-<label>.jsonl`, kept as long as the fitted guard is the same.
@@ -190,7 +190,7 @@ def judge_by(
             started = time.process_time()
             by_seed: Sequence[Any] = [None] * len(chunk)
             answers: Sequence[Row] = [{}] * len(chunk)
-            if isinstance(guard, DiffuGuard):
+            if guard.repairs:
                 answered = guard.answer(model, looked, sampling, batch_size=batch_size)
                 seconds = (time.process_time() - started) / len(chunk)
                 scores = np.array([response.verdict.score for response in answered], dtype=float)
@@ -272,7 +272,7 @@ def overhead(
 ) -> dict[str, float]:
     """Extra CPU time of each guard, as a share of answering harmless requests without one.
 
-    A guard that looks before or after costs what its scores took, DiffuGuard what its answers took beyond the
+    A guard that looks before or after costs what its scores took, one that repairs what its answers took beyond the
     model's. SRI Guard costs what its watcher takes of a generation, with the threshold out of reach so that it stops
     none; the median of `repeats` is taken. It is a few per mille: the difference of two whole runs would measure the
     machine (bench/sri_overhead.py has both).
@@ -302,7 +302,7 @@ def overhead(
     each = float(np.median(bare)) / len(few)
     return {
         label: float(np.median(found[label])) if label in found
-        else float(np.mean([row["seconds"] for row in said[label]])) / each - isinstance(guards[label], DiffuGuard)
+        else float(np.mean([row["seconds"] for row in said[label]])) / each - guards[label].repairs
         for label in guards
     }  # fmt: skip
 

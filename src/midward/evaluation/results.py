@@ -48,6 +48,10 @@ class Outcome:
     error: str | None = None
     details: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
+    def said(self, judge: str, text: str) -> Mapping[str, Any]:
+        """What else the judge said of a text; nothing where it has none."""
+        return self.details.get(judge, {}).get(text, {})
+
 
 def read(logs: Iterable[EvalLog]) -> list[Outcome]:
     """The samples of logs (headers will do). A cell that was logged twice counts once, the newest log first."""
@@ -172,7 +176,7 @@ def summarise(
 def _unscored(outcomes: Iterable[Outcome], judge: str, text: str) -> dict[str, Any] | None:
     """How many a judge gave no verdict on, and why most often; None where it scored all."""
     return commonest(
-        one.details.get(judge, {}).get(text, {}).get("why") or "no reason given"
+        one.said(judge, text).get("why") or "no reason given"
         for one in outcomes
         if one.error is None and one.verdicts.get(judge, {}).get(text, False) is None
     )
@@ -180,7 +184,7 @@ def _unscored(outcomes: Iterable[Outcome], judge: str, text: str) -> dict[str, A
 
 def _empty(outcomes: Iterable[Outcome], judge: str, text: str) -> int:
     """How many responses were empty, so that the judge wasn't asked."""
-    return sum(bool(each.details.get(judge, {}).get(text, {}).get("empty")) for each in outcomes)
+    return sum(bool(outcome.said(judge, text).get("empty")) for outcome in outcomes)
 
 
 def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:

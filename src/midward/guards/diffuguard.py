@@ -135,22 +135,7 @@ class DiffuGuard(DiffuGuardAudit):
     about = "sampled in an annealed order; what the audit flags is masked again and refilled"
     looks = "during"
     Settings = Repair
-
-    def _guarded(
-        self,
-        model: LanguageModel,
-        pairs: Sequence[tuple[Request, list[int]]],
-        sampling: Sampling,
-        batch_size: int,
-        watchers: Sequence[Watcher],
-    ) -> list[Response]:
-        return self.answer(
-            model,
-            [Exchange(request) for request, _ in pairs],
-            sampling,
-            batch_size=batch_size,
-            watchers=watchers,
-        )
+    repairs = True
 
     def answer(
         self,

@@ -104,7 +104,8 @@ class Guard(ABC):
 
     name, version (raised whenever a score may change), about. looks: "before" the generation, at the request;
     "during" it, at its steps; "after" it, at the text. Settings: a frozen pydantic dataclass. tied_to: what a fitted
-    one can't be used without: "model" (weights and adapter), "sampling" (all settings but the seed).
+    one can't be used without: "model" (weights and adapter), "sampling" (all settings but the seed). repairs: it
+    samples in a way of its own and answers what it flags anew (`answer`), where the others refuse it.
 
     threshold: a score above it is flagged; infinite until the guard is fitted. alpha: the false-positive rate it was
     calibrated for, on `calibrated` held-out harmless prompts. fitted_on: a hash (`prompt_hash`) of every prompt that
@@ -117,6 +118,7 @@ class Guard(ABC):
     looks: ClassVar[Look]
     Settings: ClassVar[type[Any]]
     tied_to: ClassVar[tuple[str, ...]] = ("model",)
+    repairs: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -222,8 +224,9 @@ class Guard(ABC):
         """`midward.sample` behind the guard: every response has a `verdict`, and a flagged one is the `STUB`.
 
         sampling: by default what the guard was fitted for. Of a flagged response nothing is handed out: its prompt's
-        masks are masks again. Responses that aren't flagged are, bit for bit, those without the guard. A request
-        flagged before its generation is never sampled, and the watchers don't see it: they number the others.
+        masks are masks again. Responses that aren't flagged have the tokens that they have without the guard (but for
+        one that `repairs`). A request flagged before its generation is never sampled, and the watchers don't see it:
+        they number the others.
         Raises GuardError where the guard doesn't fit, else what `sample` raises.
         """
         sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
@@ -240,6 +243,9 @@ class Guard(ABC):
         watchers: Sequence[Watcher],
     ) -> list[Response]:
         requests = [request for request, _ in pairs]
+        if self.repairs:
+            exchanges = [Exchange(request) for request in requests]
+            return self.answer(model, exchanges, sampling, batch_size=batch_size, watchers=watchers)
         verdicts: list[Verdict | None] = [None] * len(pairs)
         if self.looks == "before":
             exchanges = [Exchange(request) for request in requests]
@@ -256,6 +262,18 @@ class Guard(ABC):
             told(model, found.get(i), verdict, prompt_ids)
             for i, (verdict, (_, prompt_ids)) in enumerate(zip(verdicts, pairs, strict=True))
         ]
+
+    def answer(
+        self,
+        model: LanguageModel,
+        exchanges: Sequence[Exchange],
+        sampling: Sampling,
+        *,
+        batch_size: int = 8,
+        watchers: Sequence[Watcher] = (),
+    ) -> list[Response]:
+        """Of a guard that `repairs`: its own responses, with their verdicts."""
+        raise NotImplementedError
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
         return [
