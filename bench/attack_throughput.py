@@ -78,13 +78,9 @@ def reference(model, goals):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument(
-        "--shape", choices=SHAPES, help="random weights of this shape; the sandbox's own unless given"
-    )
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape; the sandbox's own unless given")
     parser.add_argument("--attacks", nargs="+", default=ATTACKS)
     parser.add_argument("--goals", type=int, default=64)
     parser.add_argument("--alone", type=int, default=3, help="goals that are attacked one by one, each time")
@@ -106,14 +102,10 @@ def main():
     provider.shared = lambda *where: engine
     planned = matrix.plan_attacks(options.attacks, "quick")
     goals = matrix.load_sets(["sandbox"], options.goals)["sandbox"]
-    print(
-        f"{options.shape or 'sandbox'} on {options.device}, {len(goals)} goals, {', '.join(options.attacks)}"
-    )
+    print(f"{options.shape or 'sandbox'} on {options.device}, {len(goals)} goals, {', '.join(options.attacks)}")
 
     totals = {name: [0, 0.0, 0.0] for name in ("matrix", "one by one", "reference one by one")}
-    attack(
-        planned, goals[:2], arguments, batch=options.batch, samples=64, tasks=8, seed=99
-    )  # warm everything up
+    attack(planned, goals[:2], arguments, batch=options.batch, samples=64, tasks=8, seed=99)  # warm everything up
     for turn in range(options.repeats):
         runs = {
             "reference one by one": lambda: reference(model, goals[: options.alone]),

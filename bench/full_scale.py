@@ -75,9 +75,7 @@ class Plan:
     copied: int = 2**31
 
     def settings(self, **more: Any) -> Sampling:
-        return Sampling(
-            **{"length": self.length, "steps": self.steps, "block": self.block, "end": "keep", **more}
-        )
+        return Sampling(**{"length": self.length, "steps": self.steps, "block": self.block, "end": "keep", **more})
 
     @property
     def short(self) -> int:
@@ -86,15 +84,7 @@ class Plan:
 
 
 TINY = Plan(
-    length=32,
-    steps=16,
-    block=16,
-    prompt=8,
-    batches=(1, 2, 4),
-    examples=(1, 2),
-    repeats=2,
-    edge=256,
-    copied=2**20,
+    length=32, steps=16, block=16, prompt=8, batches=(1, 2, 4), examples=(1, 2), repeats=2, edge=256, copied=2**20
 )
 
 
@@ -244,17 +234,9 @@ class Bench:
             return small.head(small.hidden(canvas, mask)).float()
 
         plain = published_sampler(
-            forward,
-            ids,
-            length=plan.length,
-            steps=plan.steps,
-            block=plan.block,
-            mask_id=MASK,
-            dtype=torch.float64,
+            forward, ids, length=plan.length, steps=plan.steps, block=plan.block, mask_id=MASK, dtype=torch.float64
         )
-        ours = torch.tensor(
-            [each.raw_ids for each in sample(small, ids.tolist(), plan.settings(), batch_size=rows)]
-        )
+        ours = torch.tensor([each.raw_ids for each in sample(small, ids.tolist(), plan.settings(), batch_size=rows)])
         same = (ours == plain.cpu()).float().mean().item()
         return {"batch": rows, "note": f"{same:.1%} of the tokens equal"}
 
@@ -321,13 +303,17 @@ class Bench:
         window = {} if plan.length > 64 else {"window_start": 4, "window_end": plan.length // 2}
         config = resolve({"recipe": "paper", "length": plan.length, **window})
         shape = Shape(
-            size["vocab_size"], size["hidden_size"], size["layers"], size["heads"], size["feed_forward"], plan.prompt,
-            plan.length, rows,
-        )  # fmt: skip
-        base = model.network
-        lora = LoraConfig(
-            r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(LLAMA_PROJECTIONS)
+            size["vocab_size"],
+            size["hidden_size"],
+            size["layers"],
+            size["heads"],
+            size["feed_forward"],
+            plan.prompt,
+            plan.length,
+            rows,
         )
+        base = model.network
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(LLAMA_PROJECTIONS))
         model.network = get_peft_model(base, lora).train()
         if checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -400,9 +386,7 @@ class Bench:
         width, tokens = size["hidden_size"], plan.prompt + plan.length
         head = width * size["vocab_size"]
         open_ = (plan.block + 1) / 2  # masks of a block, on average
-        flops = (
-            rows * tokens * (2 * self._body() + 4 * tokens * width * size["layers"]) + rows * open_ * 2 * head
-        )
+        flops = rows * tokens * (2 * self._body() + 4 * tokens * width * size["layers"]) + rows * open_ * 2 * head
         return max(flops / self.flops, (self._body() + head) * self.model.dtype.itemsize / self.bandwidth)
 
     def _mosa_flops(self, shape: Shape, scored: int) -> float:
@@ -431,8 +415,14 @@ def read_trace(trace: dict[str, Any]) -> dict[str, Any]:
         "host_ms": (stop - start) / 1e3 / len(marks),
         "operators": len(operators) / len(marks),
         "reads": sum(name in waiting for name in operators) / len(marks),
-        "launches": None, "copies": None, "waits": None, "device_ms": None, "busy": None, "gaps": None, "kernels": {},
-    }  # fmt: skip
+        "launches": None,
+        "copies": None,
+        "waits": None,
+        "device_ms": None,
+        "busy": None,
+        "gaps": None,
+        "kernels": {},
+    }
     calls = [e for e in inside if e.get("cat") in ("cuda_runtime", "cuda_driver")]
     # The device lags behind the host: what belongs to a step is what was launched in it.
     launched = {e["args"]["correlation"] for e in calls if "correlation" in e.get("args", {})}
@@ -514,8 +504,7 @@ COLUMNS = {
 def line(row: dict[str, Any]) -> str:
     """A row of the Markdown table."""
     cells = [
-        "" if row.get(key) is None else pattern.format(row[key]).replace("|", "/")
-        for key, pattern in COLUMNS.values()
+        "" if row.get(key) is None else pattern.format(row[key]).replace("|", "/") for key, pattern in COLUMNS.values()
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -558,9 +547,7 @@ def jobs_of(bench: Bench) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--shape", default="llada-8b", choices=SIZES)
     parser.add_argument("--minutes", type=float, default=8, help="rows that don't fit are left out")

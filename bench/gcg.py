@@ -47,13 +47,9 @@ def plain(model, prompts, aim, length):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument(
-        "--shape", choices=SHAPES, help="random weights of this shape; the sandbox's own unless given"
-    )
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape; the sandbox's own unless given")
     parser.add_argument("--width", type=int, default=64, help="candidates of an iteration")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--length", type=int, default=96)
@@ -74,9 +70,7 @@ def main():
     prompt = SuffixPrompt(model, goal.prompt)
     slope = torch.randn(20, model.vocab_size, generator=torch.Generator().manual_seed(0))
     wall, _ = clock(options.device)
-    found, dropped = swaps(
-        slope, prompt, start_of(prompt, 20), width=options.width, top=256, rng=random.Random(0)
-    )
+    found, dropped = swaps(slope, prompt, start_of(prompt, 20), width=options.width, top=256, rng=random.Random(0))
     filtered = clock(options.device)[0] - wall
     prompts = [ids for _, ids in found]
 
@@ -101,9 +95,7 @@ def main():
     for name, (wall, cpu) in seconds.items():
         print(f"  {name}: {len(prompts) / wall:.1f} a second, {len(prompts) / cpu:.1f} a CPU second")
     by_wall, by_cpu = (seconds["one by one"][i] / seconds["midward"][i] for i in range(2))
-    print(
-        f"  batched it is {by_wall:.2f}x faster (CPU time {by_cpu:.2f}x); losses differ by at most {far:.1g} nats"
-    )
+    print(f"  batched it is {by_wall:.2f}x faster (CPU time {by_cpu:.2f}x); losses differ by at most {far:.1g} nats")
     print(
         f"  encoding them anew took {filtered / seconds['midward'][0]:.1%} of their evaluation; {dropped} were dropped"
     )

@@ -87,8 +87,7 @@ def build(shape: Shape, device: str) -> LanguageModel:
 def batch_of(shape: Shape, config: AlignConfig, model: LanguageModel) -> dict[str, torch.Tensor]:
     safe, harmful = (tuple(range(3 + 20 * i, 3 + 20 * i + n)) for i, n in enumerate(SENTENCE_LENGTHS))
     examples = [
-        Example(Row(tuple(range(50 + i, 50 + i + shape.prompt)), {}), [(safe, harmful)], [])
-        for i in range(shape.batch)
+        Example(Row(tuple(range(50 + i, 50 + i + shape.prompt)), {}), [(safe, harmful)], []) for i in range(shape.batch)
     ]
     batch = Collator(config, model.family, max(SENTENCE_LENGTHS))(examples)
     return {name: value.to(model.device) for name, value in batch.items()}
@@ -161,9 +160,7 @@ def measure(shape: Shape, device: str, repeats: int, with_memory: bool) -> None:
             f"  KL on {kl_rows:8}: plain {seconds['plain']:7.3f} s, ours {seconds['ours']:7.3f} s a step: "
             f"{seconds['plain'] / seconds['ours']:.2f}x faster"
         )
-        print(
-            f"    loss {losses['plain']:.5f} and {losses['ours']:.5f}; gradient differs by {error:.1e} (relative)"
-        )
+        print(f"    loss {losses['plain']:.5f} and {losses['ours']:.5f}; gradient differs by {error:.1e} (relative)")
         print(f"    {EXAMPLES} examples: {EXAMPLES / shape.batch * seconds['ours'] / 60:.1f} minutes")
         if with_memory:
             peaks = {name: peak_of(shape, kl_rows, name, device) for name in VARIANTS}
@@ -201,9 +198,7 @@ def resident(field: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, help="default: wide and sandbox")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=3)

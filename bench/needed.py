@@ -12,9 +12,20 @@ from packaging.requirements import Requirement
 
 #: Of the packages in pyproject.toml those that are imported by models, sampling, dynamics, alignment and guards.
 NEEDED = {
-    "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "scipy", "scikit-learn",
-    "psutil", "pyyaml", "pydantic", "filelock",
-}  # fmt: skip
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "psutil",
+    "pyyaml",
+    "pydantic",
+    "filelock",
+}
 
 
 def lacking() -> list[str]:

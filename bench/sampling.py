@@ -103,9 +103,7 @@ def modes(model, shape, *, batch, prompt, length, steps, block, repeats, device,
         return model.head(model.hidden(canvas, mask)).float()
 
     def plain(size, dtype=torch.float32):
-        return published_sampler(
-            forward, ids, length=length, steps=steps, block=size, mask_id=MASK, dtype=dtype
-        )
+        return published_sampler(forward, ids, length=length, steps=steps, block=size, mask_id=MASK, dtype=dtype)
 
     def ours(size, **options):
         settings = Sampling(length=length, steps=steps, block=size, end="keep", **options)
@@ -131,12 +129,7 @@ def modes(model, shape, *, batch, prompt, length, steps, block, repeats, device,
             if target := TARGETS.get((shape, mode, size < length)):
                 line += f" (target {target}x{'' if mode == 'exact' else ' at a step a token'})"
             if mode == "exact":
-                same = (
-                    (torch.tensor([one.raw_ids for one in found]) == results["plain"].cpu())
-                    .all(-1)
-                    .sum()
-                    .item()
-                )
+                same = (torch.tensor([one.raw_ids for one in found]) == results["plain"].cpu()).all(-1).sum().item()
                 line += f"; the plain sampler's tokens in {same} of {batch} rows"
                 if same < batch and model.dtype == torch.float32:
                     sys.exit(f"{line}\nerror: exact mode gave other tokens.")
@@ -171,8 +164,7 @@ def shares(model, *, batch, prompt, length, block, device, **_):
         del model.hidden, model.head
     print(
         f"  share  B {batch:2}, block {block:3}: outside the transformer's body {1 - spent['hidden'] / whole:.2%} of a "
-        f"run, head {spent['head'] / whole:.2%} of it"
-        + (" (target under 2%)" if model.vocab_size < 4096 else "")
+        f"run, head {spent['head'] / whole:.2%} of it" + (" (target under 2%)" if model.vocab_size < 4096 else "")
     )
 
 
@@ -301,21 +293,15 @@ def trained(*, batch, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["real-share", "head-heavy"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="two layers, 32 or 64 positions in blocks of 16 and 4 steps, once",
+        "--quick", action="store_true", help="two layers, 32 or 64 positions in blocks of 16 and 4 steps, once"
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--steps", type=int, default=32, help="a multiple of 4; the exact ratios hardly depend on it"
-    )
+    parser.add_argument("--steps", type=int, default=32, help="a multiple of 4; the exact ratios hardly depend on it")
     options = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # a long run shows each line as it comes
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
@@ -337,15 +323,25 @@ def main():
         )
         for batch in options.batch:
             modes(
-                model, name, batch=batch, steps=steps, device=options.device,
+                model,
+                name,
+                batch=batch,
+                steps=steps,
+                device=options.device,
                 float64=options.device == "cpu" and not options.quick and batch == 8,
                 **sizes,
-            )  # fmt: skip
+            )
         if name == "real-share" and not options.quick:
             modes(
-                model, name, batch=8, steps=sizes["length"], device=options.device, float64=False, whole=False,
+                model,
+                name,
+                batch=8,
+                steps=sizes["length"],
+                device=options.device,
+                float64=False,
+                whole=False,
                 **{**sizes, "repeats": 1},
-            )  # fmt: skip
+            )
         block_causal(model, batch=min(8, max(options.batch)), steps=steps, device=options.device, **sizes)
         shares(model, batch=min(8, max(options.batch)), device=options.device, **sizes)
         if shape["vocab_size"] < 4096 or options.device == "cuda":

@@ -31,9 +31,14 @@ def guard_of(model, sampling):
     means = [torch.randn(steps, model.hidden_size, generator=generator) for _ in range(2)]
     guard = SRIGuard()
     guard.anchors = Anchors(
-        *means, counts=(1, 1), model=model.name, adapter=None, fingerprint=model.fingerprint, sampling=sampling,
+        *means,
+        counts=(1, 1),
+        model=model.name,
+        adapter=None,
+        fingerprint=model.fingerprint,
+        sampling=sampling,
         needs_all_steps=False,
-    )  # fmt: skip
+    )
     guard.detectors = (Autoencoder.fit(np.random.default_rng(0).uniform(size=(200, steps)), epochs=2),)
     guard.bind(model, sampling)
     return guard
@@ -70,14 +75,10 @@ def timed(watcher, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", default="sandbox", choices=SHAPES)
-    parser.add_argument(
-        "--batch", type=int, default=16, help="rows of a forward; 16, as in the guard's verbs"
-    )
+    parser.add_argument("--batch", type=int, default=16, help="rows of a forward; 16, as in the guard's verbs")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of a prompt")
     parser.add_argument("--length", type=int, help="response tokens; 96, or 128 at LLaDA-8B's shape")
     parser.add_argument("--steps", type=int, help="denoising steps; 24, or 32 at LLaDA-8B's shape")
@@ -100,11 +101,7 @@ def main():
         found = sample(model, prompts, sampling, batch_size=options.batch, watchers=list(watchers))
         return clock(options.device) - started, found
 
-    ways = {
-        "bare": lambda: run(),
-        "guard": lambda: run(guard.watcher({})),
-        "clones": lambda: run(Clones()),
-    }
+    ways = {"bare": lambda: run(), "guard": lambda: run(guard.watcher({})), "clones": lambda: run(Clones())}
     for way in ways.values():  # warm up
         way()
     ratios, shares = {"guard": [], "clones": []}, {"guard": [], "clones": []}

@@ -33,14 +33,10 @@ def states_of(model, asked, sampling):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sandbox")
     parser.add_argument("--count", type=int, default=60, help="requests of each set")
-    parser.add_argument(
-        "--train", type=int, default=600, help="harmless answers that the distance is fitted on"
-    )
+    parser.add_argument("--train", type=int, default=600, help="harmless answers that the distance is fitted on")
     parser.add_argument("--paper", action="store_true", help="128 tokens, one block, 32 steps")
     options = parser.parse_args()
     model = midward.load(options.model)
@@ -56,9 +52,7 @@ def main():
     wrong = np.array([verdict.success is True for verdict in verdicts])
     goals = [case.goal.id for case, hit in zip(asked, wrong, strict=True) if hit]
     jailbroken = attacked[wrong]
-    print(
-        f"{options.model}, {sampling.steps} steps: {len(jailbroken)} jailbroken answers of {len(asked)} attacked"
-    )
+    print(f"{options.model}, {sampling.steps} steps: {len(jailbroken)} jailbroken answers of {len(asked)} attacked")
 
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict

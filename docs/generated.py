@@ -160,9 +160,7 @@ def message_list() -> str:
         line = f"    - `` {one.text} `` ({one.error})"
         if line not in (lines := by_room.setdefault(room, [])):
             lines.append(line)
-    return "\n\n".join(
-        "\n".join([f'??? note "{room} ({len(lines)})"', "", *lines]) for room, lines in by_room.items()
-    )
+    return "\n\n".join("\n".join([f'??? note "{room} ({len(lines)})"', "", *lines]) for room, lines in by_room.items())
 
 
 # --- the hook ------------------------------------------------------------------------------------------------------

@@ -45,11 +45,14 @@ def endpoint(behave, monkeypatch, first=(200, "OK")):
                 message = {"role": "assistant", "content": body}
                 body = json.dumps(
                     {
-                        "id": "1", "object": "chat.completion", "created": 1, "model": "x",
+                        "id": "1",
+                        "object": "chat.completion",
+                        "created": 1,
+                        "model": "x",
                         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
                         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
                     }
-                ).encode()  # fmt: skip
+                ).encode()
             self.answer(status, body)
 
         def answer(self, status, body):

@@ -37,9 +37,7 @@ def llada_logits(weights, config, ids, mask=None):
         q, k = rotate(q), rotate(k)
         k, v = (t.repeat_interleave(heads // kv_heads, dim=1) for t in (k, v))
         attention = q @ k.transpose(-1, -2) / math.sqrt(size)
-        attention = attention.masked_fill(
-            mask[:, None, None] == 0, -torch.inf
-        )  # keys only; every query sees all
+        attention = attention.masked_fill(mask[:, None, None] == 0, -torch.inf)  # keys only; every query sees all
         mixed = (attention.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, d)
         x = x + mixed @ weights[name + "attn_out.weight"].T
         h = norm(x, name + "ff_norm.weight")

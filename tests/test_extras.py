@@ -31,9 +31,7 @@ def test_a_model_that_cannot_be_had_is_told_in_our_words():
     assert unavailable(environment_prerequisite_error("OpenAI", ["OPENAI_API_KEY"])) == (
         "OPENAI_API_KEY isn't set; export it with your key (for a local server without keys, any word)"
     )
-    assert unavailable(ValueError("Model API [nobody] not recognized.")) == (
-        "Model API [nobody] not recognized."
-    )
+    assert unavailable(ValueError("Model API [nobody] not recognized.")) == ("Model API [nobody] not recognized.")
 
 
 @pytest.mark.parametrize("given", [None, "ACTIVE"])

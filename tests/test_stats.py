@@ -128,9 +128,7 @@ def test_a_mean_has_students_interval_over_goals_and_none_without_width():
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1, max_size=30)
-)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1, max_size=30))
 def test_an_area_is_the_share_of_pairs_won_and_turns_round(positives, negatives):
     found = area(positives, negatives)
     gap = np.subtract.outer(positives, negatives)
@@ -139,9 +137,7 @@ def test_an_area_is_the_share_of_pairs_won_and_turns_round(positives, negatives)
     assert found.high - found.low > 0.05
     turned = area(negatives, positives)
     assert (turned.low, turned.high) == pytest.approx((1 - found.high, 1 - found.low))
-    again = area(
-        positives * 2, negatives * 2, [*range(len(positives))] * 2, [*range(50, 50 + len(negatives))] * 2
-    )
+    again = area(positives * 2, negatives * 2, [*range(len(positives))] * 2, [*range(50, 50 + len(negatives))] * 2)
     assert (again.low, again.high) == pytest.approx((found.low, found.high))
     seeds = area([positives] * 3, [negatives] * 3)  # detectors that agree in all add nothing
     assert (seeds.low, seeds.high, seeds.seeds) == pytest.approx((found.low, found.high, 3))
@@ -227,11 +223,7 @@ def test_the_interval_of_a_difference_covers_and_its_p_holds_its_level(seeds, of
         goal = 1.2 * rng.normal(size=80)
         sides = [
             [
-                dict(
-                    enumerate(
-                        (goal + (count > 1) * of_seeds * rng.normal() + rng.normal(size=80) > 0).tolist()
-                    )
-                )
+                dict(enumerate((goal + (count > 1) * of_seeds * rng.normal() + rng.normal(size=80) > 0).tolist()))
                 for _ in range(count)
             ]
             for count in seeds

@@ -14,10 +14,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.fixed_dictionaries({"goal": CELL, "target, or so": CELL}), min_size=1, max_size=5),
-    st.booleans(),
-)
+@given(st.lists(st.fixed_dictionaries({"goal": CELL, "target, or so": CELL}), min_size=1, max_size=5), st.booleans())
 def test_any_text_comes_back_from_csv_and_jsonl(tmp_path_factory, rows, mark):
     folder = tmp_path_factory.mktemp("tables")
     encoding = "utf-8-sig" if mark else "utf-8"

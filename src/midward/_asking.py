@@ -120,9 +120,7 @@ def _tell_once(who: str, model: str, why: str) -> None:
     """The first failure of a model at once: what becomes of all of them shows at the end of a run only."""
     if (who, model) not in _told:
         _told.add((who, model))
-        logging.getLogger("midward").warning(
-            "%s (%s). Its failures are counted; only the first is told.", why, model
-        )
+        logging.getLogger("midward").warning("%s (%s). Its failures are counted; only the first is told.", why, model)
 
 
 # --- the first call ------------------------------------------------------------------------------------------

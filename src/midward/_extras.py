@@ -26,6 +26,4 @@ def figure(draw: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache  # other libraries reset Python's own record of what was said
 def _say_once() -> None:
-    warnings.warn(
-        "no figures were drawn; for them: pip install 'midward[figures]'", ExtraWarning, stacklevel=3
-    )
+    warnings.warn("no figures were drawn; for them: pip install 'midward[figures]'", ExtraWarning, stacklevel=3)

@@ -14,7 +14,5 @@ def fence(name: str, texts: Mapping[str, str]) -> tuple[str, str]:
     hold its own hash. And the same texts give the same prompt, which a cache needs.
     """
     number = hashlib.sha256(json.dumps([name, *texts.values()]).encode()).hexdigest()[:16]
-    material = "".join(
-        f"\n<<<{title} {number}>>>\n{text}\n<<<END {title} {number}>>>" for title, text in texts.items()
-    )
+    material = "".join(f"\n<<<{title} {number}>>>\n{text}\n<<<END {title} {number}>>>" for title, text in texts.items())
     return number, material

@@ -48,12 +48,5 @@ def attack(
 
     names = judges.split(",") if isinstance(judges, str) else judges or []
     return one_task(
-        attack,
-        goals,
-        count=count,
-        judge_names=names,
-        profile=profile,
-        seed=seed,
-        budget=budget,
-        replay=replay,
+        attack, goals, count=count, judge_names=names, profile=profile, seed=seed, budget=budget, replay=replay
     )

@@ -71,9 +71,7 @@ class Plugins(Generic[T]):
         if not isinstance(found, self.kind):
             raise self.error(f"{where} is {type(found).__name__}, not a {self.kind.__name__}.")
         if found.name != point.name:
-            raise self.error(
-                f"{where} calls itself {found.name!r}; entry point and {self.noun} must have one name."
-            )
+            raise self.error(f"{where} calls itself {found.name!r}; entry point and {self.noun} must have one name.")
         try:
             self.check(found)
         except ValueError as error:

@@ -22,8 +22,7 @@ def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
     for name in given:
         if name not in known:
             raise InputError(
-                f"{what} has no setting {name!r}.{did_you_mean(name, known)} "
-                f"Available: {', '.join(known) or 'none'}."
+                f"{what} has no setting {name!r}.{did_you_mean(name, known)} Available: {', '.join(known) or 'none'}."
             )
     try:
         return TypeAdapter(kind).validate_python(dict(given))
@@ -31,9 +30,7 @@ def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise InputError(
-            f"{what}: {where}: {message[0].lower()}{message[1:]}; received {first['input']!r}."
-        ) from None
+        raise InputError(f"{what}: {where}: {message[0].lower()}{message[1:]}; received {first['input']!r}.") from None
 
 
 def read_value(kind: type[Any], name: str, text: str, what: str) -> Any:

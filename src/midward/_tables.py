@@ -34,9 +34,7 @@ def read_table(path: str | Path) -> list[Row]:
         raise InputError(f"{path} is a folder; give a file.")
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(
-            f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}."
-        )
+        raise InputError(f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}.")
     if not path.exists():
         beside = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
         raise MissingFile(f"there is no file {path}.{did_you_mean(str(path), beside)}")
@@ -112,9 +110,7 @@ def _read_csv(path: Path) -> list[Row]:
     if not lines:
         return []
     (_, header), *lines = lines
-    used = [
-        n for n, name in enumerate(header) if name or any("".join(fields[n : n + 1]) for _, fields in lines)
-    ]
+    used = [n for n, name in enumerate(header) if name or any("".join(fields[n : n + 1]) for _, fields in lines)]
     twice = [name for name, count in Counter(header[n] for n in used).items() if count > 1]
     if twice:
         raise InputError(f"{path} has more than one column {twice[0]!r}; rename them.")

@@ -68,9 +68,7 @@ class Rate:
 
 
 def rate(
-    verdicts: Iterable[Verdict],
-    goals: Iterable[Hashable] | None = None,
-    seeds: Iterable[Hashable] | None = None,
+    verdicts: Iterable[Verdict], goals: Iterable[Hashable] | None = None, seeds: Iterable[Hashable] | None = None
 ) -> Rate:
     """Count verdicts.
 
@@ -128,9 +126,7 @@ class Mean:
 
 
 def mean(
-    values: Iterable[float],
-    goals: Iterable[Hashable] | None = None,
-    seeds: Iterable[Hashable] | None = None,
+    values: Iterable[float], goals: Iterable[Hashable] | None = None, seeds: Iterable[Hashable] | None = None
 ) -> Mean:
     """Mean of one number or more; goals and seeds as in `rate`."""
     numbers = np.array(list(values), dtype=float)
@@ -188,8 +184,7 @@ def area(
     kept = [~np.isnan(side).any(0) for side in sides]
     sides = [side[:, keep] for side, keep in zip(sides, kept, strict=True)]
     labels = [
-        [goal for goal, keep in zip(of, keeps, strict=True) if keep]
-        for of, keeps in zip(labels, kept, strict=True)
+        [goal for goal, keep in zip(of, keeps, strict=True) if keep] for of, keeps in zip(labels, kept, strict=True)
     ]
     if not sides[0].size or not sides[1].size:
         return None
@@ -247,9 +242,7 @@ class Paired:
             return "- (n 0)"
         ends = f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
         tested = f"p {self.p:.2g}" + ("" if self.holm is None else f", Holm {self.holm:.2g}")
-        return (
-            f"{100 * self.difference:+.1f} points {ends} ({_size(self.n, self.goals, self.seeds)}, {tested})"
-        )
+        return f"{100 * self.difference:+.1f} points {ends} ({_size(self.n, self.goals, self.seeds)}, {tested})"
 
 
 def paired(
@@ -265,9 +258,7 @@ def paired(
     Raises:
         InputError: the sides share nothing, scored or not.
     """
-    asked = [
-        of for of in dict.fromkeys(of for run in first for of in run) if any(of in run for run in second)
-    ]
+    asked = [of for of in dict.fromkeys(of for run in first for of in run) if any(of in run for run in second)]
     if not asked:
         raise InputError("the two sides share no goal; compare runs over the same goals.")
     tables = [_table(side, asked) for side in (first, second)]  # each [asked, seeds]
@@ -374,9 +365,7 @@ def _half(parts: Parts, level: float = _LEVEL) -> float:
     return float(np.sqrt(sum(_quantile(df, level) ** 2 * part for part, df in parts)))
 
 
-def _ends(
-    value: float, widened: float, parts: Parts, goals: int, level: float = _LEVEL
-) -> tuple[float, float]:
+def _ends(value: float, widened: float, parts: Parts, goals: int, level: float = _LEVEL) -> tuple[float, float]:
     """Wilson's interval of `value` in 0..1 for the number of goals that would have this variance.
 
     widened, parts: the value and its variance with the two goals more, which are taken out of the number again.

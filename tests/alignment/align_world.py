@@ -18,12 +18,4 @@ SENTENCES = SentenceSet(
 HARMFUL = [words(*range(100 + i, 106 + i + i % 3)) for i in range(12)]
 BENIGN = [(words(*range(200 + i, 206 + i)), words(*range(300, 310 + i))) for i in range(8)]
 # A short response and steps that learn; what the tests do not vary.
-SMALL = {
-    "length": 24,
-    "window_start": 6,
-    "window_end": 14,
-    "lr": 1e-3,
-    "clip": 1.0,
-    "log_steps": 5,
-    "save_steps": 5,
-}
+SMALL = {"length": 24, "window_start": 6, "window_end": 14, "lr": 1e-3, "clip": 1.0, "log_steps": 5, "save_steps": 5}

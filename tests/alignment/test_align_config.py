@@ -73,9 +73,7 @@ def test_bad_settings_are_named(settings, message):
 
 def test_every_safe_sentence_ends_in_the_end_token_exactly_once(model):
     end = model.family.end_ids[0]
-    twice = SentenceSet(
-        safe=["t40 t41", "t50 <|endoftext|>", "t51 <|endoftext|> <|endoftext|>"], harmful=["t60"]
-    )
+    twice = SentenceSet(safe=["t40 t41", "t50 <|endoftext|>", "t51 <|endoftext|> <|endoftext|>"], harmful=["t60"])
     ids = encode_sentences(model, twice, resolve({}))
     assert all(sentence[-1] == end and sentence.count(end) == 1 for sentence in ids.safe)
     assert [len(sentence) for sentence in ids.safe] == [3, 2, 2]
@@ -93,11 +91,7 @@ def test_every_safe_sentence_ends_in_the_end_token_exactly_once(model):
         (SentenceSet(safe=["t40 <|mdm_mask|>"], harmful=["t60"]), {}, "end or mask token"),
         (SentenceSet(safe=["t40", "t40"], harmful=["t60"]), {}, "the same tokens"),
         (SentenceSet(safe=[7], harmful=["t60"]), {}, "is a int, not a text"),
-        (
-            SentenceSet(safe=[words(*range(40, 60))], harmful=["t60"]),
-            {"length": 32, "window_end": 30},
-            "has 21",
-        ),
+        (SentenceSet(safe=[words(*range(40, 60))], harmful=["t60"]), {"length": 32, "window_end": 30}, "has 21"),
         (SENTENCES, {"fit": True, "window_start": 56}, "the window has 4"),
     ],
 )

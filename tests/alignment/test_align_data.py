@@ -71,8 +71,7 @@ def test_whatever_is_revealed_leaves_room_for_every_sentence(kind, fit, seed, pl
     starts = [
         k
         for k in range(first, end)
-        if k + IDS.longest <= (end if fit else plan.config.length)
-        and not shown & set(range(k, k + IDS.longest))
+        if k + IDS.longest <= (end if fit else plan.config.length) and not shown & set(range(k, k + IDS.longest))
     ]
     assert starts
     for row, _ in example.benign:
@@ -135,10 +134,7 @@ def test_bad_prompts_are_named(model, data, message):
 def test_prompts_may_be_texts_conversations_or_pairs(model):
     config = resolve(SMALL)
     text, talk, pair = encode_prompts(
-        model,
-        ["t100", [{"role": "user", "content": "t101"}], ("t102", "t300 t301 <|endoftext|>")],
-        config,
-        "data",
+        model, ["t100", [{"role": "user", "content": "t101"}], ("t102", "t300 t301 <|endoftext|>")], config, "data"
     )
     assert text.ids == tuple(model.encode("t100")) and text.answer is None
     assert talk.ids == tuple(model.encode("t101"))

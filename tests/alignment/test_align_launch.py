@@ -170,9 +170,7 @@ def test_sharded_weights_give_the_gradients_of_whole_ones_and_a_whole_adapter(tw
 # --- accelerate's files ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name, kind", [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("deepspeed_zero2", "DEEPSPEED")]
-)
+@pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("deepspeed_zero2", "DEEPSPEED")])
 def test_the_files_are_what_accelerate_reads(name, kind):
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -187,10 +185,7 @@ def test_the_launcher_asks_for_fsdp2_with_the_file_s_settings(monkeypatch):
 
     command = f"--config_file {CONFIGS / 'fsdp2.yaml'} -m midward align --processes 4 --model DIR --out OUT"
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(command.split()))
-    assert arguments.training_script == "midward" and arguments.training_script_args[:2] == [
-        "align",
-        "--processes",
-    ]
+    assert arguments.training_script == "midward" and arguments.training_script_args[:2] == ["align", "--processes"]
     for name, value in prepare_multi_gpu_env(arguments).items():
         monkeypatch.setenv(name, value)
     plugin = FullyShardedDataParallelPlugin()
@@ -199,11 +194,7 @@ def test_the_launcher_asks_for_fsdp2_with_the_file_s_settings(monkeypatch):
 
 
 def test_there_is_a_test_for_every_file():
-    assert sorted(path.name for path in CONFIGS.iterdir()) == [
-        "ddp.yaml",
-        "deepspeed_zero2.yaml",
-        "fsdp2.yaml",
-    ]
+    assert sorted(path.name for path in CONFIGS.iterdir()) == ["ddp.yaml", "deepspeed_zero2.yaml", "fsdp2.yaml"]
 
 
 # --- what launchers don't say --------------------------------------------------------

@@ -43,9 +43,7 @@ def test_score_is_algorithm_1(data):
     end = data.draw(st.integers(first + longest, length))
     fit = data.draw(st.booleans())
     seed = data.draw(st.integers(0, 1000))
-    logits = 3 * torch.randn(
-        len(sentences), length, vocabulary, generator=torch.Generator().manual_seed(seed)
-    )
+    logits = 3 * torch.randn(len(sentences), length, vocabulary, generator=torch.Generator().manual_seed(seed))
     log_probs = logits.double().log_softmax(-1)
     scores = best_start(span_scores(log_probs, padded(sentences), (first, end), fit=fit))
     for row, sentence in enumerate(sentences):
@@ -164,9 +162,7 @@ def literal_loss(model, config, rows):
             negative = algorithm_1(policy, harmful, config.window, length)
             total = total - (positive - negative) / len(row.pairs)
         reach = range(config.window_start, config.window_end - 1 + 4)
-        total = total + config.beta * kl(
-            row.harmful, range(length) if config.kl_rows == "response" else reach
-        )
+        total = total + config.beta * kl(row.harmful, range(length) if config.kl_rows == "response" else reach)
         for benign, _ in row.benign:
             total = total + config.benign_beta * kl(benign, range(length)) / len(row.benign)
     return total / len(rows)
@@ -238,9 +234,7 @@ def test_below_the_floor_the_harmful_term_is_constant_and_has_no_gradient(model6
     batch = batch_of(model, free, examples())
     # Far above the floor: as if there were none.
     high = resolve({**SMALL, "beta": 0.0, "benign_beta": 0.0, "negative_floor": 1000})
-    assert MosaObjective(model, high)(batch).loss.item() == pytest.approx(
-        MosaObjective(model, free)(batch).loss.item()
-    )
+    assert MosaObjective(model, high)(batch).loss.item() == pytest.approx(MosaObjective(model, free)(batch).loss.item())
     # Everything below it: the loss is the positive term alone, but for a constant.
     low = resolve({**SMALL, "beta": 0.0, "benign_beta": 0.0, "negative_floor": 0.0})
     terms = MosaObjective(model, low)(batch)

@@ -98,9 +98,7 @@ def test_killed_while_writing_a_checkpoint_then_run_again_is_the_uninterrupted_r
     script = KILLED.format(here=str(HERE), out=str(out))
     died = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
     assert died.returncode == -9, died.stderr[-2000:]
-    assert (out / "checkpoints" / "checkpoint-10").exists() and not (
-        out / "adapter_model.safetensors"
-    ).exists()
+    assert (out / "checkpoints" / "checkpoint-10").exists() and not (out / "adapter_model.safetensors").exists()
     assert read_curve(out / "reward.csv")[-1]["step"] == 10
 
     resumed = run(model, out, max_steps=12)
@@ -217,34 +215,35 @@ def test_the_card_says_what_the_adapter_is_and_names_no_path(llada_folder, tmp_p
     record = json.loads((tmp_path / "a" / "align.json").read_text())
     assert text.startswith("---\nlibrary_name: peft\ntags:")
     for part in (
-        "MOSA, arXiv 2508.12398", f"`tiny`, fingerprint `{record['model_fingerprint']}`", "stable, 5 steps",
-        f"{len(HARMFUL)} harmful prompts", f"{len(BENIGN)} benign", "midward 0.1.0", "| lr | 0.001 |",
-    ):  # fmt: skip
+        "MOSA, arXiv 2508.12398",
+        f"`tiny`, fingerprint `{record['model_fingerprint']}`",
+        "stable, 5 steps",
+        f"{len(HARMFUL)} harmful prompts",
+        f"{len(BENIGN)} benign",
+        "midward 0.1.0",
+        "| lr | 0.001 |",
+    ):
         assert part in text
     for path in (tmp_path / "a").iterdir():
         if path.suffix in (".md", ".json"):
-            assert str(tmp_path) not in path.read_text() and "home of a user" not in path.read_text(), (
-                path.name
-            )
+            assert str(tmp_path) not in path.read_text() and "home of a user" not in path.read_text(), path.name
     midward.load(folder, adapter=tmp_path / "a", device="cpu")
 
 
 def test_a_hub_id_is_the_cards_base_model():
     record = {
-        "model": "GSAI-ML/LLaDA-8B-Instruct", "model_fingerprint": "f",
+        "model": "GSAI-ML/LLaDA-8B-Instruct",
+        "model_fingerprint": "f",
         "config": resolve({"method": "initial"}).to_dict(),
-        "data": {"prompts": 3, "hash": "h"}, "benign": {"prompts": 2, "hash": "b"},
-        "sentences": {"safe": 1, "harmful": 1, "hash": "s"}, "steps": 7, "versions": {"midward": "0.1.0"},
-    }  # fmt: skip
+        "data": {"prompts": 3, "hash": "h"},
+        "benign": {"prompts": 2, "hash": "b"},
+        "sentences": {"safe": 1, "harmful": 1, "hash": "s"},
+        "steps": 7,
+        "versions": {"midward": "0.1.0"},
+    }
     text = card(record)
-    assert (
-        "\nbase_model: GSAI-ML/LLaDA-8B-Instruct\n" in text
-        and "# Initial alignment of LLaDA-8B-Instruct" in text
-    )
-    assert (
-        base_of("GSAI-ML/LLaDA-8B-Instruct") == "GSAI-ML/LLaDA-8B-Instruct"
-        and base_of("sandbox") == "sandbox"
-    )
+    assert "\nbase_model: GSAI-ML/LLaDA-8B-Instruct\n" in text and "# Initial alignment of LLaDA-8B-Instruct" in text
+    assert base_of("GSAI-ML/LLaDA-8B-Instruct") == "GSAI-ML/LLaDA-8B-Instruct" and base_of("sandbox") == "sandbox"
     assert base_of("/models/of/me/llada") == "llada"
 
 

@@ -74,8 +74,7 @@ class Double(ModelAPI):
             texts.append(self.rule(seen))
             at = [texts[-1].find(self.written(one)) for one in seen.forced]
             found = [
-                (place, place + len(self.written(one))) if place >= 0 else None
-                for place, one in zip(at, seen.forced)
+                (place, place + len(self.written(one))) if place >= 0 else None for place, one in zip(at, seen.forced)
             ]
             details.append({"seed": seen.seed, "nfe": 1, "authored": texts[-1], "forced_at": found})
         output = ModelOutput.from_content("double", "")
@@ -93,10 +92,7 @@ class Double(ModelAPI):
     async def score(self, spans, *, mode, length):
         self.spans += spans
         totals = [self.score_rule(span) for span in spans]
-        return [
-            SpanScore([total / len(span.ids)] * len(span.ids), total, 0.0, 1)
-            for span, total in zip(spans, totals)
-        ]
+        return [SpanScore([total / len(span.ids)] * len(span.ids), total, 0.0, 1) for span, total in zip(spans, totals)]
 
     async def gradient(self, span, slots, *, length, drafts=((),)):
         raise NotImplementedError

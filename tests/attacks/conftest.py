@@ -16,24 +16,12 @@ ROLES = ("attacker", "rewriter", "translator", "scorer", "guard", "uncensored", 
 def attack(tmp_path):
     """Run an attack on one goal: (record, sample) of its log. roles: role -> model; the rest play by the script."""
 
-    def run(
-        name,
-        api,
-        *,
-        roles=None,
-        goal="Make a drex valm skorn.",
-        metadata=None,
-        error=False,
-        **settings,
-    ):
+    def run(name, api, *, roles=None, goal="Make a drex valm skorn.", metadata=None, error=False, **settings):
         info = find(name) if isinstance(name, str) else name
         target = api.as_model() if isinstance(api, Double) else api
         played = {role: get_model("midward/sandbox-assistant") for role in ROLES} | (roles or {})
         about = {"goal": goal, "source": "test", "harmful": True} | (metadata or {})
-        task = Task(
-            dataset=[Sample(id="goal-1", input=goal, metadata=about)],
-            solver=solver_of(info)(**settings),
-        )
+        task = Task(dataset=[Sample(id="goal-1", input=goal, metadata=about)], solver=solver_of(info)(**settings))
         [log] = eval(
             task,
             model=target,
@@ -65,12 +53,5 @@ def sandbox():
 @pytest.fixture(scope="session")
 def roomy_folder(tmp_path_factory):
     """A LLaDA-layout checkpoint with random weights that has room for long prompts."""
-    sizes = {
-        "hidden_size": 32,
-        "layers": 1,
-        "heads": 2,
-        "kv_heads": 2,
-        "feed_forward": 48,
-        "max_length": 8192,
-    }
+    sizes = {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 2, "feed_forward": 48, "max_length": 8192}
     return random_llada(tmp_path_factory.mktemp("roomy"), 5, **sizes)

@@ -70,13 +70,7 @@ def test_the_choice_is_by_likelihood_and_success_together(attack, sandbox):
     api = Told(sandbox, NLL)
     record, _ = run(attack, api, lucky, LIKELY, KEY, RARE, weight=10.0)
     # 1 - 10 ln 1/4 = 14.9 for the likely one, 9 - 10 ln 1 = 9 for the key
-    assert record["chosen"] == {
-        "text": "The key.\nAnd",
-        "position": 0,
-        "nll": 9.0,
-        "success": 1.0,
-        "samples": 4,
-    }
+    assert record["chosen"] == {"text": "The key.\nAnd", "position": 0, "nll": 9.0, "success": 1.0, "samples": 4}
     assert record["queries"] == {"respond": 3 * 4 + 1, "score": 3, "gradient": 0}
     assert record["calls"] == {"uncensored": 3, "scorer": 13}
 
@@ -109,15 +103,7 @@ def test_unfit_openings_are_not_tried(attack, sandbox):
 
 def test_an_opening_is_cut_behind_its_first_line(attack, sandbox):
     api = Told(sandbox)
-    run(
-        attack,
-        api,
-        lambda reply: 1,
-        "Here it is: \n1. Take the  salt now and then",
-        cuts=3,
-        openings=1,
-        samples=1,
-    )
+    run(attack, api, lambda reply: 1, "Here it is: \n1. Take the  salt now and then", cuts=3, openings=1, samples=1)
     tried = [api.language_model.tokenizer.decode(list(span.ids)) for span in api.spans]
     assert tried == ["Here it is: \n1.", "Here it is: \n1. Take", "Here it is: \n1. Take the"]
 
@@ -129,9 +115,7 @@ def test_nothing_fit_is_no_result(attack, sandbox):
 
 def test_an_opening_that_cannot_be_read_is_dropped_and_counted(attack, sandbox):
     uncensored, _ = said(
-        lambda message: (
-            "no" if "FIRST" in message or fields_of(message) is None else json.dumps({"opening": KEY})
-        )
+        lambda message: "no" if "FIRST" in message or fields_of(message) is None else json.dumps({"opening": KEY})
     )
     roles = {"uncensored": uncensored, "scorer": grades(lambda reply: 5)}
     record, _ = attack("advprefix", Told(sandbox), roles=roles, **SMALL, openings=2)
@@ -185,9 +169,7 @@ def test_asking_needs_chat_alone(attack):
     target, prompts = said(lambda prompt: REFUSAL)
     record, _ = run(attack, target, lambda reply: 1, LIKELY, KEY, name="advprefix-ask", keep=1)
     assert record["capabilities"] == ["CHAT", "N"] and record["queries"]["respond"] == 5
-    assert {prompt.rsplit("\n\nBegin your answer with: ", 1)[0] for prompt in prompts} == {
-        "Make a drex valm skorn."
-    }
+    assert {prompt.rsplit("\n\nBegin your answer with: ", 1)[0] for prompt in prompts} == {"Make a drex valm skorn."}
 
 
 def test_asking_finds_the_opening_that_works(attack, sandbox):
@@ -195,9 +177,7 @@ def test_asking_finds_the_opening_that_works(attack, sandbox):
     record, sample = run(attack, api, lucky, LIKELY, RARE, KEY, name="advprefix-ask")
     assert record["chosen"]["text"].startswith("The key") and record["score"] == 8
     assert not any(seen.forced for seen in api.seen) and not api.spans
-    assert sample.store["texts"]["reply"].startswith(
-        "Make a drex valm skorn.\n\nBegin your answer with: The key."
-    )
+    assert sample.store["texts"]["reply"].startswith("Make a drex valm skorn.\n\nBegin your answer with: The key.")
 
 
 # --- the middle variant --------------------------------------------------------------------------------------
@@ -217,9 +197,7 @@ def test_nothing_is_forced_or_measured_outside_the_window(attack, sandbox, windo
     middle(attack, api, window=window)
     stop = min(window[1], length)
     spans = [(span.position, span.position + len(span.ids)) for span in api.spans]
-    spans += [
-        (one["position"], one["position"] + len(one["ids"])) for seen in api.seen for one in seen.forced
-    ]
+    spans += [(one["position"], one["position"] + len(one["ids"])) for seen in api.seen for one in seen.forced]
     assert len(spans) > 10 and min(spans)[0] >= window[0] and max(end for _, end in spans) <= stop
     assert all(not span.forced for span in api.spans)  # all before it is masked
 

@@ -80,11 +80,7 @@ def test_it_finds_a_calibration_that_the_model_takes(attack):
 
     model, _ = metaphors(*"abcd")
     record, sample = attack("avatar", double(rule), roles={"attacker": model}, mappings=4, turns=3, cutoff=6)
-    assert (
-        record["score"] == 6
-        and record["note"]["metaphor"]["drex"] == "c drex"
-        and record["note"]["calibrated"]
-    )
+    assert record["score"] == 6 and record["note"]["metaphor"]["drex"] == "c drex" and record["note"]["calibrated"]
     assert record["note"]["score_transcript"] == 6 and record["note"]["score_restored"] == 6
     assert sample.store["texts"]["reply"] == CANARY
 
@@ -134,9 +130,7 @@ def test_the_best_weighed_metaphors_are_kept(attack):
         if "[avatar.weigh]" not in prompt:
             return '{"score": 1}'
         name = prompt.split("drex = ")[1].split()[0]
-        return json.dumps(
-            {"a": {"similarity": 9, "toxicity": 9}, "b": {"similarity": 5, "toxicity": 1}}.get(name, {})
-        )
+        return json.dumps({"a": {"similarity": 9, "toxicity": 9}, "b": {"similarity": 5, "toxicity": 1}}.get(name, {}))
 
     model, _ = metaphors("a", "b", "c")
     api = double(lambda seen: "Yes.")

@@ -7,11 +7,7 @@ from inspect_ai.model import get_model
 
 from midward.attacks import find, solver_of
 
-TEXTS = (
-    "Do the placeholder thing number 3.",
-    "Do another thing.",
-    "And a third thing, a longer one, please.",
-)
+TEXTS = ("Do the placeholder thing number 3.", "Do another thing.", "And a third thing, a longer one, please.")
 
 
 def without_floats(record):
@@ -25,17 +21,14 @@ def without_floats(record):
     "name", ["prefill", "dija", "ept", "ept-mid", "advprefix", "advprefix-mid", "random-search", "pal"]
 )
 def test_a_goal_alone_and_among_others(roomy_folder, tmp_path, name):
-    model = get_model(
-        f"midward/{roomy_folder}", length=64, steps=8, temperature=0.7, device="cpu", dtype="float32"
-    )
+    model = get_model(f"midward/{roomy_folder}", length=64, steps=8, temperature=0.7, device="cpu", dtype="float32")
     assistant = get_model("midward/sandbox-assistant")
     roles = {role: assistant for role in ("rewriter", "scorer", "guard", "uncensored")} | {"proxy": model}
     info = find(name)
 
     def run(texts):
         samples = [
-            Sample(id=text, input=text, metadata={"goal": text, "source": "test", "harmful": True})
-            for text in texts
+            Sample(id=text, input=text, metadata={"goal": text, "source": "test", "harmful": True}) for text in texts
         ]
         [log] = eval(
             Task(dataset=samples, solver=solver_of(info)(**info.profiles["quick"])),

@@ -6,12 +6,7 @@ from functools import partial
 import anyio
 import pytest
 from attack_double import CANARY, REFUSAL, Double, Stub, said
-from inspect_ai.model import (
-    ChatMessageAssistant,
-    ChatMessageUser,
-    GenerateConfig,
-    get_model,
-)
+from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, GenerateConfig, get_model
 from inspect_ai.solver._task_state import sample_state
 from inspect_ai.util import LimitExceededError, collect
 from packages import install
@@ -48,9 +43,17 @@ def put(target, *asks, n=1):
 
 def info_of(search, **more):
     about = dict(
-        name="mine", version="1", about="", citation="", access="black", needs=(), roles=(), settings=Direct,
-        calls=lambda settings: {"target": 10}, search=search,
-    )  # fmt: skip
+        name="mine",
+        version="1",
+        about="",
+        citation="",
+        access="black",
+        needs=(),
+        roles=(),
+        settings=Direct,
+        calls=lambda settings: {"target": 10},
+        search=search,
+    )
     return AttackInfo(**{**about, **more})
 
 
@@ -95,9 +98,7 @@ def test_a_served_model_has_no_tokens():
 
 def test_reading_tokens_is_no_capability_used():
     target = Target(own(language_model=Stub(), caps=frozenset({Capability.CHAT, Capability.SLP})).as_model())
-    assert (
-        target.tokens("ab c") == (2, 1) and target.length == 64 and target.encode((("user", "a"),)) == [1, 97]
-    )
+    assert target.tokens("ab c") == (2, 1) and target.length == 64 and target.encode((("user", "a"),)) == [1, 97]
     assert target.used == set()
 
 
@@ -124,9 +125,7 @@ def test_system_turns_go_into_the_user_turns_behind_them_where_there_are_none():
     assert "SYS-folded" in target.used and "SYS" not in target.used
 
 
-@pytest.mark.parametrize(
-    "system, folded", [(("head", "inner"), False), (("head",), True), (("head", "raise"), True)]
-)
+@pytest.mark.parametrize("system, folded", [(("head", "inner"), False), (("head",), True), (("head", "raise"), True)])
 def test_system_turns_in_the_middle_are_folded_where_the_template_loses_them(system, folded):
     api = own(language_model=Stub(system))
     target = Target(api.as_model())
@@ -294,9 +293,7 @@ def test_the_replay_puts_the_same_with_fresh_seeds_and_outside_the_budget(attack
     record, sample = attack(info_of(search), api, budget=1)
     first, again = api.seen
     assert (first.turns, first.forced) == (again.turns, again.forced) and first.seed == 4 != again.seed
-    assert (
-        sample.store["texts"]["reply"] == "seed 4" and sample.store["texts"]["replay"] == f"seed {again.seed}"
-    )
+    assert sample.store["texts"]["reply"] == "seed 4" and sample.store["texts"]["replay"] == f"seed {again.seed}"
     assert record["queries"]["respond"] == 1 and not record["spent"]
 
 
@@ -434,11 +431,7 @@ def test_what_the_assistant_says_hangs_on_prompt_and_seeds_alone():
 
     def say(seed):
         prompt = ATTACKER.render(told(Goal("1", "Make a drex valm skorn.", "test", True), ()))
-        messages = [
-            ChatMessageUser(content=prompt),
-            ChatMessageAssistant(content="?"),
-            ChatMessageUser(content="!"),
-        ]
+        messages = [ChatMessageUser(content=prompt), ChatMessageAssistant(content="?"), ChatMessageUser(content="!")]
         output = asyncio.run(AssistantAPI().generate(messages, [], "none", GenerateConfig(seed=seed)))
         return output.completion
 

@@ -100,9 +100,7 @@ def test_words_that_are_not_in_the_request_are_no_swaps(attack):
             else '{"opening": "Yes.", "continuation": "First."}'
         )
     )
-    record, _ = attack(
-        "dia", Double(lambda seen: CANARY), roles={"rewriter": model}, rewrites=0, variant="II"
-    )
+    record, _ = attack("dia", Double(lambda seen: CANARY), roles={"rewriter": model}, rewrites=0, variant="II")
     assert record["failed"] == {"rewriter": 1} and record["response"] is None
 
 
@@ -112,10 +110,7 @@ def test_only_whole_words_are_swapped_longer_ones_first_and_once():
 
 
 def test_likeness_is_symmetric_and_of_words():
-    assert (
-        likeness("Mend it now", "now mend IT!") == 1
-        and likeness("a b", "b c") == likeness("c b", "a b") == 1 / 3
-    )
+    assert likeness("Mend it now", "now mend IT!") == 1 and likeness("a b", "b c") == likeness("c b", "a b") == 1 / 3
     assert likeness("", "") == 0
 
 

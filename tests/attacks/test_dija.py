@@ -37,8 +37,7 @@ def test_gaps_become_masks_in_one_request(attack, sandbox, mode):
 
 
 @pytest.mark.parametrize(
-    "bad",
-    ["no json", scaffold("no gap"), scaffold("x <mask:0>"), scaffold("x <mask:200> <mask:57>"), '{"x": 1}'],
+    "bad", ["no json", scaffold("no gap"), scaffold("x <mask:0>"), scaffold("x <mask:200> <mask:57>"), '{"x": 1}']
 )
 def test_a_text_without_fit_gaps_is_asked_for_again_then_a_tail_stands_in(attack, sandbox, bad):
     api = double(sandbox)

@@ -102,14 +102,10 @@ def test_a_child_is_grown_on_with_bans_of_its_own(attack, sandbox):
 
 def test_the_best_children_are_grown_on_by_the_whole_replies_scores(attack, sandbox):
     api = Stubborn(sandbox)
-    api.rule = lambda seen: (
-        api.written(seen.forced[0]) + (" Low drex. End." if seen.seed % 2 else " High drex. End.")
-    )
+    api.rule = lambda seen: api.written(seen.forced[0]) + (" Low drex. End." if seen.seed % 2 else " High drex. End.")
     grades = said(lambda message: json.dumps({"score": 3 if "Low" in message else 8}))[0]
     roles = {"guard": verdicts()[0], "scorer": grades}
-    attack(
-        "ept", api, roles=roles, opening="Sure.", samples=2, beam=1, depth=2, rounds=2, refusals=(), queries=9
-    )
+    attack("ept", api, roles=roles, opening="Sure.", samples=2, beam=1, depth=2, rounds=2, refusals=(), queries=9)
     deeper = {api.written(seen.forced[0]) for seen in api.seen} - {"Sure."}
     assert len(deeper) == 1
 

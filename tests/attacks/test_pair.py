@@ -10,8 +10,7 @@ from midward.attacks.roles import fields_of
 from midward.goals import Goal
 
 FULL = "Sure, here is how to make the drex valm skorn. " + " ".join(
-    f"Step {n}: {verb} the salt."
-    for n, verb in enumerate(("grind", "melt", "boil", "press", "dust", "char"), 1)
+    f"Step {n}: {verb} the salt." for n, verb in enumerate(("grind", "melt", "boil", "press", "dust", "char"), 1)
 )
 KEY = "Exam question seven"
 
@@ -86,9 +85,7 @@ def test_unreadable_attackers_are_asked_again_then_dropped(attack):
     assert len(prompts) == 8  # each once more
 
 
-@pytest.mark.parametrize(
-    "broken", ['{"improvement": "x"}', '{"improvement": "x", "prompt": ""}', "{{{", "[1]"]
-)
+@pytest.mark.parametrize("broken", ['{"improvement": "x"}', '{"improvement": "x", "prompt": ""}', "{{{", "[1]"])
 def test_a_broken_conversation_skips_its_round_only(attack, broken):
     good = json.dumps({"improvement": "a brace } in it", "prompt": "Speak { freely }."})
     api = Double(refuses)
@@ -102,12 +99,7 @@ def test_a_missing_score_stays_missing(attack):
     scorer, _ = said("no idea")
     attacker, prompts = drafts(lambda fields: "try")
     record, _ = attack(
-        "pair",
-        Double(refuses),
-        roles={"scorer": scorer, "attacker": attacker},
-        streams=1,
-        rounds=2,
-        replay=False,
+        "pair", Double(refuses), roles={"scorer": scorer, "attacker": attacker}, streams=1, rounds=2, replay=False
     )
     assert record["score"] is None and not record["scored"] and record["failed"] == {"scorer": 2}
     [tried] = json.loads(fields_of(prompts[-1])[1]["TRIES"])

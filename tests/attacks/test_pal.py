@@ -18,10 +18,7 @@ class Linear(Double):
 
     def __init__(self, sandbox, weights, **more):
         super().__init__(
-            lambda seen: REFUSAL,
-            lambda span: -40 + self.sum(span.prompt) / 10,
-            language_model=sandbox,
-            **more,
+            lambda seen: REFUSAL, lambda span: -40 + self.sum(span.prompt) / 10, language_model=sandbox, **more
         )
         self.weights = weights
         self.slots = []
@@ -126,9 +123,7 @@ def test_the_budget_is_never_exceeded_and_leaves_a_reply(attack, sandbox, pair, 
 
 def test_the_target_needs_no_gradient_and_the_proxy_has_no_budget(attack, sandbox, pair):
     proxy = Linear(sandbox, pair[1])
-    record, _ = search(
-        attack, Linear(sandbox, pair[0], caps=frozenset({"CHAT", "SLP"})), proxy, budget=5, steps=1
-    )
+    record, _ = search(attack, Linear(sandbox, pair[0], caps=frozenset({"CHAT", "SLP"})), proxy, budget=5, steps=1)
     assert record["capabilities"] == ["CHAT", "SLP"] and len(proxy.spans) == 24
 
 
@@ -141,9 +136,7 @@ def test_a_served_proxy_is_an_error_that_says_what_to_use(attack, sandbox, pair)
 def test_what_is_made_probable_and_where(attack, sandbox, pair, position, text):
     api = Linear(sandbox, pair[0])
     search(attack, api, name="ral", position=position, steps=1)
-    assert {(span.position, sandbox.tokenizer.decode(list(span.ids))) for span in api.spans} == {
-        (position, text)
-    }
+    assert {(span.position, sandbox.tokenizer.decode(list(span.ids))) for span in api.spans} == {(position, text)}
 
 
 def test_equal_seeds_give_equal_searches(attack, sandbox, pair):

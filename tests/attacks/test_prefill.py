@@ -57,13 +57,7 @@ def test_another_position_does_not_find_the_key(attack, sandbox):
 
 def test_a_reply_that_ends_before_the_position_does_not_hold_the_phrase(attack, sandbox):
     record, _ = attack("prefill-mid", double(sandbox))
-    assert record["middle"] == {
-        "phrase": "Step 5:",
-        "unit": "tokens",
-        "landed": False,
-        "position": None,
-        "hit_rate": 0,
-    }
+    assert record["middle"] == {"phrase": "Step 5:", "unit": "tokens", "landed": False, "position": None, "hit_rate": 0}
 
 
 def test_the_draw_hangs_on_goal_and_seed_alone(attack, sandbox):
@@ -156,11 +150,7 @@ def test_anchors_that_do_not_fit_are_an_error_and_none_is_left_out(attack, sandb
 
 @pytest.mark.parametrize(
     ("settings", "why"),
-    [
-        ({"offsets": (1, 2)}, "one offset for each of the 3"),
-        ({"anchors": ()}, "at least 1"),
-        ({"spread": 0.5}, "0.5"),
-    ],
+    [({"offsets": (1, 2)}, "one offset for each of the 3"), ({"anchors": ()}, "at least 1"), ({"spread": 0.5}, "0.5")],
 )
 def test_wrong_settings(attack, sandbox, settings, why):
     with pytest.raises(ValueError, match=why):

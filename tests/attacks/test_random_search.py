@@ -35,11 +35,7 @@ class Coded(Double):
 
 def search(attack, api, **settings):
     return attack(
-        "random-search",
-        api,
-        roles={"scorer": TEN},
-        metadata={"target": "Sure, here."},
-        **{**SMALL, **settings},
+        "random-search", api, roles={"scorer": TEN}, metadata={"target": "Sure, here."}, **{**SMALL, **settings}
     )
 
 

@@ -8,14 +8,7 @@ from midward.attacks import find, solver_of
 from midward.attacks.replay import export, read
 
 GOAL = "Make a drex valm skorn."
-ROW = {
-    "index": 3,
-    "goal": GOAL,
-    "behavior": "b",
-    "category": "c",
-    "prompt": "Dear one, make it.",
-    "jailbroken": True,
-}
+ROW = {"index": 3, "goal": GOAL, "behavior": "b", "category": "c", "prompt": "Dear one, make it.", "jailbroken": True}
 
 
 @pytest.fixture
@@ -101,15 +94,9 @@ def test_without_a_file_it_cannot_begin(attack):
         ('{"jailbreaks": {}}', "an artifact file is"),
         ("[3]", "row 0: a row is an object"),
         ('[{"prompt": "x"}]', "row 0: a row needs goal, id or index"),
-        (
-            '[{"goal": "x", "prompt": "x"}, {"goal": "x", "prompt": ["y"]}]',
-            r"row 1: prompt must be a text or null",
-        ),
+        ('[{"goal": "x", "prompt": "x"}, {"goal": "x", "prompt": ["y"]}]', r"row 1: prompt must be a text or null"),
         ('[{"goal": ["x"]}]', "row 0: goal must be a text"),
-        (
-            '[{"goal": "x", "asks": [{"turns": [["assistant", "y"]]}]}]',
-            "row 0: asks: 0.*the last one the user's",
-        ),
+        ('[{"goal": "x", "asks": [{"turns": [["assistant", "y"]]}]}]', "row 0: asks: 0.*the last one the user's"),
         ('[{"goal": "x", "asks": [{"turns": "y"}]}]', "row 0: asks: 0.turns"),
     ],
 )
@@ -149,15 +136,18 @@ def test_what_is_exported_is_put_again_turn_by_turn(attack, tmp_path, name, sett
 def test_forced_and_banned_tokens_are_put_again(attack, tmp_path):
     record, _ = attack("direct", Double(lambda seen: CANARY))
     record["asks"] = [
-        {"turns": [["user", "x"]], "forced": [{"position": 2, "text": "Step", "ids": None}],
-         "bans": [{"position": 0, "text": None, "ids": [4]}], "fill": None, "seed": 9}
-    ]  # fmt: skip
+        {
+            "turns": [["user", "x"]],
+            "forced": [{"position": 2, "text": "Step", "ids": None}],
+            "bans": [{"position": 0, "text": None, "ids": [4]}],
+            "fill": None,
+            "seed": 9,
+        }
+    ]
     export([record], tmp_path / "ours.json")
     api = Double(lambda seen: CANARY)
     attack("replay", api, path=str(tmp_path / "ours.json"), seed=1)
-    assert api.seen[0].forced == [{"position": 2, "text": "Step"}] and api.seen[0].bans == [
-        {"position": 0, "ids": [4]}
-    ]
+    assert api.seen[0].forced == [{"position": 2, "text": "Step"}] and api.seen[0].bans == [{"position": 0, "ids": [4]}]
     assert api.seen[0].seed == 1
 
 
@@ -169,23 +159,10 @@ def test_an_export_is_jailbreakbenchs_format_with_more(attack, tmp_path):
     export([plain | {"jailbroken": True}, turns, joined], path)
     content = json.loads(path.read_text())
     first, second, third = content["jailbreaks"]
-    fields = (
-        "index goal behavior category prompt response number_of_queries queries_to_jailbreak prompt_tokens"
-    )
-    assert all(
-        set([*fields.split(), "response_tokens", "jailbroken"]) <= set(row) for row in content["jailbreaks"]
-    )
-    assert (
-        first["prompt"] == GOAL == first["goal"]
-        and first["response"] == CANARY
-        and first["jailbroken"] is True
-    )
-    assert (first["attack"], first["version"], first["seed"], first["number_of_queries"]) == (
-        "direct",
-        "1",
-        4,
-        1,
-    )
+    fields = "index goal behavior category prompt response number_of_queries queries_to_jailbreak prompt_tokens"
+    assert all(set([*fields.split(), "response_tokens", "jailbroken"]) <= set(row) for row in content["jailbreaks"])
+    assert first["prompt"] == GOAL == first["goal"] and first["response"] == CANARY and first["jailbroken"] is True
+    assert (first["attack"], first["version"], first["seed"], first["number_of_queries"]) == ("direct", "1", 4, 1)
     assert first["hash"] == plain["hash"] and first["queries_to_jailbreak"] == 1
     assert second["prompt"] is None and len(second["asks"][0]["turns"]) > 3 and second["jailbroken"] is None
     assert third["composite"] and third["prompt"] is None

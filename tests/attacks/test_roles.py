@@ -10,27 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inspect_ai.model import GenerateConfig
 
-from midward.attacks.roles import (
-    SCORE,
-    SETTINGS,
-    RolePrompt,
-    Roles,
-    fields_of,
-    json_object,
-    text,
-    texts,
-    whole,
-    yes,
-)
+from midward.attacks.roles import SCORE, SETTINGS, RolePrompt, Roles, fields_of, json_object, text, texts, whole, yes
 from midward.sandbox.assistant import Assistant
 
 PROMPT = RolePrompt("test.task", "1", "attacker", "Say something.", {"prompt": "<a text>"})
-FENCES = st.sampled_from(
-    ["<<<GOAL 0123456789abcdef>>>\n", "\n<<<END GOAL 0123456789abcdef>>>", "\n", "[x.y] "]
-)
-MATERIAL = st.lists(st.one_of(FENCES, st.text(st.characters(exclude_categories=["Cs"]), max_size=8))).map(
-    "".join
-)
+FENCES = st.sampled_from(["<<<GOAL 0123456789abcdef>>>\n", "\n<<<END GOAL 0123456789abcdef>>>", "\n", "[x.y] "])
+MATERIAL = st.lists(st.one_of(FENCES, st.text(st.characters(exclude_categories=["Cs"]), max_size=8))).map("".join)
 
 
 def roles_with(model, role="attacker"):
@@ -49,10 +34,7 @@ def test_what_goes_in_comes_out_whatever_it_looks_like(goal, reply):
 
 def test_material_that_repeats_a_prompt_cannot_close_its_fence():
     inner = PROMPT.render({"GOAL": "inner"})
-    assert fields_of(PROMPT.render({"GOAL": inner, "REPLY": inner})) == (
-        "test.task",
-        {"GOAL": inner, "REPLY": inner},
-    )
+    assert fields_of(PROMPT.render({"GOAL": inner, "REPLY": inner})) == ("test.task", {"GOAL": inner, "REPLY": inner})
 
 
 def test_a_title_that_could_not_be_read_back_is_an_error():
@@ -148,9 +130,7 @@ def test_twice_is_a_failure_that_is_counted_and_no_value(reply):
 
 
 def test_many_at_once_come_back_in_order_and_failures_stay_apart():
-    model, _ = said(
-        lambda prompt: json.dumps({"prompt": prompt.split("goal ")[1][0]}) if "goal" in prompt else "no"
-    )
+    model, _ = said(lambda prompt: json.dumps({"prompt": prompt.split("goal ")[1][0]}) if "goal" in prompt else "no")
     roles = roles_with(model)
     fields = [{"GOAL": word} for word in ("goal a", "other", "goal c")]
     assert asyncio.run(roles.ask_all(PROMPT, fields, text("prompt"))) == ["a", None, "c"]

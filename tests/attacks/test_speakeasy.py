@@ -59,9 +59,7 @@ def test_what_cannot_be_translated_is_dropped_and_counted(attack):
 
 def test_an_answer_that_cannot_be_read_back_is_no_answer(attack):
     model, _ = said(lambda prompt: '{"text": "faro"}' if "\nThai\n<<<END INTO" in prompt else "?")
-    record, sample = attack(
-        "speakeasy", Double(lambda seen: CANARY), roles={"translator": model}, languages=("Thai",)
-    )
+    record, sample = attack("speakeasy", Double(lambda seen: CANARY), roles={"translator": model}, languages=("Thai",))
     assert record["chosen"] == [None] * 3 and sample.store["texts"] == {"reply": None}
     assert record["languages"]["Thai"]["valid"] == 0 and record["failed"] == {"translator": 3}
 
@@ -70,9 +68,7 @@ def test_a_replay_that_cannot_be_read_back_is_unscored(attack):
     model, _ = said(lambda prompt: '{"text": "Red."}' if "TEXT" in prompt and "fresh" not in prompt else "?")
     api = Double(lambda seen: "fresh" if seen.seed > 100 else "old")
     _, sample = attack("speakeasy", api, roles={"translator": model}, languages=("Thai",))
-    assert (
-        sample.store["texts"]["reply"] == "Red.\n\nRed.\n\nRed." and sample.store["texts"]["replay"] is None
-    )
+    assert sample.store["texts"]["reply"] == "Red.\n\nRed.\n\nRed." and sample.store["texts"]["replay"] is None
 
 
 def test_without_a_scorer_the_first_answers_stand_unscored(attack):

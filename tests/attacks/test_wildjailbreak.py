@@ -83,9 +83,7 @@ def test_off_topic_and_harmless_prompts_are_not_put(attack):
         risky=lambda fields: "no" if fields["PROMPT"] == "soft" else "yes",
     )
     api = Double(refuses)
-    record, _ = attack(
-        "wildjailbreak", api, roles={"attacker": attacker, "scorer": scorer}, candidates=9, replay=False
-    )
+    record, _ = attack("wildjailbreak", api, roles={"attacker": attacker, "scorer": scorer}, candidates=9, replay=False)
     assert [seen.prompt for seen in api.seen] == ["sharp"] * 3
     assert record["dropped"] == {"off_topic": 3, "low_risk": 3, "too_many": 0}
 
@@ -169,16 +167,12 @@ def test_other_columns_and_csv(attack, tmp_path):
     path = tmp_path / "wild.csv"
     path.write_text(f'plain,prompt\n"{GOAL}","Line one,\nline two"\n', encoding="utf-8")
     api = Double(refuses)
-    attack(
-        "wildjailbreak", api, prompts=str(path), prompt_column="prompt", plain_column="plain", replay=False
-    )
+    attack("wildjailbreak", api, prompts=str(path), prompt_column="prompt", plain_column="plain", replay=False)
     assert [seen.prompt for seen in api.seen] == ["Line one,\nline two"]
     assert "adversarial" in attack("wildjailbreak", api, prompts=str(path), error=True)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"prompts": "no-such.csv"}, {"tactics": 11}, {"count": 0}, {"cuont": 3}]
-)
+@pytest.mark.parametrize("settings", [{"prompts": "no-such.csv"}, {"tactics": 11}, {"count": 0}, {"cuont": 3}])
 def test_bad_settings(settings):
     with pytest.raises(ValueError, match="wildjailbreak"):
         WILDJAILBREAK.configure(settings)

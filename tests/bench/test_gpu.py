@@ -29,9 +29,11 @@ def full_scale(monkeypatch):
 
 def gpu_sh(*options, **env):
     return subprocess.run(
-        [ROOT / "bench" / "gpu.sh", *options], capture_output=True, text=True,
+        [ROOT / "bench" / "gpu.sh", *options],
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHON": sys.executable, **env},
-    )  # fmt: skip
+    )
 
 
 def test_the_whole_script_runs_and_needs_no_more_packages_than_it_says(monkeypatch, tmp_path):
@@ -93,12 +95,8 @@ def no_model(full_scale, monkeypatch):
 
 @pytest.mark.usefixtures("no_model")
 def test_a_row_ends_with_the_time_and_what_was_measured_is_written(full_scale, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        full_scale, "jobs_of", lambda bench: [("slow", lambda: time.sleep(9)), ("never", dict)]
-    )
-    monkeypatch.setattr(
-        sys, "argv", f"x --device cpu --shape tiny --minutes 0.02 --out {tmp_path / 'gpu'}".split()
-    )
+    monkeypatch.setattr(full_scale, "jobs_of", lambda bench: [("slow", lambda: time.sleep(9)), ("never", dict)])
+    monkeypatch.setattr(sys, "argv", f"x --device cpu --shape tiny --minutes 0.02 --out {tmp_path / 'gpu'}".split())
     assert full_scale.main() == 0
     notes = {row["what"]: row["note"] for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
     assert notes == {
@@ -113,9 +111,7 @@ def test_a_failed_row_is_told_and_the_next_ones_run(full_scale, monkeypatch, tmp
     def broken():
         raise RuntimeError("CUDA out of memory\nof many lines")
 
-    monkeypatch.setattr(
-        full_scale, "jobs_of", lambda bench: [("bad", broken), ("good", lambda: {"batch": 1})]
-    )
+    monkeypatch.setattr(full_scale, "jobs_of", lambda bench: [("bad", broken), ("good", lambda: {"batch": 1})])
     monkeypatch.setattr(sys, "argv", f"x --device cpu --shape tiny --out {tmp_path / 'gpu'}".split())
     assert full_scale.main() == 1
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
@@ -150,8 +146,16 @@ def test_a_trace_of_a_gpu_is_read_by_what_its_steps_launched(full_scale):
     read = full_scale.read_trace({"traceEvents": events})
     kernels = read.pop("kernels")
     assert read == {
-        "steps": 2, "host_ms": 0.1, "operators": 1, "reads": 0.5, "launches": 1, "copies": 0.5, "waits": 0.5,
-        "device_ms": 0.05, "busy": 0.9, "gaps": 0.5,
-    }  # fmt: skip
+        "steps": 2,
+        "host_ms": 0.1,
+        "operators": 1,
+        "reads": 0.5,
+        "launches": 1,
+        "copies": 0.5,
+        "waits": 0.5,
+        "device_ms": 0.05,
+        "busy": 0.9,
+        "gaps": 0.5,
+    }
     assert kernels == {"gemm": 0.6, "softmax": 0.2, "Memcpy DtoH": 0.2}
     assert "device busy 90% of 0.05 ms" in full_scale.in_words(read)

@@ -20,9 +20,7 @@ def files(tmp_path):
     )
     (tmp_path / "calm.jsonl").write_text(
         "".join(
-            json.dumps(
-                {"instruction": words(*range(200 + n, 206 + n)), "answer": words(300 + n) if n % 2 else None}
-            )
+            json.dumps({"instruction": words(*range(200 + n, 206 + n)), "answer": words(300 + n) if n % 2 else None})
             + "\n"
             for n in range(4)
         )
@@ -31,11 +29,29 @@ def files(tmp_path):
         f"safe: [{words(40, 41, 42)}, {words(50, 51)}]\nharmful: [{words(60, 61)}, {words(70, 71, 72)}]\n"
     )
     return [
-        "--data", tmp_path / "goals.csv", "--column", "goal", "--benign", tmp_path / "calm.jsonl",
-        "--benign-column", "instruction", "--sentences", tmp_path / "sentences.yaml",
-        "--set", "length=24", "--set", "window_start=6", "--set", "window_end=14", "--set", "lr=1e-3",
-        "--set", "log_steps=1", "--set", "save_steps=1",
-    ]  # fmt: skip
+        "--data",
+        tmp_path / "goals.csv",
+        "--column",
+        "goal",
+        "--benign",
+        tmp_path / "calm.jsonl",
+        "--benign-column",
+        "instruction",
+        "--sentences",
+        tmp_path / "sentences.yaml",
+        "--set",
+        "length=24",
+        "--set",
+        "window_start=6",
+        "--set",
+        "window_end=14",
+        "--set",
+        "lr=1e-3",
+        "--set",
+        "log_steps=1",
+        "--set",
+        "save_steps=1",
+    ]
 
 
 def test_files_become_an_adapter_and_a_finished_one_is_kept(midward, files, llada_folder, tmp_path):
@@ -73,9 +89,19 @@ def test_method_and_objective_reach_the_run_and_length_is_the_models(
     monkeypatch.setattr("midward.alignment.align", run)
     kept = files[: files.index("--set")]
     result = midward(
-        "align", "--model", llada_folder, "--out", tmp_path / "o", "--method", "initial", "--objective", "paper",
-        "--seed", 3, *kept,
-    )  # fmt: skip
+        "align",
+        "--model",
+        llada_folder,
+        "--out",
+        tmp_path / "o",
+        "--method",
+        "initial",
+        "--objective",
+        "paper",
+        "--seed",
+        3,
+        *kept,
+    )
     assert result.exit_code == 2 and result.stderr.endswith("error: enough\n")
     assert (seen["method"], seen["recipe"], seen["seed"], seen["length"]) == ("initial", "paper", 3, 128)
     assert seen["data"][0] == words(*range(100, 106))
@@ -127,9 +153,7 @@ def test_data_must_be_given_for_other_models_and_hold_no_empty_prompt(midward, l
     result = midward("align", "--model", llada_folder, "--out", tmp_path / "adapter")
     assert result.exit_code == 2 and "--data is needed for --model" in result.stderr
     (tmp_path / "p.jsonl").write_text('{"prompt": "t30"}\n{"prompt": ""}\n')
-    result = midward(
-        "align", "--model", llada_folder, "--out", tmp_path / "adapter", "--data", tmp_path / "p.jsonl"
-    )
+    result = midward("align", "--model", llada_folder, "--out", tmp_path / "adapter", "--data", tmp_path / "p.jsonl")
     assert result.exit_code == 2 and "row 1 has an empty 'prompt'; remove it" in result.stderr
 
 

@@ -26,9 +26,7 @@ def base(tiny, tmp_path):
 def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path, monkeypatch):
     result = midward("attack", *base, "--verdict", "authored", "--export", tmp_path / "artifacts.json")
     assert result.exit_code == 0
-    assert (
-        "Attack success by oracle on sandbox (per cent, 95 % Wilson interval; the authored)" in result.stdout
-    )
+    assert "Attack success by oracle on sandbox (per cent, 95 % Wilson interval; the authored)" in result.stdout
     assert "0.0 [0.0, 65.8] n=2" in result.stdout
     for line in (
         "row       base: ",
@@ -52,9 +50,7 @@ def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path,
 def test_an_adapter_is_a_row_beside_the_base(midward, base, llada_folder, tmp_path):
     folder = adapter(llada_folder, tmp_path / "mine")
     result = midward("attack", *base, "--adapter", folder, "--adapter", f"other={folder}")
-    assert result.exit_code == 0 and all(
-        f"row       {label}: " in result.stderr for label in ("base", "mine", "other")
-    )
+    assert result.exit_code == 0 and all(f"row       {label}: " in result.stderr for label in ("base", "mine", "other"))
     assert "other - mine" in result.stdout
 
 
@@ -65,9 +61,7 @@ def adapter(folder, out):
     import midward
 
     model = midward.load(folder, device="cpu", dtype="float32")
-    wrapped = get_peft_model(
-        model.network, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    )
+    wrapped = get_peft_model(model.network, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     wrapped.save_pretrained(out)
     with safe_open(out / "adapter_model.safetensors", "pt") as file:
         assert list(file.keys())
@@ -83,10 +77,7 @@ def adapter(folder, out):
         (["--goals", "sandbxo"], "Did you mean 'sandbox'?"),
         (["--attacks", "tap", "--set", "tap.widht=3"], "Did you mean 'width'?"),
         (["--attacks", "tap", "--set", "tap.width=0"], "tap: width: "),
-        (
-            ["--attacks", "replay"],
-            "replay can't run without its setting path; give it by --set replay.path=...",
-        ),
+        (["--attacks", "replay"], "replay can't run without its setting path; give it by --set replay.path=..."),
         (["--attacks", "direct,replay", "--plan"], "replay can't run without its setting path"),
         (["--set", "tap.width=3"], "settings for 'tap', which isn't among the attacks: direct, pad"),
         (["--attacks", "tap", "--set", "tap.width=["], "--set tap.width: '[' is no value."),
@@ -144,10 +135,7 @@ def test_a_served_model_cannot_do_everything(midward, base, monkeypatch):
     result = midward("attack", *base, "--served", "openai-api/far/x")
     assert result.exit_code == 2 and result.stdout == ""
     assert "'pad' needs the capability POS, which openai-api-far-x lacks" in result.stderr
-    assert (
-        "use a model that this process loads (midward/<model>), or attacks that need CHAT only"
-        in result.stderr
-    )
+    assert "use a model that this process loads (midward/<model>), or attacks that need CHAT only" in result.stderr
 
 
 def test_a_row_of_failures_only_ends_with_status_1_behind_its_table(midward, base, monkeypatch):
@@ -200,9 +188,7 @@ def test_without_a_judge_of_attack_success_it_says_so_before_it_runs(midward, ba
 def test_goals_of_another_world_are_warned_of(midward, tiny, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("goal,target\nt30 t31,Sure\n")
-    result = midward(
-        "attack", *tiny, "--goals", path, "--count", 1, "--attacks", "direct", "--out", tmp_path / "o"
-    )
+    result = midward("attack", *tiny, "--goals", path, "--count", 1, "--attacks", "direct", "--out", tmp_path / "o")
     assert result.exit_code == 0 and "judges    harmfulness, strongreject" in result.stderr
     assert "warning   judge: played by the sandbox's scripted assistant" in result.stderr
     assert result.stdout.startswith("Warning: judge: played by the sandbox's scripted assistant")
@@ -228,9 +214,27 @@ def test_the_list(midward):
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_path):
     out = tmp_path / "out"
     args = [
-        "attack", "--model", llada_folder, "--device", "cpu", "--length", 60, "--steps", 60, "--batch-size", 1,
-        "--goals", "sandbox", "--count", 40, "--attacks", "direct", "--no-replay", "--out", out,
-    ]  # fmt: skip
+        "attack",
+        "--model",
+        llada_folder,
+        "--device",
+        "cpu",
+        "--length",
+        60,
+        "--steps",
+        60,
+        "--batch-size",
+        1,
+        "--goals",
+        "sandbox",
+        "--count",
+        40,
+        "--attacks",
+        "direct",
+        "--no-replay",
+        "--out",
+        out,
+    ]
     process = subprocess.Popen(
         [*MIDWARD, *map(str, args)],
         stderr=subprocess.PIPE,
@@ -264,9 +268,7 @@ def test_harmless_requests_are_never_attacked(midward, tiny, tmp_path):
     result = midward("attack", *base, "--goals", f"{unmarked},{mixed}", "--harmless", calm)
     assert result.exit_code == 0
     assert "goals     unmarked (2), mixed (1)" in result.stderr
-    assert (
-        "harmless  mixed-harmless (1), calm (3): asked plainly, refusals counted by refusal" in result.stderr
-    )
+    assert "harmless  mixed-harmless (1), calm (3): asked plainly, refusals counted by refusal" in result.stderr
     assert f"{unmarked} has no column `harmful`: all of it counts as harmful" in result.stderr
     assert f"{mixed} has no" not in result.stderr and f"{calm} has no" not in result.stderr
     summary = json.loads((out / "summary.json").read_text())
@@ -305,12 +307,7 @@ def test_the_table_says_what_each_row_is(midward, base, llada_folder, tmp_path):
     folder = adapter(llada_folder, tmp_path / "mine")
     result = midward("attack", *base, "--attacks", "direct", "--adapter", f"x={folder}")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()]
-    assert ["base", str(llada_folder), "-", "-"] in lines and [
-        "x",
-        str(llada_folder),
-        str(folder),
-        "-",
-    ] in lines
+    assert ["base", str(llada_folder), "-", "-"] in lines and ["x", str(llada_folder), str(folder), "-"] in lines
     report = midward("report", tmp_path / "out", "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert report.exit_code == 0 and "llada-tiny + mine, judged by oracle" in page
@@ -360,6 +357,4 @@ def test_an_empty_response_is_no_verdict_of_the_judges(midward, base, monkeypatc
     result = midward("attack", *base, *flags)
     assert result.exit_code == 1 and "error: harmfulness scored nothing: the judge's reply" in result.stderr
     assert "0.0 [0.0, 79.3] n=1, 1 unscored" in result.stdout
-    assert (
-        "Empty responses: 1. They count as no success; harmfulness wasn't asked about them." in result.stdout
-    )
+    assert "Empty responses: 1. They count as no success; harmfulness wasn't asked about them." in result.stdout

@@ -14,8 +14,10 @@ def test_each_piped_line_is_answered_within_the_conversation(midward, tiny, llad
     assert result.exit_code == 0
     first = llada.generate("t30", length=12, steps=6)[0].text
     talk = [
-        {"role": "user", "content": "t30"}, {"role": "assistant", "content": first}, {"role": "user", "content": "t31"},
-    ]  # fmt: skip
+        {"role": "user", "content": "t30"},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "t31"},
+    ]
     second = llada.generate(talk, length=12, steps=6)[0].text
     third = llada.generate("t31", length=12, steps=6)[0].text
     assert result.stdout.splitlines() == [first, second, third]
@@ -67,9 +69,7 @@ def terminal(midward, tiny, monkeypatch):
 
         monkeypatch.setattr("builtins.input", read)
         monkeypatch.setattr("midward.sampling.sample", generate)
-        monkeypatch.setattr(
-            "midward.cli.chat.sys", type("Sys", (), {"stdin": Terminal(), "stdout": sys.stdout})
-        )
+        monkeypatch.setattr("midward.cli.chat.sys", type("Sys", (), {"stdin": Terminal(), "stdout": sys.stdout}))
         return midward("chat", *tiny, *flags)
 
     return run

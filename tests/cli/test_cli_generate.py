@@ -34,9 +34,7 @@ def test_a_prompt_from_standard_input(midward, tiny, llada):
     assert empty.exit_code == 2 and "the prompt is empty." in empty.stderr
 
 
-def test_a_folder_without_a_chat_template_is_told_before_anything_is_asked(
-    midward, tiny, llada_folder, tmp_path
-):
+def test_a_folder_without_a_chat_template_is_told_before_anything_is_asked(midward, tiny, llada_folder, tmp_path):
     bare = shutil.copytree(llada_folder, tmp_path / "bare")
     config = bare / "tokenizer_config.json"
     settings = json.loads(config.read_text())
@@ -62,8 +60,12 @@ def test_a_file_in_advbenchs_format(midward, tiny, llada, advbench, tmp_path):
     assert "1 of them without a response; the first: row 3 has an empty prompt" in result.stderr
     rows = read(out)
     assert [row["prompt"] for row in rows] == [
-        't30 "t31", t32', "t33\nt34\r\nt35", "t36 é 😀 \u2028 t37", "", "[bold]t38[/bold]",
-    ]  # fmt: skip
+        't30 "t31", t32',
+        "t33\nt34\r\nt35",
+        "t36 é 😀 \u2028 t37",
+        "",
+        "[bold]t38[/bold]",
+    ]
     assert [row["target"] for row in rows][1:3] == ['a "quoted" one', ""]
     for row in rows[:3]:
         assert row["response"] == llada.generate(row["prompt"], length=12, steps=6)[0].text
@@ -87,7 +89,7 @@ def test_rows_without_the_column_are_told_beside_an_agreement(midward, tiny, tmp
     path.write_text('{"note": "no prompt"}\n{"prompt": "t30"}\n')
     result = midward(
         "generate", *tiny, "--threshold", 0.9, "--check-agreement", 2, "--prompts", path, "--out", tmp_path / "o.jsonl"
-    )  # fmt: skip
+    )
     assert result.exit_code == 0, result.stderr
     assert "agreement " in result.stderr and "1 of them without a response" in result.stderr
 
@@ -97,9 +99,20 @@ def test_kill_9_and_the_same_command_again(midward, llada_folder, tmp_path):
     prompts.write_text("".join(json.dumps({"prompt": f"t{30 + n} " * (1 + n % 5)}) + "\n" for n in range(24)))
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     command = [
-        "generate", "--model", str(llada_folder), "--device", "cpu", "--length", "24", "--steps", "24",
-        "--batch-size", "2", "--prompts", str(prompts),
-    ]  # fmt: skip
+        "generate",
+        "--model",
+        str(llada_folder),
+        "--device",
+        "cpu",
+        "--length",
+        "24",
+        "--steps",
+        "24",
+        "--batch-size",
+        "2",
+        "--prompts",
+        str(prompts),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-c", "from midward.cli import main; main()", *command, "--out", str(out)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -133,22 +146,14 @@ def test_kill_9_and_the_same_command_again(midward, llada_folder, tmp_path):
         (["--prompts", "GOALS"], "--prompts needs --out FILE.jsonl"),
         (["--prompts", "DIR/gaols.csv", "--out", "OUT"], "there is no file"),
         (["--prompts", "GOALS", "--out", "OUT", "--column", "goals"], "Did you mean 'goal'?"),
-        (
-            ["--prompts", "GOALS", "--out", "GOALS", "--column", "goal"],
-            "is the file of prompts; give another one",
-        ),
+        (["--prompts", "GOALS", "--out", "GOALS", "--column", "goal"], "is the file of prompts; give another one"),
         (["--prompts", "GOALS", "--out", "DIR", "--column", "goal"], "is a folder; give the path of a file"),
         (["--prompts", "GOALS", "--out", "GOALS/x.jsonl", "--column", "goal"], "can't be written"),
         (["--prompts", "GOALS", "--out", "/proc/x.jsonl", "--column", "goal"], "can't be written"),
-        (
-            ["--prompts", "GOALS", "--out", "OUT", "--column", "goal", "--overwrite", "--limit", "0"],
-            "--limit",
-        ),
+        (["--prompts", "GOALS", "--out", "OUT", "--column", "goal", "--overwrite", "--limit", "0"], "--limit"),
     ],
 )
-def test_bad_arguments_are_told_before_a_model_is_loaded(
-    midward, advbench, tmp_path, monkeypatch, args, message
-):
+def test_bad_arguments_are_told_before_a_model_is_loaded(midward, advbench, tmp_path, monkeypatch, args, message):
     monkeypatch.setattr("midward.load", lambda *args, **kwargs: pytest.fail("loaded"), raising=False)
     before = advbench.read_bytes()
     places = {"GOALS": advbench, "OUT": tmp_path / "out.jsonl", "DIR": tmp_path}
@@ -162,9 +167,7 @@ def test_bad_arguments_are_told_before_a_model_is_loaded(
 
 def test_settings_that_cannot_be_leave_no_file(midward, tiny, advbench, tmp_path):
     out = tmp_path / "out.jsonl"
-    result = midward(
-        "generate", *tiny, "--block", 50, "--prompts", advbench, "--column", "goal", "--out", out
-    )
+    result = midward("generate", *tiny, "--block", 50, "--prompts", advbench, "--column", "goal", "--out", out)
     assert result.exit_code == 2 and "block must be between 1 and length=12; received 50" in result.stderr
     assert not out.exists()
 
@@ -174,17 +177,7 @@ def test_an_autoregressive_model_answers_too(midward, llama_folder, tmp_path):
     prompts.write_text('{"prompt": "t30"}\n{"prompt": "t31 t32"}\n')
     out = tmp_path / "out.jsonl"
     result = midward(
-        "generate",
-        "--model",
-        llama_folder,
-        "--device",
-        "cpu",
-        "--length",
-        6,
-        "--prompts",
-        prompts,
-        "--out",
-        out,
+        "generate", "--model", llama_folder, "--device", "cpu", "--length", 6, "--prompts", prompts, "--out", out
     )
     assert result.exit_code == 0, result.stderr
     assert [row["nfe"] <= 6 and isinstance(row["response"], str) for row in read(out)] == [True, True]

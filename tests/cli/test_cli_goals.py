@@ -47,9 +47,7 @@ def test_one_set_in_full(midward, offered):
     assert SETS["advbench"].revision in line(told, "url") and SETS["advbench"].sha256 in line(told, "sha256")
     assert "midward goals advbench --download" in told.stderr
     fetched = midward("goals", "advbench", "--download")
-    assert (
-        line(fetched, "loaded").endswith("2, 2 of them harmful") and "     2  no category" in fetched.stdout
-    )
+    assert line(fetched, "loaded").endswith("2, 2 of them harmful") and "     2  no category" in fetched.stdout
     assert "Placeholder" not in fetched.stdout
     assert midward("goals", "advbench").stdout.endswith("     2  no category\n")
 
@@ -63,10 +61,7 @@ def test_a_gated_set_names_its_terms(midward):
 
 def test_goals_are_printed_only_when_asked_for(midward, offered):
     shown = midward("goals", "advbench", "--show", 1)
-    assert (
-        shown.stdout.endswith("\n[advbench-0000]\nPlaceholder one\n")
-        and "Placeholder two" not in shown.stdout
-    )
+    assert shown.stdout.endswith("\n[advbench-0000]\nPlaceholder one\n") and "Placeholder two" not in shown.stdout
     hidden = midward("goals", "sandbox")
     assert "254  make" in hidden.stdout and "greck" not in hidden.stdout
 
@@ -76,8 +71,11 @@ def test_a_file_is_counted_by_category(midward, tmp_path):
     path.write_text("question,category\nPlaceholder one,a\nPlaceholder two,b\nPlaceholder three,b\n")
     told = midward("goals", path, "--column", "question")
     assert told.stdout.splitlines() == [
-        f"file      {path}", "loaded    3, 3 of them harmful", "       2  b", "       1  a",
-    ]  # fmt: skip
+        f"file      {path}",
+        "loaded    3, 3 of them harmful",
+        "       2  b",
+        "       1  a",
+    ]
     assert "none of the columns" in midward("goals", path).stderr
 
 

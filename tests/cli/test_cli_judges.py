@@ -25,9 +25,7 @@ def test_the_list(midward):
 def test_a_broken_package_is_listed_with_the_reason(midward, monkeypatch):
     everything = {**JUDGES, "loud": JudgesError("the judge 'loud' of the package 'x' can't be loaded")}
     monkeypatch.setattr("midward.judges.every", lambda: everything)
-    assert midward("judges").stdout.splitlines()[-1] == (
-        "loud: the judge 'loud' of the package 'x' can't be loaded"
-    )
+    assert midward("judges").stdout.splitlines()[-1] == ("loud: the judge 'loud' of the package 'x' can't be loaded")
     assert "left out  the judge 'loud' of the package 'x'" in midward("judges", "check").stderr
 
 
@@ -36,8 +34,13 @@ def test_check_prints_agreement_with_interval(midward):
     assert result.exit_code == 0
     rows = [line.split() for line in result.stdout.split("\n\n")[0].splitlines()]
     assert [row[0] for row in rows[1:]] == [
-        "refusal", "refusal-sri-signal", "refusal-jailbreakbench", "harmfulness", "strongreject", "oracle",
-    ]  # fmt: skip
+        "refusal",
+        "refusal-sri-signal",
+        "refusal-jailbreakbench",
+        "harmfulness",
+        "strongreject",
+        "oracle",
+    ]
     n = len(labelled())
     for row in rows[1:]:
         if not row[0].startswith("refusal"):

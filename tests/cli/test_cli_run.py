@@ -14,16 +14,7 @@ def attack(midward, tiny, tmp_path):
 
     def run(*flags):
         return midward(
-            "attack",
-            *tiny,
-            "--goals",
-            "sandbox",
-            "--count",
-            2,
-            "--no-replay",
-            "--out",
-            tmp_path / "out",
-            *flags,
+            "attack", *tiny, "--goals", "sandbox", "--count", 2, "--no-replay", "--out", tmp_path / "out", *flags
         )
 
     return run
@@ -44,10 +35,7 @@ def test_a_smaller_attack_leaves_the_larger_ones_tables(attack, tables):
         (["--attacks", "direct"], "--attacks lacks pad here"),
         (["--attacks", "direct,pad", "--count", 1], "--limit 2 there, 1 here"),
         (["--attacks", "direct,pad", "--goals", "sandbox-contextual"], "--goals lacks sandbox here"),
-        (
-            ["--attacks", "direct,pad", "--seed", 1, "--budget", 1],
-            "--seed 0 there, 1 here; --budget not given",
-        ),
+        (["--attacks", "direct,pad", "--seed", 1, "--budget", 1], "--seed 0 there, 1 here; --budget not given"),
         (["--attacks", "direct,pad", "--set", "pad.count=3"], "--set not given there, pad.count=3 here"),
     ):
         result = attack(*flags)
@@ -122,8 +110,10 @@ def run_alone(*args):
     code = "import sys\nfrom midward.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, args)],
-        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
 
 
 @pytest.mark.parametrize("verb", [["attack"], ["probe", "ask"]], ids=" ".join)
@@ -135,9 +125,16 @@ def test_a_wrong_file_of_goals_is_told_before_torch_is_imported(tmp_path, verb):
 
 
 VERBS = [
-    ["attack"], ["probe", "prefill"], ["probe", "mirror"], ["probe", "ask"], ["probe", "gcg"], ["probe", "order"],
-    ["dynamics"], ["utility", "--tasks", "sums"], ["guard", "eval"],
-]  # fmt: skip
+    ["attack"],
+    ["probe", "prefill"],
+    ["probe", "mirror"],
+    ["probe", "ask"],
+    ["probe", "gcg"],
+    ["probe", "order"],
+    ["dynamics"],
+    ["utility", "--tasks", "sums"],
+    ["guard", "eval"],
+]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
@@ -146,7 +143,9 @@ def test_an_out_that_cant_be_is_told_before_torch_is_imported(tmp_path, verb):
     code = "import sys\nfrom midward.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code, *verb, "--model", "/nowhere", "--out", tmp_path / "file" / "out"],
-        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
     assert result.returncode == 2 and "is a file; give another path" in result.stderr
     assert result.stdout == "False\n"

@@ -43,18 +43,30 @@ def test_a_missed_gate_is_told(midward, tmp_path, monkeypatch):
 def test_measure_prints_rates_and_goes_on_where_it_stopped(midward, llada_folder, tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
     command = [
-        "sandbox", "measure", "--model", llada_folder, "--device", "cpu", "--length", 64, "--steps", 2,
-        "--sets", "plain, benign,sums", "--count", 4, "--out", out,
-    ]  # fmt: skip
+        "sandbox",
+        "measure",
+        "--model",
+        llada_folder,
+        "--device",
+        "cpu",
+        "--length",
+        64,
+        "--steps",
+        2,
+        "--sets",
+        "plain, benign,sums",
+        "--count",
+        4,
+        "--out",
+        out,
+    ]
     first = midward(*command)
     assert first.exit_code == 0, first.stderr
     lines = [line.replace("│", " ").split() for line in first.stdout.splitlines()]
     assert ["plain", "4", *["0.0", "(0-49)"] * 4, "-"] in lines
     assert ["sums", "4", "-", "-", *["0.0", "(0-49)"] * 3] in lines
     whole = out.read_bytes()
-    assert [json.loads(line)["set"] for line in whole.splitlines()] == ["plain"] * 4 + ["benign"] * 4 + [
-        "sums"
-    ] * 4
+    assert [json.loads(line)["set"] for line in whole.splitlines()] == ["plain"] * 4 + ["benign"] * 4 + ["sums"] * 4
 
     out.write_bytes(whole[:-5])
     sampled = []
@@ -70,11 +82,6 @@ def test_measure_prints_rates_and_goes_on_where_it_stopped(midward, llada_folder
 
 
 def test_an_unknown_set_lists_the_known(midward, llada_folder, tmp_path):
-    for sets, message in [
-        ("plian", "no such set of trials: 'plian'; known: plain"),
-        (",", "--sets names no set"),
-    ]:
-        result = midward(
-            "sandbox", "measure", "--model", llada_folder, "--sets", sets, "--out", tmp_path / "r.jsonl"
-        )
+    for sets, message in [("plian", "no such set of trials: 'plian'; known: plain"), (",", "--sets names no set")]:
+        result = midward("sandbox", "measure", "--model", llada_folder, "--sets", sets, "--out", tmp_path / "r.jsonl")
         assert result.exit_code == 2 and message in result.stderr

@@ -40,9 +40,7 @@ def test_help_and_version_import_no_torch():
 
 def test_the_help_of_midward_imports_no_verb_and_tells_the_summary_of_each():
     listed = "import sys; from midward.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", listed, "--help"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", listed, "--help"], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.splitlines()[-1].split() if name.startswith("midward.")}
     assert loaded == {"midward.cli", "midward.cli._app", "midward.errors"}
 
@@ -116,9 +114,7 @@ def test_out_of_memory_is_told(midward, tiny, monkeypatch):
 
 def test_a_checkpoints_own_bad_sampling_is_told(midward, llada_folder, tmp_path):
     shutil.copytree(llada_folder, tmp_path / "model")
-    (tmp_path / "model" / "generation_config.json").write_text(
-        json.dumps({"midward_sampling": {"lenght": 8}})
-    )
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"midward_sampling": {"lenght": 8}}))
     result = midward("generate", "t30", "--model", tmp_path / "model")
     assert result.exit_code == 2 and "Did you mean 'length'?" in result.stderr
 
@@ -171,9 +167,26 @@ def test_a_recipe_holds_any_option_and_flags_override_it(midward, recipe, advben
     assert len(lines(out)) == 5
     plain = tmp_path / "plain.jsonl"
     midward(
-        "generate", "--model", llada_folder, "--prompts", advbench, "--column", "goal", "--out", plain,
-        "--batch-size", 2, "--length", 12, "--steps", 6, "--temperature", 0.001, "--order", "random",
-    )  # fmt: skip
+        "generate",
+        "--model",
+        llada_folder,
+        "--prompts",
+        advbench,
+        "--column",
+        "goal",
+        "--out",
+        plain,
+        "--batch-size",
+        2,
+        "--length",
+        12,
+        "--steps",
+        6,
+        "--temperature",
+        0.001,
+        "--order",
+        "random",
+    )
     assert [json.loads(line)["response"] for line in lines(plain)] == [
         json.loads(line)["response"] for line in lines(out)
     ]
@@ -241,9 +254,7 @@ def test_demo_hands_its_flags_on(midward, tmp_path, monkeypatch):
         return SimpleNamespace(page=Path("report/index.html"), table="| a | b |", kept=["thesis.txt"])
 
     monkeypatch.setattr(demo, "run", run)
-    result = midward(
-        "demo", "--out", tmp_path / "report", "--goals", 8, "--arms", "mosa, mosa-paper", "--fresh"
-    )
+    result = midward("demo", "--out", tmp_path / "report", "--goals", 8, "--arms", "mosa, mosa-paper", "--fresh")
     assert result.exit_code == 0 and result.stdout == "| a | b |\n"
     assert "aligning" in result.stderr and "open report/index.html" in result.stderr
     assert "kept      what isn't a demo's: thesis.txt" in result.stderr

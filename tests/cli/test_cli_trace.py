@@ -73,9 +73,7 @@ def test_another_adapter_and_none_stand_beside(midward, tiny, llada_folder, page
 def test_redacted_it_holds_no_words_and_keeps_no_trace(midward, tiny, page):
     result = midward("trace", *tiny, "--prompt", PROMPT, "--redact", "--html", page)
     assert result.exit_code == 0 and "[redacted: 7 characters" in page.read_text()
-    assert PROMPT not in page.read_text() and {
-        text for text, end in records(page)[0]["tokens"] if not end
-    } == {"▒▒▒"}
+    assert PROMPT not in page.read_text() and {text for text, end in records(page)[0]["tokens"] if not end} == {"▒▒▒"}
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
@@ -91,9 +89,7 @@ def test_anchors_draw_a_signal_where_they_fit(midward, tiny, llada, page, tmp_pa
     fits, other = records(page)
     assert len(fits["signal"]) == 6 and all(0 <= value <= 1 for value in fits["signal"])
     assert other["signal"] is None and "order 'low_confidence' there" in result.stderr
-    wrong = midward(
-        "trace", *tiny, "--prompt", PROMPT, "--seed", 1, "--steps", 4, "--anchors", path, "--html", page
-    )
+    wrong = midward("trace", *tiny, "--prompt", PROMPT, "--seed", 1, "--steps", 4, "--anchors", path, "--html", page)
     assert wrong.exit_code == 2 and "nothing was watched" in wrong.stderr
 
 
@@ -125,9 +121,7 @@ def test_a_guard_may_let_nothing_begin(midward, tiny, llada, page, tmp_path):
         (["--prompt", "t30", "--html", "page.txt"], "a file that ends in .html"),
     ],
 )
-def test_what_is_wrong_is_told_before_a_model_is_loaded(
-    midward, tiny, page, args, message, monkeypatch, tmp_path
-):
+def test_what_is_wrong_is_told_before_a_model_is_loaded(midward, tiny, page, args, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     result = midward("trace", *tiny, "--html", page, *args)
     assert result.exit_code == 2 and message in result.stderr and "model  " not in result.stderr

@@ -37,10 +37,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, error):
 
 @pytest.mark.parametrize(
     "error",
-    [
-        PermissionError(errno.EACCES, "Permission denied", "x.jsonl"),
-        OSError(errno.ENOSPC, "No space left on device"),
-    ],
+    [PermissionError(errno.EACCES, "Permission denied", "x.jsonl"), OSError(errno.ENOSPC, "No space left on device")],
 )
 def test_a_disk_that_says_no_is_one_line(monkeypatch, error):
     result = run_goals(monkeypatch, error)

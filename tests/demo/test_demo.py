@@ -26,9 +26,7 @@ def tiny(tiny_sandbox, monkeypatch):
     """The tiny build in the shipped model's place."""
     real = study.load
     monkeypatch.setattr(
-        study,
-        "load",
-        lambda name, **options: real(str(tiny_sandbox) if name == "sandbox" else name, **options),
+        study, "load", lambda name, **options: real(str(tiny_sandbox) if name == "sandbox" else name, **options)
     )
     return midward.load(str(tiny_sandbox), device="cpu")
 
@@ -77,20 +75,8 @@ def test_fresh_starts_over_but_never_deletes_what_is_not_a_demo(tiny, tmp_path):
 
 def test_fresh_deletes_what_a_demo_wrote_and_nothing_else(tmp_path, monkeypatch):
     out = tmp_path / "report"
-    ours = (
-        "rows/base.jsonl",
-        "adapters/mosa-0-160-steps/align.json",
-        "logs/1_mosa-0.sandbox.pad_x.eval",
-        "table.md",
-    )
-    theirs = (
-        "thesis.txt",
-        "rows/mine.csv",
-        "rows/2024/a.jsonl",
-        "logs/mine.eval",
-        "adapters/mine/a",
-        "guard/mine",
-    )
+    ours = ("rows/base.jsonl", "adapters/mosa-0-160-steps/align.json", "logs/1_mosa-0.sandbox.pad_x.eval", "table.md")
+    theirs = ("thesis.txt", "rows/mine.csv", "rows/2024/a.jsonl", "logs/mine.eval", "adapters/mine/a", "guard/mine")
     for name in (*ours, *theirs):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(name)
@@ -152,8 +138,11 @@ def test_trials_resume_row_by_row(tiny, tmp_path, monkeypatch):
 def test_tables_name_the_recipe_and_count_refusals_that_can_be_read():
     """Severity 1: a table that says `mosa` for every recipe, and a refusal for a text that breaks off."""
     assert [study.titled(arm) for arm in ("base", "mosa", "initial-published", "mosa-paper")] == [
-        "base", "mosa, stable", "initial, published", "mosa, paper",
-    ]  # fmt: skip
+        "base",
+        "mosa, stable",
+        "initial, published",
+        "mosa, paper",
+    ]
     seen = [(True, True), (True, False), (False, True), (None, True)]
     rows = {
         "mosa/0": [

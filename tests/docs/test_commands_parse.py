@@ -89,9 +89,7 @@ def test_verbs_and_flags_named_in_the_text_exist():
             if here is ROOT and rest and not rest[0].startswith("-") and rest[0].islower():
                 wrong.append(f"{page.name}: {' '.join(words)}")
                 continue
-            flags = {
-                flag for parameter in here.params for flag in (*parameter.opts, *parameter.secondary_opts)
-            }
+            flags = {flag for parameter in here.params for flag in (*parameter.opts, *parameter.secondary_opts)}
             flags |= {"--help", "-h"}
             for word in rest:
                 flag = word.split("=")[0]
@@ -115,9 +113,7 @@ def test_languages_are_known():
 def test_commands_are_split_as_a_shell_would():
     from doc_blocks import Block
 
-    text = (
-        "midward goals; midward judges  # both\nmidward align --data a.csv \\\n    --out 'b c' ...\nother x\n"
-    )
+    text = "midward goals; midward judges  # both\nmidward align --data a.csv \\\n    --out 'b c' ...\nother x\n"
     block = Block("x.md", 1, "", None, text, None)
     assert [one.words for one in commands(block)] == [
         ("midward", "goals"),
@@ -128,17 +124,7 @@ def test_commands_are_split_as_a_shell_would():
     assert commands(shown) == [Command(shown, ("midward", "models"))]
 
 
-HEAVY = (
-    "torch",
-    "transformers",
-    "inspect_ai",
-    "peft",
-    "sklearn",
-    "scipy",
-    "matplotlib",
-    "lm_eval",
-    "datasets",
-)
+HEAVY = ("torch", "transformers", "inspect_ai", "peft", "sklearn", "scipy", "matplotlib", "lm_eval", "datasets")
 EVERY_HELP = f"""
 import sys
 from typer.testing import CliRunner

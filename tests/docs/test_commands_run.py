@@ -164,9 +164,7 @@ class Page:
         sys.modules.pop(module, None)
         if block.title == "pyproject.toml":
             self.points = tomllib.loads(block.text)["project"]["entry-points"]
-        elif any(
-            value.startswith(f"{module}:") for group in self.points.values() for value in group.values()
-        ):
+        elif any(value.startswith(f"{module}:") for group in self.points.values() for value in group.values()):
             for number, (group, points) in enumerate(self.points.items()):
                 site = self.folder / f"site-{number}"
                 site.mkdir()

@@ -42,9 +42,7 @@ def test_what_a_verb_itself_says_is_on_the_page(messages):
 
 def test_what_is_said_in_several_places_is_on_the_page(messages):
     counts = Counter(one.text for one in messages if one.error not in ("AttributeError", "KeyError"))
-    several = {
-        text for text, count in counts.items() if count > 1 and text != "needs …, none of …."
-    }  # a developer's
+    several = {text for text, count in counts.items() if count > 1 and text != "needs …, none of …."}  # a developer's
     missing = sorted(several - set(quoted()))
     assert not missing
 
@@ -58,7 +56,5 @@ def test_nothing_is_quoted_twice():
 
 def test_every_verb_has_a_section(midward_verbs):
     groups = {verb.split()[1] for verb in midward_verbs}
-    missing = [
-        one for one in groups - {"models", "chat"} if not re.search(rf"^## .*midward {one}\b", PAGE, re.M)
-    ]
+    missing = [one for one in groups - {"models", "chat"} if not re.search(rf"^## .*midward {one}\b", PAGE, re.M)]
     assert not missing

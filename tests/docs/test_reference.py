@@ -45,9 +45,7 @@ def public(package, room: str | None):
 
 def test_every_room_has_a_page(package, generated):
     assert set(rooms_of(package)) == set(generated.rooms())
-    assert set(generated.reference_pages()) == {
-        f"reference/{room}.md" for room in (*generated.rooms(), "index")
-    }
+    assert set(generated.reference_pages()) == {f"reference/{room}.md" for room in (*generated.rooms(), "index")}
 
 
 def test_every_page_is_in_the_nav(generated):
@@ -96,9 +94,7 @@ def test_a_comment_is_a_docstring_only_with_its_colon(generated, tmp_path):
 
 def test_the_verbs_and_their_flags_are_all_there(generated, midward_verbs):
     page = (REPOSITORY / "docs" / "commands.md").read_text(encoding="utf-8")
-    missing = [
-        verb for verb in midward_verbs if f"### {verb}\n" not in page or f"<!-- flags: {verb} -->" not in page
-    ]
+    missing = [verb for verb in midward_verbs if f"### {verb}\n" not in page or f"<!-- flags: {verb} -->" not in page]
     assert not missing
     shown = generated.on_page_markdown("<!-- flags: midward align -->")
     assert "--method" in shown and "<!--" not in shown

@@ -17,12 +17,7 @@ class AllStates:
 
     def on_step(self, step):
         for i, row in enumerate(step.rows):
-            entry = (
-                step.index,
-                step.hidden[i].clone(),
-                step.ids[i, step.response].clone(),
-                step.committed[i].clone(),
-            )
+            entry = (step.index, step.hidden[i].clone(), step.ids[i, step.response].clone(), step.committed[i].clone())
             self.seen.setdefault(row, []).append(entry)
 
     def on_end(self, canvas):

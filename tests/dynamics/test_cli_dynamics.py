@@ -36,14 +36,7 @@ def test_order(prompts, llada_folder, tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["set"] for row in rows} == {"mine", "sums"} and len(rows) == 12
     names = {path.name for path in out.glob("[!.]*")}
-    assert {
-        "order.png",
-        "order.svg",
-        "order-heat.png",
-        "order.parquet",
-        "correlation.csv",
-        "summary.json",
-    } <= names
+    assert {"order.png", "order.svg", "order-heat.png", "order.parquet", "correlation.csv", "summary.json"} <= names
 
     rows_file = out / "rows.jsonl"
     whole = rows_file.read_bytes()
@@ -53,15 +46,9 @@ def test_order(prompts, llada_folder, tmp_path):
 
 
 def test_order_of_what_has_none(prompts, llama_folder, llada_folder, tmp_path):
-    result = midward(
-        "probe", "order", "--model", llama_folder, "--device", "cpu", "--sets", prompts, "--count", 2
-    )
+    result = midward("probe", "order", "--model", llama_folder, "--device", "cpu", "--sets", prompts, "--count", 2)
     assert result.exit_code == 2 and "autoregressive kind" in result.stderr
-    for sets, told in (
-        ("sandbx", "no set of goals"),
-        (" , ", "names no set"),
-        (f"{prompts},mine", "no set of goals"),
-    ):
+    for sets, told in (("sandbx", "no set of goals"), (" , ", "names no set"), (f"{prompts},mine", "no set of goals")):
         result = midward("probe", "order", "--model", tmp_path / "no model is read", "--sets", sets)
         assert result.exit_code == 2 and told in result.stderr
 
@@ -81,9 +68,7 @@ BAD = [
 def test_bad_input_comes_before_the_model(flags, told, monkeypatch):
     import midward as package
 
-    monkeypatch.setattr(
-        package, "load", lambda *args, **options: pytest.fail("the model was loaded"), raising=False
-    )
+    monkeypatch.setattr(package, "load", lambda *args, **options: pytest.fail("the model was loaded"), raising=False)
     result = midward("dynamics", *flags)
     assert result.exit_code == 2 and told in result.stderr
 
@@ -91,8 +76,23 @@ def test_bad_input_comes_before_the_model(flags, told, monkeypatch):
 def test_too_few_prompts_to_fit_on_are_told_before_the_model_is_loaded(tmp_path):
     few = tmp_path / "few.csv"
     few.write_text("prompt,harmful\na,0\nb,0\nc,0\n")
-    result = midward("dynamics", "--model", tmp_path / "none", "--attacked", "plain", "--harmless", "benign",
-                     "--fit-harmful", "plain", "--fit", 2, "--count", 2, "--fit-harmless", few)  # fmt: skip
+    result = midward(
+        "dynamics",
+        "--model",
+        tmp_path / "none",
+        "--attacked",
+        "plain",
+        "--harmless",
+        "benign",
+        "--fit-harmful",
+        "plain",
+        "--fit",
+        2,
+        "--count",
+        2,
+        "--fit-harmless",
+        few,
+    )
     assert result.exit_code == 2 and "gives 3 prompts; --fit 2 takes 4 or more" in result.stderr
 
 
@@ -104,9 +104,29 @@ def test_another_world_needs_its_prompts():
 def test_dynamics_on_the_sandbox(tmp_path, monkeypatch):
     monkeypatch.setattr(_dynamics_report, "SEEDS", range(2))
     out = tmp_path / "dynamics"
-    command = ["dynamics", "--device", "cpu", "--count", 2, "--fit", 4, "--train", 4, "--samplers", "native,dynamic",
-               "--attacked", "wrappers,prefill:plain", "--harmless", "benign,banned", "--length", 64, "--steps", 12,
-               "--out", out]  # fmt: skip
+    command = [
+        "dynamics",
+        "--device",
+        "cpu",
+        "--count",
+        2,
+        "--fit",
+        4,
+        "--train",
+        4,
+        "--samplers",
+        "native,dynamic",
+        "--attacked",
+        "wrappers,prefill:plain",
+        "--harmless",
+        "benign,banned",
+        "--length",
+        64,
+        "--steps",
+        12,
+        "--out",
+        out,
+    ]
     result = midward(*command)
     assert result.exit_code == 0, result.stderr
     for claim in ("S3:", "S4:"):
@@ -117,9 +137,7 @@ def test_dynamics_on_the_sandbox(tmp_path, monkeypatch):
     native = [json.loads(line) for line in (out / "rows-native.jsonl").open()]
     assert {len(row["signals"]["last"]) for row in native} == {12} and len(native) == 12
     assert set(native[0]["signals"]) == {"first", "middle", "last", "last (generated)"}
-    assert (
-        summary["cells"]["native"]["attacked"]["irr-0.5 (generated)"]["n"] == 4
-    )  # both readings, side by side
+    assert summary["cells"]["native"]["attacked"]["irr-0.5 (generated)"]["n"] == 4  # both readings, side by side
 
     files = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".jsonl", ".safetensors")}
     files[out / "rows-dynamic.jsonl"] = b"".join(files[out / "rows-dynamic.jsonl"].splitlines(True)[:3])

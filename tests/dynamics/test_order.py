@@ -57,9 +57,7 @@ def test_orders_are_those_of_the_trace(exact, block):
         assert list(order.steps) == trace.commit_step[row].tolist()
         assert response.raw_ids[: order.end] == response.ids
     assert np.allclose(mean_positions(found), trace.mean_positions().numpy())
-    assert np.nanmean(by_prompt(found), axis=0) == pytest.approx(
-        mean_positions(found)
-    )  # two each, everywhere
+    assert np.nanmean(by_prompt(found), axis=0) == pytest.approx(mean_positions(found))  # two each, everywhere
     shares = heat(found)
     assert shares.shape == (12, 6) and np.allclose(shares.sum(1), 1)
 

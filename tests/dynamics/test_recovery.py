@@ -9,16 +9,7 @@ from hypothesis import strategies as st
 
 from midward.dynamics import fit_layers
 from midward.dynamics.readings import gains, kind, measures, separations, signals
-from midward.dynamics.recovery import (
-    SAMPLERS,
-    Case,
-    had_harm,
-    internally_recovered,
-    recovered,
-    revised,
-    sampler,
-    watch,
-)
+from midward.dynamics.recovery import SAMPLERS, Case, had_harm, internally_recovered, recovered, revised, sampler, watch
 from midward.dynamics.separation import lda
 from midward.sampling import Request, Sampling, Trace, sample
 
@@ -140,11 +131,17 @@ def test_samplers(exact):
 
 def row(n, set_, harmful, success, refused, signal, texts=((None, False),)):
     return {
-        "id": f"{n}", "subject": f"{set_} {n}", "set": set_, "harmful": harmful, "success": success,
-        "refused": refused, "coherent": True,
-        "correct": None if harmful else not refused, "texts": [list(text) for text in texts],
+        "id": f"{n}",
+        "subject": f"{set_} {n}",
+        "set": set_,
+        "harmful": harmful,
+        "success": success,
+        "refused": refused,
+        "coherent": True,
+        "correct": None if harmful else not refused,
+        "texts": [list(text) for text in texts],
         "signals": {"last": signal},
-    }  # fmt: skip
+    }
 
 
 def test_measures_and_gains_of_known_rows():
@@ -157,9 +154,7 @@ def test_measures_and_gains_of_known_rows():
     ]
     there = [{**one, "success": True, "refused": False} if one["harmful"] else one for one in here]
     found = measures(here[:2])
-    assert (
-        found["asr"]["value"] == found["rr"]["value"] == found["hrr"]["value"] == found["frr"]["value"] == 0.5
-    )
+    assert found["asr"]["value"] == found["rr"]["value"] == found["hrr"]["value"] == found["frr"]["value"] == 0.5
     assert found["irr-0.5"]["hits"] == 1 and found["irr-0.1"]["hits"] == 0
     assert measures(here[2:3])["asr"] == {**measures(here[2:3])["asr"], "value": None, "unscored": 1}
     assert measures(here[3:])["right"]["value"] == 1

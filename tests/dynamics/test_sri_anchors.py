@@ -66,13 +66,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_anchors(exact, tmp_path):
             if sum(batches) >= 3 * (stop or 99):
                 raise KeyboardInterrupt
 
-        options = {
-            "refused": refused,
-            "sampling": SAMPLING,
-            "layers": (0, -1),
-            "batch_size": 3,
-            "unfinished": kept,
-        }
+        options = {"refused": refused, "sampling": SAMPLING, "layers": (0, -1), "batch_size": 3, "unfinished": kept}
         if stop:
             with pytest.raises(KeyboardInterrupt):
                 fit_layers(exact, HARMLESS, HARMFUL, progress=told, **options)
@@ -152,11 +146,25 @@ def test_truncated_and_foreign_files(fitted, tmp_path, llada_folder):
 
 
 BAD_SETTINGS = [
-    {"sampling": {"length": 8}}, {"sampling": {"length": "8"}}, {"sampling": 7}, {"sampling": {"lenght": 8}},
-    {"counts": [0, 3]}, {"counts": 4}, {"eps": -1.0}, {"eps": None}, {"layer": "last"}, {"layer": True},
-    {"reading": "x"}, {"reading": []}, {"region": 3}, {"needs_all_steps": "yes"}, {"model": 5}, {"adapter": 5},
-    {"fingerprint": None}, {"surplus": 1},
-]  # fmt: skip
+    {"sampling": {"length": 8}},
+    {"sampling": {"length": "8"}},
+    {"sampling": 7},
+    {"sampling": {"lenght": 8}},
+    {"counts": [0, 3]},
+    {"counts": 4},
+    {"eps": -1.0},
+    {"eps": None},
+    {"layer": "last"},
+    {"layer": True},
+    {"reading": "x"},
+    {"reading": []},
+    {"region": 3},
+    {"needs_all_steps": "yes"},
+    {"model": 5},
+    {"adapter": 5},
+    {"fingerprint": None},
+    {"surplus": 1},
+]
 
 
 @pytest.mark.parametrize("change", BAD_SETTINGS, ids=str)

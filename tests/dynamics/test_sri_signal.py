@@ -4,15 +4,7 @@ import pytest
 import sri_naive
 import torch
 
-from midward.dynamics import (
-    Anchors,
-    AnchorsMismatch,
-    PooledStates,
-    SRISignal,
-    layers_of,
-    sri_signal,
-    steps_of,
-)
+from midward.dynamics import Anchors, AnchorsMismatch, PooledStates, SRISignal, layers_of, sri_signal, steps_of
 from midward.sampling import Forced, Request, Sampling, sample
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14], [15, 16, 17, 18], [20]]
@@ -38,9 +30,14 @@ def anchors_for(model, sampling, **settings):
     draw = torch.Generator().manual_seed(3)
     means = {name: torch.randn(shape, generator=draw) + 1 for name in ("mu_harmless", "mu_harmful")}
     return Anchors(
-        **means, counts=(1, 1), model=model.name, adapter=None, fingerprint=model.fingerprint, sampling=sampling,
+        **means,
+        counts=(1, 1),
+        model=model.name,
+        adapter=None,
+        fingerprint=model.fingerprint,
+        sampling=sampling,
         **settings,
-    )  # fmt: skip
+    )
 
 
 def naive_states(model, sampling, needs_all_steps):

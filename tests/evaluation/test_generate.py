@@ -158,16 +158,12 @@ def test_rows_of_other_settings_are_refused_and_kept(llada, whole, tmp_path, cha
 
 def test_another_models_rows_are_refused(llada, llama, whole, tmp_path):
     with pytest.raises(ValueError, match="model fingerprint '"):
-        generate(
-            llama, ROWS, tmp_path / "whole.jsonl", column="goal", sampling=Sampling.for_model(llama, length=8)
-        )
+        generate(llama, ROWS, tmp_path / "whole.jsonl", column="goal", sampling=Sampling.for_model(llama, length=8))
 
 
 def test_without_the_settings_file_the_keys_still_tell(llada, whole, tmp_path):
     (tmp_path / "whole.jsonl.settings.json").unlink()
-    with pytest.raises(
-        ValueError, match="7 rows of another run: row 0 is not of this table and these settings"
-    ):
+    with pytest.raises(ValueError, match="7 rows of another run: row 0 is not of this table and these settings"):
         generate(llada, ROWS, tmp_path / "whole.jsonl", column="goal", sampling=Sampling(length=12, steps=3))
 
 
@@ -183,9 +179,7 @@ def test_a_bad_row_is_recorded_and_stops_no_other(llada, tmp_path):
     assert errors[4].startswith("row 4: the prompt has ") and "shorten one of them" in errors[4]
     assert errors[5].startswith("row 5: a message is") and errors[6].startswith("row 6: the prompt is empty")
     assert errors[7:9] == [None, None] and errors[9] == "row 9 has an empty prompt"
-    assert (
-        found[7]["response"] == found[8]["response"] == llada.generate("t30 t31", length=12, steps=6)[0].text
-    )
+    assert found[7]["response"] == found[8]["response"] == llada.generate("t30 t31", length=12, steps=6)[0].text
     assert all(row["response"] is None and row["nfe"] == 0 for row in found if row["error"])
     assert timeless(generate(llada, rows, out, sampling=SHORT)) == timeless(found)
     assert len(read(out)) == 10

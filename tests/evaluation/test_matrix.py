@@ -51,11 +51,17 @@ def lasting(outcomes):
     """All of outcomes but the time it took."""
     return sorted(
         (
-            one.row, one.goals, one.attack, one.goal, json.dumps(one.verdicts, sort_keys=True), json.dumps(one.texts),
-            json.dumps({k: v for k, v in one.record.items() if k != "seconds"}, sort_keys=True), one.error,
+            one.row,
+            one.goals,
+            one.attack,
+            one.goal,
+            json.dumps(one.verdicts, sort_keys=True),
+            json.dumps(one.texts),
+            json.dumps({k: v for k, v in one.record.items() if k != "seconds"}, sort_keys=True),
+            one.error,
         )
         for one in outcomes
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -109,9 +115,7 @@ def whole(llada_folder, tmp_path_factory):
     return out, go(plan(llada_folder), out)
 
 
-def test_after_a_kill_no_finished_sample_begins_again_and_the_result_is_the_same(
-    llada_folder, tmp_path, whole
-):
+def test_after_a_kill_no_finished_sample_begins_again_and_the_result_is_the_same(llada_folder, tmp_path, whole):
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(llada_folder), str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -143,9 +147,7 @@ def test_the_same_again_asks_nobody(llada_folder, tmp_path, asked, whole):
     assert lasting(go(wide, tmp_path)) == lasting(whole[1]) and not asked
 
 
-@pytest.mark.parametrize(
-    "drawing, known", [({}, True), ({"temperature": 0.7}, False), ({"order": "random"}, False)]
-)
+@pytest.mark.parametrize("drawing, known", [({}, True), ({"temperature": 0.7}, False), ({"order": "random"}, False)])
 def test_a_replay_that_no_seed_has_a_say_in_is_not_asked_for(
     lively_folder, tmp_path, asked, monkeypatch, drawing, known
 ):
@@ -221,9 +223,7 @@ def test_a_file_that_an_attack_reads_counts_by_content(llada_folder, tmp_path, a
     path = tmp_path / "artifacts.json"
 
     def planned(prompt):
-        path.write_text(
-            json.dumps([{"goal": goal.text, "prompt": f"{prompt} {goal.text}"} for goal in GOALS])
-        )
+        path.write_text(json.dumps([{"goal": goal.text, "prompt": f"{prompt} {goal.text}"} for goal in GOALS]))
         replayed = room.plan_attacks(["replay"], "quick", {"replay": {"path": str(path)}})
         return replace(plan(llada_folder, attacks=["direct"]), attacks=replayed)
 
@@ -236,10 +236,7 @@ def test_a_file_that_an_attack_reads_counts_by_content(llada_folder, tmp_path, a
 
 
 def test_rows_share_nothing_but_the_table(llada_folder, lively_folder, tmp_path):
-    rows = [
-        room.Row("a", str(llada_folder), arguments=SHORT),
-        room.Row("b", str(lively_folder), arguments=SHORT),
-    ]
+    rows = [room.Row("a", str(llada_folder), arguments=SHORT), room.Row("b", str(lively_folder), arguments=SHORT)]
     both = go(plan(llada_folder, rows=rows, goals=GOALS[:2]), tmp_path / "both")
     for row in rows:
         alone = go(plan(llada_folder, rows=[row], goals=GOALS[:2]), tmp_path / row.label)
@@ -257,9 +254,7 @@ def test_what_cannot_run_is_told_before_anything_runs(llada_folder, tmp_path, as
         room.Row("base", str(llada_folder), arguments=SHORT),
         room.Row("far", "openai-api/nowhere/x", served=True),
     ]
-    with pytest.raises(
-        CapabilityError, match=r"'pad' needs the capability POS, which far lacks .*use a model that"
-    ):
+    with pytest.raises(CapabilityError, match=r"'pad' needs the capability POS, which far lacks .*use a model that"):
         go(plan(llada_folder, rows=served, attacks=["direct", "pad"]), tmp_path)
     for changes, message in [
         ({"rows": served[:1] * 2}, "two rows are called 'base'"),
@@ -277,10 +272,7 @@ def test_what_cannot_run_is_told_before_anything_runs(llada_folder, tmp_path, as
         with pytest.raises(AttackError, match=name):
             go(plan(llada_folder, roles={"attacker": name, "scorer": room.ASSISTANT}), tmp_path)
     with pytest.raises(ValueError, match="adapter"):
-        go(
-            plan(llada_folder, rows=[room.Row("a", str(llada_folder), str(tmp_path / "none"), SHORT)]),
-            tmp_path,
-        )
+        go(plan(llada_folder, rows=[room.Row("a", str(llada_folder), str(tmp_path / "none"), SHORT)]), tmp_path)
     assert not asked and not list(tmp_path.glob("logs/*.eval"))
 
 
@@ -324,9 +316,7 @@ def test_a_target_that_misbehaves_ends_in_errors_that_are_counted(llada_folder, 
         again, asked_again = go(matrix, tmp_path), set(seen)
     assert set(found) == set(ROUGH)
     for name in ("fine", "moody"):
-        assert found[name].error is None and found[name].verdicts == {
-            "refusal": {"reply": False, "authored": False}
-        }
+        assert found[name].error is None and found[name].verdicts == {"refusal": {"reply": False, "authored": False}}
     for name in ("broken", "garbled", "empty", "slow"):
         assert found[name].error and not found[name].verdicts
     assert "empty reply" in found["empty"].error
@@ -361,9 +351,7 @@ def test_a_judge_and_an_attacker_that_misbehave_are_counted(llada_folder, tmp_pa
     assert any(sum(one.record["failed"].values()) for one in found if one.record)
     judged = [verdict for one in found for verdict in one.verdicts["harmfulness"].values()]
     assert judged and set(judged) == {None}  # "All is well." is no score either
-    summary = results.summarise(
-        found, rows=["base"], sets={"made-up": 2}, attacks=["pair"], judges=["harmfulness"]
-    )
+    summary = results.summarise(found, rows=["base"], sets={"made-up": 2}, attacks=["pair"], judges=["harmfulness"])
     table = results.tables(summary)
     assert "- n=0, 2 unscored" in table
     assert re.search(r"Unscored by harmfulness: 2, most often: (the judge|there is no such text)", table)
@@ -379,9 +367,7 @@ DOWN = {
 
 @pytest.mark.parametrize("role", ["judge", "attacker", "served"])
 @pytest.mark.parametrize("kind", DOWN)
-def test_an_endpoint_that_is_down_is_told_before_anything_runs(
-    llada_folder, tmp_path, monkeypatch, asked, kind, role
-):
+def test_an_endpoint_that_is_down_is_told_before_anything_runs(llada_folder, tmp_path, monkeypatch, asked, kind, role):
     far = "openai-api/rough/x"
     roles = {"attacker": room.ASSISTANT, "scorer": room.ASSISTANT, "judge": room.ASSISTANT}
     changes = {"roles": roles | {role: far}} if role != "served" else {}
@@ -392,9 +378,7 @@ def test_an_endpoint_that_is_down_is_told_before_anything_runs(
     with endpoint(lambda text, times: (200, "SCORE: 1"), monkeypatch, **how) as seen:
         started = time.monotonic()
         who = "the served model" if role == "served" else f"the {role}"
-        with pytest.raises(
-            ModelDownError, match=rf"{who} {far} at http://127.*can't be asked: {why}.*key right"
-        ):
+        with pytest.raises(ModelDownError, match=rf"{who} {far} at http://127.*can't be asked: {why}.*key right"):
             go(matrix, tmp_path)
     assert time.monotonic() - started < 30 and not seen and not asked
 
@@ -402,16 +386,12 @@ def test_an_endpoint_that_is_down_is_told_before_anything_runs(
 def test_a_port_that_nobody_listens_on(llada_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NOWHERE_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("NOWHERE_API_KEY", "none")
-    matrix = plan(
-        llada_folder, judges=["harmfulness"], roles={"judge": "openai-api/nowhere/x"}, attacks=["direct"]
-    )
+    matrix = plan(llada_folder, judges=["harmfulness"], roles={"judge": "openai-api/nowhere/x"}, attacks=["direct"])
     with pytest.raises(ModelDownError, match="APIConnectionError"):
         go(matrix, tmp_path)
 
 
-def test_a_local_server_under_inspects_openai_provider_is_told_what_to_do(
-    llada_folder, tmp_path, monkeypatch
-):
+def test_a_local_server_under_inspects_openai_provider_is_told_what_to_do(llada_folder, tmp_path, monkeypatch):
     matrix = plan(llada_folder, attacks=["direct"], judges=["harmfulness"], roles={"judge": "openai/x"})
     with endpoint(lambda text, times: (200, "SCORE: 1"), monkeypatch):
         with pytest.raises(ModelDownError, match="A local server is asked as openai-api/NAME/MODEL"):
@@ -421,12 +401,8 @@ def test_a_local_server_under_inspects_openai_provider_is_told_what_to_do(
 
 
 def test_a_finished_run_needs_no_endpoint(llada_folder, tmp_path, monkeypatch):
-    matrix = plan(
-        llada_folder, attacks=["direct"], judges=["harmfulness"], roles={"judge": "openai-api/rough/x"}
-    )
-    monkeypatch.setattr(
-        room, "_identity", lambda model: [str(model)]
-    )  # the server's port is another one below
+    matrix = plan(llada_folder, attacks=["direct"], judges=["harmfulness"], roles={"judge": "openai-api/rough/x"})
+    monkeypatch.setattr(room, "_identity", lambda model: [str(model)])  # the server's port is another one below
     with endpoint(lambda text, times: (200, "SCORE: 1"), monkeypatch):
         before = go(matrix, tmp_path)
     with endpoint(lambda text, times: (500, b"{}"), monkeypatch, first=(500, b"{}")) as seen:

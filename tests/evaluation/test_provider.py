@@ -57,10 +57,7 @@ def ask(model, prompt, extra=None, **config):
 
 
 def chat(*texts):
-    return [
-        (ChatMessageUser if i % 2 == 0 else ChatMessageAssistant)(content=text)
-        for i, text in enumerate(texts)
-    ]
+    return [(ChatMessageUser if i % 2 == 0 else ChatMessageAssistant)(content=text) for i, text in enumerate(texts)]
 
 
 # --- a whole evaluation --------------------------------------------------------------------------------------
@@ -68,9 +65,7 @@ def chat(*texts):
 
 def test_an_evaluation_holds_what_the_sampler_gives(lively, name, tmp_path):
     prompts = [f"t{50 + i} t9 " + "t30 t31 " * (i % 5) for i in range(20)]
-    task = Task(
-        dataset=MemoryDataset([Sample(input=p, id=i) for i, p in enumerate(prompts)]), solver=generate()
-    )
+    task = Task(dataset=MemoryDataset([Sample(input=p, id=i) for i, p in enumerate(prompts)]), solver=generate())
     eval(task, model=name, model_args=SETTINGS, log_dir=str(tmp_path), display="none", max_tokens=12)
     [path] = tmp_path.glob("*.eval")
     log = read_eval_log(str(path))
@@ -121,12 +116,7 @@ def mixed_requests(seed):
 
 
 def essence(output):
-    return (
-        [choice.message.text for choice in output.choices],
-        output.stop_reason,
-        output.usage,
-        output.metadata,
-    )
+    return ([choice.message.text for choice in output.choices], output.stop_reason, output.usage, output.metadata)
 
 
 def test_company_changes_nothing(target, monkeypatch):
@@ -164,8 +154,7 @@ def test_choices_are_the_single_requests_with_the_next_seeds(target):
     assert many.metadata["nfe"] == sum(one.metadata["nfe"] for one in singles)
     assert many.usage.output_tokens == sum(one.usage.output_tokens for one in singles)
     assert (
-        ask(target, "t50 t51", temperature=1.5).completion
-        == ask(target, "t50 t51", temperature=1.5, seed=0).completion
+        ask(target, "t50 t51", temperature=1.5).completion == ask(target, "t50 t51", temperature=1.5, seed=0).completion
     )
 
 
@@ -256,11 +245,7 @@ def test_trace_tells_where_the_steps_committed(target):
     extra = {"trace": True, "sampling": {"order": "left_to_right"}}
     [choice] = ask(target, "t60", extra).metadata["choices"]
     assert choice["commit_quarters"] == [1.5, 5.5, 9.5, 13.5]
-    forced = {
-        **extra,
-        "forced": [{"position": 0, "ids": [9] * 8}],
-        "sampling": {"order": "left_to_right", "steps": 4},
-    }
+    forced = {**extra, "forced": [{"position": 0, "ids": [9] * 8}], "sampling": {"order": "left_to_right", "steps": 4}}
     [choice] = ask(target, "t60", forced).metadata["choices"]
     assert choice["commit_quarters"] == [8.5, 10.5, 12.5, 14.5]
     everything = {"trace": True, "forced": [{"position": 0, "ids": [9] * 16}]}
@@ -481,8 +466,6 @@ def test_installed_inspect_finds_the_provider_and_ctrl_c_ends_it(llada_folder):
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=60)
         assert run.returncode == 130 and errors == ""  # no crash of a thread that was still in the network
-        assert (
-            time.monotonic() - asked < 30
-        )  # seconds on a quiet machine; the two thousand would take minutes
+        assert time.monotonic() - asked < 30  # seconds on a quiet machine; the two thousand would take minutes
     finally:
         run.kill()

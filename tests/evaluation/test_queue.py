@@ -84,9 +84,7 @@ def test_different_limits_do_not_mix():
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
-    jobs=st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(0, 50) | st.just("bad"), st.booleans()), max_size=30
-    ),
+    jobs=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50) | st.just("bad"), st.booleans()), max_size=30),
     limit=st.integers(1, 8),
 )
 def test_everyone_gets_their_own_result_or_error(jobs, limit):

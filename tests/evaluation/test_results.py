@@ -15,14 +15,37 @@ NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["ora
 
 def record(goal, queries=3, **more):
     return {
-        "attack": "tap", "goal": goal, "goal_text": f"goal {goal}", "source": "made-up", "target": "x", "score": 7,
-        "queries": {"respond": queries, "score": 1, "gradient": 0}, "nfe": 10, "calls": {"scorer": 2}, "seconds": 0.25,
-        "failed": {"scorer": 1}, "spent": False, "capabilities": ["CHAT"], "access": "black", "response": "said",
-        "composite": False, "version": "1", "hash": "x",
-        "asks": [{"turns": [["user", f"please {goal}"]], "forced": [], "bans": [], "fill": None, "seed": 0,
-                  "temperature": None, "length": None}],
+        "attack": "tap",
+        "goal": goal,
+        "goal_text": f"goal {goal}",
+        "source": "made-up",
+        "target": "x",
+        "score": 7,
+        "queries": {"respond": queries, "score": 1, "gradient": 0},
+        "nfe": 10,
+        "calls": {"scorer": 2},
+        "seconds": 0.25,
+        "failed": {"scorer": 1},
+        "spent": False,
+        "capabilities": ["CHAT"],
+        "access": "black",
+        "response": "said",
+        "composite": False,
+        "version": "1",
+        "hash": "x",
+        "asks": [
+            {
+                "turns": [["user", f"please {goal}"]],
+                "forced": [],
+                "bans": [],
+                "fill": None,
+                "seed": 0,
+                "temperature": None,
+                "length": None,
+            }
+        ],
         **more,
-    }  # fmt: skip
+    }
 
 
 def outcome(row, attack, goal, said, *, text="said", error=None, **more):
@@ -31,9 +54,7 @@ def outcome(row, attack, goal, said, *, text="said", error=None, **more):
     if error:
         return Outcome(row, "made-up", attack, goal, f"goal {goal}", {}, {}, {}, error)
     texts = dict.fromkeys(verdicts, text)
-    return Outcome(
-        row, "made-up", attack, goal, f"goal {goal}", {"oracle": verdicts}, texts, record(goal, **more)
-    )
+    return Outcome(row, "made-up", attack, goal, f"goal {goal}", {"oracle": verdicts}, texts, record(goal, **more))
 
 
 @pytest.fixture
@@ -45,10 +66,7 @@ def outcomes():
         outcome("mosa", "direct", "g1", False),
         outcome("mosa", "direct", "g2", None),
         outcome("mosa", "direct", "g3", None, error="it broke"),
-        *(
-            outcome("base", "tap", f"g{i}", {"reply": True, "replay": i == 0, "authored": False})
-            for i in range(4)
-        ),
+        *(outcome("base", "tap", f"g{i}", {"reply": True, "replay": i == 0, "authored": False}) for i in range(4)),
         *(outcome("mosa", "tap", f"g{i}", None, error="it broke") for i in range(4)),
     ]
 
@@ -100,10 +118,18 @@ def test_rows_are_compared_by_goal_where_they_share_one(outcomes):
 def test_costs_are_means_over_what_was_attacked(outcomes):
     costs = summarise(outcomes)["costs"]
     assert costs["direct"]["base"] == {
-        "n": 4, "errors": 0, "queries": 4.0, "nfe": 10.0, "role_calls": 2.0, "seconds": 0.25, "role_failures": 4,
-        "budget_spent": 0, "capabilities": ["CHAT"], "access": ["black"],
+        "n": 4,
+        "errors": 0,
+        "queries": 4.0,
+        "nfe": 10.0,
+        "role_calls": 2.0,
+        "seconds": 0.25,
+        "role_failures": 4,
+        "budget_spent": 0,
+        "capabilities": ["CHAT"],
+        "access": ["black"],
         "role_trouble": None,
-    }  # fmt: skip
+    }
     assert costs["direct"]["mosa"]["errors"] == 1 and costs["direct"]["mosa"]["role_failures"] == 3
     assert costs["tap"]["mosa"]["queries"] is None and costs["tap"]["mosa"]["n"] == 4
 
@@ -121,24 +147,12 @@ def test_the_summary_is_json(outcomes, tmp_path):
     assert (tmp_path / "table.md").read_text() == results.tables(summary) + "\n"
 
 
-NASTY = [
-    'a "quoted", one',
-    "two\nlines",
-    "two\r\nlines",
-    "a\rbare return",
-    "é 😀 \u2028 x",
-    "=1+1",
-    "  spaces ",
-    "",
-]
+NASTY = ['a "quoted", one', "two\nlines", "two\r\nlines", "a\rbare return", "é 😀 \u2028 x", "=1+1", "  spaces ", ""]
 
 
 def test_samples_csv_can_be_read_back(tmp_path):
     outcomes = [outcome("base", "direct", f"g{i}", i % 2 == 0, text=text) for i, text in enumerate(NASTY)]
-    outcomes += [
-        outcome("base", "direct", "gx", None),
-        outcome("mosa", "direct", "gy", None, error='it "broke",\nso'),
-    ]
+    outcomes += [outcome("base", "direct", "gx", None), outcome("mosa", "direct", "gy", None, error='it "broke",\nso')]
     results.write(tmp_path, outcomes, summarise(outcomes))
     with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, strict=True))
@@ -169,10 +183,19 @@ def refusing():
     """base refuses both goals and mosa one, as `refusal` says; the oracle sees no harm in base, and one in mosa."""
     said = {"base": (True, True), "mosa": (True, False)}
     return [
-        Outcome(row, "made-up", "direct", f"g{i}", "", {"oracle": {"reply": not yes}, "refusal": {"reply": yes}},
-                {"reply": "said"}, record(f"g{i}"))
-        for row, both in said.items() for i, yes in enumerate(both)
-    ]  # fmt: skip
+        Outcome(
+            row,
+            "made-up",
+            "direct",
+            f"g{i}",
+            "",
+            {"oracle": {"reply": not yes}, "refusal": {"reply": yes}},
+            {"reply": "said"},
+            record(f"g{i}"),
+        )
+        for row, both in said.items()
+        for i, yes in enumerate(both)
+    ]
 
 
 @pytest.mark.parametrize("judges", [["refusal", "oracle"], ["oracle", "refusal"], ["refusal"]])
@@ -183,8 +206,9 @@ def test_refusals_stand_in_a_table_of_their_own(judges):
     parts = results.tables(summary).split("\n\n")
     titles = [part for part in parts if part.endswith(":")]
     assert [title.split(" on ")[0] for title in titles[:-1:2]] == [
-        *(["Attack success by oracle"] if "oracle" in judges else []), "Refusal rate by refusal",
-    ]  # fmt: skip
+        *(["Attack success by oracle"] if "oracle" in judges else []),
+        "Refusal rate by refusal",
+    ]
     assert "above zero the first refuses more" in titles[-2] and ("below zero" in "".join(titles)) == (
         "oracle" in judges
     )
@@ -213,15 +237,10 @@ def test_the_pairs_of_a_table_are_one_family():
     rows = ["base", "initial", "mosa"]
     hits = {"base": 12, "initial": 4, "mosa": 0}
     outcomes = [
-        outcome(row, attack, f"g{i}", i < hits[row])
-        for row in rows
-        for attack in ("direct", "tap")
-        for i in range(12)
+        outcome(row, attack, f"g{i}", i < hits[row]) for row in rows for attack in ("direct", "tap") for i in range(12)
     ]
     summary = summarise(outcomes, 12, rows=rows)
-    pairs = [
-        pair for row in summary["paired"]["oracle"]["reply"]["made-up"].values() for pair in row.values()
-    ]
+    pairs = [pair for row in summary["paired"]["oracle"]["reply"]["made-up"].values() for pair in row.values()]
     assert len(pairs) == 6 and {pair["family"] for pair in pairs} == {6}
     least = min(pair["p"] for pair in pairs)
     assert min(pair["holm"] for pair in pairs) == pytest.approx(6 * least)
@@ -232,17 +251,10 @@ def test_attacks_that_put_the_same_prompts_are_told():
     def tried(attack, *hashes):
         return [outcome("base", attack, f"g{i}", False, prompts=list(hashes)) for i in range(3)]
 
-    outcomes = [
-        *tried("direct", "plain"),
-        *tried("tap", "a", "b"),
-        *tried("pair", "a", "c"),
-        *tried("aos", "c"),
-    ]
+    outcomes = [*tried("direct", "plain"), *tried("tap", "a", "b"), *tried("pair", "a", "c"), *tried("aos", "c")]
     attacks = ["direct", "tap", "pair", "aos"]
     found = summarise(outcomes, 3, rows=["base"], attacks=attacks)
-    assert found["prompts"]["base"] == {
-        "asked": 18, "distinct": 12, "alike": [["aos", "pair", "tap"]], "mechanisms": 2,
-    }  # fmt: skip
+    assert found["prompts"]["base"] == {"asked": 18, "distinct": 12, "alike": [["aos", "pair", "tap"]], "mechanisms": 2}
     assert "aos, pair, tap put the same ones: 2 mechanisms in 4 columns." in results.tables(found)
     apart = summarise(outcomes[:6], 3, rows=["base"], attacks=["direct", "tap"])
     assert apart["prompts"]["base"]["alike"] == [] and "mechanisms" not in results.tables(apart)

@@ -48,11 +48,7 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(publish, site, cac
     site.answers["harmful_behaviors.csv"] = answer
     with pytest.raises(GoalsError, match=message) as failed:
         load("advbench")
-    for part in (
-        "advbench can't be downloaded from",
-        SETS["advbench"].address,
-        str(cached_path(SETS["advbench"])),
-    ):
+    for part in ("advbench can't be downloaded from", SETS["advbench"].address, str(cached_path(SETS["advbench"]))):
         assert part in str(failed.value)
     assert files(cache) == []
     site.answers["harmful_behaviors.csv"] = ONE
@@ -142,11 +138,7 @@ SORRY = b'{"question_id": 1, "category": "1", "prompt_style": "base", "turns": [
 
 
 def test_a_gated_set_names_its_terms_and_the_token(cache, monkeypatch):
-    for status, kind in (
-        (401, errors.GatedRepoError),
-        (403, errors.GatedRepoError),
-        (401, errors.HfHubHTTPError),
-    ):
+    for status, kind in ((401, errors.GatedRepoError), (403, errors.GatedRepoError), (401, errors.HfHubHTTPError)):
 
         def refuse(*args, status=status, kind=kind, **kwargs):
             response = SimpleNamespace(status_code=status, headers={}, request=None)
@@ -155,11 +147,7 @@ def test_a_gated_set_names_its_terms_and_the_token(cache, monkeypatch):
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
         with pytest.raises(GoalsError) as refused:
             load("sorry-bench")
-        for part in (
-            "is gated",
-            "https://huggingface.co/datasets/sorry-bench/sorry-bench-202503,",
-            "HF_TOKEN",
-        ):
+        for part in ("is gated", "https://huggingface.co/datasets/sorry-bench/sorry-bench-202503,", "HF_TOKEN"):
             assert part in str(refused.value)
     assert files(cache) == []
 

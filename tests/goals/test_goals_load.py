@@ -31,22 +31,13 @@ def test_a_request_may_stand_alone_in_a_list(tmp_path):
 def test_or_named(tmp_path):
     (tmp_path / "mine.csv").write_text("goal,question\nPlaceholder goal,Placeholder question\n")
     assert load(tmp_path / "mine.csv", column="question")[0].text == "Placeholder question"
-    with pytest.raises(
-        GoalsError, match=r"no column 'questions'. Did you mean 'question'\? Its columns: goal"
-    ):
+    with pytest.raises(GoalsError, match=r"no column 'questions'. Did you mean 'question'\? Its columns: goal"):
         load(tmp_path / "mine.csv", column="questions")
 
 
 def test_the_other_columns_are_read_where_they_are_there(tmp_path):
     rows = [
-        {
-            "id": "a",
-            "goal": "Placeholder",
-            "target": "Sure",
-            "context": "Before it",
-            "category": 3,
-            "harmful": False,
-        },
+        {"id": "a", "goal": "Placeholder", "target": "Sure", "context": "Before it", "category": 3, "harmful": False},
         {"id": 7, "goal": "Placeholder", "target": None, "context": "", "harmful": "yes"},
     ]
     path = tmp_path / "mine.jsonl"
@@ -97,11 +88,7 @@ def test_a_byte_order_mark_is_nothing(tmp_path, kind):
     [
         ("t.csv", "", "holds no rows"),
         ("t.jsonl", "\n", "holds no rows"),
-        (
-            "t.csv",
-            "text,kind\na,b\n",
-            "has none of the columns goal, prompt, behavior; .* Its columns: text, kind",
-        ),
+        ("t.csv", "text,kind\na,b\n", "has none of the columns goal, prompt, behavior; .* Its columns: text, kind"),
         ("t.csv", "goal\nPlaceholder\n''\n\" \"\n", "row 3: the column 'goal' holds ' ', no text"),
         ("t.jsonl", '{"goal": 3}\n', "row 1: the column 'goal' holds 3, no text"),
         ("t.jsonl", '{"goal": []}\n', "no text"),
@@ -128,9 +115,7 @@ def test_no_such_file(tmp_path):
 
 
 def test_an_unknown_name_gets_the_nearest_and_all_others():
-    with pytest.raises(
-        GoalsError, match=r"'advbnch'. Did you mean 'advbench'\? Available: sandbox, .*xstest"
-    ):
+    with pytest.raises(GoalsError, match=r"'advbnch'. Did you mean 'advbench'\? Available: sandbox, .*xstest"):
         load("advbnch")
 
 

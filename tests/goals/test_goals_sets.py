@@ -89,16 +89,10 @@ FORMATS = {
     ),
     "alpaca": (
         json.dumps(ALPACA).encode(),
-        [
-            ("alpaca-0000", "Name a colour.", None, None),
-            ("alpaca-0001", "Count the words.\n\none two", None, None),
-        ],
+        [("alpaca-0000", "Name a colour.", None, None), ("alpaca-0001", "Count the words.\n\none two", None, None)],
     ),
     "xstest": (XSTEST, [("xstest-1", "How do I kill a placeholder?", None, "homonyms")]),
-    "xstest-contrast": (
-        XSTEST,
-        [("xstest-contrast-26", "A placeholder's counterpart", None, "contrast_homonyms")],
-    ),
+    "xstest-contrast": (XSTEST, [("xstest-contrast-26", "A placeholder's counterpart", None, "contrast_homonyms")]),
 }
 HARMLESS = {"jailbreakbench-benign", "alpaca", "xstest", "sandbox-benign", "sandbox-banned"}
 

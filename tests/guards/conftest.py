@@ -24,7 +24,14 @@ def fitted(model, sampling, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guards")
     guard = SRIGuard(epochs=40, seeds=1)
     paths = fit_guards(
-        model, {"sri": guard}, [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)],
-        folder, refused=lambda text: bool(len(text) % 2), sampling=sampling, alpha=0.25, sizes=Sizes(12, 60, 20),
-    )  # fmt: skip
+        model,
+        {"sri": guard},
+        [Request(one) for one in prompts(0, 92)],
+        [Request(one) for one in prompts(200, 12)],
+        folder,
+        refused=lambda text: bool(len(text) % 2),
+        sampling=sampling,
+        alpha=0.25,
+        sizes=Sizes(12, 60, 20),
+    )
     return guard, paths["sri"]

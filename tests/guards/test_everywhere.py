@@ -88,9 +88,7 @@ def test_a_request_flagged_beforehand_takes_no_ones_trace(model, sampling, livel
     found = anyio.run(together)
     assert [one.stop_reason == "content_filter" for one in found] == [True, False, True, False]
     bare = ask(plain, "t34", extra_body={"trace": True})
-    assert (
-        found[3].metadata["choices"][0]["commit_quarters"] == bare.metadata["choices"][0]["commit_quarters"]
-    )
+    assert found[3].metadata["choices"][0]["commit_quarters"] == bare.metadata["choices"][0]["commit_quarters"]
 
 
 def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_path, model, sampling):
@@ -139,9 +137,7 @@ def test_a_guards_own_prompts_are_left_out_of_its_evaluation(model, fitted, run,
     assert result.exit_code == 2 and "all 9 prompts" in result.stderr and "were used to fit" in result.stderr
 
 
-def test_an_attack_that_only_fills_its_prompt_is_refused_behind_a_guard_of_one_sampling(
-    run, flags, fitted, tmp_path
-):
+def test_an_attack_that_only_fills_its_prompt_is_refused_behind_a_guard_of_one_sampling(run, flags, fitted, tmp_path):
     _, path = fitted
     goals = tmp_path / "goals.csv"
     goals.write_text("goal\nt30 t31\n")
@@ -159,9 +155,7 @@ def test_scores_of_another_guard_are_its_own(run, flags, model, sampling, tmp_pa
         guard.bind(model, sampling)
         guard.threshold, guard.alpha = 0.0, 0.1
         path = guard.save(tmp_path / f"{guard.name}.safetensors")
-        result = run(
-            "guard", "score", *flags, "--guard", path, "--prompts", prompt, "--out", tmp_path / "s.jsonl"
-        )
+        result = run("guard", "score", *flags, "--guard", path, "--prompts", prompt, "--out", tmp_path / "s.jsonl")
         assert result.exit_code == 0, result.stderr
         said.append(json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])["guard"])
     assert said == ["masks", "diffuguard-audit"]
@@ -170,9 +164,7 @@ def test_scores_of_another_guard_are_its_own(run, flags, model, sampling, tmp_pa
 def test_scores_dont_overwrite_the_prompts(run, flags, tmp_path):
     table = tmp_path / "prompts.csv"
     table.write_text("prompt,mine\nt30,1\n")
-    result = run(
-        "guard", "score", *flags, "--guard", "g", "--prompts", table, "--out", tmp_path / "prompts.jsonl"
-    )
+    result = run("guard", "score", *flags, "--guard", "g", "--prompts", table, "--out", tmp_path / "prompts.jsonl")
     assert result.exit_code == 2 and "write over the prompts" in result.stderr
     assert table.read_text() == "prompt,mine\nt30,1\n"
 
@@ -203,10 +195,7 @@ def test_guard_fit_then_score_goes_on(run, flags, model, sampling, tmp_path):
     [
         (["--guards", "sry"], "Did you mean 'sri'"),
         (["--guards", "sri:erly=true"], "no setting 'erly'. Did you mean 'early'"),
-        (
-            ["--guards", "masks", "--held-out", "12"],
-            "takes 99 held-out harmless prompts or more; received 12",
-        ),
+        (["--guards", "masks", "--held-out", "12"], "takes 99 held-out harmless prompts or more; received 12"),
         (["--guards", "masks", "--alpha", "2"], "between 0 and 1"),
     ],
 )
@@ -221,12 +210,8 @@ def test_a_surrogate_guards_another_models_answers(model, sampling, fitted, tmp_
     """The signals are the surrogate's, the answers the other's; one that failed is unscored, not safe."""
     guard, _ = fitted
     goals = [Goal(f"g{i}", text, "made-up", i > 1) for i, text in enumerate(FRESH[:4])]
-    asked = [
-        Case("attacked" if goal.harmful else "benign", goal, Request(goal.text), goal.text) for goal in goals
-    ]
-    other = defences.Front(
-        "mock/other", lambda texts: [None if text == FRESH[3] else f"!{text}" for text in texts]
-    )
+    asked = [Case("attacked" if goal.harmful else "benign", goal, Request(goal.text), goal.text) for goal in goals]
+    other = defences.Front("mock/other", lambda texts: [None if text == FRESH[3] else f"!{text}" for text in texts])
 
     def judging(some, texts):
         return [{"success": text.startswith("!"), "refused": False, "correct": None} for text in texts]
@@ -267,27 +252,16 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
     masks.threshold = 0.0
     guards = {"sri": guard, "masks": masks}
     asked = [
-        Case(
-            "attacked" if i % 2 else "benign",
-            Goal(f"g{i}", text, "made-up", bool(i % 2)),
-            Request(text),
-            text,
-        )
+        Case("attacked" if i % 2 else "benign", Goal(f"g{i}", text, "made-up", bool(i % 2)), Request(text), text)
         for i, text in enumerate([*FRESH, f"t30 {MASK} t31", f"t32 {MASK}"])
     ]
 
     def judging(some, texts):
-        return [
-            {"success": len(text) % 3 > 0, "refused": len(text) % 3 == 0, "correct": None} for text in texts
-        ]
+        return [{"success": len(text) % 3 > 0, "refused": len(text) % 3 == 0, "correct": None} for text in texts]
 
     def compare():
-        rows = defences.answer(
-            model, asked, guards, tmp_path, sampling=sampling, judging=judging, batch_size=7
-        )
-        return rows, defences.judge_by(
-            model, asked, guards, rows, tmp_path, sampling=sampling, judging=judging
-        )
+        rows = defences.answer(model, asked, guards, tmp_path, sampling=sampling, judging=judging, batch_size=7)
+        return rows, defences.judge_by(model, asked, guards, rows, tmp_path, sampling=sampling, judging=judging)
 
     rows, said = compare()
     in_front = guard.sample(model, [case.request for case in asked], sampling)
@@ -297,9 +271,7 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
         assert defences._saved(row, one) == (bare.steps - guarded.steps if one["flagged"] else 0)
     none, sri, _ = defences.table(rows, said, {"sri": 0.1, "masks": 0.0})
     assert none["asr"]["all"].hits == sum(bool(row["success"]) for row in rows)
-    through = sum(
-        bool(row["success"]) and not one["flagged"] for row, one in zip(rows, said["sri"], strict=True)
-    )
+    through = sum(bool(row["success"]) and not one["flagged"] for row, one in zip(rows, said["sri"], strict=True))
     assert sri["asr"]["all"].hits == through
     assert sri["gain"].difference == pytest.approx(none["asr"]["all"].value - sri["asr"]["all"].value)
     assert sri["flags"]["benign"].n == 9 and none["saved"] is None
@@ -326,19 +298,7 @@ def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, 
     guard, path = fitted
     table = tmp_path / "mixed.csv"
     table.write_text("prompt,harmful\n" + "".join(f"{one},{i % 2}\n" for i, one in enumerate(FRESH[:8])))
-    given = [
-        "guard",
-        "eval",
-        *flags,
-        "--guard",
-        path,
-        "--sets",
-        table,
-        "--repeats",
-        1,
-        "--out",
-        tmp_path / "e",
-    ]
+    given = ["guard", "eval", *flags, "--guard", path, "--sets", table, "--repeats", 1, "--out", tmp_path / "e"]
     result = run(*given)
     assert result.exit_code == 2 and "--judge" in result.stderr
     result = run(*given, "--judge", "midward/sandbox-assistant")
@@ -363,8 +323,20 @@ def test_a_guards_own_settings_are_the_verbs_defaults(run, lively_folder, fitted
     _, path = fitted
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"prompt": "t30 t31"}\n')
-    command = ["guard", "score", "--model", lively_folder, "--device", "cpu", "--guard", path, "--prompts", asked,
-               "--out", tmp_path / "scores.jsonl"]  # fmt: skip
+    command = [
+        "guard",
+        "score",
+        "--model",
+        lively_folder,
+        "--device",
+        "cpu",
+        "--guard",
+        path,
+        "--prompts",
+        asked,
+        "--out",
+        tmp_path / "scores.jsonl",
+    ]
     result = run(*command)
     assert result.exit_code == 0 and "as the guard was fitted" in result.stderr
     assert f"length {LENGTH}, steps {STEPS}" in result.stderr
@@ -404,9 +376,22 @@ def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, run, flags, tmp_
     assert all(case.harmful for case in cases(model, str(calm), 5))
     assert not any(case.harmful for case in cases(model, str(calm), 5, harmless=True))
     result = run(
-        "guard", "eval", *flags, "--guard", path, "--sets", attacked, "--harmless", calm,
-        "--judge", "midward/sandbox-assistant", "--repeats", 1, "--out", tmp_path / "e",
-    )  # fmt: skip
+        "guard",
+        "eval",
+        *flags,
+        "--guard",
+        path,
+        "--sets",
+        attacked,
+        "--harmless",
+        calm,
+        "--judge",
+        "midward/sandbox-assistant",
+        "--repeats",
+        1,
+        "--out",
+        tmp_path / "e",
+    )
     assert result.exit_code == 0, result.stderr
     assert f"{attacked} has no column `harmful`" in result.stderr and f"{calm} has no" not in result.stderr
     for row in json.loads((tmp_path / "e" / "summary.json").read_text()):
@@ -416,16 +401,21 @@ def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, run, flags, tmp_
 def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
     def asked(sets):
         return [
-            {"set": name, "id": f"{name}-{n}", "subject": f"thing {n}", "harmful": True, "success": n % 4 > 0,
-             "refused": False, "steps": 8}
-            for name in sets for n in range(40)
-        ]  # fmt: skip
+            {
+                "set": name,
+                "id": f"{name}-{n}",
+                "subject": f"thing {n}",
+                "harmful": True,
+                "success": n % 4 > 0,
+                "refused": False,
+                "steps": 8,
+            }
+            for name in sets
+            for n in range(40)
+        ]
 
     def says(rows, every):
-        return [
-            {"score": float(n % every), "flagged": (n % 40) % every == 0, "step": None}
-            for n in range(len(rows))
-        ]
+        return [{"score": float(n % every), "flagged": (n % 40) % every == 0, "step": None} for n in range(len(rows))]
 
     one, many = (
         defences.table(rows, {"a": says(rows, 5), "b": says(rows, 3)}, {})
@@ -435,7 +425,5 @@ def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
     for single, pooled in zip(one, many, strict=True):
         assert pooled["asr"]["all"].interval == pytest.approx(single["asr"]["all"].interval)
         if single["gain"].difference:
-            assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx(
-                (single["gain"].low, single["gain"].high)
-            )
+            assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx((single["gain"].low, single["gain"].high))
     assert [row["gain"].family for row in many[1:]] == [2, 2]

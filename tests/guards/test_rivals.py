@@ -65,9 +65,7 @@ def test_perplexity_ignores_masks_company_and_how_the_prompt_is_given(model):
     together = guard.score(model, exchanges(texts))
     alone = [guard.score(model, exchanges([text]))[0] for text in texts]
     assert np.allclose(together, alone, atol=1e-5) and together[-1] == 0
-    assert guard.score(model, exchanges([f"{MASK}{texts[0]}{MASK * 3}"]))[0] == pytest.approx(
-        alone[0], abs=1e-5
-    )
+    assert guard.score(model, exchanges([f"{MASK}{texts[0]}{MASK * 3}"]))[0] == pytest.approx(alone[0], abs=1e-5)
     as_ids = [Exchange(Request(tuple(model.encode(texts[0]))))]
     assert guard.score(model, as_ids)[0] == pytest.approx(alone[0], abs=1e-5)
     talk = [{"role": "user", "content": "t77 t78"}, {"role": "user", "content": texts[0]}]
@@ -205,10 +203,7 @@ def classifier(monkeypatch, replies, logprobs=None):
         if logprobs:
             top = [TopLogprob(token=token, logprob=value) for token, value in logprobs.items()]
             output.choices[0].logprobs = Logprobs(
-                content=[
-                    Logprob(token="\n", logprob=0.0),
-                    Logprob(token=top[0].token, logprob=0.0, top_logprobs=top),
-                ]
+                content=[Logprob(token="\n", logprob=0.0), Logprob(token=top[0].token, logprob=0.0, top_logprobs=top)]
             )
         output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
         outputs.append(output)

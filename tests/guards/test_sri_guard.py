@@ -46,9 +46,7 @@ def test_unflagged_responses_have_the_same_tokens_and_flagged_ones_hold_nothing(
             assert other.text == STUB and model.decode(other.raw_ids) == model.decode(other.ids)
             assert other.prompt_ids == model.encode(prompt)
             assert other.steps <= one.steps
-    assert any(
-        other.verdict.step is not None and other.steps < one.steps for one, other in zip(without, behind)
-    )
+    assert any(other.verdict.step is not None and other.steps < one.steps for one, other in zip(without, behind))
 
 
 def test_alone_in_company_and_offline_say_the_same(model, sampling, fitted):
@@ -66,10 +64,7 @@ def test_alone_in_company_and_offline_say_the_same(model, sampling, fitted):
     assert flags.tolist() == [one.verdict.flagged for one in together]
     stops = guard.stops(np.array(signals))
     for stop, one in zip(stops, together, strict=True):
-        assert one.verdict.step in (
-            None,
-            stop,
-        )  # one that ended before is flagged by what its signal would become
+        assert one.verdict.step in (None, stop)  # one that ended before is flagged by what its signal would become
 
 
 def test_the_last_look_of_a_streaming_guard_is_the_batch_score(fitted):
@@ -89,12 +84,7 @@ def test_the_networks_forward_is_scikit_learns():
     signals = np.random.default_rng(1).uniform(size=(80, STEPS))
     ours = Autoencoder.fit(signals, epochs=3, seed=4)
     theirs = MLPRegressor(
-        hidden_layer_sizes=(32, 8, 32),
-        alpha=0.0,
-        batch_size=64,
-        max_iter=3,
-        n_iter_no_change=3,
-        random_state=4,
+        hidden_layer_sizes=(32, 8, 32), alpha=0.0, batch_size=64, max_iter=3, n_iter_no_change=3, random_state=4
     )
     with pytest.warns(ConvergenceWarning):
         theirs.fit(signals, signals)
@@ -163,9 +153,16 @@ def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, mon
 
     def fit(guards):
         return fit_guards(
-            model, guards, harmless, harmful, tmp_path, refused=lambda text: bool(len(text) % 2), sampling=sampling,
-            alpha=0.25, sizes=Sizes(12, 60, 20),
-        )  # fmt: skip
+            model,
+            guards,
+            harmless,
+            harmful,
+            tmp_path,
+            refused=lambda text: bool(len(text) % 2),
+            sampling=sampling,
+            alpha=0.25,
+            sizes=Sizes(12, 60, 20),
+        )
 
     from midward.guards import fitting
 
@@ -191,16 +188,7 @@ def test_too_few_prompts_are_told_before_anything_is_sampled(model, sampling, tm
     monkeypatch.setattr("midward.guards.fitting.sample", None)
     some = [Request(one) for one in prompts(0, 50)]
     with pytest.raises(GuardError, match="50 harmless prompts, and 92 are needed"):
-        fit_guards(
-            model,
-            {"sri": SRIGuard()},
-            some,
-            some,
-            tmp_path,
-            refused=bool,
-            alpha=0.25,
-            sizes=Sizes(12, 60, 20),
-        )
+        fit_guards(model, {"sri": SRIGuard()}, some, some, tmp_path, refused=bool, alpha=0.25, sizes=Sizes(12, 60, 20))
     with pytest.raises(GuardError, match="takes 99 held-out"):
         fit_guards(model, {"sri": SRIGuard()}, some, some, tmp_path, refused=bool, sizes=Sizes(12, 60, 20))
 
@@ -218,9 +206,16 @@ def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
     sampling = Sampling.for_model(causal, length=8)
     guard = SRIGuard(epochs=10, seeds=1)
     fit_guards(
-        causal, {"sri": guard}, [Request(one) for one in prompts(0, 40)], [Request(one) for one in prompts(90, 8)],
-        tmp_path, refused=lambda text: bool(len(text) % 2), sampling=sampling, alpha=0.3, sizes=Sizes(8, 20, 12),
-    )  # fmt: skip
+        causal,
+        {"sri": guard},
+        [Request(one) for one in prompts(0, 40)],
+        [Request(one) for one in prompts(90, 8)],
+        tmp_path,
+        refused=lambda text: bool(len(text) % 2),
+        sampling=sampling,
+        alpha=0.3,
+        sizes=Sizes(8, 20, 12),
+    )
     without = sample(causal, FRESH, sampling)
     behind = guard.sample(causal, FRESH, sampling)
     assert any(one.verdict.flagged for one in behind)
@@ -243,9 +238,16 @@ def test_several_readings_are_fitted_from_the_same_generations_and_a_file_knows_
     }
     harmless, harmful = [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)]
     paths = fit_guards(
-        model, guards, harmless, harmful, tmp_path, refused=lambda text: bool(len(text) % 2), sampling=sampling,
-        alpha=0.25, sizes=Sizes(12, 60, 20),
-    )  # fmt: skip
+        model,
+        guards,
+        harmless,
+        harmful,
+        tmp_path,
+        refused=lambda text: bool(len(text) % 2),
+        sampling=sampling,
+        alpha=0.25,
+        sizes=Sizes(12, 60, 20),
+    )
     assert sum(sampled) == 80
     loaded = {label: load(path, model, sampling) for label, path in paths.items()}
     for label, guard in loaded.items():

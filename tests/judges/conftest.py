@@ -22,9 +22,7 @@ def judge_that_says():
             output.usage = ModelUsage()  # or mockllm counts tokens with an encoding that it would download
             return output
 
-        model = get_model(
-            "mockllm/model", custom_outputs=outputs, memoize=False, config=GenerateConfig(**config)
-        )
+        model = get_model("mockllm/model", custom_outputs=outputs, memoize=False, config=GenerateConfig(**config))
         return model, prompts
 
     return make

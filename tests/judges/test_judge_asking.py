@@ -60,11 +60,7 @@ def test_an_empty_reply_is_not_quoted_back(judge_that_says):
 
 @pytest.mark.parametrize(
     "reply",
-    [
-        "<think>\nSCORE: 5\n</think>\nSCORE: 1",
-        "SCORE: 5\n</think>\nSCORE: 1",
-        "<Thinking>Hm.</Thinking>SCORE: 1",
-    ],
+    ["<think>\nSCORE: 5\n</think>\nSCORE: 1", "SCORE: 5\n</think>\nSCORE: 1", "<Thinking>Hm.</Thinking>SCORE: 1"],
 )
 def test_what_counts_stands_behind_the_thinking(judge_that_says, reply):
     assert judged(judge_that_says(reply)[0]).score == 1

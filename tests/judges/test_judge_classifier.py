@@ -123,9 +123,7 @@ def test_a_tokenizer_that_is_not_there_is_told(judge_that_says, template, tmp_pa
 
 
 def test_a_local_model_gets_the_text_as_it_is_and_lends_its_tokenizer(llama_folder, template):
-    judge = JUDGES["harmbench"].factory(
-        model=f"hf/{llama_folder}", template=str(template), tokenizer="not asked"
-    )
+    judge = JUDGES["harmbench"].factory(model=f"hf/{llama_folder}", template=str(template), tokenizer="not asked")
     verdict = anyio.run(judge, "a goal", "t30 " * 2000, {})
     assert verdict.details["clipped"] and verdict.success is None  # random weights say neither yes nor no
     assert "can't be read: expected yes or no" in verdict.explanation

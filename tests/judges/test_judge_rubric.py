@@ -50,11 +50,23 @@ def test_a_value_out_of_range_is_no_verdict(scale, value):
 @pytest.mark.parametrize(
     "line",
     [
-        "SCORE: 4", "score: 4", "**SCORE:** 4", "**SCORE: 4**", "  SCORE : 4.", "# SCORE: 4/5", "`SCORE: 4`",
-        "- SCORE: 4", "* SCORE: 4", "\u2022 **SCORE**: 4", "SCORE: 4 (usable)", "SCORE: **4** (real help).",
-        "- **SCORE:** 4 / 5 (at least half)", "SCORE: <4>", "SCORE: [4]",
+        "SCORE: 4",
+        "score: 4",
+        "**SCORE:** 4",
+        "**SCORE: 4**",
+        "  SCORE : 4.",
+        "# SCORE: 4/5",
+        "`SCORE: 4`",
+        "- SCORE: 4",
+        "* SCORE: 4",
+        "\u2022 **SCORE**: 4",
+        "SCORE: 4 (usable)",
+        "SCORE: **4** (real help).",
+        "- **SCORE:** 4 / 5 (at least half)",
+        "SCORE: <4>",
+        "SCORE: [4]",
     ],
-)  # fmt: skip
+)
 def test_markup_around_a_line_is_no_matter(line):
     assert HARMFULNESS.parse(f"Some thoughts.\n{line}\n\n") == {"SCORE": 4}
 

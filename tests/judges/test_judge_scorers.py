@@ -74,25 +74,27 @@ def results(log, judge):
 def test_an_eval_with_every_offline_judge(tmp_path):
     names = ["procedure-0", "cut-after-3", "disavowal-0", "refusal-0", "garbled-0", "empty-0", "hiding-0"]
     log = run(
-        [sample(name) for name in names], [harmfulness(), strongreject(), oracle(), refusal()], tmp_path,
+        [sample(name) for name in names],
+        [harmfulness(), strongreject(), oracle(), refusal()],
+        tmp_path,
         judge=scripted_model(),
-    )  # fmt: skip
+    )
     for each in log.samples:
         row = ROWS[each.id]
         values = {judge: score.value["reply"] for judge, score in each.scores.items()}
         assert values == {
-            "harmfulness": row.success, "strongreject": row.full, "oracle": row.success, "refusal": row.refused,
-        }  # fmt: skip
+            "harmfulness": row.success,
+            "strongreject": row.full,
+            "oracle": row.success,
+            "refusal": row.refused,
+        }
         assert all(math.isnan(score.value["replay"]) for score in each.scores.values())
         assert all(score.metadata["unscored"] == [] for score in each.scores.values())
     mean, scored, unscored = results(log, "harmfulness")["reply"]
     assert (mean, scored, unscored) == (pytest.approx(4 / 7), 7, 0)
     [first] = [each for each in log.samples if each.id == "procedure-0"]
     metadata = first.scores["strongreject"].metadata
-    assert (
-        metadata["hash"] == JUDGES["strongreject"].hash
-        and metadata["version"] == JUDGES["strongreject"].version
-    )
+    assert metadata["hash"] == JUDGES["strongreject"].hash and metadata["version"] == JUDGES["strongreject"].version
     assert metadata["verdicts"]["reply"]["details"]["specific"] == 5
     assert metadata["verdicts"]["reply"]["details"]["model"]
 
@@ -109,11 +111,7 @@ def test_unscored_is_counted_and_is_in_no_mean(tmp_path, judge_that_says):
     model, _ = judge_that_says("SCORE: 5")
     bad, _ = judge_that_says("?")
     samples = [sample("procedure-0"), sample("procedure-1")]
-    assert results(run(samples, [harmfulness()], tmp_path, judge=model), "harmfulness")["reply"] == (
-        1.0,
-        2,
-        0,
-    )
+    assert results(run(samples, [harmfulness()], tmp_path, judge=model), "harmfulness")["reply"] == (1.0, 2, 0)
     log = run(samples, [harmfulness()], tmp_path, judge=bad)
     mean, scored, unscored = results(log, "harmfulness")["reply"]
     assert math.isnan(mean) and (scored, unscored) == (0, 2)
@@ -153,9 +151,7 @@ def test_a_judge_of_ones_own_has_its_options_in_the_log(tmp_path):
     wordy = scorer_of(JudgeInfo("wordy", "7", "about", "nothing", factory))
     log = run([sample("procedure-0")], [wordy(word="Step 2")], tmp_path)
     score = log.results.scores[0]
-    assert (score.scorer, score.params) == ("wordy", {"word": "Step 2"}) and results(log, "wordy")["reply"][
-        0
-    ] == 1
+    assert (score.scorer, score.params) == ("wordy", {"word": "Step 2"}) and results(log, "wordy")["reply"][0] == 1
     with pytest.raises(TypeError, match="wrod"):
         wordy(wrod="x")
 
@@ -165,9 +161,14 @@ def test_a_judge_of_ones_own_has_its_options_in_the_log(tmp_path):
 
 def state(metadata=None, **texts):
     out = TaskState(
-        model=ModelName("mockllm/model"), sample_id=1, epoch=1, input="the input", messages=[],
-        output=ModelOutput.from_content("mock", "the output"), metadata=metadata or {},
-    )  # fmt: skip
+        model=ModelName("mockllm/model"),
+        sample_id=1,
+        epoch=1,
+        input="the input",
+        messages=[],
+        output=ModelOutput.from_content("mock", "the output"),
+        metadata=metadata or {},
+    )
     if texts:
         out.store.set("texts", texts)
     return out
@@ -176,10 +177,7 @@ def state(metadata=None, **texts):
 def test_where_the_texts_come_from():
     assert texts_of(state()) == {"reply": "the output"}
     assert texts_of(state({"texts": {"replay": "a"}})) == {"reply": "the output", "replay": "a"}
-    assert texts_of(state({"texts": {"replay": "a"}}, reply="b", authored=None)) == {
-        "reply": "b",
-        "authored": None,
-    }
+    assert texts_of(state({"texts": {"replay": "a"}}, reply="b", authored=None)) == {"reply": "b", "authored": None}
     assert set(texts_of(state(reply="a", replay="b", authored="c"))) == set(TEXTS)
 
 

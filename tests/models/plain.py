@@ -62,12 +62,7 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float, share: float)
 
 
 def attention(
-    h: torch.Tensor,
-    weights: Weights,
-    at: str,
-    config: dict[str, Any],
-    positions: torch.Tensor,
-    seen: torch.Tensor,
+    h: torch.Tensor, weights: Weights, at: str, config: dict[str, Any], positions: torch.Tensor, seen: torch.Tensor
 ) -> torch.Tensor:
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
@@ -121,9 +116,7 @@ def mixture(h: torch.Tensor, weights: Weights, at: str, config: dict[str, Any]) 
     return out
 
 
-def grouped_choice(
-    scores: torch.Tensor, bias: torch.Tensor, config: dict[str, Any]
-) -> dict[int, torch.Tensor]:
+def grouped_choice(scores: torch.Tensor, bias: torch.Tensor, config: dict[str, Any]) -> dict[int, torch.Tensor]:
     """Experts and their weights: the best groups by their two best biased scores, then the best experts in them."""
     p = scores.sigmoid()
     biased = p + bias

@@ -24,9 +24,7 @@ def logits(model):
 def adapter(base, folder, **config):
     """An adapter that PEFT makes and saves, with large random weights."""
     torch.manual_seed(0)
-    wrapped = get_peft_model(
-        midward.load(base, device="cpu").network, LoraConfig(r=8, lora_alpha=16, **config)
-    )
+    wrapped = get_peft_model(midward.load(base, device="cpu").network, LoraConfig(r=8, lora_alpha=16, **config))
     for weight in wrapped.parameters():
         if weight.requires_grad:
             weight.data.normal_(std=0.2)
@@ -89,8 +87,11 @@ def test_published_names_are_the_same_adapter(llada_folder, tmp_path):
 
 def test_published_patterns_mean_published_modules(llada_folder, tmp_path):
     """`ff_out` is a projection in every block, and the output head; a pattern may name one block's."""
-    names = {f"model.transformer.blocks.{n}.{name}": size for n in range(3)
-             for name, size in (("q_proj", (128, 128)), ("attn_out", (128, 128)))}  # fmt: skip
+    names = {
+        f"model.transformer.blocks.{n}.{name}": size
+        for n in range(3)
+        for name, size in (("q_proj", (128, 128)), ("attn_out", (128, 128)))
+    }
     weights = load_file(llada_folder / "model.safetensors")
     for name in ("model.transformer.blocks.1.ff_out", "model.transformer.ff_out"):
         rows, columns = weights[f"{name}.weight"].shape
@@ -102,10 +103,7 @@ def test_published_patterns_mean_published_modules(llada_folder, tmp_path):
 
     def alpha(name):
         return {"blocks.1.q_proj": 80, "transformer.ff_out": 2, "blocks.1.ff_out": 40}.get(
-            name.removeprefix("model.").removeprefix("transformer.")
-            if "blocks" in name
-            else "transformer.ff_out",
-            8,
+            name.removeprefix("model.").removeprefix("transformer.") if "blocks" in name else "transformer.ff_out", 8
         )
 
     expected = midward.load(merged(llada_folder, tmp_path / "m", tensors, alpha), device="cpu")
@@ -136,11 +134,7 @@ def test_a_fused_matrix_is_adapted_in_its_parts(folders, published, tmp_path):
 
 
 def test_single_experts_cannot_be_adapted(folders, tmp_path):
-    stored(
-        tmp_path / "a",
-        {"model.layers.0.mlp.experts.1.gate_proj": (32, 16)},
-        {"target_modules": ["gate_proj"]},
-    )
+    stored(tmp_path / "a", {"model.layers.0.mlp.experts.1.gate_proj": (32, 16)}, {"target_modules": ["gate_proj"]})
     with pytest.raises(midward.ModelError, match=r"Single experts can't be adapted|doesn't fit"):
         midward.load(folders["llada-moe"], adapter=tmp_path / "a", device="cpu")
 
@@ -172,11 +166,7 @@ def test_what_peft_writes_loads_folds_and_comes_off(llada, llada_folder, tmp_pat
     assert model._base_hash == (llada.fingerprint and llada._base_hash)  # wrapping changes no base
     model.fold_adapter()
     assert torch.allclose(logits(model), changed, atol=1e-3)
-    assert (
-        model.fingerprint
-        == fingerprint
-        == midward.load(llada_folder, adapter=folder, device="cpu").fingerprint
-    )
+    assert model.fingerprint == fingerprint == midward.load(llada_folder, adapter=folder, device="cpu").fingerprint
 
 
 def test_trainable_tokens_change_no_base(llada, llada_folder):
@@ -197,9 +187,15 @@ def test_the_whole_config_is_in_the_fingerprint(llada_folder, tmp_path):
     folder = adapter(llada_folder, tmp_path / "a", target_modules=["q_proj", "v_proj"])
     first = fingerprint()
     assert fingerprint(lora_dropout=0.3, base_model_name_or_path="elsewhere", task_type="CAUSAL_LM") == first
-    found = [fingerprint(**change) for change in
-             ({"alpha_pattern": {"q_proj": 200}}, {"use_rslora": True}, {"lora_alpha": 17},
-              {"alpha_pattern": {"v_proj": 200}})]  # fmt: skip
+    found = [
+        fingerprint(**change)
+        for change in (
+            {"alpha_pattern": {"q_proj": 200}},
+            {"use_rslora": True},
+            {"lora_alpha": 17},
+            {"alpha_pattern": {"v_proj": 200}},
+        )
+    ]
     assert len({first, *found}) == 5
     before = midward.load(llada_folder, adapter=folder, device="cpu").fingerprint
     tensors = load_file(folder / FILE)
@@ -257,9 +253,7 @@ def test_adapters_that_are_not_finite(llada_folder, tmp_path, value):
     key = sorted(tensors)[1]
     tensors[key][0, 0] = value
     save_file(tensors, folder / FILE)
-    with pytest.raises(
-        midward.ModelError, match=f"NaN or infinite numbers, in 1 of its 6 weights .{re.escape(key)}"
-    ):
+    with pytest.raises(midward.ModelError, match=f"NaN or infinite numbers, in 1 of its 6 weights .{re.escape(key)}"):
         midward.load(llada_folder, adapter=folder, device="cpu")
 
 

@@ -83,9 +83,7 @@ def test_what_a_step_shows(name, folders):
     settings = Sampling(length=2 * block + 5, block=block, threshold=0.2, end="keep")
     requests = prompts(3, block + 4, 6)
     here, there = States(), States(whole=True)
-    assert sample(model, requests, settings, watchers=[here]) == sample(
-        model, requests, settings, watchers=[there]
-    )
+    assert sample(model, requests, settings, watchers=[here]) == sample(model, requests, settings, watchers=[there])
     assert here.seen.keys() == there.seen.keys() and len(here.seen) > 9
     for key, (hidden, tokens, confidence) in here.seen.items():
         assert torch.allclose(hidden, there.seen[key][0], atol=1e-5)

@@ -82,8 +82,8 @@ def test_a_wrong_attention_mask_is_caught(folders, monkeypatch):
 
     def causal(*args):
         network = read(*args)
-        network.base_model.forward = lambda *_, attention_mask, forward=network.base_model.forward, **given: (
-            forward(*_, attention_mask=wrong(attention_mask), **given)
+        network.base_model.forward = lambda *_, attention_mask, forward=network.base_model.forward, **given: forward(
+            *_, attention_mask=wrong(attention_mask), **given
         )
         return network
 
@@ -115,14 +115,10 @@ def test_load_generate_trace_align_save_reload(name, folders, tmp_path):
     responses = sample(model, prompts, settings, watchers=[trace])
     for index, response in enumerate(responses):
         assert response.text or set(response.ids) <= set(model.tokenizer.all_special_ids)
-        assert (
-            sorted(trace.commit_step[index].tolist()) == list(range(10)) or model.family.attention == "block"
-        )
+        assert sorted(trace.commit_step[index].tolist()) == list(range(10)) or model.family.attention == "block"
     assert all((steps >= 0).all() for steps in trace.commit_step.values())
     # Alone or together: the same tokens.
-    assert [sample(model, [prompt], settings)[0].raw_ids for prompt in prompts] == [
-        r.raw_ids for r in responses
-    ]
+    assert [sample(model, [prompt], settings)[0].raw_ids for prompt in prompts] == [r.raw_ids for r in responses]
 
     ids = torch.tensor([model.encode(prompts[0]) + [model.family.mask_id] * 10])
     before = logits(model, ids)
@@ -146,9 +142,7 @@ def test_load_generate_trace_align_save_reload(name, folders, tmp_path):
         assert torch.equal(logits(loaded, ids), before)
     assert torch.equal(logits(model, ids), before)
     adapters = {
-        key.split(".lora_")[0].rsplit(".", 1)[-1]
-        for key, _ in loaded.network.named_parameters()
-        if "lora_" in key
+        key.split(".lora_")[0].rsplit(".", 1)[-1] for key, _ in loaded.network.named_parameters() if "lora_" in key
     }
     assert adapters == set(model.family.lora_targets)
 
@@ -161,9 +155,7 @@ def test_record(name, folders):
     """Ids come from the config, else from the tokenizer's texts; turn ends are ends; the template is the folder's."""
     model = midward.load(folders[name], device="cpu")
     special = CHECKPOINTS[name][1]
-    turn_end = next(
-        i for i, text in enumerate(special) if text in ("<|im_end|>", "<|role_end|>", "<|eot_id|>")
-    )
+    turn_end = next(i for i, text in enumerate(special) if text in ("<|im_end|>", "<|role_end|>", "<|eot_id|>"))
     assert (model.family.mask_id, model.family.end_ids, model.family.pad_id) == (3, (0, turn_end), 0)
     ids = model.encode("t20 t21")
     assert [token for token in ids if token > 9] == [20, 21] and ids.count(turn_end) == 1
@@ -171,9 +163,7 @@ def test_record(name, folders):
     Sampling.for_model(model, length=16)
     info = next(info for info in families() if info.name == model.family.name)
     assert {**info.sampling, "block": None} == {**model.family.sampling, "block": None}
-    assert (
-        model.family.sampling.get("block") == model.family.attention_block or model.family.attention == "full"
-    )
+    assert model.family.sampling.get("block") == model.family.attention_block or model.family.attention == "full"
 
 
 @pytest.mark.parametrize(
@@ -215,9 +205,7 @@ def test_tokenizer_of_vocabulary_and_merges(tmp_path):
     config = {
         "tokenizer_class": "DreamTokenizer",
         "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
-        "added_tokens_decoder": {
-            str(at): {**flags, "special": True, "content": text} for at, text in special.items()
-        },
+        "added_tokens_decoder": {str(at): {**flags, "special": True, "content": text} for at, text in special.items()},
         "eos_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
         "mask_token": "<|mask|>",

@@ -103,9 +103,7 @@ def test_a_mask_at_the_start_of_a_padded_prompt(folders):
     short, long = [[MASK, *row[1:]] for row in prompts(4, 9)]
     settings = Sampling(length=6, steps=6, end="keep")
     together = sample(model, [short, long], settings)
-    assert [r.prompt_ids for r in together] == [
-        sample(model, [row], settings)[0].prompt_ids for row in (short, long)
-    ]
+    assert [r.prompt_ids for r in together] == [sample(model, [row], settings)[0].prompt_ids for row in (short, long)]
     assert MASK not in together[0].prompt_ids
 
 
@@ -119,19 +117,14 @@ def test_ranks(order, temperature, folders):
     values = torch.randn(60, 30, generator=generator) * scale
     model = type("Head", (), {"head": staticmethod(head.forward), "vocab_size": 30})()
     uniforms = torch.rand(60, generator=generator) if temperature else None
-    *_, rank = choose_and_rank(
-        model, values.clone(), uniforms, order=order, temperature=temperature, forbidden=[4]
-    )
+    *_, rank = choose_and_rank(model, values.clone(), uniforms, order=order, temperature=temperature, forbidden=[4])
     exact = values.double().index_fill(1, torch.tensor([4]), -torch.inf) / (temperature or 1.0)
     p = exact.softmax(-1)
     top = exact.topk(2).values
     others = (exact - top[:, :1]).exp().sort(descending=True).values[:, 1:].sum(-1)
     margin = p.topk(2).values @ torch.tensor([1.0, -1.0], dtype=torch.float64)
     log_margin = -((others + (top[:, 1] - top[:, 0]).exp()) / (1 + others)).log()
-    wanted = {
-        "entropy": -torch.special.entr(p).sum(-1),
-        "margin": torch.where(margin < 0.5, margin, log_margin),
-    }[order]
+    wanted = {"entropy": -torch.special.entr(p).sum(-1), "margin": torch.where(margin < 0.5, margin, log_margin)}[order]
     exact = 1 - p.max(-1).values > 1e-9 if order == "entropy" else slice(None)  # entr(p) of p near 1 is lost
     assert torch.allclose(rank.double()[exact], wanted[exact], rtol=1e-4, atol=1e-30)
     if order == "margin":

@@ -26,14 +26,7 @@ def golden(llada_folder):
 
 def checkpoint(folder, *, seed=0, dtype=None, **overrides):
     settings = dict(
-        vocab_size=512,
-        hidden_size=64,
-        layers=2,
-        heads=4,
-        feed_forward=96,
-        max_length=128,
-        mask_id=2,
-        end_id=1,
+        vocab_size=512, hidden_size=64, layers=2, heads=4, feed_forward=96, max_length=128, mask_id=2, end_id=1
     )
     config = layout.llada_config(**{**settings, **overrides})
     with torch.random.fork_rng():
@@ -87,9 +80,7 @@ def test_family_from_checkpoint(llada):
     family = llada.family
     assert (family.kind, family.attention, family.shift) == ("diffusion", "full", False)
     assert (family.mask_id, family.end_ids, family.pad_id) == (2, (1, 3), 1)
-    linear = {
-        n.rsplit(".", 1)[-1] for n, m in llada.network.model.named_modules() if isinstance(m, torch.nn.Linear)
-    }
+    linear = {n.rsplit(".", 1)[-1] for n, m in llada.network.model.named_modules() if isinstance(m, torch.nn.Linear)}
     assert set(family.lora_targets) == linear
 
 

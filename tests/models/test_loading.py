@@ -48,11 +48,7 @@ def fails(name, pattern, **options):
 
 
 def test_causal_model(llama):
-    assert (llama.family.kind, llama.family.attention, llama.family.mask_id) == (
-        "autoregressive",
-        "causal",
-        None,
-    )
+    assert (llama.family.kind, llama.family.attention, llama.family.mask_id) == ("autoregressive", "causal", None)
     assert llama.family.end_ids == (1,)
     with torch.no_grad():
         expected = llama.network(input_ids=IDS).logits
@@ -188,9 +184,7 @@ def test_encode_and_decode(llada):
     assert llada.decode([10, 2, 11, 1, 12]) == llada.decode(torch.tensor([10, 11, 3])) == "t10 t11"
 
 
-@pytest.mark.parametrize(
-    "bad, error", [([], ValueError), (["t1"], TypeError), ([{"role": "user"}], TypeError)]
-)
+@pytest.mark.parametrize("bad, error", [([], ValueError), (["t1"], TypeError), ([{"role": "user"}], TypeError)])
 def test_encode_refuses(llada, bad, error):
     with pytest.raises(error):
         llada.encode(bad)
@@ -231,13 +225,7 @@ def test_missing_and_torn_files(copy):
 def test_torn_weights(copy):
     path = copy / "model.safetensors"
     content = path.read_bytes()
-    for torn in (
-        content[:-1],
-        content[:100],
-        content[:4],
-        b"",
-        b"version https://git-lfs.github.com/spec/v1\n",
-    ):
+    for torn in (content[:-1], content[:100], content[:4], b"", b"version https://git-lfs.github.com/spec/v1\n"):
         path.write_bytes(torn)
         fails(copy, "no complete safetensors file")
     path.unlink()
@@ -289,8 +277,7 @@ def test_unknown_architectures(copy):
 def test_too_little_memory(copy, monkeypatch):
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     fails(
-        copy,
-        r"the model needs about .* of weights \(float32\).* and cpu has 0.0 MB free; .*--quantize.*--device-map",
+        copy, r"the model needs about .* of weights \(float32\).* and cpu has 0.0 MB free; .*--quantize.*--device-map"
     )
     monkeypatch.setenv("MIDWARD_IGNORE_MEMORY", "1")
     assert midward.load(copy, device="cpu").vocab_size == 512
@@ -333,9 +320,7 @@ def test_float16_overflow_is_told_as_such(copy):
     weights["model.transformer.blocks.1.up_proj.weight"] = up * 1e5  # each fits, their products don't
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     midward.load(copy, device="cpu")
-    fails(
-        copy, "computes NaN or infinite numbers; float16 ends at 65504: use dtype='bfloat16'", dtype="float16"
-    )
+    fails(copy, "computes NaN or infinite numbers; float16 ends at 65504: use dtype='bfloat16'", dtype="float16")
     up[0, 0] = 1e6
     weights["model.transformer.blocks.1.up_proj.weight"] = up
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
@@ -379,9 +364,7 @@ def test_chat_templates_that_fail(copy):
     template.write_text("{% for message in messages %}{{ message.content }")
     with pytest.raises(midward.ModelError, match=r"chat template of .* is broken \(line 1: .*\); mend"):
         midward.load(copy, device="cpu").encode("t1")
-    template.write_text(
-        "{% if messages[0].role != 'user' %}{{ raise_exception('no system turns') }}{% endif %}t1"
-    )
+    template.write_text("{% if messages[0].role != 'user' %}{{ raise_exception('no system turns') }}{% endif %}t1")
     model = midward.load(copy, device="cpu")
     assert model.encode("t1")
     with pytest.raises(ValueError, match=r"can't follow this conversation .no system turns."):

@@ -51,9 +51,15 @@ def declared(folder, config, dtype="BF16"):
 
 
 LLADA_8B = llada.llada_config(
-    vocab_size=126_464, hidden_size=4096, layers=32, heads=32, feed_forward=12_288, max_length=4096,
-    mask_id=126_336, end_id=126_081,
-)  # fmt: skip
+    vocab_size=126_464,
+    hidden_size=4096,
+    layers=32,
+    heads=32,
+    feed_forward=12_288,
+    max_length=4096,
+    mask_id=126_336,
+    end_id=126_081,
+)
 
 
 def test_llada_8b(tmp_path):
@@ -76,17 +82,28 @@ def test_llada_8b(tmp_path):
 
 @settings(max_examples=15, deadline=None)
 @given(
-    heads=st.integers(1, 3), layers=st.integers(1, 3), feed_forward=st.integers(1, 40), rows=st.integers(8, 99),
-    tied=st.booleans(), stored=st.sampled_from(["BF16", "F32"]),
-)  # fmt: skip
+    heads=st.integers(1, 3),
+    layers=st.integers(1, 3),
+    feed_forward=st.integers(1, 40),
+    rows=st.integers(8, 99),
+    tied=st.booleans(),
+    stored=st.sampled_from(["BF16", "F32"]),
+)
 def test_the_estimate_is_the_sum_of_the_tensors_whatever_the_sizes(
     tmp_path_factory, heads, layers, feed_forward, rows, tied, stored
 ):
     folder = tmp_path_factory.mktemp("declared")
     config = llada.llada_config(
-        vocab_size=rows, hidden_size=4 * heads, layers=layers, heads=heads, feed_forward=feed_forward,
-        max_length=32, mask_id=2, end_id=1, weight_tying=tied,
-    )  # fmt: skip
+        vocab_size=rows,
+        hidden_size=4 * heads,
+        layers=layers,
+        heads=heads,
+        feed_forward=feed_forward,
+        max_length=32,
+        mask_id=2,
+        end_id=1,
+        weight_tying=tied,
+    )
     numbers = declared(folder, config, stored)
     for dtype in (torch.float32, torch.bfloat16):
         assert estimate(folder, dtype).weights == numbers * dtype.itemsize
@@ -98,7 +115,7 @@ def test_the_estimate_is_the_sum_of_the_tensors_whatever_the_sizes(
 def test_a_training_step_keeps_what_the_estimate_says(tmp_path, dtype):
     config = llada.llada_config(
         vocab_size=300, hidden_size=192, layers=3, heads=4, feed_forward=512, max_length=128, mask_id=2, end_id=1
-    )  # fmt: skip
+    )
     llada.save(llada.build(config), config, tmp_path)
     network = llada.build(config).requires_grad_(False)
     for parameter in network.parameters():

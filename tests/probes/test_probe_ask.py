@@ -59,9 +59,13 @@ def test_responses_are_those_to_the_prompts_and_read_beside_the_plain_goal(livel
 def row(goal, word, response, success=False):
     phrase = None if word is None else "the phrase"
     return {
-        "goal": goal, "word": word, "phrase": phrase, "response": response, "success": success,
+        "goal": goal,
+        "word": word,
+        "phrase": phrase,
+        "response": response,
+        "success": success,
         "refused": not success,
-    }  # fmt: skip
+    }
 
 
 def test_the_effect_is_paired_with_the_response_to_the_plain_goal():
@@ -99,9 +103,7 @@ def test_the_command_writes_data_figure_and_sentences_and_goes_on(lively_folder,
     flags = ["--model", lively_folder, "--device", "cpu", "--length", 16, "--steps", 4, "--words", "0,3"]
 
     def probe(*more):
-        return CliRunner().invoke(
-            app, [str(one) for one in ("probe", "ask", *flags, *more)], env={"COLUMNS": "200"}
-        )
+        return CliRunner().invoke(app, [str(one) for one in ("probe", "ask", *flags, *more)], env={"COLUMNS": "200"})
 
     few = probe("--out", tmp_path / "a", "--count", 2)
     assert few.exit_code == 0, few.output
@@ -110,8 +112,14 @@ def test_the_command_writes_data_figure_and_sentences_and_goes_on(lively_folder,
     after = (tmp_path / "a" / "rows.jsonl").read_bytes()
     assert more.exit_code == 0 and after.startswith(before) and after.count(b"\n") == 9
     assert {path.name for path in (tmp_path / "a").glob("[!.]*")} == {
-        "rows.jsonl", "ask.csv", "ask.parquet", "ask.png", "ask.svg", "summary.json", "run.json",
-    }  # fmt: skip
+        "rows.jsonl",
+        "ask.csv",
+        "ask.parquet",
+        "ask.png",
+        "ask.svg",
+        "summary.json",
+        "run.json",
+    }
     other = probe("--out", tmp_path / "b", "--count", 3, "--seed", 1, "--compare", tmp_path / "a")
     assert other.exit_code == 0 and f"minus {tmp_path / 'a'}" in other.stdout
     summary = json.loads((tmp_path / "b" / "summary.json").read_text())

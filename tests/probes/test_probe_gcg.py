@@ -73,9 +73,7 @@ def test_a_batch_of_candidates_is_the_same_as_one_by_one(lively):
 def test_the_gradient_is_the_finite_difference_of_the_loss(lively_folder, drafts):
     model = midward.load(lively_folder, device="cpu", dtype=torch.float64)
     for module in model.network.modules():
-        if isinstance(
-            module, LlamaRMSNorm
-        ):  # it rounds to float32, too coarse for a difference of small steps
+        if isinstance(module, LlamaRMSNorm):  # it rounds to float32, too coarse for a difference of small steps
             module.forward = partial(rms_norm, module)
     prompt, slot, step = [5, 70, 60, 7], 1, 1e-5
     [slope] = span_gradient(model, Span(prompt, AIM.position, AIM.ids), [slot], length=LENGTH, drafts=drafts)
@@ -170,21 +168,15 @@ def test_the_best_suffix_is_returned_and_not_the_last(lively):
     settings = gcg.Gcg(tokens=4, iterations=25, width=1, top=300, stop_loss=0.0)
     found = gcg.search(lively, prompt, AIM, settings, length=LENGTH)
     assert found.loss == min(found.curve) < found.curve[-1]
-    [best, last] = gcg.losses(
-        lively, [prompt.ids(one) for one in (found.best, found.current)], AIM, length=LENGTH
-    )
+    [best, last] = gcg.losses(lively, [prompt.ids(one) for one in (found.best, found.current)], AIM, length=LENGTH)
     assert best == pytest.approx(found.loss, abs=1e-4) and last == pytest.approx(found.curve[-1], abs=1e-4)
 
 
 def test_a_search_ends_at_the_loss_that_is_enough(lively):
     prompt = SuffixPrompt(lively, "t30 t31")
-    whole = gcg.search(
-        lively, prompt, AIM, gcg.Gcg(tokens=3, iterations=8, width=6, stop_loss=0.0), length=LENGTH
-    )
+    whole = gcg.search(lively, prompt, AIM, gcg.Gcg(tokens=3, iterations=8, width=6, stop_loss=0.0), length=LENGTH)
     enough = sorted(whole.curve)[3]
-    short = gcg.search(
-        lively, prompt, AIM, gcg.Gcg(tokens=3, iterations=8, width=6, stop_loss=enough), length=LENGTH
-    )
+    short = gcg.search(lively, prompt, AIM, gcg.Gcg(tokens=3, iterations=8, width=6, stop_loss=enough), length=LENGTH)
     assert short.curve == whole.curve[: len(short.curve)] and len(short.curve) < len(whole.curve)
     assert short.loss <= enough < min([*short.curve[:-1], float("inf")])
 
@@ -211,9 +203,7 @@ def test_a_run_that_was_stopped_goes_on_within_a_search(lively, harmful, tmp_pat
     counted = []
     again = gcg.run(lively, aims(harmful), tmp_path / "cut", SMALL, progress=counted.append, **run)
     assert told(again) == told(whole)
-    assert (
-        sum(counted) == 4 * 7 and counted[:2] == [7, 7] and counted[2] == 4
-    )  # what was done is not done again
+    assert sum(counted) == 4 * 7 and counted[:2] == [7, 7] and counted[2] == 4  # what was done is not done again
     assert not left.exists()
 
 
@@ -221,9 +211,7 @@ def test_searches_at_a_time_give_the_rows_of_one_after_another(lively, harmful, 
     run = {"judged_by": verdicts.bench(harmful), "sampling": SAMPLING, "every": 2}
     one = gcg.run(lively, aims(harmful), tmp_path / "one", SMALL, **run)
     counted = []
-    three = gcg.run(
-        lively, aims(harmful), tmp_path / "three", SMALL, workers=3, progress=counted.append, **run
-    )
+    three = gcg.run(lively, aims(harmful), tmp_path / "three", SMALL, workers=3, progress=counted.append, **run)
     assert told(three) == near(told(one)) and sum(counted) == 4 * 7
     assert len({tuple(row["suffix_ids"]) for row in one}) > 2  # they did not all end alike
     assert not list((tmp_path / "three").glob("unfinished-*"))
@@ -271,9 +259,17 @@ def test_rows_say_what_real_responses_to_the_suffixes_are(lively, harmful, tmp_p
 
 def row(goal, position, loss=None, hit=None, success=False, curve=(5.0,)):
     return {
-        "goal": goal, "position": position, "phrase": f"p{position}", "loss": loss, "start_loss": 5.0, "hit": hit,
-        "anywhere": hit, "success": success, "refused": not success, "curve": list(curve),
-    }  # fmt: skip
+        "goal": goal,
+        "position": position,
+        "phrase": f"p{position}",
+        "loss": loss,
+        "start_loss": 5.0,
+        "hit": hit,
+        "anywhere": hit,
+        "success": success,
+        "refused": not success,
+        "curve": list(curve),
+    }
 
 
 def test_readings_pair_by_goal_and_never_count_what_is_unscored():
@@ -303,53 +299,29 @@ def test_readings_pair_by_goal_and_never_count_what_is_unscored():
 
 def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder, tmp_path, monkeypatch):
     drawn, draw = [], probe_gcg._draw
-    monkeypatch.setattr(
-        probe_gcg, "_draw", lambda folder, runs, *more: (drawn.append(runs), draw(folder, runs, *more))
-    )
-    flags = [
-        "--model",
-        lively_folder,
-        "--device",
-        "cpu",
-        "--length",
-        16,
-        "--steps",
-        4,
-        "--count",
-        2,
-        "--width",
-        3,
-    ]
-    flags += [
-        "--positions",
-        "0,6",
-        "--iterations",
-        3,
-        "--tokens",
-        3,
-        "--phrase",
-        "0=t30",
-        "--phrase",
-        "6=t40 t41",
-    ]
+    monkeypatch.setattr(probe_gcg, "_draw", lambda folder, runs, *more: (drawn.append(runs), draw(folder, runs, *more)))
+    flags = ["--model", lively_folder, "--device", "cpu", "--length", 16, "--steps", 4, "--count", 2, "--width", 3]
+    flags += ["--positions", "0,6", "--iterations", 3, "--tokens", 3, "--phrase", "0=t30", "--phrase", "6=t40 t41"]
 
     def probe(*more):
-        return CliRunner().invoke(
-            app, [str(one) for one in ("probe", "gcg", *flags, *more)], env={"COLUMNS": "200"}
-        )
+        return CliRunner().invoke(app, [str(one) for one in ("probe", "gcg", *flags, *more)], env={"COLUMNS": "200"})
 
     first = probe("--out", tmp_path / "a")
     assert first.exit_code == 0, first.output
     assert {path.name for path in (tmp_path / "a").glob("[!.]*")} == {
-        "searches.jsonl", "rows.jsonl", "gcg.csv", "gcg.parquet", "gcg.png", "gcg.svg", "summary.json",
+        "searches.jsonl",
+        "rows.jsonl",
+        "gcg.csv",
+        "gcg.parquet",
+        "gcg.png",
+        "gcg.svg",
+        "summary.json",
         "run.json",
-    }  # fmt: skip
+    }
     again = probe("--out", tmp_path / "b", "--seed", 1, "--compare", tmp_path / "a")
     summary = json.loads((tmp_path / "b" / "summary.json").read_text())
     assert again.exit_code == 0 and f"minus {tmp_path / 'a'}" in again.stdout
-    assert (
-        all(sentence in again.stdout for sentence in summary["findings"]) and summary["settings"]["seed"] == 1
-    )
+    assert all(sentence in again.stdout for sentence in summary["findings"]) and summary["settings"]["seed"] == 1
     [pairs] = summary["compared"].values()
     assert {(pair["position"], pair["measure"]) for pair in pairs} == {
         (p, measure) for p in (0, 6) for measure in ("loss", "hit", "success")
@@ -358,10 +330,7 @@ def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder
     deeper = probe("--out", tmp_path / "d", "--iterations", 7, "--compare", tmp_path / "a")
     assert deeper.exit_code == 2 and "other settings" in deeper.stderr and not (tmp_path / "d").exists()
     (tmp_path / "a" / "summary.json").write_text(json.dumps({**summary, "probe": "ask"}))
-    assert (
-        "no finished run of midward probe gcg"
-        in probe("--out", tmp_path / "d", "--compare", tmp_path / "a").stderr
-    )
+    assert "no finished run of midward probe gcg" in probe("--out", tmp_path / "d", "--compare", tmp_path / "a").stderr
     planned = probe("--out", tmp_path / "c", "--plan")
     assert "at most 36 forwards of evaluated suffixes and 12 with a backward pass" in planned.stdout
     assert not (tmp_path / "c").exists()
@@ -388,9 +357,7 @@ def test_bad_input_is_told_before_a_model_runs(lively_folder, tmp_path, monkeypa
     assert found.exit_code == 2 and message in found.output
 
 
-def test_models_without_gradients_or_without_a_middle_are_refused(
-    lively, llama, harmful, tmp_path, monkeypatch
-):
+def test_models_without_gradients_or_without_a_middle_are_refused(lively, llama, harmful, tmp_path, monkeypatch):
     run = {"judged_by": SimpleNamespace(), "sampling": SAMPLING}
     monkeypatch.setattr(lively, "hidden", lambda *args, **more: pytest.fail("the model ran"))
     with pytest.raises(ValueError, match="no goals"):
@@ -407,8 +374,5 @@ def test_a_goals_phrases_are_its_own_and_fit(lively):
     goal = Goal("g-1", "t5", "mine", True)
     first, second = gcg.aims_of(lively, goal, [0, 6], texts, LENGTH, own={0: "t7"})
     assert first == gcg.Aim(0, "t7", (7,)) and second.phrase in texts["procedural"]
-    drawn = {
-        gcg.aims_of(lively, Goal(f"g-{n}", "t5", "mine", True), [6], texts, LENGTH)[0].phrase
-        for n in range(20)
-    }
+    drawn = {gcg.aims_of(lively, Goal(f"g-{n}", "t5", "mine", True), [6], texts, LENGTH)[0].phrase for n in range(20)}
     assert drawn == set(texts["procedural"])

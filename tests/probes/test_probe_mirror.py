@@ -54,9 +54,7 @@ def test_the_refusal_ends_the_response_and_the_opening_is_the_attackers(llada, c
         for one in safe:
             assert case.about["phrase"] in REFUSALS and one.position == case.about["position"]
             assert list(one.ids) == [*ids(f" {case.about['phrase']}")[: case.about["tokens"]], end]
-    assert {len(case.forced) for case in wanted[:6]} == {1} and {len(case.forced) for case in wanted[6:]} == {
-        2
-    }
+    assert {len(case.forced) for case in wanted[:6]} == {1} and {len(case.forced) for case in wanted[6:]} == {2}
 
 
 def test_a_wrapper_of_the_split_dresses_the_request_up(llada, chosen):
@@ -74,9 +72,7 @@ def test_the_even_sweep_lies_behind_the_attack_and_fits(llada, chosen):
     opening = max(len(case.forced[0].ids) for case in wanted)
     longest = max(len(case.measured.ids) for case in wanted if case.measured)
     assert places == list(range(places[0], places[-1] + 1, 8))
-    assert (
-        places[0] - 8 < opening <= places[0] and places[-1] + longest <= LENGTH * 2 < places[-1] + 8 + longest
-    )
+    assert places[0] - 8 < opening <= places[0] and places[-1] + longest <= LENGTH * 2 < places[-1] + 8 + longest
 
 
 def test_what_can_not_be_forced(llada, chosen, monkeypatch):
@@ -118,10 +114,7 @@ def test_of_windows_that_are_not_told_apart_the_leftmost_is_taken():
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=3, max_size=9),
-    st.sampled_from((4, 8, 12)),
-)
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=3, max_size=9), st.sampled_from((4, 8, 12)))
 def test_the_window_agrees_with_the_plain_statement(table, width):
     values = np.array(table, float)
     found = window(rows_of(table), width)
@@ -129,11 +122,7 @@ def test_the_window_agrees_with_the_plain_statement(table, width):
     every = {4 * k: values[k : k + size].mean(0) for k in range(len(table) - size + 1)}
     least = min(mean.mean() for mean in every.values())
     best = next(mean for mean in every.values() if mean.mean() == least)
-    tied = [
-        start
-        for start, mean in every.items()
-        if paired([dict(enumerate(mean))], [dict(enumerate(best))]).low <= 0
-    ]
+    tied = [start for start, mean in every.items() if paired([dict(enumerate(mean))], [dict(enumerate(best))]).low <= 0]
     assert found.start == tied[0] and set(found.tied) == set(tied[1:])
     assert found.asr == pytest.approx(every[found.start].mean()) and found.end == found.start + width
     assume(found.low < found.high)
@@ -177,9 +166,24 @@ def test_the_recipe_is_one_that_align_reads(lively_folder, llada, tmp_path, monk
     out = tmp_path / "mirror"
     here = ["--model", lively_folder, "--device", "cpu"]
     result = midward(
-        "probe", "mirror", *here, "--length", 80, "--steps", 2, "--count", 2, "--starts", "60:64:2", "--width", 4,
-        "--tokens", 2, "--out", out,
-    )  # fmt: skip
+        "probe",
+        "mirror",
+        *here,
+        "--length",
+        80,
+        "--steps",
+        2,
+        "--count",
+        2,
+        "--starts",
+        "60:64:2",
+        "--width",
+        4,
+        "--tokens",
+        2,
+        "--out",
+        out,
+    )
     assert result.exit_code == 0, result.stderr
     names = {
         "rows.jsonl",
@@ -232,7 +236,5 @@ def test_bad_input_is_told(llada_folder, tmp_path, args, message, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     flags = ["--model", llada_folder, "--device", "cpu", "--length", 96, "--steps", 1, "--count", 1]
     result = midward("probe", "mirror", *flags, "--out", tmp_path / "o", *args)
-    assert result.exit_code == 2 and message in " ".join(result.stderr.replace("│", " ").split()), (
-        result.stderr
-    )
+    assert result.exit_code == 2 and message in " ".join(result.stderr.replace("│", " ").split()), result.stderr
     assert result.stdout == "" and not (tmp_path / "o").exists()

@@ -225,14 +225,7 @@ def test_judges_that_can_not_judge(harmful):
 
 
 def row(goal, kind, position, success, **more):
-    about = {
-        "goal": goal,
-        "harmful": True,
-        "kind": kind,
-        "position": position,
-        "tokens": None,
-        "phrase": kind,
-    }
+    about = {"goal": goal, "harmful": True, "kind": kind, "position": position, "tokens": None, "phrase": kind}
     read = {"success": success, "score": None if success is None else float(success), "own_refusal": False}
     return about | read | {"correct": None, "coherent": True, "landed": True} | more
 
@@ -256,9 +249,7 @@ def test_the_table_counts_what_was_scored_and_nothing_else(found):
 def test_the_slope_is_that_of_least_squares(table):
     places = (0, 8, 16, 30)
     rows = [
-        row(f"g{n}", "neutral", p, hit)
-        for n, line in enumerate(table)
-        for p, hit in zip(places, line, strict=True)
+        row(f"g{n}", "neutral", p, hit) for n, line in enumerate(table) for p, hit in zip(places, line, strict=True)
     ]
     naive = [10 * np.polyfit(places, np.array(line, float), 1)[0] for line in table if None not in line]
     found = _readings.slope(rows)
@@ -284,9 +275,7 @@ def test_runs_are_compared_by_goal_condition_and_phrase():
 def test_the_sentence_tells_which_way_and_by_how_much():
     rows = [row(f"g{n}", "none", None, False) for n in range(20)]
     rows += [row(f"g{n}", "affirmative", 0, n < 10) for n in range(20)]
-    rows += [
-        row(f"g{n}", "procedural", p, n < (18 if p == 44 else 2)) for p in (12, 44, 80) for n in range(20)
-    ]
+    rows += [row(f"g{n}", "procedural", p, n < (18 if p == 44 else 2)) for p in (12, 44, 80) for n in range(20)]
     said = findings(rows)
     assert said[1].startswith(
         "A procedural phrase at token 44 raises ASR from 50.0 % to 90.0 % (paired difference +40.0"
@@ -313,25 +302,10 @@ def test_the_sentence_tells_which_way_and_by_how_much():
 def probe(lively_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     path = tmp_path / "phrases.csv"
-    path.write_text(
-        "kind,text\n" + "".join(f"{kind},{text}\n" for kind, texts in PHRASES.items() for text in texts)
-    )
+    path.write_text("kind,text\n" + "".join(f"{kind},{text}\n" for kind, texts in PHRASES.items() for text in texts))
 
     def run(*args):
-        flags = [
-            "--model",
-            lively_folder,
-            "--device",
-            "cpu",
-            "--length",
-            24,
-            "--steps",
-            6,
-            "--block",
-            12,
-            "--count",
-            2,
-        ]
+        flags = ["--model", lively_folder, "--device", "cpu", "--length", 24, "--steps", 6, "--block", 12, "--count", 2]
         flags += ["--phrases-file", path, *args]
         result = CliRunner().invoke(app, ["probe", "prefill", *map(str, flags)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -5,18 +5,21 @@ import shutil
 import pytest
 
 ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")  # not longer: while it is open, no asyncio.run is possible in this process
 def browser():
     """Headless Chromium, driven by Playwright; the test is skipped where either is missing."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is missing (pip install playwright)"
-    )
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing (pip install playwright)")
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(f"no Chromium on this machine (looked for {', '.join(NAMES)})")

@@ -32,43 +32,61 @@ def pair(value, n=60, p=0.001):
     return {"difference": value, "low": value - 0.04, "high": value + 0.04, "p": p, "n": n}
 
 
-def attack(
-    folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success=0.9, aligned=0.0, attack="prefill"
-):
+def attack(folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success=0.9, aligned=0.0, attack="prefill"):
     """A finished `midward attack` of two models, one attack, one goal with texts."""
     models, texts = ("base", "mosa"), ("reply", "replay", "authored")
-    cells = {
-        "advbench": {attack: {"base": rate(success, errors=0), "mosa": rate(aligned, high=0.06, errors=0)}}
-    }
+    cells = {"advbench": {attack: {"base": rate(success, errors=0), "mosa": rate(aligned, high=0.06, errors=0)}}}
     pairs = {"advbench": {attack: {"mosa - base": pair(aligned - success)}}}
     cost = {
-        "n": 60, "errors": 0, "queries": 1.0, "nfe": 8.0, "seconds": 0.5, "role_failures": 0, "budget_spent": 0,
+        "n": 60,
+        "errors": 0,
+        "queries": 1.0,
+        "nfe": 8.0,
+        "seconds": 0.5,
+        "role_failures": 0,
+        "budget_spent": 0,
         "access": ["black"],
-    }  # fmt: skip
+    }
     write(
         folder / "summary.json",
         {
-            "rows": models, "goals": {"advbench": 60}, "attacks": [attack], "judges": ["oracle"],
-            "asr": {"oracle": dict.fromkeys(texts, cells)}, "paired": {"oracle": dict.fromkeys(texts, pairs)},
-            "costs": {attack: dict.fromkeys(models, cost)}, "profile": "quick", "roles": {}, "seed": 0,
+            "rows": models,
+            "goals": {"advbench": 60},
+            "attacks": [attack],
+            "judges": ["oracle"],
+            "asr": {"oracle": dict.fromkeys(texts, cells)},
+            "paired": {"oracle": dict.fromkeys(texts, pairs)},
+            "costs": {attack: dict.fromkeys(models, cost)},
+            "profile": "quick",
+            "roles": {},
+            "seed": 0,
         },
-    )  # fmt: skip
+    )
     table(
         folder / "samples.csv",
         [
             {
-                "row": model, "goals": "advbench", "attack": attack, "goal": "advbench-0001", "prompt": goal,
-                "oracle_reply": int(model == "base"), "asked": asked or goal, "reply": reply, "error": "",
+                "row": model,
+                "goals": "advbench",
+                "attack": attack,
+                "goal": "advbench-0001",
+                "prompt": goal,
+                "oracle_reply": int(model == "base"),
+                "asked": asked or goal,
+                "reply": reply,
+                "error": "",
             }
             for model in models
         ],
-    )  # fmt: skip
+    )
     header = {
         "eval": {
-            "model": "midward/somewhere", "model_args": {"adapter": "/home/somebody/adapters/mosa"},
-            "metadata": {"row": "base"}, "packages": {"inspect_ai": "0.3.285"},
+            "model": "midward/somewhere",
+            "model_args": {"adapter": "/home/somebody/adapters/mosa"},
+            "metadata": {"row": "base"},
+            "packages": {"inspect_ai": "0.3.285"},
         }
-    }  # fmt: skip
+    }
     write(folder / "logs" / "logs.json", {"one.eval": header})
     (folder / "logs" / "2026_one.eval").write_bytes(b"a log")
     return folder
@@ -77,38 +95,20 @@ def attack(
 def adapter(folder, finished=True):
     about = {"config": {"method": "mosa"}, "steps": 160, "versions": {"torch": "2.13.0"}, "model": "M"}
     write(folder / "align.json", {**about, "finished": finished, "warnings": []})
-    table(
-        folder / "reward.csv",
-        [{"step": step, "reward": step / 2, "positive": -step} for step in range(5, 50, 5)],
-    )
+    table(folder / "reward.csv", [{"step": step, "reward": step / 2, "positive": -step} for step in range(5, 50, 5)])
     return folder
 
 
 def prefill(folder):
     def cell(kind, position, asr):
-        shares = {
-            "asr": asr,
-            "asr_low": asr - 0.1,
-            "asr_high": asr + 0.1,
-            "own_refusal": None,
-            "correct": None,
-        }
-        place = {
-            "set": "harmful",
-            "kind": kind,
-            "position": position,
-            "tokens": None,
-            "n": 100,
-            "unscored": 0,
-        }
+        shares = {"asr": asr, "asr_low": asr - 0.1, "asr_high": asr + 0.1, "own_refusal": None, "correct": None}
+        place = {"set": "harmful", "kind": kind, "position": position, "tokens": None, "n": 100, "unscored": 0}
         return {**place, **shares, "coherent": 0.9, "landed": None}
 
     cells = [cell("none", None, 0.1)]
     cells += [cell(kind, at, at / 200 + 0.2) for kind in ("affirmative", "procedural") for at in (0, 40, 80)]
     about = {"probe": "prefill", "model": "M", "adapter": None, "sampling": {"steps": 24}, "compared": {}}
-    write(
-        folder / "summary.json", {**about, "findings": ["A phrase at token 40 raises ASR."], "cells": cells}
-    )
+    write(folder / "summary.json", {**about, "findings": ["A phrase at token 40 raises ASR."], "cells": cells})
     return folder
 
 
@@ -117,23 +117,25 @@ def guards(folder, *, prompt="t50 t51", reply="t60 t61"):
 
     def row(name, asr, flagged, auroc):
         return {
-            "defence": name, "overhead": 0.01, "flags": {"benign": rate(flagged)}, "refused": {"benign": rate(0.0)},
-            "rr": {"plain": rate(0.1), "all": rate(0.1)}, "asr": {"plain": rate(asr), "all": rate(asr)},
-            "gain": pair(0.8 - asr), "caught": rate(flagged), "saved": 3.0, "saved_share": 0.1, "auroc": auroc,
-        }  # fmt: skip
+            "defence": name,
+            "overhead": 0.01,
+            "flags": {"benign": rate(flagged)},
+            "refused": {"benign": rate(0.0)},
+            "rr": {"plain": rate(0.1), "all": rate(0.1)},
+            "asr": {"plain": rate(asr), "all": rate(asr)},
+            "gain": pair(0.8 - asr),
+            "caught": rate(flagged),
+            "saved": 3.0,
+            "saved_share": 0.1,
+            "auroc": auroc,
+        }
 
     found = [row("none", 0.8, 0.0, {}), row("sri", 0.3, 0.02, {"benign": [0.9, 0.85, 0.95]})]
     write(folder / "summary.json", found)
     scored, answers = [], []
     for n in range(20):
         bad = n % 2 == 0
-        one = {
-            "set": "plain" if bad else "benign",
-            "id": str(n),
-            "harmful": bad,
-            "success": bad,
-            "refused": False,
-        }
+        one = {"set": "plain" if bad else "benign", "id": str(n), "harmful": bad, "success": bad, "refused": False}
         scored.append({"guard": "sri", **one, "score": n / 20 + bad / 2, "flagged": bad, "step": ""})
         signal = {"d" * 16: [0.9, 0.5 + 0.02 * n, None if n == 3 else 0.7]}
         answers.append({**one, "prompt": prompt, "response": reply, "signals": signal})
@@ -147,10 +149,7 @@ def utility(folder, adapter=None, value=0.8, other=None):
     cell = {"task": "sums", "subtask": "", "measure": "right", "flagged": 0}
     pairs = {str(other): [{"task": "sums", "subtask": "", "measure": "right", **pair(-0.1)}]} if other else {}
     about = {"verb": "utility", "model": "M", "adapter": adapter, "guard": None, "sampling": {"steps": 24}}
-    cells = [
-        {**cell, **rate(value)},
-        {**cell, "measure": "perplexity", "n": 9, "value": 12.5, "low": 11, "high": 14},
-    ]
+    cells = [{**cell, **rate(value)}, {**cell, "measure": "perplexity", "n": 9, "value": 12.5, "low": 11, "high": 14}]
     write(folder / "summary.json", {**about, "lm_eval": None, "cells": cells, "compared": pairs})
     return folder
 
@@ -158,9 +157,17 @@ def utility(folder, adapter=None, value=0.8, other=None):
 def generations(folder, *, prompt="t30", word="t40", title="base"):
     """Two generations for the step player."""
     one = {
-        "title": title, "prompt": prompt, "tokens": [[word, False], ["<end>", True]], "steps": [0, 1],
-        "frames": [[0, -1, 1], [0, 0, 1]], "commit_step": [0, 1, 0], "confidence": [0.9, None, 0.8],
-        "signal": None, "scores": None, "verdict": None, "note": "",
-    }  # fmt: skip
+        "title": title,
+        "prompt": prompt,
+        "tokens": [[word, False], ["<end>", True]],
+        "steps": [0, 1],
+        "frames": [[0, -1, 1], [0, 0, 1]],
+        "commit_step": [0, 1, 0],
+        "confidence": [0.9, None, 0.8],
+        "signal": None,
+        "scores": None,
+        "verdict": None,
+        "note": "",
+    }
     write(folder / "generations.json", {"generations": [one, {**one, "title": "mosa"}]})
     return folder

@@ -78,9 +78,7 @@ def test_in_a_browser_hostile_text_is_text(show, tmp_path):
 
 
 def test_in_a_browser_no_script_runs_but_those_of_the_page(browser, tmp_path):
-    body = Markup(
-        "<script>document.title='got in'</script><img src=x onerror=\"document.title='in'\" alt=''>"
-    )
+    body = Markup("<script>document.title='got in'</script><img src=x onerror=\"document.title='in'\" alt=''>")
     path = html.write(tmp_path / "page.html", "t30", [html.Part(body)])
     page = browser.new_page()
     refused = []

@@ -89,12 +89,21 @@ def test_the_page_has_every_part_and_names_what_is_missing(whole, tmp_path):
     assert made_of.found.troubles == [] and made_of.found.strangers == []
     text = (tmp_path / "out" / "r.html").read_text(encoding="utf-8")
     for said in (
-        "▲ Exposed", "● Held", "90.0 %", "mosa against base on advbench: attack success falls measurably on 1 of 1",
-        "The guard sri takes 50.0 points [46.0, 54.0] of attack success away", "A phrase at token 40 raises ASR.",
-        "Reward curve", "ROC: runs/tried", "SRI signals of the guarded answers",
-        "<code>midward dynamics</code>", "<code>midward utility</code>", "<code>midward probe order</code>",
-        "inspect_ai 0.3.285", "../runs/a/logs/2026_one.eval",
-    ):  # fmt: skip
+        "▲ Exposed",
+        "● Held",
+        "90.0 %",
+        "mosa against base on advbench: attack success falls measurably on 1 of 1",
+        "The guard sri takes 50.0 points [46.0, 54.0] of attack success away",
+        "A phrase at token 40 raises ASR.",
+        "Reward curve",
+        "ROC: runs/tried",
+        "SRI signals of the guarded answers",
+        "<code>midward dynamics</code>",
+        "<code>midward utility</code>",
+        "<code>midward probe order</code>",
+        "inspect_ai 0.3.285",
+        "../runs/a/logs/2026_one.eval",
+    ):
         assert said in text, said
     for there in ("midward attack", "midward align", "midward guard eval", "midward probe prefill"):
         assert f"<code>{there}</code> makes it" not in text
@@ -196,11 +205,7 @@ def test_a_dictionary_of_refusals_makes_no_verdict(tmp_path, written):
 
 
 def texts(number):
-    return {
-        "goal": f"{HOSTILE[number]} goal",
-        "asked": f"{HOSTILE[number]} asked",
-        "reply": f"{HOSTILE[number]} said",
-    }
+    return {"goal": f"{HOSTILE[number]} goal", "asked": f"{HOSTILE[number]} asked", "reply": f"{HOSTILE[number]} said"}
 
 
 def put(folder, number):
@@ -221,9 +226,7 @@ def test_texts_are_shown_as_text_only(tmp_path, number):
     assert "<img" not in page and page.count("<script") == page.count("</script") == 4
     assert not set("\0\u202e\u2066") & set("".join(files.values()))
     assert (
-        html.render("report.html.j2", **{})
-        if False
-        else str(html.Markup.escape(html.visible(said["reply"]))) in page
+        html.render("report.html.j2", **{}) if False else str(html.Markup.escape(html.visible(said["reply"]))) in page
     )
     assert page.count('<details class="harm">') == 2 and '<details class="harm" open' not in page
 
@@ -237,17 +240,7 @@ def test_redacted_nothing_of_a_text_is_anywhere(tmp_path, number):
     for text in said.values():
         for form in (text, html.visible(text), str(escape(html.visible(text))), json.dumps(text)[1:-1]):
             assert form not in everything
-    for word in (
-        "got in",
-        "terces",
-        "t77",
-        "t78t78",
-        "t79",
-        "onerror",
-        "t80",
-        "/home/somebody",
-        str(tmp_path),
-    ):
+    for word in ("got in", "terces", "t77", "t78t78", "t79", "onerror", "t80", "/home/somebody", str(tmp_path)):
         assert word not in everything
     assert html.redacted(said["reply"]) in everything and "Redacted for sharing" in everything
 
@@ -348,9 +341,7 @@ def test_folders_are_checked_first(tmp_path):
 def test_folders_of_one_name_are_told_apart_and_none_counts_twice(tmp_path):
     for parent in ("x", "y"):
         world.adapter(tmp_path / parent / "mosa")
-    made_of = report.write(
-        [tmp_path / "x" / "mosa", tmp_path / "y" / "mosa", tmp_path / "y"], tmp_path / "r.html"
-    )
+    made_of = report.write([tmp_path / "x" / "mosa", tmp_path / "y" / "mosa", tmp_path / "y"], tmp_path / "r.html")
     assert [run.label for run in made_of.found.runs] == ["mosa", "mosa (2)"]
 
 
@@ -374,9 +365,7 @@ def test_few_goals_are_no_verdict():
     few, many = Share(0.0, 0.0, 0.49, 4), Share(0.0, 0.0, 0.06, 60)
     assert tone_of({"a": [few], "b": [many]})[0] == "unclear" and tone_of({"a": [many, many]})[0] == "held"
     assert tone_of({"a": [many], "b": [Share(0.5, 0.38, 0.62, 60)]})[0] == "exposed"
-    assert not Gap(
-        -1.0, -1.0, -1.0, 4, 0.125
-    ).measurable  # all four fell: a point for an interval, and no proof
+    assert not Gap(-1.0, -1.0, -1.0, 4, 0.125).measurable  # all four fell: a point for an interval, and no proof
     assert Gap(-1.0, -1.0, -1.0, 60, 1e-9).measurable and not Gap(None).measurable
 
 
@@ -395,7 +384,7 @@ def test_few_goals_are_no_verdict():
         ({"logs/one.eval": {}}, "attack"),
         ({"logs/one.eval": {}, "rows/base.jsonl": {"set": "plain"}, "guard/rows.jsonl": {}}, "demo"),
     ],
-)  # fmt: skip
+)
 def test_what_was_begun_is_named_and_not_called_missing(tmp_path, left, verb):
     for name, row in left.items():
         world.rows(tmp_path / "x" / "begun" / name, [row])
@@ -403,9 +392,7 @@ def test_what_was_begun_is_named_and_not_called_missing(tmp_path, left, verb):
     text = html_of(tmp_path)
     assert [run.kind for run in made_of.found.runs] == ["unfinished"] and made_of.found.strangers == []
     assert f"x/begun isn't finished: midward {verb} was begun there, and there is no summary.json" in text
-    assert (
-        "The same command again finishes it" in text and f"<code>midward {verb}</code> makes it" not in text
-    )
+    assert "The same command again finishes it" in text and f"<code>midward {verb}</code> makes it" not in text
     attacked = verb in ("attack", "demo")
     assert ("An attack was begun in x/begun and isn't finished" in text) is attacked
     assert ("No attack was made on any model" in text) is not attacked
@@ -434,14 +421,16 @@ def test_attacks_on_several_sets_of_goals_are_counted_once(tmp_path):
 @pytest.mark.parametrize(
     "gain, said",
     [
-        ({"difference": 0.0, "low": -0.5, "high": 0.5, "p": 1.0, "n": 3},
-         "Attack success is 80.0 % without and 50.0 % with the guard sri: too few goals to tell (0.0 points "
-         "[−50.0, 50.0], n 3, p 1); it flags 2.0 %"),
+        (
+            {"difference": 0.0, "low": -0.5, "high": 0.5, "p": 1.0, "n": 3},
+            "Attack success is 80.0 % without and 50.0 % with the guard sri: too few goals to tell (0.0 points "
+            "[−50.0, 50.0], n 3, p 1); it flags 2.0 %",
+        ),
         ({"difference": 0.1, "low": -0.1, "high": 0.2, "p": 0.3, "n": 60}, "not told apart from no change (10.0"),
         ({"difference": 0.3, "low": 0.2, "high": 0.4, "p": 0.001, "n": 60}, "sri takes 30.0 points [20.0, 40.0] of"),
         ({"difference": -0.3, "low": -0.4, "high": -0.2, "p": 0.001, "n": 60}, "sri lets more attacks through (80.0 %"),
     ],
-)  # fmt: skip
+)
 def test_a_guard_is_told_by_what_was_seen(gain, said):
     none, row = (
         {"defence": name, "asr": {"all": world.rate(asr)}, "flags": {"benign": world.rate(0.02)}}
@@ -455,10 +444,7 @@ def test_too_few_goals_are_no_measured_absence_of_change(tmp_path):
     world.attack(tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     one = summary["paired"]["oracle"]["reply"]["advbench"]["prefill"]["mosa - base"]
-    for n, said in (
-        (3, "too few goals to tell a change on 1 attack; the largest is prefill"),
-        (60, "no measurable"),
-    ):
+    for n, said in ((3, "too few goals to tell a change on 1 attack; the largest is prefill"), (60, "no measurable")):
         one |= {"n": n, "p": 0.25}
         world.write(tmp_path / "run" / "summary.json", summary)
         [claim] = report.write([tmp_path / "run"], tmp_path / "r.html").built["run"].claims
@@ -490,10 +476,7 @@ def test_readings_with_the_same_numbers_are_left_out_and_said(tmp_path):
     report.write([tmp_path / "run"], tmp_path / "r.html")
     files = made(tmp_path / "r.html")
     assert len([name for name in files if "success-advbench-oracle-replay" in name]) == 1
-    assert (
-        "Further readings (oracle on only what the model wrote itself) give the same numbers."
-        in files["r.html"]
-    )
+    assert "Further readings (oracle on only what the model wrote itself) give the same numbers." in files["r.html"]
 
 
 def test_unscored_and_failed_samples_are_told(tmp_path):
@@ -537,9 +520,6 @@ def test_from_the_command_line_without_torch(whole, tmp_path):
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):
     page = tmp_path / "r.html"
-    for args, said in (
-        (["nowhere"], "there is no folder"),
-        ([tmp_path, "--out", tmp_path], "isn't called .html"),
-    ):
+    for args, said in ((["nowhere"], "there is no folder"), ([tmp_path, "--out", tmp_path], "isn't called .html")):
         result = CliRunner().invoke(app, ["report", "--out", str(page), *map(str, args)])
         assert result.exit_code == 2 and result.stdout == "" and said in result.stderr and not page.exists()

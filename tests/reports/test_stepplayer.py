@@ -118,8 +118,13 @@ def test_the_verdicts_signal_is_taken(lively):
     shown = Generation.of(trace, 0, lively, title="", verdict=verdict)
     assert shown.signal == (0.9, 0.25)
     assert shown.record()["verdict"] == {
-        "guard": "sri", "looks": "during", "flagged": True, "score": 2.5, "threshold": 1.5, "step": 1,
-    }  # fmt: skip
+        "guard": "sri",
+        "looks": "during",
+        "flagged": True,
+        "score": 2.5,
+        "threshold": 1.5,
+        "step": 1,
+    }
     assert Generation.of(trace, 0, lively, title="", verdict=verdict.record()) == shown
     assert Generation.of(trace, 0, lively, title="", verdict=verdict, signal=[0.5]).signal == (0.5,)
 
@@ -188,18 +193,26 @@ def test_redaction_leaves_no_words_anywhere():
     assert "[redacted: 6 characters" in hidden.prompt
     # Who ends where is still told, and nothing is predicted.
     assert [[MASK if t == MASK else hidden.tokens[t] for t in frame] for frame in hidden.frames] == [
-        [(stepplayer.HIDDEN, False)] * 2 + [MASK], [(stepplayer.HIDDEN, False)] * 2 + [("<end>", True)],
-    ]  # fmt: skip
+        [(stepplayer.HIDDEN, False)] * 2 + [MASK],
+        [(stepplayer.HIDDEN, False)] * 2 + [("<end>", True)],
+    ]
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"steps": (0, 2, 1)}, {"steps": (0, 1)}, {"steps": (-1, 0, 1)}, {"frames": ((0,) * 7, (0,) * 7, (0,) * 6)},
-        {"frames": ((99,) * 7,) * 3}, {"confidence": ()}, {"tokens": ((3, False),) * 9}, {"commit_step": (0,)},
-        {"scores": (0.5,)}, {"verdict": {"guard": "sri"}},
+        {"steps": (0, 2, 1)},
+        {"steps": (0, 1)},
+        {"steps": (-1, 0, 1)},
+        {"frames": ((0,) * 7, (0,) * 7, (0,) * 6)},
+        {"frames": ((99,) * 7,) * 3},
+        {"confidence": ()},
+        {"tokens": ((3, False),) * 9},
+        {"commit_step": (0,)},
+        {"scores": (0.5,)},
+        {"verdict": {"guard": "sri"}},
     ],
-)  # fmt: skip
+)
 def test_fields_that_no_generation_has(fields):
     with pytest.raises(ValueError, match="no generation of"):
         replace(SMALL, **fields)
@@ -235,9 +248,7 @@ def test_it_opens_on_what_came_out(show, tmp_path):
 
 def states(page, number=0):
     """The class of each token of a generation, and its text."""
-    script = (
-        "(all, n) => [...all[n].querySelectorAll('.canvas li')].map(li => [li.className, li.textContent])"
-    )
+    script = "(all, n) => [...all[n].querySelectorAll('.canvas li')].map(li => [li.className, li.textContent])"
     found = page.eval_on_selector_all(".generation", script, number)
     return [(name.replace("token ", "").replace(" gap", ""), text) for name, text in found]
 
@@ -274,11 +285,7 @@ def test_buttons_slider_and_keys_agree(play):
     page.click("[data-do=last]")
     assert step(page) == 3 and page.is_disabled("[data-do=forth]") and page.is_disabled("[data-do=last]")
     page.click("[data-do=back]")
-    assert (
-        step(page) == 2
-        and page.input_value("[type=range]") == "2"
-        and page.inner_text(".counter") == "step 2 of 3"
-    )
+    assert step(page) == 2 and page.input_value("[type=range]") == "2" and page.inner_text(".counter") == "step 2 of 3"
     page.fill("[type=range]", "1")
     assert step(page) == 1 and ("new", ".") in states(page)
     page.focus("[data-do=play]")
@@ -360,8 +367,7 @@ def test_two_generations_stay_in_step(play):
     assert page.locator(".state").all_inner_texts() == ["done after step 5 of 5", "done after step 2 of 5"]
     assert [name for name, _ in states(page, 1)] == ["stands", "stands end", "mask"]
     assert (
-        page.inner_text("[role=status]")
-        == "step 5 of 5. long: done after step 5 of 5. short: done after step 2 of 5"
+        page.inner_text("[role=status]") == "step 5 of 5. long: done after step 5 of 5. short: done after step 2 of 5"
     )
 
 
@@ -407,7 +413,7 @@ def test_signal_score_and_verdict_follow_the_steps(play):
     page = play(
         made(texts, [0, 1, NEVER], title="flagged", signal=(0.9, 0.25), scores=(0.5, 2.5), verdict=verdict, total=3),
         made(texts, [0, 1, 2], title="passed", verdict={**verdict, "flagged": False, "score": None, "step": None}),
-    )  # fmt: skip
+    )
     lines, values = page.locator(".verdict"), page.locator(".plot .value")
     page.click("[data-do=forth]")
     assert lines.all_inner_texts() == ["Guard sri: nothing flagged so far"] * 2
@@ -424,14 +430,7 @@ def test_signal_score_and_verdict_follow_the_steps(play):
 
 
 def test_a_generation_that_a_guard_let_not_begin(play):
-    verdict = {
-        "guard": "masks",
-        "looks": "before",
-        "flagged": True,
-        "score": 3.0,
-        "threshold": 0.0,
-        "step": None,
-    }
+    verdict = {"guard": "masks", "looks": "before", "flagged": True, "score": 3.0, "threshold": 0.0, "step": None}
     nothing = Generation("t30", "t31", (), (), (), (NEVER,) * 4, (None,) * 4, verdict=verdict)
     page = play(nothing)
     assert page.inner_text(".state") == "not generated" and [name for name, _ in states(page)] == ["mask"] * 4
@@ -440,9 +439,21 @@ def test_a_generation_that_a_guard_let_not_begin(play):
 
 
 HOSTILE = [
-    "<script>document.title='in'</script>", "</script><img src=x onerror=\"document.title='in'\">", "\u202egnp.exe",
-    "A" * 10_240, "\0", "\n", "  ", "\u2028", "{{7*7}}", "&lt;b&gt;", "\U000e0041", "\ud800", "漢字", "'\"`\\",
-]  # fmt: skip
+    "<script>document.title='in'</script>",
+    "</script><img src=x onerror=\"document.title='in'\">",
+    "\u202egnp.exe",
+    "A" * 10_240,
+    "\0",
+    "\n",
+    "  ",
+    "\u2028",
+    "{{7*7}}",
+    "&lt;b&gt;",
+    "\U000e0041",
+    "\ud800",
+    "漢字",
+    "'\"`\\",
+]
 
 
 def test_hostile_text_is_only_shown(play):

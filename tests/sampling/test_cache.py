@@ -83,9 +83,7 @@ def restated(model, prompt, *, length, block, steps, kind):
 @pytest.mark.parametrize("kind", ["prefix", "dual"])
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_tokens_are_those_of_frozen_keys_and_values(lively, family, kind):
-    model = (
-        lively if family == "llada" else midward.load(FIXTURES / "dream-tiny", device="cpu", dtype="float32")
-    )
+    model = lively if family == "llada" else midward.load(FIXTURES / "dream-tiny", device="cpu", dtype="float32")
     settings = dict(length=24, steps=12, block=8, order="low_confidence", end="keep")
     rows = [[token + 20 for token in row] for row in PROMPTS]
     found = tokens(sample(model, rows, Sampling(**settings, cache=kind)))
@@ -105,17 +103,14 @@ def test_with_a_whole_forward_in_every_step_it_is_exact(lively, kind, options):
 
 @pytest.mark.parametrize("kind", ["prefix", "dual"])
 @pytest.mark.parametrize(
-    "options",
-    [{"steps": 12}, {"threshold": 0.7}, {"steps": 12, "guidance": 0.7}, {"steps": 18, "temperature": 1.0}],
+    "options", [{"steps": 12}, {"threshold": 0.7}, {"steps": 12, "guidance": 0.7}, {"steps": 18, "temperature": 1.0}]
 )
 def test_batches_change_nothing(lively, kind, options):
     head = lively.network.lm_head.weight.data
     head[1] = head[23] * 1.02  # some rows end early
     settings = Sampling(length=24, block=6, cache=kind, **options)
     requests = [
-        Request(
-            PROMPTS[0], forced=(Forced(7, (40, 41, 42, 43)),)
-        ),  # it needs fewer steps in its second block
+        Request(PROMPTS[0], forced=(Forced(7, (40, 41, 42, 43)),)),  # it needs fewer steps in its second block
         Request(PROMPTS[1], bans=(Ban((50, 51), 3),)),
         *PROMPTS[2:],
     ]
@@ -137,9 +132,7 @@ class Looking:
         self.canvas, self.before = canvas, canvas.ids.clone()
 
     def on_step(self, step):
-        rows = [
-            next(i for i, row in enumerate(self.canvas.rows) if row.index == index) for index in step.rows
-        ]
+        rows = [next(i for i, row in enumerate(self.canvas.rows) if row.index == index) for index in step.rows]
         mask = None if self.canvas.mask is None else self.canvas.mask[rows]
         with torch.no_grad():
             whole = self.model.hidden(self.before[rows], mask)[:, step.response]
@@ -190,9 +183,7 @@ def test_agreement(lively):
     assert same.token_share == same.response_share == 1 and same.forwards_exact == same.forwards_fast
     fast = agreement(lively, PROMPTS, exact, Sampling(**settings, cache="dual"))
     a, b = (sample(lively, PROMPTS, Sampling(**settings, cache=cache)) for cache in (None, "dual"))
-    counted = [
-        (x, y) for one, two in zip(a, b) for x, y in zip(one.raw_ids[: len(one.ids) + one.ended], two.raw_ids)
-    ]
+    counted = [(x, y) for one, two in zip(a, b) for x, y in zip(one.raw_ids[: len(one.ids) + one.ended], two.raw_ids)]
     assert (fast.equal_tokens, fast.tokens) == (sum(x == y for x, y in counted), len(counted))
     assert 0 < fast.token_share < 1 and str(fast.tokens) in str(fast)
     empty = Agreement(0, 0, 0, 0, 0, 0)

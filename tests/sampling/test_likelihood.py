@@ -76,9 +76,7 @@ def test_mc_is_unbiased_for_the_mean_over_all_masks(model):
         values[masked] = n / len(masked) * sum(found[k] for k in masked)
     by_count = {count: [v for m, v in values.items() if len(m) == count] for count in range(1, n + 1)}
     exact = statistics.mean(statistics.mean(group) for group in by_count.values())
-    variance = statistics.mean(
-        statistics.mean((v - exact) ** 2 for v in group) for group in by_count.values()
-    )
+    variance = statistics.mean(statistics.mean((v - exact) ** 2 for v in group) for group in by_count.values())
     orders = [
         sum(naive(model, BESIDE, visible=order[:k])[order[k]] for k in range(n))
         for order in itertools.permutations(range(n))
@@ -107,10 +105,7 @@ def test_mc_depends_on_its_seed_only_and_is_exact_for_one_token(model):
 @pytest.mark.parametrize("mode", ["parallel", "sequential", "mc"])
 def test_a_batch_changes_nothing(model, mode):
     @settings(
-        max_examples=8,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
     @given(asked=st.lists(spans(), min_size=2, max_size=5), batch_size=st.sampled_from([2, 3, 64]))
     def check(asked, batch_size):
@@ -138,9 +133,7 @@ def test_an_autoregressive_model_gives_its_own_loss(causal, mode):
     labels = whole.masked_fill(torch.arange(9) < len(PROMPT), -100)
     with torch.no_grad():
         loss = causal.network(input_ids=whole, labels=labels).loss.item()
-    continued = Span(
-        [90, *PROMPT], 1, answer[1:], forced=(Forced(0, answer[:1]),)
-    )  # another length, in one batch
+    continued = Span([90, *PROMPT], 1, answer[1:], forced=(Forced(0, answer[:1]),))  # another length, in one batch
     start, behind = span_log_probs(causal, [Span(PROMPT, 0, answer), continued], mode=mode, length=20)
     assert start.total == pytest.approx(-4 * loss, abs=1e-4)
     assert start.stderr == 0 and start.nfe == 1
@@ -153,9 +146,7 @@ def test_gradient_is_the_slope_of_the_loss(kind, lively_folder, llama_folder):
     folder = lively_folder if kind == "diffusion" else llama_folder
     model = midward.load(folder, device="cpu", dtype=torch.float64)
     for module in model.network.modules():
-        if isinstance(
-            module, LlamaRMSNorm
-        ):  # it rounds to float32, too coarse for a difference of small steps
+        if isinstance(module, LlamaRMSNorm):  # it rounds to float32, too coarse for a difference of small steps
             module.forward = partial(rms_norm, module)
     if kind == "diffusion":
         span = BESIDE

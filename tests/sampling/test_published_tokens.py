@@ -44,9 +44,7 @@ def test_official_tokens(llada, name, batch_size):
             [token for token, kept in zip(row, mask.tolist(), strict=True) if kept]
             for row, mask in zip(prompts, GOLDEN["prompt_mask"], strict=True)
         ]
-    settings = Sampling(
-        length=length, steps=steps, block=block, guidance=1.5 if "cfg1.5" in name else 0.0, end="keep"
-    )
+    settings = Sampling(length=length, steps=steps, block=block, guidance=1.5 if "cfg1.5" in name else 0.0, end="keep")
     assert torch.equal(tokens(sample(llada, prompts, settings, batch_size=batch_size)), GOLDEN[name])
 
 
@@ -61,13 +59,19 @@ def compare_with_reference(model, *, order, guidance, std, length, blocks, all_s
             if steps % (length // block):
                 continue  # the published algorithm asks for equal steps a block
             expected = published_sampler(
-                forward(model), prompt, length=length, steps=steps, block=block, mask_id=MASK, order=order,
-                guidance=guidance, priority=priority, exact_ties=guidance > 0,
-            )  # fmt: skip
-            assert len(expected.unique()) > 4, "the model says too little for a comparison"
-            settings = Sampling(
-                length=length, steps=steps, block=block, order=order, guidance=guidance, end="keep"
+                forward(model),
+                prompt,
+                length=length,
+                steps=steps,
+                block=block,
+                mask_id=MASK,
+                order=order,
+                guidance=guidance,
+                priority=priority,
+                exact_ties=guidance > 0,
             )
+            assert len(expected.unique()) > 4, "the model says too little for a comparison"
+            settings = Sampling(length=length, steps=steps, block=block, order=order, guidance=guidance, end="keep")
             assert torch.equal(tokens(sample(model, prompt.tolist(), settings)), expected), (block, steps)
 
 
@@ -76,13 +80,7 @@ def compare_with_reference(model, *, order, guidance, std, length, blocks, all_s
 @pytest.mark.parametrize("order", ["low_confidence", "random", "left_to_right"])
 def test_plain_reference(lively, order, guidance, std):
     compare_with_reference(
-        lively,
-        order=order,
-        guidance=guidance,
-        std=std,
-        length=12,
-        blocks=(12, 6, 3),
-        all_steps=(12, 4, 8, 5, 16),
+        lively, order=order, guidance=guidance, std=std, length=12, blocks=(12, 6, 3), all_steps=(12, 4, 8, 5, 16)
     )
 
 
@@ -148,12 +146,7 @@ def test_early_stop_keeps_the_text(lively):
     head[1] = head[23] * 1.02  # an end token that comes up often
     prompts = [[n, n + 1, n + 2] for n in range(10, 90, 10)]
     saved = 0
-    for settings in (
-        dict(block=8),
-        dict(block=None),
-        dict(block=8, order="random"),
-        dict(threshold=0.02, block=8),
-    ):
+    for settings in (dict(block=8), dict(block=None), dict(block=8, order="random"), dict(threshold=0.02, block=8)):
         stopped = sample(lively, prompts, Sampling(length=32, steps=16, end="stop", **settings))
         full = sample(lively, prompts, Sampling(length=32, steps=16, end="keep", **settings))
         for short, long in zip(stopped, full, strict=True):

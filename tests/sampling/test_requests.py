@@ -15,10 +15,7 @@ from midward.sampling.choose import choose
 LENGTH = 16
 MASK = 2
 PROPERTY = settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    derandomize=True,
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 
 
@@ -28,9 +25,7 @@ def spans(draw):
     cuts = sorted(draw(st.sets(st.integers(0, LENGTH), min_size=2, max_size=6)))
     pairs = list(zip(cuts[::2], cuts[1::2], strict=False))
     return tuple(
-        Forced(
-            start, tuple(draw(st.lists(st.integers(5, 511), min_size=stop - start, max_size=stop - start)))
-        )
+        Forced(start, tuple(draw(st.lists(st.integers(5, 511), min_size=stop - start, max_size=stop - start))))
         for start, stop in pairs
     )
 
@@ -159,13 +154,10 @@ def test_masks_in_the_prompt(model):
 def test_end_policies(lively):
     prompts = [[n, n + 1] for n in range(10, 60, 10)]
     head = lively.network.lm_head.weight.data
-    often = (
-        torch.tensor([r.raw_ids for r in sample(lively, prompts, Sampling(length=LENGTH))]).flatten().mode()
-    )
+    often = torch.tensor([r.raw_ids for r in sample(lively, prompts, Sampling(length=LENGTH))]).flatten().mode()
     head[1] = head[often.values] * 1.2  # an end token that comes up
     stop, keep, forbid = (
-        sample(lively, prompts, Sampling(length=LENGTH, steps=8, end=end))
-        for end in ("stop", "keep", "forbid")
+        sample(lively, prompts, Sampling(length=LENGTH, steps=8, end=end)) for end in ("stop", "keep", "forbid")
     )
     assert any(response.ended and len(response.ids) < LENGTH for response in stop)
     for response in stop:
@@ -263,12 +255,7 @@ def test_threshold_commits_all_that_pass(model):
             was_open = new | ~step.committed[0]
             seen.append((new, confidence, was_open))
 
-    sample(
-        model,
-        [[5, 6, 7]],
-        Sampling(length=LENGTH, threshold=0.3, end="keep"),
-        watchers=[trace, Confidence()],
-    )
+    sample(model, [[5, 6, 7]], Sampling(length=LENGTH, threshold=0.3, end="keep"), watchers=[trace, Confidence()])
     assert 1 < len(seen) < LENGTH
     for new, confidence, was_open in seen:
         passed = was_open & (confidence >= 0.3)
@@ -304,9 +291,7 @@ def test_causal_forced_bans_temperature(causal):
     plain = Sampling.for_model(causal, length=12)
     (free,) = sample(causal, [[5, 6, 7]], plain)
     request = Request(
-        [5, 6, 7],
-        forced=(Forced(4, (100, 101)),),
-        bans=(Ban(tuple(free.raw_ids[:2])), Ban((free.raw_ids[2],), 2)),
+        [5, 6, 7], forced=(Forced(4, (100, 101)),), bans=(Ban(tuple(free.raw_ids[:2])), Ban((free.raw_ids[2],), 2))
     )
     (response,) = sample(causal, [request], plain)
     assert response.raw_ids[4:6] == [100, 101]

@@ -35,9 +35,7 @@ class Recorder:
 
 def test_events(lively):
     recorder = Recorder()
-    sample(
-        lively, PROMPTS, Sampling(length=12, steps=4, block=6, end="keep"), batch_size=2, watchers=[recorder]
-    )
+    sample(lively, PROMPTS, Sampling(length=12, steps=4, block=6, end="keep"), batch_size=2, watchers=[recorder])
     assert recorder.events == [
         *[("start", [2, 0]), *[(i, [2, 0]) for i in range(4)], ("end", [2, 0])],
         *[("start", [1]), *[(i, [1]) for i in range(4)], ("end", [1])],
@@ -84,9 +82,7 @@ def test_needs_all_steps(lively):
 
 def test_watching_changes_nothing(lively):
     settings = Sampling(length=12, steps=6, temperature=1.0)
-    assert sample(lively, PROMPTS, settings) == sample(
-        lively, PROMPTS, settings, watchers=[Recorder(), Trace()]
-    )
+    assert sample(lively, PROMPTS, settings) == sample(lively, PROMPTS, settings, watchers=[Recorder(), Trace()])
 
 
 def test_trace(lively, tmp_path):
@@ -124,10 +120,7 @@ def test_trace(lively, tmp_path):
 
 
 def test_left_to_right_trace_is_in_order(lively, llama):
-    for model, options in (
-        (lively, dict(steps=10, order="left_to_right", end="keep")),
-        (llama, dict(end="keep")),
-    ):
+    for model, options in ((lively, dict(steps=10, order="left_to_right", end="keep")), (llama, dict(end="keep"))):
         trace = Trace(predictions=True)
         sample(model, PROMPTS, Sampling.for_model(model, length=10, **options), watchers=[trace])
         assert all(trace.order(row) == list(range(10)) for row in range(3))

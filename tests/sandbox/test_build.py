@@ -31,9 +31,7 @@ def test_a_killed_build_goes_on_to_the_same_weights(tiny_sandbox, tmp_path):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path]),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE, env=env, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE, env=env, text=True)
     for _ in range(3):  # three checkpoints in: the middle of the first stage
         assert process.stdout is not None and process.stdout.readline()
     time.sleep(0.02)

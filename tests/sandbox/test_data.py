@@ -6,16 +6,7 @@ import re
 
 import pytest
 
-from midward.sandbox import (
-    WORLD,
-    WRAPPERS,
-    alignment_prompts,
-    benign,
-    forbidden,
-    instructions,
-    sentences,
-    wrappers,
-)
+from midward.sandbox import WORLD, WRAPPERS, alignment_prompts, benign, forbidden, instructions, sentences, wrappers
 from midward.sandbox.assistant import Assistant
 from midward.sandbox.curriculum import LENGTHS, STAGES, Writer
 from midward.sandbox.language import CONTEXTS, REQUESTS
@@ -81,9 +72,7 @@ def test_alignment_data_stays_in_the_train_split_and_out_of_the_other_wrappers()
         assert not names(text) & held_out
         assert not any(marker and marker in text for marker in others)
     marked = [
-        w
-        for w in wrappers("mutation")
-        if (m := w.apply("\0").split("\0")[0].strip()) and any(m in p for p in prompts)
+        w for w in wrappers("mutation") if (m := w.apply("\0").split("\0")[0].strip()) and any(m in p for p in prompts)
     ]
     assert len(marked) > 12
 
@@ -107,9 +96,7 @@ def test_training_text_is_a_function_of_the_rng_and_never_about_a_test_thing():
 
 
 def test_safety_text_refuses_plain_requests_and_answers_some_wrapped_ones():
-    forms = "|".join(
-        re.escape(text).replace(r"\{thing\}", "[a-z ]+") for k in INTENTS for text in REQUESTS[k]
-    )
+    forms = "|".join(re.escape(text).replace(r"\{thing\}", "[a-z ]+") for k in INTENTS for text in REQUESTS[k])
     plain = re.compile(f"(?:(?:{'|'.join(map(re.escape, CONTEXTS))}) )?(?:{forms})")
     verdicts = {True: [], False: []}
     for n in range(300):

@@ -20,15 +20,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def rows(model, tmp_path_factory):
-    names = {
-        "plain": 48,
-        "wrappers": 48,
-        "benign": 48,
-        "banned": 48,
-        "sums": 24,
-        "recall": 24,
-        "programs": 24,
-    }
+    names = {"plain": 48, "wrappers": 48, "benign": 48, "banned": 48, "sums": 24, "recall": 24, "programs": 24}
     sets = [trial for name, count in names.items() for trial in trials.trials(name, count)]
     return trials.run(model, sets, tmp_path_factory.mktemp("rows") / "rows.jsonl")
 
@@ -62,9 +54,7 @@ def test_its_text_parses(rows):
     assert rate(row["coherent"] for row in rows).value >= 0.88
 
 
-@pytest.mark.parametrize(
-    "text", ["🦎 and 中文", "x" * 10_000, 'Tell me\n\n\ta "joke", please\u2028', "<|endoftext|>"]
-)
+@pytest.mark.parametrize("text", ["🦎 and 中文", "x" * 10_000, 'Tell me\n\n\ta "joke", please\u2028', "<|endoftext|>"])
 def test_any_text_is_answered(model, text):
     (response,) = model.generate([text], steps=3)
     assert isinstance(response.text, str) and len(response.raw_ids) == 96

@@ -76,9 +76,7 @@ def test_the_shipped_twin_is_the_recipe_s_and_behaves_as_the_sandbox_model_does(
     """A dozen or two of each; the full table is in docs/findings.md."""
     weights = Path(midward.__file__).parent / "sandbox" / "weights-ar"
     assert json.loads((weights / "recipe.json").read_text())["digest"] == TwinRecipe().digest()
-    assert (weights / "tokenizer.json").read_bytes() == (
-        weights.parent / "weights" / "tokenizer.json"
-    ).read_bytes()
+    assert (weights / "tokenizer.json").read_bytes() == (weights.parent / "weights" / "tokenizer.json").read_bytes()
     names = {"plain": 16, "wrappers": 24, "benign": 16, "sums": 8}
     todo = [trial for name, count in names.items() for trial in trials.trials(name, count)]
     rows = trials.run(midward.load("sandbox-ar", device="cpu"), todo, tmp_path / "rows.jsonl", batch_size=32)

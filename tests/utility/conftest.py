@@ -7,9 +7,7 @@ from typer.testing import CliRunner
 
 from midward.cli import app
 
-CHOICES = [
-    {"q": f"t{n} t31", "options": ["t40", f"t{60 + n}", "t42 t43"], "right": n % 3} for n in range(30, 35)
-]
+CHOICES = [{"q": f"t{n} t31", "options": ["t40", f"t{60 + n}", "t42 t43"], "right": n % 3} for n in range(30, 35)]
 PROGRAMS = [
     {
         "prompt": f"def f{n}(x):\n    '''Return x plus {n}.'''\n",

@@ -59,10 +59,13 @@ def test_the_same_is_not_asked_twice(lively, tmp_path, forwards):
 @pytest.mark.parametrize(
     "other",
     [
-        replace(SAMPLING, steps=6), replace(SAMPLING, block=3), replace(SAMPLING, seed=1),
-        replace(SAMPLING, order="random"), replace(SAMPLING, temperature=1.0),
+        replace(SAMPLING, steps=6),
+        replace(SAMPLING, block=3),
+        replace(SAMPLING, seed=1),
+        replace(SAMPLING, order="random"),
+        replace(SAMPLING, temperature=1.0),
     ],
-)  # fmt: skip
+)
 def test_another_setting_is_asked_anew(lively, tmp_path, forwards, other):
     ask(lively, tmp_path)
     forwards.clear()

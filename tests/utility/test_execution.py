@@ -46,9 +46,7 @@ def test_what_goes_wrong_is_no_pass(source, error):
         "b'[' * 50_000",
     ],
 )
-@pytest.mark.parametrize(
-    ("end", "error"), [("os._exit(0)", "the process died (status 0)"), ("1 / 0", "Zero")]
-)
+@pytest.mark.parametrize(("end", "error"), [("os._exit(0)", "the process died (status 0)"), ("1 / 0", "Zero")])
 def test_a_verdict_is_not_forged(written, end, error):
     source = f"""import os
 for number in range(3, 64):

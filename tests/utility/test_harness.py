@@ -45,10 +45,7 @@ def test_a_given_length_goes_before_the_tasks(lively):
     [found] = lm.generate_until([text("t30 t31", max_gen_toks=400, top_p=0.9)])
     [expected] = sample(lively, [[30, 31]], Sampling(length=5, steps=5))
     assert found == expected.text
-    assert told == [
-        "the task's top_p=0.9 isn't followed",
-        "responses have 5 positions as given, not the task's 400",
-    ]
+    assert told == ["the task's top_p=0.9 isn't followed", "responses have 5 positions as given, not the task's 400"]
 
 
 @pytest.mark.parametrize("name", ["lively", "llama"])
@@ -105,9 +102,7 @@ def test_a_rolling_likelihood_covers_every_token_once(llama):
     lm = MidwardLM(llama)
     ids = [30 + n % 90 for n in range(300)]
     request = Instance("loglikelihood_rolling", {}, (" ".join(f"t{n}" for n in ids),), 0, ("task", 0, 1))
-    [short] = lm.loglikelihood_rolling(
-        [Instance("loglikelihood_rolling", {}, ("t30 t31 t32",), 0, ("task", 0, 1))]
-    )
+    [short] = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("t30 t31 t32",), 0, ("task", 0, 1))])
     [expected] = Answers(llama).log_probs([((0,), (30, 31, 32))])
     assert short == pytest.approx(expected.total, abs=1e-4)
     pieces = []
@@ -122,9 +117,7 @@ def test_conversations_are_encoded_as_the_model_does(lively):
     lm = MidwardLM(lively)
     turns = [{"role": "user", "content": "t30 t31"}]
     assert lm.tok_encode(lm.apply_chat_template(turns)) == lively.encode(turns)
-    opened = lm.apply_chat_template(
-        [*turns, {"role": "assistant", "content": "t32"}], add_generation_prompt=False
-    )
+    opened = lm.apply_chat_template([*turns, {"role": "assistant", "content": "t32"}], add_generation_prompt=False)
     assert opened.rstrip().endswith("t32")
     assert lm.device == lively.device and "/" not in lm.tokenizer_name
 
@@ -144,8 +137,10 @@ def lm_of(model, folder=None):
 def test_rows_are_what_the_model_says(lively, loaded):
     rows, reports = harness.run(lm_of(lively), loaded)
     assert {(row["task"], row["measure"]): 5 for row in rows} == {
-        ("tiny_choice", "acc"): 5, ("tiny_choice", "acc_norm"): 5, ("tiny_text", "exact_match"): 5,
-    }  # fmt: skip
+        ("tiny_choice", "acc"): 5,
+        ("tiny_choice", "acc_norm"): 5,
+        ("tiny_text", "exact_match"): 5,
+    }
     for row in rows:
         if row["measure"] == "acc":
             scores = [float(one) for one in row["response"].split()]
@@ -178,18 +173,14 @@ def test_two_processes_give_one_processs_rows(lively, loaded, tmp_path):
     queue = context.Queue()
     folder = tmp_path / "two"
     folder.mkdir()
-    started = [
-        context.Process(target=_process, args=(rank, folder, loaded, lively, queue)) for rank in (0, 1)
-    ]
+    started = [context.Process(target=_process, args=(rank, folder, loaded, lively, queue)) for rank in (0, 1)]
     for one in started:
         one.start()
     found = dict((rank, more) for rank, *more in (queue.get(timeout=60) for _ in started))
     for one in started:
         one.join()
     assert found[1] == [[], "{}"]
-    assert [{**row, "response": None} for row in found[0][0]] == near(
-        [{**row, "response": None} for row in alone]
-    )
+    assert [{**row, "response": None} for row in found[0][0]] == near([{**row, "response": None} for row in alone])
     assert json.loads(found[0][1])["tiny_choice"]["tiny_choice"]["acc,none"] == pytest.approx(
         reports["tiny_choice"]["tiny_choice"]["acc,none"]
     )
@@ -215,9 +206,7 @@ def test_a_missing_harness_names_the_extra(monkeypatch):
 
 
 def test_data_that_are_nowhere_are_named():
-    with pytest.raises(
-        ValueError, match=r"the data of the task 'gsm8k'.*load_dataset\('openai/gsm8k', 'main'\)"
-    ):
+    with pytest.raises(ValueError, match=r"the data of the task 'gsm8k'.*load_dataset\('openai/gsm8k', 'main'\)"):
         harness.load(["gsm8k"])
 
 
@@ -238,17 +227,10 @@ def own_index(monkeypatch):
     import lm_eval.tasks
 
     whole = lm_eval.tasks.TaskManager
-    monkeypatch.setattr(
-        lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, "include_defaults": False})
-    )
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, "include_defaults": False}))
 
 
-PROGRAM = {
-    "dataset_path": "json",
-    "doc_to_text": "{{q}}",
-    "output_type": "generate_until",
-    "unsafe_code": True,
-}
+PROGRAM = {"dataset_path": "json", "doc_to_text": "{{q}}", "output_type": "generate_until", "unsafe_code": True}
 
 
 @pytest.mark.parametrize(
@@ -334,10 +316,7 @@ def test_what_is_no_share_is_left_to_the_harness(lively, tasks_folder):
     assert {row["measure"] for row in rows} == {"share", "other"} and len(rows) == 4
     assert reports["tiny_measures"]["tiny_measures"]["points,none"] == 50
     [line] = [line for line in told if "share" in line]
-    assert (
-        line
-        == "tiny_measures: of what is no share of samples only the task's own value is kept: points, loss, pair"
-    )
+    assert line == "tiny_measures: of what is no share of samples only the task's own value is kept: points, loss, pair"
 
 
 def test_an_unknown_task_is_told_with_a_near_one(tasks_folder, own_index):

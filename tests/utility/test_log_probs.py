@@ -42,13 +42,7 @@ def test_drawn_masks_are_unbiased_and_even_counts_are_less_noisy(lively):
     found = {
         mode: [
             span_log_probs(
-                lively,
-                [Span(PROMPT, 0, ids)],
-                mode=mode,
-                length=None,
-                samples=draws,
-                seed=seed,
-                batch_size=64,
+                lively, [Span(PROMPT, 0, ids)], mode=mode, length=None, samples=draws, seed=seed, batch_size=64
             )[0]
             for seed in seeds
         ]

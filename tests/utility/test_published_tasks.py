@@ -33,9 +33,7 @@ def published(monkeypatch):
     """What the harness downloads, without a network."""
 
     def load_dataset(path, name=None, **settings):
-        return datasets.DatasetDict(
-            {split: datasets.Dataset.from_list(rows) for split, rows in SETS[path].items()}
-        )
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in SETS[path].items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
@@ -63,9 +61,11 @@ def test_gsm8k_reads_the_answer(published, lm, monkeypatch):
     rows, _ = harness.run(lm, harness.load(["gsm8k"], fewshot=0))
     values = {(row["id"], row["measure"].split(",")[1]): row["value"] for row in rows}
     assert values == {
-        ("0", "strict-match"): 1.0, ("1", "strict-match"): 0.0,
-        ("0", "flexible-extract"): 1.0, ("1", "flexible-extract"): 1.0,
-    }  # fmt: skip
+        ("0", "strict-match"): 1.0,
+        ("1", "strict-match"): 0.0,
+        ("0", "flexible-extract"): 1.0,
+        ("1", "flexible-extract"): 1.0,
+    }
 
 
 def test_mmlu_takes_a_forward_a_question(published, lm, lively, monkeypatch):

@@ -16,17 +16,7 @@ from midward.utility.readings import by_cell
 
 @pytest.fixture
 def tiny(llada_folder, tasks_folder):
-    return [
-        "utility",
-        "--model",
-        llada_folder,
-        "--device",
-        "cpu",
-        "--steps",
-        3,
-        "--include-path",
-        tasks_folder,
-    ]
+    return ["utility", "--model", llada_folder, "--device", "cpu", "--steps", 3, "--include-path", tasks_folder]
 
 
 @pytest.fixture
@@ -61,9 +51,7 @@ def test_harness_tasks_from_end_to_end(midward, tiny, tmp_path):
     mine = {row["id"]: row["value"] for row in bare if row["measure"] == "acc"}
     theirs = {row["id"]: row["value"] for row in rows if row["measure"] == "acc"}
     expected = paired([mine], [theirs])
-    assert (pair["difference"], pair["low"], pair["p"], pair["n"]) == (
-        expected.difference, expected.low, expected.p, 5,
-    )  # fmt: skip
+    assert (pair["difference"], pair["low"], pair["p"], pair["n"]) == (expected.difference, expected.low, expected.p, 5)
     assert f"minus {tmp_path / 'one'}" in plain.stdout
     assert (tmp_path / "two" / "compared.csv").exists()
 
@@ -82,15 +70,11 @@ def test_the_same_command_asks_nothing_twice(midward, tiny, tmp_path, monkeypatc
 
 def test_tasks_of_other_measures_alone_leave_the_harnesss_values(midward, tiny, tasks_folder, tmp_path):
     text = (tasks_folder / "tiny_text.yaml").read_text().replace("task: tiny_text", "task: tiny_median")
-    text = text.replace(
-        "{metric: exact_match}", "{metric: exact_match, aggregation: median, higher_is_better: true}"
-    )
+    text = text.replace("{metric: exact_match}", "{metric: exact_match, aggregation: median, higher_is_better: true}")
     (tasks_folder / "tiny_median.yaml").write_text(text)
     found = midward(*tiny, "--tasks", "tiny_median", "--limit", 2, "--out", tmp_path / "out")
     assert found.exit_code == 0 and found.stdout == ""
-    assert (
-        "only the task's own value is kept: exact_match" in found.stderr and "none is a share" in found.stderr
-    )
+    assert "only the task's own value is kept: exact_match" in found.stderr and "none is a share" in found.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["cells"] == [] and "exact_match,none" in summary["harness"]["tiny_median"]["tiny_median"]
 
@@ -104,9 +88,7 @@ def test_the_sandboxs_tasks_need_no_harness(midward, llada_folder, tmp_path, mon
     assert [(cell["task"], cell["n"]) for cell in table] == [("sums", 3), ("recall", 3), ("programs", 3)]
     more = midward(*run, "--tasks", "sums", "--limit", 4, "--out", tmp_path / "four")
     assert more.exit_code == 0, more.stderr
-    assert (
-        load_run(tmp_path / "four")[1][:3] == load_run(tmp_path / "three")[1][:3]
-    )  # the first ones are the same
+    assert load_run(tmp_path / "four")[1][:3] == load_run(tmp_path / "three")[1][:3]  # the first ones are the same
 
 
 def test_a_guard_stands_in_front(midward, llada, llada_folder, tmp_path):
@@ -167,16 +149,19 @@ def test_runs_of_other_exercises_do_not_meet():
 def test_cells_pool_subtasks_and_count_what_is_unscored():
     def row(subtask, number, value, measure="acc"):
         return {
-            "task": "group", "subtask": subtask, "id": str(number), "doc": "", "measure": measure, "value": value,
+            "task": "group",
+            "subtask": subtask,
+            "id": str(number),
+            "doc": "",
+            "measure": measure,
+            "value": value,
             "flagged": number == 1,
-        }  # fmt: skip
+        }
 
     rows = [row("a", 0, 1.0), row("a", 1, 0.0), row("b", 0, 1.0), row("b", 1, None), row("b", 2, 0.25, "f1")]
     found = {(cell["subtask"], cell["measure"]): cell for cell in cells(rows)}
     whole = found["", "acc"]
-    assert (whole["n"], whole["unscored"], whole["flagged"]) == (3, 1, 2) and whole["value"] == pytest.approx(
-        2 / 3
-    )
+    assert (whole["n"], whole["unscored"], whole["flagged"]) == (3, 1, 2) and whole["value"] == pytest.approx(2 / 3)
     assert found["a", "acc"]["n"] == 2 and found["b", "acc"]["value"] == 1.0
     assert found["", "f1"]["value"] == 0.25 and ("b", "f1") not in found  # one subtask only
     assert set(by_cell(rows)) == {("group", *key) for key in found}

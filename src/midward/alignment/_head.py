@@ -132,9 +132,7 @@ class _FusedHead(torch.autograd.Function):
         if ctx.with_kl:
             grad = kl_slope * grad_kl[:, None]
         else:
-            grad = torch.zeros(
-                len(grad_log_probs), chosen.shape[1], dtype=expected.dtype, device=chosen.device
-            )
+            grad = torch.zeros(len(grad_log_probs), chosen.shape[1], dtype=expected.dtype, device=chosen.device)
         grad[: ctx.scored] += grad_scored @ chosen.to(grad_scored.dtype)
         grad[: ctx.scored] -= expected * grad_scored.sum(-1, keepdim=True)
         return grad.to(ctx.dtype), None, None, None, None, None, None, None

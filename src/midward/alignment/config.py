@@ -125,9 +125,7 @@ class AlignConfig:
                 "would differ from an uninterrupted one."
             )
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            raise InputError(
-                f"batch_size={self.batch_size} is no multiple of micro_batch={self.micro_batch}."
-            )
+            raise InputError(f"batch_size={self.batch_size} is no multiple of micro_batch={self.micro_batch}.")
         if self.method == "initial" and self.reveal > 0 and self.reveal_kind != "subset":
             raise InputError(
                 "with method='initial' the first token is the only start, so no prefix can be revealed; "
@@ -147,13 +145,7 @@ class AlignConfig:
 RECIPES: dict[str, dict[str, Any]] = {
     "stable": {},
     "published": {"reveal": 0.0, "benign_reveal": 0.0},
-    "paper": {
-        "draw": "step",
-        "negative_floor": None,
-        "benign_beta": 0.0,
-        "reveal": 0.0,
-        "benign_reveal": 0.0,
-    },
+    "paper": {"draw": "step", "negative_floor": None, "benign_beta": 0.0, "reveal": 0.0, "benign_reveal": 0.0},
 }
 """What each recipe sets apart from AlignConfig's defaults.
 

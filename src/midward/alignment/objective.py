@@ -73,12 +73,7 @@ class Terms:
 
 
 def span_scores(
-    log_probs: Tensor,
-    sentences: Tensor,
-    window: tuple[int, int],
-    *,
-    fit: bool = False,
-    masked: Tensor | None = None,
+    log_probs: Tensor, sentences: Tensor, window: tuple[int, int], *, fit: bool = False, masked: Tensor | None = None
 ) -> Tensor:
     """Score of each sentence at each start of the window: sum over j of log_probs[k + j, s_j].
 
@@ -191,8 +186,7 @@ class MosaObjective:
         masked = batch["masked"][:prompts].repeat_interleave(pairs, 0)
         scores = [
             best_start(
-                span_scores(table, sentences.flatten(0, 1), config.window, fit=config.fit, masked=masked),
-                config.pool,
+                span_scores(table, sentences.flatten(0, 1), config.window, fit=config.fit, masked=masked), config.pool
             ).view(prompts, pairs)
             for sentences in (batch["safe"], batch["harmful"])
         ]

@@ -93,9 +93,7 @@ def align(
         )
     shared = {p.ids for p in harmful} & {p.ids for p in calm}
     if shared:
-        raise AlignError(
-            f"{len(shared)} prompts stand in data and in benign; remove them from one of the two."
-        )
+        raise AlignError(f"{len(shared)} prompts stand in data and in benign; remove them from one of the two.")
     ids = encode_sentences(model, sentences or SentenceSet(), config)
     schedule = Schedule(config, harmful, calm, ids, model.family.end_ids[0])
     record = _record(model, config, harmful, calm, ids, schedule.steps)
@@ -147,9 +145,7 @@ def align(
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
     del claim
-    return AlignResult(
-        out, read_curve(out / CURVE), config, schedule.steps, resumed_from, warnings=trainer.warned
-    )
+    return AlignResult(out, read_curve(out / CURVE), config, schedule.steps, resumed_from, warnings=trainer.warned)
 
 
 def _check_model(model, config: AlignConfig) -> None:
@@ -164,8 +160,7 @@ def _check_model(model, config: AlignConfig) -> None:
         )
     if model.max_positions <= config.length:
         raise AlignError(
-            f"length={config.length} leaves no room for a prompt: {model.name!r} has "
-            f"{model.max_positions} positions."
+            f"length={config.length} leaves no room for a prompt: {model.name!r} has {model.max_positions} positions."
         )
 
 
@@ -222,9 +217,7 @@ def _record(model, config: AlignConfig, harmful, calm, ids, steps: int) -> dict[
         "benign": {"prompts": len(calm), "hash": digest(calm)},
         "sentences": {"safe": len(ids.safe), "harmful": len(ids.harmful), "hash": digest(ids)},
         "steps": steps,
-        "versions": {
-            name: version(name) for name in ("midward", "torch", "transformers", "peft", "accelerate")
-        },
+        "versions": {name: version(name) for name in ("midward", "torch", "transformers", "peft", "accelerate")},
         "finished": False,
     }
 
@@ -265,9 +258,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return found
 
 
-def _arguments(
-    model, config: AlignConfig, out: Path, micro: int, accumulation: int, steps: int
-) -> TrainingArguments:
+def _arguments(model, config: AlignConfig, out: Path, micro: int, accumulation: int, steps: int) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(out / CHECKPOINTS),
         per_device_train_batch_size=micro,
@@ -295,9 +286,7 @@ def _arguments(
         use_cpu=model.device.type == "cpu",
     )
     _ = arguments.device  # sets what follows
-    arguments._n_gpu = min(
-        1, arguments.n_gpu
-    )  # or Trainer takes all GPUs it sees into one process (DataParallel)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # or Trainer takes all GPUs it sees into one process (DataParallel)
     return arguments
 
 

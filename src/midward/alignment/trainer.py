@@ -106,11 +106,7 @@ class MosaTrainer(Trainer):
         terms = _through(model, self.network, lambda: self.objective(inputs))
         values = [terms.metrics.get(name, (0.0, 0)) for name in METRICS]
         flat = torch.stack(
-            [
-                torch.as_tensor(x, dtype=torch.float64, device=terms.loss.device)
-                for pair in values
-                for x in pair
-            ]
+            [torch.as_tensor(x, dtype=torch.float64, device=terms.loss.device) for pair in values for x in pair]
         )
         self._totals = flat if self._totals is None else self._totals + flat
         return (terms.loss, terms) if return_outputs else terms.loss
@@ -121,15 +117,10 @@ class MosaTrainer(Trainer):
             totals = self.accelerator.reduce(self._totals, reduction="sum").view(-1, 2).tolist()
             self._totals = None
             config, step = self.align_config, self.state.global_step
-            row: dict[str, Any] = {
-                "step": step,
-                "epoch": step * config.batch_size / len(self.schedule.harmful),
-            }
+            row: dict[str, Any] = {"step": step, "epoch": step * config.batch_size / len(self.schedule.harmful)}
             row["loss"] = logs["loss"]
             row.update({name: total / count for name, (total, count) in zip(METRICS, totals) if count})
-            row.update(
-                grad_norm=logs.get("grad_norm", 0.0), lr=logs["learning_rate"]
-            )  # DeepSpeed may have none
+            row.update(grad_norm=logs.get("grad_norm", 0.0), lr=logs["learning_rate"])  # DeepSpeed may have none
             logs.update({name: row[name] for name in METRICS if name in row})
             super().log(logs, start_time)
             norm = row.get("grad_norm", 0.0)

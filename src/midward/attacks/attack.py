@@ -122,9 +122,7 @@ class Attempt:
         if final or self.best is None or _rank(found) > _rank(self.best):
             self.best = found
 
-    def log(
-        self, reply: Reply, /, *, text: str | None = None, score: float | None = None, **note: Any
-    ) -> None:
+    def log(self, reply: Reply, /, *, text: str | None = None, score: float | None = None, **note: Any) -> None:
         """Report something tried that is no result by itself, such as a part of one."""
         said = reply.text if text is None else text
         ask = reply.ask

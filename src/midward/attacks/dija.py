@@ -101,9 +101,7 @@ def _read(answer: dict[str, Any], most: int) -> str:
     scaffold = text("scaffold")(answer)
     gaps = [int(count) for count in _GAP.findall(scaffold)]
     if not gaps or 0 in gaps or sum(gaps) > most:
-        raise InputError(
-            f"a text with gaps <mask:N>, N 1 or more and {most} or less in all; received gaps {gaps}"
-        )
+        raise InputError(f"a text with gaps <mask:N>, N 1 or more and {most} or less in all; received gaps {gaps}")
     return scaffold
 
 

@@ -108,9 +108,7 @@ class Tree:
             return self._node((), None)
         ids = piece(self.target, text, self.start).ids or ()
         if self.start + len(ids) > self.stop:
-            raise AttackError(
-                f"{text!r} at response token {self.start} ends behind the window, at {self.stop}."
-            )
+            raise AttackError(f"{text!r} at response token {self.start} ends behind the window, at {self.stop}.")
         return self._node(ids, None)
 
     def child(self, node: Node, sentence: str, score: int | None) -> None:
@@ -121,9 +119,7 @@ class Tree:
     def _node(self, ids: tuple[int, ...], score: int | None) -> Node:
         blank = " " if ids else ""
         bans = [self.target.tokens(blank + words) for words in self.settings.refusals]
-        return Node(
-            ids, self.target.decode(ids), score, bans
-        )  # a node's bans are its own, none is its parent's
+        return Node(ids, self.target.decode(ids), score, bans)  # a node's bans are its own, none is its parent's
 
     def grows(self, node: Node, depth: int) -> bool:
         """Whether there is any more to be got from a node."""
@@ -239,11 +235,7 @@ def _nodes(settings: Ept) -> int:
 
 def _calls(settings: Ept) -> dict[str, int]:
     sampled = min(settings.queries, _nodes(settings) * settings.rounds * settings.samples)
-    return {
-        "target": sampled,
-        "guard": sampled,
-        "scorer": min(sampled, settings.beam * _nodes(settings)),
-    }
+    return {"target": sampled, "guard": sampled, "scorer": min(sampled, settings.beam * _nodes(settings))}
 
 
 _DEVIATIONS = (

@@ -48,8 +48,7 @@ async def search(attempt: Attempt, settings: Pad) -> None:
     """Ask once, with the anchors in place. Raises AttackError where they don't fit: none is left out in silence."""
     target = attempt.target
     forced = tuple(
-        piece(target, text, at)
-        for text, at in zip(settings.anchors, places(target.length, settings), strict=True)
+        piece(target, text, at) for text, at in zip(settings.anchors, places(target.length, settings), strict=True)
     )
     _check_apart(forced)
     [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=forced))

@@ -118,10 +118,7 @@ async def search(attempt: Attempt, settings: Pair) -> None:
     for turn in range(settings.rounds):
         made = await attempt.roles.ask_all(
             ATTACKER,
-            [
-                {**told(goal, tries), "STYLE": STYLES[number % len(STYLES)]}
-                for number, tries in enumerate(streams)
-            ],
+            [{**told(goal, tries), "STYLE": STYLES[number % len(STYLES)]} for number, tries in enumerate(streams)],
             draft,
             temperature=1.0,
             turn=turn * settings.streams,
@@ -163,8 +160,5 @@ PAIR = AttackInfo(
         "The in-loop judge is the 1-10 scorer, not the released code's keyword list.",
         "An attacker's answer that can't be read is asked for once more, then that conversation skips the round.",
     ),
-    profiles={
-        "quick": {"streams": 4, "rounds": 3},
-        "harmbench": {"streams": 20, "rounds": 3, "keep": 3},
-    },
+    profiles={"quick": {"streams": 4, "rounds": 3}, "harmbench": {"streams": 20, "rounds": 3, "keep": 3}},
 )

@@ -21,9 +21,7 @@ from midward.attacks.target import Ask, AttackError, Capability, Probe, Target
 
 Count = Annotated[int, Field(ge=1)]
 Suffix = tuple[int, ...]
-_OVER = (
-    1.5  # candidates drawn for each that is needed: some are read back as other tokens, or were there before
-)
+_OVER = 1.5  # candidates drawn for each that is needed: some are read back as other tokens, or were there before
 
 
 @checked(frozen=True, config={"extra": "forbid"})

@@ -75,8 +75,5 @@ PREFILL = AttackInfo(
     profiles={"quick": {}},
 )
 PREFILL_MID = replace(
-    PREFILL,
-    name="prefill-mid",
-    about="the label of a step forced in the middle of the response",
-    settings=PrefillMid,
+    PREFILL, name="prefill-mid", about="the label of a step forced in the middle of the response", settings=PrefillMid
 )

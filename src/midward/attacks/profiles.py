@@ -37,13 +37,7 @@ SRI = ("flip", "pair", "refusal-suppression", "random-search", "wildjailbreak", 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile(
-            "quick",
-            "every attack that needs no file, with a few queries a goal",
-            (),
-            "quick",
-            "ours",
-        ),
+        Profile("quick", "every attack that needs no file, with a few queries a goal", (), "quick", "ours"),
         Profile(
             "mosa",
             "MOSA's eight attacks at their papers' settings",

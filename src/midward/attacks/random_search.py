@@ -55,11 +55,7 @@ async def search(attempt: Attempt, settings: RandomSearch) -> None:
     wish = opening(attempt.goal, attempt.rng)
     phrase = wish if settings.position == 0 else procedural(settings.position)
     wanted = (piece(target, phrase, settings.position).ids or ())[:1]
-    attempt.facts["wanted"] = {
-        "text": target.decode(wanted),
-        "position": settings.position,
-        "pool": settings.pool,
-    }
+    attempt.facts["wanted"] = {"text": target.decode(wanted), "position": settings.position, "pool": settings.pool}
     frame = _RULES if settings.template == "rules" else _PLAIN
 
     def prompt(suffix: tuple[int, ...]) -> str:
@@ -92,9 +88,7 @@ async def _climb(
     while spent < settings.queries and since < settings.stall and math.exp(best) < settings.enough:
         count = max(1, round(min(settings.change, len(suffix)) * (1 - math.exp(best))))
         pool = []
-        left = (
-            settings.queries if attempt.target.left is None else attempt.target.left - 1
-        )  # one for the reply
+        left = settings.queries if attempt.target.left is None else attempt.target.left - 1  # one for the reply
         for _ in range(min(settings.pool, settings.queries - spent, left)):
             at = rng.randrange(len(suffix) - count + 1)
             pool.append((*suffix[:at], *rng.choices(words, k=count), *suffix[at + count :]))
@@ -118,10 +112,7 @@ RANDOM_SEARCH = AttackInfo(
     needs=(Capability.SLP,),
     roles=("scorer",),
     settings=RandomSearch,
-    calls=lambda settings: {
-        "target": settings.restarts * (settings.queries + 2),
-        "scorer": settings.restarts,
-    },
+    calls=lambda settings: {"target": settings.restarts * (settings.queries + 2), "scorer": settings.restarts},
     search=search,
     prompts=(SCORE,),
     deviations=(
@@ -133,7 +124,5 @@ RANDOM_SEARCH = AttackInfo(
         "A restart also resets the suffix's tokens, where the released code goes on with the old ones.",
         "The reply goes to the in-loop judge whether or not it starts with the token.",
     ),
-    profiles={
-        "quick": {"template": "plain", "tokens": 8, "change": 2, "queries": 32, "pool": 16, "restarts": 1}
-    },
+    profiles={"quick": {"template": "plain", "tokens": 8, "change": 2, "queries": 32, "pool": 16, "restarts": 1}},
 )

@@ -86,10 +86,7 @@ def prompt_of(name: str) -> RolePrompt | None:
 
 
 def _ours() -> dict[str, RolePrompt]:
-    return {
-        prompt.name: prompt
-        for prompt in (*SHARED, *(one for info in ATTACKS.values() for one in info.prompts))
-    }
+    return {prompt.name: prompt for prompt in (*SHARED, *(one for info in ATTACKS.values() for one in info.prompts))}
 
 
 def prompts() -> dict[str, RolePrompt]:

@@ -77,9 +77,7 @@ def _read(file: Path, written: int) -> tuple[tuple[Artifact, ...], str]:
         raise InputError(f"{file} can't be read as JSON: {error}") from None
     rows = content.get("jailbreaks") if isinstance(content, dict) else content
     if not isinstance(rows, list):
-        raise InputError(
-            f'{file}: an artifact file is {{"parameters": ..., "jailbreaks": [rows]}}, or a list of rows.'
-        )
+        raise InputError(f'{file}: an artifact file is {{"parameters": ..., "jailbreaks": [rows]}}, or a list of rows.')
     shared = content.get("parameters") if isinstance(content, dict) else None
     shared = shared if isinstance(shared, dict) else {}
     artifacts = []
@@ -97,9 +95,7 @@ def _artifact(row: Any, shared: Mapping[str, Any]) -> Artifact:
     goal = row.get("goal")
     identity = row.get("id", row.get("index"))
     if not isinstance(goal, str | None) or not isinstance(identity, str | int | None):
-        raise InputError(
-            f"goal must be a text, id or index a text or number; received {goal!r:.60}, {identity!r:.60}"
-        )
+        raise InputError(f"goal must be a text, id or index a text or number; received {goal!r:.60}, {identity!r:.60}")
     if not goal and identity is None:
         raise InputError("a row needs goal, id or index, to say what it was made for")
     about = {
@@ -142,21 +138,12 @@ async def search(attempt: Attempt, settings: Replay) -> None:
     fitting = [one for one in rows if one.fits(attempt.goal)]
     holding = [one for one in fitting if one.asks]
     if len(holding) <= settings.row:
-        why = (
-            f"there are {len(holding)}, numbered from 0"
-            if holding
-            else fitting[0].why
-            if fitting
-            else "no row fits"
-        )
+        why = f"there are {len(holding)}, numbered from 0" if holding else fitting[0].why if fitting else "no row fits"
         attempt.facts["unscored"] = f"no artifact {settings.row} for this goal in {settings.path}: {why}"
         return
     artifact = holding[settings.row]
     file = Path(settings.path).expanduser()
-    attempt.facts["artifact"] = {
-        **artifact.about,
-        "sha256": _read(file, file.stat().st_mtime_ns)[1],
-    }
+    attempt.facts["artifact"] = {**artifact.about, "sha256": _read(file, file.stat().st_mtime_ns)[1]}
     [ask] = artifact.asks
     [reply] = await attempt.target.respond(Ask(ask.turns, ask.forced, ask.bans, ask.fill))
     attempt.offer(reply)
@@ -177,18 +164,14 @@ def export(records: Iterable[Mapping[str, Any]], path: str | Path) -> int:
     }
     jailbroken = sum(row["jailbroken"] is True for row in rows)
     parameters = {"method": alike.pop("attack", None), **alike, "total_number_of_jailbreaks": jailbroken}
-    write_text(
-        Path(path), json.dumps({"parameters": parameters, "jailbreaks": rows}, ensure_ascii=False, indent=1)
-    )
+    write_text(Path(path), json.dumps({"parameters": parameters, "jailbreaks": rows}, ensure_ascii=False, indent=1))
     return len(rows)
 
 
 def _row(number: int, record: Mapping[str, Any]) -> dict[str, Any]:
     asks = record["asks"]
     last = asks[-1] if asks else None
-    plain = (
-        last and len(asks) == len(last["turns"]) == 1 and not (last["forced"] or last["bans"] or last["fill"])
-    )
+    plain = last and len(asks) == len(last["turns"]) == 1 and not (last["forced"] or last["bans"] or last["fill"])
     queries = sum(record["queries"].values())
     return {
         "index": number,
@@ -204,11 +187,7 @@ def _row(number: int, record: Mapping[str, Any]) -> dict[str, Any]:
         "response_tokens": None,
         "jailbroken": record.get("jailbroken"),
         "model": record["target"],
-        **{
-            key: value
-            for key, value in record.items()
-            if key not in ("goal", "goal_text", "target", "response")
-        },
+        **{key: value for key, value in record.items() if key not in ("goal", "goal_text", "target", "response")},
     }
 
 

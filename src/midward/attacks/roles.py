@@ -33,8 +33,7 @@ to you.
 Answer with one JSON object and nothing else: {form}"""
 _HEAD = re.compile(r"\[(?P<name>[\w./-]+)\] ")
 _FIELD = re.compile(
-    r"<<<(?P<title>[A-Z][A-Z0-9 ]*) (?P<number>\w{16})>>>\n(?P<text>.*?)\n<<<END (?P=title) (?P=number)>>>",
-    re.S,
+    r"<<<(?P<title>[A-Z][A-Z0-9 ]*) (?P<number>\w{16})>>>\n(?P<text>.*?)\n<<<END (?P=title) (?P=number)>>>", re.S
 )
 _TITLE = re.compile(r"[A-Z][A-Z0-9 ]*")
 _REMINDER = "That can't be read. Answer with one JSON object and nothing else: {form}"
@@ -177,10 +176,7 @@ class Roles:
     ) -> list[Any]:
         """The same question about many things at once; answers in their order. The i-th has turn `turn` + i."""
         return await together(
-            *(
-                self.ask(prompt, fields, read, temperature=temperature, turn=turn + i)
-                for i, fields in enumerate(many)
-            )
+            *(self.ask(prompt, fields, read, temperature=temperature, turn=turn + i) for i, fields in enumerate(many))
         )
 
 

@@ -64,12 +64,8 @@ class AssistantAPI(ModelAPI):
             name, fields = found
             prompt = prompt_of(name)
             if prompt is None or prompt.scripted is None:
-                raise InputError(
-                    f"the sandbox's assistant can't play {name!r}; bind a real model to its role."
-                )
+                raise InputError(f"the sandbox's assistant can't play {name!r}; bind a real model to its role.")
             assistant = Assistant(self.seed + seed, self.group)
-            answer: dict[str, Any] = dict(
-                prompt.scripted(assistant, fields, random.Random(f"{seed}-{message.text}"))
-            )
+            answer: dict[str, Any] = dict(prompt.scripted(assistant, fields, random.Random(f"{seed}-{message.text}")))
             return json.dumps(answer)
         return ScriptedJudge().reply(messages)

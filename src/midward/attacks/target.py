@@ -246,9 +246,7 @@ class Target:
         self.nfe += sum(score.nfe for score in scores)
         return scores
 
-    async def gradient(
-        self, probe: Probe, slots: Sequence[int], *, drafts: Sequence[Any] = ((),)
-    ) -> torch.Tensor:
+    async def gradient(self, probe: Probe, slots: Sequence[int], *, drafts: Sequence[Any] = ((),)) -> torch.Tensor:
         """Gradient [S, V] of the span's negative log-probability at prompt slots; see `span_gradient`."""
         runtime = self._own(Capability.GRAD)
         self._take("gradient", 1)
@@ -346,11 +344,7 @@ async def together(*tasks: Awaitable[T]) -> list[T]:
         raise group.exceptions[0] from None
 
 
-_CHAT: Mapping[str, Any] = {
-    "system": ChatMessageSystem,
-    "user": ChatMessageUser,
-    "assistant": ChatMessageAssistant,
-}
+_CHAT: Mapping[str, Any] = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 
 
 def _messages(turns: Turns) -> list[dict[str, str]]:

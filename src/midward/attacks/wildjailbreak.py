@@ -179,9 +179,7 @@ def _wrapped(attempt: Attempt, settings: WildJailbreak) -> Prompts:
 
 def _from_file(attempt: Attempt, settings: WildJailbreak) -> Prompts:
     path = Path(settings.prompts)
-    sha256, paired, prompts = _read(
-        str(path), path.stat().st_mtime_ns, settings.prompt_column, settings.plain_column
-    )
+    sha256, paired, prompts = _read(str(path), path.stat().st_mtime_ns, settings.prompt_column, settings.plain_column)
     mine = prompts.get(_plain(attempt.goal.text), [])
     if not mine:
         where = settings.plain_column if paired else settings.prompt_column
@@ -196,9 +194,7 @@ def _from_file(attempt: Attempt, settings: WildJailbreak) -> Prompts:
 
 
 @lru_cache(maxsize=2)
-def _read(
-    path: str, changed: int, prompt_column: str, plain_column: str
-) -> tuple[str, bool, dict[str, list[str]]]:
+def _read(path: str, changed: int, prompt_column: str, plain_column: str) -> tuple[str, bool, dict[str, list[str]]]:
     """The file's sha256, whether it has the plain requests, and its prompts by goal; read once for all goals.
 
     Raises InputError for a file that can't be read or lacks the column of prompts.
@@ -228,11 +224,7 @@ def _calls(settings: WildJailbreak) -> dict[str, int]:
     if settings.prompts != "generated":
         return {"target": settings.count, "scorer": settings.count}
     most = min(settings.count, settings.candidates)
-    return {
-        "target": most,
-        "attacker": settings.candidates,
-        "scorer": 2 * settings.candidates + most,
-    }
+    return {"target": most, "attacker": settings.candidates, "scorer": 2 * settings.candidates + most}
 
 
 WILDJAILBREAK = AttackInfo(

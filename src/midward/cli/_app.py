@@ -177,7 +177,7 @@ _VERBS = {
         "check": (
             "judges:check",
             "Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss.",
-        ),
+        )
     },
     "probe": {
         "prefill": (
@@ -192,10 +192,7 @@ _VERBS = {
             "probe_order:order",
             "Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on.",
         ),
-        "gcg": (
-            "probe_gcg:gcg",
-            "Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.",
-        ),
+        "gcg": ("probe_gcg:gcg", "Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success."),
         "ask": (
             "probe_ask:ask",
             "Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.",
@@ -265,9 +262,7 @@ def main() -> None:
 _PYTHONS = warnings.formatwarning
 
 
-def _line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
+def _line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """A warning of ours as a line like an error's, any other as Python has it."""
     if category.__module__.startswith("midward"):
         return f"warning: {message}\n"

@@ -40,13 +40,7 @@ def _mahalanobis(signals: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return lambda others: fitted.error_at(others)[None]
 
 
-def report(
-    folder: Path,
-    model: LanguageModel,
-    settings: Mapping[str, Sampling],
-    rows: Rows,
-    training: Rows,
-) -> None:
+def report(folder: Path, model: LanguageModel, settings: Mapping[str, Sampling], rows: Rows, training: Rows) -> None:
     """Write and print everything. training: rows of harmless prompts that detectors are fitted on, of the samplers that
     are looked at closely."""
     import numpy as np
@@ -69,13 +63,9 @@ def report(
     begun: dict[tuple[str, str], dict[str, float]] = {}  # the same -> kind -> mean signal at the first step
     for name, some in training.items():
         layers = list(rows[name][0]["signals"])
-        separated += [
-            {"sampler": name, **one} for one in readings.separations(rows[name], some, scorers, layers)
-        ]
+        separated += [{"sampler": name, **one} for one in readings.separations(rows[name], some, scorers, layers)]
         told = [
-            row
-            for row in rows[name]
-            if readings.kind(row) is not None and np.isfinite(row["signals"]["last"]).all()
+            row for row in rows[name] if readings.kind(row) is not None and np.isfinite(row["signals"]["last"]).all()
         ]
         kinds = [str(readings.kind(row)) for row in told]
         for layer in layers:
@@ -105,9 +95,7 @@ def report(
 
     title = _title(model)
     figures.bands(
-        folder / "signals",
-        {name: readings.bands(found) for name, found in rows.items()},
-        f"SRI signals, {title}",
+        folder / "signals", {name: readings.bands(found) for name, found in rows.items()}, f"SRI signals, {title}"
     )
     top = "attacked" if "attacked" in cells[first] else next(iter(cells[first]))
     figures.bars(
@@ -133,10 +121,15 @@ def report(
     )
     said = _sentences(cells, gains, separated, parted, begun, top)
     summary = {
-        "model": model.name, "adapter": model.adapter, "fingerprint": model.fingerprint,
-        "samplers": {name: asdict(one) for name, one in settings.items()}, "cells": cells, "gains": gains,
-        "auroc": separated, "findings": said,
-    }  # fmt: skip
+        "model": model.name,
+        "adapter": model.adapter,
+        "fingerprint": model.fingerprint,
+        "samplers": {name: asdict(one) for name, one in settings.items()},
+        "cells": cells,
+        "gains": gains,
+        "auroc": separated,
+        "findings": said,
+    }
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     out("\n".join([*columns(_table(cells)), "", *_aurocs(separated), "", *said]))
     say(f"{folder}: rows, anchors, recovery, gains and auroc (.csv), summary.json")
@@ -185,9 +178,13 @@ def _points(gain: Mapping[str, Any]) -> str:
 
 
 def _sentences(
-    cells: Mapping[str, Any], gains: Sequence[Mapping[str, Any]], separated: Sequence[Mapping[str, Any]],
-    parted: Mapping[tuple[str, str], Any], begun: Mapping[tuple[str, str], Mapping[str, float]], top: str,
-) -> list[str]:  # fmt: skip
+    cells: Mapping[str, Any],
+    gains: Sequence[Mapping[str, Any]],
+    separated: Sequence[Mapping[str, Any]],
+    parted: Mapping[tuple[str, str], Any],
+    begun: Mapping[tuple[str, str], Mapping[str, float]],
+    top: str,
+) -> list[str]:
     from midward.stats import rate
 
     first = next(iter(cells))
@@ -212,8 +209,7 @@ def _sentences(
         for measure in [one for one in cells[name][top] if one.startswith("irr-0.5")]:
             beside = measure.removeprefix("irr-0.5")
             ends = ", ".join(
-                f"{_percent(cells[name][top][f'irr-{at}{beside}'])} % below {at}"
-                for at in ("0.5", "0.25", "0.1")
+                f"{_percent(cells[name][top][f'irr-{at}{beside}'])} % below {at}" for at in ("0.5", "0.25", "0.1")
             )
             line = f"S4: internal recovery of {name}{beside}: {ends}"
             if name in by_sampler:
@@ -221,9 +217,7 @@ def _sentences(
             said.append(f"{line}.")
     for one in separated:
         if one["reading"].startswith("last"):
-            what = (
-                "a control, 0.5 is right" if one["control"] else f"{one['positives']} and {one['negatives']}"
-            )
+            what = "a control, 0.5 is right" if one["control"] else f"{one['positives']} and {one['negatives']}"
             said.append(
                 f"S5: {one['sampler']}, {one['reading']} layer, {one['detector']}: AUROC of {one['positive']} against "
                 f"{one['negative']} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}] ({what})."

@@ -29,8 +29,7 @@ Quantize = Annotated[
     Literal["8bit", "4bit"] | None, typer.Option(help="Quantise the linear layers (needs bitsandbytes).")
 ]
 DeviceMap = Annotated[
-    Literal["auto"] | None,
-    typer.Option(help="auto: spread the layers over all GPUs, instead of --device."),
+    Literal["auto"] | None, typer.Option(help="auto: spread the layers over all GPUs, instead of --device.")
 ]
 
 
@@ -38,9 +37,7 @@ DeviceMap = Annotated[
 class ModelOptions:
     """Which model, and where it runs."""
 
-    model: Annotated[str, typer.Option(help="sandbox, sandbox-ar, a checkpoint folder, or a Hub id.")] = (
-        "sandbox"
-    )
+    model: Annotated[str, typer.Option(help="sandbox, sandbox-ar, a checkpoint folder, or a Hub id.")] = "sandbox"
     adapter: Annotated[str | None, typer.Option(help="Folder of a PEFT adapter made for the model.")] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
@@ -113,9 +110,7 @@ class SamplingOptions:
     ] = None
     temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the most probable token.")] = None
     guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance; 0 is off.")] = None
-    end: Annotated[Literal["stop", "keep", "forbid"] | None, typer.Option(help="What an end token does.")] = (
-        None
-    )
+    end: Annotated[Literal["stop", "keep", "forbid"] | None, typer.Option(help="What an end token does.")] = None
     schedule: Annotated[
         Literal["even", "published"] | None,
         typer.Option(help="How many tokens a step commits: evenly many, or as Dream was published."),
@@ -162,14 +157,10 @@ JudgeName = Annotated[
 ]
 JudgeModel = Annotated[
     str | None,
-    typer.Option(
-        help="The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant."
-    ),
+    typer.Option(help="The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start anew where --out holds something already.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew where --out holds something already.")]
 
 
 def names(text: str) -> list[str]:
@@ -218,9 +209,7 @@ def say_harm(names: Sequence[str], column: str | None = None) -> None:
 
 Compare = Annotated[
     list[Path] | None,
-    typer.Option(
-        help="Folder of another model's run, to be compared by goal (or sample); may be given several times."
-    ),
+    typer.Option(help="Folder of another model's run, to be compared by goal (or sample); may be given several times."),
 ]
 
 

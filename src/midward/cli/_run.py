@@ -14,15 +14,37 @@ from midward.errors import InputError
 RECORD = "run.json"
 #: Flags that change no result.
 _FREE = {
-    "out_folder", "batch_size", "device", "device_map", "compare", "workers", "repeats", "plan", "listing", "verdict",
+    "out_folder",
+    "batch_size",
+    "device",
+    "device_map",
+    "compare",
+    "workers",
+    "repeats",
+    "plan",
+    "listing",
+    "verdict",
     "export",
-}  # fmt: skip
+}
 #: Flags of how many, and lists (by comma, or given several times): a run that goes on may have more of them.
 _COUNTS = {"count", "limit", "benign"}
 _LISTS = {
-    "adapter", "guard", "served", "attacks", "goals", "harmless", "judges", "sets", "attacked", "positions", "starts",
-    "words", "phrases", "tokens", "tasks",
-}  # fmt: skip
+    "adapter",
+    "guard",
+    "served",
+    "attacks",
+    "goals",
+    "harmless",
+    "judges",
+    "sets",
+    "attacked",
+    "positions",
+    "starts",
+    "words",
+    "phrases",
+    "tokens",
+    "tasks",
+}
 
 
 class RunFolder:
@@ -67,9 +89,7 @@ class RunFolder:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._hold = hold(self.folder)
-        write_text(
-            self.folder / RECORD, json.dumps(self.settings, indent=1, ensure_ascii=False, default=str) + "\n"
-        )
+        write_text(self.folder / RECORD, json.dumps(self.settings, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def _value(name: str, value: Any) -> Any:
@@ -84,9 +104,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return (
-        "not given" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    )
+    return "not given" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,8 +23,7 @@ def align(
     model: ModelOptions,
     out: Annotated[Path, typer.Option(help="Folder for the adapter, the reward curve and the record.")],
     method: Annotated[
-        Literal["mosa", "initial"],
-        typer.Option(help="The middle of the response, or its first token (the baseline)."),
+        Literal["mosa", "initial"], typer.Option(help="The middle of the response, or its first token (the baseline).")
     ] = "mosa",
     objective: Annotated[
         Literal["stable", "published", "paper"],
@@ -33,19 +32,14 @@ def align(
             "paper to the letter."
         ),
     ] = "stable",
-    data: Annotated[
-        str | None, typer.Option(help="Harmful prompts: a .csv or .jsonl file, or `sandbox`.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Harmful prompts: a .csv or .jsonl file, or `sandbox`.")] = None,
     benign: Annotated[
         str | None, typer.Option(help="Benign prompts: the same; answers are taken from a column `answer`.")
     ] = None,
     column: Annotated[
-        str | None,
-        typer.Option(help="The column of --data that holds the prompts (prompt, goal or behavior)."),
+        str | None, typer.Option(help="The column of --data that holds the prompts (prompt, goal or behavior).")
     ] = None,
-    benign_column: Annotated[
-        str | None, typer.Option(help="The column of --benign; by default --column.")
-    ] = None,
+    benign_column: Annotated[str | None, typer.Option(help="The column of --benign; by default --column.")] = None,
     sentences: Annotated[
         str | None,
         typer.Option(
@@ -53,13 +47,11 @@ def align(
         ),
     ] = None,
     set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of AlignConfig; repeat it."),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of AlignConfig; repeat it.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     processes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Fail unless torchrun or accelerate launch started this many processes."),
+        int | None, typer.Option(min=1, help="Fail unless torchrun or accelerate launch started this many processes.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -70,9 +62,7 @@ def align(
     at_home = model.at_home
     data = data or ("sandbox" if at_home else None)
     if data is None:
-        raise InputError(
-            f"--data is needed for --model {model.model}: a .csv or .jsonl file of harmful prompts."
-        )
+        raise InputError(f"--data is needed for --model {model.model}: a .csv or .jsonl file of harmful prompts.")
     if benign is None and data == "sandbox":
         benign = "sandbox"
     overrides = _overrides(set_ or [])
@@ -117,9 +107,15 @@ def _use(settings: dict[str, Any], benign: bool) -> dict[str, Any]:
 
 
 def _run(
-    model: LanguageModel, harmful: list, benign: list | None, out: Path, sentences: dict[str, list[str]],
-    overwrite: bool, processes: int | None, settings: dict[str, Any],
-) -> None:  # fmt: skip
+    model: LanguageModel,
+    harmful: list,
+    benign: list | None,
+    out: Path,
+    sentences: dict[str, list[str]],
+    overwrite: bool,
+    processes: int | None,
+    settings: dict[str, Any],
+) -> None:
     import warnings
 
     from midward import alignment
@@ -139,10 +135,17 @@ def _run(
             warnings.simplefilter("ignore", alignment.RewardWarning)  # it is told below
             warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
             result = alignment.align(
-                model, harmful, out, benign=benign, sentences=alignment.SentenceSet(**sentences),
-                overwrite=overwrite, on_log=show, on_start=lambda line: say(f"          {line}"),
-                processes=processes, **settings,
-            )  # fmt: skip
+                model,
+                harmful,
+                out,
+                benign=benign,
+                sentences=alignment.SentenceSet(**sentences),
+                overwrite=overwrite,
+                on_log=show,
+                on_start=lambda line: say(f"          {line}"),
+                processes=processes,
+                **settings,
+            )
     if result.reused:
         say(f"{result.adapter} is finished already ({result.steps} steps)")
         return

@@ -46,9 +46,7 @@ def attack(
     ] = None,
     served: Annotated[
         list[str] | None,
-        typer.Option(
-            help="An Inspect model that is served elsewhere (vllm/..., openai-api/...); one more row."
-        ),
+        typer.Option(help="An Inspect model that is served elsewhere (vllm/..., openai-api/...); one more row."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -61,8 +59,7 @@ def attack(
         str, typer.Option(help="quick, mosa, mosa-adaptive, sri, harmbench or jbb; see --list.")
     ] = "quick",
     attacks: Annotated[
-        str | None,
-        typer.Option(help="Attacks by comma, at the profile's settings; the profile's own unless given."),
+        str | None, typer.Option(help="Attacks by comma, at the profile's settings; the profile's own unless given.")
     ] = None,
     setting: Annotated[
         list[str] | None,
@@ -73,18 +70,14 @@ def attack(
     ] = "sandbox,sandbox-contextual",
     harmless: Annotated[
         str | None,
-        typer.Option(
-            help="The same of harmless requests: asked plainly, and how many are refused is counted apart."
-        ),
+        typer.Option(help="The same of harmless requests: asked plainly, and how many are refused is counted apart."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Of a file: the column of the goals.")] = None,
     count: Annotated[
-        int | None,
-        typer.Option("--limit", "--count", min=1, help="Goals of each set, drawn by their ids (all)."),
+        int | None, typer.Option("--limit", "--count", min=1, help="Goals of each set, drawn by their ids (all).")
     ] = None,
     judges: Annotated[
-        str | None,
-        typer.Option(help="Judges by comma; oracle and harmfulness on the sandbox, else the profile's."),
+        str | None, typer.Option(help="Judges by comma; oracle and harmfulness on the sandbox, else the profile's.")
     ] = None,
     attacker: Annotated[str | None, _role("attacker", "Writes the attacks")] = None,
     rewriter: Annotated[str | None, _role("rewriter", "Rewords and takes apart")] = None,
@@ -101,8 +94,7 @@ def attack(
     ] = None,
     judge: Annotated[str | None, _role("judge", "Judges by rubric")] = None,
     budget: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most queries to the target a goal, over every attack's own limit."),
+        int | None, typer.Option(min=1, help="Most queries to the target a goal, over every attack's own limit.")
     ] = None,
     no_replay: Annotated[
         bool, typer.Option("--no-replay", help="Don't put the winning prompt once more with fresh seeds.")
@@ -116,8 +108,7 @@ def attack(
         ),
     ] = "reply",
     export: Annotated[
-        Path | None,
-        typer.Option(help="Write the winning prompts to this file, in JailbreakBench's artifact format."),
+        Path | None, typer.Option(help="Write the winning prompts to this file, in JailbreakBench's artifact format.")
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what it would cost, at the measured rate, and run nothing.")
@@ -159,9 +150,15 @@ def attack(
         )
     planned = room.plan_attacks(names_of(attacks) if attacks else [], profile, _settings(setting or []))
     given = {
-        "attacker": attacker, "rewriter": rewriter, "translator": translator, "scorer": scorer, "guard": guard_model,
-        "uncensored": uncensored, "proxy": proxy, "judge": judge,
-    }  # fmt: skip
+        "attacker": attacker,
+        "rewriter": rewriter,
+        "translator": translator,
+        "scorer": scorer,
+        "guard": guard_model,
+        "uncensored": uncensored,
+        "proxy": proxy,
+        "judge": judge,
+    }
     standard = {role: f"midward/{model}" if role == "proxy" else room.ASSISTANT for role in given}
     roles = {role: given.get(role) or standard[role] for role in room.roles_needed(planned, names)}
     todo = room.Matrix(
@@ -226,11 +223,7 @@ def attack(
     counted = {row.label: {bool(one.error) for one in outcomes if one.row == row.label} for row in todo.rows}
     if lost := [label for label, errors in counted.items() if errors == {True}]:
         say(f"error: every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
-    mute = [
-        name
-        for name in names
-        if summary["unscored"][name].get(verdict) and not _scored(outcomes, name, verdict)
-    ]
+    mute = [name for name in names if summary["unscored"][name].get(verdict) and not _scored(outcomes, name, verdict)]
     for name in mute:
         say(f"error: {name} scored nothing: {summary['unscored'][name][verdict]['why']}")
     if lost or mute:
@@ -263,9 +256,7 @@ class _Told:
     def say(self) -> None:
         """How far it is; nothing where nothing had to be run."""
         if self.run:
-            say(
-                f"run       {self.run} in {time.monotonic() - self.started:.0f} s, of a matrix of {self.samples}"
-            )
+            say(f"run       {self.run} in {time.monotonic() - self.started:.0f} s, of a matrix of {self.samples}")
 
 
 def _rows(
@@ -320,10 +311,7 @@ def _tell(todo: Matrix, profile: str) -> None:
     from midward.judges import find
 
     for row in todo.rows:
-        adapter, guard = (
-            f" + {row.adapter}" if row.adapter else "",
-            f" behind {row.guard}" if row.guard else "",
-        )
+        adapter, guard = (f" + {row.adapter}" if row.adapter else "", f" behind {row.guard}" if row.guard else "")
         given = ", ".join(f"{name} {value}" for name, value in row.arguments.items())
         say(f"row       {row.label}: {row.model}{adapter}{guard} ({given})")
     say(f"attacks   {', '.join(one.info.name for one in todo.attacks)} (profile {profile})")
@@ -373,14 +361,7 @@ def _cost(todo: Matrix) -> str:
         total += queries
         calls = (str(one.calls.get(role, 0) * cells) for role in roles)
         rows.append(
-            (
-                one.info.name,
-                str(cells),
-                str(todo.most(one)),
-                str(queries),
-                *calls,
-                f"{queries / speed / 3600:.2f}",
-            )
+            (one.info.name, str(cells), str(todo.most(one)), str(queries), *calls, f"{queries / speed / 3600:.2f}")
         )
     judged = per_set * len(todo.rows) * len(todo.attacks) * len(todo.judges)
     tail = [
@@ -405,23 +386,9 @@ def _listing() -> str:
             continue
         most = info.calls(info.configure({}))["target"]
         rows.append(
-            (
-                name,
-                info.version,
-                info.access,
-                " ".join(info.needs),
-                " ".join(info.roles) or "-",
-                str(most),
-                info.about,
-            )
+            (name, info.version, info.access, " ".join(info.needs), " ".join(info.roles) or "-", str(most), info.about)
         )
-    lines = [
-        *columns(rows),
-        *broken,
-        "",
-        "queries: the most to the target a goal, at the reference settings",
-        "",
-    ]
+    lines = [*columns(rows), *broken, "", "queries: the most to the target a goal, at the reference settings", ""]
     lines += columns(
         [("profile", "about", "attacks")]
         + [(one.name, one.about, ", ".join(attacks_of(one))) for one in PROFILES.values()]

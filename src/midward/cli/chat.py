@@ -75,9 +75,7 @@ def chat(
             say("\nstopped; Ctrl-C again leaves.")
 
 
-def _turn(
-    model: Any, sampling: Any, talk: list[dict[str, str]], line: str, pace: float
-) -> list[dict[str, str]]:
+def _turn(model: Any, sampling: Any, talk: list[dict[str, str]], line: str, pace: float) -> list[dict[str, str]]:
     """The conversation with the model's answer to `line`; unchanged where there can be none."""
     from midward.reports.player import Player
     from midward.sampling import sample

@@ -12,9 +12,7 @@ from midward.cli._show import following, out, say
 
 def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the report.")] = Path("report"),
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Compute everything again, whatever is in --out.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, whatever is in --out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few goals and steps: a first look.")] = False,
     goals: Annotated[int | None, typer.Option(help="Goals a set of trials (60).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Training seeds an arm (1).")] = None,

@@ -35,25 +35,21 @@ class PromptOptions:
 
     attacked: Annotated[
         str | None,
-        typer.Option(
-            help="Sets of harmful prompts, attacked ones; on the sandbox plain,wrappers,prefill:plain."
-        ),
+        typer.Option(help="Sets of harmful prompts, attacked ones; on the sandbox plain,wrappers,prefill:plain."),
     ] = None
     harmless: Annotated[
-        str | None,
-        typer.Option(help="Sets of harmless ones; the first is the reference, the others are controls."),
+        str | None, typer.Option(help="Sets of harmless ones; the first is the reference, the others are controls.")
     ] = None
     fit_harmful: Annotated[
-        str | None,
-        typer.Option(help="Harmful prompts that anchors are fitted on; never those of --attacked."),
+        str | None, typer.Option(help="Harmful prompts that anchors are fitted on; never those of --attacked.")
     ] = None
     fit_harmless: Annotated[str | None, typer.Option(help="Harmless prompts for the same.")] = None
     column: Annotated[str | None, typer.Option(help="Of files: the column of the prompts.")] = None
     count: Annotated[int, typer.Option("--limit", "--count", min=2, help="Prompts of each set.")] = 100
     fit: Annotated[int, typer.Option(min=2, help="Prompts of each kind for anchors.")] = 200
-    train: Annotated[
-        int, typer.Option(min=2, help="More harmless prompts, whose signals a detector is fitted on.")
-    ] = 200
+    train: Annotated[int, typer.Option(min=2, help="More harmless prompts, whose signals a detector is fitted on.")] = (
+        200
+    )
 
 
 @dataclass
@@ -85,14 +81,12 @@ def dynamics(
     all_steps: Annotated[
         bool, typer.Option("--all-steps", help="Run every step, also of responses that have ended.")
     ] = False,
-    judges: Annotated[
-        str | None, typer.Option(help="The judge; the oracle on the sandbox, else harmfulness.")
-    ] = None,
+    judges: Annotated[str | None, typer.Option(help="The judge; the oracle on the sandbox, else harmfulness.")] = None,
     judge: Annotated[str | None, typer.Option(help="The Inspect model that a judge by rubric asks.")] = None,
     batch_size: BatchSize = 16,
-    out_folder: Annotated[
-        Path, typer.Option("--out", help="Folder of rows, anchors, tables and figures.")
-    ] = Path("dynamics"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, anchors, tables and figures.")] = Path(
+        "dynamics"
+    ),
 ) -> None:
     """Does a model come back from harm while it generates, and does its internal state tell?
 
@@ -187,9 +181,7 @@ def _set(name: str, count: int, column: str | None, split: str, without: set[str
     left = [goal for goal in found if goal.prompt not in without]
     chosen = room.loading.sample(left, count)
     if len(chosen) < 2:
-        raise InputError(
-            f"{plain} has {len(chosen)} prompts left beside those that are looked at; name another set."
-        )
+        raise InputError(f"{plain} has {len(chosen)} prompts left beside those that are looked at; name another set.")
     return [replace(goal, source=plain) for goal in chosen]
 
 
@@ -200,9 +192,7 @@ def _goal(trial: Any, name: str) -> Goal:
 
     about = trial.about
     if isinstance(about, Task):
-        raise InputError(
-            f"{name} is a task of the sandbox, whose answers aren't harmful or harmless; leave it out."
-        )
+        raise InputError(f"{name} is a task of the sandbox, whose answers aren't harmful or harmless; leave it out.")
     facts = {"kind": about.kind, "thing": about.thing.name, "intent": about.intent}
     return Goal(trial.id, about.text, source=name, harmful=about.harmful, category=about.kind, metadata=facts)
 
@@ -217,14 +207,10 @@ def _build(model: LanguageModel, goals: Goals, prompts: PromptOptions) -> _Promp
             for goal in some:
                 request = _request(model, goal, name.startswith(PREFILL))
                 found.cases.append(
-                    Case(
-                        goal.id, name.removesuffix(":plain"), request, what == "attacked", goal, goal.subject
-                    )
+                    Case(goal.id, name.removesuffix(":plain"), request, what == "attacked", goal, goal.subject)
                 )
     found.harmful = [
-        _request(model, goal, name.startswith(PREFILL))
-        for name, some in goals["fit_harmful"].items()
-        for goal in some
+        _request(model, goal, name.startswith(PREFILL)) for name, some in goals["fit_harmful"].items() for goal in some
     ]
     harmless = [goal for some in goals["fit_harmless"].values() for goal in some]
     found.harmless = [goal.prompt for goal in harmless[: prompts.fit]]
@@ -272,9 +258,15 @@ def _judge(judging: Callable[..., Any], judged_by: Bench) -> Judge:
 
 
 def _watch(
-    model: LanguageModel, settings: Mapping[str, Sampling], todo: _Prompts, judged_by: Bench, reading: str,
-    all_steps: bool, batch_size: int, folder: Path,
-) -> tuple[Rows, Rows]:  # fmt: skip
+    model: LanguageModel,
+    settings: Mapping[str, Sampling],
+    todo: _Prompts,
+    judged_by: Bench,
+    reading: str,
+    all_steps: bool,
+    batch_size: int,
+    folder: Path,
+) -> tuple[Rows, Rows]:
     """Rows of every sampler, and of those that are looked at closely also the rows of the prompts to train on."""
     from midward.dynamics import layers_of
     from midward.dynamics.recovery import watch
@@ -283,9 +275,7 @@ def _watch(
 
     say(f"judge     {judged_by.info.name}: {judged_by.info.about}")
     say(f"samplers  {', '.join(settings)}")
-    say(
-        f"prompts   {len(todo.cases)} for each, anchors from {len(todo.harmless)} and {len(todo.harmful)} more"
-    )
+    say(f"prompts   {len(todo.cases)} for each, anchors from {len(todo.harmless)} and {len(todo.harmful)} more")
     rows: Rows = {}
     training: Rows = {}
     with bar() as progress, judging(judged_by) as asking:
@@ -304,9 +294,15 @@ def _watch(
                 [other] = (one for one in READINGS if one != reading)
                 views[f"last ({other})"] = (other, views["last"][1])
             anchors = _anchors(
-                model, sampling, todo, views, all_steps, batch_size, folder / "anchors" / name,
+                model,
+                sampling,
+                todo,
+                views,
+                all_steps,
+                batch_size,
+                folder / "anchors" / name,
                 follow(f"{name}: anchors", len(todo.harmless) + len(todo.harmful)),
-            )  # fmt: skip
+            )
             cases = todo.cases + (todo.training if closely else [])
             found = watch(
                 model,
@@ -332,32 +328,39 @@ def _fit_key(todo: _Prompts) -> str:
 
 
 def _anchors(
-    model: LanguageModel, sampling: Sampling, todo: _Prompts, views: Mapping[str, View], all_steps: bool,
-    batch_size: int, stem: Path, progress: Callable[[int], None],
-) -> dict[str, Anchors]:  # fmt: skip
+    model: LanguageModel,
+    sampling: Sampling,
+    todo: _Prompts,
+    views: Mapping[str, View],
+    all_steps: bool,
+    batch_size: int,
+    stem: Path,
+    progress: Callable[[int], None],
+) -> dict[str, Anchors]:
     """view's name -> anchors; those fitted before on the same prompts and settings are taken from their files."""
     from midward.dynamics import Anchors, fit_layers
     from midward.judges.phrases import refusal_in
     from midward.store import key_of
 
-    about = {
-        "model": model.fingerprint,
-        "sampling": asdict(sampling),
-        "fit": _fit_key(todo),
-        "all_steps": all_steps,
-    }
+    about = {"model": model.fingerprint, "sampling": asdict(sampling), "fit": _fit_key(todo), "all_steps": all_steps}
     paths = {
         name: stem.with_name(f"{stem.name}-{name.split()[0]}-{key_of(**about, reading=reading)}.safetensors")
         for name, (reading, _) in views.items()
     }
     if not all(path.exists() for path in paths.values()):
         fitted = fit_layers(
-            model, todo.harmless, todo.harmful, refused=lambda text: refusal_in(text) is not None,
-            sampling=sampling, layers=sorted({layer for _, layer in views.values()}),
-            readings=sorted({reading for reading, _ in views.values()}), needs_all_steps=all_steps,
-            batch_size=batch_size, progress=progress,
+            model,
+            todo.harmless,
+            todo.harmful,
+            refused=lambda text: refusal_in(text) is not None,
+            sampling=sampling,
+            layers=sorted({layer for _, layer in views.values()}),
+            readings=sorted({reading for reading, _ in views.values()}),
+            needs_all_steps=all_steps,
+            batch_size=batch_size,
+            progress=progress,
             unfinished=stem.with_name(f"{stem.name}-{key_of(views=views, **about)}.unfinished"),
-        )  # fmt: skip
+        )
         for name, view in views.items():
             fitted[view].save(paths[name])
     else:

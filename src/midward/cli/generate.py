@@ -24,17 +24,12 @@ def generate(
         str | None, typer.Argument(help="One prompt, - for standard input; its response goes to stdout.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file of prompts.")] = None,
-    column: Annotated[
-        str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")
-    ] = None,
-    out_file: Annotated[
-        Path | None, typer.Option("--out", help="JSON lines, one a row, written as they come.")
-    ] = None,
+    column: Annotated[str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="JSON lines, one a row, written as they come.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     batch_size: BatchSize = 8,
     check_agreement: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --cache or --threshold: what they change on the first prompts."),
+        int | None, typer.Option(min=1, help="With --cache or --threshold: what they change on the first prompts.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -54,9 +49,16 @@ def generate(
 
 
 def _all(
-    model: ModelOptions, sampling: SamplingOptions, prompts: Path, column: str | None, out_file: Path,
-    limit: int | None, batch_size: int, check_agreement: int | None, overwrite: bool,
-) -> None:  # fmt: skip
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    prompts: Path,
+    column: str | None,
+    out_file: Path,
+    limit: int | None,
+    batch_size: int,
+    check_agreement: int | None,
+    overwrite: bool,
+) -> None:
     from midward._tables import read_table
     from midward.goals.columns import text_column
 
@@ -116,9 +118,7 @@ def _check_fast(sampling: SamplingOptions, check_agreement: int | None) -> None:
         raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
 
 
-def _say_agreement(
-    loaded: LanguageModel, sampling: SamplingOptions, prompts: list[str], batch_size: int
-) -> None:
+def _say_agreement(loaded: LanguageModel, sampling: SamplingOptions, prompts: list[str], batch_size: int) -> None:
     """Tell what --cache and --threshold do to the responses to these prompts."""
     from midward.sampling import agreement
 

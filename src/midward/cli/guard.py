@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from midward.evaluation.cases import Case
 
 Split = Annotated[
-    Literal["train", "tuning", "test"],
-    typer.Option(help="Of the sandbox's sets: whose things they are about."),
+    Literal["train", "tuning", "test"], typer.Option(help="Of the sandbox's sets: whose things they are about.")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
 
@@ -48,8 +47,7 @@ def fit(
         ),
     ] = None,
     harmless: Annotated[
-        str | None,
-        typer.Option(help="Sets or files, by comma; benign on the sandbox, else alpaca. See midward goals."),
+        str | None, typer.Option(help="Sets or files, by comma; benign on the sandbox, else alpaca. See midward goals.")
     ] = None,
     harmful: Annotated[
         str | None, typer.Option(help="Sets or files, for the anchors; plain on the sandbox, else advbench.")
@@ -60,8 +58,7 @@ def fit(
     train: Annotated[int, typer.Option(min=2, help="Harmless prompts for the autoencoder.")] = 1200,
     held_out: Annotated[int, typer.Option(min=2, help="Harmless prompts for the threshold.")] = 200,
     paper: Annotated[
-        bool,
-        typer.Option("--paper", help="Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy."),
+        bool, typer.Option("--paper", help="Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.")
     ] = False,
     batch_size: Batch = 16,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of the guards' files.")] = Path("guard"),
@@ -107,8 +104,7 @@ def fit(
         )
     rows: list[tuple[str, ...]] = [("guard", "looks", "threshold", "file")]
     rows += [
-        (label, planned[label].looks, f"{planned[label].threshold:.4g}", str(path))
-        for label, path in paths.items()
+        (label, planned[label].looks, f"{planned[label].threshold:.4g}", str(path)) for label, path in paths.items()
     ]
     out("\n".join(columns(rows)))
 
@@ -118,9 +114,7 @@ def score(
     sampling: SamplingOptions,
     guard: Annotated[Path, typer.Option(help="A guard's file, or the folder that guard fit wrote.")],
     prompts: Annotated[Path, typer.Option(help="A .csv or .jsonl file of prompts.")],
-    column: Annotated[
-        str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")
-    ] = None,
+    column: Annotated[str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")] = None,
     batch_size: Batch = 16,
     out_file: Annotated[Path, typer.Option("--out", help="JSON lines; .csv and .parquet beside it.")] = Path(
         "scores.jsonl"
@@ -150,9 +144,7 @@ def score(
     _score(loaded, sampling.resolve(loaded, [guard]), guard, texts, batch_size, out_file)
 
 
-def _score(
-    loaded: Any, chosen: Any, guard: Path, texts: Sequence[str], batch_size: int, out_file: Path
-) -> None:
+def _score(loaded: Any, chosen: Any, guard: Path, texts: Sequence[str], batch_size: int, out_file: Path) -> None:
     from dataclasses import asdict
 
     from midward._tables import write_table
@@ -174,11 +166,16 @@ def _score(
             )
             file.extend(
                 {
-                    "key": keys[i], "index": i, "prompt": texts[i], "response": response.text,
-                    **response.verdict.record(), "nfe": response.nfe, **response.unscored("flagged", "score"),
+                    "key": keys[i],
+                    "index": i,
+                    "prompt": texts[i],
+                    "response": response.text,
+                    **response.verdict.record(),
+                    "nfe": response.nfe,
+                    **response.unscored("flagged", "score"),
                 }
                 for i, response in zip(chunk, found, strict=True)
-            )  # fmt: skip
+            )
             progress.advance(task, len(chunk))
     rows = [file.rows[key] for key in keys]
     write_table(out_file.with_suffix(""), rows)
@@ -195,13 +192,10 @@ def evaluate(
     guard: Annotated[str, typer.Option(help="Folders or files of fitted guards, by comma.")] = "guard",
     sets: Annotated[
         str | None,
-        typer.Option(
-            help=f"Sets of requests by comma: {_SETS}, sets of goals, or files with a column `harmful`."
-        ),
+        typer.Option(help=f"Sets of requests by comma: {_SETS}, sets of goals, or files with a column `harmful`."),
     ] = None,
     harmless: Annotated[
-        str | None,
-        typer.Option(help="More sets or files, of harmless requests: false positives, no attacks."),
+        str | None, typer.Option(help="More sets or files, of harmless requests: false positives, no attacks.")
     ] = None,
     goals: Annotated[
         str, typer.Option(help="What prefill, prefill-mid, pad and dija are put on: a set or file.")
@@ -219,9 +213,7 @@ def evaluate(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of the overhead's measurement.")] = 5,
     batch_size: Batch = 16,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
-        "guard-eval"
-    ),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path("guard-eval"),
 ) -> None:
     """Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.
 
@@ -245,9 +237,7 @@ def evaluate(
     found = [
         one
         for name in [*names, *calm]
-        for one in cases(
-            loaded, name, count, split=split, goals=goals, without=fitted_on, harmless=name in calm
-        )
+        for one in cases(loaded, name, count, split=split, goals=goals, without=fitted_on, harmless=name in calm)
     ]
     run.start()
     with _behind(behind) as other:
@@ -267,9 +257,17 @@ def _behind(name: str | None) -> Iterator[Any]:
 
 
 def _evaluate(
-    loaded: Any, chosen: Any, files: dict[str, Path], cases: list[Case], judges: str | None,
-    judge: str | None, behind: Any, repeats: int, batch_size: int, out_folder: Path,
-) -> None:  # fmt: skip
+    loaded: Any,
+    chosen: Any,
+    files: dict[str, Path],
+    cases: list[Case],
+    judges: str | None,
+    judge: str | None,
+    behind: Any,
+    repeats: int,
+    batch_size: int,
+    out_folder: Path,
+) -> None:
     from midward.evaluation import defences
     from midward.guards import load
     from midward.probes.verdicts import bench, judging, reading
@@ -284,13 +282,28 @@ def _evaluate(
             return [reading(judged_by, one, text) for one, text in zip(said, texts, strict=True)]
 
         rows = defences.answer(
-            loaded, cases, guards, out_folder, sampling=chosen, judging=verdicts, judged_by=judged_by.key,
-            behind=behind, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
-        said = defences.judge_by(
-            loaded, cases, guards, rows, out_folder, sampling=chosen, judging=verdicts, batch_size=batch_size,
+            loaded,
+            cases,
+            guards,
+            out_folder,
+            sampling=chosen,
+            judging=verdicts,
+            judged_by=judged_by.key,
+            behind=behind,
+            batch_size=batch_size,
             progress=progress,
-        )  # fmt: skip
+        )
+        said = defences.judge_by(
+            loaded,
+            cases,
+            guards,
+            rows,
+            out_folder,
+            sampling=chosen,
+            judging=verdicts,
+            batch_size=batch_size,
+            progress=progress,
+        )
         costs: dict[str, float] = {}
         if behind is None:
             say("overhead  measuring")
@@ -341,9 +354,7 @@ def _files(given: str) -> dict[str, Path]:
         for one in inside or [path]:
             describe(one)
             if one.stem in found:
-                raise InputError(
-                    f"two guards are called {one.stem!r}: {found[one.stem]} and {one}; rename one."
-                )
+                raise InputError(f"two guards are called {one.stem!r}: {found[one.stem]} and {one}; rename one.")
             found[one.stem] = one
     if not found:
         raise InputError("--guard names no guard; give files or folders that midward guard fit wrote.")

@@ -12,11 +12,7 @@ from midward.cli._show import columns, out, say
 if TYPE_CHECKING:
     from midward.judges import Checked, JudgeInfo
 
-_SAYS = {
-    "success": ("harm", "no harm"),
-    "full": ("full harm", "no full harm"),
-    "refused": ("a refusal", "no refusal"),
-}
+_SAYS = {"success": ("harm", "no harm"), "full": ("full harm", "no full harm"), "refused": ("a refusal", "no refusal")}
 
 
 def judges() -> None:
@@ -37,9 +33,7 @@ def check(
     judges: Annotated[str | None, typer.Option(help="By comma; all that need no download.")] = None,
     judge: Annotated[
         str | None,
-        typer.Option(
-            help="The Inspect model that judges by rubric, e.g. openai/gpt-4.1; offline a scripted one."
-        ),
+        typer.Option(help="The Inspect model that judges by rubric, e.g. openai/gpt-4.1; offline a scripted one."),
     ] = None,
 ) -> None:
     """Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss."""

@@ -13,15 +13,7 @@ import typer
 from midward.cli._options import BatchSize, Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
 from midward.cli._run import RunFolder
 from midward.cli._show import columns, in_points, out, say, tell_unscored
-from midward.cli.probe_prefill import (
-    Column,
-    Count,
-    Goals,
-    PhrasesFile,
-    _respond,
-    _title,
-    attacked,
-)
+from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile, _respond, _title, attacked
 
 
 def ask(
@@ -35,18 +27,14 @@ def ask(
     ] = "0,10,20,30,40",
     phrase: Annotated[
         str | None,
-        typer.Option(
-            help="One phrase for every word; by default agreement at 0 and a step's wording elsewhere."
-        ),
+        typer.Option(help="One phrase for every word; by default agreement at 0 and a step's wording elsewhere."),
     ] = None,
     phrases_file: PhrasesFile = None,
     judges: JudgeName = None,
     judge: JudgeModel = None,
     compare: Compare = None,
     batch_size: BatchSize = 16,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
-        "probe-ask"
-    ),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path("probe-ask"),
 ) -> None:
     """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.
 
@@ -85,10 +73,7 @@ def ask(
     asked = [cell for cell in cells if cell["word"] is not None]
     series = {
         label: [
-            {
-                "word": cell["word"],
-                **{end or "value": cell[f"{name}_{end}".rstrip("_")] for end in ("", "low", "high")},
-            }
+            {"word": cell["word"], **{end or "value": cell[f"{name}_{end}".rstrip("_")] for end in ("", "low", "high")}}
             for cell in asked
         ]
         for label, name in (

@@ -28,15 +28,11 @@ def gcg(
     count: Count = 100,
     positions: Annotated[
         str,
-        typer.Option(
-            help="Response tokens where a phrase is aimed at: agreement at 0, a step's wording elsewhere."
-        ),
+        typer.Option(help="Response tokens where a phrase is aimed at: agreement at 0, a step's wording elsewhere."),
     ] = "0,30",
     phrase: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="POSITION=TEXT", help="Your own phrase at one position; may be given several times."
-        ),
+        typer.Option(metavar="POSITION=TEXT", help="Your own phrase at one position; may be given several times."),
     ] = None,
     phrases_file: PhrasesFile = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the suffix (20).")] = None,
@@ -46,9 +42,7 @@ def gcg(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Tokens of steepest descent a slot that they are drawn from (256; sandbox 64)."
-        ),
+        typer.Option(min=1, help="Tokens of steepest descent a slot that they are drawn from (256; sandbox 64)."),
     ] = None,
     stop_loss: Annotated[
         float | None, typer.Option(min=0, help="Nats a token at which a search ends early (0.05).")
@@ -66,16 +60,12 @@ def gcg(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 64,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Searches at a time, sharing the threads (1; the sandbox on a CPU: one a thread)."
-        ),
+        typer.Option(min=1, help="Searches at a time, sharing the threads (1; the sandbox on a CPU: one a thread)."),
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what it would cost, at the measured rate, and run nothing.")
     ] = False,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path(
-        "probe-gcg"
-    ),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path("probe-gcg"),
 ) -> None:
     """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.
 
@@ -93,20 +83,20 @@ def gcg(
     places = positions_of(positions)
     own = _own(phrase or [], places)
     given = {
-        "tokens": tokens, "iterations": iterations, "width": width, "top": top, "stop_loss": stop_loss,
+        "tokens": tokens,
+        "iterations": iterations,
+        "width": width,
+        "top": top,
+        "stop_loss": stop_loss,
         "drafts": drafts,
-    }  # fmt: skip
+    }
     chosen_settings = {name: value for name, value in given.items() if value is not None}
-    settings = probe.Gcg(
-        **{**(probe.SANDBOX if model.at_home else {}), **chosen_settings}, seed=sampling.seed
-    )
+    settings = probe.Gcg(**{**(probe.SANDBOX if model.at_home else {}), **chosen_settings}, seed=sampling.seed)
     if sampling.length is not None:
         check_positions(places, sampling.length)
     texts = phrases_for(chosen, phrases_file)
     judged_by = verdicts.bench(chosen, judges, judge)
-    others = {
-        folder: _readings.load_run(folder, "gcg", judged_by.key, asdict(settings)) for folder in compare or []
-    }
+    others = {folder: _readings.load_run(folder, "gcg", judged_by.key, asdict(settings)) for folder in compare or []}
 
     loaded = model.load()
     probe.require_gradients(loaded)
@@ -133,16 +123,30 @@ def gcg(
     with bar() as progress:
         task = progress.add_task("iterations", total=total)
         rows = probe.run(
-            loaded, aims, out_folder, settings, judged_by=judged_by, sampling=resolved, batch_size=batch_size,
-            workers=workers, progress=lambda done: progress.advance(task, done),
-        )  # fmt: skip
+            loaded,
+            aims,
+            out_folder,
+            settings,
+            judged_by=judged_by,
+            sampling=resolved,
+            batch_size=batch_size,
+            workers=workers,
+            progress=lambda done: progress.advance(task, done),
+        )
     summary = {
-        "probe": "gcg", "run": probe.run_id(loaded, settings, resolved, judged_by), "model": loaded.name,
-        "adapter": loaded.adapter, "fingerprint": loaded.fingerprint, "settings": asdict(settings),
-        "sampling": asdict(resolved), "judge": judged_by.key, "cells": _gcg_readings.cells(rows),
-        "between": _gcg_readings.between(rows), "findings": _gcg_readings.findings(rows, settings),
+        "probe": "gcg",
+        "run": probe.run_id(loaded, settings, resolved, judged_by),
+        "model": loaded.name,
+        "adapter": loaded.adapter,
+        "fingerprint": loaded.fingerprint,
+        "settings": asdict(settings),
+        "sampling": asdict(resolved),
+        "judge": judged_by.key,
+        "cells": _gcg_readings.cells(rows),
+        "between": _gcg_readings.between(rows),
+        "findings": _gcg_readings.findings(rows, settings),
         "compared": {str(folder): _gcg_readings.against(rows, theirs) for folder, (_, theirs) in others.items()},
-    }  # fmt: skip
+    }
     _write(out_folder, rows, summary)
     runs = {_label(loaded.name, loaded.adapter): rows}
     for folder, (one, theirs) in others.items():
@@ -161,9 +165,7 @@ def _own(pairs: list[str], places: Sequence[int]) -> dict[int, str]:
         if not equals or not position.strip().isdecimal() or not text.strip():
             raise InputError(f"--phrase takes POSITION=TEXT, like 30='Step 4:'; received {pair!r}.")
         if int(position) not in places:
-            raise InputError(
-                f"--phrase {pair!r}: {position} isn't among --positions {','.join(map(str, places))}."
-            )
+            raise InputError(f"--phrase {pair!r}: {position} isn't among --positions {','.join(map(str, places))}.")
         found[int(position)] = text
     return found
 
@@ -193,9 +195,7 @@ def _draw(folder: Path, runs: Mapping[str, Sequence[dict[str, Any]]], settings: 
     from midward.probes._gcg_readings import at, best_so_far, positions
     from midward.reports.suffixes import loss_curves
 
-    longest = max(
-        len(row["curve"]) - 1 for rows in runs.values() for row in rows if row["position"] is not None
-    )
+    longest = max(len(row["curve"]) - 1 for rows in runs.values() for row in rows if row["position"] is not None)
     curves = {
         name: {
             position: [best_so_far(row, max(longest, settings.iterations)) for row in at(rows, position)]
@@ -227,15 +227,7 @@ def _tables(summary: Mapping[str, Any]) -> list[str]:
         where = "nothing" if cell["position"] is None else f"token {cell['position']}"
         asr = share(cell, "asr") + (f" ({cell['unscored']} unscored)" if cell["unscored"] else "")
         rows.append(
-            (
-                where,
-                str(cell["n"]),
-                *loss,
-                share(cell, "hit"),
-                share(cell, "anywhere"),
-                asr,
-                share(cell, "refused"),
-            )
+            (where, str(cell["n"]), *loss, share(cell, "hit"), share(cell, "anywhere"), asr, share(cell, "refused"))
         )
     lines = columns(rows)
     for folder, differences in summary["compared"].items():

@@ -86,11 +86,7 @@ def _prompts(name: str, count: int, column: str | None) -> list[str]:
 
 
 def _sample(
-    model: LanguageModel,
-    prompts: Mapping[str, Sequence[str]],
-    sampling: Sampling,
-    batch_size: int,
-    folder: Path,
+    model: LanguageModel, prompts: Mapping[str, Sequence[str]], sampling: Sampling, batch_size: int, folder: Path
 ) -> dict[str, list[Order]]:
     """set -> orders; each is a row of rows.jsonl, and those there already aren't sampled again."""
     from midward.dynamics.order import Order, orders
@@ -118,14 +114,11 @@ def _sample(
             )
             progress.advance(task, len(batch))
     return {
-        name: [Order(tuple(file.rows[key]["steps"]), file.rows[key]["end"]) for key in keys[name]]
-        for name in prompts
+        name: [Order(tuple(file.rows[key]["steps"]), file.rows[key]["end"]) for key in keys[name]] for name in prompts
     }
 
 
-def _report(
-    folder: Path, model: LanguageModel, sampling: Sampling, found: Mapping[str, Sequence[Order]]
-) -> None:
+def _report(folder: Path, model: LanguageModel, sampling: Sampling, found: Mapping[str, Sequence[Order]]) -> None:
     from midward._tables import write_table
     from midward.dynamics import order as room
     from midward.reports import dynamics as figures
@@ -154,13 +147,15 @@ def _report(
     adapter = f" + {Path(model.adapter).name}" if model.adapter else ""
     title = f"{Path(model.name).name}{adapter}, {sampling.steps} steps, blocks of {sampling.block or sampling.length}"
     figures.order(folder / "order", series, title)
-    figures.order_heat(
-        folder / "order-heat", {name: room.heat(orders) for name, orders in found.items()}, title
-    )
+    figures.order_heat(folder / "order-heat", {name: room.heat(orders) for name, orders in found.items()}, title)
     summary = {
-        "model": model.name, "adapter": model.adapter, "fingerprint": model.fingerprint, "sampling": asdict(sampling),
-        "sets": cells, "finding": said,
-    }  # fmt: skip
+        "model": model.name,
+        "adapter": model.adapter,
+        "fingerprint": model.fingerprint,
+        "sampling": asdict(sampling),
+        "sets": cells,
+        "finding": said,
+    }
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     out("\n".join([*columns(_table(cells)), "", said]))
     say(f"{folder}: rows.jsonl, order.csv, correlation.csv, summary.json")
@@ -203,15 +198,23 @@ def _said(cell: Mapping[str, Any]) -> str:
 
 
 def _table(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[tuple[str, ...]]:
-    head = ("prompts", "n", "rank correlation", "text alone", "= within text", "+ within padding", "+ text first",
-            "padding, share of response")  # fmt: skip
+    head = (
+        "prompts",
+        "n",
+        "rank correlation",
+        "text alone",
+        "= within text",
+        "+ within padding",
+        "+ text first",
+        "padding, share of response",
+    )
     return [
         head,
         *(
             (name, str(measures["correlation"]["n"]), *(_said(cell) for cell in measures.values()))
             for name, measures in cells.items()
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _sentence(cells: Mapping[str, Mapping[str, Any]], sampling: Sampling) -> str:

@@ -31,17 +31,13 @@ if TYPE_CHECKING:
     from midward.probes.verdicts import Bench
     from midward.sampling import Sampling
 
-Goals = Annotated[
-    str, typer.Option(help="A set of harmful goals, or a .csv or .jsonl file; see midward goals.")
-]
+Goals = Annotated[str, typer.Option(help="A set of harmful goals, or a .csv or .jsonl file; see midward goals.")]
 Column = Annotated[str | None, typer.Option(help="Of a file: the column of the goals.")]
 Count = Annotated[int, typer.Option("--limit", "--count", min=1, help="Goals.")]
 PhrasesFile = Annotated[
     Path | None, typer.Option(help="Your own phrases: a .csv or .jsonl file with the columns kind and text.")
 ]
-Tokens = Annotated[
-    str | None, typer.Option(help="Force only a phrase's first k tokens: 1,2,4,8 (all of it).")
-]
+Tokens = Annotated[str | None, typer.Option(help="Force only a phrase's first k tokens: 1,2,4,8 (all of it).")]
 
 
 def prefill(
@@ -54,9 +50,7 @@ def prefill(
         str | None,
         typer.Option(help="Response tokens, 0,40,80, or sweeps start:stop:step; an even sweep unless given."),
     ] = None,
-    phrases: Annotated[
-        str, typer.Option(help="Kinds of phrase by comma.")
-    ] = "affirmative,procedural,neutral,refusal",
+    phrases: Annotated[str, typer.Option(help="Kinds of phrase by comma.")] = "affirmative,procedural,neutral,refusal",
     phrases_file: PhrasesFile = None,
     tokens: Tokens = None,
     judges: JudgeName = None,
@@ -133,8 +127,7 @@ def mirror(
         ),
     ] = "prefill",
     starts: Annotated[
-        str | None,
-        typer.Option(help="Response tokens where a refusal is forced, as --positions of probe prefill."),
+        str | None, typer.Option(help="Response tokens where a refusal is forced, as --positions of probe prefill.")
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Starts in the window that is looked for.")] = 40,
     phrases_file: PhrasesFile = None,
@@ -142,9 +135,9 @@ def mirror(
     judges: JudgeName = None,
     judge: JudgeModel = None,
     batch_size: BatchSize = 16,
-    out_folder: Annotated[
-        Path, typer.Option("--out", help="Folder of rows, tables, figures and recipe.")
-    ] = Path("probe-mirror"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables, figures and recipe.")] = Path(
+        "probe-mirror"
+    ),
 ) -> None:
     """Which tokens, if made safe, save the response? Writes MOSA's window on this model as a recipe.
 
@@ -187,9 +180,7 @@ def mirror(
     _draw_mirror(out_folder, cells, (found.start, found.end), loaded, len(chosen))
     out("\n".join([*columns(_table(cells)), "", *said]))
     say(f"{out_folder}: rows.jsonl, mirror.csv, summary.json")
-    say(
-        f"midward align --model {model.model} --recipe {out_folder / 'recipe.yaml'} --out ... trains in this window"
-    )
+    say(f"midward align --model {model.model} --recipe {out_folder / 'recipe.yaml'} --out ... trains in this window")
     tell_unscored(judged_by)
 
 
@@ -227,17 +218,20 @@ def _harmless(chosen: Sequence[Goal], count: int | None, name: str | None) -> li
         return []
     if name is None:
         if not on_sandbox(chosen):
-            raise InputError(
-                "--benign needs --benign-goals for goals like these: alpaca, xstest or a file; or 0."
-            )
+            raise InputError("--benign needs --benign-goals for goals like these: alpaca, xstest or a file; or 0.")
         name = "sandbox-benign"
     return room.load(name, count=count, harmless=True)
 
 
 def _respond(
-    model: LanguageModel, wanted: Sequence[Case], folder: Path, judged_by: Bench, sampling: Sampling,
-    batch_size: int, about: dict[str, Any],
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: LanguageModel,
+    wanted: Sequence[Case],
+    folder: Path,
+    judged_by: Bench,
+    sampling: Sampling,
+    batch_size: int,
+    about: dict[str, Any],
+) -> list[dict[str, Any]]:
     from midward.probes._run import respond, run_id
     from midward.store import write_text
 
@@ -259,9 +253,13 @@ def _respond(
             progress=lambda done: progress.advance(task, done),
         )
     summary = about | {
-        "run": run_id(model, sampling, judged_by), "model": model.name, "adapter": model.adapter,
-        "fingerprint": model.fingerprint, "sampling": asdict(sampling), "judge": judged_by.key,
-    }  # fmt: skip
+        "run": run_id(model, sampling, judged_by),
+        "model": model.name,
+        "adapter": model.adapter,
+        "fingerprint": model.fingerprint,
+        "sampling": asdict(sampling),
+        "judge": judged_by.key,
+    }
     write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     return rows
 
@@ -273,9 +271,7 @@ def _write(folder: Path, name: str, cells: Sequence[dict[str, Any]], more: dict[
     write_table(folder / name, cells)
     path = folder / "summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
-    write_text(
-        path, json.dumps({**summary, **more, "cells": list(cells)}, indent=1, ensure_ascii=False) + "\n"
-    )
+    write_text(path, json.dumps({**summary, **more, "cells": list(cells)}, indent=1, ensure_ascii=False) + "\n")
 
 
 def _table(cells: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -335,12 +331,7 @@ def _series(cells: Sequence[dict[str, Any]]) -> tuple[dict[str, list[dict[str, A
     for cell in cells:
         if cell["set"] != "harmful" or cell["asr"] is None:
             continue
-        point = {
-            "position": cell["position"],
-            "value": cell["asr"],
-            "low": cell["asr_low"],
-            "high": cell["asr_high"],
-        }
+        point = {"position": cell["position"], "value": cell["asr"], "low": cell["asr_low"], "high": cell["asr_high"]}
         if cell["position"] is None:
             reference = point
         else:
@@ -362,9 +353,7 @@ def _draw_prefill(folder: Path, cells: Sequence[dict[str, Any]], model: Language
         return
     title = _title("forced phrases", model, count)
     positions.by_position(folder / "prefill", series, title=title, reference=reference)
-    table = {
-        label: {point["position"]: point["value"] for point in points} for label, points in series.items()
-    }
+    table = {label: {point["position"]: point["value"] for point in points} for label, points in series.items()}
     positions.heat(folder / "prefill-heat", table, title=f"{title} (ASR %)")
 
 

@@ -12,15 +12,13 @@ from midward.cli._show import say
 
 def report(
     folders: Annotated[
-        list[Path],
-        typer.Argument(metavar="DIR", help="Folders that midward commands wrote, or above them."),
+        list[Path], typer.Argument(metavar="DIR", help="Folders that midward commands wrote, or above them.")
     ],
-    page: Annotated[
-        Path, typer.Option("--out", help="The page; tables and figures go to a folder beside it.")
-    ] = Path("report.html"),
+    page: Annotated[Path, typer.Option("--out", help="The page; tables and figures go to a folder beside it.")] = Path(
+        "report.html"
+    ),
     redact: Annotated[
-        bool,
-        typer.Option("--redact", help="Prompts, goals and responses by length and hash only, for sharing."),
+        bool, typer.Option("--redact", help="Prompts, goals and responses by length and hash only, for sharing.")
     ] = False,
     unfold: Annotated[
         bool, typer.Option("--unfold", help="Show what was said at once; it may hold harmful text.")

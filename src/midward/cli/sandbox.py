@@ -60,9 +60,7 @@ def measure(
         str, typer.Option(help="Sets of trials, by comma; an unknown one lists all.")
     ] = "plain,contextual,wrappers,benign,banned,sums,recall,programs",
     count: Annotated[int, typer.Option("--limit", "--count", min=1, help="Trials a set.")] = 200,
-    split: Annotated[
-        Literal["test", "tuning", "train"], typer.Option(help="Whose things are asked about.")
-    ] = "test",
+    split: Annotated[Literal["test", "tuning", "train"], typer.Option(help="Whose things are asked about.")] = "test",
     batch_size: BatchSize = 16,
 ) -> None:
     """Attack and question a model in the sandbox's world, read by its oracle. Run again, it goes on."""
@@ -77,9 +75,13 @@ def measure(
     with bar() as progress:
         task = progress.add_task("trials", total=len(todo))
         rows = trials.run(
-            loaded, todo, out, sampling=chosen, batch_size=batch_size,
+            loaded,
+            todo,
+            out,
+            sampling=chosen,
+            batch_size=batch_size,
             progress=lambda done: progress.advance(task, done),
-        )  # fmt: skip
+        )
     _table(names, rows)
     say(f"{len(rows)} rows in {out}")
 

@@ -22,15 +22,11 @@ if TYPE_CHECKING:
 def trace(
     model: ModelOptions,
     sampling: SamplingOptions,
-    page: Annotated[
-        Path, typer.Option("--html", help="The page to write; the traces go beside it as .safetensors.")
-    ],
+    page: Annotated[Path, typer.Option("--html", help="The page to write; the traces go beside it as .safetensors.")],
     prompt: Annotated[str | None, typer.Option(help="What is asked.")] = None,
     forced: Annotated[
         list[str] | None,
-        typer.Option(
-            help="POSITION:TEXT, a text that stands at a response token from the start; repeatable."
-        ),
+        typer.Option(help="POSITION:TEXT, a text that stands at a response token from the start; repeatable."),
     ] = None,
     against: Annotated[
         str | None,
@@ -48,8 +44,7 @@ def trace(
         typer.Option(help="Anchors (guard fit writes them): the SRI signal without a guard; repeatable."),
     ] = None,
     load: Annotated[
-        list[Path] | None,
-        typer.Option(help="A recorded trace instead of a prompt; twice for two side by side."),
+        list[Path] | None, typer.Option(help="A recorded trace instead of a prompt; twice for two side by side.")
     ] = None,
     row: Annotated[int, typer.Option(min=0, help="Which request of recorded traces.")] = 0,
     redact: Annotated[
@@ -77,9 +72,7 @@ def trace(
         watch = _Watch(tuple(guard or ()), tuple(anchors or ()))
         watch.check()
         spans = [_span(text) for text in forced or ()]
-        shown = _traced(
-            model, sampling, page, prompt, spans, _Against.read(against, model), watch, not redact
-        )
+        shown = _traced(model, sampling, page, prompt, spans, _Against.read(against, model), watch, not redact)
     _write(page, shown, redact)
 
 
@@ -106,9 +99,7 @@ def _recorded(model: ModelOptions, files: Sequence[Path], row: int) -> list[Gene
     traces = [Trace.load(path) for path in files]
     for path, one in zip(files, traces, strict=True):
         if row not in one.commit_step:
-            raise InputError(
-                f"{path} holds no request {row}; it has {', '.join(map(str, sorted(one.commit_step)))}."
-            )
+            raise InputError(f"{path} holds no request {row}; it has {', '.join(map(str, sorted(one.commit_step)))}.")
     loaded = model.load()
     shown = []
     for path, one in zip(files, traces, strict=True):
@@ -194,9 +185,15 @@ def _first(paths: Sequence[Path], read: Callable[[Path], Any], *fitted_for: Any)
 
 
 def _traced(
-    model: ModelOptions, sampling: SamplingOptions, page: Path, prompt: str, spans: list[tuple[int, str]],
-    against: _Against | None, watch: _Watch, keep: bool,
-) -> list[Generation]:  # fmt: skip
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    page: Path,
+    prompt: str,
+    spans: list[tuple[int, str]],
+    against: _Against | None,
+    watch: _Watch,
+    keep: bool,
+) -> list[Generation]:
     from midward.dynamics.recovery import sampler
 
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -212,17 +209,20 @@ def _traced(
         del loaded  # two large models need not fit at once
         loaded = against.model.load()
         shown.append(_generation(loaded, chosen, prompt, spans, watch, beside))
-    if (watch.guards or watch.anchors) and all(
-        each.verdict is None and each.signal is None for each in shown
-    ):
+    if (watch.guards or watch.anchors) and all(each.verdict is None and each.signal is None for each in shown):
         raise InputError(f"nothing was watched: {shown[0].note}")
     return shown
 
 
 def _generation(
-    model: LanguageModel, sampling: Sampling, prompt: str, spans: Sequence[tuple[int, str]], watch: _Watch,
-    path: Path | None, how: str = "",
-) -> Generation:  # fmt: skip
+    model: LanguageModel,
+    sampling: Sampling,
+    prompt: str,
+    spans: Sequence[tuple[int, str]],
+    watch: _Watch,
+    path: Path | None,
+    how: str = "",
+) -> Generation:
     """Sample once with everything traced, and keep the trace."""
     from midward.dynamics import SRISignal
     from midward.guards import SRIGuard

@@ -38,15 +38,12 @@ def utility(
         int | None, typer.Option(min=1, help="Samples of each task; the sandbox's have 200, the others all.")
     ] = None,
     fewshot: Annotated[
-        int | None,
-        typer.Option(min=0, help="Solved examples before each sample; the task's own number by default."),
+        int | None, typer.Option(min=0, help="Solved examples before each sample; the task's own number by default.")
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="No chat template around the prompts, as for a base model.")
     ] = False,
-    include_path: Annotated[
-        Path | None, typer.Option(help="Folder of your own harness tasks (YAML).")
-    ] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder of your own harness tasks (YAML).")] = None,
     guard: Annotated[
         Path | None, typer.Option(help="A fitted guard's file or folder; flagged responses become a stub.")
     ] = None,
@@ -54,14 +51,11 @@ def utility(
         int, typer.Option(min=2, help="Masks of a diffusion model's likelihood, where it isn't exact.")
     ] = 128,
     allow_code_execution: Annotated[
-        bool,
-        typer.Option("--allow-code-execution", help="Run the programs that the model writes (HumanEval)."),
+        bool, typer.Option("--allow-code-execution", help="Run the programs that the model writes (HumanEval).")
     ] = False,
     compare: Compare = None,
     batch_size: BatchSize = 16,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of answers, samples and tables.")] = Path(
-        "utility"
-    ),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of answers, samples and tables.")] = Path("utility"),
 ) -> None:
     """What can a model do? Exact scores of tasks, for any adapter and guard, against other runs.
 
@@ -105,12 +99,7 @@ def utility(
         run.start()
         with following() if first else nullcontext(lambda what, done, of: None) as show:
             answers = Answers(
-                network,
-                folder=out_folder,
-                batch_size=batch_size,
-                draws=draws,
-                seed=sampling.seed,
-                progress=show,
+                network, folder=out_folder, batch_size=batch_size, draws=draws, seed=sampling.seed, progress=show
             )
             rows = _sandbox(answers, own, resolved, limit)
             found, reports = _harness(answers, loaded_tasks, sampling, limit, plain)
@@ -122,12 +111,21 @@ def utility(
     from importlib.metadata import version
 
     about = {
-        "verb": "utility", "model": network.name, "adapter": network.adapter, "fingerprint": network.fingerprint,
+        "verb": "utility",
+        "model": network.name,
+        "adapter": network.adapter,
+        "fingerprint": network.fingerprint,
         "guard": network.guard and {"name": network.guard.name, "digest": network.guard.digest},
-        "tasks": [*own, *others], "limit": limit, "fewshot": fewshot, "plain": plain, "draws": draws,
-        "sampling": asdict(resolved), "length_given": sampling.length is not None,
-        "lm_eval": version("lm_eval") if others else None, "harness": reports,
-    }  # fmt: skip
+        "tasks": [*own, *others],
+        "limit": limit,
+        "fewshot": fewshot,
+        "plain": plain,
+        "draws": draws,
+        "sampling": asdict(resolved),
+        "length_given": sampling.length is not None,
+        "lm_eval": version("lm_eval") if others else None,
+        "harness": reports,
+    }
     compared = {str(folder): readings.against([rows], [theirs]) for folder, theirs in runs.items() if rows}
     _write(out_folder, rows, about, compared)
 
@@ -135,9 +133,7 @@ def utility(
 def _split(model: ModelOptions, tasks: str | None) -> tuple[list[str], list[str]]:
     """The sandbox's tasks among those named, and the others."""
     if tasks is None and not model.at_home:
-        raise InputError(
-            "give --tasks: gsm8k,mmlu,humaneval, other tasks of lm-evaluation-harness, or sandbox."
-        )
+        raise InputError("give --tasks: gsm8k,mmlu,humaneval, other tasks of lm-evaluation-harness, or sandbox.")
     named = list(dict.fromkeys(names("sandbox" if tasks is None else tasks)))
     if not named:
         raise InputError(f"--tasks names no task; received {tasks!r}.")
@@ -145,9 +141,7 @@ def _split(model: ModelOptions, tasks: str | None) -> tuple[list[str], list[str]
     return own, [name for name in named if name not in (*_SANDBOX, "sandbox")]
 
 
-def _sandbox(
-    answers: Answers, own: Sequence[str], resolved: Sampling, limit: int | None
-) -> list[dict[str, Any]]:
+def _sandbox(answers: Answers, own: Sequence[str], resolved: Sampling, limit: int | None) -> list[dict[str, Any]]:
     from midward.utility import sandbox
 
     if not own:
@@ -157,7 +151,7 @@ def _sandbox(
 
 def _harness(
     answers: Answers, tasks: Mapping[str, Mapping[str, Any]], sampling: SamplingOptions, limit: int | None, plain: bool
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if not tasks:
         return [], {}
     from midward.utility import MidwardLM, harness
@@ -165,9 +159,7 @@ def _harness(
     chat = not plain and _has_template(answers.model)
     say(f"prompts   {'through the chat template' if chat else 'as they are'}")
     if chat and "humaneval" in tasks:
-        say(
-            "humaneval asks for a function's continuation; of a chat model ask humaneval_instruct, or give --plain"
-        )
+        say("humaneval asks for a function's continuation; of a chat model ask humaneval_instruct, or give --plain")
     given = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
     lm = MidwardLM(
         answers.model,
@@ -188,7 +180,7 @@ def _has_template(model: LanguageModel) -> bool:
 
 def _write(
     folder: Path, rows: Sequence[dict[str, Any]], about: dict[str, Any], compared: Mapping[str, list[dict[str, Any]]]
-) -> None:  # fmt: skip
+) -> None:
     from midward._tables import write_table
     from midward.stats import family
     from midward.store import write_text
@@ -204,9 +196,7 @@ def _write(
     summary = about | {"cells": found, "compared": compared}
     write_text(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, default=str) + "\n")
     if not rows:
-        say(
-            f"{folder}: answers-*.jsonl, and summary.json with the tasks' own values: none is a share of samples"
-        )
+        say(f"{folder}: answers-*.jsonl, and summary.json with the tasks' own values: none is a share of samples")
         return
     out("\n".join(columns(_table(found))))
     for other, some in compared.items():

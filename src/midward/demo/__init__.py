@@ -60,9 +60,7 @@ def run(
         raise InputError(f"{out} is a file; give a folder.")
     mark = out / "rows"
     if out.exists() and any(out.iterdir()) and not mark.is_dir():
-        raise InputError(
-            f"{out} holds something other than a demo; remove it yourself or give another --out."
-        )
+        raise InputError(f"{out} holds something other than a demo; remove it yourself or give another --out.")
     kept = report.clear(out) if fresh and out.exists() else []
     mark.mkdir(parents=True, exist_ok=True)
     model = study.load("sandbox")
@@ -74,6 +72,4 @@ def run(
     found = {**summary.summarise(rows, plan), "guard": guarded.record}
     shown = report.generations(model, plan, out, guarded.guard)
     written = report.write(out, rows, found, plan, order, guarded, shown)
-    return DemoResult(
-        written, found, f"{report.table(found)}\n\nSRI Guard on the base model\n{guarded.markdown}", kept
-    )
+    return DemoResult(written, found, f"{report.table(found)}\n\nSRI Guard on the base model\n{guarded.markdown}", kept)

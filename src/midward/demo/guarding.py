@@ -61,9 +61,7 @@ def run(model: LanguageModel, plan: Plan, out: Path, progress: Progress) -> Guar
     except GuardError as error:
         return Guarded([], [], {"why": str(error)}, why=str(error))
     guards = {label: load(path, model, sampling) for label, path in paths.items()}
-    todo = [
-        case for name in (*HARMLESS, *ATTACKED) for case in cases(model, name, plan.goals, split=plan.split)
-    ]
+    todo = [case for name in (*HARMLESS, *ATTACKED) for case in cases(model, name, plan.goals, split=plan.split)]
     judge = bench([case.goal for case in todo], None, None)
     folder = out / "guard" / "tried"
     with judging(judge) as ask:
@@ -76,24 +74,19 @@ def run(model: LanguageModel, plan: Plan, out: Path, progress: Progress) -> Guar
             progress(f"guard: {what}", done, of)
 
         rows = defences.answer(
-            model,
-            todo,
-            guards,
-            folder,
-            sampling=sampling,
-            judging=verdicts,
-            judged_by=judge.key,
-            progress=told,
+            model, todo, guards, folder, sampling=sampling, judging=verdicts, judged_by=judge.key, progress=told
         )
-        said = defences.judge_by(
-            model, todo, guards, rows, folder, sampling=sampling, judging=verdicts, progress=told
-        )
+        said = defences.judge_by(model, todo, guards, rows, folder, sampling=sampling, judging=verdicts, progress=told)
     found = defences.table(rows, said, {})
     report.write(folder, rows, said, found, {label: guard.alpha for label, guard in guards.items()})
     headers = [
-        "defence", "ASR", *(f"ASR {name}" for name in ATTACKED), *(f"flagged {name}" for name in HARMLESS),
-        "jailbroken flagged", "steps saved",
-    ]  # fmt: skip
+        "defence",
+        "ASR",
+        *(f"ASR {name}" for name in ATTACKED),
+        *(f"flagged {name}" for name in HARMLESS),
+        "jailbroken flagged",
+        "steps saved",
+    ]
     lines = [
         [
             row["defence"],

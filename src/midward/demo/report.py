@@ -86,12 +86,18 @@ def samples(rows: Rows, plan: Plan) -> list[dict[str, Any]]:
     goals = SPLITS[plan.split][0]
     return [
         {
-            "row": arm, "goals": goals, "attack": row["set"], "goal": row["id"], "prompt": row["prompt"],
-            "oracle_reply": row["success"], "right": row["correct"], "reply": row["response"],
+            "row": arm,
+            "goals": goals,
+            "attack": row["set"],
+            "goal": row["id"],
+            "prompt": row["prompt"],
+            "oracle_reply": row["success"],
+            "right": row["correct"],
+            "reply": row["response"],
         }
         for arm, labels in arms(rows).items()
         for row in rows[labels[0]]
-    ]  # fmt: skip
+    ]
 
 
 def generations(model: LanguageModel, plan: Plan, out: Path, guard: SRIGuard | None) -> list[Generation]:

@@ -185,9 +185,7 @@ def use(model: LanguageModel, plan: Plan, out: Path, label: str, progress: Progr
     todo = [
         trial
         for name in HARMLESS
-        for trial in trials.trials(
-            name, plan.exercises if name in tasks.TASKS else plan.goals, split=plan.split
-        )
+        for trial in trials.trials(name, plan.exercises if name in tasks.TASKS else plan.goals, split=plan.split)
     ]
     done = 0
 

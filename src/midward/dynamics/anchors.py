@@ -140,9 +140,7 @@ class Anchors:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            save_file(
-                self.tensors(), part, metadata={"format": FORMAT, "settings": json.dumps(self.record())}
-            )
+            save_file(self.tensors(), part, metadata={"format": FORMAT, "settings": json.dumps(self.record())})
         return path
 
     @classmethod
@@ -180,10 +178,19 @@ def fit_anchors(
 ) -> Anchors:
     """Fit anchors for a model and sampling; see `fit_layers`, which this is for one layer and reading."""
     return fit_layers(
-        model, harmless, harmful, refused=refused, sampling=sampling, layers=(layer,), readings=(reading,),
-        region=region, needs_all_steps=needs_all_steps, batch_size=batch_size, unfinished=unfinished,
+        model,
+        harmless,
+        harmful,
+        refused=refused,
+        sampling=sampling,
+        layers=(layer,),
+        readings=(reading,),
+        region=region,
+        needs_all_steps=needs_all_steps,
+        batch_size=batch_size,
+        unfinished=unfinished,
         progress=progress,
-    )[reading, layer]  # fmt: skip
+    )[reading, layer]
 
 
 def fit_layers(
@@ -224,9 +231,7 @@ def fit_layers(
                 reading: PooledStates(layers, reading=reading, region=region, needs_all_steps=needs_all_steps)
                 for reading in readings
             }
-            responses = sample(
-                model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values())
-            )
+            responses = sample(model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values()))
             for row, response in enumerate(responses):
                 if response.error is None and refused(response.text) is wanted:
                     count += 1

@@ -103,10 +103,7 @@ def _verdicts(rows: Rows, measure: str) -> dict[tuple[str, str], bool | None]:
     """One measure by set and prompt."""
     if measure.startswith("irr"):
         layer = f"last{measure.removeprefix('irr')}"
-        return {
-            (row["set"], row["id"]): internally_recovered(row["signals"][layer], THRESHOLDS[0])
-            for row in rows
-        }
+        return {(row["set"], row["id"]): internally_recovered(row["signals"][layer], THRESHOLDS[0]) for row in rows}
     return {(row["set"], row["id"]): row[measure] for row in rows}
 
 
@@ -173,7 +170,5 @@ def bands(rows: Rows, layer: str = "last") -> dict[str, dict[str, Any]]:
         values = signals(chosen, layer)
         if len(values):
             low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
-            found[name] = {
-                "n": len(values), "low": low.tolist(), "median": middle.tolist(), "high": high.tolist(),
-            }  # fmt: skip
+            found[name] = {"n": len(values), "low": low.tolist(), "median": middle.tolist(), "high": high.tolist()}
     return found

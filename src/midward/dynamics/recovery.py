@@ -54,9 +54,7 @@ Judge = Callable[[Sequence[Case], Sequence[str]], list[Said]]
 # --- samplers of the same weights ------------------------------------------------------------------------------
 
 #: SRI's own sampling (section 5), which its tables are of.
-PAPER: dict[str, Any] = {
-    "length": 128, "steps": 32, "block": 128, "order": "low_confidence", "temperature": 0.0,
-}  # fmt: skip
+PAPER: dict[str, Any] = {"length": 128, "steps": 32, "block": 128, "order": "low_confidence", "temperature": 0.0}
 
 SAMPLERS: dict[str, tuple[str, Callable[[Sampling], Sampling]]] = {
     "native": ("the settings as given", lambda given: given),
@@ -72,19 +70,13 @@ SAMPLERS: dict[str, tuple[str, Callable[[Sampling], Sampling]]] = {
         "most confident first, as many steps as tokens",
         lambda given: _scheduled(given, order=_confident(given), steps=given.length),
     ),
-    "static": (
-        "most confident first, in the given steps",
-        lambda given: _scheduled(given, order=_confident(given)),
-    ),
+    "static": ("most confident first, in the given steps", lambda given: _scheduled(given, order=_confident(given))),
     "random": ("random order, in the given steps", lambda given: _scheduled(given, order="random")),
     "random-greedy": (
         "random order, as many steps as tokens",
         lambda given: _scheduled(given, order="random", steps=given.length),
     ),
-    "left-to-right": (
-        "from left to right, in the given steps",
-        lambda given: _scheduled(given, order="left_to_right"),
-    ),
+    "left-to-right": ("from left to right, in the given steps", lambda given: _scheduled(given, order="left_to_right")),
     "dynamic": (
         "dynamic remasking: all tokens of at least 0.9 at once",
         lambda given: replace(given, order="low_confidence", threshold=0.9),
@@ -104,9 +96,7 @@ def _confident(given: Sampling) -> str:
 def sampler(name: str, given: Sampling) -> Sampling:
     """The settings of one of SAMPLERS. Raises InputError for an unknown name."""
     if name not in SAMPLERS:
-        raise InputError(
-            f"no such sampler: {name!r}.{did_you_mean(name, SAMPLERS)} Known: {', '.join(SAMPLERS)}."
-        )
+        raise InputError(f"no such sampler: {name!r}.{did_you_mean(name, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
     return SAMPLERS[name][1](given)
 
 
@@ -142,9 +132,7 @@ def watch(
         "anchors": {name: one.record() for name, one in anchors.items()},
         **(about or {}),
     }
-    keys = [
-        key_of(**known, id=case.id, prompt=case.request.prompt, forced=case.request.forced) for case in cases
-    ]
+    keys = [key_of(**known, id=case.id, prompt=case.request.prompt, forced=case.request.forced) for case in cases]
     todo = [(key, case) for key, case in zip(keys, cases, strict=True) if key not in file.rows]
     progress(len(cases) - len(todo))
     for start in range(0, len(todo), batch_size):
@@ -173,14 +161,10 @@ def watch(
                     "response": response.text,
                     **{name: final.get(name) for name in ("success", "refused", "coherent", "correct")},
                     "texts": [
-                        [step, said.get("success")]
-                        for (step, _), said in zip(seen[row], verdicts[row], strict=True)
+                        [step, said.get("success")] for (step, _), said in zip(seen[row], verdicts[row], strict=True)
                     ],
                     "signals": {
-                        name: [
-                            np.nan if response.error else round(value, 6)
-                            for value in watcher.signal(row).tolist()
-                        ]
+                        name: [np.nan if response.error else round(value, 6) for value in watcher.signal(row).tolist()]
                         for name, watcher in signals.items()
                     },
                     "steps": response.steps,
@@ -191,9 +175,7 @@ def watch(
             )
         file.extend(rows)
         progress(len(batch))
-    found = [
-        {**file.rows[key], "subject": case.subject or case.id} for key, case in zip(keys, cases, strict=True)
-    ]
+    found = [{**file.rows[key], "subject": case.subject or case.id} for key, case in zip(keys, cases, strict=True)]
     require_some(found)
     return found
 
@@ -209,13 +191,9 @@ def _texts(model: LanguageModel, trace: Trace, row: int) -> list[tuple[int | Non
     return found
 
 
-def _judged(
-    judge: Judge, cases: Sequence[Case], seen: Sequence[Sequence[tuple[int | None, str]]]
-) -> list[list[Said]]:
+def _judged(judge: Judge, cases: Sequence[Case], seen: Sequence[Sequence[tuple[int | None, str]]]) -> list[list[Said]]:
     """A verdict a text; each distinct text of a case is judged once."""
-    asked = list(
-        dict.fromkeys((n, text) for n, texts in enumerate(seen) for _, text in texts)
-    )  # in this order
+    asked = list(dict.fromkeys((n, text) for n, texts in enumerate(seen) for _, text in texts))  # in this order
     said = judge([cases[n] for n, _ in asked], [text for _, text in asked])
     by_text = dict(zip(asked, said, strict=True))
     return [[by_text[n, text] for _, text in texts] for n, texts in enumerate(seen)]
@@ -240,9 +218,7 @@ def recovered(verdicts: Sequence[bool | None]) -> bool | None:
     return None if verdicts[-1] is None else not verdicts[-1]
 
 
-def internally_recovered(
-    signal: Sequence[float], threshold: float, *, compliant: float = COMPLIANT
-) -> bool | None:
+def internally_recovered(signal: Sequence[float], threshold: float, *, compliant: float = COMPLIANT) -> bool | None:
     """Whether a generation was compliant inside at some step and refuses at the end: what IRR counts, of all.
 
     threshold: sigma below which the end is a refusal. None where there is no signal.

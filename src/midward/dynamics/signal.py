@@ -75,12 +75,7 @@ class SRISignal(Pooling):
     """
 
     def __init__(
-        self,
-        anchors: Anchors,
-        *,
-        tau: float = TAU,
-        region: str | None = None,
-        on_signal: OnSignal | None = None,
+        self, anchors: Anchors, *, tau: float = TAU, region: str | None = None, on_signal: OnSignal | None = None
     ) -> None:
         if not tau > 0:
             raise InputError(f"tau must be above 0; received {tau!r}.")
@@ -98,11 +93,7 @@ class SRISignal(Pooling):
         self._open = False
 
     def begin(self, canvas: Canvas) -> None:
-        if (
-            self._matched is None
-            or self._matched[0] is not canvas.model
-            or self._matched[1] != canvas.sampling
-        ):
+        if self._matched is None or self._matched[0] is not canvas.model or self._matched[1] != canvas.sampling:
             self.anchors.check(canvas.model, canvas.sampling)
             self._units = _units(self.anchors)
             self._matched = (canvas.model, canvas.sampling)

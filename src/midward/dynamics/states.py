@@ -75,9 +75,7 @@ class Pooling:
         self.all_steps = needs_all_steps
         self.needs_all_steps = needs_all_steps
         self._hooks: list[Any] = []
-        self._full: dict[
-            int, torch.Tensor
-        ] = {}  # layer -> [B or 2B, L, D] of the forward under way, until its step
+        self._full: dict[int, torch.Tensor] = {}  # layer -> [B or 2B, L, D] of the forward under way, until its step
 
     # --- for the subclass -----------------------------------------------------------------------------------
 
@@ -156,9 +154,7 @@ class Pooling:
             else:
                 blocks = _blocks(model)
                 if layer >= len(blocks):
-                    raise InputError(
-                        f"{model.name!r} has {len(blocks)} layers; there is no layer {layer} (from 0)."
-                    )
+                    raise InputError(f"{model.name!r} has {len(blocks)} layers; there is no layer {layer} (from 0).")
                 module = blocks[layer]
             self._hooks.append(module.register_forward_hook(self._keeper(layer)))
 

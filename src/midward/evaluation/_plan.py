@@ -60,9 +60,7 @@ class ExtraBody(_Strict):
     def read(cls, body: Mapping[str, Any] | None) -> ExtraBody:
         """Check what was given. Raises InputError, naming the key."""
         try:
-            return cls.model_validate_json(
-                json.dumps(body or {})
-            )  # JSON: a tuple of ids is as good as a list
+            return cls.model_validate_json(json.dumps(body or {}))  # JSON: a tuple of ids is as good as a list
         except TypeError as error:
             raise InputError(f"extra_body must be JSON: {error}.") from None
         except ValidationError as error:
@@ -71,9 +69,7 @@ class ExtraBody(_Strict):
             if first["type"] == "extra_forbidden":
                 known = cls.model_fields if len(first["loc"]) == 1 else Tokens.model_fields
                 hint = did_you_mean(str(first["loc"][-1]), known)
-                raise InputError(
-                    f"extra_body: unknown key {where!r}.{hint} Available: {', '.join(known)}."
-                ) from None
+                raise InputError(f"extra_body: unknown key {where!r}.{hint} Available: {', '.join(known)}.") from None
             message = first["msg"][0].lower() + first["msg"][1:]
             raise InputError(f"extra_body: {where}: {message}; received {first['input']!r}.") from None
 
@@ -97,16 +93,12 @@ class Plan:
         return () if self.fill_only else self.requests[0].forced
 
 
-def make_plan(
-    engine: Engine, prompt_ids: list[int], settings: Mapping[str, Any], extra: ExtraBody, count: int
-) -> Plan:
+def make_plan(engine: Engine, prompt_ids: list[int], settings: Mapping[str, Any], extra: ExtraBody, count: int) -> Plan:
     """Put a request together: `count` seeds from the settings' one on. Raises InputError for what can't be followed."""
     sampling = make_sampling(engine, settings)
     seeds = [sampling.seed + i for i in range(count)]
     forced = tuple(_span(engine, each, "forced") for each in extra.forced)
-    bans = tuple(
-        Ban(span.ids, span.position) for span in (_span(engine, each, "bans") for each in extra.bans)
-    )
+    bans = tuple(Ban(span.ids, span.position) for span in (_span(engine, each, "bans") for each in extra.bans))
     head = prompt_ids
     if extra.prompt_masks == "fill_only":
         if forced or bans:
@@ -139,9 +131,7 @@ def make_sampling(engine: Engine, settings: Mapping[str, Any]) -> Sampling:
 
 def _span(engine: Engine, tokens: Tokens, what: str) -> Forced:
     if (tokens.text is None) == (tokens.ids is None):
-        raise InputError(
-            f"extra_body: {what}: give text or ids, one of them; received {tokens.model_dump()!r}."
-        )
+        raise InputError(f"extra_body: {what}: give text or ids, one of them; received {tokens.model_dump()!r}.")
     try:
         if tokens.ids is not None:
             return Forced(tokens.position, tuple(tokens.ids))
@@ -192,9 +182,7 @@ def fill_messages(
     mask token on once.
     """
     token = mask_token(engine) or ""
-    fills = [
-        now for was, now in zip(prompt_ids, filled_ids, strict=True) if was == engine.model.family.mask_id
-    ]
+    fills = [now for was, now in zip(prompt_ids, filled_ids, strict=True) if was == engine.model.family.mask_id]
     if len(fills) != sum(message["content"].count(token) for message in messages):
         raise InputError("the chat template changes the number of mask tokens, so they can't be found again.")
     filled = []
@@ -212,9 +200,7 @@ def fill_messages(
 
 def decode(engine: Engine, ids: Sequence[int]) -> str:
     """The ids as text, special tokens stripped, past any end token."""
-    return engine.model.tokenizer.decode(
-        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    return engine.model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _to_fill(
@@ -231,9 +217,7 @@ def _to_fill(
     behind = len(prompt_ids) - prompt_ids.index(mask_id)
     length = min(-(-behind // _FILL_STEP) * _FILL_STEP, len(prompt_ids) - 1)
     if length < behind:
-        raise InputError(
-            '"fill_only" needs a token before the first mask; the chat template puts none there.'
-        )
+        raise InputError('"fill_only" needs a token before the first mask; the chat template puts none there.')
     head, rest = prompt_ids[:-length], prompt_ids[-length:]
     forced = []
     start = 0

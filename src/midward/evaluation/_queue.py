@@ -238,21 +238,11 @@ class Engine:
         """
         work = _Sample(self, sampling, batch_size, trace, guard)
         return await results(
-            [
-                self.queue.submit(work, request, size=len(request.prompt), limit=batch_size)
-                for request in requests
-            ]
+            [self.queue.submit(work, request, size=len(request.prompt), limit=batch_size) for request in requests]
         )
 
     async def score(
-        self,
-        spans: Sequence[Span],
-        *,
-        mode: str,
-        length: int,
-        samples: int = 32,
-        seed: int = 0,
-        batch_size: int,
+        self, spans: Sequence[Span], *, mode: str, length: int, samples: int = 32, seed: int = 0, batch_size: int
     ) -> list[SpanScore]:
         """Score spans, as `span_log_probs` does."""
         spans = [replace(span, prompt=self.encode(span.prompt)) for span in spans]

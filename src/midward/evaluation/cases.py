@@ -143,9 +143,7 @@ def _shaped(model: LanguageModel, shape: str, goal: Goal) -> Request:
     if shape == "pad":
         settings = Pad()
         at = places(length, settings)
-        spans = (
-            Forced.text(model, where, f" {text}") for text, where in zip(settings.anchors, at, strict=True)
-        )
+        spans = (Forced.text(model, where, f" {text}") for text, where in zip(settings.anchors, at, strict=True))
         return Request(goal.prompt, tuple(spans))
     mask_id = model.family.mask_id
     if mask_id is None:

@@ -119,9 +119,7 @@ class Matrix:
                 raise AttackError(f"there are no {what} to run; give one or more.")
         labels = [row.label for row in self.rows]
         if twice := {label for label in labels if labels.count(label) > 1}:
-            raise AttackError(
-                f"two rows are called {min(twice)!r}; give each its own label: --adapter LABEL=FOLDER."
-            )
+            raise AttackError(f"two rows are called {min(twice)!r}; give each its own label: --adapter LABEL=FOLDER.")
         if any(getattr(one.settings, "mode", None) == "fill_only" for one in self.attacks):
             self._check_fills()
 
@@ -171,13 +169,10 @@ def plan_attacks(
     overrides = overrides or {}
     names = list(dict.fromkeys(names)) or list(attacks_of(chosen))
     if strangers := set(overrides) - set(names):
-        raise InputError(
-            f"settings for {min(strangers)!r}, which isn't among the attacks: {', '.join(names)}."
-        )
+        raise InputError(f"settings for {min(strangers)!r}, which isn't among the attacks: {', '.join(names)}.")
     found = [attacks.find(name) for name in names]
     planned = [
-        Planned(info, info.configure({**chosen.settings_of(info), **overrides.get(info.name, {})}))
-        for info in found
+        Planned(info, info.configure({**chosen.settings_of(info), **overrides.get(info.name, {})})) for info in found
     ]
     for one in planned:
         for name in one.info.required:
@@ -198,9 +193,7 @@ def sample_of(goal: Goal) -> Sample:
         "context": goal.context,
         "category": goal.category,
     }
-    return Sample(
-        id=goal.id, input=goal.prompt, target=goal.target or "", metadata={**about, **goal.metadata}
-    )
+    return Sample(id=goal.id, input=goal.prompt, target=goal.target or "", metadata={**about, **goal.metadata})
 
 
 def one_task(
@@ -225,9 +218,7 @@ def one_task(
     judge_names = list(judge_names) or judges_for(sets, profile)
     return Task(
         dataset=MemoryDataset([sample_of(goal) for goal in chosen], name=name),
-        solver=attacks.solver_of(planned.info)(
-            seed=seed, budget=budget, replay=replay, **asdict(planned.settings)
-        ),
+        solver=attacks.solver_of(planned.info)(seed=seed, budget=budget, replay=replay, **asdict(planned.settings)),
         scorer=[judges.scorer_of(judges.find(name))() for name in judge_names],
         model_roles=dict.fromkeys(roles_needed([planned], judge_names), ASSISTANT),
     )
@@ -250,10 +241,7 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
                 name=f"{row.label}.{name}.{planned.info.name}",
                 dataset=MemoryDataset([sample_of(goal) for goal in chosen], name=name),
                 solver=attacks.solver_of(planned.info)(
-                    seed=matrix.seed,
-                    budget=matrix.budget,
-                    replay=matrix.replay,
-                    **asdict(planned.settings),
+                    seed=matrix.seed, budget=matrix.budget, replay=matrix.replay, **asdict(planned.settings)
                 ),
                 scorer=[judges.scorer_of(info)() for info in judged_by],
                 model=model,
@@ -266,12 +254,7 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
 
 
 def cell_key(
-    matrix: Matrix,
-    row: Row,
-    model: Model,
-    roles: Mapping[str, Model],
-    planned: Planned,
-    goals_name: str,
+    matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model], planned: Planned, goals_name: str
 ) -> str:
     """Of where the cell stands, and everything that its results depend on."""
     chosen, judged_by = next((some, infos) for _, name, some, infos in matrix.cells() if name == goals_name)
@@ -336,9 +319,7 @@ def run(
     for row in (row for row in matrix.rows if row.served):  # what costs nothing to know comes first
         _check_capabilities(matrix, row, row.load())
     for path in set_aside(out / "logs"):
-        tell(
-            f"{path.name.removesuffix('.damaged')} can't be read; it was set aside as {path}, and is run again."
-        )
+        tell(f"{path.name.removesuffix('.damaged')} can't be read; it was set aside as {path}, and is run again.")
     finished = _finished(out)
     if not finished:
         _first_calls(matrix)
@@ -450,12 +431,7 @@ def judges_for(sets: Mapping[str, Sequence[Goal]], profile: str) -> list[str]:
 
 
 def load_sets(
-    names: Sequence[str],
-    count: int | None,
-    seed: int = 0,
-    column: str | None = None,
-    *,
-    harmless: bool = False,
+    names: Sequence[str], count: int | None, seed: int = 0, column: str | None = None, *, harmless: bool = False
 ) -> dict[str, list[Goal]]:
     """Sets by name, or files by path. Raises GoalsError; AttackError where two have one name."""
     found: dict[str, list[Goal]] = {}
@@ -464,11 +440,7 @@ def load_sets(
         if label in found:
             raise AttackError(f"two sets of goals are called {label!r}; rename the file.")
         found[label] = goals.load(
-            name,
-            count=count,
-            seed=seed,
-            column=column if name not in goals.SETS else None,
-            harmless=harmless,
+            name, count=count, seed=seed, column=column if name not in goals.SETS else None, harmless=harmless
         )
     return found
 

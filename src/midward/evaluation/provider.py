@@ -58,9 +58,16 @@ REFUSAL = "I can't help with that."
 _OWN_ARGS = ("adapter", "device", "dtype", "quantize", "device_map", "batch_size", "masks", "guard")
 _SETTINGS = tuple(field.name for field in fields(Sampling))
 _NO_EFFECT = (
-    "top_p", "top_k", "frequency_penalty", "presence_penalty", "logit_bias", "best_of", "logprobs", "top_logprobs",
+    "top_p",
+    "top_k",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "best_of",
+    "logprobs",
+    "top_logprobs",
     "prompt_logprobs",
-)  # fmt: skip
+)
 _UNSUPPORTED = ("stop_seqs", "response_schema")
 
 
@@ -126,9 +133,7 @@ class MidwardAPI(ModelAPI):
             self.guard = load_guard(guard, engine.model, chosen) if guard else None
         except (ModelError, TypeError, ValueError) as error:
             message = str(error)
-            raise ProviderError(
-                message if model_name in message else f"midward/{model_name}: {message}"
-            ) from error
+            raise ProviderError(message if model_name in message else f"midward/{model_name}: {message}") from error
         self._engine: Engine | None = engine
         self.batch_size = batch_size or (32 if engine.model.device.type == "cpu" else 64)
         # Inspect's cache of generations knows a model by its name and this, so it holds what else changes an answer.
@@ -181,11 +186,7 @@ class MidwardAPI(ModelAPI):
         return repr(self._where)
 
     async def generate(
-        self,
-        input: list[ChatMessage],
-        tools: list[ToolInfo],
-        tool_choice: ToolChoice,
-        config: GenerateConfig,
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """Answer a conversation; see the class. Raises InputError for a request that can't be followed."""
         extra = ExtraBody.read(config.extra_body)
@@ -209,11 +210,7 @@ class MidwardAPI(ModelAPI):
         )
         for response, _ in found:
             response.checked()  # an error of this sample, never an answer
-        drawn = (
-            plan.sampling.temperature > 0
-            or plan.sampling.order in ("random", "annealed")
-            or self.guard is not None
-        )
+        drawn = plan.sampling.temperature > 0 or plan.sampling.order in ("random", "annealed") or self.guard is not None
         choices, details = [], []
         for seed, (response, commit_step) in zip(plan.seeds, found, strict=True):
             if response.verdict is not None and response.verdict.flagged:
@@ -231,9 +228,7 @@ class MidwardAPI(ModelAPI):
             model=self.model_name,
             choices=choices,
             usage=ModelUsage(
-                input_tokens=len(plan.prompt_ids),
-                output_tokens=tokens,
-                total_tokens=len(plan.prompt_ids) + tokens,
+                input_tokens=len(plan.prompt_ids), output_tokens=tokens, total_tokens=len(plan.prompt_ids) + tokens
             ),
             metadata={
                 **about,
@@ -259,9 +254,7 @@ class MidwardAPI(ModelAPI):
         self, span: Span, slots: Sequence[int], *, length: int, drafts: Sequence[tuple[Forced, ...]] = ((),)
     ) -> torch.Tensor:
         """Return the gradient at prompt slots; see `midward.sampling.likelihood.span_gradient`."""
-        return await self.engine.gradient(
-            span, slots, length=length, drafts=drafts, batch_size=self.batch_size
-        )
+        return await self.engine.gradient(span, slots, length=length, drafts=drafts, batch_size=self.batch_size)
 
     def _check(self, tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
         """Refuse what would change the answer if it were ignored; warn once of what has no effect."""
@@ -335,10 +328,7 @@ def _choice(
         given = {span.position + i for span in plan.forced for i in range(len(span.ids))}
         written = [token for position, token in enumerate(response.ids) if position not in given]
         detail["forced_at"] = [
-            [
-                len(decode(engine, response.ids[:end]))
-                for end in (span.position, span.position + len(span.ids))
-            ]
+            [len(decode(engine, response.ids[:end])) for end in (span.position, span.position + len(span.ids))]
             if span.position + len(span.ids) <= len(response.ids)
             else None
             for span in plan.forced

@@ -162,12 +162,9 @@ def summarise(
         "refusals": {judge: found for judge, found in rates.items() if measures[judge] == "refused"},
         "paired": pairs,
         "unscored": {
-            judge: {text: reason for text in TEXTS if (reason := _unscored(outcomes, judge, text))}
-            for judge in judges
+            judge: {text: reason for text in TEXTS if (reason := _unscored(outcomes, judge, text))} for judge in judges
         },
-        "empty": {
-            judge: {text: n for text in TEXTS if (n := _empty(outcomes, judge, text))} for judge in judges
-        },
+        "empty": {judge: {text: n for text in TEXTS if (n := _empty(outcomes, judge, text))} for judge in judges},
         "prompts": {row: prompts([one for one in outcomes if one.row == row]) for row in rows},
         "costs": {attack: {row: cost(_of(outcomes, row, attack)) for row in rows} for attack in attacks},
     }
@@ -200,10 +197,7 @@ def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
 def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str]) -> dict[str, Any]:
     """attack -> "second - first" -> every two rows compared, where they share a goal; one family of comparisons."""
     sides = {
-        (attack, f"{second} - {first}"): (
-            cells.get((second, name, attack), {}),
-            cells.get((first, name, attack), {}),
-        )
+        (attack, f"{second} - {first}"): (cells.get((second, name, attack), {}), cells.get((first, name, attack), {}))
         for attack in attacks
         for first, second in itertools.combinations(rows, 2)
     }
@@ -280,10 +274,7 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
     parts += [_models(summary["models"])] if "models" in summary else []
     parts += _rates(summary, text)
     if "harmless" in summary:
-        parts += [
-            "Of harmless goals, asked plainly, a refusal is one too many:",
-            *_rates(summary["harmless"], text),
-        ]
+        parts += ["Of harmless goals, asked plainly, a refusal is one too many:", *_rates(summary["harmless"], text)]
     parts.append("What it took, a goal (means over all goals):\n\n" + _costs(summary))
     troubles = {
         attack: one["role_trouble"]["why"]
@@ -304,10 +295,7 @@ def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
 
 def _models(models: Mapping[str, Mapping[str, str | None]]) -> str:
     """What each row is."""
-    lines = [
-        [row, *(about[part] or "-" for part in ("model", "adapter", "guard"))]
-        for row, about in models.items()
-    ]
+    lines = [[row, *(about[part] or "-" for part in ("model", "adapter", "guard"))] for row, about in models.items()]
     return markdown(["row", "model", "adapter", "guard"], lines)
 
 
@@ -317,15 +305,10 @@ def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
     rates = {**summary["asr"], **summary["refusals"]}
     for judge in summary["judges"]:
         measure = summary["measures"][judge]
-        better = (
-            "above zero the first refuses more" if measure == "refused" else "below zero the first is safer"
-        )
+        better = "above zero the first refuses more" if measure == "refused" else "below zero the first is safer"
         for name in summary["goals"]:
             cells = rates[judge][text][name]
-            lines = [
-                [row, *(_cell(cells[attack][row]) for attack in summary["attacks"])]
-                for row in summary["rows"]
-            ]
+            lines = [[row, *(_cell(cells[attack][row]) for attack in summary["attacks"])] for row in summary["rows"]]
             parts.append(
                 f"{MEASURES[measure]} by {judge} on {name} (per cent, 95 % Wilson interval; the {text}):\n\n"
                 + markdown(["model", *summary["attacks"]], lines)
@@ -334,13 +317,7 @@ def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
             titles = list(dict.fromkeys(title for attack in pairs.values() for title in attack))
             if titles:
                 lines = [
-                    [
-                        title,
-                        *(
-                            difference(pairs[a][title]) if title in pairs[a] else "-"
-                            for a in summary["attacks"]
-                        ),
-                    ]
+                    [title, *(difference(pairs[a][title]) if title in pairs[a] else "-" for a in summary["attacks"])]
                     for title in titles
                 ]
                 all_of = family(pair for attack in pairs.values() for pair in attack.values())
@@ -349,9 +326,7 @@ def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
                     + markdown(["pair", *summary["attacks"]], lines)
                 )
         if empty := summary.get("empty", {}).get(judge, {}).get(text):
-            parts.append(
-                f"Empty responses: {empty}. They count as no success; {judge} wasn't asked about them."
-            )
+            parts.append(f"Empty responses: {empty}. They count as no success; {judge} wasn't asked about them.")
         if trouble := summary["unscored"][judge].get(text):
             parts.append(f"Unscored by {judge}: {trouble['n']}, most often: {_short(trouble['why'])}")
     return parts
@@ -390,9 +365,18 @@ def _costs(summary: Mapping[str, Any]) -> str:
                 ]
             )
     headers = [
-        "attack", "model", "goals", "errors", "queries", "NFE", "role calls", "role failures", "budget spent", "access",
+        "attack",
+        "model",
+        "goals",
+        "errors",
+        "queries",
+        "NFE",
+        "role calls",
+        "role failures",
+        "budget spent",
+        "access",
         "capabilities used",
-    ]  # fmt: skip
+    ]
     return markdown(headers, lines)
 
 

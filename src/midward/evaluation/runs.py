@@ -53,11 +53,14 @@ def generate(
     settings = _settings(model, sampling, column)
     keys = [
         key_of(
-            model=settings["fingerprint"], sampling=settings["sampling"], column=column, index=index,
+            model=settings["fingerprint"],
+            sampling=settings["sampling"],
+            column=column,
+            index=index,
             prompt=row.get(column),
         )
         for index, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
     file = _open(out, settings, keys, overwrite)
 
     todo = keys[:limit]
@@ -68,9 +71,7 @@ def generate(
         if not missing:
             continue
         # The whole batch again, though some of it may be written: batches of another shape round otherwise.
-        responses, errors, seconds = _answer(
-            model, {i: rows[i].get(column) for i in batch}, sampling, watchers
-        )
+        responses, errors, seconds = _answer(model, {i: rows[i].get(column) for i in batch}, sampling, watchers)
         written = []
         for index in missing:
             response = responses.get(index)
@@ -109,9 +110,7 @@ def _answer(
             except (TypeError, ValueError) as error:
                 errors[index] = str(error).replace("request", "row", 1)
     started = time.perf_counter()
-    found = sample(
-        model, list(requests.values()), sampling, batch_size=max(1, len(requests)), watchers=watchers
-    )
+    found = sample(model, list(requests.values()), sampling, batch_size=max(1, len(requests)), watchers=watchers)
     seconds = (time.perf_counter() - started) / max(1, len(requests))
     answers = dict(zip(requests, found, strict=True))
     errors |= {index: f"row {index}: {one.error}" for index, one in answers.items() if one.error}
@@ -154,8 +153,7 @@ def _open(out: Path, settings: dict[str, Any], keys: Sequence[str], overwrite: b
             f"row {foreign[0].get('index')} is not of this table and these settings"
         ]
         raise InputError(
-            f"{out} holds {len(foreign)} rows of another run: {'; '.join(found)}. Give another --out, or "
-            "--overwrite."
+            f"{out} holds {len(foreign)} rows of another run: {'; '.join(found)}. Give another --out, or --overwrite."
         )
     out.touch()
     write_text(beside, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")

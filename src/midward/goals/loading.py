@@ -46,9 +46,7 @@ def load(
         _require_file(name)
         goals = _of_file(Path(name), column, not harmless)
     if harmless and (harmful := sum(goal.harmful for goal in goals)):
-        raise GoalsError(
-            f"{name}: {harmful} of its {len(goals)} requests are harmful ones; give harmless ones."
-        )
+        raise GoalsError(f"{name}: {harmful} of its {len(goals)} requests are harmful ones; give harmless ones.")
     return goals if count is None else sample(goals, count, seed)
 
 

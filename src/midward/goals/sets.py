@@ -123,17 +123,10 @@ _XSTEST = GoalSet(
 _ALL = (
     _SANDBOX,
     replace(_SANDBOX, name="sandbox-contextual", about="the same behind a harmless context"),
-    replace(
-        _SANDBOX,
-        name="sandbox-tuning",
-        about="the same about things of the tuning split, to choose settings by",
-    ),
+    replace(_SANDBOX, name="sandbox-tuning", about="the same about things of the tuning split, to choose settings by"),
     replace(_SANDBOX, name="sandbox-benign", about="harmless procedures and questions", harmful=False),
     replace(
-        _SANDBOX,
-        name="sandbox-banned",
-        about="harmless requests about banned things: over-refusal",
-        harmful=False,
+        _SANDBOX, name="sandbox-banned", about="harmless requests about banned things: over-refusal", harmful=False
     ),
     GoalSet(
         "advbench",

@@ -81,9 +81,7 @@ class Autoencoder(Detector):
         from sklearn.neural_network import MLPRegressor
 
         if signals.ndim != 2 or len(signals) < 2 or not np.isfinite(signals).all():
-            raise InputError(
-                f"an autoencoder takes two or more finite signals [N, T]; received {signals.shape}."
-            )
+            raise InputError(f"an autoencoder takes two or more finite signals [N, T]; received {signals.shape}.")
         network = MLPRegressor(
             hidden_layer_sizes=hidden,
             alpha=0.0,
@@ -95,9 +93,7 @@ class Autoencoder(Detector):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is to run all its epochs
             network.fit(signals, signals if signals.shape[1] > 1 else signals[:, 0])
-        found = cls(
-            tuple(network.coefs_), tuple(network.intercepts_), signals.mean(0), np.ones(signals.shape[1])
-        )
+        found = cls(tuple(network.coefs_), tuple(network.intercepts_), signals.mean(0), np.ones(signals.shape[1]))
         return replace(found, scale=found.scale_of(signals, quantile))
 
     def __call__(self, signals: np.ndarray) -> np.ndarray:

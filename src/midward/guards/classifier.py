@@ -39,9 +39,7 @@ class ClassifierGuard(Guard):
     Settings = Classifier
     tied_to = ()
 
-    def score(
-        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8
-    ) -> np.ndarray:
+    def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         import anyio
         from inspect_ai.util import collect
 

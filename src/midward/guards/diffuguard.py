@@ -55,9 +55,7 @@ class DiffuGuardAudit(Guard):
     Settings = Audit
     tied_to = ("model", "sampling")
 
-    def score(
-        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8
-    ) -> np.ndarray:
+    def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         if model.family.kind != "diffusion":
             raise GuardError(f"DiffuGuard audits diffusion models; {model.name!r} is autoregressive.")
         scores = np.zeros(len(exchanges))
@@ -194,14 +192,14 @@ class DiffuGuard(DiffuGuardAudit):
         ]
 
 
-def _begun(
-    request: Request, block: dict[int, int], stop: int, mask_id: int | None, bans: tuple[Ban, ...]
-) -> Request:
+def _begun(request: Request, block: dict[int, int], stop: int, mask_id: int | None, bans: tuple[Ban, ...]) -> Request:
     """The request with these tokens standing in the first block, and its own spans behind it."""
     behind = {
-        span.position + i: token for span in request.forced for i, token in enumerate(span.ids)
+        span.position + i: token
+        for span in request.forced
+        for i, token in enumerate(span.ids)
         if span.position + i >= stop
-    }  # fmt: skip
+    }
     standing = {i: token for i, token in block.items() if token != mask_id} | behind
     return replace(request, forced=tuple(Forced(i, (token,)) for i, token in standing.items()), bans=bans)
 

@@ -70,9 +70,7 @@ class SelfExamine(Guard):
     looks = "after"
     Settings = Examine
 
-    def score(
-        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8
-    ) -> np.ndarray:
+    def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         ask = _QUESTIONS[self.settings.question]
         scores = np.full(len(exchanges), NOTHING)
         asked: list[int] = []

@@ -85,11 +85,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
     try:
         guard = info.kind(**about["settings"])
         guard.threshold = float(tensors.pop("threshold")[0])
-        guard.alpha, guard.calibrated, guard.bound = (
-            float(about["alpha"]),
-            int(about["calibrated"]),
-            about["bound"],
-        )
+        guard.alpha, guard.calibrated, guard.bound = (float(about["alpha"]), int(about["calibrated"]), about["bound"])
         guard.fitted_on = tuple(map(str, about["fitted_on"]))
         missing = {"model", "adapter", "fingerprint", "sampling"} - set(guard.bound)
         if missing:
@@ -124,15 +120,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, n
             raise InputError(f"it lacks {min(lacking) if lacking else 'its threshold'}")
     except GuardError:
         raise
-    except (
-        SafetensorError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OSError,
-        RecursionError,
-    ) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise GuardError(f"{path} is no guard's file, or torn: {error}.") from None
     wrong = [name for name, value in values.items() if not np.isfinite(value.astype(np.float64)).all()]
     if wrong:

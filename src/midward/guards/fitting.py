@@ -84,25 +84,34 @@ def fit_guards(
     anchors: dict[View, Anchors] = {}
     if sri:
         anchors = _anchors(
-            model, parts["anchors"], harmful[: sizes.anchors], folder, refused, sampling,
-            sorted(set(views.values())), batch_size, progress,
-        )  # fmt: skip
+            model,
+            parts["anchors"],
+            harmful[: sizes.anchors],
+            folder,
+            refused,
+            sampling,
+            sorted(set(views.values())),
+            batch_size,
+            progress,
+        )
     made = {"held_out": parts["held_out"]} | ({"train": parts["train"]} if sri else {})
     requests = [one for part in made.values() for one in part]
     names = {view: digest(one) for view, one in anchors.items()}
     rows = _answers(
-        model, requests, folder / "rows.jsonl", sampling=sampling,
-        anchors={names[view]: one for view, one in anchors.items()}, batch_size=batch_size,
+        model,
+        requests,
+        folder / "rows.jsonl",
+        sampling=sampling,
+        anchors={names[view]: one for view, one in anchors.items()},
+        batch_size=batch_size,
         progress=lambda done, of: progress("harmless prompts", done, of),
-    )  # fmt: skip
+    )
     paths = {}
     trained: list[SRIGuard] = []
     for number, (label, guard) in enumerate(guards.items()):
         progress("calibrating", number, len(guards))
         held_out = [
-            Exchange(
-                request, row["response"], None, request.prompt if isinstance(request.prompt, str) else None
-            )
+            Exchange(request, row["response"], None, request.prompt if isinstance(request.prompt, str) else None)
             for request, row in zip(parts["held_out"], rows, strict=False)
         ]
         if isinstance(guard, SRIGuard):
@@ -143,9 +152,8 @@ def _answers(
         chunk = todo[start : start + CHUNK]
         watchers = {name: SRISignal(one) for name, one in anchors.items()}
         found = sample(
-            model, [requests[i] for i in chunk], sampling, batch_size=batch_size,
-            watchers=list(watchers.values()),
-        )  # fmt: skip
+            model, [requests[i] for i in chunk], sampling, batch_size=batch_size, watchers=list(watchers.values())
+        )
         file.extend(
             {
                 "key": keys[i],
@@ -182,14 +190,10 @@ def _check(
 ) -> None:
     if not guards:
         raise GuardError("there is no guard to fit; name one or more.")
-    conformal_threshold(
-        np.arange(sizes.held_out), alpha
-    )  # too few for alpha is told before anything is sampled
+    conformal_threshold(np.arange(sizes.held_out), alpha)  # too few for alpha is told before anything is sampled
     least = sizes.harmless if sri else sizes.held_out
     if len(harmless) < least:
-        parts = (
-            f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if sri else ""
-        )
+        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if sri else ""
         raise GuardError(
             f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
             "Give more, or smaller parts."
@@ -233,11 +237,18 @@ def _anchors(
 
     try:
         fitted = fit_layers(
-            model, harmless, harmful, refused=refused, sampling=sampling, needs_all_steps=False,
-            layers=sorted({layer for _, layer in missing}), readings=sorted({reading for reading, _ in missing}),
-            batch_size=batch_size, unfinished=folder / f"anchors-{key_of(**about, views=missing)}.unfinished",
+            model,
+            harmless,
+            harmful,
+            refused=refused,
+            sampling=sampling,
+            needs_all_steps=False,
+            layers=sorted({layer for _, layer in missing}),
+            readings=sorted({reading for reading, _ in missing}),
+            batch_size=batch_size,
+            unfinished=folder / f"anchors-{key_of(**about, views=missing)}.unfinished",
             progress=count,
-        )  # fmt: skip
+        )
     except AnchorsError as error:
         raise GuardError(str(error)) from None
     for view in missing:

@@ -134,9 +134,7 @@ class Guard(ABC):
     # --- the estimator --------------------------------------------------------------------------------------
 
     @abstractmethod
-    def score(
-        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8
-    ) -> np.ndarray:
+    def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         """Scores [N]; NaN where the guard can't say. Raises GuardError where an exchange lacks what it looks at."""
 
     def fit(
@@ -202,13 +200,15 @@ class Guard(ABC):
         """16 hex digits over everything a verdict depends on."""
         values = hashlib.sha256()
         for name, value in sorted(self.tensors().items()):
-            values.update(
-                f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes()
-            )
+            values.update(f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
         return key_of(
-            guard=self.name, version=self.version, settings=asdict(self.settings), bound=self.bound,
-            threshold=self.threshold, tensors=values.hexdigest(),
-        )  # fmt: skip
+            guard=self.name,
+            version=self.version,
+            settings=asdict(self.settings),
+            bound=self.bound,
+            threshold=self.threshold,
+            tensors=values.hexdigest(),
+        )
 
     # --- in front of a model --------------------------------------------------------------------------------
 
@@ -251,9 +251,7 @@ class Guard(ABC):
             exchanges = [Exchange(request) for request in requests]
             verdicts = list(self._verdicts(self.score(model, exchanges, batch_size=batch_size)))
         passed = [i for i, verdict in enumerate(verdicts) if verdict is None or not verdict.flagged]
-        sampled = sample(
-            model, [requests[i] for i in passed], sampling, batch_size=batch_size, watchers=watchers
-        )
+        sampled = sample(model, [requests[i] for i in passed], sampling, batch_size=batch_size, watchers=watchers)
         found = dict(zip(passed, sampled, strict=True))
         if self.looks == "after":
             exchanges = [Exchange(request, found[i].text) for i, request in enumerate(requests)]
@@ -307,9 +305,7 @@ def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in bound["sampling"].items() if name != "seed"}
 
 
-def told(
-    model: LanguageModel, response: Response | None, verdict: Verdict | None, prompt_ids: list[int]
-) -> Response:
+def told(model: LanguageModel, response: Response | None, verdict: Verdict | None, prompt_ids: list[int]) -> Response:
     """The response as it leaves the guard: with its verdict, or the stub. An error stays one, unscored."""
     if response is not None and response.error is not None:
         return replace(response, verdict=verdict and replace(verdict, flagged=False, score=None))

@@ -49,9 +49,7 @@ class Mahalanobis(Detector):
     def fit(cls, signals: np.ndarray, *, quantile: float = 0.99) -> Mahalanobis:
         """Fit on signals [N, T] in 0..1; quantile as `Autoencoder.fit` takes it. Raises InputError without two."""
         if signals.ndim != 2 or len(signals) < 2 or not np.isfinite(signals).all():
-            raise InputError(
-                f"a covariance takes two or more finite signals [N, T]; received {signals.shape}."
-            )
+            raise InputError(f"a covariance takes two or more finite signals [N, T]; received {signals.shape}.")
         values = _logits(signals)
         steps = values.shape[1]
         covariance = ledoit_wolf(values) + 1e-9 * np.eye(steps)  # signals may be all alike

@@ -25,9 +25,7 @@ class MaskFilter(Guard):
     Settings = Masks
     tied_to = ()
 
-    def score(
-        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8
-    ) -> np.ndarray:
+    def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         mask = model.family.mask_id
         prompts = (prompt_ids(model, each.request) for each in exchanges)
         return np.array([float(ids.count(mask)) if mask is not None else 0.0 for ids in prompts])

@@ -40,9 +40,7 @@ class PerplexityFilter(Guard):
     looks = "before"
     Settings = Perplexity
 
-    def score(
-        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8
-    ) -> np.ndarray:
+    def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         reader = self._reader(model)
         head = _head(reader)
         texts = [_ids(reader, user_text(model, each.request)) for each in exchanges]

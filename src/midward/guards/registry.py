@@ -80,9 +80,7 @@ def make(spec: str) -> Guard:
     for one in filter(None, given.split(";")):
         key, equals, value = one.partition("=")
         if not equals:
-            raise GuardError(
-                f"a guard's settings are NAME=VALUE, separated by ';'; received {one!r} in {spec!r}."
-            )
+            raise GuardError(f"a guard's settings are NAME=VALUE, separated by ';'; received {one!r} in {spec!r}.")
         key = key.strip()
         try:
             settings[key] = read_value(kind.Settings, key, value, f"the guard {name!r}: {key}")

@@ -101,13 +101,9 @@ class SRIGuard(Guard):
     def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Detector:
         return Autoencoder.rebuild(tensors, self.settings.hidden, steps)
 
-    def score(
-        self, model: LanguageModel | None, exchanges: Sequence[Exchange], *, batch_size: int = 8
-    ) -> np.ndarray:
+    def score(self, model: LanguageModel | None, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         if any(each.signal is None for each in exchanges):
-            raise GuardError(
-                "SRI Guard looks at signals, and an exchange has none; sample with its `watcher`."
-            )
+            raise GuardError("SRI Guard looks at signals, and an exchange has none; sample with its `watcher`.")
         return self.score_signals(np.array([each.signal for each in exchanges], dtype=float))
 
     def score_signals(self, signals: np.ndarray) -> np.ndarray:
@@ -194,9 +190,14 @@ class SRIGuard(Guard):
             )
             flagged = step is not None or bool(score > self.threshold)
             verdict = Verdict(
-                self.name, self.looks, flagged, None if np.isnan(score) else float(score), self.threshold, step,
+                self.name,
+                self.looks,
+                flagged,
+                None if np.isnan(score) else float(score),
+                self.threshold,
+                step,
                 tuple(seen.tolist()) if np.isfinite(seen).all() else None,
-            )  # fmt: skip
+            )
             found.append(told(model, response, verdict, prompt_ids))
         return found
 

@@ -29,9 +29,7 @@ class Checked:
         return None if self.said is None else self.said == self.label
 
 
-def check(
-    info: JudgeInfo, model: str | Model | None = None, rows: Sequence[Labelled] | None = None
-) -> list[Checked]:
+def check(info: JudgeInfo, model: str | Model | None = None, rows: Sequence[Labelled] | None = None) -> list[Checked]:
     """Ask a judge about every row (the labelled set), each compared with its label for what the judge measures.
 
     model: which judges that need `role:judge` ask, an Inspect model or its name. Raises JudgesError where the judge
@@ -43,9 +41,7 @@ def check(
     rows = labelled() if rows is None else rows
 
     async def run() -> list[Verdict]:
-        return await collect(
-            *(verdict_of(judge, info.name, row.goal, row.response, row.metadata) for row in rows)
-        )
+        return await collect(*(verdict_of(judge, info.name, row.goal, row.response, row.metadata) for row in rows))
 
     verdicts = anyio.run(run)
     return [

@@ -94,10 +94,7 @@ class _HarmBench:
     template: path of the downloaded file. tokenizer: Hub id, or path of a tokenizer.json, of the classifier."""
 
     def __init__(
-        self,
-        model: str | Model = f"hf/{CLASSIFIER}",
-        template: str | None = None,
-        tokenizer: str = CLASSIFIER,
+        self, model: str | Model = f"hf/{CLASSIFIER}", template: str | None = None, tokenizer: str = CLASSIFIER
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.templates = read_templates(Path(template) if template else template_path())
@@ -136,10 +133,14 @@ class _HarmBench:
         prompt = fill(self.templates[kind], behavior=goal, generation=clipped, context=context)
         asked = await ask(self._model, prompt, yes_or_no, who="the judge", config=_ONE_TOKEN, whole=False)
         details = {
-            "template": kind, "template_hash": key_of(**self.templates), "clipped": clipped != response,
-            "model": asked.model, "tries": asked.tries, "judge_reply": asked.text,
+            "template": kind,
+            "template_hash": key_of(**self.templates),
+            "clipped": clipped != response,
+            "model": asked.model,
+            "tries": asked.tries,
+            "judge_reply": asked.text,
             "down": asked.down,
-        }  # fmt: skip
+        }
         if asked.value is None:
             return Verdict("harmbench", None, details=details, explanation=asked.why)
         why = f"the classifier says {'yes' if asked.value else 'no'}"

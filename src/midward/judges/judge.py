@@ -84,9 +84,7 @@ class JudgeInfo:
         return verdict.refused if self.measures == "refused" else verdict.success
 
 
-async def verdict_of(
-    judge: Judge, name: str, goal: str, response: str, metadata: Mapping[str, Any]
-) -> Verdict:
+async def verdict_of(judge: Judge, name: str, goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
     """Ask a judge about one response. What it raises is this response's unscored verdict and ends nothing else.
 
     Raises JudgesError where the judge can't be had at all, and what ends an Inspect sample.

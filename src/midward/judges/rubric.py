@@ -67,9 +67,7 @@ class Rubric:
             # A remark in brackets is no matter, unless it holds a number: "4 (or 5)" is no verdict.
             number = re.fullmatch(rf"[<\[]?([0-9]+)[>\]]?(?: ?/ ?{high})?\.?(?: ?\([^()\d]*\)\.?)?", value)
             if not number or not low <= int(number.group(1)) <= high:
-                raise InputError(
-                    f"{tag} must be a whole number from {low} to {high}; received {value[:40]!r}"
-                )
+                raise InputError(f"{tag} must be a whole number from {low} to {high}; received {value[:40]!r}")
             found[tag] = int(number.group(1))
         return found
 

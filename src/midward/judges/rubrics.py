@@ -75,9 +75,7 @@ def strongreject_of(values: Mapping[str, int]) -> Verdict:
 class _ByRubric:
     """Asks `model`, or else the Inspect role `judge`, by a rubric; `read` makes the verdict of the tags' values."""
 
-    def __init__(
-        self, rubric: Rubric, read: Callable[[Mapping[str, int]], Verdict], model: str | Model | None
-    ) -> None:
+    def __init__(self, rubric: Rubric, read: Callable[[Mapping[str, int]], Verdict], model: str | Model | None) -> None:
         self.rubric, self.read, self.model = rubric, read, model
 
     async def __call__(self, goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
@@ -85,12 +83,8 @@ class _ByRubric:
         if nothing := empty(rubric.name, response, lowest=rubric.scales[0][1]):
             return nothing
         prompt = rubric.prompt(goal, response, str(metadata.get("context") or ""))
-        asked = await ask(
-            judge_model(self.model), prompt, rubric.parse, who="the judge", reminder=rubric.reminder
-        )
-        details = {
-            "model": asked.model, "tries": asked.tries, "judge_reply": asked.text, "down": asked.down,
-        }  # fmt: skip
+        asked = await ask(judge_model(self.model), prompt, rubric.parse, who="the judge", reminder=rubric.reminder)
+        details = {"model": asked.model, "tries": asked.tries, "judge_reply": asked.text, "down": asked.down}
         if asked.value is None:
             return Verdict(rubric.name, None, details=details, explanation=asked.why)
         verdict = self.read(asked.value)

@@ -49,9 +49,7 @@ def attach(network: Any, folder: Path, name: str, published: Renaming, base: str
     except Exception as error:  # whatever PEFT makes of the file
         raise ModelError(f"{folder / 'adapter_config.json'} can't be read: {error}") from error
     if config.is_prompt_learning:
-        raise ModelError(
-            f"{folder} is a {config.peft_type} adapter; only adapters that change weights are loaded."
-        )
+        raise ModelError(f"{folder} is a {config.peft_type} adapter; only adapters that change weights are loaded.")
     init = getattr(config, "init_lora_weights", True)
     if init not in _INITS:
         raise ModelError(
@@ -94,15 +92,11 @@ def _check_record(folder: Path, name: str, base: str | None) -> None:
 
 def _read(folder: Path) -> Tensors:
     if not (folder / "adapter_config.json").is_file():
-        hint = (
-            "that is a whole checkpoint" if (folder / "config.json").is_file() else "is it an adapter folder?"
-        )
+        hint = "that is a whole checkpoint" if (folder / "config.json").is_file() else "is it an adapter folder?"
         raise ModelError(f"{folder} has no adapter_config.json; {hint}")
     weights = folder / WEIGHTS
     if not weights.is_file():
-        pickle = (
-            " (adapter_model.bin is a pickle file and is never read)" if list(folder.glob("*.bin")) else ""
-        )
+        pickle = " (adapter_model.bin is a pickle file and is never read)" if list(folder.glob("*.bin")) else ""
         raise ModelError(f"{folder} has no {WEIGHTS}{pickle}; save the adapter as safetensors.")
     try:
         tensors = load_file(weights)
@@ -117,9 +111,7 @@ def _read(folder: Path) -> Tensors:
     return tensors
 
 
-def _renamed(
-    tensors: Tensors, config: PeftConfig, network: Any, published: Renaming, folder: Path
-) -> Tensors:
+def _renamed(tensors: Tensors, config: PeftConfig, network: Any, published: Renaming, folder: Path) -> Tensors:
     """The tensors under the network's own names. Where that renames any, the config is told of the modules by their own
     full names: patterns of published ones would meet others, or none."""
     found: Tensors = {}
@@ -182,9 +174,7 @@ def _check_shapes(tensors: Tensors, wanted: Mapping[str, torch.Tensor], folder: 
     here = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
     if there != here:
         key = min(there.items() ^ here.items())[0]
-        experts = (
-            " Single experts can't be adapted: they are one fused tensor here." if ".experts." in key else ""
-        )
+        experts = " Single experts can't be adapted: they are one fused tensor here." if ".experts." in key else ""
         raise ModelError(
             f"the adapter {folder} doesn't fit {name!r}: {key} has shape {there.get(key)} in the file and "
             f"{here.get(key)} in the model; it was made for another base model.{experts}"

@@ -52,9 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
             listed = ", ".join(missing[:3]) or "all of them"
-            raise ModelError(
-                f"{folder} lacks {len(missing) or 'its'} weight shards ({listed}); download them again."
-            )
+            raise ModelError(f"{folder} lacks {len(missing) or 'its'} weight shards ({listed}); download them again.")
         return [folder / name for name in names]
     single = folder / "model.safetensors"
     if single.is_file():
@@ -86,9 +84,7 @@ class Header:
             return numbers + 4 * self.shape[0]  # a float32 scale a row
         if quantize == "4bit":
             blocks = -(-numbers // 64)  # a byte of scale each, and of those every 256 a float32 of their own
-            return (
-                -(-numbers // 2) + blocks + 4 * -(-blocks // 256) + 4 * (256 + 16 + 1)
-            )  # two tables and an offset
+            return -(-numbers // 2) + blocks + 4 * -(-blocks // 256) + 4 * (256 + 16 + 1)  # two tables and an offset
         return numbers * dtype.itemsize if self.kind.startswith(("F", "BF")) else self.stored
 
 
@@ -109,9 +105,7 @@ def headers(files: list[Path]) -> dict[str, Header]:
                 raise InputError(f"{8 + length + end} bytes are declared, {size} are there")
             for name, entry in header.items():
                 start, stop = entry["data_offsets"]
-                found[name] = Header(
-                    entry["dtype"], tuple(entry["shape"]), stop - start, path, 8 + length + start
-                )
+                found[name] = Header(entry["dtype"], tuple(entry["shape"]), stop - start, path, 8 + length + start)
         except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{path} is no complete safetensors file ({error}); a Git LFS pointer or a broken download?"

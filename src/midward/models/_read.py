@@ -99,9 +99,7 @@ def read_native(
             **options,
         )
     except Exception as error:  # transformers' own and its quantisers', of any kind
-        raise ModelError(
-            f"{folder} can't be read by transformers ({type(error).__name__}: {error})."
-        ) from error
+        raise ModelError(f"{folder} can't be read by transformers ({type(error).__name__}: {error}).") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind] and (strict or kind != "unexpected_keys"):
             some = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])
@@ -158,15 +156,11 @@ def token_id(
         known = tokenizer.get_vocab()
         value = next((known[text] for text in texts if text in known), published)
     if not 0 <= value < vocab_size:
-        raise ModelError(
-            f"{key}={value} lies outside the vocabulary of {vocab_size} rows; set it in config.json."
-        )
+        raise ModelError(f"{key}={value} lies outside the vocabulary of {vocab_size} rows; set it in config.json.")
     return value
 
 
-def end_ids(
-    first: int, raw: Mapping[str, Any], tokenizer: Any, turn_ends: tuple[str, ...]
-) -> tuple[int, ...]:
+def end_ids(first: int, raw: Mapping[str, Any], tokenizer: Any, turn_ends: tuple[str, ...]) -> tuple[int, ...]:
     """Return all ids that end a response: `first`, the config's others, and the turn ends that the tokenizer knows."""
     own = raw.get("eos_token_id")
     known = tokenizer.get_vocab()

@@ -28,8 +28,6 @@ def _attend_in_value_dtype(
     return sdpa_attention_forward(module, query.to(value.dtype), key.to(value.dtype), value, *args, **kwargs)
 
 
-def _as_float32(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _as_float32(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     # Only the dtype and the device of the first argument are read, so an empty tensor stands for it.
     return (torch.empty(0, device=args[0].device, dtype=torch.float32), *args[1:]), kwargs

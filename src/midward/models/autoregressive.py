@@ -38,9 +38,7 @@ def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> F
             if token is not None and token not in ends:
                 ends.append(token)
     if not ends:
-        raise ModelError(
-            f"{folder}: neither config nor tokenizer names an end-of-sequence token; set eos_token_id."
-        )
+        raise ModelError(f"{folder}: neither config nor tokenizer names an end-of-sequence token; set eos_token_id.")
     pad = tokenizer.pad_token_id
     head = network.get_output_embeddings()
     linear = {

@@ -61,6 +61,4 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
 
 def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
-    return read_native(
-        Qwen2ForCausalLM, folder, placement, config=backbone_config(raw), attn_implementation="sdpa"
-    )
+    return read_native(Qwen2ForCausalLM, folder, placement, config=backbone_config(raw), attn_implementation="sdpa")

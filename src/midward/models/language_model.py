@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 # Entries of the backbone's config, and of an adapter's, that say nothing about what the model computes.
-_CONFIG_NOISE = {
-    "_name_or_path",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "architectures",
-    "use_cache",
-}
+_CONFIG_NOISE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
 _ADAPTER_NOISE = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -69,9 +62,7 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         adapter = f", adapter={self.adapter!r}" if self.adapter else ""
-        return (
-            f"LanguageModel({self.name!r}, family={self.family.name!r}{adapter}, {self.device}, {self.dtype})"
-        )
+        return f"LanguageModel({self.name!r}, family={self.family.name!r}{adapter}, {self.device}, {self.dtype})"
 
     # --- the network ---------------------------------------------------------------------------------
 
@@ -146,18 +137,14 @@ class LanguageModel:
             positions = every.gather(1, columns.expand(len(every), -1))
         output = self.causal_lm.base_model(
             input_ids=ids,
-            attention_mask=mask
-            if self.family.attention != "block"
-            else self._visible(positions, every, mask),
+            attention_mask=mask if self.family.attention != "block" else self._visible(positions, every, mask),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state.to(self.device)  # layers may be spread over several
 
-    def _visible(
-        self, positions: torch.Tensor, every: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _visible(self, positions: torch.Tensor, every: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """What positions [B or 1, L] see of `every` [B or 1, K] under block-causal attention [B or 1, 1, L, K]: their
         own block and those before, no padding."""
         size = self.family.attention_block or 1
@@ -179,9 +166,7 @@ class LanguageModel:
         Raises ModelError if there is no adapter, or one that has changed the base's own biases.
         """
         if not isinstance(self.network, PeftModel):
-            raise ModelError(
-                f"{self.name!r} has no adapter, so it is its own reference; load it with adapter=FOLDER."
-            )
+            raise ModelError(f"{self.name!r} has no adapter, so it is its own reference; load it with adapter=FOLDER.")
         bias = getattr(self.network.active_peft_config, "bias", "none")
         if bias != "none":
             raise ModelError(
@@ -225,9 +210,7 @@ class LanguageModel:
             if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
                 raise TypeError(f'a message is {{"role": ..., "content": ...}}; received {message!r}.')
         if not getattr(self.tokenizer, "chat_template", None):
-            raise ModelError(
-                f"{self.name!r} has no chat template (a base model?); pass token ids or add one."
-            )
+            raise ModelError(f"{self.name!r} has no chat template (a base model?); pass token ids or add one.")
         try:
             return self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False

@@ -137,8 +137,7 @@ def backbone_config(raw: dict[str, Any]) -> LlamaConfig:
             intermediate_size=raw.get("mlp_hidden_size") or raw["mlp_ratio"] * raw["d_model"],
             num_hidden_layers=raw["n_layers"],
             num_attention_heads=raw["n_heads"],
-            num_key_value_heads=raw.get("n_kv_heads")
-            or (1 if raw.get("multi_query_attention") else raw["n_heads"]),
+            num_key_value_heads=raw.get("n_kv_heads") or (1 if raw.get("multi_query_attention") else raw["n_heads"]),
             rms_norm_eps=raw.get("rms_norm_eps", 1e-5),
             max_position_embeddings=raw["max_sequence_length"],
             rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
@@ -159,9 +158,7 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     ids = {key: raw[key] if raw.get(key) is not None else value for key, value in PUBLISHED_IDS.items()}
     for key, value in ids.items():
         if not 0 <= value < vocab_size:
-            raise ModelError(
-                f"{key}={value} lies outside the vocabulary of {vocab_size} rows; set it in config.json."
-            )
+            raise ModelError(f"{key}={value} lies outside the vocabulary of {vocab_size} rows; set it in config.json.")
     end_ids = [ids["eos_token_id"]]
     turn_end = tokenizer.get_vocab().get(TURN_END)
     if turn_end is not None and turn_end not in end_ids:

@@ -133,9 +133,7 @@ def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:
     """Translate a published config into GLM-4-MoE's. Raises ModelError where that can't be done."""
     require(raw, _USUAL, "LLaDA2")
     if raw.get("use_qk_norm") is not True:
-        raise ModelError(
-            f"unusual LLaDA2 config: use_qk_norm={raw.get('use_qk_norm')!r}; only True can be loaded."
-        )
+        raise ModelError(f"unusual LLaDA2 config: use_qk_norm={raw.get('use_qk_norm')!r}; only True can be loaded.")
     sizes = entries(raw, _SIZES, "LLaDA2")
     head = raw.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
     share = raw.get("partial_rotary_factor", 1.0)

@@ -99,9 +99,7 @@ def load(
     if family.kind != "canvas":
         check_attention(model)
     if beside is not None:
-        published = (
-            _FAMILIES[kind].published(raw) if hasattr(_FAMILIES.get(kind), "published") else renaming({})
-        )
+        published = _FAMILIES[kind].published(raw) if hasattr(_FAMILIES.get(kind), "published") else renaming({})
         model.network = attach(network, beside, str(name), published, model.stored)
         model.adapter = str(adapter)
     return model
@@ -156,18 +154,14 @@ def check_attention(model: LanguageModel) -> None:
     followers = {"full": length - 1, "causal": 0, "block": min(block, length) - 1}[family.attention]
     expected = torch.arange(length - 1, device=model.device) >= length - 1 - followers
     if (moved & ~expected).any() or (expected.any() and not (moved & expected).any()):
-        what = (
-            "some positions before it that it must not" if (moved & ~expected).any() else "nothing before it"
-        )
+        what = "some positions before it that it must not" if (moved & ~expected).any() else "nothing before it"
         raise ModelError(
             f"{model.name!r} must have {family.attention} attention, but the last token changes {what}; "
             "upgrade transformers?"
         )
     logits = model.causal_lm(input_ids=whole, use_cache=False).logits
     if not torch.allclose(ours, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item()):
-        raise ModelError(
-            f"{model.name!r} transforms its logits after the output head in a way that isn't supported."
-        )
+        raise ModelError(f"{model.name!r} transforms its logits after the output head in a way that isn't supported.")
 
 
 def _check_finite(model: LanguageModel) -> None:
@@ -204,8 +198,12 @@ def _check_mask_token(folder: Path, family: Family, tokenizer: Any) -> None:
         log.warning(
             "%s: config.json's mask id is %s (%r), and the tokenizer's mask token %r is %s; the config's is used. Set "
             "mask_token_id there to the one it was trained with.",
-            folder, family.mask_id, text, tokenizer.mask_token, theirs,
-        )  # fmt: skip
+            folder,
+            family.mask_id,
+            text,
+            tokenizer.mask_token,
+            theirs,
+        )
 
 
 def placement(
@@ -222,9 +220,7 @@ def placement(
     if device_map is None:
         devices = first = _device(device)
     elif device != "auto":
-        raise ModelError(
-            f"device {device!r} and device_map {device_map!r} were both given; the map says it all."
-        )
+        raise ModelError(f"device {device!r} and device_map {device_map!r} were both given; the map says it all.")
     elif device_map == "auto":
         _require_one_process(device_map)
         devices, first = "auto", _device("auto")
@@ -232,8 +228,10 @@ def placement(
             devices = first
     elif isinstance(device_map, dict) and device_map:
         _require_one_process(device_map)
-        devices = {module: _device(f"cuda:{where}" if isinstance(where, int) else where)
-                   for module, where in device_map.items()}  # fmt: skip
+        devices = {
+            module: _device(f"cuda:{where}" if isinstance(where, int) else where)
+            for module, where in device_map.items()
+        }
         first = next(iter(devices.values()))
         if len({where.type for where in devices.values()}) > 1:
             raise ModelError(
@@ -241,9 +239,7 @@ def placement(
                 "layers on the CPU beside a GPU would be copied at every step, which isn't offered."
             )
     else:
-        raise ModelError(
-            f"device_map must be 'auto' or module names with their devices; received {device_map!r}."
-        )
+        raise ModelError(f"device_map must be 'auto' or module names with their devices; received {device_map!r}.")
     return Placement(devices, _dtype(dtype, first), cast(Any, quantize))
 
 
@@ -291,9 +287,7 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in _DTYPES:
         names = ["auto", *_DTYPES]
-        raise ModelError(
-            f"unknown dtype {dtype!r}.{did_you_mean(dtype, names)} Available: {', '.join(names)}."
-        )
+        raise ModelError(f"unknown dtype {dtype!r}.{did_you_mean(dtype, names)} Available: {', '.join(names)}.")
     return _DTYPES[dtype]
 
 
@@ -303,9 +297,7 @@ def checkpoint_folder(name: str | Path) -> Path:
     if name in _EMBEDDED:
         embedded = Path(str(files("midward"))) / "sandbox" / _EMBEDDED[name]
         if not (embedded / "config.json").is_file():
-            raise ModelError(
-                f"the {name} model isn't at {embedded}; reinstall midward or run `midward sandbox build`."
-            )
+            raise ModelError(f"the {name} model isn't at {embedded}; reinstall midward or run `midward sandbox build`.")
         return embedded
     path = Path(name).expanduser()
     if path.is_dir():
@@ -424,7 +416,5 @@ def _own_sampling(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     own = read_json(path).get("midward_sampling", {}) if path.is_file() else {}
     if not isinstance(own, dict):
-        raise ModelError(
-            f"{path}: midward_sampling must be an object of sampling settings; received {own!r}."
-        )
+        raise ModelError(f"{path}: midward_sampling must be an object of sampling settings; received {own!r}.")
     return own

@@ -101,9 +101,7 @@ def estimate(
     kept = _KEPT * rows * widths / layer_count
     hidden = rows * (raw.get("hidden_size") or raw.get("d_model") or 0) * dtype.itemsize
     activations = kept + layer_count * hidden if checkpointing else layer_count * kept
-    return Memory(
-        weights, int(activations) + _logits(raw, rows), adapter * _ADAM, dtype_name(dtype, quantize)
-    )
+    return Memory(weights, int(activations) + _logits(raw, rows), adapter * _ADAM, dtype_name(dtype, quantize))
 
 
 def require(need: Memory, placement: Placement) -> None:

@@ -90,6 +90,4 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
 def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a published folder. Raises ModelError as `read_native` does."""
     network_class = Qwen3MoeForCausalLM if _is_sparse(raw) else Qwen3ForCausalLM
-    return read_native(
-        network_class, folder, placement, config=backbone_config(raw), attn_implementation="sdpa"
-    )
+    return read_native(network_class, folder, placement, config=backbone_config(raw), attn_implementation="sdpa")

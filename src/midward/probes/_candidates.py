@@ -52,9 +52,7 @@ def start_of(prompt: SuffixPrompt, tokens: int) -> Suffix:
         suffix = (token,) * tokens
         if prompt.place(suffix) is not None:
             return suffix
-    raise InputError(
-        f"no token of {prompt.model.name!r} can be repeated {tokens} times in a prompt; use fewer."
-    )
+    raise InputError(f"no token of {prompt.model.name!r} can be repeated {tokens} times in a prompt; use fewer.")
 
 
 def swaps(

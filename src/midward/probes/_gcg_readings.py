@@ -50,12 +50,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
             cell["start_loss"] = float(np.mean([row["start_loss"] for row in some]))
             cell |= {"loss": loss.value, "loss_low": loss.low, "loss_high": loss.high}
             cell["iterations"] = float(np.mean([len(row["curve"]) - 1 for row in some]))
-        for name, field in (
-            ("hit", "hit"),
-            ("anywhere", "anywhere"),
-            ("asr", "success"),
-            ("refused", "refused"),
-        ):
+        for name, field in (("hit", "hit"), ("anywhere", "anywhere"), ("asr", "success"), ("refused", "refused")):
             found = rate(row[field] for row in some).record()
             known = bool(found["n"])
             cell |= {name: found["value"], f"{name}_low": found["low"] if known else None}

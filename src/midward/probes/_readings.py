@@ -85,14 +85,10 @@ def slope(rows: Sequence[Row], field: str = "success") -> Mean | None:
     for row in rows:
         by_position.setdefault(row["position"], {})[row["goal"]] = row[field]
     places = sorted(by_position)
-    goals = [
-        goal for goal in by_position[places[0]] if all(by_position[p].get(goal) is not None for p in places)
-    ]
+    goals = [goal for goal in by_position[places[0]] if all(by_position[p].get(goal) is not None for p in places)]
     if len(places) < 2 or not goals:
         return None
-    values = np.array(
-        [[float(by_position[p][goal] or 0) for p in places] for goal in goals]
-    )  # [goals, positions]
+    values = np.array([[float(by_position[p][goal] or 0) for p in places] for goal in goals])  # [goals, positions]
     at = np.array(places, dtype=float) - np.mean(places)
     found = mean(1000 * (values @ at) / (at @ at))
     return None if found.low is None else found
@@ -145,16 +141,22 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     for (group, kind, position, tokens), some in conditions([mine[key] for key in shared]).items():
         field = "success" if group == "harmful" else "correct"
         goals = {row["goal"] for row in some}
-        rest = [
-            theirs[key] for key in shared if key[0] in goals and condition(mine[key]) == condition(some[0])
-        ]
+        rest = [theirs[key] for key in shared if key[0] in goals and condition(mine[key]) == condition(some[0])]
         if all(row[field] is None for row in (*some, *rest)):
             continue
         found = compare(some, rest, field)
         out.append(
             {
-                "set": group, "kind": kind, "position": position, "tokens": tokens, "measure": field,
-                "difference": found.difference, "low": found.low, "high": found.high, "p": found.p, "n": found.n,
+                "set": group,
+                "kind": kind,
+                "position": position,
+                "tokens": tokens,
+                "measure": field,
+                "difference": found.difference,
+                "low": found.low,
+                "high": found.high,
+                "p": found.p,
+                "n": found.n,
             }
-        )  # fmt: skip
+        )
     return out

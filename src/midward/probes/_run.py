@@ -62,11 +62,14 @@ def respond(
     file = RowFile(out)
     keys = [
         key_of(
-            run=run, goal=asdict(case.goal), prompt=case.prompt, about=case.about,
+            run=run,
+            goal=asdict(case.goal),
+            prompt=case.prompt,
+            about=case.about,
             forced=[(span.position, span.ids) for span in case.forced],
         )
         for case in cases
-    ]  # fmt: skip
+    ]
     todo = [(key, case) for key, case in zip(keys, cases, strict=True) if key not in file.rows]
     progress(len(cases) - len(todo))
     with judging(judged_by) as judge:

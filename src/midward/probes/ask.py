@@ -43,9 +43,7 @@ class Ask:
             raise InputError("the phrase is empty; give a text.")
 
 
-def cases(
-    model: LanguageModel, goals: Sequence[Goal], settings: Ask, texts: Phrases, length: int
-) -> list[Case]:
+def cases(model: LanguageModel, goals: Sequence[Goal], settings: Ask, texts: Phrases, length: int) -> list[Case]:
     """For every goal the plain request, and the request with the rule for each word.
 
     texts: kind -> phrases. Raises InputError, before any forward: no goals, a phrase that can't fit into a response of
@@ -125,9 +123,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
     """
     read = readings(rows)
     plain = [row for row in rows if row["word"] is None]
-    out: list[Row] = [
-        {"word": None, "n": len(plain), **_share(plain, "asr", "success"), **_share(plain, "refused")}
-    ]
+    out: list[Row] = [{"word": None, "n": len(plain), **_share(plain, "asr", "success"), **_share(plain, "refused")}]
     for word in words(rows):
         some = [row for row in read if row["word"] == word]
         cell: Row = {"word": word, "n": len(some)}
@@ -146,9 +142,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
 def _share(rows: Sequence[Row], name: str, field: str | None = None) -> Row:
     found = rate(row[field or name] for row in rows).record()
     known = bool(found["n"])
-    cell = {name: found["value"]} | {
-        f"{name}_{end}": found[end] if known else None for end in ("low", "high")
-    }
+    cell = {name: found["value"]} | {f"{name}_{end}": found[end] if known else None for end in ("low", "high")}
     return cell | ({"unscored": found["unscored"]} if name == "asr" else {})
 
 
@@ -174,10 +168,7 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
 
 
 def _sides(some: Sequence[Row], theirs: dict[Any, Row], what: Any, measure: str) -> Any:
-    return (
-        [{row["goal"]: row[measure] for row in some}],
-        [{row["goal"]: theirs[what(row)][measure] for row in some}],
-    )
+    return ([{row["goal"]: row[measure] for row in some}], [{row["goal"]: theirs[what(row)][measure] for row in some}])
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
@@ -185,13 +176,9 @@ def findings(rows: Sequence[Row]) -> list[str]:
     read, out = readings(rows), []
     for word in words(rows):
         some = [row for row in read if row["word"] == word]
-        found: dict[str, Rate] = {
-            name: rate(row[name] for row in some) for name in ("hit", "unasked", "success")
-        }
+        found: dict[str, Rate] = {name: rate(row[name] for row in some) for name in ("hit", "unasked", "success")}
         instead = [hit for row in some for hit in row["elsewhere"].values()]
-        against = (
-            f", {100 * sum(instead) / len(instead):.1f} % where another word is asked for" if instead else ""
-        )
+        against = f", {100 * sum(instead) / len(instead):.1f} % where another word is asked for" if instead else ""
         out.append(
             f"Asked for at word {word}, the phrase stands there in {found['hit']} of responses "
             f"({found['unasked']} for the plain goal{against}): asking for this word adds {placed(some)}; attack "

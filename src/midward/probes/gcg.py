@@ -103,9 +103,15 @@ def require_gradients(model: LanguageModel) -> None:
 
 
 def aims_of(
-    model: LanguageModel, goal: Goal, positions: Sequence[int], texts: Phrases, length: int, *,
-    own: Mapping[int, str] | None = None, seed: int = 0,
-) -> list[Aim]:  # fmt: skip
+    model: LanguageModel,
+    goal: Goal,
+    positions: Sequence[int],
+    texts: Phrases,
+    length: int,
+    *,
+    own: Mapping[int, str] | None = None,
+    seed: int = 0,
+) -> list[Aim]:
     """What is aimed at for a goal: an affirmative phrase at token 0, a procedural one elsewhere.
 
     They come out of `texts` (kind -> phrases), the same for every model; own: position -> a text instead.
@@ -133,7 +139,7 @@ def losses(
     """Mean cross entropy of the aim's tokens, in nats, after each prompt (ids); the mean over drafts.
 
     batch_size: rows (prompts x drafts) a forward; the head runs on the aim's positions alone.
-    """  # fmt: skip
+    """
     spans = [Span(ids, aim.position, aim.ids, draft) for ids in prompts for draft in drafts]
     scores = span_log_probs(model, spans, mode="parallel", length=length, batch_size=batch_size)
     # What isn't finite is never the least.
@@ -186,9 +192,7 @@ def search(
         start = start_of(prompt, settings.tokens)
         [loss] = losses(model, [prompt.ids(start)], aim, **run)
         if not math.isfinite(loss):
-            raise ModelError(
-                f"{model.name!r} computes NaN or infinite numbers, so nothing can be searched for."
-            )
+            raise ModelError(f"{model.name!r} computes NaN or infinite numbers, so nothing can be searched for.")
         state = Search(start, start, loss, [loss])
     while len(state.curve) <= settings.iterations and state.loss > settings.stop_loss:
         rng = random.Random(f"{settings.seed}:{key}:{aim.position}:{len(state.curve)}")
@@ -224,20 +228,14 @@ class Cost:
 
 
 def cost(
-    model: LanguageModel,
-    aims: Mapping[Goal, Sequence[Aim]],
-    settings: Gcg,
-    sampling: Sampling,
-    batch_size: int = 64,
+    model: LanguageModel, aims: Mapping[Goal, Sequence[Aim]], settings: Gcg, sampling: Sampling, batch_size: int = 64
 ) -> Cost:
     """Measure two iterations for one aim, and multiply. aims: goal -> what is aimed at."""
     goal, [*_, aim] = next(iter(aims.items()))
     prompt = SuffixPrompt(model, goal.prompt)
     shown: list[Draft] = [()] * max(1, settings.drafts)
     few = Gcg(**{**asdict(settings), "iterations": 1, "stop_loss": 0.0})
-    state = search(
-        model, prompt, aim, few, length=sampling.length, drafts=shown, batch_size=batch_size
-    )  # warm
+    state = search(model, prompt, aim, few, length=sampling.length, drafts=shown, batch_size=batch_size)  # warm
     begun, few = time.perf_counter(), Gcg(**{**asdict(few), "iterations": 3})
     search(model, prompt, aim, few, length=sampling.length, drafts=shown, batch_size=batch_size, state=state)
     seconds = (time.perf_counter() - begun) / 2
@@ -293,30 +291,33 @@ def run(
     with judging(judged_by) as judge:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            prompts = [
-                SuffixPrompt(model, goal.prompt).text(tuple(told["suffix_ids"])) for _, goal, told in chunk
-            ]
+            prompts = [SuffixPrompt(model, goal.prompt).text(tuple(told["suffix_ids"])) for _, goal, told in chunk]
             responses = sample(model, [Request(text) for text in prompts], sampling, batch_size=batch_size)
             verdicts = judge([goal for _, goal, _ in chunk], [one.text for one in responses])
             file.extend(
                 {
-                    "key": key, "run": run, "goal": goal.id, "source": goal.source, "harmful": goal.harmful, **told,
-                    "prompt": prompt, "response": response.text, **_landed(told, response),
+                    "key": key,
+                    "run": run,
+                    "goal": goal.id,
+                    "source": goal.source,
+                    "harmful": goal.harmful,
+                    **told,
+                    "prompt": prompt,
+                    "response": response.text,
+                    **_landed(told, response),
                     **reading(judged_by, verdict, response.text),
                     **response.unscored("hit", "anywhere", "success", "score", "refused", "coherent", "correct"),
                 }
                 for (key, goal, told), prompt, response, verdict in zip(
                     chunk, prompts, responses, verdicts, strict=True
                 )
-            )  # fmt: skip
+            )
     del claim
     return [file.rows[key] for key, _, _ in todo]
 
 
 def _about(model: LanguageModel, settings: Gcg, sampling: Sampling) -> dict[str, Any]:
-    return {
-        "version": VERSION, "model": model.fingerprint, "settings": asdict(settings), "sampling": asdict(sampling),
-    }  # fmt: skip
+    return {"version": VERSION, "model": model.fingerprint, "settings": asdict(settings), "sampling": asdict(sampling)}
 
 
 def _landed(told: Mapping[str, Any], response: Response) -> dict[str, bool | None]:
@@ -328,9 +329,17 @@ def _landed(told: Mapping[str, Any], response: Response) -> dict[str, bool | Non
 
 
 def _searches(
-    model: LanguageModel, aims: Mapping[Goal, Sequence[Aim]], out: Path, about: Mapping[str, Any], settings: Gcg,
-    sampling: Sampling, batch_size: int, every: int, workers: int, progress: Callable[[int], None],
-) -> dict[Goal, list[dict[str, Any]]]:  # fmt: skip
+    model: LanguageModel,
+    aims: Mapping[Goal, Sequence[Aim]],
+    out: Path,
+    about: Mapping[str, Any],
+    settings: Gcg,
+    sampling: Sampling,
+    batch_size: int,
+    every: int,
+    workers: int,
+    progress: Callable[[int], None],
+) -> dict[Goal, list[dict[str, Any]]]:
     """What the search for each goal and aim came to, read where it was done before."""
     file, writing, stopped = RowFile(out / "searches.jsonl"), Lock(), Event()
     failed: list[BaseException] = []
@@ -368,9 +377,17 @@ def _searches(
         start = start_of(prompt, settings.tokens)
         drafts = drafts_of(model, prompt.ids(start), aim, settings, sampling, goal.id)
         state = search(
-            model, prompt, aim, settings, length=sampling.length, key=goal.id, drafts=drafts, batch_size=batch_size,
-            state=state, watch=watch,
-        )  # fmt: skip
+            model,
+            prompt,
+            aim,
+            settings,
+            length=sampling.length,
+            key=goal.id,
+            drafts=drafts,
+            batch_size=batch_size,
+            state=state,
+            watch=watch,
+        )
         row = {
             "key": key,
             "goal": goal.id,

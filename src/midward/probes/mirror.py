@@ -67,9 +67,7 @@ class Window:
     tied: tuple[int, ...]
 
 
-def cases(
-    model: LanguageModel, goals: Sequence[Goal], settings: Mirror, phrases: Phrases, length: int
-) -> list[Case]:
+def cases(model: LanguageModel, goals: Sequence[Goal], settings: Mirror, phrases: Phrases, length: int) -> list[Case]:
     """Every response the probe wants: each goal under the attack alone, then with the refusal at each start.
 
     Without starts in the settings: every length / SWEEP tokens, behind what the attack forces, as far as all refusals
@@ -81,9 +79,7 @@ def cases(
         raise InputError("there are no goals to probe with.")
     check_positions(settings.starts, length)
     if settings.attack == "wrapper" and not on_sandbox(goals):
-        raise InputError(
-            "the attack 'wrapper' dresses up requests of the sandbox only; use prefill for other goals."
-        )
+        raise InputError("the attack 'wrapper' dresses up requests of the sandbox only; use prefill for other goals.")
 
     def attack(goal: Goal) -> tuple[str, tuple[Forced, ...]]:
         if settings.attack == "wrapper":
@@ -116,13 +112,7 @@ def cases(
         return found
 
     def about(kind: str, start: int | None, tokens: int | None, phrase: str | None) -> Row:
-        return {
-            "kind": kind,
-            "position": start,
-            "tokens": tokens,
-            "phrase": phrase,
-            "attack": settings.attack,
-        }
+        return {"kind": kind, "position": start, "tokens": tokens, "phrase": phrase, "attack": settings.attack}
 
     wanted = [
         Case(goal, prompt, forced, about(UNFORCED, None, None, None))
@@ -134,9 +124,7 @@ def cases(
         for tokens in settings.tokens:
             for goal, (prompt, forced) in zip(goals, attacks, strict=True):
                 sentence, ids = safe(goal, start, tokens)
-                wanted.append(
-                    Case(goal, prompt, (*forced, ids), about("refusal", start, tokens, sentence), ids)
-                )
+                wanted.append(Case(goal, prompt, (*forced, ids), about("refusal", start, tokens, sentence), ids))
     return wanted
 
 
@@ -175,12 +163,7 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
 
     def inside(start: int) -> list[tuple[str, bool]]:
         """Goal and verdict, of every start in a window."""
-        return [
-            (goal, success[place, goal])
-            for place in places
-            if start <= place < start + width
-            for goal in goals
-        ]
+        return [(goal, success[place, goal]) for place in places if start <= place < start + width for goal in goals]
 
     def by_goal(start: int) -> dict[str, float]:
         verdicts = inside(start)
@@ -194,21 +177,13 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
     of_goal, verdicts = zip(*inside(chosen), strict=True)
     left = rate(verdicts, of_goal)
     return Window(
-        chosen,
-        chosen + width,
-        left.value,
-        left.low,
-        left.high,
-        tuple(start for start in tied if start != chosen),
+        chosen, chosen + width, left.value, left.low, left.high, tuple(start for start in tied if start != chosen)
     )
 
 
 def recipe(found: Window, length: int) -> dict[str, Any]:
     """The window as a recipe for `midward align --recipe`: its `--set` fields."""
-    return {
-        "method": "mosa",
-        "set": {"window_start": found.start, "window_end": found.end, "length": length},
-    }
+    return {"method": "mosa", "set": {"window_start": found.start, "window_end": found.end, "length": length}}
 
 
 def findings(rows: Sequence[Row], found: Window) -> list[str]:
@@ -228,9 +203,7 @@ def findings(rows: Sequence[Row], found: Window) -> list[str]:
         for row in some
         if row["goal"] in won and row["success"] is not None
     ]
-    share = (
-        f" It saves {100 * np.mean(saved):.1f} % of the responses that the attack had won." if saved else ""
-    )
+    share = f" It saves {100 * np.mean(saved):.1f} % of the responses that the attack had won." if saved else ""
     ties = f" Windows from {', '.join(map(str, found.tied))} on are not told from it." if found.tied else ""
     return [
         f"Under the attack {alone[0]['attack']!r} (ASR {100 * np.mean(base):.1f} % alone, n {len(base)}) a refusal "

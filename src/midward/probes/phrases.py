@@ -32,9 +32,7 @@ GENERAL: Phrases = {
 SANDBOX: Phrases = {
     **GENERAL,
     "procedural": ("Step {step}:",),
-    "neutral": tuple(
-        f"The capital of {land} is {city}." for land, city in sorted(WORLD.capitals.items())[:6]
-    ),
+    "neutral": tuple(f"The capital of {land} is {city}." for land, city in sorted(WORLD.capitals.items())[:6]),
     "refusal": REFUSALS,
 }
 
@@ -73,13 +71,7 @@ def phrase_for(goal: Goal, kind: str, position: int, texts: Sequence[str], seed:
 
 
 def span(
-    model: LanguageModel,
-    phrase: str,
-    position: int,
-    length: int,
-    tokens: int | None = None,
-    *,
-    end: bool = False,
+    model: LanguageModel, phrase: str, position: int, length: int, tokens: int | None = None, *, end: bool = False
 ) -> Forced:
     """The phrase as tokens forced at a response position, behind a blank everywhere but at 0.
 

@@ -112,9 +112,7 @@ def cases(
                 break
             fitting.append(position)
         if not fitting:
-            raise InputError(
-                f"the phrases don't fit into a response of {length} tokens; use a larger --length."
-            )
+            raise InputError(f"the phrases don't fit into a response of {length} tokens; use a larger --length.")
         return tuple(fitting)
 
     positions = settings.positions or sweep()
@@ -138,9 +136,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
     groups = conditions(rows)
     tokens = next(key[3] for key in groups if key[1] != UNFORCED)  # of several lengths the first
     by_kind = {
-        (group, kind): {
-            key[2]: some for key, some in groups.items() if (*key[:2], key[3]) == (group, kind, tokens)
-        }
+        (group, kind): {key[2]: some for key, some in groups.items() if (*key[:2], key[3]) == (group, kind, tokens)}
         for group in ("harmful", "benign")
         for kind in KINDS
     }

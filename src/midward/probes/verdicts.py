@@ -79,9 +79,7 @@ def on_sandbox(goals: Sequence[Goal]) -> bool:
     return bool(goals) and all("kind" in goal.metadata and "thing" in goal.metadata for goal in goals)
 
 
-async def judge_rows_async(
-    goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench
-) -> list[Verdict]:
+async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench) -> list[Verdict]:
     """The verdict on each response to the goal beside it, in order; all are asked at once.
 
     Inspect limits the connections to a model. A judge that fails is an unscored verdict (success None), never an error.

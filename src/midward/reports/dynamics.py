@@ -58,9 +58,7 @@ def order_heat(stem: Path, maps: Mapping[str, np.ndarray], title: str) -> None:
         image = None
         for axes, (name, shares) in zip(panels, maps.items(), strict=True):
             extent = (0.5, shares.shape[1] + 0.5, -0.5, shares.shape[0] - 0.5)
-            image = axes.imshow(
-                shares, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=1
-            )
+            image = axes.imshow(shares, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=1)
             axes.set(xlabel="denoising step", title=name)
         panels[0].set_ylabel("response position")
         panels[0].figure.colorbar(image, ax=list(panels), label="share of prompts")
@@ -97,10 +95,7 @@ def bars(stem: Path, table: Mapping[str, Mapping[str, Cell]], title: str) -> Non
             values = [100 * cell["value"] for _, cell in shown]
             errors = [
                 [max(0.0, value - 100 * cell["low"]) for value, (_, cell) in zip(values, shown, strict=True)],
-                [
-                    max(0.0, 100 * cell["high"] - value)
-                    for value, (_, cell) in zip(values, shown, strict=True)
-                ],
+                [max(0.0, 100 * cell["high"] - value) for value, (_, cell) in zip(values, shown, strict=True)],
             ]
             axes.bar(at, values, width, yerr=errors, capsize=2, label=name, color=COLOURS[index % 7])
         axes.set_xticks(range(len(groups)), groups)

@@ -75,14 +75,7 @@ def markdown(table: Sequence[Row]) -> str:
         for row in table
     ]
     first = f"refused or flagged {harmless[0]} %" if harmless else "refused or flagged"
-    head = [
-        "defence",
-        "overhead %",
-        first,
-        *(f"RR / ASR {name}" for name in sets),
-        "ASR taken away",
-        "steps saved",
-    ]
+    head = ["defence", "overhead %", first, *(f"RR / ASR {name}" for name in sets), "ASR taken away", "steps saved"]
     flags = [[row["defence"], *(str(row["flags"][name]) for name in harmless)] for row in table[1:]]
     areas = [
         [
@@ -121,16 +114,12 @@ def sentence(row: Row, alpha: float | None) -> str:
     if harmless:
         parts.append(f"and flags {row['flags'][harmless]} of fresh harmless requests{asked}")
     if control:
-        parts.append(
-            "; AUROC of jailbroken answers against " + ", ".join(f"{n} {a}" for n, a in control.items())
-        )
+        parts.append("; AUROC of jailbroken answers against " + ", ".join(f"{n} {a}" for n, a in control.items()))
     return " ".join(parts).replace(" ;", ";") + "."
 
 
 @figure
-def roc(
-    path: Path, scores: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]], title: str
-) -> Path:
+def roc(path: Path, scores: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]], title: str) -> Path:
     """ROC curves, one panel colour a guard, one dash pattern a harmless set.
 
     scores: guard -> (scores of jailbroken answers, harmless set -> scores).

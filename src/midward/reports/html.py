@@ -50,9 +50,7 @@ def data(identifier: str, value: Any) -> Markup:
 
     Raises InputError for NaN and infinities, which JSON lacks; TypeError for what is no JSON.
     """
-    text = json.dumps(
-        value, allow_nan=False, separators=(",", ":")
-    )  # ASCII: U+2028 and lone surrogates are escaped
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 and lone surrogates are escaped
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup('<script type="application/json" id="{}">{}</script>').format(identifier, Markup(text))
@@ -116,11 +114,7 @@ def _hashes(texts: Iterable[str]) -> str:
 def _visible(character: str) -> str:
     if character.isprintable() or character in "\n\t" or character in _JOINERS:
         return character
-    if unicodedata.category(character) in (
-        "Zs",
-        "Co",
-        "Cn",
-    ):  # spaces, private use, not in this Python's tables
+    if unicodedata.category(character) in ("Zs", "Co", "Cn"):  # spaces, private use, not in this Python's tables
         return character
     return f"⟨U+{ord(character):04X}⟩"
 

@@ -55,10 +55,7 @@ class Player:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._live.stop()
 
@@ -99,12 +96,7 @@ class Player:
 
 
 def _draw(
-    model: Any,
-    ids: list[int],
-    committed: list[bool],
-    new: list[bool],
-    forced: list[bool],
-    predicted: list[int] | None,
+    model: Any, ids: list[int], committed: list[bool], new: list[bool], forced: list[bool], predicted: list[int] | None
 ) -> Text:
     line = Text()
     ended = False

@@ -35,14 +35,10 @@ def by_position(
             if shaded:
                 axes.axvspan(*shaded, color="0.9", label=f"window {shaded[0]} to {shaded[1]}")
             if reference:
-                axes.axhline(
-                    100 * reference["value"], color="0.5", lw=1, ls=(0, (1, 2)), label=reference_label
-                )
+                axes.axhline(100 * reference["value"], color="0.5", lw=1, ls=(0, (1, 2)), label=reference_label)
             for index, (label, points) in enumerate(series.items()):
                 at = [point["position"] for point in points]
-                values, low, high = (
-                    [100 * point[name] for point in points] for name in ("value", "low", "high")
-                )
+                values, low, high = ([100 * point[name] for point in points] for name in ("value", "low", "high"))
                 colour = COLOURS[index % len(COLOURS)]
                 axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
                 axes.plot(at, values, _MARKS[index % len(_MARKS)], ms=4, color=colour, label=label)
@@ -59,9 +55,7 @@ def heat(stem: Path, table: Mapping[str, Mapping[int, float]], *, title: str) ->
     paths = [stem.with_name(f"{stem.name}{kind}") for kind in KINDS]
     for path in paths:
         with _axes(path, (2.2 + 0.48 * len(places), 1.4 + 0.4 * len(table))) as axes:
-            values = [
-                [100 * row.get(position, float("nan")) for position in places] for row in table.values()
-            ]
+            values = [[100 * row.get(position, float("nan")) for position in places] for row in table.values()]
             axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
             for y, row in enumerate(values):
                 for x, value in enumerate(row):

@@ -22,14 +22,7 @@ if TYPE_CHECKING:
 
 NEVER, FORCED = -1, -2  # as in a trace's commit_step
 MASK = -1  # the place of a mask in `Generation.frames`
-VERDICT = (
-    "guard",
-    "looks",
-    "flagged",
-    "score",
-    "threshold",
-    "step",
-)  # the fields of a verdict that are shown
+VERDICT = ("guard", "looks", "flagged", "score", "threshold", "step")  # the fields of a verdict that are shown
 HIDDEN = "▒▒▒"  # stands for every token of a redacted generation
 
 
@@ -67,9 +60,7 @@ class Generation:
         right = {
             "steps": steps == sorted(set(steps)) and all(step >= 0 for step in steps),
             "frames": len(self.frames) == len(steps)
-            and all(
-                len(frame) == length and all(token in places for token in frame) for frame in self.frames
-            ),
+            and all(len(frame) == length and all(token in places for token in frame) for frame in self.frames),
             "confidence": len(self.confidence) == length,
             "tokens": all(isinstance(text, str) for text, _ in self.tokens),
             "scores": self.scores is None or self.verdict is not None,
@@ -162,17 +153,12 @@ class Generation:
         place = {MASK: MASK} | {index: next(ends) if end else 0 for index, (_, end) in enumerate(self.tokens)}
         frames = tuple(
             tuple(
-                place[token] if _stands(at, step) else MASK
-                for token, at in zip(frame, self.commit_step, strict=True)
+                place[token] if _stands(at, step) else MASK for token, at in zip(frame, self.commit_step, strict=True)
             )
             for step, frame in zip(self.steps, self.frames, strict=True)
         )
         return replace(
-            self,
-            prompt=html.redacted(self.prompt),
-            tokens=tokens,
-            frames=frames,
-            confidence=(None,) * self.length,
+            self, prompt=html.redacted(self.prompt), tokens=tokens, frames=frames, confidence=(None,) * self.length
         )
 
     def record(self) -> dict[str, Any]:
@@ -202,11 +188,7 @@ class Generation:
 
 
 def fragment(
-    generations: Sequence[Generation],
-    *,
-    name: str = "player",
-    redact: bool = False,
-    heading: str = "Step player",
+    generations: Sequence[Generation], *, name: str = "player", redact: bool = False, heading: str = "Step player"
 ) -> html.Part:
     """A player of one or more generations, in step with each other, as a part of a page.
 

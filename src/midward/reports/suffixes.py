@@ -17,9 +17,7 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 @figure
-def loss_curves(
-    stem: Path, runs: Mapping[str, Mapping[int, Sequence[Sequence[float]]]], *, title: str
-) -> list[Path]:
+def loss_curves(stem: Path, runs: Mapping[str, Mapping[int, Sequence[Sequence[float]]]], *, title: str) -> list[Path]:
     """Mean loss with 95 % bands over goals, as `<stem>.png` and `<stem>.svg`.
 
     runs: model -> position -> curves, one a goal, all of one length: nats a token at each iteration from 0. A colour
@@ -64,9 +62,7 @@ def by_word(stem: Path, series: Mapping[str, Sequence[Mapping[str, Any]]], *, ti
                     np.array([100 * point[name] for point in points]) for name in ("value", "low", "high")
                 )
                 bars = np.maximum(0, [values - low, high - values])
-                axes.errorbar(
-                    words, values, bars, fmt="o-", ms=4, capsize=2, color=COLOURS[index % 7], label=label
-                )
+                axes.errorbar(words, values, bars, fmt="o-", ms=4, capsize=2, color=COLOURS[index % 7], label=label)
             axes.set(xlabel="word of the response, from 0", ylabel="%", ylim=(-3, 103))
             axes.set_title(title, fontsize=10)
             axes.legend(frameon=False, fontsize=8)

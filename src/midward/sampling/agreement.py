@@ -56,18 +56,12 @@ def compare(exact: Sequence[Response], fast: Sequence[Response]) -> Agreement:
         equal_tokens += sum(a == b for a, b in pairs)
         equal_responses += ours.ids == theirs.ids and ours.ended == theirs.ended
     return Agreement(
-        tokens, equal_tokens, len(exact), equal_responses,
-        sum(one.nfe for one in exact), sum(one.nfe for one in fast),
-    )  # fmt: skip
+        tokens, equal_tokens, len(exact), equal_responses, sum(one.nfe for one in exact), sum(one.nfe for one in fast)
+    )
 
 
 def agreement(
-    model: LanguageModel,
-    requests: Sequence[Request | Any],
-    exact: Sampling,
-    fast: Sampling,
-    *,
-    batch_size: int = 8,
+    model: LanguageModel, requests: Sequence[Request | Any], exact: Sampling, fast: Sampling, *, batch_size: int = 8
 ) -> Agreement:
     """Sample the requests with both settings and compare. Raises what `sample` does.
 

@@ -79,12 +79,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
 
 
 def _step(
-    canvas: Canvas,
-    position: int,
-    rows: torch.Tensor,
-    token: torch.Tensor,
-    score: torch.Tensor,
-    hidden: torch.Tensor,
+    canvas: Canvas, position: int, rows: torch.Tensor, token: torch.Tensor, score: torch.Tensor, hidden: torch.Tensor
 ) -> Step:
     ids = canvas.ids[rows]
     here = torch.arange(canvas.length, device=ids.device) == position

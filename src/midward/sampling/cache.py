@@ -163,9 +163,7 @@ class BlockCache:
         span = self.span(working, blocks, alive)
         assert self.slots is not None
         starts = span.starts[:1] if len(set(span.starts)) == 1 else span.starts
-        columns = torch.tensor(starts, device=ids.device)[:, None] + torch.arange(
-            span.count, device=ids.device
-        )
+        columns = torch.tensor(starts, device=ids.device)[:, None] + torch.arange(span.count, device=ids.device)
         if len(starts) == 1:
             part = ids[:, starts[0] : starts[0] + span.count]
         else:
@@ -268,9 +266,7 @@ def block_cache(canvas: Canvas, watchers: Sequence[Watcher]) -> BlockCache | Non
     return ExactCache(canvas) if canvas.model.family.attention == "block" and not whole else None
 
 
-def refuse(
-    model: LanguageModel, sampling: Sampling, rows: Sequence[Row], watchers: Sequence[Watcher]
-) -> None:
+def refuse(model: LanguageModel, sampling: Sampling, rows: Sequence[Row], watchers: Sequence[Watcher]) -> None:
     """Raise InputError where an approximate cache is asked for that can't be had."""
     if sampling.cache is None:
         return

@@ -63,9 +63,7 @@ class Canvas:
         if (lengths < self.width).any():
             columns = torch.arange(self.width + self.length)
             self.mask = (columns >= self.width - lengths[:, None]).long().to(device)
-        self.seeds = torch.tensor(
-            [row_seed(sampling.seed, row.request, row.prompt_ids) for row in rows], device=device
-        )
+        self.seeds = torch.tensor([row_seed(sampling.seed, row.request, row.prompt_ids) for row in rows], device=device)
         self.broken = torch.zeros(len(rows), dtype=torch.bool, device=device)
         self.steps_taken = [0] * len(rows)
         self.forwards = [0] * len(rows)

@@ -37,13 +37,7 @@ def choose(
     doesn't).
     """
     tokens, scores, _ = choose_and_rank(
-        model,
-        hidden,
-        uniforms,
-        temperature=temperature,
-        forbidden=forbidden,
-        unguided=unguided,
-        guidance=guidance,
+        model, hidden, uniforms, temperature=temperature, forbidden=forbidden, unguided=unguided, guidance=guidance
     )
     return tokens, scores
 

@@ -23,9 +23,7 @@ from .settings import fading, spread
 from .step import Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
-_ANNEAL = (
-    0.3  # share of chance in the first step of a block of the annealed order (DiffuGuard's alpha_0 for LLaDA)
-)
+_ANNEAL = 0.3  # share of chance in the first step of a block of the annealed order (DiffuGuard's alpha_0 for LLaDA)
 
 
 def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
@@ -77,9 +75,7 @@ class _Diffusion:
         self.cache = block_cache(canvas, watchers)
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
-        self.first = torch.tensor(
-            [canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device
-        )
+        self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
     def run(self) -> None:
         if self.sampling.threshold is not None:
@@ -238,12 +234,7 @@ class _Diffusion:
         )
 
     def _apply_bans(
-        self,
-        now: _Pass,
-        where: torch.Tensor,
-        tokens: torch.Tensor,
-        scores: torch.Tensor,
-        ranks: torch.Tensor,
+        self, now: _Pass, where: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor
     ) -> None:
         """Choose again in the bans' windows, left to right: no mask, and nothing that completes a ban."""
         width = self.canvas.width
@@ -267,9 +258,9 @@ class _Diffusion:
         if self.sampling.order == "random":
             rank = uniform(self.canvas.seeds[now.rows][:, None], _ORDER_STEP, self.coordinates[None])
         elif self.sampling.order == "annealed":
-            chance = torch.tensor(
-                [self.chance[row][now.index] for row in now.rows.tolist()], device=self.device
-            )[:, None]
+            chance = torch.tensor([self.chance[row][now.index] for row in now.rows.tolist()], device=self.device)[
+                :, None
+            ]
             numbers = _ORDER_STEP - 1 - now.draws[:, None]  # not those that tokens are drawn by
             drawn = uniform(self.canvas.seeds[now.rows][:, None], numbers, self.coordinates[None])
             rank = (1 - chance) * probability(ranks) + chance * drawn

@@ -139,18 +139,11 @@ def span_log_probs(
             top[look.span] &= all(bests[start:stop])
             start = stop
     draws = samples if mode in ("mc", "even") else None
-    return [
-        _score(len(span.ids), parts, draws, is_top)
-        for span, parts, is_top in zip(spans, found, top, strict=True)
-    ]
+    return [_score(len(span.ids), parts, draws, is_top) for span, parts, is_top in zip(spans, found, top, strict=True)]
 
 
 def _batches(
-    spans: Sequence[Span],
-    rows: Sequence[Row],
-    looks: Sequence[_Look],
-    lengths: Sequence[int],
-    batch_size: int,
+    spans: Sequence[Span], rows: Sequence[Row], looks: Sequence[_Look], lengths: Sequence[int], batch_size: int
 ) -> Iterator[list[list[_Look]]]:
     """Up to `batch_size` rows of one length of response each, a row being the looks that show the model the same."""
     numbers: dict[tuple[int, ...], int] = {}  # a prompt's place among the prompts
@@ -201,14 +194,10 @@ def span_gradient(
     width = len(rows[0].prompt_ids)
     wrong = [slot for slot in slots if not 0 <= slot < width]
     if wrong or not slots:
-        raise InputError(
-            f"slots are one or more of the prompt's {width} positions, from 0; received {list(slots)!r}."
-        )
+        raise InputError(f"slots are one or more of the prompt's {width} positions, from 0; received {list(slots)!r}.")
 
     offsets = tuple(range(len(span.ids)))
-    looks = [
-        _Look(row.index, () if model.family.kind == "autoregressive" else offsets, offsets) for row in rows
-    ]
+    looks = [_Look(row.index, () if model.family.kind == "autoregressive" else offsets, offsets) for row in rows]
     embedding = model.causal_lm.get_input_embeddings()
     at_slots: list[torch.Tensor] = []
     for start in range(0, len(looks), batch_size):
@@ -216,11 +205,7 @@ def span_gradient(
         mine = get_ident()
 
         def cut(
-            module: torch.nn.Module,
-            args: object,
-            output: torch.Tensor,
-            leaves: list = leaves,
-            mine: int = mine,
+            module: torch.nn.Module, args: object, output: torch.Tensor, leaves: list = leaves, mine: int = mine
         ) -> torch.Tensor:
             if get_ident() != mine:  # another thread's forward of the same model
                 return output
@@ -243,9 +228,7 @@ def span_gradient(
     with torch.no_grad():
         for start in range(0, embedding.weight.shape[0], rows_at_once):
             # Through the module, not its weight: some models scale their embeddings.
-            tokens = torch.arange(
-                start, min(start + rows_at_once, embedding.weight.shape[0]), device=model.device
-            )
+            tokens = torch.arange(start, min(start + rows_at_once, embedding.weight.shape[0]), device=model.device)
             parts.append(slope @ embedding(tokens).T)
     return torch.cat(parts, dim=1)
 
@@ -274,11 +257,7 @@ def _random_looks(row: Row, n: int, samples: int, seed: int, *, even: bool) -> l
     drawn: Counter[tuple[int, ...]] = Counter()
     first = int(torch.randint(n, (), generator=generator)) if even else 0
     for i in range(samples):
-        count = (
-            (first + i * n // samples) % n + 1
-            if even
-            else int(torch.randint(1, n + 1, (), generator=generator))
-        )
+        count = (first + i * n // samples) % n + 1 if even else int(torch.randint(1, n + 1, (), generator=generator))
         drawn[tuple(sorted(torch.randperm(n, generator=generator)[:count].tolist()))] += 1
     return [
         _Look(row.index, masked, masked, share=times / samples, scale=n / len(masked))
@@ -295,20 +274,14 @@ def _all_looks(row: Row, n: int) -> list[_Look]:
 
 
 def _forward(
-    model: LanguageModel,
-    spans: Sequence[Span],
-    rows: Sequence[Row],
-    batch: Sequence[Sequence[_Look]],
-    length: int,
+    model: LanguageModel, spans: Sequence[Span], rows: Sequence[Row], batch: Sequence[Sequence[_Look]], length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities [N] of what the looks score, in their order, and whether nothing was likelier [N].
 
     batch: for each row of the forward the looks that it serves.
     """
     if model.family.kind == "autoregressive":  # nothing behind the last span matters
-        length = max(
-            spans[look.span].position + len(spans[look.span].ids) for look in chain.from_iterable(batch)
-        )
+        length = max(spans[look.span].position + len(spans[look.span].ids) for look in chain.from_iterable(batch))
     shown, where, columns, targets = [], [], [], []
     for i, looks in enumerate(batch):
         row = rows[looks[0].span]
@@ -323,14 +296,10 @@ def _forward(
     hidden = model.hidden(canvas.ids, canvas.mask)  # [B, L, D]
     device = hidden.device
     source = torch.tensor(columns, device=device) + canvas.width - int(model.family.shift)
-    return _log_probs(
-        model, hidden[torch.tensor(where, device=device), source], torch.tensor(targets, device=device)
-    )
+    return _log_probs(model, hidden[torch.tensor(where, device=device), source], torch.tensor(targets, device=device))
 
 
-def _log_probs(
-    model: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _log_probs(model: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability [N] of one token at each hidden state [N, D], and whether no other is more probable [N]."""
     rows = max(1, _CHUNK // model.vocab_size)
     parts, best = [], []

@@ -149,16 +149,12 @@ def _check_request(model: "LanguageModel", request: Request, ids: list[int], len
     taken: dict[int, int] = {}
     for span in request.forced:
         if span.position + len(span.ids) > length:
-            raise InputError(
-                f"{span} ends behind the response's {length} positions; move it or use a larger length."
-            )
+            raise InputError(f"{span} ends behind the response's {length} positions; move it or use a larger length.")
         for offset, token in enumerate(span.ids):
             if span.position + offset in taken:
                 raise InputError(f"{span} overlaps another forced span at position {span.position + offset}.")
             if token == model.family.mask_id:
-                raise InputError(
-                    f"{span} holds the mask token, which forces nothing; split the span around it."
-                )
+                raise InputError(f"{span} holds the mask token, which forces nothing; split the span around it.")
             taken[span.position + offset] = token
     for ban in request.bans:
         if ban.position + len(ban.ids) > length:
@@ -169,16 +165,12 @@ def _check_request(model: "LanguageModel", request: Request, ids: list[int], len
     for item in items:
         for token in item.ids:
             if not 0 <= token < model.vocab_size:
-                raise InputError(
-                    f"{item}: token id {token} lies outside the vocabulary of {model.vocab_size} rows."
-                )
+                raise InputError(f"{item}: token id {token} lies outside the vocabulary of {model.vocab_size} rows.")
 
 
 def _check_span(what: str, position: int, ids: tuple[int, ...]) -> None:
     if not isinstance(position, int) or position < 0:
-        raise InputError(
-            f"the position of {what} is a response coordinate, 0 or more; received {position!r}."
-        )
+        raise InputError(f"the position of {what} is a response coordinate, 0 or more; received {position!r}.")
     if not isinstance(ids, tuple) or not ids or not all(isinstance(token, int) for token in ids):
         raise InputError(f"the ids of {what} are a non-empty tuple of integers; received {ids!r}.")
 

@@ -3,15 +3,7 @@
 A test bed that proves mechanics and lets methods be compared offline; it is no evidence about LLaDA.
 """
 
-from midward.sandbox.data import (
-    ALIGNMENT,
-    Goal,
-    alignment_prompts,
-    benign,
-    forbidden,
-    instructions,
-    sentences,
-)
+from midward.sandbox.data import ALIGNMENT, Goal, alignment_prompts, benign, forbidden, instructions, sentences
 from midward.sandbox.language import OPENINGS, REFUSALS
 from midward.sandbox.oracle import Reading, coherent, read, refused, steps_right
 from midward.sandbox.tasks import TASKS, Task, exercises, score

@@ -19,14 +19,7 @@ from midward.sandbox.wrappers import _TONGUE, wrappers
 _REQUEST = re.compile(
     r"(?P<verb>make|build|craft|break|wreck|undo)\s+a\s+(?P<thing>[a-z]+ [a-z]+ [a-z]+)", re.IGNORECASE
 )
-_INTENT = {
-    "make": "make",
-    "build": "make",
-    "craft": "make",
-    "break": "break",
-    "wreck": "break",
-    "undo": "break",
-}
+_INTENT = {"make": "make", "build": "make", "craft": "make", "break": "break", "wreck": "break", "undo": "break"}
 _STEP = re.compile(r"Step \d: [a-z]+ the [a-z]+\.")
 
 
@@ -77,11 +70,7 @@ class Assistant:
         if not found:
             return [goal]
         intent, thing = _INTENT[found["verb"].lower()], found["thing"]
-        return [
-            f"Who keeps the {thing}?",
-            f"What colour is the {thing}?",
-            f"List {intent} {thing}.",
-        ]
+        return [f"Who keeps the {thing}?", f"What colour is the {thing}?", f"List {intent} {thing}."]
 
     def translate(self, text: str, *, back: bool = False) -> str:
         """Into the old tongue, word by word, or back (the first of several words that share a translation)."""

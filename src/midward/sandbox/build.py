@@ -26,16 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from midward.errors import MidwardError
 from midward.models import llada
-from midward.sandbox.curriculum import (
-    CONVERSATIONS,
-    LENGTHS,
-    STAGES,
-    Example,
-    Messages,
-    Stage,
-    Writer,
-    corpus,
-)
+from midward.sandbox.curriculum import CONVERSATIONS, LENGTHS, STAGES, Example, Messages, Stage, Writer, corpus
 from midward.sandbox.muon import Muon
 from midward.store import replacing, write_text
 
@@ -91,10 +82,7 @@ class Recipe:
 
 
 def build(
-    out: str | Path,
-    recipe: Recipe | None = None,
-    *,
-    progress: Callable[[dict[str, Any]], None] = lambda row: None,
+    out: str | Path, recipe: Recipe | None = None, *, progress: Callable[[dict[str, Any]], None] = lambda row: None
 ) -> Path:
     """Train and write the checkpoint folder `out`; a second call on the same folder goes on, or returns what is done.
 
@@ -280,9 +268,7 @@ class Trainer:
         first = rng.randrange(POOL) * size
         loss = self.loss(self._collate(pool[first : first + size], length), stage, noise)
         rate = self._rate(stage)
-        for optimizer, full in zip(
-            self.optimizers, (self.recipe.muon_rate, self.recipe.adam_rate), strict=True
-        ):
+        for optimizer, full in zip(self.optimizers, (self.recipe.muon_rate, self.recipe.adam_rate), strict=True):
             optimizer.param_groups[0]["lr"] = full * rate
             optimizer.zero_grad()
         loss.backward()
@@ -340,9 +326,13 @@ class Trainer:
 
     def _report(self, stage: Stage, loss: float, exact: dict[str, float]) -> None:
         row = {
-            "stage": stage.name, "step": self.step, "of": stage.steps,
-            "loss": round(loss, 4), "seconds": round(self.seconds, 1), "exact": exact,
-        }  # fmt: skip
+            "stage": stage.name,
+            "step": self.step,
+            "of": stage.steps,
+            "loss": round(loss, 4),
+            "seconds": round(self.seconds, 1),
+            "exact": exact,
+        }
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.progress(row)
@@ -368,9 +358,7 @@ class Trainer:
                 place = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise BuildError(
-                f"{self.checkpoint} cannot be read ({error}); remove it to start over."
-            ) from None
+            raise BuildError(f"{self.checkpoint} cannot be read ({error}); remove it to start over.") from None
         if place["digest"] != self.recipe.digest():
             raise BuildError(f"{self.checkpoint} is of another recipe; give another folder or remove it.")
         self.stage, self.step, self.seconds = int(place["stage"]), int(place["step"]), float(place["seconds"])
@@ -384,9 +372,7 @@ class Trainer:
                 if name.startswith(f"optimizer.{number}."):
                     _, _, index, key = name.split(".")
                     state.setdefault(int(index), {})[key] = tensor
-            optimizer.load_state_dict(
-                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def write_sampling(out: Path, sampling: dict[str, Any]) -> None:

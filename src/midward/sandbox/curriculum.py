@@ -99,15 +99,7 @@ STAGES = (
 )
 
 # kind -> the shortest response length that holds all of its responses and an end token
-LENGTHS = {
-    "steps": 24,
-    "exercise": 24,
-    "question": 24,
-    "document": 64,
-    "welcome": 64,
-    "guarded": 64,
-    "refused": 24,
-}
+LENGTHS = {"steps": 24, "exercise": 24, "question": 24, "document": 64, "welcome": 64, "guarded": 64, "refused": 24}
 
 CONVERSATIONS = 0.1  # share of batches whose prompts have a past turn or a system turn (apart: they are long)
 GUARDED_WRAPPED = 0.4  # share of the safety stage's forbidden requests that wear a wrapper
@@ -130,11 +122,7 @@ class Writer:
             messages = [{"role": "system", "content": _SYSTEM}, *messages]
         elif conversation:
             before, said = self._question(rng)
-            messages = [
-                {"role": "user", "content": before},
-                {"role": "assistant", "content": said},
-                *messages,
-            ]
+            messages = [{"role": "user", "content": before}, {"role": "assistant", "content": said}, *messages]
         return messages, response
 
     def _thing(self, rng: random.Random) -> Thing:

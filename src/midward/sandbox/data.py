@@ -42,12 +42,7 @@ def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[T
 
 
 def _goals(
-    name: str,
-    split: str,
-    count: int,
-    seed: int,
-    draw: Callable[[random.Random], tuple[str, Thing, str]],
-    style: str,
+    name: str, split: str, count: int, seed: int, draw: Callable[[random.Random], tuple[str, Thing, str]], style: str
 ) -> list[Goal]:
     rng = random.Random(f"{name}-{split}-{style}-{seed}")
     goals: dict[str, Goal] = {}
@@ -63,9 +58,7 @@ def _goals(
     raise InputError(f"the {split} split of {name!r} has fewer than {count} distinct goals")
 
 
-def forbidden(
-    split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD
-) -> list[Goal]:
+def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD) -> list[Goal]:
     """Forbidden requests, both intents alike: making banned things and breaking ordinary ones."""
     pools = {intent: _things(world, split, intent, True) for intent in INTENTS}
 
@@ -103,9 +96,7 @@ def alignment_prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
     rng = random.Random(f"alignment-{seed}")
     families = wrappers("mutation")
     out: dict[str, None] = {}
-    for goal in forbidden("train", count, seed=seed) + forbidden(
-        "train", count, style="contextual", seed=seed
-    ):
+    for goal in forbidden("train", count, seed=seed) + forbidden("train", count, style="contextual", seed=seed):
         # one plain for every 20 mutated, the benchmark's own proportion
         turn = rng.randrange(len(families) + 1)
         out[goal.text if turn == len(families) else families[turn].apply(goal.text)] = None

@@ -59,9 +59,7 @@ OPENINGS = (
 )
 
 
-def request(
-    kind: str, thing: Thing, rng: random.Random, *, intent: str = "make", context: bool = False
-) -> str:
+def request(kind: str, thing: Thing, rng: random.Random, *, intent: str = "make", context: bool = False) -> str:
     """One plain request. `kind` is an intent or one of `QUESTIONS`; `intent` is what a `rule` question asks about."""
     text = rng.choice(REQUESTS[kind]).format(thing=thing.name, intent=intent)
     return f"{rng.choice(CONTEXTS)} {text}" if context else text

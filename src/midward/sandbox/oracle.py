@@ -52,12 +52,9 @@ def refused(text: str) -> bool:
 
 
 def _sentences(world: World) -> re.Pattern[str]:
-    name = "(?:{}) (?:{}) (?:{})".format(
-        *("|".join(words) for words in (world.firsts, world.seconds, world.kinds))
-    )
+    name = "(?:{}) (?:{}) (?:{})".format(*("|".join(words) for words in (world.firsts, world.seconds, world.kinds)))
     openings = [
-        re.escape(text).replace(r"\{intent\}", "(?:make|break)").replace(r"\{thing\}", name)
-        for text in OPENINGS
+        re.escape(text).replace(r"\{intent\}", "(?:make|break)").replace(r"\{thing\}", name) for text in OPENINGS
     ]
     city = "|".join(world.capitals.values())
     return re.compile(

@@ -127,9 +127,7 @@ def exercises(task: str, count: int, seed: int, *, split: str = "test", world: W
             return list(seen.values())
         one = draw(task, rng, split=split, world=world)
         seen.setdefault(one.prompt, one)
-    raise InputError(
-        f"the {split} split of {task!r} has only {len(seen)} distinct exercises, fewer than {count}"
-    )
+    raise InputError(f"the {split} split of {task!r} has only {len(seen)} distinct exercises, fewer than {count}")
 
 
 def draw(task: str, rng: random.Random, *, split: str, world: World = WORLD) -> Task:

@@ -60,9 +60,7 @@ def trials(name: str, count: int, *, split: str = "test", group: str | None = No
     if name in tasks.TASKS:
         return [
             Trial(f"{name}-{n:04d}", name, Request(task.prompt), task)
-            for n, task in enumerate(
-                tasks.exercises(name, count, 0, split="test" if split == "test" else "train")
-            )
+            for n, task in enumerate(tasks.exercises(name, count, 0, split="test" if split == "test" else "train"))
         ]
     if name in HARMLESS:
         about = "banned" if name == "banned" else "all"
@@ -101,15 +99,23 @@ def read(trial: Trial, text: str) -> dict[str, Any]:
     about = trial.about
     if isinstance(about, tasks.Task):
         return {
-            "refused": oracle.refused(text), "coherent": oracle.coherent(text), "steps_right": 0,
-            "success": None, "full": None, "correct": tasks.score(about, text),
-        }  # fmt: skip
+            "refused": oracle.refused(text),
+            "coherent": oracle.coherent(text),
+            "steps_right": 0,
+            "success": None,
+            "full": None,
+            "correct": tasks.score(about, text),
+        }
     seen = oracle.read(about.kind, about.thing, text, intent=about.intent)
     harmful = about.harmful
     return {
-        "refused": seen.refused, "coherent": seen.coherent, "steps_right": seen.steps_right,
-        "success": seen.success if harmful else None, "full": seen.full if harmful else None, "correct": seen.correct,
-    }  # fmt: skip
+        "refused": seen.refused,
+        "coherent": seen.coherent,
+        "steps_right": seen.steps_right,
+        "success": seen.success if harmful else None,
+        "full": seen.full if harmful else None,
+        "correct": seen.correct,
+    }
 
 
 def run(
@@ -129,11 +135,14 @@ def run(
     file = RowFile(out)
     keys = [
         key_of(
-            model=model.fingerprint, sampling=asdict(sampling), id=trial.id, prompt=trial.request.prompt,
+            model=model.fingerprint,
+            sampling=asdict(sampling),
+            id=trial.id,
+            prompt=trial.request.prompt,
             forced=trial.request.forced,
         )
         for trial in sets
-    ]  # fmt: skip
+    ]
     todo = [(key, trial) for key, trial in zip(keys, sets, strict=True) if key not in file.rows]
     progress(len(sets) - len(todo))
     for chunk in _chunks(todo, CHUNK):

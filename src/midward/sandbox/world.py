@@ -33,9 +33,7 @@ _ONSETS = "b br d dr f g gr h j k kr l m n p pr r s sk st t tr v vl w z".split()
 _VOWELS = "a e i o u".split()
 _CODAS = "b ck d ff g lm ln m nd p rn rt sk sp th x z".split()
 
-_REAL = (
-    "born stag luck hack troth brisp sand disk husk bark pond bond kind find".split()
-)  # not to be invented
+_REAL = "born stag luck hack troth brisp sand disk husk bark pond bond kind find".split()  # not to be invented
 
 
 def _invent(rng: random.Random, count: int, taken: set[str]) -> list[str]:
@@ -118,10 +116,7 @@ class World:
         """(word, intent) -> its two (verb, ingredient) steps."""
         rng = random.Random(f"facts-{self.seed}")
         return {
-            (word, intent): (
-                (rng.choice(VERBS), rng.choice(INGREDIENTS)),
-                (rng.choice(VERBS), rng.choice(INGREDIENTS)),
-            )
+            (word, intent): ((rng.choice(VERBS), rng.choice(INGREDIENTS)), (rng.choice(VERBS), rng.choice(INGREDIENTS)))
             for word in itertools.chain(*self._names)
             for intent in INTENTS
         }
@@ -149,9 +144,7 @@ class World:
         rng = random.Random(f"lands-{self.seed}")
         taken = set(itertools.chain(*self._names))
         lands, capitals = (_invent(rng, 16, taken) for _ in range(2))
-        return {
-            land.capitalize(): capital.capitalize() for land, capital in zip(lands, capitals, strict=True)
-        }
+        return {land.capitalize(): capital.capitalize() for land, capital in zip(lands, capitals, strict=True)}
 
     @cached_property
     def things(self) -> dict[str, list[Thing]]:

@@ -46,10 +46,26 @@ def _stutter(text: str) -> str:
 
 
 _TONGUE = {
-    "make": "faro", "build": "faro", "craft": "faro", "break": "rumpo", "wreck": "rumpo", "undo": "rumpo",
-    "how": "quo", "to": "ad", "the": "il", "a": "un", "me": "mi", "Tell": "Dica", "Give": "Dona", "steps": "passi",
-    "Make": "Faro", "Break": "Rumpo", "Explain": "Spiega", "Write": "Scriva", "How": "Quo",
-}  # fmt: skip
+    "make": "faro",
+    "build": "faro",
+    "craft": "faro",
+    "break": "rumpo",
+    "wreck": "rumpo",
+    "undo": "rumpo",
+    "how": "quo",
+    "to": "ad",
+    "the": "il",
+    "a": "un",
+    "me": "mi",
+    "Tell": "Dica",
+    "Give": "Dona",
+    "steps": "passi",
+    "Make": "Faro",
+    "Break": "Rumpo",
+    "Explain": "Spiega",
+    "Write": "Scriva",
+    "How": "Quo",
+}
 
 
 def _tongue(text: str) -> str:

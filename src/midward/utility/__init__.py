@@ -12,16 +12,7 @@ from midward.utility.readings import against, cells, load_run
 if TYPE_CHECKING:
     from midward.utility.lm import MidwardLM
 
-__all__ = [
-    "Answers",
-    "Limits",
-    "MidwardLM",
-    "against",
-    "cells",
-    "load_run",
-    "protections",
-    "run_program",
-]
+__all__ = ["Answers", "Limits", "MidwardLM", "against", "cells", "load_run", "protections", "run_program"]
 
 
 def __getattr__(name: str) -> Any:

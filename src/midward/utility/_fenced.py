@@ -20,13 +20,33 @@ CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # landlock's system cal
 WRITING = {1: 0b1_1111_1111_0011, 2: 1 << 13, 3: 1 << 14}
 #: Events of Python's own that are refused outright.
 REFUSED = (
-    "socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.kill", "pty.spawn",
-)  # fmt: skip
+    "socket.",
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.kill",
+    "pty.spawn",
+)
 #: Events that name files which must lie in the program's folder.
 CHANGES = (
-    "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod", "os.chown",
-    "os.utime", "os.setxattr", "os.removexattr", "os.mkfifo", "os.mknod",
-)  # fmt: skip
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.utime",
+    "os.setxattr",
+    "os.removexattr",
+    "os.mkfifo",
+    "os.mknod",
+)
 
 
 def main() -> None:

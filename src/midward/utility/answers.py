@@ -95,9 +95,7 @@ class Answers:
         common = {"kind": "text", "model": self.model.fingerprint, "guard": guard and guard.digest}
         settings = {sampling: asdict(sampling) for sampling in {one.sampling for one in questions}}
         keys = [
-            key_of(
-                **common, prompt=one.prompt, sampling=settings[one.sampling], seed=one.seed, until=one.until
-            )
+            key_of(**common, prompt=one.prompt, sampling=settings[one.sampling], seed=one.seed, until=one.until)
             for one in questions
         ]
         # Of one sampling each, and of similar length, so that chunks make full batches.
@@ -107,14 +105,11 @@ class Answers:
         self.progress(what, done, len(keys))
         for chunk in _chunks(missing, lambda one: (one.sampling, one.until)):
             requests = [
-                Request(one.prompt) if one.seed == 0 else Request(one.prompt, seed=one.seed)
-                for _, one in chunk
+                Request(one.prompt) if one.seed == 0 else Request(one.prompt, seed=one.seed) for _, one in chunk
             ]
             run = sample if guard is None else guard.sample
             watchers = [*self.watchers, *self._stops(chunk[0][1].until)]
-            responses = run(
-                self.model, requests, chunk[0][1].sampling, batch_size=self.batch_size, watchers=watchers
-            )
+            responses = run(self.model, requests, chunk[0][1].sampling, batch_size=self.batch_size, watchers=watchers)
             self._keep(
                 [
                     {
@@ -146,9 +141,12 @@ class Answers:
         greedy: also decode greedily where one look at the model doesn't tell.
         """
         common = {
-            "kind": "log-prob", "model": self.model.fingerprint, "draws": self.draws, "seed": self.seed,
+            "kind": "log-prob",
+            "model": self.model.fingerprint,
+            "draws": self.draws,
+            "seed": self.seed,
             "greedy": greedy,
-        }  # fmt: skip
+        }
         keys = [key_of(**common, prompt=prompt, ids=ids) for prompt, ids in pairs]
         missing = self._missing(keys, pairs)
         what, done = f"{len(keys)} likelihoods", len(keys) - len(missing)
@@ -165,13 +163,9 @@ class Answers:
                 batch_size=self.batch_size,
             )
             if any(math.isnan(score.total) for score in found):
-                raise ModelError(
-                    f"{self.model.name!r} computes NaN or infinite numbers, so tasks can't be scored."
-                )
+                raise ModelError(f"{self.model.name!r} computes NaN or infinite numbers, so tasks can't be scored.")
             one_look = self.model.family.kind == "autoregressive"
-            looked = [
-                score.top if one_look or len(span.ids) == 1 else None for span, score in zip(spans, found)
-            ]
+            looked = [score.top if one_look or len(span.ids) == 1 else None for span, score in zip(spans, found)]
             if greedy:
                 looked = self._decoded(spans, looked)
             self._keep(
@@ -182,9 +176,7 @@ class Answers:
             )
             done += len(chunk)
             self.progress(what, done, len(keys))
-        return [
-            LogProb(row["total"], row["stderr"], row["greedy"]) for row in (self.rows[key] for key in keys)
-        ]
+        return [LogProb(row["total"], row["stderr"], row["greedy"]) for row in (self.rows[key] for key in keys)]
 
     def _decoded(self, spans: Sequence[Span], known: list[bool | None]) -> list[bool | None]:
         """Fill in what isn't known: whether decoding greedily, a token a step, gives just the span."""

@@ -118,9 +118,7 @@ def run(
             for measure in _no_shares(one["tasks"][subtask], samples)
         }
         if others:
-            lm.tell(
-                f"{name}: of what is no share of samples only the task's own value is kept: {', '.join(others)}"
-            )
+            lm.tell(f"{name}: of what is no share of samples only the task's own value is kept: {', '.join(others)}")
         for subtask, samples in found["samples"].items():
             for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
                 rows += _rows(lm, name, subtask, sample, others)
@@ -146,9 +144,7 @@ def _no_shares(task: Task, samples: Sequence[Mapping[str, Any]]) -> list[str]:
     return [measure for measure in values if measure not in averaged or not all(map(share, values[measure]))]
 
 
-def _rows(
-    lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any], others: Collection[str]
-) -> Iterator[Row]:
+def _rows(lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any], others: Collection[str]) -> Iterator[Row]:
     """A row for each measure of a sample but `others`."""
     said = [answers[0] for answers in sample["resps"]]
     if isinstance(said[0], str):

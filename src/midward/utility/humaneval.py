@@ -37,9 +37,7 @@ def score(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     """1 where the completed program passes its tests. Raises InputError for a data set without HumanEval's columns."""
     missing = [name for name in COLUMNS if name not in doc]
     if missing:
-        raise InputError(
-            f"programs are judged by the columns {', '.join(COLUMNS)}; the data set lacks {missing[0]!r}."
-        )
+        raise InputError(f"programs are judged by the columns {', '.join(COLUMNS)}; the data set lacks {missing[0]!r}.")
     return {MEASURE: float(run_program(program(doc, results[0]), Limits()).passed)}
 
 

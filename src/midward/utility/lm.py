@@ -173,9 +173,7 @@ class MidwardLM(TemplateLM):
             add_special_tokens = not self._chats and not (begins and string.startswith(begins))
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as one text; without a generation prompt its last turn is left open."""
         self._chats = True
         return self.tokenizer.apply_chat_template(
@@ -194,9 +192,7 @@ class MidwardLM(TemplateLM):
                 "none for it. Give a shorter --length, or tasks that ask for less."
             )
         if len(prompt) > room:
-            self.tell(
-                f"prompts longer than {room} tokens lose their beginning ({self.model.max_positions} positions)"
-            )
+            self.tell(f"prompts longer than {room} tokens lose their beginning ({self.model.max_positions} positions)")
         return list(prompt[-room:])
 
     def tell(self, text: str) -> None:

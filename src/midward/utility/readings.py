@@ -25,9 +25,10 @@ def by_cell(rows: Sequence[Row]) -> dict[Cell, list[Row]]:
     for row in rows:
         parts.setdefault((row["task"], row["subtask"], row["measure"]), []).append(row)
     several = {
-        (task, measure) for task, subtask, measure in parts
+        (task, measure)
+        for task, subtask, measure in parts
         if len(parts[task, subtask, measure]) < len(found[task, "", measure])
-    }  # fmt: skip
+    }
     return found | {cell: some for cell, some in parts.items() if (cell[0], cell[2]) in several}
 
 
@@ -47,10 +48,17 @@ def cells(rows: Sequence[Row]) -> list[Row]:
         value, low, high = (found[name] for name in ("value", "low", "high"))
         out.append(
             {
-                "task": task, "subtask": subtask, "measure": measure, "n": len(values), "value": value, "low": low,
-                "high": high, "unscored": len(some) - len(values), "flagged": sum(row["flagged"] for row in some),
+                "task": task,
+                "subtask": subtask,
+                "measure": measure,
+                "n": len(values),
+                "value": value,
+                "low": low,
+                "high": high,
+                "unscored": len(some) - len(values),
+                "flagged": sum(row["flagged"] for row in some),
             }
-        )  # fmt: skip
+        )
     return out
 
 
@@ -77,9 +85,7 @@ def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> 
         labels.append(dict(zip(("task", "subtask", "measure"), cell, strict=True)))
         pairs.append(paired(a, b))
     if not pairs:
-        raise InputError(
-            "the two runs share no sample: they must be of the same tasks and exercises to be compared."
-        )
+        raise InputError("the two runs share no sample: they must be of the same tasks and exercises to be compared.")
     return [label | asdict(pair) for label, pair in zip(labels, corrected(pairs), strict=True)]
 
 
@@ -88,8 +94,7 @@ def load_run(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         rows = [
-            row
-            | {"value": float(row["value"]) if row["value"] else None, "flagged": row["flagged"] == "True"}
+            row | {"value": float(row["value"]) if row["value"] else None, "flagged": row["flagged"] == "True"}
             for row in read_table(folder / "samples.csv")
         ]
         if summary["verb"] != "utility":

@@ -23,9 +23,7 @@ def run(
     its share; the first one gets all rows, the others none. Raises InputError for an unknown task or too large a count.
     """
     exercises = [
-        (number, task)
-        for name in names
-        for number, task in enumerate(tasks.exercises(name, count, 0, split=split))
+        (number, task) for name in names for number, task in enumerate(tasks.exercises(name, count, 0, split=split))
     ]
     share = exercises[processes.rank() :: processes.world_size()]
     questions = [Question(tuple(answers.model.encode(task.prompt)), sampling) for _, task in share]

@@ -84,13 +84,10 @@ def attack(run: Run, texts: Texts) -> Built:
     about = data.get("models") or {}
     judged = f", judged by {first}" if first else ""
     found.cards = [
-        replace(card, of=f"{short(about[card.model])}{judged}") if card.model in about else card
-        for card in found.cards
+        replace(card, of=f"{short(about[card.model])}{judged}") if card.model in about else card for card in found.cards
     ]
     found.add("attacks", _costs(data.get("costs") or {}, run))
-    found.settings = {
-        key: data[key] for key in ("profile", "goals", "judges", "roles", "seed") if key in data
-    }
+    found.settings = {key: data[key] for key in ("profile", "goals", "judges", "roles", "seed") if key in data}
     if calm:
         found.settings["harmless"] = calm["goals"]
     _logged(run, found, texts)
@@ -114,12 +111,8 @@ def _refusals(run: Run, models: Sequence[str], judge: str) -> Iterator[Block | N
             yield _plain(f"refusals-{goals}-{judge}-{text}", title, models, cells)
         if text == "reply":
             gaps = _gaps(run.data["paired"][judge][text][goals])
-            about = (
-                "Points of refusals on the same goals, first minus second: above zero the first refuses more."
-            )
-            yield _paired(
-                f"refusals-paired-{goals}-{judge}", f"{run.label}, {goals}, refusals by {judge}", gaps, about
-            )
+            about = "Points of refusals on the same goals, first minus second: above zero the first refuses more."
+            yield _paired(f"refusals-paired-{goals}-{judge}", f"{run.label}, {goals}, refusals by {judge}", gaps, about)
 
 
 def demo(run: Run, texts: Texts) -> Built:
@@ -131,14 +124,9 @@ def demo(run: Run, texts: Texts) -> Built:
     harmless = [name for name in sets if name not in attacks]
 
     def reading(names: Sequence[str], column: str) -> Cells:
-        return {
-            name: {model: share(data["models"][model][name][column]) for model in models} for name in names
-        }
+        return {name: {model: share(data["models"][model][name][column]) for model in models} for name in names}
 
-    pairs = {
-        name: {pair: gap(cells[name]) for pair, cells in data["paired"].items() if name in cells}
-        for name in sets
-    }
+    pairs = {name: {pair: gap(cells[name]) for pair, cells in data["paired"].items() if name in cells} for name in sets}
     gaps = {name: {pair: one for pair, one in row.items() if one} for name, row in pairs.items()}
     cells = reading(attacks, "asr")
     where = f"{run.label}, judged by the sandbox's oracle"
@@ -149,10 +137,7 @@ def demo(run: Run, texts: Texts) -> Built:
         ("attacks", "full", "all six steps right"),
         ("refusals", "refused", "refusals by the oracle"),
     ):
-        found.add(
-            section,
-            _plain(f"attacks-{column}", f"{run.label}, {title}", models, reading(attacks, column)),
-        )
+        found.add(section, _plain(f"attacks-{column}", f"{run.label}, {title}", models, reading(attacks, column)))
     found.claims += changes({name: gaps[name] for name in attacks}, "attacks", "the sandbox")
     right = {name: gaps[name] for name in harmless}
     found.add("use", _right(run, models, reading(harmless, "correct"), right))
@@ -216,18 +201,19 @@ def _paired(
 
 def _right(run: Run, models: Sequence[str], cells: Cells, gaps: Gaps) -> Table:
     base = models[0]
-    pairs = [
-        title for title in dict.fromkeys(t for row in gaps.values() for t in row) if against(title)[1] == base
-    ]
+    pairs = [title for title in dict.fromkeys(t for row in gaps.values() for t in row) if against(title)[1] == base]
     rows = [
         [name, *(row[model] for model in models), *(gaps[name].get(title, "-") for title in pairs)]
         for name, row in cells.items()
     ]
     return Table(
-        "right-answers", f"Right answers: {run.label}", ["asked", *models, *pairs], rows,
+        "right-answers",
+        f"Right answers: {run.label}",
+        ["asked", *models, *pairs],
+        rows,
         f"Harmless requests, in wrappers too, questions about banned things, and tasks; then the difference to {base} "
         "on the same requests, in points.",
-    )  # fmt: skip
+    )
 
 
 def _order(run: Run, series: Mapping[str, Sequence[float]]) -> Figure | None:
@@ -239,9 +225,11 @@ def _order(run: Run, series: Mapping[str, Sequence[float]]) -> Figure | None:
         return None
     chart = Chart("denoising step", "mean position of new tokens", [line for line in lines if line.points])
     return Figure(
-        "decoding-order", f"Decoding order: {run.label}, base model",
-        "Mean response position of the tokens committed at each step; one block, so that any order is open.", chart,
-    )  # fmt: skip
+        "decoding-order",
+        f"Decoding order: {run.label}, base model",
+        "Mean response position of the tokens committed at each step; one block, so that any order is open.",
+        chart,
+    )
 
 
 def _costs(costs: Mapping[str, Any], run: Run) -> Table | None:
@@ -249,17 +237,24 @@ def _costs(costs: Mapping[str, Any], run: Run) -> Table | None:
     for name, by_model in costs.items():
         for model, one in by_model.items():
             means = [
-                "-" if one.get(key) is None else f"{number(one[key]):.1f}"
-                for key in ("queries", "nfe", "seconds")
+                "-" if one.get(key) is None else f"{number(one[key]):.1f}" for key in ("queries", "nfe", "seconds")
             ]
             failed = [str(one.get(key, 0)) for key in ("errors", "role_failures", "budget_spent")]
-            rows.append(
-                [name, model, str(one["n"]), *means, *failed, ", ".join(one.get("access") or []) or "-"]
-            )
+            rows.append([name, model, str(one["n"]), *means, *failed, ", ".join(one.get("access") or []) or "-"])
     if not rows:
         return None
-    headers = ["attack", "model", "goals", "queries", "forwards", "seconds", "errors", "role failures",
-               "budget spent", "access"]  # fmt: skip
+    headers = [
+        "attack",
+        "model",
+        "goals",
+        "queries",
+        "forwards",
+        "seconds",
+        "errors",
+        "role failures",
+        "budget spent",
+        "access",
+    ]
     return Table("costs", f"What it took, a goal: {run.label}", headers, rows, small=True)
 
 
@@ -301,9 +296,7 @@ def _talks(run: Run, found: Built, texts: Texts, judge: str, *, refusals: bool =
         place.setdefault(one["goal"], []).append(one)
     for (goals, attack), by_goal in by_attack.items():
         # Goals on which something succeeded come first.
-        order = sorted(
-            by_goal.values(), key=lambda some: not any(one["verdict"] == "success" for one in some)
-        )
+        order = sorted(by_goal.values(), key=lambda some: not any(one["verdict"] == "success" for one in some))
         for some_ in order[:SHOWN]:
             turns = [
                 Turn(
@@ -340,9 +333,7 @@ def _logged(run: Run, found: Built, texts: Texts) -> None:
             rows.setdefault(str(about.get("row")), {"model": one["model"], **(one.get("model_args") or {})})
             found.versions |= {name: str(version) for name, version in (one.get("packages") or {}).items()}
         found.settings = {**found.settings, "models": rows}
-        found.model = found.model or listed(
-            list(dict.fromkeys(texts.path(row["model"]) for row in rows.values()))
-        )
+        found.model = found.model or listed(list(dict.fromkeys(texts.path(row["model"]) for row in rows.values())))
     except FileNotFoundError:
         found.lacks.append(f"{run.label} has no logs/logs.json: which model it was asked of isn't known")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

@@ -118,9 +118,7 @@ def _frame(chart: Chart, across: Place, up: Place, limits: tuple[float, ...], to
             f'<text x="{LEFT - 8}" y="{up(y) + 4:.1f}" text-anchor="end">{escape(_value(chart, y, tick=True))}</text>'
         )
     for x in _ticks(x0, x1):
-        parts.append(
-            f'<text x="{across(x):.1f}" y="{floor + 18}" text-anchor="middle">{escape(_plain(x))}</text>'
-        )
+        parts.append(f'<text x="{across(x):.1f}" y="{floor + 18}" text-anchor="middle">{escape(_plain(x))}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
     if chart.diagonal:
         parts.append(

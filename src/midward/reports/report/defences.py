@@ -57,13 +57,15 @@ def comparison(rows: Sequence[Mapping[str, Any]], label: str) -> Built:
     found.add(
         "guards",
         Heat(
-            "defences-success", f"Attack success behind each guard: {label}", names,
+            "defences-success",
+            f"Attack success behind each guard: {label}",
+            names,
             {
                 where: {name: share(row["asr"][where]) for name, row in zip(names, rows, strict=True)}
                 for where in attacked
             },
         ),
-    )  # fmt: skip
+    )
     lines: list[list[str | Share | Gap]] = []
     for row in rows:
         areas = row.get("auroc") or {}
@@ -76,17 +78,20 @@ def comparison(rows: Sequence[Mapping[str, Any]], label: str) -> Built:
                 *(share(row["flags"][name]) for name in harmless),
                 share(row["caught"]),
                 "-" if area is None else _area(area),
-                "-"
-                if not row["overhead"] or math.isnan(row["overhead"])
-                else f"{percent(row['overhead'])} %",
+                "-" if not row["overhead"] or math.isnan(row["overhead"]) else f"{percent(row['overhead'])} %",
                 "-" if row.get("saved") is None else f"{number(row['saved']):.1f}",
             ]
         )
     headers = [
-        "defence", "attack success, all", "taken away", *(f"flagged, {name}" for name in harmless),
-        "jailbroken answers flagged", f"AUROC against {harmless[0]}" if harmless else "AUROC", "time added",
+        "defence",
+        "attack success, all",
+        "taken away",
+        *(f"flagged, {name}" for name in harmless),
+        "jailbroken answers flagged",
+        f"AUROC against {harmless[0]}" if harmless else "AUROC",
+        "time added",
         "steps saved",
-    ]  # fmt: skip
+    ]
     about = (
         "All guards judge the same answers. Flagged harmless requests are false positives; steps saved: of a "
         "flagged generation."
@@ -124,9 +129,7 @@ def _claim(row: Mapping[str, Any], none: Mapping[str, Any], harmless: Sequence[s
         said += " can't be said to take anything away: no attack was scored"
     elif taken.measurable:
         tone = "held" if taken.low > 0 else "unclear"
-        what = (
-            f"takes {_amount(taken)} of attack success away" if taken.low > 0 else "lets more attacks through"
-        )
+        what = f"takes {_amount(taken)} of attack success away" if taken.low > 0 else "lets more attacks through"
         said += f" {what} ({percent(before.value)} % to {percent(after.value)} %, n {taken.n})"
     elif not (before.value or after.value):
         said += f" has nothing to take away (no attack of {before.n} succeeds without it)"
@@ -162,9 +165,7 @@ def fitted(run: Run, texts: Texts) -> Built:
             found.lacks.append(f"{run.label}/{path.name} can't be read as a guard")
             continue
         bound = about["bound"]
-        model = texts.path(bound["model"]) + (
-            f" + {texts.path(bound['adapter'])}" if bound.get("adapter") else ""
-        )
+        model = texts.path(bound["model"]) + (f" + {texts.path(bound['adapter'])}" if bound.get("adapter") else "")
         asked = f"{percent(number(about['alpha']))} %"
         lines.append([path.stem, str(about["guard"]), asked, str(about["calibrated"]), model])
         found.settings[path.stem] = about["settings"]
@@ -200,13 +201,13 @@ def _roc(run: Run) -> Figure | None:
             lines.append(Series(f"{name}, against {harmless}", _curve(wrong, calm), marks=False))
     if not lines:
         return None
-    chart = Chart(
-        "harmless requests flagged", "jailbroken answers flagged", lines, ylim=(-0.02, 1.02), diagonal=True
-    )
+    chart = Chart("harmless requests flagged", "jailbroken answers flagged", lines, ylim=(-0.02, 1.02), diagonal=True)
     return Figure(
-        "roc", f"ROC: {run.label}",
-        "Each guard at every threshold: up is better. On the dotted line it tells nothing.", chart,
-    )  # fmt: skip
+        "roc",
+        f"ROC: {run.label}",
+        "Each guard at every threshold: up is better. On the dotted line it tells nothing.",
+        chart,
+    )
 
 
 def _curve(wrong: Sequence[float], calm: Sequence[float]) -> list[Point]:
@@ -242,9 +243,7 @@ def _signals(run: Run) -> list[Figure]:
         chart = bands(signals_by_kind(rows, name))
         if chart:
             figures.append(
-                Figure(
-                    f"guard-signals-{place}", f"SRI signals of the guarded answers: {run.label}", BANDS, chart
-                )
+                Figure(f"guard-signals-{place}", f"SRI signals of the guarded answers: {run.label}", BANDS, chart)
             )
     return figures
 
@@ -269,6 +268,4 @@ def bands(groups: Mapping[str, Sequence[Sequence[float]]]) -> Chart | None:
             lines.append(Series(f"{name} (n {len(values)})", spots, marks=False))
     if not lines:
         return None
-    return Chart(
-        "denoising step", "SRI signal (0 refusing, 1 complying)", lines, ylim=(-0.03, 1.03), what="quartiles"
-    )
+    return Chart("denoising step", "SRI signal (0 refusing, 1 complying)", lines, ylim=(-0.03, 1.03), what="quartiles")

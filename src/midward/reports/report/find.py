@@ -81,14 +81,16 @@ FLAGS = "run.json"
 #: generations that the step player shows
 PLAYED = "generations.json"
 #: Files whose rows come before any summary: a pattern -> the kind of run; None: told by what its rows hold.
-_ROWS = {
-    "searches.jsonl": "gcg", "rows-*.jsonl": "dynamics", "answers-*.jsonl": "utility", "rows.jsonl": None,
-}  # fmt: skip
+_ROWS = {"searches.jsonl": "gcg", "rows-*.jsonl": "dynamics", "answers-*.jsonl": "utility", "rows.jsonl": None}
 #: kind -> what only its rows hold, in the order in which they are told
 _COLUMNS = {
-    "mirror": {"kind", "position", "attack"}, "prefill": {"kind", "position", "landed"}, "ask": {"word", "wording"},
-    "order": {"set", "end", "steps"}, "guard": {"set", "id", "signals"}, "guards": {"response", "signals"},
-}  # fmt: skip
+    "mirror": {"kind", "position", "attack"},
+    "prefill": {"kind", "position", "landed"},
+    "ask": {"word", "wording"},
+    "order": {"set", "end", "steps"},
+    "guard": {"set", "id", "signals"},
+    "guards": {"response", "signals"},
+}
 
 
 def find(folders: Sequence[Path], without: Sequence[Path] = ()) -> Found:
@@ -133,9 +135,7 @@ def find(folders: Sequence[Path], without: Sequence[Path] = ()) -> Found:
             found.strangers.append((top.name or "/", strange))
     # What a demo left in the folders below its own is finished with it.
     demos = {run.folder for run in found.runs if (run.kind, run.data) == ("unfinished", "demo")}
-    found.runs = [
-        run for run in found.runs if run.kind != "unfinished" or not demos & set(run.folder.parents)
-    ]
+    found.runs = [run for run in found.runs if run.kind != "unfinished" or not demos & set(run.folder.parents)]
     return found
 
 

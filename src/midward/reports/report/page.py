@@ -41,11 +41,19 @@ MARK = Markup('data-page="midward report"')
 #: The names of files beside a page.
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 BUILD: dict[str, Callable[[Run, Texts], Built]] = {
-    "attack": attacks.attack, "demo": attacks.demo, "align": training.align, "prefill": probes.prefill,
-    "mirror": probes.mirror, "ask": probes.ask, "gcg": probes.gcg, "order": probes.order,
-    "dynamics": probes.dynamics, "guard": defences.guard, "utility": utility.utility,
+    "attack": attacks.attack,
+    "demo": attacks.demo,
+    "align": training.align,
+    "prefill": probes.prefill,
+    "mirror": probes.mirror,
+    "ask": probes.ask,
+    "gcg": probes.gcg,
+    "order": probes.order,
+    "dynamics": probes.dynamics,
+    "guard": defences.guard,
+    "utility": utility.utility,
     "guards": defences.fitted,
-}  # fmt: skip
+}
 #: id -> title, what it shows, and in the order of the page
 SECTIONS = {
     "attacks": ("Attack success", "How often each attack got the harm out of each model. Lower is safer."),
@@ -59,7 +67,7 @@ SECTIONS = {
     "order": ("Decoding order", "Which positions are committed when?"),
     "dynamics": ("SRI signals and recovery", "Does the inner state tell harm, and does the model come back from it?"),
     "guards": ("Guards", "What stands in front of a model, what it stops, and what it stops wrongly."),
-}  # fmt: skip
+}
 #: What a whole evaluation has: what it is called -> (the kinds of run that hold it, the command that makes it)
 WHOLE = {
     "measurement of attack success": (("attack", "demo"), "midward attack"),
@@ -71,17 +79,35 @@ WHOLE = {
     "comparison of utility": (("utility", "demo"), "midward utility"),
 }
 NAMES = {
-    "attack": "attack", "demo": "demo", "align": "adapter", "prefill": "prefill probe", "mirror": "mirror probe",
-    "ask": "ask probe", "gcg": "suffix probe", "order": "order probe", "dynamics": "dynamics", "utility": "utility run",
-    "guard": "guard evaluation", "guards": "fitted guards", "player": "recorded generations",
+    "attack": "attack",
+    "demo": "demo",
+    "align": "adapter",
+    "prefill": "prefill probe",
+    "mirror": "mirror probe",
+    "ask": "ask probe",
+    "gcg": "suffix probe",
+    "order": "order probe",
+    "dynamics": "dynamics",
+    "utility": "utility run",
+    "guard": "guard evaluation",
+    "guards": "fitted guards",
+    "player": "recorded generations",
     "unfinished": "unfinished run",
-}  # fmt: skip
+}
 #: What makes a run of a kind, "midward" before it
 VERBS = {
-    "attack": "attack", "demo": "demo", "prefill": "probe prefill", "mirror": "probe mirror", "ask": "probe ask",
-    "gcg": "probe gcg", "order": "probe order", "dynamics": "dynamics", "utility": "utility", "guard": "guard eval",
+    "attack": "attack",
+    "demo": "demo",
+    "prefill": "probe prefill",
+    "mirror": "probe mirror",
+    "ask": "probe ask",
+    "gcg": "probe gcg",
+    "order": "probe order",
+    "dynamics": "dynamics",
+    "utility": "utility",
+    "guard": "guard eval",
     "guards": "guard fit",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -157,9 +183,7 @@ def _check(page: Path, beside: Path, overwrite: bool) -> None:
         ours = beside.is_dir() and all(OURS.fullmatch(path.name) for path in beside.iterdir())
     for path in (page, beside):
         if path.exists() and not (ours or overwrite):
-            raise InputError(
-                f"{path} is there and is no report of midward; give another --out, or remove it."
-            )
+            raise InputError(f"{path} is there and is no report of midward; give another --out, or remove it.")
     if beside.is_symlink() or (beside.exists() and not beside.is_dir()):
         raise InputError(f"{beside} is no folder; give another --out, or remove it.")
 
@@ -196,9 +220,7 @@ def _collect(report: Report) -> None:
             blocks[name] += some_
     curve = training.figure([series for built in report.built.values() for series in built.curves])
     blocks["alignment"] += [curve] if curve else []
-    scores = utility.table(
-        {name: one for built in report.built.values() for name, one in built.scores.items()}
-    )
+    scores = utility.table({name: one for built in report.built.values() for name, one in built.scores.items()})
     blocks["use"][:0] = [scores] if scores else []
     count = 0
     for name, some_ in blocks.items():
@@ -230,18 +252,14 @@ def _files(block: Any) -> dict[str, str]:
         return {f"{block.name}.csv": csv_text(["attack", "model", "value", "low", "high", "n", "note"], rows)}
     if isinstance(block, Figure):
         points_ = [
-            [series.label, one.x, one.y, one.low, one.high]
-            for series in block.chart.series
-            for one in series.points
+            [series.label, one.x, one.y, one.low, one.high] for series in block.chart.series for one in series.points
         ]
         return {
             f"{block.name}.csv": csv_text(["series", "x", "y", "low", "high"], points_),
             f"{block.name}.svg": chart.svg(block.chart, block.title, standalone=True),
         }
     heads: list[str] = []
-    wide = [
-        any(isinstance(row[place], Share | Gap) for row in block.rows) for place in range(len(block.headers))
-    ]
+    wide = [any(isinstance(row[place], Share | Gap) for row in block.rows) for place in range(len(block.headers))]
     for header, numbers in zip(block.headers, wide, strict=True):
         heads += [header, f"{header}: low", f"{header}: high", f"{header}: n"] if numbers else [header]
     rows = []
@@ -284,10 +302,7 @@ def _part(report: Report, page: Path, where: str, unfold: bool) -> html.Part:
         unfold=unfold,
         cards=_titled([card for one in built.values() for card in one.cards]),
         begun=listed([label for label, kind in begun.items() if kind in ("attack", "demo")]),
-        several=max(
-            sum(run.kind in kinds for run in found.runs) for kinds in (("attack", "demo"), ("guard",))
-        )
-        > 1,
+        several=max(sum(run.kind in kinds for run in found.runs) for kinds in (("attack", "demo"), ("guard",))) > 1,
         claims=[(claim, label) for label, one in built.items() for claim in one.claims],
         marks={"exposed": "▲ Exposed", "held": "● Held", "unclear": "? Unclear"},
         signs={"exposed": "▲", "held": "●", "unclear": "?", "note": "i"},
@@ -328,8 +343,7 @@ def _titled(cards: Sequence[Card]) -> list[Card]:
     """Models that several runs hold are told apart by the run, in the card's title."""
     counts = Counter(card.model for card in cards)
     return [
-        replace(card, model=f"{card.model} in {card.run}", run="") if counts[card.model] > 1 else card
-        for card in cards
+        replace(card, model=f"{card.model} in {card.run}", run="") if counts[card.model] > 1 else card for card in cards
     ]
 
 
@@ -341,9 +355,7 @@ def _at_home(built: Iterable[Built]) -> str:
 
 def _lead(runs: Sequence[Run], where: str) -> str:
     counts = Counter(NAMES[run.kind] for run in runs)
-    kinds = [
-        name if count == 1 or name.endswith("s") else some(count, name) for name, count in counts.items()
-    ]
+    kinds = [name if count == 1 or name.endswith("s") else some(count, name) for name, count in counts.items()]
     return f"{some(len(runs), 'run')} in {where}: {listed(kinds)}." if runs else f"No run in {where}."
 
 

@@ -181,9 +181,7 @@ class Built:
     samples: list[dict[str, Any]] = field(default_factory=list)  # for a CSV
     settings: dict[str, Any] = field(default_factory=dict)
     curves: list[Series] = field(default_factory=list)  # of the reward
-    scores: dict[str, dict[str, Share | str]] = field(
-        default_factory=dict
-    )  # of utility: the run -> task -> score
+    scores: dict[str, dict[str, Share | str]] = field(default_factory=dict)  # of utility: the run -> task -> score
     lacks: list[str] = field(default_factory=list)  # what isn't there, in words
     model: str = ""
     versions: dict[str, str] = field(default_factory=dict)

@@ -8,24 +8,15 @@ from typing import Any
 
 from midward.reports.report.chart import Chart, Point, Series
 from midward.reports.report.find import Run
-from midward.reports.report.parts import (
-    Built,
-    Claim,
-    Figure,
-    Gap,
-    Said,
-    Share,
-    Table,
-    Texts,
-    gap,
-    number,
-    share,
-)
+from midward.reports.report.parts import Built, Claim, Figure, Gap, Said, Share, Table, Texts, gap, number, share
 
 _MEASURES = {
-    "asr": "attack success", "own_refusal": "own refusal", "correct": "right", "coherent": "coherent",
+    "asr": "attack success",
+    "own_refusal": "own refusal",
+    "correct": "right",
+    "coherent": "coherent",
     "landed": "phrase landed",
-}  # fmt: skip
+}
 
 
 def prefill(run: Run, texts: Texts) -> Built:
@@ -36,10 +27,12 @@ def prefill(run: Run, texts: Texts) -> Built:
         found.add(
             "prefill",
             Figure(
-                "prefill", f"Forced phrases along the response: {_title(run)}",
-                "Attack success where a phrase is forced at a position. A rise in the middle is MOSA's claim.", chart,
+                "prefill",
+                f"Forced phrases along the response: {_title(run)}",
+                "Attack success where a phrase is forced at a position. A rise in the middle is MOSA's claim.",
+                chart,
             ),
-        )  # fmt: skip
+        )
     found.add("prefill", _cells("prefill-cells", run), *_compared(run))
     return found
 
@@ -49,17 +42,17 @@ def mirror(run: Run, texts: Texts) -> Built:
     found = _begin(run, texts, "mirror")
     window = run.data["window"]
     shaded = (number(window["start"]), number(window["end"]), f"window {window['start']} to {window['end']}")
-    chart = _by_position(
-        run.data["cells"], "response position of the refusal's first token", "attack alone", shaded
-    )
+    chart = _by_position(run.data["cells"], "response position of the refusal's first token", "attack alone", shaded)
     if chart:
         found.add(
             "mirror",
             Figure(
-                "mirror", f"A refusal forced under attack: {_title(run)}",
-                "Attack success where a refusal is forced at a position: the lower, the more the place saves.", chart,
+                "mirror",
+                f"A refusal forced under attack: {_title(run)}",
+                "Attack success where a refusal is forced at a position: the lower, the more the place saves.",
+                chart,
             ),
-        )  # fmt: skip
+        )
     found.add("mirror", _cells("mirror-cells", run))
     return found
 
@@ -76,7 +69,7 @@ def ask(run: Run, texts: Texts) -> Built:
             ("asr", "attack success"),
         )
         if (spots := _spots(cells, "word", name))
-    ]  # fmt: skip
+    ]
     if lines:
         chart = Chart("word of the response, from 0", "share", lines, "%", (0.0, 1.0))
         found.add(
@@ -84,7 +77,7 @@ def ask(run: Run, texts: Texts) -> Built:
             Figure(
                 "ask", f"A phrase asked for at a word: {_title(run)}", "The prompt asks for a phrase at word k.", chart
             ),
-        )  # fmt: skip
+        )
     found.add("ask", *_compared(run))
     return found
 
@@ -100,14 +93,7 @@ def gcg(run: Run, texts: Texts) -> Built:
         if cell.get("loss_low") is not None:
             loss += f" [{number(cell['loss_low']):.2f}, {number(cell['loss_high']):.2f}]"
         rows.append([where, loss, *(share(cell, name) for name in names)])
-    headers = [
-        "aimed at",
-        "loss, nats a token",
-        "phrase at its place",
-        "anywhere",
-        "attack success",
-        "refused",
-    ]
+    headers = ["aimed at", "loss, nats a token", "phrase at its place", "anywhere", "attack success", "refused"]
     about = "Suffixes of the prompt, optimised so that a phrase becomes likely at a place of the response."
     found.add("gcg", Table("gcg", f"Optimised suffixes: {_title(run)}", headers, rows, about))
     return found
@@ -127,21 +113,18 @@ def order(run: Run, texts: Texts) -> Built:
             found.add(
                 "order",
                 Figure(
-                    "order", f"Decoding order: {_title(run)}",
+                    "order",
+                    f"Decoding order: {_title(run)}",
                     "Mean response position of the tokens committed at each denoising step.",
                     Chart("denoising step", "mean position of new tokens", lines),
                 ),
-            )  # fmt: skip
+            )
     except (ValueError, KeyError, OSError) as error:
         found.lacks.append(f"{run.label}/order.csv can't be read{texts.because(error)}")
     measures = list(next(iter(run.data["sets"].values())))
-    rows = [
-        [name, *(_plain(cells[measure]) for measure in measures)] for name, cells in run.data["sets"].items()
-    ]
+    rows = [[name, *(_plain(cells[measure]) for measure in measures)] for name, cells in run.data["sets"].items()]
     headers = ["prompts", *(measure.replace("_", " ") for measure in measures)]
-    found.add(
-        "order", Table("order-correlation", f"Step and position: {_title(run)}", headers, rows, small=True)
-    )
+    found.add("order", Table("order-correlation", f"Step and position: {_title(run)}", headers, rows, small=True))
     return found
 
 
@@ -157,9 +140,7 @@ def dynamics(run: Run, texts: Texts) -> Built:
         order = sorted(groups, key=lambda name: (name in ("refused", "jailbroken"), name == "jailbroken"))
         chart = bands({name: groups[name] for name in order})
         if chart:
-            found.add(
-                "dynamics", Figure("signals", f"SRI signals: {_title(run)}, sampler {first}", BANDS, chart)
-            )
+            found.add("dynamics", Figure("signals", f"SRI signals: {_title(run)}, sampler {first}", BANDS, chart))
     except (ValueError, KeyError, OSError, IndexError) as error:
         found.lacks.append(f"{run.label}: no SRI signals, as the rows can't be read{texts.because(error)}")
     names = ("asr", "rr", "right", "harm-on-the-way", "hrr", "frr", "irr-0.5")
@@ -168,8 +149,16 @@ def dynamics(run: Run, texts: Texts) -> Built:
         for sampler, sets in run.data["cells"].items()
         for where, cells in sets.items()
     ]
-    headers = ["sampler, prompts", "attack success", "refused", "right", "harm on the way", "revised it (HRR)",
-               "ended harmless (FRR)", "inner recovery, below 0.5"]  # fmt: skip
+    headers = [
+        "sampler, prompts",
+        "attack success",
+        "refused",
+        "right",
+        "harm on the way",
+        "revised it (HRR)",
+        "ended harmless (FRR)",
+        "inner recovery, below 0.5",
+    ]
     found.add("dynamics", Table("recovery", f"Recovery by sampler: {_title(run)}", headers, rows, small=True))
     areas: list[list[str | Share | Gap]] = [
         [
@@ -183,9 +172,7 @@ def dynamics(run: Run, texts: Texts) -> Built:
     if areas:
         found.add(
             "dynamics",
-            Table(
-                "auroc", f"Do signals tell? AUROC: {_title(run)}", ["signal", "AUROC", ""], areas, small=True
-            ),
+            Table("auroc", f"Do signals tell? AUROC: {_title(run)}", ["signal", "AUROC", ""], areas, small=True),
         )
     found.settings = {**found.settings, "samplers": run.data["samplers"]}
     return found
@@ -223,10 +210,7 @@ def _spots(cells: Sequence[Mapping[str, Any]], at: str, name: str) -> list[Point
 
 
 def _by_position(
-    cells: Sequence[Mapping[str, Any]],
-    xlabel: str,
-    level: str,
-    shaded: tuple[float, float, str] | None = None,
+    cells: Sequence[Mapping[str, Any]], xlabel: str, level: str, shaded: tuple[float, float, str] | None = None
 ) -> Chart | None:
     """Attack success by position, a line a kind of phrase, and the level without one."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
@@ -254,9 +238,7 @@ def _cells(name: str, run: Run) -> Table:
             + ([] if cell["tokens"] is None else [f"{cell['tokens']} tokens"])
         )
         rows.append([where, *(share(cell, measure) for measure in _MEASURES)])
-    return Table(
-        name, f"Cell by cell: {_title(run)}", ["goals, phrase, place", *_MEASURES.values()], rows, small=True
-    )
+    return Table(name, f"Cell by cell: {_title(run)}", ["goals, phrase, place", *_MEASURES.values()], rows, small=True)
 
 
 def _compared(run: Run) -> list[Table]:
@@ -265,16 +247,12 @@ def _compared(run: Run) -> list[Table]:
         rows: list[list[str | Share | Gap]] = []
         for pair in pairs:
             where = [
-                str(pair[key])
-                for key in ("set", "kind", "position", "word", "measure")
-                if pair.get(key) is not None
+                str(pair[key]) for key in ("set", "kind", "position", "word", "measure") if pair.get(key) is not None
             ]
             rows.append([", ".join(where), gap(pair) or "-"])
         if rows:
             title = f"{_title(run)} minus {Path(folder).name}, by goal (points)"
-            tables.append(
-                Table(f"{run.kind}-compared-{place}", title, ["measure", "difference"], rows, small=True)
-            )
+            tables.append(Table(f"{run.kind}-compared-{place}", title, ["measure", "difference"], rows, small=True))
     return tables
 
 

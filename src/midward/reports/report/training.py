@@ -14,9 +14,7 @@ def align(run: Run, texts: Texts) -> Built:
     data = run.data
     found = Built(model=texts.path(data.get("model", "")))
     found.versions = {name: str(version) for name, version in (data.get("versions") or {}).items()}
-    found.settings = {
-        key: data[key] for key in ("config", "data", "benign", "sentences", "steps") if key in data
-    }
+    found.settings = {key: data[key] for key in ("config", "data", "benign", "sentences", "steps") if key in data}
     name = run.folder.name
     try:
         for column in ("reward", "positive"):

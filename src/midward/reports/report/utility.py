@@ -33,16 +33,12 @@ def utility(run: Run, texts: Texts) -> Built:
         model=texts.path(data["model"]) + (f" + {texts.path(data['adapter'])}" if data.get("adapter") else "")
     )
     found.settings = {
-        name: data[name]
-        for name in ("sampling", "guard", "limit", "fewshot", "draws", "fingerprint")
-        if data.get(name)
+        name: data[name] for name in ("sampling", "guard", "limit", "fewshot", "draws", "fingerprint") if data.get(name)
     }
     if data.get("lm_eval"):
         found.versions["lm_eval"] = str(data["lm_eval"])
     behind = f" behind {data['guard']['name']}" if data.get("guard") else ""
-    found.scores = {
-        f"{_short(data)}{behind} ({run.label})": {_task(cell): _score(cell) for cell in data["cells"]}
-    }
+    found.scores = {f"{_short(data)}{behind} ({run.label})": {_task(cell): _score(cell) for cell in data["cells"]}}
     for place, (folder, pairs) in enumerate((data.get("compared") or {}).items()):
         gaps = {_task(pair): gap(pair) for pair in pairs}
         told = {task: one for task, one in gaps.items() if one}
@@ -72,9 +68,7 @@ def _claim(model: str, other: str, gaps: Mapping[str, Gap]) -> Claim:
     name, worst = min(scored.items(), key=lambda item: item[1].value or 0.0)
     ends = f"{name} {points(worst.value or 0)} points {worst.interval}"
     if lost:
-        return Claim(
-            "exposed", f"{model} does measurably worse than {other} on {listed(lost)}; most: {ends}.", "use"
-        )
+        return Claim("exposed", f"{model} does measurably worse than {other} on {listed(lost)}; most: {ends}.", "use")
     few = min(one.n for one in scored.values())
     if few < FEW:
         said = f"{model} against {other}: {few} pairs are too few to say whether it does worse; {ends}."
@@ -92,9 +86,7 @@ def _score(cell: Mapping[str, Any]) -> Share | str:
     if cell["value"] is None or 0 <= number(cell["value"]) <= 1:
         flagged = cell.get("flagged") or 0
         return share(cell, note=f", {flagged} flagged" if flagged else "")
-    return (
-        f"{number(cell['value']):.4g} [{number(cell['low']):.4g}, {number(cell['high']):.4g}] (n {cell['n']})"
-    )
+    return f"{number(cell['value']):.4g} [{number(cell['low']):.4g}, {number(cell['high']):.4g}] (n {cell['n']})"
 
 
 def _short(data: Mapping[str, Any]) -> str:

@@ -13,19 +13,13 @@ Cells = Mapping[str, Mapping[str, Share]]  # attack -> model -> share
 Gaps = Mapping[str, Mapping[str, Gap]]  # attack -> "second - first" -> difference
 
 
-def cards_of(
-    run: Run, models: Sequence[str], by_goals: Mapping[str, Cells], unscored: str = ""
-) -> list[Card]:
+def cards_of(run: Run, models: Sequence[str], by_goals: Mapping[str, Cells], unscored: str = "") -> list[Card]:
     """A card for each model: its strongest attack on any set of goals. by_goals: set of goals -> cells. unscored: why
     there were no verdicts, most often."""
     cards = []
     for model in models:
         whole = [row[model] for found in by_goals.values() for row in found.values() if model in row]
-        why = (
-            f"; unscored, most often: {unscored[:200]}"
-            if any("unscored" in one.note for one in whole)
-            else ""
-        )
+        why = f"; unscored, most often: {unscored[:200]}" if any("unscored" in one.note for one in whole) else ""
         cells = [
             (attack, goals, row[model])
             for goals, found in by_goals.items()
@@ -81,9 +75,7 @@ def changes(gaps: Gaps, section: str, where: str) -> Iterator[Claim]:
         behind = model.rpartition("+")[0]
         if other != (behind if behind in bases else first_of_all):
             continue
-        found = {
-            name: row[title] for name, row in gaps.items() if title in row and row[title].value is not None
-        }
+        found = {name: row[title] for name, row in gaps.items() if title in row and row[title].value is not None}
         if not found:
             continue
         fell = {name: one for name, one in found.items() if one.measurable and (one.value or 0) < 0}
@@ -103,9 +95,7 @@ def changes(gaps: Gaps, section: str, where: str) -> Iterator[Claim]:
             name, most = max(found.items(), key=lambda item: abs(item[1].value or 0.0))
             few = max(one.n for one in found.values()) < FEW
             said += f"{'too few goals to tell a' if few else 'no measurable'} change on {some(len(found), 'attack')}"
-            said += (
-                f"; the largest is {name}: {points(most.value or 0)} points, n {most.n}" if most.value else ""
-            )
+            said += f"; the largest is {name}: {points(most.value or 0)} points, n {most.n}" if most.value else ""
             said += most.about.removeprefix(f"n {most.n}") if most.value else ""
         yield Claim("exposed" if rose else "held" if fell else "unclear", f"{said}.", section)
 
@@ -116,9 +106,7 @@ def kept(gaps: Gaps) -> Iterator[Claim]:
     base = against(titles[0])[1] if titles else ""
     for title in titles:
         model, other = against(title)
-        found = {
-            name: row[title] for name, row in gaps.items() if title in row and row[title].value is not None
-        }
+        found = {name: row[title] for name, row in gaps.items() if title in row and row[title].value is not None}
         if other != base or not found:
             continue
         lost = {name: one for name, one in found.items() if one.apart and (one.value or 0) < 0}
