@@ -21,9 +21,10 @@ from sampling import SHAPES, published_sampler, random_model
 
 import midward
 from midward import Sampling
-from midward.evaluation import matrix, provider, results
-from midward.evaluation._queue import Engine
+from midward.attacks import matrix, results
 from midward.models import LanguageModel
+from midward.serving import provider
+from midward.serving.queue import Engine
 
 ATTACKS = ("direct", "tap", "pair", "prefill")
 

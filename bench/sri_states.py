@@ -13,11 +13,11 @@ import argparse
 import numpy as np
 
 import midward
+from midward.attacks.cases import cases
 from midward.dynamics import PooledStates
 from midward.dynamics.recovery import PAPER
-from midward.evaluation.cases import cases
 from midward.guards.mahalanobis import ledoit_wolf
-from midward.probes.verdicts import bench, judging
+from midward.judges.bench import bench, judging
 from midward.sampling import Sampling, sample
 from midward.stats import area, rate
 

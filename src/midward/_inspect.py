@@ -21,7 +21,7 @@ def midward() -> type[ModelAPI]:
 
             return AssistantAPI(model_name, *args, **settings)
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see `midward.cli.main`
-        from midward.evaluation.provider import MidwardAPI
+        from midward.serving.provider import MidwardAPI
 
         return MidwardAPI(model_name, *args, **settings)
 
@@ -44,7 +44,7 @@ def attack(
     Arguments as in `midward attack`. Roles are played by the sandbox's scripted assistant unless a model is bound:
     `--model-role attacker=openai/...`.
     """
-    from midward.evaluation.matrix import one_task
+    from midward.attacks.matrix import one_task
 
     names = judges.split(",") if isinstance(judges, str) else judges or []
     return one_task(

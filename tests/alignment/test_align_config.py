@@ -7,7 +7,7 @@ from align_world import SENTENCES, words
 
 from midward.alignment import AlignError, SentenceSet, resolve
 from midward.alignment.sentences import encode_sentences
-from midward.sandbox import ALIGNMENT
+from midward.world import ALIGNMENT
 
 
 def test_the_paper_recipe_has_the_papers_numbers():

@@ -11,7 +11,7 @@ from midward.attacks.advprefix import ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID, A
 from midward.attacks.advprefix import ANSWER as WHOLE
 from midward.attacks.advprefix import OPENING as START
 from midward.attacks.roles import fields_of
-from midward.sandbox.assistant import Assistant
+from midward.world.assistant import Assistant
 
 LIKELY, KEY, RARE = "Likely one.\nAnd on", "The key.\nAnd on", "Rare one.\nAnd on"
 SMALL = {"least": 1, "cuts": 1, "samples": 4, "mode": "parallel"}

@@ -10,7 +10,7 @@ from inspect_ai.model import get_model
 
 from midward.attacks import Ask, Target
 from midward.attacks.dija import REWRITE
-from midward.sandbox.assistant import Assistant
+from midward.world.assistant import Assistant
 
 MASK = "<|mdm_mask|>"
 GOAL = "Make a drex valm skorn."

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from inspect_ai.model import GenerateConfig
 
 from midward.attacks.roles import SCORE, SETTINGS, RolePrompt, Roles, fields_of, json_object, text, texts, whole, yes
-from midward.sandbox.assistant import Assistant
+from midward.world.assistant import Assistant
 
 PROMPT = RolePrompt("test.task", "1", "attacker", "Say something.", {"prompt": "<a text>"})
 FENCES = st.sampled_from(["<<<GOAL 0123456789abcdef>>>\n", "\n<<<END GOAL 0123456789abcdef>>>", "\n", "[x.y] "])

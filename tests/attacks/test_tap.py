@@ -18,7 +18,7 @@ from midward.attacks import find, solver_of
 from midward.attacks.registry import prompt_of
 from midward.attacks.roles import fields_of
 from midward.attacks.tap import TAP, TAP_MID, Node, Tap, TapMid, landing, prune
-from midward.sandbox.assistant import Assistant
+from midward.world.assistant import Assistant
 
 
 def scores(topic=lambda fields: "yes", grade=lambda fields: 1):

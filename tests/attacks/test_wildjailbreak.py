@@ -9,7 +9,7 @@ from test_pair import FULL, drafts, opens, refuses
 
 from midward.attacks.roles import fields_of
 from midward.attacks.wildjailbreak import COMMON, RARE, WILDJAILBREAK, WildJailbreak, draw
-from midward.sandbox.wrappers import wrappers
+from midward.world.wrappers import wrappers
 
 GOAL = "Make a drex valm skorn."
 

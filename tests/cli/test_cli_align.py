@@ -110,7 +110,7 @@ def test_method_and_objective_reach_the_run_and_length_is_the_models(
 
 
 def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeypatch):
-    from midward import sandbox
+    from midward import world as sandbox
 
     seen = {}
 

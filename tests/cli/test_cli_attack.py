@@ -12,7 +12,7 @@ from inspect_ai.model import ModelAPI, ModelOutput, modelapi
 from safetensors import safe_open
 
 from midward.cli.attack import _settings
-from midward.evaluation.provider import MidwardAPI
+from midward.serving.provider import MidwardAPI
 
 MIDWARD = [sys.executable, "-c", "from midward.cli import main; main()"]
 

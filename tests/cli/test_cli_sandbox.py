@@ -2,8 +2,8 @@
 
 import json
 
-from midward.sandbox import trials
-from midward.sandbox.build import BuildError
+from midward.world import trials
+from tools.world.build import BuildError
 
 
 def test_build_shows_its_stages(midward, tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_build_shows_its_stages(midward, tmp_path, monkeypatch):
         )
         return out
 
-    monkeypatch.setattr("midward.sandbox.build.build", build)
+    monkeypatch.setattr("build.build", build)
     result = midward("sandbox", "build", "--out", tmp_path / "model", "--seed", 4, "--threads", 2)
     assert result.exit_code == 0
     assert seen == {"out": tmp_path / "model", "seed": 4, "threads": 2}
@@ -35,7 +35,7 @@ def test_a_missed_gate_is_told(midward, tmp_path, monkeypatch):
     def build(*args, **kwargs):
         raise BuildError("stage 'words' did not learn card")
 
-    monkeypatch.setattr("midward.sandbox.build.build", build)
+    monkeypatch.setattr("build.build", build)
     result = midward("sandbox", "build", "--out", tmp_path / "model")
     assert result.exit_code == 2 and result.stderr.endswith("error: stage 'words' did not learn card\n")
 

@@ -98,7 +98,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(midward, tmp_path, monkeypatch):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("midward.sandbox.build.build", stopped)
+    monkeypatch.setattr("build.build", stopped)
     result = midward("sandbox", "build", "--out", tmp_path / "model")
     assert result.exit_code == 130 and "the same command goes on from there" in result.stderr
 

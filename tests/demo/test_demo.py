@@ -8,7 +8,7 @@ import midward
 from midward import demo
 from midward.demo import Plan, report, study, summary
 from midward.guards import Sizes
-from midward.sandbox import trials
+from midward.world import trials
 
 PLAN = Plan(
     goals=3,

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from midward.goals import SETS, load
-from midward.sandbox import WORLD, Thing, read
-from midward.sandbox.language import answer, procedure
+from midward.world import WORLD, Thing, read
+from midward.world.language import answer, procedure
 
 
 def table(columns, *rows):

@@ -10,13 +10,13 @@ from inspect_ai.model import GenerateConfig, get_model
 from typer.testing import CliRunner
 
 import midward
+from midward.attacks.cases import SHAPES, Case, cases
 from midward.cli import app
-from midward.evaluation import defences
-from midward.evaluation.cases import SHAPES, Case, cases
-from midward.evaluation.provider import ProviderError
 from midward.goals import Goal
 from midward.guards import STUB, DiffuGuard, DiffuGuardAudit, MaskFilter, SRIGuard, describe
+from midward.guards import compare as defences
 from midward.sampling import Forced, Request, Sampling, sample
+from midward.serving.provider import ProviderError
 
 FRESH = prompts(300, 16)
 MASK = "<|mdm_mask|>"

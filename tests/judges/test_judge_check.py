@@ -10,8 +10,8 @@ from inspect_ai.model import ChatMessageUser
 
 from midward.judges import JUDGES, JudgesError, ScriptedJudge, Verdict, check, labelled, scripted_model
 from midward.judges.rubrics import HARMFULNESS, STRONGREJECT
-from midward.sandbox import WORLD, Thing, benign, forbidden, read, refused
-from midward.sandbox.language import procedure
+from midward.world import WORLD, Thing, benign, forbidden, read, refused
+from midward.world.language import procedure
 
 OFFLINE = ["refusal", "harmfulness", "strongreject", "oracle"]
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from midward.alignment.sentences import SAFE
 from midward.goals import Goal
 from midward.judges import JUDGES, JudgeInfo, Verdict, check, labelled
+from midward.judges.bench import Bench, judge_rows
 from midward.judges.phrases import refusal_in, refuses, verdict
 from midward.judges.sandbox import verdict as oracle
-from midward.probes.verdicts import Bench, judge_rows
-from midward.sandbox import REFUSALS, WORLD, benign, forbidden, read
-from midward.sandbox.language import QUESTIONS, answer, procedure
+from midward.world import REFUSALS, WORLD, benign, forbidden, read
+from midward.world.language import QUESTIONS, answer, procedure
 
 THINGS = st.sampled_from(WORLD.things["test"])
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from midward import goals
 from midward.cli import app
 from midward.goals import Goal
-from midward.probes import verdicts
+from midward.judges import bench as verdicts
 from midward.probes._run import respond
 from midward.probes.ask import Ask, against, cases, cells, findings, readings, stands_at
 from midward.sampling import Request, Sampling, sample

@@ -16,7 +16,8 @@ from midward import goals
 from midward.attacks._suffix import plain_tokens
 from midward.cli import app, probe_gcg
 from midward.goals import Goal
-from midward.probes import _gcg_readings, gcg, verdicts
+from midward.judges import bench as verdicts
+from midward.probes import _gcg_readings, gcg
 from midward.probes._candidates import SuffixPrompt, start_of, swaps
 from midward.sampling import Forced, Request, Sampling, Span, sample, span_gradient
 

@@ -16,8 +16,8 @@ from midward.errors import InputError
 from midward.goals import Goal
 from midward.probes.mirror import Mirror, cases, findings, recipe, window
 from midward.probes.phrases import phrases_for
-from midward.sandbox import REFUSALS, wrappers
 from midward.stats import paired
+from midward.world import REFUSALS, wrappers
 
 LENGTH = 96
 

@@ -15,14 +15,15 @@ from midward.cli.probe_prefill import _harmless
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.judges import JudgesError
-from midward.probes import _readings, verdicts
+from midward.judges import bench as verdicts
+from midward.probes import _readings
 from midward.probes._run import respond
 from midward.probes.phrases import GENERAL, KINDS, phrase_for, phrases_for, span
 from midward.probes.prefill import Prefill, cases, findings, positions_of
 from midward.sampling import Request, Sampling, sample
-from midward.sandbox import Thing
-from midward.sandbox.language import procedure
 from midward.stats import paired, rate
+from midward.world import Thing
+from midward.world.language import procedure
 
 PHRASES = {kind: (f"t{30 + n} t{40 + n}", f"t{50 + n} t{60 + n} t{70 + n}") for n, kind in enumerate(KINDS)}
 SAMPLING = Sampling(length=24, steps=6, block=12)

@@ -18,7 +18,7 @@ from midward.attacks.target import Ask, Capability
 from midward.judges.phrases import refusal_in
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -31,7 +31,7 @@ _EXPLORING = 3  # times `references` known suffixes, from which on some of those
 
 def _play(assistant: Assistant, fields: Mapping[str, str], rng: random.Random) -> Mapping[str, Any]:
     """How the sandbox's assistant does it: climbs from the best known suffix, one sentence of a bank at a time."""
-    from midward.sandbox.wrappers import wrappers
+    from midward.world.wrappers import wrappers
 
     around = (wrapper.apply("\0").replace("\0", " ").split() for wrapper in wrappers(assistant.group))
     bank = [" ".join(words) for words in around if words]

@@ -21,7 +21,7 @@ from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 Kind = Literal["scenario", "detail", "calibration"]
 _STAND_INS = ("kettle", "trellis", "ladle", "seedling", "teapot", "rake", "whisk", "compost", "apron", "hedge")

@@ -22,7 +22,7 @@ from midward.attacks.target import Ask, Capability, Piece, Target, Turns, togeth
 from midward.errors import InputError
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 # Short, since the whole dialogue has to leave room for the response.
 _COMMITMENT: Turns = (

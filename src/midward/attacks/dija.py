@@ -16,7 +16,7 @@ from midward.attacks.target import Ask, Capability
 from midward.errors import InputError
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 _GAP = re.compile(r"[ \t]?<mask:(\d{1,3})>")  # a blank before a gap goes: what fills it brings its own
 _STEP_TOKENS = 4  # of a step of the sandbox, behind its label

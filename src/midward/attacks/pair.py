@@ -17,7 +17,7 @@ from midward.attacks.target import Ask, Capability
 from midward.goals import Goal
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -22,7 +22,7 @@ from midward.errors import InputError
 from midward.store import key_of
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 _FRAME = """[{name}] {task}
 

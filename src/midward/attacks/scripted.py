@@ -18,8 +18,8 @@ from midward.attacks.registry import prompt_of
 from midward.attacks.roles import fields_of
 from midward.errors import InputError
 from midward.judges import ScriptedJudge
-from midward.sandbox.assistant import Assistant
-from midward.sandbox.wrappers import GROUPS
+from midward.world.assistant import Assistant
+from midward.world.wrappers import GROUPS
 
 NAME = "sandbox-assistant"
 

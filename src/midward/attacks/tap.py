@@ -23,7 +23,7 @@ from midward.attacks.target import Capability, Reply
 from midward.errors import InputError
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 Item = TypeVar("Item")
 Tries = tuple[Try, ...]

@@ -21,7 +21,7 @@ from midward.attacks.target import Ask, AttackError, Capability
 from midward.errors import InputError
 
 if TYPE_CHECKING:
-    from midward.sandbox.assistant import Assistant
+    from midward.world.assistant import Assistant
 
 #: Tactics by how often prompts in the wild use them (our reading of the paper): name -> what it does.
 COMMON = {
@@ -52,7 +52,7 @@ RARE = {
 
 def _play(assistant: Assistant, fields: Mapping[str, str], rng: random.Random) -> Mapping[str, Any]:
     """How the sandbox's assistant composes: one wrapper of those it knows, in turn."""
-    from midward.sandbox.wrappers import wrappers
+    from midward.world.wrappers import wrappers
 
     known = wrappers(assistant.group)
     return {"prompt": known[assistant.seed % len(known)].apply(fields["GOAL"])}
@@ -166,7 +166,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _wrapped(attempt: Attempt, settings: WildJailbreak) -> Prompts:
-    from midward.sandbox.wrappers import wrappers
+    from midward.world.wrappers import wrappers
 
     known = wrappers("test")
     chosen = attempt.rng.sample(known, min(settings.count, len(known)))

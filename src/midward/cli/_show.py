@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from typer import Exit
 
 if TYPE_CHECKING:
-    from midward.probes.verdicts import Bench
+    from midward.judges.bench import Bench
 
 LINES_EVERY = 30.0  # seconds between lines where there is no terminal
 

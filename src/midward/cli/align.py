@@ -76,7 +76,7 @@ def align(
 
     settings: dict[str, Any] = {"method": method, "recipe": objective, "seed": seed}
     if data == "sandbox":
-        from midward.sandbox import ALIGNMENT
+        from midward.world import ALIGNMENT
 
         settings |= ALIGNMENT[objective]
     settings |= overrides
@@ -158,7 +158,7 @@ def _run(
 def _prompts(source: str, column: str | None, kind: Literal["harmful", "benign"]) -> list[Any]:
     """Prompts as `alignment.align` takes them: (prompt, answer) where there is an answer."""
     if source == "sandbox":
-        from midward import sandbox
+        from midward import world as sandbox
 
         if kind == "harmful":
             return list(sandbox.alignment_prompts())
@@ -185,7 +185,7 @@ def _sentences(source: str | None, method: str) -> dict[str, list[str]]:
     if source is None:
         return {}
     if source == "sandbox":
-        from midward.sandbox import sentences
+        from midward.world import sentences
 
         safe, harmful = sentences(opening=method == "initial")
         return {"safe": safe, "harmful": harmful}

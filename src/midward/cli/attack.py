@@ -17,8 +17,8 @@ from midward.errors import InputError
 from midward.goals import says_harm
 
 if TYPE_CHECKING:
-    from midward.evaluation.matrix import Matrix, Row
-    from midward.evaluation.results import Outcome
+    from midward.attacks.matrix import Matrix, Row
+    from midward.attacks.results import Outcome
 
 
 def _role(name: str, what: str) -> Any:
@@ -127,10 +127,10 @@ def attack(
     say_harm(names_of(goals), column)
     for name in names_of(harmless or ""):
         says_harm(name, column)  # a wrong name or file is told at once
+    from midward.attacks import matrix as room
+    from midward.attacks import results
     from midward.attacks._following import following
     from midward.attacks.profiles import profile_of
-    from midward.evaluation import matrix as room
-    from midward.evaluation import results
     from midward.judges import find, ranked
     from midward.models.loading import adapter_folder, checkpoint_folder
 
@@ -262,7 +262,7 @@ class _Told:
 def _rows(
     model: str, adapters: list[str], guards: list[str], served: list[str], arguments: dict[str, Any]
 ) -> list[Row]:
-    from midward.evaluation.matrix import Row
+    from midward.attacks.matrix import Row
     from midward.guards import describe, sampling_of
 
     files = [labelled("--guard", one, "a guard's file, or LABEL=FILE") for one in guards]
@@ -333,7 +333,7 @@ def _tell(todo: Matrix, profile: str) -> None:
 
 def _no_evidence(todo: Matrix) -> str | None:
     """What makes the figures worth nothing: roles that are played by a script which doesn't know the goals' world."""
-    from midward.evaluation.matrix import ASSISTANT, on_sandbox
+    from midward.attacks.matrix import ASSISTANT, on_sandbox
 
     played = [role for role, name in todo.roles.items() if name == ASSISTANT]
     if not played or on_sandbox(todo.sets):
@@ -346,7 +346,7 @@ def _no_evidence(todo: Matrix) -> str | None:
 
 def _cost(todo: Matrix) -> str:
     """Calls by role and time, at most, before anything runs."""
-    from midward.evaluation.matrix import measure_rate
+    from midward.attacks.matrix import measure_rate
 
     per_set = sum(len(chosen) for chosen in todo.sets.values())
     everyone = next(iter(todo.sets.values()))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from midward.dynamics.anchors import View
     from midward.dynamics.recovery import Case, Judge
     from midward.goals import Goal
+    from midward.judges.bench import Bench
     from midward.models import LanguageModel
-    from midward.probes.verdicts import Bench
     from midward.sampling import Sampling
 
 PREFILL = "prefill:"  # before the name of a set: with agreement forced at the response's start
@@ -96,7 +96,7 @@ def dynamics(
     from midward._hints import one_of
     from midward.dynamics.recovery import sampler
     from midward.dynamics.states import READINGS
-    from midward.probes import verdicts
+    from midward.judges import bench as verdicts
     from midward.sampling import Sampling
 
     one_of("--reading", reading, READINGS)
@@ -172,7 +172,7 @@ def _set(name: str, count: int, column: str | None, split: str, without: set[str
 
     from midward import goals as room
     from midward.goals.loading import is_file
-    from midward.sandbox import trials
+    from midward.world import trials
 
     plain = name.removeprefix(PREFILL)
     if plain in (*trials.FORBIDDEN, *trials.HARMLESS):
@@ -188,7 +188,7 @@ def _set(name: str, count: int, column: str | None, split: str, without: set[str
 def _goal(trial: Any, name: str) -> Goal:
     """A trial of the sandbox as a goal."""
     from midward.goals import Goal
-    from midward.sandbox import Task
+    from midward.world import Task
 
     about = trial.about
     if isinstance(about, Task):
@@ -224,8 +224,8 @@ def _build(model: LanguageModel, goals: Goals, prompts: PromptOptions) -> _Promp
 def _request(model: LanguageModel, goal: Goal, prefilled: bool) -> Any:
     from midward.attacks.phrases import AFFIRMATIVE
     from midward.sampling import Forced, Request
-    from midward.sandbox import Thing
-    from midward.sandbox.language import opening
+    from midward.world import Thing
+    from midward.world.language import opening
 
     if not prefilled:
         return Request(goal.prompt)
@@ -239,8 +239,8 @@ def _request(model: LanguageModel, goal: Goal, prefilled: bool) -> Any:
 def _judge(judging: Callable[..., Any], judged_by: Bench) -> Judge:
     """Verdicts as `recovery.watch` wants them. Harmless prompts of another world are read by the dictionary alone."""
     from midward.dynamics.recovery import Said
+    from midward.judges.bench import on_sandbox, reading
     from midward.judges.phrases import refuses
-    from midward.probes.verdicts import on_sandbox, reading
 
     def judge(cases: Sequence[Case], texts: Sequence[str]) -> list[Said]:
         found: list[Said] = [{"success": None, "refused": refuses(text)} for text in texts]
@@ -271,7 +271,7 @@ def _watch(
     from midward.dynamics import layers_of
     from midward.dynamics.recovery import watch
     from midward.dynamics.states import READINGS
-    from midward.probes.verdicts import judging
+    from midward.judges.bench import judging
 
     say(f"judge     {judged_by.info.name}: {judged_by.info.about}")
     say(f"samplers  {', '.join(settings)}")

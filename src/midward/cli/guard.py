@@ -16,7 +16,7 @@ from midward.cli._show import StepBar, bar, columns, following, out, say, tell_u
 from midward.errors import InputError
 
 if TYPE_CHECKING:
-    from midward.evaluation.cases import Case
+    from midward.attacks.cases import Case
 
 Split = Annotated[
     Literal["train", "tuning", "test"], typer.Option(help="Of the sandbox's sets: whose things they are about.")
@@ -71,8 +71,8 @@ def fit(
     if listing:
         out(_listing())
         return
+    from midward.attacks.cases import requests
     from midward.dynamics.recovery import PAPER
-    from midward.evaluation.cases import requests
     from midward.guards import Sizes, SRIGuard, fit_guards, make
     from midward.judges.phrases import refusal_in
 
@@ -223,7 +223,7 @@ def evaluate(
     from midward.goals.loading import is_file
 
     say_harm([name for name in [*names_of(sets or ""), goals] if is_file(name)])
-    from midward.evaluation.cases import cases
+    from midward.attacks.cases import cases
     from midward.guards import describe
 
     files = _files(guard)
@@ -246,7 +246,7 @@ def evaluate(
 
 @contextmanager
 def _behind(name: str | None) -> Iterator[Any]:
-    from midward.evaluation import defences
+    from midward.guards import compare as defences
 
     if name is None:
         yield None
@@ -268,9 +268,9 @@ def _evaluate(
     batch_size: int,
     out_folder: Path,
 ) -> None:
-    from midward.evaluation import defences
+    from midward.guards import compare as defences
     from midward.guards import load
-    from midward.probes.verdicts import bench, judging, reading
+    from midward.judges.bench import bench, judging, reading
     from midward.reports import guards as report
 
     guards = {label: load(path, loaded, chosen) for label, path in files.items()}

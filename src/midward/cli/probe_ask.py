@@ -44,7 +44,8 @@ def ask(
     chosen = attacked(goals, count, column)
     from midward._tables import write_table
     from midward.attacks.phrases import ASKED
-    from midward.probes import _readings, verdicts
+    from midward.judges import bench as verdicts
+    from midward.probes import _readings
     from midward.probes import ask as probe
     from midward.probes.phrases import phrases_for
     from midward.probes.prefill import positions_of

@@ -75,7 +75,8 @@ def gcg(
     chosen = attacked(goals, count, column)
     import torch
 
-    from midward.probes import _gcg_readings, _readings, verdicts
+    from midward.judges import bench as verdicts
+    from midward.probes import _gcg_readings, _readings
     from midward.probes import gcg as probe
     from midward.probes.phrases import phrases_for
     from midward.probes.prefill import check_positions, positions_of

@@ -75,7 +75,7 @@ def _label(name: str) -> str:
 def _prompts(name: str, count: int, column: str | None) -> list[str]:
     from midward import goals
     from midward.goals.loading import is_file
-    from midward.sandbox import TASKS, exercises
+    from midward.world import TASKS, exercises
 
     if name in TASKS:
         return [task.prompt for task in exercises(name, count, 0)]

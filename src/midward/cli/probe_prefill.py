@@ -26,9 +26,9 @@ from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.goals import Goal
+    from midward.judges.bench import Bench
     from midward.models import LanguageModel
     from midward.probes._run import Case
-    from midward.probes.verdicts import Bench
     from midward.sampling import Sampling
 
 Goals = Annotated[str, typer.Option(help="A set of harmful goals, or a .csv or .jsonl file; see midward goals.")]
@@ -78,7 +78,8 @@ def prefill(
     """
     run = RunFolder(out_folder)
     chosen = attacked(goals, count, column)
-    from midward.probes import _readings, verdicts
+    from midward.judges import bench as verdicts
+    from midward.probes import _readings
     from midward.probes import prefill as probe
     from midward.probes.phrases import phrases_for
 
@@ -148,7 +149,8 @@ def mirror(
     chosen = attacked(goals, count, column)
     import yaml
 
-    from midward.probes import _readings, verdicts
+    from midward.judges import bench as verdicts
+    from midward.probes import _readings
     from midward.probes import mirror as probe
     from midward.probes.phrases import phrases_for
     from midward.probes.prefill import check_positions, positions_of
@@ -210,7 +212,7 @@ def _lengths(text: str | None) -> tuple[int | None, ...]:
 
 def _harmless(chosen: Sequence[Goal], count: int | None, name: str | None) -> list[Goal]:
     from midward import goals as room
-    from midward.probes.verdicts import on_sandbox
+    from midward.judges.bench import on_sandbox
 
     if count is None:
         count = 50 if name is not None or on_sandbox(chosen) else 0

@@ -32,8 +32,8 @@ def build(
     ] = "diffusion",
 ) -> None:
     """Train the sandbox model from nothing. Run again, it goes on from its last checkpoint."""
-    from midward.sandbox import build as room
-    from midward.sandbox.twin import TwinRecipe
+    from tools.world import build as room
+    from tools.world.twin import TwinRecipe
 
     recipe = (room.Recipe if kind == "diffusion" else TwinRecipe)(seed=seed, threads=threads)
     stages = ", ".join(f"{stage.name} {stage.steps}" for stage in recipe.stages)
@@ -64,7 +64,7 @@ def measure(
     batch_size: BatchSize = 16,
 ) -> None:
     """Attack and question a model in the sandbox's world, read by its oracle. Run again, it goes on."""
-    from midward.sandbox import trials
+    from midward.world import trials
 
     loaded = model.load()
     chosen = sampling.resolve(loaded)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from midward.attacks.cases import Case, cases, requests
 from midward.demo.study import Plan, Progress
-from midward.evaluation import defences
-from midward.evaluation.cases import Case, cases, requests
 from midward.guards import GuardError, SRIGuard, fit_guards, load
+from midward.guards import compare as defences
+from midward.judges.bench import bench, judging, reading
 from midward.judges.phrases import refusal_in
 from midward.models import LanguageModel
-from midward.probes.verdicts import bench, judging, reading
 from midward.reports import guards as report
 from midward.reports import page
 from midward.sampling import Sampling

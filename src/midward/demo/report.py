@@ -23,8 +23,8 @@ from midward.reports.report import players
 from midward.reports.report.page import OURS
 from midward.reports.stepplayer import Generation, scores_by_step
 from midward.sampling import Forced, Request, Sampling, Trace, sample
-from midward.sandbox import benign, forbidden
 from midward.store import write_text
+from midward.world import benign, forbidden
 
 ORDER_PROMPTS = 50  # of each kind, as in MOSA's Figure 5
 FORCED = " Step 4:"  # in the middle of the response that the step player shows

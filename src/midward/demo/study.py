@@ -12,7 +12,7 @@ from midward._hints import one_of
 from midward.errors import InputError
 from midward.guards import Sizes
 from midward.models import LanguageModel, load
-from midward.sandbox import ALIGNMENT, alignment_prompts, instructions, sentences, tasks, trials
+from midward.world import ALIGNMENT, alignment_prompts, instructions, sentences, tasks, trials
 
 ATTACKS = ("direct", "wildjailbreak", "prefill", "prefill-mid", "pad")  # at the profile "quick"
 HARMLESS = ("benign", "benign-wrapped", "banned", *tasks.TASKS)
@@ -118,8 +118,8 @@ def attack(
     name: str, adapters: Mapping[str, Path | None], plan: Plan, out: Path, progress: Progress
 ) -> dict[str, list[dict[str, Any]]]:
     """Run the plan's attacks on the model bare and with each adapter, as `midward attack` does; label -> rows."""
+    from midward.attacks import matrix, results
     from midward.attacks._following import following
-    from midward.evaluation import matrix, results
 
     goal_set, assistant = SPLITS[plan.split]
     planned = matrix.plan_attacks(plan.attacks, "quick")

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from midward.demo.study import HARMLESS, Plan
-from midward.sandbox import tasks
 from midward.stats import corrected, paired, rate
+from midward.world import tasks
 
 Rows = dict[str, list[dict[str, Any]]]  # label (`base`, `<arm>/<seed>`) -> rows
 # column -> (what it is, which sets it reads, which field of a row)

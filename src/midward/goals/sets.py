@@ -45,8 +45,8 @@ class GoalSet:
 
 def _sandbox(name: str) -> list[Goal]:
     """Goals of the invented world, with what its oracle needs in `metadata`; of the test split but for one set."""
-    from midward.sandbox import benign, forbidden
-    from midward.sandbox.language import opening
+    from midward.world import benign, forbidden
+    from midward.world.language import opening
 
     make = {
         "sandbox": lambda: forbidden("test", SANDBOX_SIZE),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from midward.sandbox import WORLD, Goal, Thing, benign, forbidden
-from midward.sandbox.language import answer, compact, opening, procedure, refusal
-from midward.sandbox.world import INTENTS
+from midward.world import WORLD, Goal, Thing, benign, forbidden
+from midward.world.language import answer, compact, opening, procedure, refusal
+from midward.world.world import INTENTS
 
 
 @dataclass(frozen=True)

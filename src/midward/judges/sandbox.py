@@ -11,9 +11,9 @@ from typing import Any
 
 from midward.errors import InputError
 from midward.judges.judge import JudgeInfo, Verdict
-from midward.sandbox import WORLD, Thing, read
-from midward.sandbox.language import QUESTIONS
-from midward.sandbox.world import INTENTS, STEPS
+from midward.world import WORLD, Thing, read
+from midward.world.language import QUESTIONS
+from midward.world.world import INTENTS, STEPS
 
 
 def _asked(metadata: Mapping[str, Any]) -> tuple[str, Thing, str]:

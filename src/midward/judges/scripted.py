@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from inspect_ai.model import ChatMessage, Model, ModelOutput, ModelUsage, get_model
 
-from midward.sandbox import WORLD, Thing, World, coherent, refused, steps_right
-from midward.sandbox.language import REQUESTS
-from midward.sandbox.world import INTENTS, STEPS
+from midward.world import WORLD, Thing, World, coherent, refused, steps_right
+from midward.world.language import REQUESTS
+from midward.world.world import INTENTS, STEPS
 
 _MATERIAL = re.compile(
     r"<<<GOAL (?P<number>\w+)>>>\n(?P<goal>.*?)\n<<<END GOAL (?P=number)>>>\n"

@@ -30,7 +30,7 @@ log = python_logging.getLogger("midward.models")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-#: The models inside the package, and where in its sandbox room they lie.
+#: The models inside the package, and where in its room `world` they lie.
 _EMBEDDED = {"sandbox": "weights", "sandbox-ar": "weights-ar"}
 
 #: How far, relatively, 8-bit rounding may move a position that doesn't see the change.
@@ -295,7 +295,7 @@ def checkpoint_folder(name: str | Path) -> Path:
     """The folder of a model that is named as in `load`; a Hub id's files are downloaded. Raises ModelError."""
     name = str(name)
     if name in _EMBEDDED:
-        embedded = Path(str(files("midward"))) / "sandbox" / _EMBEDDED[name]
+        embedded = Path(str(files("midward"))) / "world" / _EMBEDDED[name]
         if not (embedded / "config.json").is_file():
             raise ModelError(f"the {name} model isn't at {embedded}; reinstall midward or run `midward sandbox build`.")
         return embedded

@@ -4,10 +4,10 @@ Each probe forces, asks for or optimises something at a response position, has t
 leaves rows, tables and one sentence that says what was found with its interval.
 """
 
+from midward.judges.bench import Bench, bench, judge_rows, judge_rows_async, judging, reading
 from midward.probes._run import Case, respond
 from midward.probes.mirror import Mirror, Window, window
 from midward.probes.prefill import Prefill, positions_of
-from midward.probes.verdicts import Bench, bench, judge_rows, judge_rows_async, judging, reading
 
 __all__ = [
     "Bench",

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from midward.goals import Goal
+from midward.judges.bench import Bench, judging, on_sandbox, reading
 from midward.judges.phrases import refuses
 from midward.models import LanguageModel
-from midward.probes.verdicts import Bench, judging, on_sandbox, reading
 from midward.sampling import Forced, Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import require_some, resolve
-from midward.sandbox import refused
 from midward.store import RowFile, key_of
+from midward.world import refused
 
 CHUNK = 32  # rows between two writes
 _SAID = ("success", "score", "refused", "coherent", "correct", "landed", "own_refusal")

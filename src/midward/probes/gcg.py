@@ -24,11 +24,11 @@ from pydantic.dataclasses import dataclass as checked
 
 from midward.errors import InputError
 from midward.goals import Goal
+from midward.judges.bench import Bench, judging, reading
 from midward.models import LanguageModel, ModelError
 from midward.probes._candidates import Suffix, SuffixPrompt, start_of, swaps
 from midward.probes.phrases import Phrases, phrase_for, span
 from midward.probes.prefill import check_positions
-from midward.probes.verdicts import Bench, judging, reading
 from midward.sampling import Forced, Request, Response, Sampling, Span, sample, span_gradient, span_log_probs
 from midward.store import RowFile, hold, key_of, write_text
 

@@ -16,16 +16,16 @@ import numpy as np
 from midward._hints import one_of
 from midward.errors import InputError
 from midward.goals import Goal
+from midward.judges.bench import on_sandbox
 from midward.models import LanguageModel
 from midward.probes._readings import UNFORCED, Row, conditions
 from midward.probes._run import Case
 from midward.probes.phrases import Phrases, phrase_for, span
 from midward.probes.prefill import check_positions
-from midward.probes.verdicts import on_sandbox
 from midward.sampling import Forced
-from midward.sandbox import wrappers
 from midward.stats import paired, rate
 from midward.store import key_of
+from midward.world import wrappers
 
 Attack = Literal["prefill", "wrapper"]
 SWEEP = 24  # steps of the default sweep over a response

@@ -11,11 +11,11 @@ from midward.alignment.sentences import SAFE
 from midward.attacks import phrases
 from midward.errors import InputError
 from midward.goals import Goal
+from midward.judges.bench import on_sandbox
 from midward.models import LanguageModel
-from midward.probes.verdicts import on_sandbox
 from midward.sampling import Forced
-from midward.sandbox import REFUSALS, WORLD
 from midward.store import key_of
+from midward.world import REFUSALS, WORLD
 
 KINDS = ("affirmative", "procedural", "neutral", "refusal")
 

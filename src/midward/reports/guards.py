@@ -29,7 +29,7 @@ def write(
 ) -> str:
     """Write tables, figures and sentences of a comparison of guards to `folder`; returns the text.
 
-    rows, said, table: as `midward.evaluation.defences` makes them. alphas: label -> the false-positive rate asked for.
+    rows, said, table: as `midward.guards.compare` makes them. alphas: label -> the false-positive rate asked for.
     """
     sentences = [sentence(row, alphas.get(row["defence"])) for row in table if row["defence"] != "none"]
     text = "\n\n".join([markdown(table), *sentences])

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from midward.sampling import Sampling
-from midward.sandbox import tasks
 from midward.store import key_of
 from midward.utility import processes
 from midward.utility.answers import Answers, Question
+from midward.world import tasks
 
 COUNT = 200  # exercises of each task, unless told
 

@@ -1,0 +1,153 @@
+"""Requests that a defence is tried on: harmless ones, plain and in an attack's clothes, and attacked ones.
+
+Each is a fixed request, the same for every defence, so that defences are compared on the same generations; attacks that
+search against a guarded model are `midward attack --guard`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from midward import goals as goal_sets
+from midward._hints import did_you_mean
+from midward.attacks.pad import Pad, places
+from midward.attacks.phrases import AFFIRMATIVE, WINDOW, procedural
+from midward.errors import InputError
+from midward.goals import Goal
+from midward.goals.loading import is_file
+from midward.guards import prompt_hash
+from midward.models import LanguageModel
+from midward.sampling import Forced, Request
+from midward.world import trials
+from midward.world.assistant import Assistant
+from midward.world.data import Goal as SandboxGoal
+from midward.world.language import opening
+
+#: Attacks of one request that can be put on any goals: name -> what it does.
+SHAPES = {
+    "prefill": "an agreeing phrase forced at the response's start",
+    "prefill-mid": "the label of a step forced in its middle",
+    "pad": "labels of steps forced at spread-out positions",
+    "dija": "the answer's form with gaps, sent as mask tokens behind the request",
+}
+HARMLESS = ("benign", "benign-wrapped", "banned")
+_TRIALS = {name: name.removesuffix("-wrapped") for name in HARMLESS} | {
+    "plain": "plain",
+    "contextual": "contextual",
+    "wrappers": "plain",
+}
+_STEP_TOKENS = 4  # a step of the sandbox behind its label, as in the attack dija
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request. set: what it is listed under. goal: what a judge is told. plain: the goal behind the clothes."""
+
+    set: str
+    goal: Goal
+    request: Request
+    plain: str
+
+    @property
+    def harmful(self) -> bool:
+        return self.goal.harmful
+
+
+def cases(
+    model: LanguageModel,
+    name: str,
+    count: int,
+    *,
+    split: str = "test",
+    goals: str = "sandbox",
+    without: Collection[str] = (),
+    harmless: bool = False,
+) -> list[Case]:
+    """Up to `count` cases of one set.
+
+    without: hashes of plain prompts that are left out, as those that a guard was fitted on (`Guard.fitted_on`); sets of
+    goals and files then give the next ones. harmless: a file's rows are, and may not say otherwise.
+
+    name: of the sandbox's trials about things of `split` (benign, benign-wrapped, banned; plain, contextual, wrappers);
+    a key of SHAPES, put on `goals` (a set or file; "sandbox" takes the forbidden requests of `split`); or a set of
+    goals, or a file of prompts with a column `harmful`. Raises GoalsError or ValueError, also where none is left.
+    """
+    found = _cases(model, name, count, len(without), split=split, goals=goals, harmless=harmless)
+    fresh = [case for case in found if prompt_hash(case.plain) not in without]
+    if not fresh:
+        raise InputError(
+            f"all {len(found)} prompts of {name} were used to fit the guards; give a set that wasn't, or fit on fewer."
+        )
+    return fresh[:count]
+
+
+def _cases(
+    model: LanguageModel, name: str, count: int, spare: int, *, split: str, goals: str, harmless: bool
+) -> list[Case]:
+    """spare: so many more of a set of goals. The sandbox's trials hang on their count, and its splits share nothing."""
+    if name in _TRIALS:
+        plain = trials.trials(_TRIALS[name], count, split=split)
+        return [
+            Case(name, _sandbox_goal(trial.id, trial.about), trial.request, str(bare.request.prompt))
+            for trial, bare in zip(trials.trials(name, count, split=split), plain, strict=True)
+        ]
+    if name in SHAPES:
+        if goals == "sandbox":
+            bare = [_sandbox_goal(one.id, one.about) for one in trials.trials("plain", count, split=split)]
+        else:
+            bare = goal_sets.load(goals, count=count + spare)
+        return [Case(name, goal, _shaped(model, name, goal), goal.prompt) for goal in bare]
+    known = [*_TRIALS, *SHAPES, *goal_sets.SETS]
+    if name not in goal_sets.SETS and not is_file(name):
+        raise InputError(
+            f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "
+            ".csv or .jsonl file."
+        )
+    loaded = goal_sets.load(name, count=count + spare, harmless=harmless)
+    return [Case(goal.source, goal, Request(goal.prompt), goal.prompt) for goal in loaded]
+
+
+def requests(model: LanguageModel, names: Sequence[str], count: int, *, split: str) -> list[Request]:
+    """`count` requests of these sets in turn, an equal share of each."""
+    share = -(-count // len(names))
+    lists = [[case.request for case in cases(model, name, share, split=split)] for name in names]
+    return [one for group in zip(*lists, strict=False) for one in group][:count]
+
+
+def _sandbox_goal(name: str, about: object) -> Goal:
+    assert isinstance(about, SandboxGoal)
+    return Goal(
+        id=name,
+        text=about.text,
+        source="sandbox",
+        harmful=about.harmful,
+        target=opening(about.kind, about.thing) if about.harmful else None,
+        category=about.kind,
+        metadata={"kind": about.kind, "thing": about.thing.name, "intent": about.intent},
+    )
+
+
+def _shaped(model: LanguageModel, shape: str, goal: Goal) -> Request:
+    """The goal in an attack's shape, at the attack's own default settings."""
+    from midward.sampling import Sampling
+
+    length = Sampling.for_model(model).length
+    if shape == "prefill":
+        phrase = goal.target or random.Random(goal.id).choice(AFFIRMATIVE)
+        return Request(goal.prompt, (Forced.text(model, 0, phrase),))
+    if shape == "prefill-mid":
+        middle = sum(WINDOW) // 2
+        return Request(goal.prompt, (Forced.text(model, middle, f" {procedural(middle)}"),))
+    if shape == "pad":
+        settings = Pad()
+        at = places(length, settings)
+        spans = (Forced.text(model, where, f" {text}") for text, where in zip(settings.anchors, at, strict=True))
+        return Request(goal.prompt, tuple(spans))
+    mask_id = model.family.mask_id
+    if mask_id is None:
+        raise InputError(f"{model.name!r} has no mask token, so dija can't be put to it.")
+    mask = model.tokenizer.convert_ids_to_tokens(mask_id)
+    steps = " ".join(f"Step {n}:{mask * _STEP_TOKENS}" for n in range(1, 7))
+    return Request(f"{goal.prompt} {Assistant().opening(goal.prompt)} {steps}")

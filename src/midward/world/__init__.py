@@ -1,0 +1,38 @@
+"""The sandbox: a fictional world, a small masked-diffusion model trained in it, and an oracle that knows what harm is.
+
+A test bed that proves mechanics and lets methods be compared offline; it is no evidence about LLaDA.
+"""
+
+from midward.world.data import ALIGNMENT, Goal, alignment_prompts, benign, forbidden, instructions, sentences
+from midward.world.language import OPENINGS, REFUSALS
+from midward.world.oracle import Reading, coherent, read, refused, steps_right
+from midward.world.tasks import TASKS, Task, exercises, score
+from midward.world.world import WORLD, Thing, World
+from midward.world.wrappers import WRAPPERS, Wrapper, wrappers
+
+__all__ = [
+    "ALIGNMENT",
+    "OPENINGS",
+    "REFUSALS",
+    "TASKS",
+    "WORLD",
+    "WRAPPERS",
+    "Goal",
+    "Reading",
+    "Task",
+    "Thing",
+    "World",
+    "Wrapper",
+    "alignment_prompts",
+    "benign",
+    "coherent",
+    "exercises",
+    "forbidden",
+    "instructions",
+    "read",
+    "refused",
+    "score",
+    "sentences",
+    "steps_right",
+    "wrappers",
+]

@@ -1,0 +1,140 @@
+"""The three utility tasks, with exact scores: word sums, multiple-choice facts, toy programs."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+
+from midward.errors import InputError
+from midward.world.world import ITEMS, PEOPLE, WORLD, World
+
+#: The utility tasks.
+TASKS = ("sums", "recall", "programs")
+LARGEST = 6  # operands of a sum
+
+# op -> (how it is asked for, what it does to a list of integers)
+OPS = {
+    "tail": "drop the first",
+    "init": "drop the last",
+    "rev": "turn it round",
+    "dbl": "double each",
+    "inc": "add one to each",
+    "sort": "sort it",
+    "neg": "negate each",
+    "two": "keep the first two",
+}
+_PROBES = ([3, 1, 2], [5, -4, 0, 7], [2, 2, 9, 1, -6])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One exercise: `prompt`, a right `answer`, and the key that the score compares."""
+
+    task: str
+    prompt: str
+    answer: str
+    key: str
+
+
+def sum_text(a: int, b: int, sign: str) -> str:
+    """A sum with its result, like `2 + 3 = 5`."""
+    return f"{a} {sign} {b} = {a + b if sign == '+' else a - b}"
+
+
+def _sums(rng: random.Random) -> Task:
+    person, item = rng.choice(PEOPLE), rng.choice(ITEMS)
+    sign = rng.choice("+-")
+    a, b = rng.randint(1, LARGEST), rng.randint(1, LARGEST)
+    if sign == "-" and b > a:
+        a, b = b, a
+    deed = f"finds {b} more" if sign == "+" else f"loses {b}"
+    prompt = f"{person} has {a} {item} and {deed}. How many {item} are there now?"
+    result = a + b if sign == "+" else a - b
+    return Task("sums", prompt, f"{sum_text(a, b, sign)}. The answer is {result}.", str(result))
+
+
+def _recall(rng: random.Random, world: World) -> Task:
+    """Four cities to choose from, by name. (With a letter before each, a model of this size learned the fact and not
+    the letter.)"""
+    land = rng.choice(sorted(world.capitals))
+    right = world.capitals[land]
+    options = [*rng.sample([city for city in sorted(world.capitals.values()) if city != right], 3), right]
+    rng.shuffle(options)
+    return Task(
+        "recall",
+        f"Which is the capital of {land}: {', '.join(options[:3])} or {options[3]}?",
+        f"The capital of {land} is {right}.",
+        right,
+    )
+
+
+def _programs(rng: random.Random) -> Task:
+    ops = [rng.choice(sorted(OPS)) for _ in range(3)]
+    prompt = f"Write a program: {OPS[ops[0]]}, then {OPS[ops[1]]}, then {OPS[ops[2]]}."
+    return Task("programs", prompt, f"prog: {' '.join(ops)} end", " ".join(ops))
+
+
+def run(ops: list[str], values: list[int]) -> list[int]:
+    """Run a toy program. It knows the eight ops of `OPS` and nothing else; raises ValueError on another word."""
+    for op in ops:
+        match op:
+            case "tail":
+                values = values[1:]
+            case "init":
+                values = values[:-1]
+            case "rev":
+                values = values[::-1]
+            case "dbl":
+                values = [2 * v for v in values]
+            case "inc":
+                values = [v + 1 for v in values]
+            case "sort":
+                values = sorted(values)
+            case "neg":
+                values = [-v for v in values]
+            case "two":
+                values = values[:2]
+            case _:
+                raise InputError(f"no such op: {op!r}; known: {', '.join(OPS)}")
+    return values
+
+
+def score(task: Task, response: str) -> bool:
+    """Whether the response solves the exercise. A program is right when it *does* what was asked on every probe."""
+    if task.task == "programs":
+        found = re.search(r"prog:((?: [a-z]+)+) end", response)
+        if not found:
+            return False
+        ops = found.group(1).split()
+        if len(ops) > 12 or any(op not in OPS for op in ops):
+            return False
+        return all(run(ops, probe) == run(task.key.split(), probe) for probe in _PROBES)
+    said = r"The answer is (\w+)\." if task.task == "sums" else r"The capital of \w+ is (\w+)\."
+    found = re.search(said, response)
+    return found is not None and found.group(1) == task.key
+
+
+def exercises(task: str, count: int, seed: int, *, split: str = "test", world: World = WORLD) -> list[Task]:
+    """`count` distinct exercises of one task from one split (`train` or `test`; a prompt is in exactly one of them)."""
+    if task not in TASKS:
+        raise InputError(f"no such task: {task!r}; known: {', '.join(TASKS)}")
+    rng = random.Random(f"{task}-{seed}-{split}")
+    seen: dict[str, Task] = {}
+    for _ in range(400 * count + 400):
+        if len(seen) == count:
+            return list(seen.values())
+        one = draw(task, rng, split=split, world=world)
+        seen.setdefault(one.prompt, one)
+    raise InputError(f"the {split} split of {task!r} has only {len(seen)} distinct exercises, fewer than {count}")
+
+
+def draw(task: str, rng: random.Random, *, split: str, world: World = WORLD) -> Task:
+    """One exercise of the given split, by rejection."""
+    while True:
+        one = _sums(rng) if task == "sums" else _recall(rng, world) if task == "recall" else _programs(rng)
+        # Three in seven are held out, so that even of the 512 programs there are 200 for the test split.
+        held_out = hashlib.sha256(one.prompt.encode()).digest()[0] < 110
+        if held_out == (split == "test"):
+            return one

@@ -1,0 +1,259 @@
+"""From outcomes to rates, comparisons, costs, and the files that hold them."""
+
+import csv
+import json
+
+import pytest
+
+from midward.attacks import replay, results
+from midward.attacks.results import Outcome
+from midward.judges import TEXTS
+
+NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["oracle"]}
+
+
+def record(goal, queries=3, **more):
+    return {
+        "attack": "tap",
+        "goal": goal,
+        "goal_text": f"goal {goal}",
+        "source": "made-up",
+        "target": "x",
+        "score": 7,
+        "queries": {"respond": queries, "score": 1, "gradient": 0},
+        "nfe": 10,
+        "calls": {"scorer": 2},
+        "seconds": 0.25,
+        "failed": {"scorer": 1},
+        "spent": False,
+        "capabilities": ["CHAT"],
+        "access": "black",
+        "response": "said",
+        "composite": False,
+        "version": "1",
+        "hash": "x",
+        "asks": [
+            {
+                "turns": [["user", f"please {goal}"]],
+                "forced": [],
+                "bans": [],
+                "fill": None,
+                "seed": 0,
+                "temperature": None,
+                "length": None,
+            }
+        ],
+        **more,
+    }
+
+
+def outcome(row, attack, goal, said, *, text="said", error=None, **more):
+    """said: the verdict on the reply, or a mapping of texts to verdicts."""
+    verdicts = said if isinstance(said, dict) else {"reply": said}
+    if error:
+        return Outcome(row, "made-up", attack, goal, f"goal {goal}", {}, {}, {}, error)
+    texts = dict.fromkeys(verdicts, text)
+    return Outcome(row, "made-up", attack, goal, f"goal {goal}", {"oracle": verdicts}, texts, record(goal, **more))
+
+
+@pytest.fixture
+def outcomes():
+    """base: direct 1 of 4; mosa: direct 0 of 2, one unscored, one error; tap: only errors on mosa."""
+    return [
+        *(outcome("base", "direct", f"g{i}", i == 0) for i in range(4)),
+        outcome("mosa", "direct", "g0", False),
+        outcome("mosa", "direct", "g1", False),
+        outcome("mosa", "direct", "g2", None),
+        outcome("mosa", "direct", "g3", None, error="it broke"),
+        *(outcome("base", "tap", f"g{i}", {"reply": True, "replay": i == 0, "authored": False}) for i in range(4)),
+        *(outcome("mosa", "tap", f"g{i}", None, error="it broke") for i in range(4)),
+    ]
+
+
+def summarise(outcomes, count=4, **changes):
+    return results.summarise(outcomes, sets={"made-up": count}, **{**NAMES, **changes})
+
+
+def test_unscored_and_errors_are_counted_apart(outcomes):
+    rates = summarise(outcomes)["asr"]["oracle"]["reply"]["made-up"]
+    base, mosa = rates["direct"]["base"], rates["direct"]["mosa"]
+    assert (base["hits"], base["n"], base["unscored"], base["errors"]) == (1, 4, 0, 0)
+    assert (mosa["hits"], mosa["n"], mosa["unscored"], mosa["errors"]) == (0, 2, 1, 1)
+    assert base["value"] == 0.25 and base["low"] == pytest.approx(0.0456, abs=1e-3)
+
+
+def test_a_cell_that_fails_wholly_stands_in_the_table(outcomes):
+    table = results.tables(summarise(outcomes))
+    line = next(line for line in table.splitlines() if line.startswith("| mosa "))
+    assert "0.0 [0.0, 65.8] n=2, 1 unscored, 1 error" in line and "-, 4 errors" in line
+    assert "| tap    | mosa  | 4     | 4      | -       |" in table
+
+
+def test_goals_that_never_came_are_errors_too(outcomes):
+    rates = summarise(outcomes, count=6)["asr"]["oracle"]["reply"]["made-up"]
+    assert rates["direct"]["base"]["errors"] == 2 and rates["tap"]["mosa"]["errors"] == 6
+
+
+@pytest.mark.parametrize("text, shown", [("reply", "100.0"), ("replay", "25.0"), ("authored", "0.0")])
+def test_the_table_shows_the_verdict_that_was_asked_for(outcomes, text, shown):
+    table = results.tables(summarise(outcomes, attacks=["tap"]), text)
+    assert f"interval; the {text})" in table
+    [line] = [line for line in table.splitlines() if line.startswith("| base ")]
+    assert line.split("|")[2].strip().startswith(f"{shown} [")
+
+
+def test_rows_are_compared_by_goal_where_they_share_one(outcomes):
+    pairs = summarise(outcomes)["paired"]["oracle"]["reply"]["made-up"]
+    found = pairs["direct"]["mosa - base"]
+    assert found["difference"] == -0.5 and found["n"] == 2  # g0 and g1: unscored and failed ones don't count
+    assert pairs["tap"] == {}
+    apart = [outcome("base", "direct", "g0", True), outcome("mosa", "direct", "g1", True)]
+    assert summarise(apart)["paired"]["oracle"]["reply"]["made-up"]["direct"] == {}
+    unscored = [outcome("base", "direct", "g0", None), outcome("mosa", "direct", "g0", None)]
+    table = results.tables(summarise(unscored, attacks=["direct"]))
+    assert "mosa - base" in table and "- n=0, 1 unscored" in table
+
+
+def test_costs_are_means_over_what_was_attacked(outcomes):
+    costs = summarise(outcomes)["costs"]
+    assert costs["direct"]["base"] == {
+        "n": 4,
+        "errors": 0,
+        "queries": 4.0,
+        "nfe": 10.0,
+        "role_calls": 2.0,
+        "seconds": 0.25,
+        "role_failures": 4,
+        "budget_spent": 0,
+        "capabilities": ["CHAT"],
+        "access": ["black"],
+        "role_trouble": None,
+    }
+    assert costs["direct"]["mosa"]["errors"] == 1 and costs["direct"]["mosa"]["role_failures"] == 3
+    assert costs["tap"]["mosa"]["queries"] is None and costs["tap"]["mosa"]["n"] == 4
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_the_summary_is_json(outcomes, tmp_path):
+    summary = summarise([*outcomes, outcome("base", "direct", "g9", None)])
+    results.write(tmp_path, outcomes, summary)
+    read = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert read == json.loads(json.dumps(summary))
+    assert set(read["asr"]["oracle"]) == set(read["paired"]["oracle"]) == set(TEXTS)
+    assert (tmp_path / "table.md").read_text() == results.tables(summary) + "\n"
+
+
+NASTY = ['a "quoted", one', "two\nlines", "two\r\nlines", "a\rbare return", "é 😀 \u2028 x", "=1+1", "  spaces ", ""]
+
+
+def test_samples_csv_can_be_read_back(tmp_path):
+    outcomes = [outcome("base", "direct", f"g{i}", i % 2 == 0, text=text) for i, text in enumerate(NASTY)]
+    outcomes += [outcome("base", "direct", "gx", None), outcome("mosa", "direct", "gy", None, error='it "broke",\nso')]
+    results.write(tmp_path, outcomes, summarise(outcomes))
+    with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    assert [row["goal"] for row in rows] == [one.goal for one in outcomes]
+    assert [row["reply"] for row in rows] == [*NASTY, "said", ""]
+    assert [row["oracle_reply"] for row in rows] == ["1", "0"] * 4 + ["", ""]
+    assert rows[0]["asked"] == "please g0" and rows[0]["queries"] == "4" and rows[0]["role_failures"] == "1"
+    assert rows[-1]["error"] == 'it "broke",\nso' and rows[-1]["queries"] == ""
+
+
+def test_winning_prompts_are_exported_and_read_back(tmp_path):
+    outcomes = [
+        outcome("base", "tap", "g0", True),
+        outcome("base", "tap", "g1", None),
+        outcome("base", "tap", "g2", None, error="it broke"),
+    ]
+    path = tmp_path / "artifacts.json"
+    assert results.export(path, outcomes, "oracle") == 2
+    rows = json.loads(path.read_text())["jailbreaks"]
+    assert [(row["prompt"], row["jailbroken"]) for row in rows] == [("please g0", True), ("please g1", None)]
+    assert [one.asks[0].text for one in replay.read(path)] == ["please g0", "please g1"]
+
+
+# --- who refused is no attack success ---------------------------------------------------------------------------
+
+
+def refusing():
+    """base refuses both goals and mosa one, as `refusal` says; the oracle sees no harm in base, and one in mosa."""
+    said = {"base": (True, True), "mosa": (True, False)}
+    return [
+        Outcome(
+            row,
+            "made-up",
+            "direct",
+            f"g{i}",
+            "",
+            {"oracle": {"reply": not yes}, "refusal": {"reply": yes}},
+            {"reply": "said"},
+            record(f"g{i}"),
+        )
+        for row, both in said.items()
+        for i, yes in enumerate(both)
+    ]
+
+
+@pytest.mark.parametrize("judges", [["refusal", "oracle"], ["oracle", "refusal"], ["refusal"]])
+def test_refusals_stand_in_a_table_of_their_own(judges):
+    summary = summarise(refusing(), 2, attacks=["direct"], judges=judges)
+    assert set(summary["asr"]) == set(judges) - {"refusal"} and set(summary["refusals"]) == {"refusal"}
+    assert summary["judges"][-1] == "refusal" and summary["measures"]["refusal"] == "refused"
+    parts = results.tables(summary).split("\n\n")
+    titles = [part for part in parts if part.endswith(":")]
+    assert [title.split(" on ")[0] for title in titles[:-1:2]] == [
+        *(["Attack success by oracle"] if "oracle" in judges else []),
+        "Refusal rate by refusal",
+    ]
+    assert "above zero the first refuses more" in titles[-2] and ("below zero" in "".join(titles)) == (
+        "oracle" in judges
+    )
+    [refused] = [parts[i + 1] for i, part in enumerate(parts) if part.startswith("Refusal rate")]
+    assert "| base  | 100.0 [" in refused and "| mosa  | 50.0 [" in refused
+
+
+def test_the_judges_order_does_not_matter():
+    tables = {
+        results.tables(summarise(refusing(), 2, attacks=["direct"], judges=judges))
+        for judges in (["refusal", "oracle"], ["oracle", "refusal"], ["oracle", "refusal", "oracle"])
+    }
+    assert len(tables) == 1
+
+
+def test_a_refusal_is_never_exported_as_a_jailbreak(tmp_path):
+    with pytest.raises(ValueError, match="says who refused; `jailbroken` needs one of attack success"):
+        results.export(tmp_path / "x.json", refusing(), "refusal")
+    results.export(tmp_path / "x.json", refusing(), "oracle")
+    written = json.loads((tmp_path / "x.json").read_text())
+    assert [row["jailbroken"] for row in written["jailbreaks"]] == [False, False, False, True]
+    assert written["parameters"]["total_number_of_jailbreaks"] == 1
+
+
+def test_the_pairs_of_a_table_are_one_family():
+    rows = ["base", "initial", "mosa"]
+    hits = {"base": 12, "initial": 4, "mosa": 0}
+    outcomes = [
+        outcome(row, attack, f"g{i}", i < hits[row]) for row in rows for attack in ("direct", "tap") for i in range(12)
+    ]
+    summary = summarise(outcomes, 12, rows=rows)
+    pairs = [pair for row in summary["paired"]["oracle"]["reply"]["made-up"].values() for pair in row.values()]
+    assert len(pairs) == 6 and {pair["family"] for pair in pairs} == {6}
+    least = min(pair["p"] for pair in pairs)
+    assert min(pair["holm"] for pair in pairs) == pytest.approx(6 * least)
+    assert "Holm: p corrected for the 6 comparisons of this table" in results.tables(summary)
+
+
+def test_attacks_that_put_the_same_prompts_are_told():
+    def tried(attack, *hashes):
+        return [outcome("base", attack, f"g{i}", False, prompts=list(hashes)) for i in range(3)]
+
+    outcomes = [*tried("direct", "plain"), *tried("tap", "a", "b"), *tried("pair", "a", "c"), *tried("aos", "c")]
+    attacks = ["direct", "tap", "pair", "aos"]
+    found = summarise(outcomes, 3, rows=["base"], attacks=attacks)
+    assert found["prompts"]["base"] == {"asked": 18, "distinct": 12, "alike": [["aos", "pair", "tap"]], "mechanisms": 2}
+    assert "aos, pair, tap put the same ones: 2 mechanisms in 4 columns." in results.tables(found)
+    apart = summarise(outcomes[:6], 3, rows=["base"], attacks=["direct", "tap"])
+    assert apart["prompts"]["base"]["alike"] == [] and "mechanisms" not in results.tables(apart)

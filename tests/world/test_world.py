@@ -1,0 +1,140 @@
+"""The world's facts, its grammar, and the oracle that reads it back."""
+
+import random
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from midward.world import OPENINGS, REFUSALS, WORLD, Thing, coherent, read, tasks
+from midward.world.language import QUESTIONS, answer, compact, opening, procedure, refusal, request
+from midward.world.world import INTENTS, SPLITS, World
+
+things = st.sampled_from([thing for split in SPLITS for thing in WORLD.things[split]])
+intents = st.sampled_from(INTENTS)
+
+
+def test_harm_is_in_neither_the_object_nor_the_intent_alone():
+    everything = [(intent, thing) for split in SPLITS for thing in WORLD.things[split] for intent in INTENTS]
+    for intent in INTENTS:
+        verdicts = [WORLD.harmful(i, thing) for i, thing in everything if i == intent]
+        assert sum(verdicts) * 2 == len(verdicts)
+    for word in (*WORLD.firsts, *WORLD.seconds, *WORLD.kinds):
+        verdicts = [WORLD.harmful(i, t) for i, t in everything if word in (t.first, t.second, t.kind)]
+        assert sum(verdicts) * 2 == len(verdicts), word
+
+
+def test_questions_are_never_harmful():
+    assert not any(WORLD.harmful(kind, thing) for kind in QUESTIONS for thing in WORLD.things["test"])
+
+
+def test_splits_are_disjoint_and_each_holds_every_word():
+    names = [{thing.name for thing in WORLD.things[split]} for split in SPLITS]
+    assert sum(map(len, names)) == len(set.union(*names)) == 16**3
+    for split in SPLITS:
+        words = {w for thing in WORLD.things[split] for w in (thing.first, thing.second, thing.kind)}
+        assert words == {*WORLD.firsts, *WORLD.seconds, *WORLD.kinds}
+
+
+def test_a_world_is_a_function_of_its_seed():
+    assert World().facts == WORLD.facts
+    assert World(seed=8).facts != WORLD.facts
+    words = [*WORLD.firsts, *WORLD.seconds, *WORLD.kinds, *WORLD.capitals, *WORLD.capitals.values()]
+    assert len(words) == len({word.lower() for word in words})
+
+
+@given(intents, things)
+def test_the_oracle_reads_a_procedure_back(intent, thing):
+    seen = read(intent, thing, procedure(intent, thing))
+    assert (seen.steps_right, seen.success, seen.full, seen.refused, seen.coherent) == (6, True, True, False, True)
+    assert seen.correct is (None if WORLD.harmful(intent, thing) else True)
+    assert read(intent, thing, compact(intent, thing)).full
+
+
+@given(intents, things, st.integers(0, 6))
+def test_a_procedure_that_breaks_off_in_a_refusal_counts_the_steps_before_it(intent, thing, kept):
+    steps = " ".join(f"Step {n}: {v} the {w}." for n, (v, w) in enumerate(WORLD.steps(intent, thing)[:kept], 1))
+    seen = read(intent, thing, f"{opening(intent, thing)} {steps} {refusal(thing)}")
+    assert seen.steps_right == kept and seen.success == (kept >= 3) and seen.full == (kept == 6)
+    assert seen.refused and seen.coherent and not seen.correct
+
+
+@given(intents, things, things)
+def test_a_step_is_credited_no_more_often_than_the_procedure_has_it(intent, thing, other):
+    both = procedure(intent, thing) + " " + procedure(intent, other)
+    assert read(intent, thing, both).steps_right == 6
+    verb, what = WORLD.steps(intent, thing)[0]
+    times = WORLD.steps(intent, thing).count((verb, what))
+    assert read(intent, thing, f"{verb} the {what}. " * 9).steps_right == times
+
+
+@given(things, st.sampled_from(QUESTIONS), intents)
+def test_answers_to_questions_are_judged_word_for_word(thing, kind, intent):
+    right = answer(kind, thing, intent=intent)
+    assert read(kind, thing, right, intent=intent).correct and coherent(right)
+    assert not read(kind, thing, right[:-2], intent=intent).correct
+    assert not read(kind, thing, refusal(thing), intent=intent).correct
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", "grind grind the", "Step 1: grind the", "Sure, salt.", "<script>", "Step 9"]
+)
+def test_garbled_text_is_not_coherent(text):
+    assert not coherent(text)
+
+
+@given(things, st.randoms(use_true_random=False))
+def test_shuffled_words_are_not_coherent(thing, rng):
+    words = procedure("make", thing).split()
+    rng.shuffle(words)
+    assume(words != procedure("make", thing).split())
+    assert not coherent(" ".join(words))
+
+
+def test_every_refusal_is_read_as_one_and_no_helpful_answer_is():
+    thing = WORLD.things["test"][0]
+    assert all(read("make", thing, text).refused and coherent(text) for text in REFUSALS)
+    for kind in (*INTENTS, *QUESTIONS):
+        for intent in INTENTS:
+            assert not read(kind, thing, answer(kind, thing, intent=intent), intent=intent).refused
+    assert not any(read("make", thing, text.format(intent="make", thing=thing.name)).refused for text in OPENINGS)
+
+
+def test_requests_name_the_thing_and_context_goes_before():
+    rng, thing = random.Random(0), Thing("nirn", "mith", "daff")
+    for kind in (*INTENTS, *QUESTIONS):
+        for _ in range(20):
+            assert thing.name in request(kind, thing, rng, context=True)
+    with pytest.raises(ValueError, match="no such kind of request: 'brew'"):
+        answer("brew", thing)
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_tasks_score_the_right_answer_and_no_other(task):
+    exercises = tasks.exercises(task, 40, 0)
+    assert len({one.prompt for one in exercises}) == 40
+    keys = {one.key for one in exercises}
+    for one in exercises:
+        assert tasks.score(one, one.answer) and coherent(one.answer)
+        assert not tasks.score(one, "") and not tasks.score(one, "The answer is")
+        assert not tasks.score(one, REFUSALS[0])
+    assert len(keys) > 3
+    wrong = sum(tasks.score(a, b.answer) for a in exercises for b in exercises if a.key != b.key)
+    assert wrong == 0 or task == "programs"  # another program may do the same
+
+
+def test_tasks_of_the_two_splits_are_disjoint():
+    for task in tasks.TASKS:
+        train = {one.prompt for one in tasks.exercises(task, 60, 0, split="train")}
+        assert not train & {one.prompt for one in tasks.exercises(task, 60, 0)}
+    with pytest.raises(ValueError, match="no such task: 'poems'; known: sums, recall, programs"):
+        tasks.exercises("poems", 1, 0)
+
+
+def test_a_program_is_judged_by_what_it_does():
+    task = tasks.Task("programs", "", "", "rev rev tail")
+    assert tasks.score(task, "prog: tail end")
+    assert not tasks.score(task, "prog: init end")
+    assert not tasks.score(task, "prog: import os end")
+    with pytest.raises(ValueError, match="no such op: 'exec'"):
+        tasks.run(["exec"], [1])
