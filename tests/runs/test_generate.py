@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import midward
-from midward.runs import generate
+from midward.runs.generate import generate
 from midward.sampling import Sampling
 
 SHORT = Sampling(length=12, steps=6)

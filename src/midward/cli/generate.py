@@ -66,7 +66,7 @@ def _all(
     column = text_column(rows, str(prompts), column, first="prompt")
     _check_out(out_file, prompts)
     _check_fast(sampling, check_agreement)
-    from midward.runs import generate as run  # imports torch: what is wrong above is told at once
+    from midward.runs.generate import generate as run  # imports torch: what is wrong above is told at once
     from midward.sampling.requests import require_some
 
     loaded = model.load()
