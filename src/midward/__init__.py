@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from .alignment import align
+    from .chat import Chat, load
     from .models import Family, LanguageModel, ModelError
     from .sampling import Ban, Forced, Request, Response, Sampling, Step, Trace, sample
 
 __version__ = "0.1.0"
 
 _ROOM_OF = {
+    "load": "chat",
+    "Chat": "chat",
     "LanguageModel": "models",
     "Family": "models",
     "ModelError": "models",
@@ -35,6 +35,7 @@ _ROOM_OF = {
 
 __all__ = [
     "Ban",
+    "Chat",
     "Family",
     "Forced",
     "LanguageModel",
@@ -49,30 +50,6 @@ __all__ = [
     "sample",
     "__version__",
 ]
-
-
-def load(
-    name: str | Path,
-    adapter: str | Path | None = None,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-    guard: str | Path | None = None,
-    quantize: Literal["8bit", "4bit"] | None = None,
-    device_map: Literal["auto"] | dict[str, Any] | None = None,
-) -> LanguageModel:
-    """`midward.models.load`, with a fitted guard (a file or folder of `midward guard fit`) in front of `generate`.
-
-    `midward.sample` is the bare sampler, with a guard or without. Raises ModelError as there, and GuardError where the
-    guard can't be read or was fitted for another model or adapter.
-    """
-    from .models import load as load_model
-
-    model = load_model(name, adapter, device, dtype, quantize, device_map)
-    if guard is not None:
-        from .guards import load as load_guard
-
-        model.guard = load_guard(guard, model)
-    return model
 
 
 def __getattr__(name: str) -> Any:

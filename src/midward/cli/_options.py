@@ -21,6 +21,7 @@ from midward._hints import did_you_mean
 from midward.errors import InputError
 
 if TYPE_CHECKING:
+    from midward.chat import Chat
     from midward.models import LanguageModel
     from midward.sampling import Sampling
 
@@ -49,48 +50,21 @@ class ModelOptions:
         """Whether it is one of the models in the package, for which the sandbox's data are the default."""
         return self.model in ("sandbox", "sandbox-ar")
 
-    def load(self, **use: Any) -> LanguageModel:
+    def load(self, **use: Any) -> Chat:
         """Load it, and say on stderr what was resolved.
 
-        use: what it is for, as `midward.models.memory.estimate` takes it (batch, length, training ...); the estimate is
-        told if it is over 1 GB. Raises ModelError before anything is read where it can't fit.
+        use: what it is for, as `midward.models.memory.estimate` takes it (batch, length, training ...). Raises
+        ModelError before anything is read where it can't fit.
         """
-        import torch
         from transformers.utils import logging
 
         import midward
         from midward.cli._show import say
-        from midward.models import memory
-        from midward.models.loading import checkpoint_folder, placement
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
-        device, reason = self.device, "as asked"
-        if self.device_map is not None:
-            reason = f"device map {self.device_map}"
-        elif device == "auto":
-            if torch.cuda.is_available():
-                # Under torchrun each process has a device of its own.
-                device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-                reason = f"auto: {torch.cuda.get_device_name(device)}"
-            else:
-                device, reason = "cpu", "auto: no CUDA device"
-        how: dict[str, Any] = {"dtype": self.dtype, "quantize": self.quantize, "device_map": self.device_map}
-        where = placement(device, **how)
-        need = memory.estimate(checkpoint_folder(self.model), where.dtype, where.quantize, **use)
-        if need.total > memory.GB:
-            free, devices = memory.available(where)
-            room = "what is free can't be told" if free is None else f"{free / memory.GB:.1f} GB free"
-            say(f"memory    {need}; {room} on {devices}")
-        memory.require(need, where)
-        model = midward.load(self.model, adapter=self.adapter, device=device, **how)
-        family, dtype = model.family, memory.dtype_name(model.dtype, model.quantized)
-        kind = "" if family.name == family.kind else f", {family.kind}"
-        say(
-            f"model     {model.name}{f' + {model.adapter}' if model.adapter else ''} ({family.name}{kind}) on "
-            f"{model.device} ({reason}) as {dtype}"
-        )
-        return model
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
+        return midward.load(self.model, **given, use=use, tell=say)
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _harness(
     lm = MidwardLM(
         answers.model,
         sampling={
-            **(answers.model.guard.sampling if answers.model.guard else {}),
+            **(guard.sampling if (guard := getattr(answers.model, "guard", None)) else {}),
             **{name: value for name, value in given.items() if value is not None},
         },
         answers=answers,

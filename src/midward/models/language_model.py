@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jinja2 import TemplateSyntaxError
@@ -18,9 +18,6 @@ from midward.errors import InputError
 
 from .errors import ModelError
 from .family import Family
-
-if TYPE_CHECKING:
-    from midward.sampling import Response
 
 Message = Mapping[str, str]
 
@@ -43,9 +40,8 @@ class LanguageModel:
     """A tokenizer, a network and the `Family` record that says how to use them.
 
     `network` is a transformers causal-LM module or the `PeftModel` around it; it may be replaced (alignment
-    wraps it), everything below follows it. Gradients flow through `hidden` and `head`. guard: what stands in front of
-    `generate` (a `midward.guards.Guard`), or None. stored: digest of the base's weights as its folder stores them (the
-    same for every dtype), None where it wasn't read from one.
+    wraps it), everything below follows it. Gradients flow through `hidden` and `head`. stored: digest of the base's
+    weights as its folder stores them (the same for every dtype), None where it wasn't read from one.
     """
 
     def __init__(
@@ -56,13 +52,14 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.network: Any = network
         self.adapter = adapter
-        self.guard: Any = None
         self.stored: str | None = None
         self._base_hash: str | None = None
 
     def __repr__(self) -> str:
         adapter = f", adapter={self.adapter!r}" if self.adapter else ""
-        return f"LanguageModel({self.name!r}, family={self.family.name!r}{adapter}, {self.device}, {self.dtype})"
+        return (
+            f"{type(self).__name__}({self.name!r}, family={self.family.name!r}{adapter}, {self.device}, {self.dtype})"
+        )
 
     # --- the network ---------------------------------------------------------------------------------
 
@@ -230,24 +227,6 @@ class LanguageModel:
         ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
         end = next((i for i, token in enumerate(ids) if token in self.family.end_ids), len(ids))
         return self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def generate(self, prompts: Any, **overrides: Any) -> "list[Response]":
-        """Sample one response per prompt with the family's default settings and these overrides.
-
-        A single text or conversation is one prompt. `batch_size` and `watchers` go to `midward.sample`. With a guard,
-        the defaults are the settings that it was fitted for, each response carries its verdict, and a flagged one is a
-        stub.
-        """
-        from midward.sampling import Sampling, sample
-
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
-            prompts = [prompts]
-        run = {key: overrides.pop(key) for key in ("batch_size", "watchers") if key in overrides}
-        fitted_for = self.guard.sampling if self.guard is not None else {}
-        sampling = Sampling.for_model(self, **{**fitted_for, **overrides})
-        if self.guard is not None:
-            return self.guard.sample(self, prompts, sampling, **run)
-        return sample(self, prompts, sampling, **run)
 
     # --- identity ------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import logging as python_logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -24,7 +24,7 @@ from ._read import Placement
 from .errors import ModelError
 from .family import Family, FamilyInfo
 from .language_model import LanguageModel
-from .memory import GB, QUANTIZED, Memory, estimate, require
+from .memory import GB, QUANTIZED, Memory, dtype_name, estimate, require
 
 log = python_logging.getLogger("midward.models")
 
@@ -54,17 +54,26 @@ def load(
     dtype: str | torch.dtype = "auto",
     quantize: Literal["8bit", "4bit"] | None = None,
     device_map: Literal["auto"] | dict[str, Any] | None = None,
+    *,
+    use: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> LanguageModel:
-    """Load a checkpoint: "sandbox", "sandbox-ar" (its autoregressive twin), a folder, or a Hub id ("org/model").
+    """Load a checkpoint. Remote code is never run, and no pickle read.
 
-    adapter: a PEFT adapter made for this model, a folder or a Hub id (`LanguageModel.reference` turns it off again).
-    device: "auto" (a CUDA device where there is one) or any torch device.
-    dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
-    quantize: "8bit" or "4bit" linear layers, by bitsandbytes; another model, with a fingerprint of its own.
-    device_map: "auto" (layers over all CUDA devices) or the backbone's module names -> devices; instead of `device`.
-    Raises ModelError: wrong folder, missing or torn file, missing shard, pickle-only weights, weights that aren't
-    finite numbers, unknown family, unusual config, too little memory, or an adapter made for another model. Remote code
-    is never run.
+    Args:
+        name: "sandbox", "sandbox-ar" (its autoregressive twin), a folder, or a Hub id ("org/model").
+        adapter: A PEFT adapter made for this model, a folder or a Hub id (`LanguageModel.reference` turns it off).
+        device: "auto" (a CUDA device where there is one, under torchrun the process's own) or any torch device.
+        dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
+        quantize: "8bit" or "4bit" linear layers, by bitsandbytes; another model, with a fingerprint of its own.
+        device_map: "auto" (layers over all CUDA devices) or module names -> devices; instead of `device`.
+        use: What the model is for, as `memory.estimate` takes it (batch, length, training ...).
+        tell: Called with a line on the memory that is needed, if that is over 1 GB, before anything is read; and with
+            one that says what was resolved, once it is loaded.
+
+    Raises:
+        ModelError: Wrong folder, missing or torn file, missing shard, pickle-only weights, weights that aren't finite
+            numbers, unknown family, unusual config, too little memory, or an adapter made for another model.
     """
     where = placement(device, dtype, quantize, device_map)
     folder = checkpoint_folder(name)
@@ -73,8 +82,8 @@ def load(
     kind = _kind(folder, raw)
     _check_quantised(folder, raw, kind)
     with _config_errors(folder):
-        need = estimate(folder, where.dtype, where.quantize)
-    require(need, where)
+        need = estimate(folder, where.dtype, where.quantize, **(use or {}))
+    require(need, where, tell)
     tokenizer = _tokenizer(folder, kind)
 
     network: Any
@@ -102,6 +111,15 @@ def load(
         published = _FAMILIES[kind].published(raw) if hasattr(_FAMILIES.get(kind), "published") else renaming({})
         model.network = attach(network, beside, str(name), published, model.stored)
         model.adapter = str(adapter)
+    kind = "" if family.name == family.kind else f", {family.kind}"
+    how = f"device map {device_map}" if device_map is not None else "as asked"
+    if (device, device_map) == ("auto", None):
+        cuda = model.device.type == "cuda"
+        how = f"auto: {torch.cuda.get_device_name(model.device) if cuda else 'no CUDA device'}"
+    tell(
+        f"model     {model.name}{f' + {model.adapter}' if model.adapter else ''} ({family.name}{kind}) on "
+        f"{model.device} ({how}) as {dtype_name(model.dtype, model.quantized)}"
+    )
     return model
 
 
@@ -268,7 +286,8 @@ def _check_nothing_offloaded(model: LanguageModel) -> None:
 
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        own = os.environ.get("LOCAL_RANK", "0")  # under torchrun each process has a device of its own
+        return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         if chosen.type == "meta":  # where weights have no numbers

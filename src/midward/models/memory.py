@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,18 +105,21 @@ def estimate(
     return Memory(weights, int(activations) + _logits(raw, rows), adapter * _ADAM, dtype_name(dtype, quantize))
 
 
-def require(need: Memory, placement: Placement) -> None:
-    """Raise ModelError where `need` exceeds what is free on the placement's devices.
+def require(need: Memory, placement: Placement, tell: Callable[[str], None] = lambda line: None) -> None:
+    """Tell of a need above 1 GB in a line. Raises ModelError where it exceeds what is free on the placement's devices.
 
     With MIDWARD_IGNORE_MEMORY in the environment it passes.
     """
-    free, where = available(placement)
+    free, devices = available(placement)
+    if need.total > GB:
+        room = "what is free can't be told" if free is None else f"{_gb(free)} free"
+        tell(f"memory    {need}; {room} on {devices}")
     if free is None or need.total <= free or os.environ.get(OVERRIDE):
         return
     raise ModelError(
-        f"the model needs {need}, and {where} has {_gb(free)} free; use dtype='bfloat16' (--dtype), quantize='8bit' or "
-        "'4bit' (--quantize), device_map='auto' over several GPUs (--device-map), a smaller --batch-size or a smaller "
-        f"model. {OVERRIDE}=1 goes on anyway."
+        f"the model needs {need}, and {devices} has {_gb(free)} free; use dtype='bfloat16' (--dtype), quantize='8bit' "
+        "or '4bit' (--quantize), device_map='auto' over several GPUs (--device-map), a smaller --batch-size or a "
+        f"smaller model. {OVERRIDE}=1 goes on anyway."
     )
 
 

@@ -91,7 +91,7 @@ class Answers:
 
     def texts(self, questions: Sequence[Question]) -> list[Text]:
         """A response to every question, in their order."""
-        guard = self.model.guard
+        guard = getattr(self.model, "guard", None)
         common = {"kind": "text", "model": self.model.fingerprint, "guard": guard and guard.digest}
         settings = {sampling: asdict(sampling) for sampling in {one.sampling for one in questions}}
         keys = [
@@ -128,7 +128,7 @@ class Answers:
     def _stops(self, until: Sequence[str]) -> list[Watcher]:
         """Ends rows at their stop texts. Not before a guard, who must see what it was fitted on, and not where what
         stands may fall again."""
-        if not any(until) or self.model.guard is not None or self.model.family.kind == "canvas":
+        if not any(until) or getattr(self.model, "guard", None) or self.model.family.kind == "canvas":
             return []
         return [Stops(self.model, until)]
 

@@ -119,7 +119,7 @@ class MidwardLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        if self.model.guard is not None:
+        if getattr(self.model, "guard", None):
             self.tell("likelihoods are the model's own: a guard answers, it doesn't score")
         pairs = []
         for _, context, continuation in requests:

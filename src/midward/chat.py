@@ -1,0 +1,87 @@
+"""`Chat`: what `midward.load` gives, a model that answers, with a guard in front of it or without.
+
+The rooms below know the `LanguageModel` alone; that a text comes out of one is put together here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from midward import guards, models
+from midward.guards import Guard
+from midward.models import LanguageModel
+from midward.sampling import Response, Sampling, Watcher, sample
+
+
+class Chat(LanguageModel):
+    """A `LanguageModel` that generates.
+
+    guard: the fitted guard that stands in front of `generate`, or None. `midward.sample` is the bare sampler with
+    either.
+    """
+
+    def __init__(self, model: LanguageModel, guard: Guard | None = None) -> None:
+        vars(self).update(vars(model))
+        self.guard = guard
+
+    def generate(
+        self, prompts: Any, *, batch_size: int = 8, watchers: Sequence[Watcher] = (), **overrides: Any
+    ) -> list[Response]:
+        """Sample one response per prompt, behind the guard if there is one.
+
+        Args:
+            prompts: `Request`s, texts, conversations or lists of token ids; a single text or conversation is one
+                prompt.
+            batch_size: Rows a forward, 1 or more.
+            watchers: See every denoising step.
+            overrides: Fields of `Sampling`; the others are the guard's, which is fitted for one sampling, or the
+                family's defaults.
+
+        Returns:
+            The responses, in the prompts' order. With a guard each carries its verdict, and a flagged one is a stub.
+
+        Raises:
+            TypeError: For an unknown setting, or what is no prompt.
+            InputError: For a setting or a prompt that can't be followed; GuardError, which is one, for a sampling that
+                the guard wasn't fitted for.
+        """
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+            prompts = [prompts]
+        fitted_for = {} if self.guard is None else self.guard.sampling
+        sampling = Sampling.for_model(self, **{**fitted_for, **overrides})
+        answer = sample if self.guard is None else self.guard.sample
+        return answer(self, prompts, sampling, batch_size=batch_size, watchers=watchers)
+
+
+def load(
+    name: str | Path,
+    adapter: str | Path | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    guard: str | Path | None = None,
+    quantize: Literal["8bit", "4bit"] | None = None,
+    device_map: Literal["auto"] | dict[str, Any] | None = None,
+    **how: Any,
+) -> Chat:
+    """Load a checkpoint, and what stands in front of it.
+
+    Args:
+        name: "sandbox", "sandbox-ar", a folder, or a Hub id.
+        adapter: Folder or Hub id of a PEFT adapter that was made for the model.
+        device: "auto" (a CUDA device where there is one) or any torch device.
+        dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
+        guard: A fitted guard, a file or folder of `midward guard fit`.
+        quantize: "8bit" or "4bit" linear layers, by bitsandbytes.
+        device_map: "auto" (layers over all CUDA devices) or module names with their devices; instead of `device`.
+        how: What `midward.models.load` takes besides.
+
+    Raises:
+        ModelError: Where the checkpoint or the adapter can't be used, see `midward.models.load`.
+        GuardError: Where the guard can't be read, or was fitted for another model or adapter.
+    """
+    model = models.load(name, adapter, device, dtype, quantize, device_map, **how)
+    return Chat(model, None if guard is None else guards.load(guard, model))
