@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from midward import ModelError
-from midward.runs.generate import generate
 from midward.guards.guard import STUB, Verdict, told
+from midward.runs.generate import generate
 from midward.sampling import Response, Sampling
 from midward.sampling.requests import require_some
 
