@@ -1,22 +1,28 @@
 """`Trace`: the watcher that records which position was committed when, and what was predicted."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from midward.errors import InputError, MissingFile
-from midward.store import replacing
+from midward.errors import InputError
+from midward.store import Record, load_tensors, save_tensors
 
 from .canvas import Canvas
 from .settings import Sampling
 from .step import Step
 
 NEVER, FORCED = -1, -2
+
+
+class TraceRecord(Record):
+    """What a trace's file says beside its tensors; the fields are those of `Trace`."""
+
+    noun = "trace"
+    sampling: dict[str, Any]
+    of: int | None
+    notes: dict[str, Any]
 
 
 class Trace:
@@ -120,7 +126,7 @@ class Trace:
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as one safetensors file."""
+        """Write the trace as one safetensors file. Raises InputError where nothing was traced yet."""
         if self.sampling is None:
             raise InputError("nothing was traced yet; pass the trace to sample(..., watchers=[trace]).")
         rows = sorted(self.commit_step)
@@ -134,41 +140,23 @@ class Trace:
             if kept := self.predicted_steps(row):
                 tensors[f"steps.{row}"] = torch.tensor(kept)
                 tensors[f"predicted.{row}"] = torch.stack([self._predicted[row][step] for step in kept])
-        metadata = {
-            "sampling": json.dumps(asdict(self.sampling)),
-            "of": json.dumps(self.of),
-            "notes": json.dumps(self.notes),
-        }
-        with replacing(Path(path)) as part:
-            save_file(tensors, part, metadata=metadata)
+        save_tensors(path, tensors, TraceRecord(sampling=asdict(self.sampling), of=self.of, notes=self.notes))
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
-        """Read a trace that `save` wrote. Raises InputError for any other file, FileNotFoundError without one."""
-        if not Path(path).is_file():
-            raise MissingFile(f"there is no trace at {path}.")
-        try:
-            return cls._read(path)
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{path} is no trace ({error}); was it written by Trace.save?") from None
-
-    @classmethod
-    def _read(cls, path: str | Path) -> "Trace":
+        """Read a trace that `save` wrote. Raises InputError for any other file, MissingFile without one."""
+        record, arrays = load_tensors(path, TraceRecord)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         trace = cls()
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            trace.sampling = Sampling(**json.loads(metadata["sampling"]))
-            trace.of = json.loads(metadata["of"])
-            trace.notes = json.loads(metadata["notes"])
-            names = set(file.keys())
-            steps, confidence = file.get_tensor("commit_step"), file.get_tensor("confidence")
-            for i, row in enumerate(file.get_tensor("rows").tolist()):
-                trace.commit_step[row] = steps[i]
-                trace.confidence[row] = confidence[i]
-                trace.prompt_ids[row] = file.get_tensor(f"prompt.{row}").tolist()
-                trace._predicted[row] = {}
-                if f"steps.{row}" in names:
-                    kept = file.get_tensor(f"steps.{row}").tolist()
-                    trace._predicted[row] = dict(zip(kept, file.get_tensor(f"predicted.{row}"), strict=True))
-                    trace.keep_predictions = True
+        try:
+            trace.sampling, trace.of, trace.notes = Sampling(**record.sampling), record.of, record.notes
+            for i, row in enumerate(tensors["rows"].tolist()):
+                trace.commit_step[row] = tensors["commit_step"][i]
+                trace.confidence[row] = tensors["confidence"][i]
+                trace.prompt_ids[row] = tensors[f"prompt.{row}"].tolist()
+                steps = tensors[f"steps.{row}"].tolist() if f"steps.{row}" in tensors else []
+                trace._predicted[row] = dict(zip(steps, tensors.get(f"predicted.{row}", []), strict=True))
+                trace.keep_predictions |= bool(steps)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise InputError(f"{path} is no trace ({error}); was it written by Trace.save?") from None
         return trace
