@@ -198,7 +198,7 @@ def test_a_file_of_another_kind_or_a_torn_one_is_told(tmp_path):
     with pytest.raises(MissingFile, match="no test file at"):
         store.load_tensors(path, _Kind)
     store.save_tensors(path, {"a": np.ones(4)}, _Other())
-    with pytest.raises(InputError, match="no test file, or a damaged one .format: input should be 'midward.test/1'"):
+    with pytest.raises(InputError, match=r"no test file, or a damaged one .format: input should be 'midward.test/1'"):
         store.load_record(path, _Kind)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InputError, match="no other file, or a damaged one"):
