@@ -1,0 +1,269 @@
+"""The one measuring loop: cases -> responses -> verdicts -> rows.
+
+Every verb that samples a model goes through `measure`. It answers what isn't answered yet, a chunk at a time; judges
+the chunk; lets readers look at how its responses came about; and appends its rows with one write to the disk. Killed at
+any point, the same call goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from midward.errors import InputError
+from midward.goals import Goal
+from midward.judges import Verdict
+from midward.judges.bench import Bench, judging, reading
+from midward.models import LanguageModel
+from midward.sampling import Request, Response, Sampling, Watcher, sample
+from midward.sampling.requests import require_some, resolve
+from midward.store import RowFile, key_of
+
+Row = dict[str, Any]
+
+#: Fields that a judge fills; None where it gave no verdict, or there was no response.
+JUDGED = ("success", "score", "refused", "coherent", "correct")
+ROWS = "rows.jsonl"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One response that is wanted.
+
+    Attributes:
+        goal: what the judge is told of.
+        request: what the model is asked, forced spans included.
+        set: what the case is listed under; by default the goal's source.
+        about: further fields of its row (kind, position, ...), as JSON.
+        error: why it can't be asked at all; its row has this error and no response.
+    """
+
+    goal: Goal
+    request: Request
+    set: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+class Reader:
+    """Reads more of a chunk's generations than their responses; a new one is made for each chunk.
+
+    `place` is the case's place in the chunk, which is the request index that watchers see.
+    """
+
+    #: What sees the steps of the chunk.
+    watchers: Sequence[Watcher] = ()
+
+    def texts(self, place: int, case: Case, response: Response) -> Sequence[str]:
+        """Texts of this generation that are judged beside the response, e.g. those of earlier steps."""
+        return ()
+
+    def fields(self, place: int, case: Case, response: Response, readings: Sequence[Row]) -> Row:
+        """Fields of the row, as JSON. readings: what the judge says of `texts`, as the fields of JUDGED."""
+        return {}
+
+
+class Front(Protocol):
+    """What may stand in front of a model: a `midward.guards.Guard`. digest: of all that its verdicts depend on."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def sample(
+        self,
+        model: LanguageModel,
+        requests: Sequence[Any],
+        sampling: Sampling,
+        *,
+        batch_size: int,
+        watchers: Sequence[Watcher],
+    ) -> list[Response]:
+        """`midward.sample` behind it."""
+
+
+Judging = Callable[[Sequence[Goal], Sequence[str]], list[Verdict]]
+Answers = Callable[[Sequence[Case], Sequence[Response]], Sequence[str | None]]
+
+
+def measure(
+    model: LanguageModel,
+    cases: Sequence[Case],
+    folder: str | Path,
+    *,
+    sampling: Sampling,
+    judge: Bench | None = None,
+    guard: Front | None = None,
+    readers: Sequence[Callable[[], Reader]] = (),
+    text: Answers | None = None,
+    about: Mapping[str, Any] | None = None,
+    depends: Any = None,
+    batch_size: int = 16,
+    watchers: Sequence[Watcher] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    file: str = ROWS,
+) -> list[Row]:
+    """Answer, judge and read every case; a row each, appended as it comes.
+
+    Args:
+        model: with its adapter, which is part of its fingerprint.
+        cases: what is asked; the rows are returned in their order.
+        folder: where `file` (JSON lines) stands. Rows that are there already, of an equal case, are kept.
+        sampling: settings of every response.
+        judge: says what each response did; without one the fields of JUDGED are left out.
+        guard: stands in front of the model; its verdict is the row's `guard`.
+        readers: each makes a `Reader` for a chunk.
+        text: cases, responses -> what is judged and kept as the response; None where there is none. By default the
+            responses' own texts.
+        about: fields of every row of this call (the model's label, ...), as JSON.
+        depends: what the readers' fields and `text` depend on beyond all this, as JSON; part of the rows' keys.
+        batch_size: rows per forward, 1 or more.
+        watchers: see the steps and add nothing to the rows (a progress display).
+        progress: called with the rows that are there and those wanted.
+
+    Returns:
+        Rows: key, set, goal (id), source, subject, harmful, prompt, response, ended, nfe, steps, seconds (its share of
+        its chunk's), the fields of JUDGED, `guard`, `about`, the case's `about`, the readers' fields; `error` where
+        there is no response.
+
+    Raises:
+        InputError or TypeError: before the first forward, for a request that can't be followed.
+        ModelError: where no case has a response.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be 1 or more; received {batch_size}.")
+    for index, case in enumerate(cases):
+        if case.error is None:
+            resolve(model, case.request, sampling.length, index)
+    rows = RowFile(Path(folder) / file)
+    about = dict(about or {})
+    # 1. A row's key holds all that it depends on, so that a row of anything else is never taken for it.
+    run = key_of(
+        model=model.fingerprint,
+        sampling=asdict(sampling),
+        judge=judge and judge.key,
+        guard=guard and guard.digest,
+        about=about,
+        depends=depends,
+    )
+    keys = [
+        key_of(run=run, set=case.set, goal=asdict(case.goal), request=asdict(case.request), about=case.about)
+        for case in cases
+    ]
+    if len(set(keys)) < len(keys):
+        raise InputError("two cases are equal in everything; give each what tells it apart in `about`.")
+    progress(sum(key in rows.rows for key in keys), len(keys))
+    loop = _Loop(model, sampling, judge, guard, readers, text, batch_size, watchers)
+    with _judging(judge) as judging_texts:
+        for start in range(0, len(cases), 2 * batch_size):
+            chunk = [i for i in range(len(cases))[start : start + 2 * batch_size] if keys[i] not in rows.rows]
+            if chunk:
+                written = loop.rows([cases[i] for i in chunk], judging_texts)
+                rows.append(*({"key": keys[i], **about, **row} for i, row in zip(chunk, written, strict=True)))
+                progress(sum(key in rows.rows for key in keys), len(keys))
+    measured = [rows.rows[key] for key in keys]
+    require_some(measured)
+    return measured
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What is the same for every chunk of a call to `measure`."""
+
+    model: LanguageModel
+    sampling: Sampling
+    judge: Bench | None
+    guard: Front | None
+    readers: Sequence[Callable[[], Reader]]
+    text: Answers | None
+    batch_size: int
+    watchers: Sequence[Watcher]
+
+    def rows(self, cases: Sequence[Case], judging_texts: Judging) -> list[Row]:
+        """The rows of a chunk of cases, without their keys."""
+        # 2. Sample those that can be asked. A case that can't has an error in its response's place.
+        asked = [case for case in cases if case.error is None]
+        readers = [make() for make in self.readers]
+        watchers = [*(watcher for reader in readers for watcher in reader.watchers), *self.watchers]
+        requests = [case.request for case in asked]
+        how: dict[str, Any] = {"batch_size": self.batch_size, "watchers": watchers}
+        started = time.perf_counter()
+        if self.guard is None:
+            responses = sample(self.model, requests, self.sampling, **how)
+        else:
+            responses = self.guard.sample(self.model, requests, self.sampling, **how)
+        seconds = (time.perf_counter() - started) / max(1, len(asked))
+        answers = self.text(asked, responses) if self.text else [response.text for response in responses]
+        # 3. Judge each distinct text of a case once, the response first.
+        earlier = [
+            [list(reader.texts(place, case, response)) for reader in readers]
+            for place, (case, response) in enumerate(zip(asked, responses, strict=True))
+        ]
+        texts = [
+            [answer or "", *(text for own in by_reader for text in own)]
+            for answer, by_reader in zip(answers, earlier, strict=True)
+        ]
+        readings = self._readings(asked, texts, judging_texts)
+        # 4. A row each: what was asked, what came, what the judge and the readers say of it.
+        rows = []
+        for place, (case, response, answer) in enumerate(zip(asked, responses, answers, strict=True)):
+            judged = iter(readings[place])
+            row = _answered(case, response, answer, seconds) | next(judged)
+            for reader, own in zip(readers, earlier[place], strict=True):
+                row |= reader.fields(place, case, response, [next(judged) for _ in own])
+            error = response.error or ("no answer came from the model behind" if answer is None else None)
+            rows.append(row if error is None else row | self._unjudged() | {"response": None, "error": error})
+        answered = iter(rows)
+        return [
+            next(answered) if case.error is None else _asked(case) | _NOTHING | self._unjudged() | {"error": case.error}
+            for case in cases
+        ]
+
+    def _readings(
+        self, cases: Sequence[Case], texts: Sequence[Sequence[str]], judging_texts: Judging
+    ) -> list[list[Row]]:
+        """What the judge says of each text of each case, as the fields of JUDGED; empty fields without a judge."""
+        if self.judge is None:
+            return [[{} for _ in own] for own in texts]
+        distinct = list(dict.fromkeys((place, text) for place, own in enumerate(texts) for text in own))
+        verdicts = judging_texts([cases[place].goal for place, _ in distinct], [text for _, text in distinct])
+        fields = {of: reading(self.judge, verdict, of[1]) for of, verdict in zip(distinct, verdicts, strict=True)}
+        return [[fields[place, text] for text in own] for place, own in enumerate(texts)]
+
+    def _unjudged(self) -> Row:
+        return dict.fromkeys(JUDGED) if self.judge else {}
+
+
+#: Of a case that can't be asked.
+_NOTHING: Row = {"response": None, "ended": None, "nfe": 0, "steps": 0, "seconds": 0.0}
+
+
+def _answered(case: Case, response: Response, answer: str | None, seconds: float) -> Row:
+    row = {**_asked(case), "response": answer, "ended": response.ended, "nfe": response.nfe, "steps": response.steps}
+    guard = {} if response.verdict is None else {"guard": response.verdict.record()}
+    return {**row, "seconds": round(seconds, 4), **guard}
+
+
+def _asked(case: Case) -> Row:
+    goal = case.goal
+    return {
+        "set": case.set or goal.source,
+        "goal": goal.id,
+        "source": goal.source,
+        "subject": goal.subject,
+        "harmful": goal.harmful,
+        **case.about,
+        "prompt": case.request.prompt,
+    }
+
+
+@contextmanager
+def _judging(judge: Bench | None) -> Iterator[Judging]:
+    if judge is None:
+        yield lambda goals, texts: []
+    else:
+        with judging(judge) as ask:
+            yield ask

@@ -1,0 +1,226 @@
+"""`Run`: what a folder of results is of, and `RunFolder`: one run a folder, begun, gone on with, finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from midward.errors import InputError
+from midward.store import hold, write_text
+
+if TYPE_CHECKING:
+    from midward.models import LanguageModel
+
+SCHEMA = 1
+RECORD, SUMMARY = "run.json", "summary.json"
+_PACKAGES = ("midward", "torch", "transformers", "peft", "inspect-ai", "lm-eval")
+
+
+class Measured(BaseModel):
+    """One model of a run. label: of its rows, empty where the run has one model. fingerprint: None for a model behind
+    an interface. adapter, guard: folder and file; guard_digest: of what the guard's verdicts depend on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    label: str = ""
+    fingerprint: str | None = None
+    family: str | None = None
+    adapter: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    guard: str | None = None
+    guard_digest: str | None = None
+
+    @classmethod
+    def of(
+        cls, model: LanguageModel, *, label: str = "", guard: str | None = None, digest: str | None = None
+    ) -> Measured:
+        """Of a loaded model, with the file and the digest of the guard in front of it."""
+        return cls(
+            name=model.name,
+            label=label,
+            fingerprint=model.fingerprint,
+            family=model.family.name,
+            adapter=model.adapter,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+            guard=guard,
+            guard_digest=digest,
+        )
+
+
+class Run(BaseModel):
+    """What was measured, of what, and how. Written before the first row.
+
+    Attributes:
+        schema_version: of this record and of the rows beside it.
+        verb: what made the folder, e.g. "probe prefill".
+        settings: the verb's flags or arguments that decide its results, as given.
+        models: what was measured.
+        sampling: all settings of `Sampling`; None where each row has its own.
+        judges: name, version, hash and model of each.
+        goals: set -> how many of it.
+        seed: of the run's draws.
+        versions: of python and the packages that decide results.
+        started, finished: UTC, ISO 8601; finished is None of a run that was stopped or goes on.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA
+    verb: str
+    settings: dict[str, Any] = {}
+    models: list[Measured] = []
+    sampling: dict[str, Any] | None = None
+    judges: list[dict[str, Any]] = []
+    goals: dict[str, int] = {}
+    seed: int | None = None
+    versions: dict[str, str] = {}
+    started: str | None = None
+    finished: str | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """Read the record of a folder. Raises InputError where it has none, or one of another layout."""
+        path = Path(folder) / RECORD
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{folder} holds no {RECORD}: no midward command wrote it.") from None
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path} can't be read ({error}); give another folder.") from None
+        found = content.get("schema_version") if isinstance(content, dict) else None
+        if found != SCHEMA:
+            raise InputError(
+                f"{path} has the layout {found or 'of before version 0.2'}, and this midward reads {SCHEMA}; measure "
+                "again into another folder, or read it with the midward that wrote it."
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+
+
+class RunFolder:
+    """The folder of a run. The same run goes on in it; another one is refused before anything costly.
+
+    Args:
+        folder: made when the run starts.
+        verb: what makes it.
+        settings: all that decides the results, as JSON: the verb's flags as given.
+        grows: names of settings that a run which goes on may have more of: counts, and lists that only got longer.
+
+    Raises:
+        InputError: the folder can't be written, or holds results of another run: what differs is named.
+    """
+
+    def __init__(
+        self, folder: str | Path, verb: str, settings: Mapping[str, Any] | None = None, grows: Collection[str] = ()
+    ) -> None:
+        self.folder = Path(folder)
+        self.run = Run(verb=verb, settings=dict(settings or {}))
+        _check_writable(self.folder)
+        record = self.folder / RECORD
+        if record.exists() and [path for path in self.folder.glob("[!.]*") if path != record]:
+            before = Run.load(self.folder)
+            if before.verb != verb:
+                raise InputError(f"{self.folder} holds a run of midward {before.verb}. Give another --out.")
+            if changed := _changed(before.settings, self.run.settings, grows):
+                raise InputError(f"{self.folder} holds another run: {'; '.join(changed)}. Give another --out.")
+            self.run.started = before.started
+
+    def start(
+        self,
+        models: Sequence[Measured] = (),
+        *,
+        sampling: Mapping[str, Any] | None = None,
+        judges: Sequence[Mapping[str, Any]] = (),
+        goals: Mapping[str, int] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Claim the folder for as long as this object lives, and write the record.
+
+        Args: as the attributes of `Run`.
+
+        Raises:
+            InputError: another process has the folder.
+        """
+        self.run = self.run.model_copy(
+            update={
+                "models": list(models),
+                "sampling": dict(sampling) if sampling is not None else None,
+                "judges": [dict(judge) for judge in judges],
+                "goals": dict(goals or {}),
+                "seed": seed,
+                "versions": _versions(),
+                "started": self.run.started or _now(),
+            }
+        )
+        if os.environ.get("RANK", "0") != "0":  # under torchrun one process writes
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim = hold(self.folder)
+        self._write()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, and the time into the record."""
+        if os.environ.get("RANK", "0") != "0":
+            return
+        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(self.folder / SUMMARY, text + "\n")
+        self.run.finished = _now()
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self.folder / RECORD, self.run.model_dump_json(indent=1) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], grows: Collection[str]) -> list[str]:
+    """What of the settings differs, in words. A setting that didn't exist then counts as not given."""
+    changed = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), json.loads(json.dumps(now.get(name), default=str))
+        if name in grows and isinstance(old, list) and isinstance(new, list):
+            if lost := [str(value) for value in old if value not in new]:
+                changed.append(f"{name} lacks {', '.join(lost)} here")
+        elif name in grows and isinstance(old, int) and (new is None or new >= old):
+            continue
+        elif old != new:
+            changed.append(f"{name} {_words(old)} there, {_words(new)} here")
+    return changed
+
+
+def _words(value: Any) -> str:
+    return "not given" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out {folder} can't be made: {there} is a file; give another path.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder} can't be written: no permission in {there}; give another path.")
