@@ -8,8 +8,8 @@ import pytest
 import midward
 from midward import errors
 from midward.goals import Goal
-from midward.judges.judge import JudgeInfo, Verdict
 from midward.judges.bench import Bench
+from midward.judges.judge import JudgeInfo, Verdict
 from midward.runs.compare import compare, load
 from midward.runs.measure import JUDGED, Case, Reader, measure
 from midward.runs.run import Measured, Run, RunFolder
