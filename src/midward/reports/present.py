@@ -1,0 +1,38 @@
+"""One presentation of a result: a builder a verb makes blocks of its summary, for terminal, files and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from midward.reports import render
+from midward.reports.blocks import Block
+
+#: verb -> what makes blocks of a folder, its run (run.json) and its summary (summary.json)
+Builder = Callable[[Path, Mapping[str, Any], Any], list[Block]]
+BUILDERS: dict[str, Builder] = {}
+
+
+def build(folder: Path, run: Mapping[str, Any], summary: Any) -> list[Block]:
+    """The blocks of a result.
+
+    Args:
+        folder: of the run; figures may be made of the rows in it.
+        run: what `run.json` holds: verb, models, judges, settings.
+        summary: what `summary.json` holds.
+
+    Raises:
+        InputError: the summary isn't one that the verb writes.
+    """
+    return BUILDERS[run["verb"]](folder, run, summary)
+
+
+def present(folder: Path, run: Mapping[str, Any], summary: Any) -> list[Block]:
+    """Write `table.md`, the tables (CSV) and the figures (SVG) of a result to its folder, and return its blocks.
+
+    Args and errors are those of `build`.
+    """
+    blocks = build(folder, run, summary)
+    render.write(folder, blocks)
+    return blocks

@@ -1,0 +1,138 @@
+"""Blocks: whatever a cell holds is shown the way that `stats` writes it, fits the terminal, and can do no harm."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midward.errors import InputError
+from midward.reports import render
+from midward.reports.blocks import Card, Figure, Missing, Statement, Table, Talk, apart, reading, text, value_of
+from midward.reports.chart import Chart, Point, Series
+from midward.stats import area, mean, paired, rate
+
+READINGS = (
+    rate([True, False, None], [1, 2, 3]),
+    rate([None]),
+    mean([1.0, 2.0, 4.0]),
+    mean([1.0]),
+    area([1.0, 2.0], [0.0, 1.5]),
+    paired([{1: True, 2: False}], [{1: False, 2: False}]),
+    paired([{1: None}], [{1: True}]),
+)
+LINES = Figure("lines", "Lines", [Chart("x", "y", [Series("a", [Point(0, 0.5, 0.2, 0.7), Point(1, 1.0, 0.9, 1.0)])])])
+
+
+@pytest.mark.parametrize("found", READINGS, ids=str)
+def test_a_reading_and_its_record_are_one_cell(found):
+    record = found.record() if hasattr(found, "record") else asdict(found)
+    record = json.loads(json.dumps(record))
+    assert text(record) == text(found) == str(found)
+    assert reading(record) == found or math.isnan(value_of(found) or math.nan)
+
+
+@pytest.mark.parametrize("record", [{}, {"hits": 1}, {"value": math.inf, "low": 0}, {"difference": "0.1"}, {"n": 3}])
+def test_what_is_no_reading_is_refused(record):
+    with pytest.raises(InputError):
+        text(record)
+
+
+def test_a_difference_is_measurable_by_its_corrected_p():
+    record = {"difference": 0.3, "low": 0.1, "high": 0.5, "p": 0.02, "n": 20}
+    assert apart(reading(record))
+    assert not apart(reading({**record, "holm": 0.2, "family": 10}))
+    assert apart(reading({**record, "holm": 0.2, "family": 10}), corrected=False)
+    assert not apart(reading({**record, "low": -0.1}))
+
+
+def test_a_row_of_another_length_is_a_fault():
+    with pytest.raises(ValueError, match="columns"):
+        Table("t", "t", ["a", "b"], [["x"]])
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=6),
+    st.integers(20, 200),
+    st.integers(0, 5),
+)
+def test_a_table_stays_within_the_terminal(names, width, count):
+    table = Table(
+        "t", "title", names, [[name, *READINGS[: len(names) - 1], *names][: len(names)] for name in names[:count]]
+    )
+    shown = render.terminal([table], width)
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert all(c.isprintable() or c == "\n" for c in shown)
+
+
+def test_a_wide_table_loses_nothing_on_a_narrow_terminal():
+    names = [f"a column with a name {n}" for n in range(9)]
+    shown = render.terminal([Table("t", "t", ["row", *names], [["one", *[READINGS[0]] * 9]])], 80)
+    assert all(name in shown for name in names) and shown.count(str(READINGS[0])) == 9
+
+
+def test_a_terminal_shows_verdicts_and_findings_but_no_conversation():
+    said = render.terminal(
+        [
+            Card("base", "exposed", "62 %", "prefill", "above 10 %"),
+            Statement("It falls.", "held"),
+            Missing("no scores"),
+            Figure("f", "Curve", [], finding="it rises"),
+            Talk("where", "harmful", []),
+        ],
+        80,
+    )
+    assert all(words in said for words in ("base", "62 %", "It falls.", "no scores", "it rises"))
+    assert "harmful" not in said
+
+
+def test_markdown_cells_hold_no_markup():
+    lines = render.markdown([Table("t", "t", ["a", "b"], [["x|y\n<b>", None]])]).splitlines()
+    row = lines[-1]
+    assert row.replace("\\|", "").count("|") == 3 and "<" not in row
+
+
+def test_a_csv_holds_each_number_by_itself():
+    table = Table("t", "t", ["row", "asr", "gain"], [["a", READINGS[0], READINGS[5]], ["b", None, "-"]])
+    first, second = csv.DictReader(io.StringIO(render.files(table)["csv"]))
+    assert float(first["asr"]) == 0.5 and first["asr: n"] == "2" and first["asr: unscored"] == "1"
+    assert float(first["gain: p"]) == READINGS[5].p and second["asr: low"] == ""
+
+
+CHARTS = (
+    LINES.charts[0],
+    Chart("", "rate", [Series("<s>", [Point(0, 0.5, 0.2, 0.7)], kind="bars")], "%", groups=["<g>"]),
+    Chart("x", "y", [Series("p", [Point(n % 13, n % 7) for n in range(300)], kind="points")]),
+    Chart("step", "position", grid=[[0.0, 1.0, None], [0.5, 0.5, 0.5]], title="<t>"),
+    Chart("x", "y", [Series("one", [Point(3, 3)])], levels=[("level", 1.0)], shaded=(1, 2, "w"), diagonal=True),
+)
+
+
+@pytest.mark.parametrize("chosen", [[one] for one in CHARTS] + [list(CHARTS)])
+def test_every_chart_is_sound_svg(chosen):
+    figure = Figure("f", "A <b>title</b>", chosen)
+    drawn = ElementTree.fromstring(render.files(figure)["svg"])
+    _, _, width, height = map(float, drawn.get("viewBox").split())
+    assert (width, height) == (float(drawn.get("width")), float(drawn.get("height")))
+    assert not drawn.findall(".//{*}b") and drawn.findall(".//{*}g")
+
+
+def test_a_chart_without_points_is_refused():
+    with pytest.raises(InputError):
+        render.files(Figure("f", "f", [Chart("x", "y", [Series("a", [])])]))
+
+
+def test_what_is_written_is_found_under_its_name(tmp_path):
+    render.write(tmp_path, [LINES, Table("asr", "t", ["a"], [["x"]]), Statement("said")])
+    assert {path.name for path in tmp_path.iterdir()} - {"lines.png"} == {
+        "lines.csv",
+        "lines.svg",
+        "asr.csv",
+        "table.md",
+    }
+    assert "](lines.svg)" in (tmp_path / "table.md").read_text()
