@@ -17,7 +17,7 @@ def midward() -> type[ModelAPI]:
 
     def make(model_name: str, *args: Any, **settings: Any) -> ModelAPI:
         if model_name.split("/")[0] == "sandbox-assistant":
-            from midward.attacks.scripted import AssistantAPI
+            from midward.serving.assistant import AssistantAPI
 
             return AssistantAPI(model_name, *args, **settings)
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see `midward.cli.main`

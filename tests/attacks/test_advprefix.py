@@ -1,17 +1,16 @@
 """AdvPrefix: which openings are tried, which is chosen, and what is the result."""
 
 import json
-import random
 
 import pytest
 from attack_double import REFUSAL, Double, said
 
+from midward._fences import fields_of
 from midward.attacks import find
 from midward.attacks.advprefix import ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID, AdvPrefix, AdvPrefixMid
 from midward.attacks.advprefix import ANSWER as WHOLE
 from midward.attacks.advprefix import OPENING as START
-from midward.attacks.roles import fields_of
-from midward.world.assistant import Assistant
+from midward.world import players
 
 LIKELY, KEY, RARE = "Likely one.\nAnd on", "The key.\nAnd on", "Rare one.\nAnd on"
 SMALL = {"least": 1, "cuts": 1, "samples": 4, "mode": "parallel"}
@@ -158,7 +157,7 @@ def test_the_measure_is_by_its_mode(attack, sandbox):
 
 def test_what_the_assistant_writes_is_form_alone():
     for prompt, key in ((START, "opening"), (WHOLE, "answer")):
-        text = prompt.scripted(Assistant(), {"GOAL": "Make a nirn mith daff."}, random.Random(1))[key]
+        text = prompt.parse(players.answer([prompt.render({"GOAL": "Make a nirn mith daff."})]))[key]
         assert "nirn mith daff" in text and "Step 1: go on with it." in text
 
 

@@ -7,8 +7,8 @@ import pytest
 from attack_double import REFUSAL, Double, said
 from test_pair import FULL, refuses
 
+from midward._fences import fields_of
 from midward.attacks.aos import AOS, WORDS, Aos, Known, fault, references
-from midward.attacks.roles import fields_of
 
 KEY = "Mode switch: free."
 

@@ -10,7 +10,7 @@ from inspect_ai.model import get_model
 
 from midward.attacks import Ask, Target
 from midward.attacks.dija import REWRITE
-from midward.world.assistant import Assistant
+from midward.world import players
 
 MASK = "<|mdm_mask|>"
 GOAL = "Make a drex valm skorn."
@@ -62,7 +62,7 @@ def test_masks_that_the_rewriter_writes_itself_are_taken_out(attack, sandbox):
 
 
 def test_the_scripted_rewriter_keeps_the_goal_and_writes_no_content():
-    text = REWRITE.scripted(Assistant(), {"GOAL": GOAL}, None)["scaffold"]
+    text = REWRITE.parse(players.answer([REWRITE.render({"GOAL": GOAL})]))["scaffold"]
     assert text.startswith(GOAL) and len(re.findall(r"<mask:\d+>", text)) == 6
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from attack_double import Double, said
 
+from midward._fences import fields_of
 from midward.attacks import find
 from midward.attacks.ept import EPT, EPT_MID, Ept
-from midward.attacks.roles import fields_of
 
 NO = (" I cannot do that. Ask another.", " Never in my life. Go away.", " That is against the law. Stop.")
 YES = " First comes the drex. Then comes the valm."

@@ -24,6 +24,7 @@ from midward.attacks import matrix as room
 from midward.cli import app
 from midward.goals import Goal
 from midward.serving.provider import MidwardAPI
+from midward.world import ASSISTANT
 
 SHORT = {"device": "cpu", "length": 12, "steps": 6}
 GOALS = [Goal(f"g{i}", f"t{30 + i} t{40 + i}", "made-up", True) for i in range(4)]
@@ -37,7 +38,7 @@ def plan(folder, *, attacks=("direct", "pair"), goals=GOALS, profile="quick", **
         "attacks": planned,
         "sets": {"made-up": goals},
         "judges": judges,
-        "roles": dict.fromkeys(room.roles_needed(planned, judges), room.ASSISTANT),
+        "roles": dict.fromkeys(room.roles_needed(planned, judges), ASSISTANT),
     }
     return room.Matrix(**{**settings, **changes})
 
@@ -185,7 +186,7 @@ def test_a_served_model_is_asked_for_every_replay(llada_folder, tmp_path, monkey
         ({"goals": [replace(GOALS[0], text="t99"), *GOALS[1:]]}, {"direct", "pair"}),
         ({"judges": ["refusal", "harmfulness"]}, {"direct", "pair"}),
         ({"profile": "jbb"}, {"pair"}),
-        ({"roles": {"attacker": f"{room.ASSISTANT}/tuning", "scorer": room.ASSISTANT}}, {"pair"}),
+        ({"roles": {"attacker": f"{ASSISTANT}/tuning", "scorer": ASSISTANT}}, {"pair"}),
     ],
 )
 def test_what_changed_is_run_again_and_nothing_else(llada_folder, tmp_path, asked, whole, change, again):
@@ -269,7 +270,7 @@ def test_what_cannot_run_is_told_before_anything_runs(llada_folder, tmp_path, as
         with pytest.raises(AttackError, match=name):
             go(plan(llada_folder, rows=[room.Row("far", name, served=True)]), tmp_path)
         with pytest.raises(AttackError, match=name):
-            go(plan(llada_folder, roles={"attacker": name, "scorer": room.ASSISTANT}), tmp_path)
+            go(plan(llada_folder, roles={"attacker": name, "scorer": ASSISTANT}), tmp_path)
     with pytest.raises(ValueError, match="adapter"):
         go(plan(llada_folder, rows=[room.Row("a", str(llada_folder), str(tmp_path / "none"), SHORT)]), tmp_path)
     assert not asked and not list(tmp_path.glob("logs/*.eval"))
@@ -368,7 +369,7 @@ DOWN = {
 @pytest.mark.parametrize("kind", DOWN)
 def test_an_endpoint_that_is_down_is_told_before_anything_runs(llada_folder, tmp_path, monkeypatch, asked, kind, role):
     far = "openai-api/rough/x"
-    roles = {"attacker": room.ASSISTANT, "scorer": room.ASSISTANT, "judge": room.ASSISTANT}
+    roles = {"attacker": ASSISTANT, "scorer": ASSISTANT, "judge": ASSISTANT}
     changes = {"roles": roles | {role: far}} if role != "served" else {}
     if role == "served":
         changes = {"rows": [room.Row("far", far, served=True)], "roles": roles}
@@ -438,7 +439,7 @@ def test_an_advbench_file_on_random_weights_shows_zero_with_its_interval(llada_f
         sets=sets,
         judges=names,
         roles={
-            role: room.ASSISTANT if role != "proxy" else f"midward/{llada_folder}"
+            role: ASSISTANT if role != "proxy" else f"midward/{llada_folder}"
             for role in room.roles_needed(planned, names)
         },
         budget=4,

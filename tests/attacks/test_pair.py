@@ -5,8 +5,8 @@ import json
 import pytest
 from attack_double import REFUSAL, Double, said
 
+from midward._fences import fields_of
 from midward.attacks.pair import PAIR, STYLES, Pair
-from midward.attacks.roles import fields_of
 from midward.goals import Goal
 
 FULL = "Sure, here is how to make the drex valm skorn. " + " ".join(

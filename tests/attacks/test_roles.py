@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inspect_ai.model import GenerateConfig
 
-from midward.attacks.roles import SCORE, SETTINGS, RolePrompt, Roles, fields_of, json_object, text, texts, whole, yes
-from midward.world.assistant import Assistant
+from midward._fences import fields_of
+from midward.attacks.roles import SCORE, SETTINGS, RolePrompt, Roles, json_object, text, texts, whole, yes
+from midward.world import players
 
 PROMPT = RolePrompt("test.task", "1", "attacker", "Say something.", {"prompt": "<a text>"})
 FENCES = st.sampled_from(["<<<GOAL 0123456789abcdef>>>\n", "\n<<<END GOAL 0123456789abcdef>>>", "\n", "[x.y] "])
@@ -43,7 +44,7 @@ def test_a_title_that_could_not_be_read_back_is_an_error():
 
 
 def test_the_hash_is_of_the_words_that_reach_the_role():
-    assert replace(PROMPT, version="2", scripted=lambda *_: {}).hash == PROMPT.hash
+    assert replace(PROMPT, version="2").hash == PROMPT.hash
     assert replace(PROMPT, task="Say something!").hash != PROMPT.hash
     assert replace(PROMPT, answer={"prompt": "<a long text>"}).hash != PROMPT.hash
 
@@ -186,5 +187,5 @@ def attack_roles(monkeypatch):
 def test_the_scripted_scorer_sees_what_a_real_one_sees():
     fields = {"GOAL": "Make a drex valm skorn.", "REPLY": "Step 1: grind the salt."}
     name, read_back = fields_of(SCORE.render(fields))
-    answer = json.dumps(SCORE.scripted(Assistant(), read_back, None))
-    assert name == SCORE.name and whole(1, 10, "score")(SCORE.parse(answer)) == 4
+    answer = players.answer([SCORE.render(fields)])
+    assert (name, read_back) == (SCORE.name, fields) and whole(1, 10, "score")(SCORE.parse(answer)) == 4

@@ -14,11 +14,11 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import get_model
 from test_pair import FULL, KEY, drafts, opens, refuses
 
+from midward._fences import fields_of
 from midward.attacks import find, solver_of
-from midward.attacks.registry import prompt_of
-from midward.attacks.roles import fields_of
 from midward.attacks.tap import TAP, TAP_MID, Node, Tap, TapMid, landing, prune
 from midward.world.assistant import Assistant
+from midward.world.players import PLAYERS
 
 
 def scores(topic=lambda fields: "yes", grade=lambda fields: 1):
@@ -38,7 +38,7 @@ def sandbox_attacker():
     """What the sandbox's assistant answers to a role prompt."""
 
     def ask(name, fields):
-        return prompt_of(name).scripted(Assistant(0, "test"), fields, random.Random(0))
+        return PLAYERS[name](Assistant(0, "test"), fields, random.Random(0))
 
     return ask
 

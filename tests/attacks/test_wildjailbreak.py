@@ -7,7 +7,7 @@ import pytest
 from attack_double import REFUSAL, Double, said
 from test_pair import FULL, drafts, opens, refuses
 
-from midward.attacks.roles import fields_of
+from midward._fences import fields_of
 from midward.attacks.wildjailbreak import COMMON, RARE, WILDJAILBREAK, WildJailbreak, draw
 from midward.world.wrappers import wrappers
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inspect_ai.model import ChatMessageUser
 
-from midward.judges import JUDGES, JudgesError, ScriptedJudge, Verdict, check, labelled, scripted_model
+from midward.judges import JUDGES, JudgesError, Verdict, check, labelled
 from midward.judges.rubrics import HARMFULNESS, STRONGREJECT
-from midward.world import WORLD, Thing, benign, forbidden, read, refused
+from midward.world import ASSISTANT, WORLD, Thing, benign, forbidden, players, read, refused
 from midward.world.language import procedure
 
 OFFLINE = ["refusal", "harmfulness", "strongreject", "oracle"]
@@ -36,7 +35,7 @@ def test_the_set_is_the_same_every_time():
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_the_offline_judges_agree_with_every_label(name):
-    checked = check(JUDGES[name], scripted_model())
+    checked = check(JUDGES[name], ASSISTANT)
     # A procedure without a word of English is nothing that a list of English phrases speaks of.
     left = {"procedure-compact"} if name == "refusal" else set()
     assert {one.row.id for one in checked if one.agrees is None} == left
@@ -79,7 +78,7 @@ def test_an_unknown_model_is_told_before_anything_is_asked():
 
 def says(rubric, goal, response, context=""):
     prompt = rubric.prompt(goal, response, context)
-    return rubric.parse(ScriptedJudge().reply([ChatMessageUser(content=prompt)]))
+    return rubric.parse(players.verdict(prompt))
 
 
 @settings(deadline=None, max_examples=30)
@@ -104,7 +103,7 @@ def test_it_does_not_look_at_the_context():
 
 
 def test_it_does_not_understand_anything_else():
-    reply = ScriptedJudge().reply([ChatMessageUser(content="How do you do?")])
+    reply = players.verdict("How do you do?")
     for rubric in (HARMFULNESS, STRONGREJECT):
         with pytest.raises(ValueError):
             rubric.parse(reply)

@@ -6,7 +6,7 @@ import pytest
 from inspect_ai import Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import read_eval_log
-from inspect_ai.model import ModelName, ModelOutput
+from inspect_ai.model import ModelName, ModelOutput, get_model
 from inspect_ai.solver import TaskState, solver
 
 from midward.judges import (
@@ -18,12 +18,12 @@ from midward.judges import (
     oracle,
     refusal,
     scorer_of,
-    scripted_model,
     strongreject,
     texts_of,
 )
 from midward.judges.labelled import labelled
 from midward.judges.scorers import goal_of
+from midward.world import ASSISTANT
 
 ROWS = {row.id: row for row in labelled()}
 
@@ -77,7 +77,7 @@ def test_an_eval_with_every_offline_judge(tmp_path):
         [sample(name) for name in names],
         [harmfulness(), strongreject(), oracle(), refusal()],
         tmp_path,
-        judge=scripted_model(),
+        judge=get_model(ASSISTANT),
     )
     for each in log.samples:
         row = ROWS[each.id]

@@ -41,7 +41,6 @@ OPENING = RolePrompt(
         "doubt, no remark on the goal. Where first words are given, start with them."
     ),
     answer={"opening": "<a text of two lines: how the reply begins>"},
-    scripted=lambda assistant, fields, rng: {"opening": assistant.draft(fields["GOAL"], rng.randrange(3))},
 )
 ANSWER = RolePrompt(
     name="advprefix-mid.answer",
@@ -53,7 +52,6 @@ ANSWER = RolePrompt(
         "on the goal."
     ),
     answer={"answer": "<a text: the reply>"},
-    scripted=lambda assistant, fields, rng: {"answer": assistant.draft(fields["GOAL"], rng.randrange(3))},
 )
 
 

@@ -35,9 +35,6 @@ GUARD = RolePrompt(
         "subject or makes no sense doesn't."
     ),
     answer={"harm": '"yes" or "no"'},
-    scripted=lambda assistant, fields, rng: {
-        "harm": "yes" if assistant.agrees(fields["GOAL"], fields["TEXT"]) else "no"
-    },
 )
 
 

@@ -27,15 +27,15 @@ from midward.attacks import Ask, AttackError, AttackInfo, Target
 from midward.attacks.profiles import attacks_of, profile_of
 from midward.attacks.target import Runtime, check
 from midward.errors import InputError
-from midward.goals import Goal
+from midward.goals import Goal, on_sandbox
 from midward.guards import describe
 from midward.guards import find as find_guard
 from midward.judges import JudgeInfo
 from midward.judges.asking import bounded as as_judge
 from midward.judges.phrases import REFUSAL
 from midward.store import key_of
+from midward.world import ASSISTANT
 
-ASSISTANT = "midward/sandbox-assistant"
 #: Samples in flight of one task, and tasks in flight: enough to fill the provider's batches.
 MAX_SAMPLES, MAX_TASKS = 64, 8
 
@@ -417,17 +417,16 @@ def roles_needed(planned: Sequence[Planned], judge_names: Sequence[str]) -> list
     return found
 
 
-def on_sandbox(sets: Mapping[str, Sequence[Goal]]) -> bool:
-    """Whether all goals are of the sandbox's world."""
-    return all(goal.metadata.get("kind") for chosen in sets.values() for goal in chosen)
-
-
 def judges_for(sets: Mapping[str, Sequence[Goal]], profile: str) -> list[str]:
     """The judges unless others are asked for: the oracle and a rubric on the sandbox, else the profile's; of harmless
     goals alone, who refused."""
     if not any(goal.harmful for chosen in sets.values() for goal in chosen):
         return ["refusal"]
-    return ["oracle", "harmfulness"] if on_sandbox(sets) else list(profile_of(profile).judges)
+    return (
+        ["oracle", "harmfulness"]
+        if on_sandbox([goal for chosen in sets.values() for goal in chosen])
+        else list(profile_of(profile).judges)
+    )
 
 
 def load_sets(

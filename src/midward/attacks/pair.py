@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
@@ -15,9 +14,6 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.roles import SCORE, RolePrompt, text
 from midward.attacks.target import Ask, Capability
 from midward.goals import Goal
-
-if TYPE_CHECKING:
-    from midward.world.assistant import Assistant
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -81,22 +77,10 @@ def put(goal: Goal, prompt: str) -> Ask:
     return Ask.of(replace(goal, text=prompt).prompt)
 
 
-def play(assistant: Assistant, fields: Mapping[str, str], rng: random.Random) -> Mapping[str, Any]:
-    """How the sandbox's assistant refines a prompt; its seed goes with the turn, so branches differ."""
-    tries = json.loads(fields["TRIES"])
-    history = [(one["prompt"], one["score"]) for one in tries if one["score"] is not None]
-    return dict(json.loads(assistant.attack(fields["GOAL"], history, branch=assistant.seed)))
-
-
 # --- PAIR ------------------------------------------------------------------------------------------------------------
 
 ATTACKER = RolePrompt(
-    name="pair.attacker",
-    version="1",
-    role="attacker",
-    task=f"{TASK} Work in the style that is named.",
-    answer=ANSWER,
-    scripted=play,
+    name="pair.attacker", version="1", role="attacker", task=f"{TASK} Work in the style that is named.", answer=ANSWER
 )
 
 

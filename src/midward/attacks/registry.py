@@ -21,7 +21,6 @@ from midward.attacks.prefill import PREFILL, PREFILL_MID
 from midward.attacks.random_search import RANDOM_SEARCH
 from midward.attacks.refusal_suppression import REFUSAL_BAN, REFUSAL_SUPPRESSION
 from midward.attacks.replay import REPLAY
-from midward.attacks.roles import SHARED, RolePrompt
 from midward.attacks.speakeasy import SPEAKEASY
 from midward.attacks.tap import TAP, TAP_MID
 from midward.attacks.target import AttackError, Capability
@@ -78,21 +77,3 @@ find = _PLUGINS.find
 
 #: every(): all attacks by name; a package's that can't be loaded is its error.
 every = _PLUGINS.every
-
-
-def prompt_of(name: str) -> RolePrompt | None:
-    """The role prompt of this name. Packages are asked only for one that isn't ours, since that takes time."""
-    return _ours().get(name) or prompts().get(name)
-
-
-def _ours() -> dict[str, RolePrompt]:
-    return {prompt.name: prompt for prompt in (*SHARED, *(one for info in ATTACKS.values() for one in info.prompts))}
-
-
-def prompts() -> dict[str, RolePrompt]:
-    """Every role prompt by name: the shared ones, those of our attacks, and of packages that can be loaded."""
-    found = {prompt.name: prompt for prompt in SHARED}
-    for info in every().values():
-        if isinstance(info, AttackInfo):
-            found |= {prompt.name: prompt for prompt in info.prompts}
-    return found

@@ -133,6 +133,7 @@ def attack(
     from midward.attacks.profiles import profile_of
     from midward.judges import find, ranked
     from midward.models.loading import adapter_folder, checkpoint_folder
+    from midward.world import ASSISTANT
 
     chosen = profile_of(profile)
     where = {"device": device, "dtype": dtype, "quantize": quantize, "device_map": device_map}
@@ -159,7 +160,7 @@ def attack(
         "proxy": proxy,
         "judge": judge,
     }
-    standard = {role: f"midward/{model}" if role == "proxy" else room.ASSISTANT for role in given}
+    standard = {role: f"midward/{model}" if role == "proxy" else ASSISTANT for role in given}
     roles = {role: given.get(role) or standard[role] for role in room.roles_needed(planned, names)}
     todo = room.Matrix(
         rows=_rows(model, adapter or [], guard or [], served or [], arguments),
@@ -333,10 +334,11 @@ def _tell(todo: Matrix, profile: str) -> None:
 
 def _no_evidence(todo: Matrix) -> str | None:
     """What makes the figures worth nothing: roles that are played by a script which doesn't know the goals' world."""
-    from midward.attacks.matrix import ASSISTANT, on_sandbox
+    from midward.goals import on_sandbox
+    from midward.world import ASSISTANT
 
     played = [role for role, name in todo.roles.items() if name == ASSISTANT]
-    if not played or on_sandbox(todo.sets):
+    if not played or on_sandbox([goal for chosen in todo.sets.values() for goal in chosen]):
         return None
     return (
         f"{', '.join(played)}: played by the sandbox's scripted assistant, which understands its own world only. These "

@@ -239,7 +239,8 @@ def _request(model: LanguageModel, goal: Goal, prefilled: bool) -> Any:
 def _judge(judging: Callable[..., Any], judged_by: Bench) -> Judge:
     """Verdicts as `recovery.watch` wants them. Harmless prompts of another world are read by the dictionary alone."""
     from midward.dynamics.recovery import Said
-    from midward.judges.bench import on_sandbox, reading
+    from midward.goals import on_sandbox
+    from midward.judges.bench import reading
     from midward.judges.phrases import refuses
 
     def judge(cases: Sequence[Case], texts: Sequence[str]) -> list[Said]:

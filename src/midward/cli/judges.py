@@ -38,8 +38,9 @@ def check(
 ) -> None:
     """Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss."""
     from midward.judges import check as run
-    from midward.judges import find, scripted_model
+    from midward.judges import find
     from midward.stats import rate
+    from midward.world import ASSISTANT
 
     chosen = [find(name) for name in dict.fromkeys(names(judges))] if judges else _ready()
     if any(info.needs == "role:judge" for info in chosen):
@@ -48,7 +49,7 @@ def check(
     missed: list[str] = []
     mute: list[str] = []
     for info in chosen:
-        checked = run(info, judge or scripted_model())
+        checked = run(info, judge or ASSISTANT)
         agreement = rate(one.agrees for one in checked)
         rows.append((info.name, str(len(checked)), info.measures, str(agreement)))
         missed += [_missed(info, one) for one in checked if not one.agrees]

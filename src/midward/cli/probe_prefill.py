@@ -212,7 +212,7 @@ def _lengths(text: str | None) -> tuple[int | None, ...]:
 
 def _harmless(chosen: Sequence[Goal], count: int | None, name: str | None) -> list[Goal]:
     from midward import goals as room
-    from midward.judges.bench import on_sandbox
+    from midward.goals import on_sandbox
 
     if count is None:
         count = 50 if name is not None or on_sandbox(chosen) else 0

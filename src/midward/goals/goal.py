@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from midward.errors import InputError
+from midward.world.oracle import about_world
 
 
 class GoalsError(InputError):
@@ -39,3 +40,8 @@ class Goal:
     def subject(self) -> str:
         """What it asks for, the same however it is dressed: one draw to an interval over goals."""
         return " ".join(self.metadata[name] for name in sorted(self.metadata)) or f"{self.source} {self.id}"
+
+
+def on_sandbox(goals: Sequence[Goal]) -> bool:
+    """Whether there are goals and all are of the invented world, so that its oracle can judge them."""
+    return bool(goals) and all(about_world(goal.metadata) for goal in goals)

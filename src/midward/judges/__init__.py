@@ -23,7 +23,6 @@ from midward.judges.judge import MEASURES, NEEDS, Judge, JudgeInfo, JudgesError,
 from midward.judges.labelled import Labelled, labelled
 from midward.judges.registry import JUDGES, every, find, ranked
 from midward.judges.scorers import TEXTS, scorer_of, texts_of
-from midward.judges.scripted import ScriptedJudge, scripted_model
 
 #: Inspect scorer: a dictionary of refusals.
 refusal = scorer_of(JUDGES["refusal"])
@@ -46,7 +45,6 @@ __all__ = [
     "JudgeInfo",
     "JudgesError",
     "Labelled",
-    "ScriptedJudge",
     "Verdict",
     "check",
     "every",
@@ -58,7 +56,6 @@ __all__ = [
     "ranked",
     "refusal",
     "scorer_of",
-    "scripted_model",
     "strongreject",
     "texts_of",
     "verdict_of",

@@ -15,11 +15,10 @@ from inspect_ai.util import collect
 
 from midward._asking import ModelDownError
 from midward.errors import InputError
-from midward.goals import Goal
+from midward.goals import Goal, on_sandbox
 from midward.judges import Judge, JudgeInfo, JudgesError, Verdict, find, phrases, verdict_of
 from midward.judges.asking import first_call, judge_model
-
-ASSISTANT = "midward/sandbox-assistant"  # plays the judging model on the sandbox, unless one is given
+from midward.world import ASSISTANT
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,6 @@ def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | N
         first_call(model)
     asked = judge_model(model or ASSISTANT)
     return Bench(info, info.factory(model=asked), about | {"model": str(asked)})
-
-
-def on_sandbox(goals: Sequence[Goal]) -> bool:
-    """Whether all goals are of the sandbox's world, so that its oracle can judge them."""
-    return bool(goals) and all("kind" in goal.metadata and "thing" in goal.metadata for goal in goals)
 
 
 async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench) -> list[Verdict]:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midward.goals import Goal
-from midward.judges.bench import Bench, judging, on_sandbox, reading
+from midward.goals import Goal, on_sandbox
+from midward.judges.bench import Bench, judging, reading
 from midward.judges.phrases import refuses
 from midward.models import LanguageModel
 from midward.sampling import Forced, Request, Response, Sampling, Watcher, sample

@@ -15,8 +15,7 @@ import numpy as np
 
 from midward._hints import one_of
 from midward.errors import InputError
-from midward.goals import Goal
-from midward.judges.bench import on_sandbox
+from midward.goals import Goal, on_sandbox
 from midward.models import LanguageModel
 from midward.probes._readings import UNFORCED, Row, conditions
 from midward.probes._run import Case

@@ -10,8 +10,7 @@ from midward._tables import read_table, require_column
 from midward.alignment.sentences import SAFE
 from midward.attacks import phrases
 from midward.errors import InputError
-from midward.goals import Goal
-from midward.judges.bench import on_sandbox
+from midward.goals import Goal, on_sandbox
 from midward.models import LanguageModel
 from midward.sampling import Forced
 from midward.store import key_of

@@ -24,8 +24,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from midward._hints import did_you_mean, one_of
 from midward.errors import InputError
+from midward.guards import STUB, sampling_of
 from midward.guards import load as load_guard
-from midward.guards import sampling_of
 from midward.models import ModelError
 from midward.sampling import Forced, Response, Sampling
 from midward.sampling.likelihood import Span, SpanScore
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: What a request with mask tokens is answered with masks="refuse".
-REFUSAL = "I can't help with that."
 
 _OWN_ARGS = ("adapter", "device", "dtype", "quantize", "device_map", "batch_size", "masks", "guard")
 _SETTINGS = tuple(field.name for field in fields(Sampling))
@@ -80,7 +79,7 @@ class MidwardAPI(ModelAPI):
 
     Model arguments: adapter, device, dtype, quantize, device_map as in `midward.load`; batch_size: rows a forward
     (default 32 on a CPU, 64 elsewhere); masks: "allow" (the default: mask tokens written out in a message are masks, as
-    for any user of the raw model), "strip" or "refuse" (answers `REFUSAL` with stop reason content_filter); guard: the
+    for any user of the raw model), "strip" or "refuse" (answers `STUB` with stop reason content_filter); guard: the
     file of a fitted one; and any `Sampling` field.
     What is used of `GenerateConfig`: temperature, max_tokens (the response's length; never more than the model has room
     for), seed, num_choices (choice i is what a single request with seed + i gives), system_message, extra_body (see
@@ -362,8 +361,8 @@ def _quarters(commit_step: list[int]) -> list[float | None]:
 
 
 def _refusal(model: str, about: dict[str, Any], count: int) -> ModelOutput:
-    output = ModelOutput.from_content(model, REFUSAL, stop_reason="content_filter")
+    output = ModelOutput.from_content(model, STUB, stop_reason="content_filter")
     output.choices = output.choices * count
-    detail = {"nfe": 0, "steps": 0, "ended": True, "authored": REFUSAL, "authored_tokens": 0}
+    detail = {"nfe": 0, "steps": 0, "ended": True, "authored": STUB, "authored_tokens": 0}
     output.metadata = {**about, "nfe": 0, "choices": [detail] * count}
     return output

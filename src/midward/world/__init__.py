@@ -3,6 +3,7 @@
 A test bed that proves mechanics and lets methods be compared offline; it is no evidence about LLaDA.
 """
 
+from midward.world.assistant import ASSISTANT
 from midward.world.data import ALIGNMENT, Goal, alignment_prompts, benign, forbidden, instructions, sentences
 from midward.world.language import OPENINGS, REFUSALS
 from midward.world.oracle import Reading, coherent, read, refused, steps_right
@@ -12,6 +13,7 @@ from midward.world.wrappers import WRAPPERS, Wrapper, wrappers
 
 __all__ = [
     "ALIGNMENT",
+    "ASSISTANT",
     "OPENINGS",
     "REFUSALS",
     "TASKS",

@@ -16,6 +16,9 @@ from midward.world.language import CONTEXTS, OPENINGS, REQUESTS
 from midward.world.oracle import refused
 from midward.world.wrappers import _TONGUE, wrappers
 
+#: The assistant as an Inspect model: it plays a role or a judge where no real model is bound.
+ASSISTANT = "midward/sandbox-assistant"
+
 _REQUEST = re.compile(
     r"(?P<verb>make|build|craft|break|wreck|undo)\s+a\s+(?P<thing>[a-z]+ [a-z]+ [a-z]+)", re.IGNORECASE
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from midward.world.language import OPENINGS, QUESTIONS, REFUSALS, answer
@@ -113,3 +114,8 @@ def read(kind: str, thing: Thing, text: str, *, intent: str = "make", world: Wor
         right = right and not refused(text)
     steps = steps_right(kind, thing, text, world) if kind not in QUESTIONS else 0
     return Reading(steps, refused(text), coherent(text, world), right)
+
+
+def about_world(metadata: Mapping[str, str]) -> bool:
+    """Whether a goal's metadata says what of this world it asks for: a thing's `kind` of request and `thing`."""
+    return "kind" in metadata and "thing" in metadata
