@@ -1,6 +1,6 @@
 """Numbers with their intervals: what a reader may conclude from goals and seeds that were drawn."""
 
-import math
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm
 
 from midward.errors import InputError
-from midward.stats import area, corrected, holm, mean, paired, rate
+from midward.stats import FEW, area, corrected, from_record, holm, mean, paired, rate
 
 VERDICTS = st.lists(st.sampled_from([True, False, None]), max_size=60)
 SIDE = st.sampled_from([True, False, None])
@@ -20,6 +20,10 @@ def crossed(draw):
     """Verdicts of up to 8 goals x 4 seeds, some asked twice, some unscored."""
     rows = st.tuples(st.integers(0, 7), st.integers(0, 3), st.sampled_from([True, False, False, None]))
     return draw(st.lists(rows, min_size=1, max_size=50))
+
+
+def ends(number):
+    return number.low, number.high
 
 
 def of(rows):
@@ -37,7 +41,7 @@ def test_unscored_verdicts_never_count(verdicts):
     with_them, without = rate(verdicts), rate(scored)
     assert with_them.unscored == len(verdicts) - len(scored)
     assert with_them.n == len(scored) and with_them.hits == sum(scored)
-    assert with_them.interval == without.interval
+    assert ends(with_them) == ends(without)
     assert with_them.record()["value"] == without.record()["value"]
 
 
@@ -47,7 +51,7 @@ def test_a_verdict_a_goal_and_one_seed_give_wilsons_interval(hits, n):
     hits = min(hits, n)
     found = rate([True] * hits + [False] * (n - hits))
     wilson = binomtest(hits, n).proportion_ci(method="wilson")
-    assert found.interval == pytest.approx((wilson.low, wilson.high), abs=1e-9)
+    assert ends(found) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
@@ -56,11 +60,11 @@ def test_a_verdict_a_goal_and_one_seed_give_wilsons_interval(hits, n):
 def test_neither_order_nor_labels_nor_what_is_asked_for_change_an_interval(rows, random):
     found = of(rows)
     mixed = random.sample(rows, len(rows))
-    assert of(mixed).interval == pytest.approx(found.interval)
+    assert ends(of(mixed)) == pytest.approx(ends(found))
     relabelled = [(f"goal {-goal}", f"seed {7 - seed}", verdict) for goal, seed, verdict in rows]
-    assert of(relabelled).interval == pytest.approx(found.interval)
+    assert ends(of(relabelled)) == pytest.approx(ends(found))
     turned = of([(goal, seed, None if hit is None else not hit) for goal, seed, hit in rows])
-    assert turned.interval == pytest.approx((1 - found.high, 1 - found.low), abs=1e-9)
+    assert ends(turned) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-9)
     assert 0 <= found.low < found.high <= 1
 
 
@@ -69,10 +73,10 @@ def test_neither_order_nor_labels_nor_what_is_asked_for_change_an_interval(rows,
 def test_goals_asked_again_with_the_same_answer_dont_narrow(verdicts, times):
     goals = list(range(len(verdicts))) * times
     again = rate(verdicts * times, goals)
-    assert again.interval == pytest.approx(rate(verdicts).interval)
+    assert ends(again) == pytest.approx(ends(rate(verdicts)))
     assert again.n == times * len(verdicts) and again.goals == len(verdicts)
     as_seeds = rate(verdicts * times, goals, np.repeat(range(times), len(verdicts)).tolist())
-    assert as_seeds.interval == pytest.approx(rate(verdicts).interval)  # seeds that agree in all add nothing
+    assert ends(as_seeds) == pytest.approx(ends(rate(verdicts)))  # seeds that agree in all add nothing
 
 
 def test_seeds_that_differ_widen():
@@ -84,7 +88,7 @@ def test_seeds_that_differ_widen():
 
 def test_nothing_scored_is_no_rate():
     nothing = rate([None, None])
-    assert math.isnan(nothing.value) and nothing.interval == (0.0, 1.0)
+    assert nothing.value is None and (nothing.low, nothing.high) == (0.0, 1.0)
     assert nothing.record()["value"] is None and nothing.record()["unscored"] == 2
     assert str(nothing) == "- (n 0, unscored 2)"
 
@@ -174,15 +178,15 @@ def test_one_seed_a_side_is_paired_by_goal_and_p_is_exact_mcnemar(pairs):
     scored = [(a, b) for a, b in pairs if a is not None and b is not None]
     assert found.n == len(scored)
     if not scored:
-        assert found.difference is found.p is None and str(found) == "- (n 0)"
+        assert found.value is found.p is None and str(found) == "- (n 0)"
         return
     b, c = scored.count((True, False)), scored.count((False, True))
     assert found.p == pytest.approx(min(1.0, 2 * binom.cdf(min(b, c), b + c, 0.5)))
-    assert found.difference == pytest.approx(np.mean([a - b for a, b in scored]))
-    assert -1 <= found.low <= found.difference + 1e-9 and found.difference - 1e-9 <= found.high <= 1
+    assert found.value == pytest.approx(np.mean([a - b for a, b in scored]))
+    assert -1 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 1
     assert found.high - found.low > 0.01
     turned = paired([second], [first])
-    assert turned.difference == pytest.approx(-found.difference) and turned.p == pytest.approx(found.p)
+    assert turned.value == pytest.approx(-found.value) and turned.p == pytest.approx(found.p)
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
 
 
@@ -207,12 +211,12 @@ def test_several_seeds_count_by_their_mean_and_a_seed_that_differs_widens():
     alike = [{f"g{n}": n >= 10 for n in range(20)} for _ in range(3)]
     mosa = [alike[0], {f"g{n}": False for n in range(20)}, alike[2]]
     found = paired(mosa, base)
-    assert found.difference == pytest.approx(-2 / 3) and (found.n, found.seeds) == (20, 3)
+    assert found.value == pytest.approx(-2 / 3) and (found.n, found.seeds) == (20, 3)
     assert found.low < paired(alike, base).low and found.high > -0.5
     assert paired(alike, base).low == pytest.approx(paired(alike[:1], base).low)
     assert paired([*mosa[1:], mosa[0]], base) == found  # which seed is which is no matter
     same = paired(base, base)
-    assert same.difference == 0 and same.p == 1
+    assert same.value == 0 and same.p == 1
 
 
 @pytest.mark.parametrize(("seeds", "of_seeds"), [((1, 1), 0.0), ((3, 1), 0.4), ((3, 3), 0.3)])
@@ -239,7 +243,7 @@ def test_the_interval_of_a_difference_covers_and_its_p_holds_its_level(seeds, of
 @pytest.mark.parametrize(("a", "b", "gap"), [(False, False, 0), (True, False, 1), (False, True, -1)])
 def test_goals_that_are_all_alike_leave_room_for_those_not_seen(count, a, b, gap):
     found = paired([dict.fromkeys(range(count), a)], [dict.fromkeys(range(count), b)])
-    assert found.difference == gap and found.low <= gap <= found.high
+    assert found.value == gap and found.low <= gap <= found.high
     more = paired([dict.fromkeys(range(count + 1), a)], [dict.fromkeys(range(count + 1), b)])
     assert found.high - found.low > more.high - more.low > 0.01
 
@@ -275,3 +279,23 @@ def test_comparisons_of_one_table_say_how_many_they_are():
     assert (first.family, second.family) == (2, 2)
     assert first.holm == pytest.approx(first.p) and second.holm == pytest.approx(2 * second.p)
     assert str(first) == "+100.0 points [+21.9, +100.0] (n 6, p 0.031, Holm 0.031)"
+
+
+# --- as text and JSON ----------------------------------------------------------------------------------------
+
+
+def test_a_number_comes_back_from_its_record_and_a_stranger_is_refused():
+    pair = corrected([paired([{"a": True, "b": False}], [{"a": False, "b": None}])])[0]
+    for number in (rate([True, None]), rate([None]), mean([1.0, 2.0]), area([2.0], [1.0, 3.0]), pair):
+        record = json.loads(json.dumps(number.record() | {"set": "mine"}, allow_nan=False))
+        assert from_record(record) == number and str(from_record(record)) == str(number)
+    for stranger in ({}, {"stat": "rate"}, {"stat": "median", "value": 1.0}):
+        with pytest.raises(InputError, match="no record of a number"):
+            from_record(stranger)
+
+
+@pytest.mark.parametrize(
+    ("n", "moved", "why"), [(FEW, 0, "not told apart from no change"), (3, 3, "too few goals to tell"), (FEW, FEW, "")]
+)
+def test_a_difference_says_why_it_is_not_told_from_none(n, moved, why):
+    assert paired([{g: g < moved for g in range(n)}], [dict.fromkeys(range(n), False)]).untold == why

@@ -1,22 +1,24 @@
-"""A number with its interval: shares, areas under ROC curves, means, and differences paired by goal.
+"""A number with its 95 % interval: shares, means, areas under ROC curves, and differences paired by goal.
 
 What was seen is a sample of goals and, where a model or a detector was trained several times, of seeds. Both are drawn
 from more than was seen, so both make an interval wider: a goal is one draw, however often it was asked (in several
-sets, of several seeds), and a seed is one draw, however many goals it answered. One rule makes every 95 % interval:
+sets, of several seeds), and a seed is one draw, however many goals it answered. One rule makes every interval:
 
-1. `_spread` takes the estimate's variance apart: what goals give, and what seeds give beyond what their answers' own
+1. `_variance` takes the estimate's variance apart: what goals give, and what seeds give beyond what their answers' own
    chance explains (two-way variance components).
-2. The two are added with the quantile that each one's number allows, which for three seeds is 4.3 and not 1.96.
-3. Where values have ends (0..1), the interval is Wilson's for the size that has this variance, so it stays between the
-   ends. One verdict a goal and one seed give Wilson's interval itself.
+2. `_half` adds the two with the quantile that each one's number allows, which for three seeds is 4.3 and not 1.96.
+3. Where values have ends (0..1), `_wilson` gives Wilson's interval for the size that has this variance, so it stays
+   between the ends. One verdict a goal and one seed give Wilson's interval itself.
 4. The variance is taken with two goals more, one at each end, so that no interval is without width.
+
+`rate`, `mean`, `area` and `paired` each say how far every goal moves the estimate, and ask the rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.optimize import brentq
@@ -26,146 +28,172 @@ from scipy.stats import binomtest, rankdata
 from midward.errors import InputError
 
 Verdict = bool | None  # None: unscored, which is counted apart and never coerced
-Run = Mapping[Any, Any]  # what was asked -> verdict or share in 0..1, of one seed
-Parts = list[tuple[float, float]]  # of a variance: how much, and its degrees of freedom
+Answers = Mapping[Any, Any]  # what was asked -> verdict or share in 0..1, of one seed
+Labels = Iterable[Hashable] | None
+Variance = list[tuple[float, float]]  # its parts: how much, and their degrees of freedom
 
-_LEVEL = 0.05
+LEVEL = 0.05
+FEW = 20  # goals; below that a difference that isn't told from none says nothing
 
 
-# --- a share -------------------------------------------------------------------------------------------------
+# --- numbers -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Rate:
-    """`hits` of `n` scored verdicts of so many goals and seeds; low, high: 95 % interval in 0..1. `unscored` apart."""
+class Estimate:
+    """A number, its 95 % interval, and the `n` values of so many goals and seeds that it rests on.
 
-    hits: int
-    n: int
-    unscored: int
-    low: float
-    high: float
-    goals: int
-    seeds: int = 1
-
-    @property
-    def value(self) -> float:
-        """The share, or NaN where nothing was scored."""
-        return self.hits / self.n if self.n else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.low, self.high
-
-    def __str__(self) -> str:
-        if not self.n:
-            return f"- (n 0, unscored {self.unscored})"
-        number = f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-        return f"{number} ({_size(self.n, self.goals, self.seeds, self.unscored)})"
-
-    def record(self) -> dict[str, float | int | None]:
-        """As JSON: value (None where nothing was scored) and the fields."""
-        return {"value": self.value if self.n else None, **asdict(self)}
-
-
-def rate(
-    verdicts: Iterable[Verdict], goals: Iterable[Hashable] | None = None, seeds: Iterable[Hashable] | None = None
-) -> Rate:
-    """Count verdicts.
-
-    Args:
-        verdicts: whether it hit; None is unscored.
-        goals: what each was asked of; without it, each of a goal of its own.
-        seeds: which trained model (or detector) each is of; without it, all are of one.
+    value is None where nothing was scored; low and high are None where the interval would have no width.
     """
-    verdicts = list(verdicts)
-    count = len(verdicts)
-    goals, seeds = _labels(goals, range(count), count), _labels(seeds, [0] * count, count)
-    scored = [i for i, verdict in enumerate(verdicts) if verdict is not None]
-    unscored = len(verdicts) - len(scored)
-    if not scored:
-        return Rate(0, 0, unscored, 0.0, 1.0, 0, 0)
-    hits = np.array([bool(verdicts[i]) for i in scored], dtype=float)
-    of_goal, goal_count = _codes([goals[i] for i in scored])
-    of_seed, seed_count = _codes([seeds[i] for i in scored])
-    # Two goals more, which every seed was asked as often as a goal is on average: one always hits, one never.
-    more = max(1, round(len(scored) / (goal_count * seed_count)))
-    ends = np.repeat([1.0, 0.0], more * seed_count)
-    every_seed = np.tile(np.arange(seed_count), 2 * more)
-    values = np.concatenate([hits, ends])
-    end_goals = goal_count + np.repeat([0, 1], more * seed_count)
-    influence, by_seed = _of_means(
-        values, np.concatenate([of_goal, end_goals]), np.concatenate([of_seed, every_seed]), seed_count
-    )
-    low, high = _ends(float(hits.mean()), float(values.mean()), _spread([(influence, by_seed)]), goal_count)
-    return Rate(int(hits.sum()), len(hits), unscored, low, high, goal_count, seed_count)
 
-
-# --- a mean --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Mean of `n` values without ends, of so many goals and seeds; low, high: 95 % interval by Student's t over goals
-    and seeds, None where it would have no width (a single goal, or all alike)."""
-
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     n: int
     goals: int
     seeds: int = 1
 
-    def text(self, digits: int = 2, sign: str = "") -> str:
-        """Value and interval, with so many digits; sign "+": of a difference."""
-        form = f"{sign}.{digits}f"
-        ends = "" if self.low is None or self.high is None else f" [{self.low:{form}}, {self.high:{form}}]"
-        return f"{self.value:{form}}{ends}"
+    #: How it is written: factor, decimal places, "+" for a sign, unit.
+    FORM: ClassVar[tuple[float, int, str, str]] = (1, 2, "", "")
+
+    def text(self, digits: int | None = None, sign: str | None = None) -> str:
+        """Value and interval in the number's own unit, like "90.0 % [59.6, 98.2]"; "-" where nothing was scored."""
+        factor, own_digits, own_sign, unit = self.FORM
+        form = f"{own_sign if sign is None else sign}.{own_digits if digits is None else digits}f"
+        if self.value is None:
+            return "-"
+        known = self.low is not None and self.high is not None
+        ends = ", ".join(f"{factor * end:{form}}" for end in (self.low, self.high) if end is not None)
+        return f"{factor * self.value:{form}}{unit}{f' [{ends}]' if known else ''}"
+
+    @property
+    def size(self) -> str:
+        """What it rests on, like "n 180, 60 goals, 3 seeds"."""
+        goals = f", {self.goals} goals" if self.goals != self.n else ""
+        return f"n {self.n}{goals}{f', {self.seeds} seeds' if self.seeds > 1 else ''}"
 
     def __str__(self) -> str:
-        return f"{self.text()} ({_size(self.n, self.goals, self.seeds)})"
+        return f"{self.text()} ({self.size})"
 
-
-def mean(
-    values: Iterable[float], goals: Iterable[Hashable] | None = None, seeds: Iterable[Hashable] | None = None
-) -> Mean:
-    """Mean of one number or more; goals and seeds as in `rate`."""
-    numbers = np.array(list(values), dtype=float)
-    count = len(numbers)
-    of_goal, goal_count = _codes(_labels(goals, range(count), count))
-    of_seed, seed_count = _codes(_labels(seeds, [0] * count, count))
-    parts = _spread([_of_means(numbers, of_goal, of_seed, seed_count)])
-    half = _half([(parts[0][0], goal_count - 1), *parts[1:]]) if goal_count > 1 else 0.0
-    value = float(numbers.mean())
-    low, high = (value - half, value + half) if half > 1e-12 * abs(value) else (None, None)
-    return Mean(value, low, high, len(numbers), goal_count, seed_count)
-
-
-# --- an area -------------------------------------------------------------------------------------------------
+    def record(self) -> dict[str, Any]:
+        """As JSON: `stat`, which kind it is, and its fields; `from_record` reads it."""
+        return {"stat": type(self).__name__.lower(), **asdict(self)}
 
 
 @dataclass(frozen=True)
-class Area:
-    """Area under a ROC curve: the chance that a positive scores above a negative (ties half), mean over seeds; low,
-    high: 95 % interval over goals (DeLong's variance, clustered) and seeds."""
+class Rate(Estimate):
+    """A share of scored verdicts, in 0..1; `hits` of `n`. unscored: verdicts that there weren't."""
+
+    low: float
+    high: float
+    hits: int = 0
+    unscored: int = 0
+    FORM = (100, 1, "", " %")
+
+    @property
+    def size(self) -> str:
+        return super().size + (f", unscored {self.unscored}" if self.unscored else "")
+
+
+@dataclass(frozen=True)
+class Mean(Estimate):
+    """A mean of values without ends; its interval is Student's t over goals and seeds."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Area(Estimate):
+    """Area under a ROC curve: the chance that a positive scores above a negative (ties half), mean over seeds."""
 
     value: float
     low: float
     high: float
-    positives: int
-    negatives: int
-    seeds: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+    positives: int = 0
+    negatives: int = 0
+    FORM = (1, 3, "", "")
 
 
-def area(
-    positives: Any,
-    negatives: Any,
-    positive_goals: Iterable[Hashable] | None = None,
-    negative_goals: Iterable[Hashable] | None = None,
-) -> Area | None:
-    """Compare scores.
+@dataclass(frozen=True)
+class Paired(Estimate):
+    """first - second, in -1..1, over the `n` that both sides were asked and have scored.
+
+    seeds: the most of a side. p: two-sided, that the sides are alike: exact McNemar where each side has one seed and
+    each goal one verdict, else the level at which the interval reaches 0. holm: p corrected (by `corrected`) for the
+    `family` comparisons of its table.
+    """
+
+    p: float | None = None
+    holm: float | None = None
+    family: int = 1
+    FORM = (100, 1, "+", " points")
+
+    @property
+    def size(self) -> str:
+        p = "" if self.p is None else f", p {self.p:.2g}"
+        return super().size + p + ("" if self.holm is None else f", Holm {self.holm:.2g}")
+
+    @property
+    def untold(self) -> str:
+        """Why the difference can't be told from none; empty where it can (p, corrected where it is, below 5 %)."""
+        p = self.p if self.holm is None else self.holm
+        if p is not None and p < LEVEL:
+            return ""
+        return "too few goals to tell" if self.n < FEW else "not told apart from no change"
+
+
+def from_record(record: Mapping[str, Any]) -> Estimate:
+    """The number that a `record` holds; what else stands in it is left out.
+
+    Raises:
+        InputError: it is no record of a number.
+    """
+    kinds = {kind.__name__.lower(): kind for kind in (Rate, Mean, Area, Paired)}
+    kind = kinds.get(str(record.get("stat")))
+    if kind is None or any(field.name not in record for field in fields(kind)):
+        raise InputError(f"{str(record)[:80]} is no record of a number with its interval ({', '.join(kinds)}).")
+    return kind(**{field.name: record[field.name] for field in fields(kind)})
+
+
+# --- from data to numbers ------------------------------------------------------------------------------------
+
+
+def rate(verdicts: Iterable[Verdict], goals: Labels = None, seeds: Labels = None) -> Rate:
+    """The share of verdicts that hit.
+
+    Args:
+        verdicts: whether it hit; None is unscored.
+        goals: what each was asked of; without it, each of a goal of its own.
+        seeds: which trained model (or detector) each is of; without it, all are of one.
+    """
+    hits = np.array([np.nan if verdict is None else bool(verdict) for verdict in verdicts], dtype=float)
+    scored = ~np.isnan(hits)
+    unscored = int((~scored).sum())
+    if not scored.any():
+        return Rate(None, 0.0, 1.0, 0, 0, 0, unscored=unscored)
+    of_goal, of_seed = _codes(goals, scored), _codes(seeds, scored, alike=True)
+    hits, goal_count, seed_count = hits[scored], 1 + int(of_goal.max()), 1 + int(of_seed.max())
+    more = max(1, round(len(hits) / (goal_count * seed_count)))
+    variance = _variance([_moves(hits, of_goal, of_seed, (1.0, 0.0), more)])
+    widened = (hits.sum() + more * seed_count) / (len(hits) + 2 * more * seed_count)
+    low, high = _wilson(float(hits.mean()), widened, variance, goal_count)
+    return Rate(float(hits.mean()), low, high, len(hits), goal_count, seed_count, int(hits.sum()), unscored)
+
+
+def mean(values: Iterable[float], goals: Labels = None, seeds: Labels = None) -> Mean:
+    """The mean of one number or more; goals and seeds as in `rate`."""
+    numbers = np.array(list(values), dtype=float)
+    every = np.ones(len(numbers), dtype=bool)
+    of_goal, of_seed = _codes(goals, every), _codes(seeds, every, alike=True)
+    goal_count, value = 1 + int(of_goal.max()), float(numbers.mean())
+    (goal_part, _), *seed_parts = _variance([_moves(numbers, of_goal, of_seed)])
+    half = _half([(goal_part, goal_count - 1), *seed_parts]) if goal_count > 1 else 0.0
+    low, high = (value - half, value + half) if half > 1e-12 * abs(value) else (None, None)
+    return Mean(value, low, high, len(numbers), goal_count, 1 + int(of_seed.max()))
+
+
+def area(positives: Any, negatives: Any, positive_goals: Labels = None, negative_goals: Labels = None) -> Area | None:
+    """How well scores tell positives from negatives; the variance is DeLong's, clustered by goal.
 
     Args:
         positives: scores [N], or [seeds, N] of several detectors. A score that is NaN (of any seed) is left out.
@@ -176,33 +204,28 @@ def area(
     Returns:
         None where a side is empty.
     """
-    sides = [np.atleast_2d(np.asarray(side, dtype=float)) for side in (positives, negatives)]
-    labels = [
-        _labels(goals, zip([name] * side.shape[1], range(side.shape[1])), side.shape[1])
-        for goals, side, name in zip((positive_goals, negative_goals), sides, "+-", strict=True)
-    ]
-    kept = [~np.isnan(side).any(0) for side in sides]
-    sides = [side[:, keep] for side, keep in zip(sides, kept, strict=True)]
-    labels = [
-        [goal for goal, keep in zip(of, keeps, strict=True) if keep] for of, keeps in zip(labels, kept, strict=True)
-    ]
-    if not sides[0].size or not sides[1].size:
+    sides: list[np.ndarray] = []
+    labels: list[list[Hashable]] = []
+    for scores, goals in ((positives, positive_goals), (negatives, negative_goals)):
+        scores = np.atleast_2d(np.asarray(scores, dtype=float))
+        kept = ~np.isnan(scores).any(0)
+        of_goal = [(len(sides), i) for i in range(len(kept))] if goals is None else goals
+        labels.append([goal for goal, keep in zip(of_goal, kept, strict=True) if keep])
+        sides.append(scores[:, kept])
+    n, m = map(len, labels)
+    if not n or not m:
         return None
-    seeds = len(sides[0])
-    value = float(_areas(*sides)[0].mean())
-    counts = [len(set(of)) for of in labels]
-    for i, side in enumerate(sides):  # two goals more a side: above all, and below all
-        more = max(1, round(side.shape[1] / counts[i]))
-        ends = np.tile(np.repeat([np.inf, -np.inf], more), (seeds, 1))
-        sides[i] = np.hstack([side, ends])
-        labels[i] = labels[i] + [(i, "above")] * more + [(i, "below")] * more
+    value, counts = float(_areas(*sides)[0].mean()), [len(set(of_goal)) for of_goal in labels]
+    for i, count in enumerate(counts):  # two goals more a side: above all, and below all
+        ends = np.repeat([np.inf, -np.inf], max(1, round(len(labels[i]) / count)))
+        sides[i] = np.hstack([sides[i], np.tile(ends, (len(sides[i]), 1))])
+        labels[i] += [(i, end) for end in ends.tolist()]
     areas, *wins = _areas(*sides)
-    codes, count = _codes([*labels[0], *labels[1]])
-    influence = np.zeros((count, seeds))
+    codes = _codes([*labels[0], *labels[1]], np.ones(len(labels[0]) + len(labels[1]), dtype=bool))
+    influence = np.zeros((1 + codes.max(), len(areas)))
     np.add.at(influence, codes, np.hstack([(won - areas[:, None]) / won.shape[1] for won in wins]).T)
-    parts = _spread([(influence, areas)])
-    low, high = _ends(value, float(areas.mean()), parts, min(counts))
-    return Area(value, low, high, int(kept[0].sum()), int(kept[1].sum()), seeds)
+    low, high = _wilson(value, float(areas.mean()), _variance([(influence, areas)]), min(counts))
+    return Area(value, low, high, n + m, len(influence) - 4, len(areas), n, m)
 
 
 def _areas(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -214,41 +237,10 @@ def _areas(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np
     return won.mean(1), won, lost
 
 
-# --- a difference --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Paired:
-    """first - second, in 0..1, over what both sides have scored; None where there is none.
-
-    difference: mean over the `n` that both were asked, of the difference of the seeds' means. low, high: 95 % interval
-    over goals and each side's seeds. p: two-sided, that the sides are alike: exact McNemar where each side has one
-    seed and each goal one verdict, else the level at which the interval reaches 0. holm, family: p corrected for the
-    `family` comparisons of its table, by `corrected`.
-    """
-
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    n: int
-    goals: int = 0
-    seeds: int = 1  # the most of a side
-    holm: float | None = None
-    family: int = 1
-
-    def __str__(self) -> str:
-        if self.difference is None or self.low is None or self.high is None:
-            return "- (n 0)"
-        ends = f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-        tested = f"p {self.p:.2g}" + ("" if self.holm is None else f", Holm {self.holm:.2g}")
-        return f"{100 * self.difference:+.1f} points {ends} ({_size(self.n, self.goals, self.seeds)}, {tested})"
-
-
 def paired(
-    first: Sequence[Run], second: Sequence[Run], goal_of: Callable[[Any], Hashable] = lambda asked: asked
+    first: Sequence[Answers], second: Sequence[Answers], goal_of: Callable[[Any], Hashable] = lambda asked: asked
 ) -> Paired:
-    """Compare two sides that were asked the same.
+    """How two sides that were asked the same differ: the mean difference of the means over each side's seeds.
 
     Args:
         first: a mapping for each seed: what was asked -> verdict, or a share in 0..1; None is unscored.
@@ -261,39 +253,35 @@ def paired(
     asked = [of for of in dict.fromkeys(of for run in first for of in run) if any(of in run for run in second)]
     if not asked:
         raise InputError("the two sides share no goal; compare runs over the same goals.")
-    tables = [_table(side, asked) for side in (first, second)]  # each [asked, seeds]
+    tables = [_table(side, asked) for side in (first, second)]
     scored = ~(np.isnan(tables[0]).all(1) | np.isnan(tables[1]).all(1))
     if not scored.any():
-        return Paired(None, None, None, None, 0)
+        return Paired(None, None, None, 0, 0)
     tables = [table[scored][:, ~np.isnan(table[scored]).all(0)] for table in tables]
     gaps = np.nanmean(tables[0], 1) - np.nanmean(tables[1], 1)
-    codes, goals = _codes([goal_of(of) for of, known in zip(asked, scored, strict=True) if known])
-    # Two goals more: of one the first side alone has all, of the other the second.
+    of_goal = _codes(map(goal_of, asked), scored)
+    goals = 1 + int(of_goal.max())
     more = max(1, round(len(gaps) / goals))
-    codes = np.concatenate([codes, goals + np.repeat([0, 1], more)])
     sides = []
-    for table, ends in zip(tables, ([1.0, 0.0], [0.0, 1.0]), strict=True):
-        table = np.vstack([table, np.repeat(ends, more)[:, None].repeat(table.shape[1], 1)])
-        known, seed = np.nonzero(~np.isnan(table))
-        sides.append(_of_means(table[known, seed], codes[known], seed, table.shape[1]))
+    for table, ends in zip(tables, ((1.0, 0.0), (0.0, 1.0)), strict=True):  # one more that the first alone wins, ...
+        row, seed = np.nonzero(~np.isnan(table))
+        sides.append(_moves(table[row, seed], of_goal[row], seed, ends, more))
     value = float(gaps.mean())
-    parts = _spread(sides)
-    wide = float(gaps.sum() / (len(gaps) + 2 * more))  # of all, those at the ends too: they cancel
-    half = [(part / 4, df) for part, df in parts]  # of the difference brought to 0..1
-    low, high = (2 * end - 1 for end in _ends((value + 1) / 2, (wide + 1) / 2, half, goals))
-    single = len(first) == len(second) == 1 and goals == len(gaps) and np.isin(gaps, (-1, 0, 1)).all()
-    if single:
+    # The rule is for 0..1; a difference is brought there.
+    widened = (float(gaps.sum() / (len(gaps) + 2 * more)) + 1) / 2
+    variance = [(part / 4, df) for part, df in _variance(sides)]
+    low, high = (2 * end - 1 for end in _wilson((value + 1) / 2, widened, variance, goals))
+    if len(first) == len(second) == 1 and goals == len(gaps) and np.isin(gaps, (-1, 0, 1)).all():
         moved = gaps[gaps != 0]
         p = float(binomtest(int((moved > 0).sum()), len(moved)).pvalue) if len(moved) else 1.0
     else:
-        p = _p((value + 1) / 2, (wide + 1) / 2, half, goals)
-    return Paired(value, low, high, p, len(gaps), goals, max(len(first), len(second)))
+        p = _p((value + 1) / 2, widened, variance, goals)
+    return Paired(value, low, high, len(gaps), goals, max(len(first), len(second)), p)
 
 
-def _table(side: Sequence[Run], asked: Sequence[Any]) -> np.ndarray:
+def _table(side: Sequence[Answers], asked: Sequence[Any]) -> np.ndarray:
     """A side's verdicts as numbers [asked, seeds], NaN where there is none."""
-    cells = [[run.get(of) for run in side] for of in asked]
-    return np.array([[np.nan if cell is None else float(cell) for cell in row] for row in cells])
+    return np.array([[np.nan if run.get(of) is None else float(run[of]) for run in side] for of in asked])
 
 
 # --- many comparisons ----------------------------------------------------------------------------------------
@@ -312,11 +300,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def corrected(pairs: Sequence[Paired]) -> list[Paired]:
     """The comparisons of one table, each with its p corrected for all of them."""
-    tested = sum(pair.p is not None for pair in pairs)
-    return [
-        replace(pair, holm=p, family=max(1, tested))
-        for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)
-    ]
+    tested = max(1, sum(pair.p is not None for pair in pairs))
+    values = holm([pair.p for pair in pairs])
+    return [replace(pair, holm=p, family=tested) for pair, p in zip(pairs, values, strict=True)]
 
 
 def family(pairs: Iterable[Mapping[str, Any]]) -> str:
@@ -328,25 +314,33 @@ def family(pairs: Iterable[Mapping[str, Any]]) -> str:
 # --- the rule ------------------------------------------------------------------------------------------------
 
 
-def _of_means(
-    values: np.ndarray, goals: np.ndarray, seeds: np.ndarray, seed_count: int
+def _moves(
+    values: np.ndarray, goals: np.ndarray, seeds: np.ndarray, ends: tuple[float, ...] = (), more: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far each goal moves each seed's mean [goals, seeds] (columns sum to 0), and the seeds' means [seeds]."""
-    counts = np.bincount(seeds, minlength=seed_count)
-    means = np.bincount(seeds, values, seed_count) / counts
-    influence = np.zeros((int(goals.max()) + 1, seed_count))
+    """How far each goal moves each seed's mean [goals, seeds] (columns sum to 0), and the seeds' means [seeds].
+
+    ends: for each a goal more, that has this value each of the `more` times that every seed is asked it (step 4).
+    """
+    goal_count, seed_count = 1 + int(goals.max()), 1 + int(seeds.max())
+    end = np.arange(len(ends)).repeat(more * seed_count)
+    values = np.concatenate([values, np.array(ends, dtype=float)[end]])
+    goals = np.concatenate([goals, goal_count + end])
+    seeds = np.concatenate([seeds, np.tile(np.arange(seed_count), len(ends) * more)])
+    counts = np.bincount(seeds)
+    means = np.bincount(seeds, values) / counts
+    influence = np.zeros((goal_count + len(ends), seed_count))
     np.add.at(influence, (goals, seeds), (values - means[seeds]) / counts[seeds])
     return influence, means
 
 
-def _spread(sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> Parts:
-    """Variance of the first side's mean over seeds (less the second's): what goals give, then each side's seeds.
+def _variance(sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> Variance:
+    """Of the first side's mean over seeds (less the second's): what goals give, then each side's seeds (step 1).
 
-    sides: influence [goals, seeds] and values [seeds], as `_of_means` gives them.
+    sides: influence [goals, seeds] and values [seeds], as `_moves` gives them.
     """
     moved = sides[0][0].mean(1) - (sides[1][0].mean(1) if len(sides) > 1 else 0.0)
     count = len(moved)
-    parts: Parts = [(float((moved**2).sum()) * count / max(1, count - 1), np.inf)]
+    parts: Variance = [(float((moved**2).sum()) * count / max(1, count - 1), np.inf)]
     for influence, values in sides:
         seeds = len(values)
         if seeds > 1:
@@ -360,35 +354,35 @@ def _quantile(df: float, level: float) -> float:
     return -float(ndtri(level / 2) if np.isinf(df) else stdtrit(df, level / 2))
 
 
-def _half(parts: Parts, level: float = _LEVEL) -> float:
-    """Half the width of an interval: each part with the quantile of its own degrees of freedom, added as squares."""
-    return float(np.sqrt(sum(_quantile(df, level) ** 2 * part for part, df in parts)))
+def _half(variance: Variance, level: float = LEVEL) -> float:
+    """Half the width: each part with the quantile of its own degrees of freedom, added as squares (step 2)."""
+    return float(np.sqrt(sum(_quantile(df, level) ** 2 * part for part, df in variance)))
 
 
-def _ends(value: float, widened: float, parts: Parts, goals: int, level: float = _LEVEL) -> tuple[float, float]:
-    """Wilson's interval of `value` in 0..1 for the number of goals that would have this variance.
+def _size(widened: float, variance: Variance, goals: int, level: float) -> float:
+    """The number of goals that would have this variance; the two more are taken out of it again."""
+    spread = (_half(variance, level) / _quantile(np.inf, level)) ** 2
+    return (widened * (1 - widened) / spread + 1) * goals / (goals + 2)
 
-    widened, parts: the value and its variance with the two goals more, which are taken out of the number again.
+
+def _wilson(value: float, widened: float, variance: Variance, goals: int) -> tuple[float, float]:
+    """Wilson's interval of `value` in 0..1 for the number of goals that would have this variance (step 3).
+
+    widened, variance: the value and its variance with the two goals more.
     """
-    z = _quantile(np.inf, level)
-    n = _effective(widened, parts, goals, level)
+    z, n = _quantile(np.inf, LEVEL), _size(widened, variance, goals, LEVEL)
     middle = (value + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(value * (1 - value) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return min(value, max(0.0, float(middle - half))), max(value, min(1.0, float(middle + half)))
 
 
-def _effective(widened: float, parts: Parts, goals: int, level: float) -> float:
-    variance = (_half(parts, level) / _quantile(np.inf, level)) ** 2
-    return (widened * (1 - widened) / variance + 1) * goals / (goals + 2)
-
-
-def _p(value: float, widened: float, parts: Parts, goals: int) -> float:
+def _p(value: float, widened: float, variance: Variance, goals: int) -> float:
     """The level at which the interval of `value` in 0..1 reaches one half."""
     gap = abs(value - 0.5)
 
     def beyond(log_level: float) -> float:
         level = float(np.exp(log_level))
-        return gap - _quantile(np.inf, level) * 0.5 / np.sqrt(_effective(widened, parts, goals, level))
+        return gap - _quantile(np.inf, level) * 0.5 / np.sqrt(_size(widened, variance, goals, level))
 
     if gap == 0:
         return 1.0
@@ -396,27 +390,10 @@ def _p(value: float, widened: float, parts: Parts, goals: int) -> float:
     return float(np.exp(brentq(beyond, lowest, -1e-9))) if beyond(lowest) < 0 else 1e-15
 
 
-def _labels(labels: Iterable[Hashable] | None, default: Iterable[Hashable], count: int) -> list[Hashable]:
-    """`labels`, or the default: one for each of `count` values."""
-    chosen = list(default if labels is None else labels)
-    if len(chosen) != count:
-        raise ValueError(f"{len(chosen)} labels for {count} values")
-    return chosen
-
-
-def _codes(labels: Sequence[Hashable]) -> tuple[np.ndarray, int]:
-    """A number a label, from 0, and how many labels there are."""
+def _codes(labels: Labels, kept: np.ndarray, *, alike: bool = False) -> np.ndarray:
+    """A number from 0 for each label that is kept. Without labels each has one of its own, or all have one (alike)."""
+    if labels is None:
+        labels = [0] * len(kept) if alike else range(len(kept))
     numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=int), len(numbers)
-
-
-def _size(n: int, goals: int, seeds: int, unscored: int = 0) -> str:
-    """What a number rests on."""
-    parts = [f"n {n}"]
-    if goals != n:
-        parts.append(f"{goals} goals")
-    if seeds > 1:
-        parts.append(f"{seeds} seeds")
-    if unscored:
-        parts.append(f"unscored {unscored}")
-    return ", ".join(parts)
+    pairs = zip(labels, kept, strict=True)
+    return np.array([numbers.setdefault(label, len(numbers)) for label, keep in pairs if keep], dtype=int)

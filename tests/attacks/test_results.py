@@ -105,7 +105,7 @@ def test_the_table_shows_the_verdict_that_was_asked_for(outcomes, text, shown):
 def test_rows_are_compared_by_goal_where_they_share_one(outcomes):
     pairs = summarise(outcomes)["paired"]["oracle"]["reply"]["made-up"]
     found = pairs["direct"]["mosa - base"]
-    assert found["difference"] == -0.5 and found["n"] == 2  # g0 and g1: unscored and failed ones don't count
+    assert found["value"] == -0.5 and found["n"] == 2  # g0 and g1: unscored and failed ones don't count
     assert pairs["tap"] == {}
     apart = [outcome("base", "direct", "g0", True), outcome("mosa", "direct", "g1", True)]
     assert summarise(apart)["paired"]["oracle"]["reply"]["made-up"]["direct"] == {}

@@ -159,9 +159,9 @@ def test_measures_and_gains_of_known_rows():
     assert measures(here[2:3])["asr"] == {**measures(here[2:3])["asr"], "value": None, "unscored": 1}
     assert measures(here[3:])["right"]["value"] == 1
     told = {(one["set"], one["measure"]): one for one in gains({"x": here, "ar": there})}
-    assert told["a", "success"]["difference"] == -0.5 and told["a", "refused"]["difference"] == 0.5
+    assert told["a", "success"]["value"] == -0.5 and told["a", "refused"]["value"] == 0.5
     assert told["attacked", "success"]["n"] == 2  # the unscored one counts on no side
-    assert told["calm", "correct"]["difference"] == 0
+    assert told["calm", "correct"]["value"] == 0
     assert gains({"x": here}) == []
     assert [kind(one) for one in here] == ["refused", "jailbroken", None, "harmless"]
     json.dumps([found, list(told.values())])

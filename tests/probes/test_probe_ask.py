@@ -80,7 +80,7 @@ def test_the_effect_is_paired_with_the_response_to_the_plain_goal():
     assert "at word 1" in sentence and "66.7 %" in sentence and "+50.0 points" in sentence
     none = [{**one, "response": "a b", "success": False} for one in rows]
     hit, success = against(rows, none)
-    assert hit["difference"] == pytest.approx(4 / 6) and success["difference"] == pytest.approx(2 / 6)
+    assert hit["value"] == pytest.approx(4 / 6) and success["value"] == pytest.approx(2 / 6)
     with pytest.raises(ValueError, match="share no row"):
         against(rows, [{**one, "phrase": one["phrase"] and "another"} for one in none])
 

@@ -282,14 +282,14 @@ def test_readings_pair_by_goal_and_never_count_what_is_unscored():
     assert (first["asr"], first["hit"], first["loss"]) == (0.75, 1.0, 4.5)
     assert (second["asr"], second["unscored"]) == (1.0, 7)
     better, scored, loss, hit, success = _gcg_readings.between(rows)
-    assert better["minus"] is None and (better["difference"], better["n"]) == (0.75, 8)
-    assert (scored["difference"], scored["n"]) == (1.0, 1)  # the one goal that was scored
-    assert loss["difference"] == pytest.approx(2) and loss["low"] is loss["high"] is None  # all goals alike
-    assert hit["difference"] == pytest.approx(-7 / 8) and hit["p"] == pytest.approx(2 / 2**7)
-    assert success["n"] == 1 and success["difference"] == 0
+    assert better["minus"] is None and (better["value"], better["n"]) == (0.75, 8)
+    assert (scored["value"], scored["n"]) == (1.0, 1)  # the one goal that was scored
+    assert loss["value"] == pytest.approx(2) and loss["low"] is loss["high"] is None  # all goals alike
+    assert hit["value"] == pytest.approx(-7 / 8) and hit["p"] == pytest.approx(2 / 2**7)
+    assert success["n"] == 1 and success["value"] == 0
     other = [{**one, "loss": one["loss"] and one["loss"] - 1} for one in rows if one["goal"] != "g7"]
     [gap, *_] = _gcg_readings.against(rows, other)
-    assert gap["difference"] == pytest.approx(1.0) and gap["n"] == 7
+    assert gap["value"] == pytest.approx(1.0) and gap["n"] == 7
     with pytest.raises(ValueError, match="share no search"):
         _gcg_readings.against(rows, [{**one, "phrase": "another"} for one in rows])
     assert _gcg_readings.best_so_far(row("g", 0, curve=(5.0, 6.0, 4.0)), 5) == [5.0, 5.0, 4.0, 4.0, 4.0, 4.0]

@@ -267,7 +267,7 @@ def test_runs_are_compared_by_goal_condition_and_phrase():
     theirs = [row(f"g{n}", "neutral", p, False) for n in reversed(range(6)) for p in (8, 16)]
     [found] = _readings.against(mine, theirs)
     pair = paired([{f"g{n}": n < 3 for n in range(6)}], [{f"g{n}": False for n in range(6)}])
-    assert found["position"] == 8 and found["difference"] == pair.difference == 0.5
+    assert found["position"] == 8 and found["value"] == pair.value == 0.5
     assert (found["low"], found["high"], found["p"], found["n"]) == (pair.low, pair.high, pair.p, 6)
     with pytest.raises(ValueError, match="share no row"):
         _readings.against(mine, [one | {"phrase": "another"} for one in theirs])
@@ -339,7 +339,7 @@ def test_the_command_leaves_tables_figures_and_sentences(probe, tmp_path):
     other = probe("--positions", "10", "--benign", 2, "--out", tmp_path / "b", "--compare", tmp_path / "a")
     assert f"minus {tmp_path / 'a'}, by goal" in other.stdout
     pairs = json.loads((tmp_path / "b" / "summary.json").read_text())["compared"][str(tmp_path / "a")]
-    assert {pair["difference"] for pair in pairs} == {0.0} and {pair["n"] for pair in pairs} == {2}
+    assert {pair["value"] for pair in pairs} == {0.0} and {pair["n"] for pair in pairs} == {2}
 
 
 @pytest.mark.parametrize(

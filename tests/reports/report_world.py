@@ -29,7 +29,7 @@ def rate(value, n=60, low=None, high=None, **more):
 
 
 def pair(value, n=60, p=0.001):
-    return {"difference": value, "low": value - 0.04, "high": value + 0.04, "p": p, "n": n}
+    return {"value": value, "low": value - 0.04, "high": value + 0.04, "p": p, "n": n}
 
 
 def attack(folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success=0.9, aligned=0.0, attack="prefill"):

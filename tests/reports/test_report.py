@@ -422,13 +422,13 @@ def test_attacks_on_several_sets_of_goals_are_counted_once(tmp_path):
     "gain, said",
     [
         (
-            {"difference": 0.0, "low": -0.5, "high": 0.5, "p": 1.0, "n": 3},
+            {"value": 0.0, "low": -0.5, "high": 0.5, "p": 1.0, "n": 3},
             "Attack success is 80.0 % without and 50.0 % with the guard sri: too few goals to tell (0.0 points "
             "[−50.0, 50.0], n 3, p 1); it flags 2.0 %",
         ),
-        ({"difference": 0.1, "low": -0.1, "high": 0.2, "p": 0.3, "n": 60}, "not told apart from no change (10.0"),
-        ({"difference": 0.3, "low": 0.2, "high": 0.4, "p": 0.001, "n": 60}, "sri takes 30.0 points [20.0, 40.0] of"),
-        ({"difference": -0.3, "low": -0.4, "high": -0.2, "p": 0.001, "n": 60}, "sri lets more attacks through (80.0 %"),
+        ({"value": 0.1, "low": -0.1, "high": 0.2, "p": 0.3, "n": 60}, "not told apart from no change (10.0"),
+        ({"value": 0.3, "low": 0.2, "high": 0.4, "p": 0.001, "n": 60}, "sri takes 30.0 points [20.0, 40.0] of"),
+        ({"value": -0.3, "low": -0.4, "high": -0.2, "p": 0.001, "n": 60}, "sri lets more attacks through (80.0 %"),
     ],
 )
 def test_a_guard_is_told_by_what_was_seen(gain, said):

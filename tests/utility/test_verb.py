@@ -51,7 +51,7 @@ def test_harness_tasks_from_end_to_end(midward, tiny, tmp_path):
     mine = {row["id"]: row["value"] for row in bare if row["measure"] == "acc"}
     theirs = {row["id"]: row["value"] for row in rows if row["measure"] == "acc"}
     expected = paired([mine], [theirs])
-    assert (pair["difference"], pair["low"], pair["p"], pair["n"]) == (expected.difference, expected.low, expected.p, 5)
+    assert (pair["value"], pair["low"], pair["p"], pair["n"]) == (expected.value, expected.low, expected.p, 5)
     assert f"minus {tmp_path / 'one'}" in plain.stdout
     assert (tmp_path / "two" / "compared.csv").exists()
 

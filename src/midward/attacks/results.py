@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str])
     found: dict[str, Any] = {attack: {} for attack in attacks}
     pairs = corrected([paired([a], [b]) for a, b in sides.values()])
     for (attack, title), pair in zip(sides, pairs, strict=True):
-        found[attack][title] = asdict(pair)
+        found[attack][title] = pair.record()
     return found
 
 

@@ -172,9 +172,9 @@ def _aurocs(separated: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _points(gain: Mapping[str, Any]) -> str:
-    if gain["difference"] is None:
+    if gain["value"] is None:
         return "-"
-    return f"{100 * gain['difference']:+.1f} points [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    return f"{100 * gain['value']:+.1f} points [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
 
 
 def _sentences(

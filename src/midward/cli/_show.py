@@ -119,11 +119,11 @@ class StepBar:
 def in_points(pair: Mapping[str, Any]) -> tuple[str, str]:
     """A paired difference of shares in points with its interval, and its p, also corrected; dashes where no pair was
     scored."""
-    if pair["difference"] is None:
+    if pair["value"] is None:
         return "-", "-"
     ends = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
     holm = f" (Holm {pair['holm']:.2g})" if pair.get("family", 1) > 1 else ""
-    return f"{100 * pair['difference']:+.1f} {ends}", f"{pair['p']:.2g}{holm}"
+    return f"{100 * pair['value']:+.1f} {ends}", f"{pair['p']:.2g}{holm}"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -319,8 +319,8 @@ def _pairs(pairs: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     for pair in pairs:
         where = [str(pair[name]) if pair[name] is not None else "-" for name in ("position", "tokens")]
         gap, p = "-", "-"
-        if pair["difference"] is not None:
-            gap = f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
+        if pair["value"] is not None:
+            gap = f"{100 * pair['value']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
             p = f"{pair['p']:.2g}"
         rows.append((pair["set"], pair["kind"], *where, pair["measure"], gap, p, str(pair["n"])))
     return rows

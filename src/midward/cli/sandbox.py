@@ -99,7 +99,7 @@ def _table(names: list[str], rows: list[dict[str, Any]]) -> None:
         cells = []
         for field in COLUMNS.values():
             found = rate(row[field] for row in of_set)
-            low, high = found.interval
-            cells.append(f"{100 * found.value:.1f} ({100 * low:.0f}-{100 * high:.0f})" if found.n else "-")
+            ends = f"({100 * found.low:.0f}-{100 * found.high:.0f})"
+            cells.append("-" if found.value is None else f"{100 * found.value:.1f} {ends}")
         table.add_row(name, str(len(of_set)), *cells)
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from midward.demo.study import HARMLESS, Plan
@@ -76,7 +75,7 @@ def summarise(rows: Rows, plan: Plan) -> dict[str, Any]:
     found = corrected([paired(side(first, name), side(second, name)) for (first, second), name in keys])
     pairs: dict[str, Any] = {}
     for ((first, second), name), difference in zip(keys, found, strict=True):
-        pairs.setdefault(f"{first} - {second}", {})[name] = asdict(difference)
+        pairs.setdefault(f"{first} - {second}", {})[name] = difference.record()
     return {
         "plan": {"goals": plan.goals, "exercises": plan.exercises, "seeds": plan.seeds, "steps": plan.steps},
         "bars": {column: text for column, (text, _, _) in READINGS.items()},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ def gains(rows: Mapping[str, Rows], reference: str = "ar") -> list[dict[str, Any
                 labels.append({"sampler": name, "against": reference, "set": where, "measure": measure})
                 first, second = (_verdicts(side, measure) for side in sides)
                 pairs.append(paired([first], [second], subjects.__getitem__))
-    return [label | asdict(pair) for label, pair in zip(labels, corrected(pairs), strict=True)]
+    return [label | pair.record() for label, pair in zip(labels, corrected(pairs), strict=True)]
 
 
 def _verdicts(rows: Rows, measure: str) -> dict[tuple[str, str], bool | None]:
@@ -152,7 +151,7 @@ def separations(
                         "positive": positive,
                         "negative": negative,
                         "control": positive != "jailbroken",
-                        **asdict(result),
+                        **result.record(),
                     }
                 )
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
 
@@ -65,11 +64,10 @@ def gap(first: Sequence[Row], second: Sequence[Row], measure: str) -> Row:
     """first - second by goal: {measure, difference, low, high, p, n}; a loss (in nats) has no p."""
     if measure != "loss":
         mine, others = ([{row["goal"]: row[measure] for row in some}] for some in (first, second))
-        return {"measure": measure, **asdict(paired(mine, others))}
+        return {"measure": measure, **paired(mine, others).record()}
     theirs = {row["goal"]: row["loss"] for row in second}
     losses = mean(row["loss"] - theirs[row["goal"]] for row in first if row["goal"] in theirs)
-    ends = {"low": losses.low, "high": losses.high}
-    return {"measure": measure, "difference": losses.value, **ends, "p": None, "n": losses.n}
+    return {"measure": measure, **losses.record(), "p": None}
 
 
 def between(rows: Sequence[Row]) -> list[Row]:
@@ -113,14 +111,14 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
 
 def told(difference: Row) -> str:
     """A difference in words: points, or nats for a loss."""
-    if difference["difference"] is None:
+    if difference["value"] is None:
         return "- (n 0)"
     scale, unit = (1, "nats") if difference["measure"] == "loss" else (100, "points")
     digits = 2 if scale == 1 else 1
     ends = [difference[name] for name in ("low", "high")]
     between = "" if None in ends else " [" + ", ".join(f"{scale * end:+.{digits}f}" for end in ends) + "]"
     p = "" if difference["p"] is None else f", p {difference['p']:.2g}"
-    return f"{scale * difference['difference']:+.{digits}f} {unit}{between} (n {difference['n']}{p})"
+    return f"{scale * difference['value']:+.{digits}f} {unit}{between} (n {difference['n']}{p})"
 
 
 def findings(rows: Sequence[Row], settings: Gcg) -> list[str]:

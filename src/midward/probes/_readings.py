@@ -152,7 +152,7 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
                 "position": position,
                 "tokens": tokens,
                 "measure": field,
-                "difference": found.difference,
+                "value": found.value,
                 "low": found.low,
                 "high": found.high,
                 "p": found.p,

@@ -8,7 +8,7 @@ two others: that to the plain goal, and those to the same goal with the rule for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from midward.attacks.phrases import ASKED
@@ -133,7 +133,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
         found = [hit for row in some for hit in row["elsewhere"].values()]
         cell["elsewhere"] = sum(found) / len(found) if found else None
         effect = placed(some)
-        cell |= {"placed": effect.difference}
+        cell |= {"placed": effect.value}
         cell |= {f"placed_{name}": getattr(effect, name) for name in ("low", "high", "p", "n")}
         out.append(cell)
     return out
@@ -160,7 +160,7 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     if not mine:
         raise InputError("the two runs share no row: goals, words and phrases must be the same.")
     return [
-        {"word": word, "measure": measure, **asdict(paired(*_sides(some, theirs, what, measure)))}
+        {"word": word, "measure": measure, **paired(*_sides(some, theirs, what, measure)).record()}
         for word in words(mine)
         for some in [[row for row in mine if row["word"] == word]]
         for measure in ("hit", "success")

@@ -175,9 +175,8 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
     chosen = tied[0]
     of_goal, verdicts = zip(*inside(chosen), strict=True)
     left = rate(verdicts, of_goal)
-    return Window(
-        chosen, chosen + width, left.value, left.low, left.high, tuple(start for start in tied if start != chosen)
-    )
+    others = tuple(start for start in tied if start != chosen)
+    return Window(chosen, chosen + width, left.value or 0.0, left.low, left.high, others)
 
 
 def recipe(found: Window, length: int) -> dict[str, Any]:

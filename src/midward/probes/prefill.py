@@ -167,7 +167,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
         found_at = by_kind["benign", kind]
         if calm and found_at and calm[0]["correct"] is not None:
             pairs = {position: compare(some, calm, "correct") for position, some in found_at.items()}
-            worst = min(pairs, key=lambda position: pairs[position].difference or 0.0)
+            worst = min(pairs, key=lambda position: pairs[position].value or 0.0)
             said.append(
                 f"On harmless goals a {kind} phrase costs most right answers at token {worst}: {pairs[worst]} against "
                 "no phrase."
@@ -177,14 +177,14 @@ def findings(rows: Sequence[Row]) -> list[str]:
 
 def _raises(what: str, first: Sequence[Row], second: Sequence[Row], other: str) -> str:
     pair = compare(first, second)
-    if pair.difference is None:
+    if pair.value is None:
         return f"{what} can't be compared with {other}: nothing was scored on both sides."
     before, after = (_mean(some) for some in (second, first))
     if pair.p is None or pair.p >= 0.05:
         told = "too few goals to tell" if pair.n < FEW else "not told apart from no change"
         start = f"{what[0].lower()}{what[1:]}"
         return f"ASR is {before} with {other} and {after} with {start}: {told} (paired difference {pair})."
-    verb = "raises" if pair.difference > 0 else "lowers"
+    verb = "raises" if pair.value > 0 else "lowers"
     return f"{what} {verb} ASR from {before} to {after} (paired difference {pair}) over {other}."
 
 

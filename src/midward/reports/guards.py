@@ -87,7 +87,7 @@ def markdown(table: Sequence[Row]) -> str:
         for row in table[1:]
     ]
     parts = [page.markdown(head, main)]
-    if said := family(asdict(row["gain"]) for row in table if row["gain"]):
+    if said := family(row["gain"].record() for row in table if row["gain"]):
         parts.append(f"ASR taken away: paired by request, a goal in several sets counted once; {said}.")
     if len(table) > 1 and harmless:
         parts.append(page.markdown(["flagged", *harmless], flags))
@@ -169,7 +169,7 @@ def _percent(rate: Any) -> str:
 def _area(found: Area | None) -> str:
     if found is None:
         return "-"
-    return f"{found} (no better than chance)" if found.low <= 0.5 <= found.high else str(found)
+    return found.text() + (" (no better than chance)" if found.low <= 0.5 <= found.high else "")
 
 
 def _plain(value: Any) -> Any:

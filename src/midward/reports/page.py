@@ -17,10 +17,10 @@ def cell(reading: Mapping[str, Any] | None) -> str:
 
 def difference(pair: Mapping[str, Any]) -> str:
     """A paired difference as text: points, 95 % interval, p, and p corrected for its table."""
-    if pair["difference"] is None:
+    if pair["value"] is None:
         return "-"
     ends = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
-    return f"{100 * pair['difference']:+.1f} {ends} {p_values(pair)}"
+    return f"{100 * pair['value']:+.1f} {ends} {p_values(pair)}"
 
 
 def p_values(pair: Mapping[str, Any]) -> str:

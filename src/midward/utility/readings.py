@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
         if all(value in (0, 1) for value in values):
             found = rate(None if row["value"] is None else bool(row["value"]) for row in some).record()
         else:
-            found = asdict(mean(values))
+            found = mean(values).record()
         value, low, high = (found[name] for name in ("value", "low", "high"))
         out.append(
             {
@@ -86,7 +85,7 @@ def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> 
         pairs.append(paired(a, b))
     if not pairs:
         raise InputError("the two runs share no sample: they must be of the same tasks and exercises to be compared.")
-    return [label | asdict(pair) for label, pair in zip(labels, corrected(pairs), strict=True)]
+    return [label | pair.record() for label, pair in zip(labels, corrected(pairs), strict=True)]
 
 
 def load_run(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:

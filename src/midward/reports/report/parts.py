@@ -245,15 +245,15 @@ def share(record: Mapping[str, Any], name: str = "", note: str = "") -> Share:
 
 
 def gap(record: Mapping[str, Any] | None) -> Gap | None:
-    """A paired difference of a record: {"difference", "low", "high", "n", "p"}."""
+    """A paired difference of a record: {"value", "low", "high", "n", "p"}."""
     if record is None:
         return None
-    if record["difference"] is None:
+    if record["value"] is None:
         return Gap(None)
     p = record.get("p")
     family = int(number(record.get("family", 1)))
     holm = record.get("holm") if family > 1 else None
-    value = number(record["difference"])
+    value = number(record["value"])
     low, high = (value if record[end] is None else number(record[end]) for end in ("low", "high"))
     tests = [None if one is None else number(one) for one in (p, holm)]
     return Gap(value, low, high, int(number(record["n"])), tests[0], tests[1], family)
