@@ -201,6 +201,6 @@ def test_two_runs_are_compared_by_what_both_were_asked(llada, bench, tmp_path):
     (_, first), (_, second) = (load(tmp_path / name) for name in ("one", "two"))
     how = {"cell_of": lambda row: row["set"], "asked_of": lambda row: (row["goal"], row["prompt"])}
     pairs = compare(first, second, ["success", "refused"], **how)
-    assert pairs["mine", "success"].difference == 0 and pairs["mine", "success"].n == 7
+    assert pairs["mine", "success"].value == 0 and pairs["mine", "success"].n == 7
     with pytest.raises(errors.InputError, match="share nothing"):
         compare(first[:2], second, ["success"], **how)

@@ -9,20 +9,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
 
 from midward.errors import InputError
 from midward.reports.chart import Chart
-from midward.stats import Area, Mean, Paired, Rate
+from midward.stats import Area, Mean, Paired, Rate, from_record
 
 Reading = Rate | Mean | Area | Paired
 #: What a table's cell may be. A mapping is the record of a reading, as a summary.json has it; None is shown as "-".
 Cell = str | int | float | Reading | Mapping[str, Any] | None
 #: exposed: bad news, which is sure. held: good news, which is sure. unclear: too few goals to say. note: neither.
 Tone = Literal["exposed", "held", "unclear", "note"]
-FEW = 20  # pairs; below that "no measurable loss" says nothing
-_KINDS: dict[str, type[Reading]] = {"difference": Paired, "hits": Rate, "positives": Area, "value": Mean}
 
 
 @dataclass(frozen=True)
@@ -127,29 +125,22 @@ def finite(value: Any) -> float:
 
 
 def reading(record: Reading | Mapping[str, Any]) -> Reading:
-    """The reading of a record: of what `asdict`, or its `record()`, gives.
+    """The reading of a record, as its `record()` gives it.
 
     Raises:
         InputError: it is the record of none, or holds what is no number.
     """
     if not isinstance(record, Mapping):
         return record
-    kind = next((kind for key, kind in _KINDS.items() if key in record), None)
-    names = {field.name for field in fields(kind)} if kind else set()
-    found = {name: record[name] for name in record if name in names}
-    for value in found.values():
-        if value is not None:
+    for name, value in record.items():
+        if value is not None and name in ("value", "low", "high", "p", "holm"):
             finite(value)
-    try:
-        return kind(**found)  # type: ignore[misc] # no kind is a TypeError too
-    except TypeError:
-        raise InputError(f"{str(dict(record))[:60]} is no rate, mean, area or difference") from None
+    return cast(Reading, from_record(record))
 
 
 def value_of(cell: Reading) -> float | None:
     """The number itself; None where nothing was scored."""
-    value = cell.difference if isinstance(cell, Paired) else cell.value
-    return None if value is None or math.isnan(value) else value
+    return cell.value
 
 
 def apart(pair: Paired, *, corrected: bool = True) -> bool:
@@ -159,7 +150,7 @@ def apart(pair: Paired, *, corrected: bool = True) -> bool:
         pair: the difference.
         corrected: p is that for all the comparisons of its table, where there are several.
     """
-    if pair.difference is None or pair.low is None or pair.high is None:
+    if pair.value is None or pair.low is None or pair.high is None:
         return False
     tests = (pair.p, pair.holm if corrected and pair.family > 1 else None)
     return (pair.low > 0 or pair.high < 0) and all(p is None or p < 0.05 for p in tests)
