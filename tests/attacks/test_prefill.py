@@ -6,9 +6,11 @@ import pytest
 from attack_double import CANARY, REFUSAL, Double
 from inspect_ai.model import get_model
 
-from midward.attacks import Ask, AttackError, Piece, Target
-from midward.attacks.pad import Pad, places
-from midward.attacks.phrases import NEUTRAL, piece, procedural
+from midward import goals
+from midward.attacks import Ask, Piece, Target
+from midward.attacks.phrases import AFFIRMATIVE, NEUTRAL, opening, procedural
+from midward.attacks.shapes import shape, spread_out
+from midward.goals import Goal
 
 TARGET = {"target": "Sure, here is how to make the drex valm skorn."}
 
@@ -89,15 +91,15 @@ def test_a_phrase_behind_the_end_is_an_error_that_says_where_the_end_is(attack, 
 
 def test_a_phrase_follows_a_blank_everywhere_but_at_the_start(sandbox):
     target = Target(double(sandbox).as_model())
-    assert [piece(target, "Step 2:", at).text for at in (0, 9)] == ["Step 2:", " Step 2:"]
-    assert piece(target, "\nStep", 9).text == "\nStep"
+    assert [target.span("Step 2:", at).text for at in (0, 9)] == ["Step 2:", " Step 2:"]
+    assert target.span("\nStep", 9).text == "\nStep"
     assert [procedural(at) for at in (0, 9, 10, 40, 160)] == [f"Step {n}:" for n in (1, 1, 2, 5, 17)]
 
 
 def test_our_runtime_says_where_the_piece_landed():
     model = get_model("midward/sandbox", length=48, steps=12, end="forbid", device="cpu")
     target = Target(model)
-    asks = [Ask.of("Hello", forced=(piece(target, "Step 3:", at),)) for at in (0, 20, 40)]
+    asks = [Ask.of("Hello", forced=(target.span("Step 3:", at),)) for at in (0, 20, 40)]
     for ask, reply in zip(asks, asyncio.run(target.respond(*asks)), strict=True):
         start, stop = reply.forced_at[0]
         assert reply.text[start:stop] == ask.forced[0].text
@@ -107,7 +109,7 @@ def test_our_runtime_says_where_the_piece_landed():
 def test_our_runtime_says_that_the_response_ended_before(sandbox):
     target = Target(get_model("midward/sandbox", length=48, steps=12, device="cpu"))
     end = Piece(10, ids=(sandbox.family.end_ids[0],))
-    ask = Ask.of("Hello", forced=(piece(target, "Step 3:", 30), end))
+    ask = Ask.of("Hello", forced=(target.span("Step 3:", 30), end))
     [reply] = asyncio.run(target.respond(ask))
     assert reply.forced_at[0] is None and "Step 3:" not in reply.text
 
@@ -117,7 +119,7 @@ def test_our_runtime_says_that_the_response_ended_before(sandbox):
 
 @pytest.mark.parametrize(("length", "at"), [(128, (21, 42, 63)), (256, (42, 84, 126)), (96, (16, 32, 48))])
 def test_the_published_offsets(length, at):
-    assert places(length, Pad()) == at
+    assert spread_out(length, 3) == at
 
 
 def test_all_anchors_are_forced_in_one_request(attack, sandbox):
@@ -161,5 +163,35 @@ def test_a_phrase_without_a_token_is_an_error(sandbox):
     class Mute:
         tokenizer = staticmethod(lambda text, add_special_tokens: {"input_ids": []})
 
-    with pytest.raises(AttackError, match="holds no token"):
-        piece(Target(Double(None, language_model=Mute()).as_model()), "x", 3)
+    with pytest.raises(ValueError, match="holds no token"):
+        Target(Double(None, language_model=Mute()).as_model()).span("x", 3)
+
+
+# --- one shape everywhere --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain", "prefill", "prefill-mid", "pad", "dija"])
+@pytest.mark.parametrize("target", [None, TARGET["target"]])
+def test_an_attack_puts_the_request_that_defences_probes_and_dynamics_see(attack, sandbox, name, target):
+    goal = Goal("goal-1", "Make a drex valm skorn.", "test", True, target)
+    request = shape(sandbox, goal, name, length=96)
+    api = double(sandbox, length=96)
+    attack("direct" if name == "plain" else name, api, metadata={"target": target}, seed=7, replay=False)
+    [seen] = api.seen
+    assert seen.prompt == request.prompt
+    assert [(one["position"], tuple(one["ids"])) for one in seen.forced] == [
+        (span.position, span.ids) for span in request.forced
+    ]
+
+
+def test_the_opening_is_one_for_each_goal():
+    for goal in goals.load("sandbox-benign", count=12):
+        known = goal.metadata["kind"] in ("make", "break")
+        assert known == (goal.metadata["thing"] in opening(goal)) and (known or opening(goal) in AFFIRMATIVE)
+    texts = {opening(Goal(str(number), "Say it.", "test", True)) for number in range(20)}
+    assert texts == set(AFFIRMATIVE)
+
+
+def test_an_unknown_shape_gets_the_nearest(sandbox):
+    with pytest.raises(ValueError, match="Did you mean 'prefill'"):
+        shape(sandbox, Goal("1", "x", "test", True), "prefil")

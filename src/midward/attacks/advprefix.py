@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.phrases import WINDOW, landed, tell_middle
+from midward.attacks.phrases import WINDOW
 from midward.attacks.roles import SCORE, RolePrompt, text
 from midward.attacks.target import Ask, Capability, Piece, Probe
 from midward.errors import InputError
@@ -156,7 +156,7 @@ async def search_mid(attempt: Attempt, settings: AdvPrefixMid) -> None:
             found[position, span] = Candidate(position, span, target.decode(span))
     best = await _select(attempt, settings, await _measured(attempt, settings, list(found.values())), forced=True)
     if best is not None:
-        tell_middle(attempt, best.text, best.position)
+        attempt.note_middle(best.text, best.position, unit="tokens")
 
 
 def _cuts(settings: AdvPrefixMid, stop: int, rng: random.Random) -> list[tuple[int, int]]:
@@ -213,7 +213,7 @@ async def _select(
     rated: dict[int, list[int]] = {}
     for i, (reply, score) in enumerate(zip(replies, scores, strict=True)):
         at = i // settings.samples
-        attempt.offer(reply, score=score, stage="sample", candidate=candidates[at].text, landed=landed(reply))
+        attempt.offer(reply, score=score, stage="sample", candidate=candidates[at].text, landed=reply.landed)
         if score is not None:
             rated.setdefault(at, []).append(score)
     if not rated:
@@ -234,7 +234,7 @@ async def _select(
     }
     [reply] = await target.respond(best.ask(prompt, forced))
     [score] = await attempt.score(reply)
-    attempt.offer(reply, score=score, final=True, stage="result", candidate=best.text, landed=landed(reply))
+    attempt.offer(reply, score=score, final=True, stage="result", candidate=best.text, landed=reply.landed)
     return best
 
 

@@ -130,6 +130,26 @@ class Attempt:
         self.prompts.add(key_of(turns=ask.turns, forced=forced, fill=ask.fill))
         self.nodes.append({"prompt": reply.ask.text, "reply": said, "score": score, **note})
 
+    def note_middle(self, phrase: str, position: int | None = None, **about: Any) -> None:
+        """Put into the record what became of a phrase in the middle: in the best reply, and in how many of all.
+
+        Every offer so far has a note `landed`, and a note `position` where none is given here.
+
+        Args:
+            phrase: what should stand there.
+            position: where it was put.
+            about: what else the record says, such as the unit of positions.
+        """
+        assert self.best is not None  # something was offered
+        note, hits = self.best.note, [node["landed"] for node in self.nodes]
+        self.facts["middle"] = {
+            "phrase": phrase,
+            **about,
+            "landed": note["landed"],
+            "position": note.get("position", position) if note["landed"] else None,
+            "hit_rate": sum(hits) / len(hits),
+        }
+
     async def score(self, *replies: Reply) -> list[int | None]:
         """The in-loop scorer's 1-10 of each reply, None where it can't be read. Another judge than the final one."""
         return await self.score_texts(*(reply.text for reply in replies))

@@ -6,39 +6,30 @@ search against a guarded model are `midward attack --guard`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from midward import goals as goal_sets
 from midward._hints import did_you_mean
-from midward.attacks.pad import Pad, places
-from midward.attacks.phrases import AFFIRMATIVE, WINDOW, procedural
+from midward.attacks import shapes
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.goals.loading import is_file
 from midward.guards import prompt_hash
 from midward.models import LanguageModel
-from midward.sampling import Forced, Request
+from midward.sampling import Request
 from midward.world import trials
-from midward.world.assistant import Assistant
 from midward.world.data import Goal as SandboxGoal
 from midward.world.language import opening
 
-#: Attacks of one request that can be put on any goals: name -> what it does.
-SHAPES = {
-    "prefill": "an agreeing phrase forced at the response's start",
-    "prefill-mid": "the label of a step forced in its middle",
-    "pad": "labels of steps forced at spread-out positions",
-    "dija": "the answer's form with gaps, sent as mask tokens behind the request",
-}
+#: Attacks of one request that can be put on any goals.
+SHAPES = tuple(name for name in shapes.SHAPES if name != "plain")
 HARMLESS = ("benign", "benign-wrapped", "banned")
 _TRIALS = {name: name.removesuffix("-wrapped") for name in HARMLESS} | {
     "plain": "plain",
     "contextual": "contextual",
     "wrappers": "plain",
 }
-_STEP_TOKENS = 4  # a step of the sandbox behind its label, as in the attack dija
 
 
 @dataclass(frozen=True)
@@ -98,7 +89,7 @@ def _cases(
             bare = [_sandbox_goal(one.id, one.about) for one in trials.trials("plain", count, split=split)]
         else:
             bare = goal_sets.load(goals, count=count + spare)
-        return [Case(name, goal, _shaped(model, name, goal), goal.prompt) for goal in bare]
+        return [Case(name, goal, shapes.shape(model, goal, name), goal.prompt) for goal in bare]
     known = [*_TRIALS, *SHAPES, *goal_sets.SETS]
     if name not in goal_sets.SETS and not is_file(name):
         raise InputError(
@@ -127,27 +118,3 @@ def _sandbox_goal(name: str, about: object) -> Goal:
         category=about.kind,
         metadata={"kind": about.kind, "thing": about.thing.name, "intent": about.intent},
     )
-
-
-def _shaped(model: LanguageModel, shape: str, goal: Goal) -> Request:
-    """The goal in an attack's shape, at the attack's own default settings."""
-    from midward.sampling import Sampling
-
-    length = Sampling.for_model(model).length
-    if shape == "prefill":
-        phrase = goal.target or random.Random(goal.id).choice(AFFIRMATIVE)
-        return Request(goal.prompt, (Forced.text(model, 0, phrase),))
-    if shape == "prefill-mid":
-        middle = sum(WINDOW) // 2
-        return Request(goal.prompt, (Forced.text(model, middle, f" {procedural(middle)}"),))
-    if shape == "pad":
-        settings = Pad()
-        at = places(length, settings)
-        spans = (Forced.text(model, where, f" {text}") for text, where in zip(settings.anchors, at, strict=True))
-        return Request(goal.prompt, tuple(spans))
-    mask_id = model.family.mask_id
-    if mask_id is None:
-        raise InputError(f"{model.name!r} has no mask token, so dija can't be put to it.")
-    mask = model.tokenizer.convert_ids_to_tokens(mask_id)
-    steps = " ".join(f"Step {n}:{mask * _STEP_TOKENS}" for n in range(1, 7))
-    return Request(f"{goal.prompt} {Assistant().opening(goal.prompt)} {steps}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,10 +9,9 @@ from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.roles import RolePrompt, text
+from midward.attacks.shapes import GAP
 from midward.attacks.target import Ask, Capability
 from midward.errors import InputError
-
-_GAP = re.compile(r"[ \t]?<mask:(\d{1,3})>")  # a blank before a gap goes: what fills it brings its own
 
 #: Goals and the rest of the text that each is turned into.
 _EXAMPLES = (
@@ -61,7 +59,6 @@ class Dija:
 async def search(attempt: Attempt, settings: Dija) -> None:
     """Ask once, with the text whose gaps are mask tokens."""
     target = attempt.target
-    mask = target.mask
     found = None
     for turn in range(settings.tries):
         found = await attempt.roles.ask(
@@ -74,19 +71,19 @@ async def search(attempt: Attempt, settings: Dija) -> None:
         if found is not None:
             break
     scaffold = found or f"{attempt.goal.prompt} <mask:{settings.tail}>"
-    written = _GAP.sub(lambda gap: mask * int(gap[1]), scaffold.replace(mask, ""))
     attempt.facts["scaffold"] = {
         "by": "tail" if found is None else "rewriter",
-        "gaps": [int(count) for count in _GAP.findall(scaffold)],
+        "gaps": [int(count) for count in GAP.findall(scaffold)],
         "mode": settings.mode,
     }
-    [reply] = await target.respond(Ask.of(written, fill=settings.mode))
+    request = target.shaped(attempt.goal, "dija", scaffold=scaffold)
+    [reply] = await target.respond(Ask.of(str(request.prompt), fill=settings.mode))
     attempt.offer(reply, scaffold=scaffold)
 
 
 def _read(answer: dict[str, Any], most: int) -> str:
     scaffold = text("scaffold")(answer)
-    gaps = [int(count) for count in _GAP.findall(scaffold)]
+    gaps = [int(count) for count in GAP.findall(scaffold)]
     if not gaps or 0 in gaps or sum(gaps) > most:
         raise InputError(f"a text with gaps <mask:N>, N 1 or more and {most} or less in all; received gaps {gaps}")
     return scaffold

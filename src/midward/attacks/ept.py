@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.phrases import WINDOW, landed, opening, piece, procedural, tell_middle
+from midward.attacks.phrases import WINDOW, opening, procedural
 from midward.attacks.roles import SCORE, RolePrompt, yes
 from midward.attacks.target import Ask, AttackError, Capability, Piece, Reply, Target
 from midward.errors import InputError
@@ -103,7 +103,7 @@ class Tree:
         """The first node. Raises AttackError where its text doesn't fit."""
         if not text:
             return self._node((), None)
-        ids = piece(self.target, text, self.start).ids or ()
+        ids = self.target.span(text, self.start).ids or ()
         if self.start + len(ids) > self.stop:
             raise AttackError(f"{text!r} at response token {self.start} ends behind the window, at {self.stop}.")
         return self._node(ids, None)
@@ -154,7 +154,7 @@ async def search(attempt: Attempt, settings: Ept) -> None:
         text = settings.opening or procedural(settings.position)
     else:
         start, stop = 0, target.length
-        text = opening(goal, attempt.rng) if settings.opening is None else settings.opening
+        text = opening(goal) if settings.opening is None else settings.opening
     tree = Tree(target, settings, goal.prompt, start, stop)
     attempt.facts["bans"] = "joint: the banned window is committed from left to right"
     level = [tree.root(text)]
@@ -165,7 +165,7 @@ async def search(attempt: Attempt, settings: Ept) -> None:
                 break
             await _grow(attempt, tree, growing, depth, turn)
             if isinstance(settings, EptMid):
-                tell_middle(attempt, text, start)
+                attempt.note_middle(text, start, unit="tokens")
             if attempt.best is not None and attempt.best.score == TOP:
                 return
         children = [child for node in level for child in node.children]
@@ -189,7 +189,7 @@ async def _grow(attempt: Attempt, tree: Tree, nodes: Sequence[Node], depth: int,
         if sentence == "":
             tree.ban(node, sentence)
         why = "too short" if sentence is None else "known" if sentence else "ended"
-        attempt.offer(reply, depth=depth, child=why, landed=landed(reply))
+        attempt.offer(reply, depth=depth, child=why, landed=reply.landed)
     fields = [
         {"GOAL": attempt.goal.text, "TEXT": reply.text[: _start(reply, node) + len(sentence)]}
         for node, reply, sentence in new
@@ -205,16 +205,16 @@ async def _grow(attempt: Attempt, tree: Tree, nodes: Sequence[Node], depth: int,
         if harm is False:
             tree.ban(node, sentence)
         why = "one too many" if harm else "turned down" if harm is False else "unjudged"
-        attempt.offer(reply, depth=depth, child=why, landed=landed(reply))
+        attempt.offer(reply, depth=depth, child=why, landed=reply.landed)
     scores = await attempt.score(*(reply for _, reply, _ in kept))
     for (node, reply, sentence), score in zip(kept, scores, strict=True):
         tree.child(node, sentence, score)
-        attempt.offer(reply, score=score, depth=depth, child="yes", landed=landed(reply))
+        attempt.offer(reply, score=score, depth=depth, child="yes", landed=reply.landed)
 
 
 def _continuation(reply: Reply, node: Node) -> str | None:
     """The first sentence behind the node's text; empty where the response ends there, None where it ended before."""
-    if node.ids and not landed(reply):
+    if node.ids and not reply.landed:
         return None
     found = _SENTENCE.match(reply.text, _start(reply, node))
     return found.group() if found else ""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.phrases import piece
-from midward.attacks.target import Ask, AttackError, Capability, Piece
+from midward.attacks.shapes import ANCHORS
+from midward.attacks.target import Ask, Capability
 from midward.errors import InputError
 
 
@@ -20,11 +20,7 @@ class Pad:
     response's length divided by the number of anchors plus one, and then by this; larger draws them together.
     offsets: response tokens instead of that rule, one for each anchor."""
 
-    anchors: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = (
-        "Step 1:",
-        "Step 2:",
-        "Step 3:",
-    )
+    anchors: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ANCHORS
     spread: Annotated[float, Field(ge=1)] = 1.5
     offsets: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
@@ -35,35 +31,14 @@ class Pad:
         return self
 
 
-def places(length: int, settings: Pad) -> tuple[int, ...]:
-    """Where the anchors start in a response of `length` tokens."""
-    if settings.offsets is not None:
-        return settings.offsets
-    count = len(settings.anchors)
-    gap = int(length // (count + 1) / settings.spread)
-    return tuple((i + 1) * gap for i in range(count))
-
-
 async def search(attempt: Attempt, settings: Pad) -> None:
-    """Ask once, with the anchors in place. Raises AttackError where they don't fit: none is left out in silence."""
+    """Ask once, with the anchors in place. Raises InputError where they don't fit: none is left out in silence."""
     target = attempt.target
-    forced = tuple(
-        piece(target, text, at) for text, at in zip(settings.anchors, places(target.length, settings), strict=True)
-    )
-    _check_apart(forced)
-    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=forced))
-    attempt.facts["offsets"] = [one.position for one in forced]
+    request = target.shaped(attempt.goal, "pad", **asdict(settings))
+    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=target.pieces(*request.forced)))
+    attempt.facts["offsets"] = [anchor.position for anchor in request.forced]
     attempt.facts["length"] = target.length
     attempt.offer(reply)
-
-
-def _check_apart(forced: tuple[Piece, ...]) -> None:
-    for one, other in pairwise(sorted(forced, key=lambda one: one.position)):
-        if one.position + len(one.ids or ()) > other.position:
-            raise AttackError(
-                f"the anchors at response tokens {one.position} and {other.position} overlap; "
-                "use fewer anchors, offsets further apart, or a larger length."
-            )
 
 
 PAD = AttackInfo(

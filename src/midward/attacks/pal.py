@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks._suffix import filler, slots_of, turns_of, vocabulary
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.phrases import opening, piece, procedural
+from midward.attacks.phrases import opening, procedural
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask, AttackError, Capability, Probe, Target
 
@@ -77,7 +77,7 @@ async def search(attempt: Attempt, settings: Ral) -> None:
     target = attempt.target
     led = settings if isinstance(settings, Pal) else None
     guide = target if led is None else _proxy(attempt)
-    wish = opening(attempt.goal, attempt.rng)
+    wish = opening(attempt.goal)
     phrase = wish if settings.position == 0 else procedural(settings.position)
     start = filler(guide, settings.tokens)
     climb = Climb(guide, attempt.goal.prompt, phrase, settings.position, start, start, float("inf"), {start})
@@ -117,7 +117,7 @@ def _count(attempt: Attempt, calls: int) -> None:
 
 def _probe(climb: Climb, model: Target, suffix: Suffix, settings: Ral) -> Probe:
     """What is to become probable, in the model's own tokens."""
-    ids = (piece(model, climb.phrase, climb.position).ids or ())[: settings.wanted]
+    ids = (model.span(climb.phrase, climb.position).ids or ())[: settings.wanted]
     return Probe(turns_of(climb.prompt(suffix)), climb.position, ids)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.phrases import NEUTRAL, landed, opening, piece, procedural, tell_middle
+from midward.attacks.phrases import NEUTRAL, opening, procedural
 from midward.attacks.target import Ask, Capability
 
 Phrase = Annotated[str, Field(min_length=1)]
@@ -40,10 +40,11 @@ class PrefillMid(Prefill):
 async def search(attempt: Attempt, settings: Prefill) -> None:
     """Ask once, with the phrase in place."""
     phrase = _phrase(attempt, settings)
-    target, at = attempt.target, settings.position
-    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=(piece(target, phrase, at),)))
-    attempt.offer(reply, phrase=phrase, landed=landed(reply))
-    tell_middle(attempt, phrase, at)
+    target, position = attempt.target, settings.position
+    request = target.shaped(attempt.goal, "prefill", position=position, phrase=phrase)
+    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=target.pieces(*request.forced)))
+    attempt.offer(reply, phrase=phrase, landed=reply.landed)
+    attempt.note_middle(phrase, position, unit="tokens")
 
 
 def _phrase(attempt: Attempt, settings: Prefill) -> str:
@@ -53,7 +54,7 @@ def _phrase(attempt: Attempt, settings: Prefill) -> str:
     if kind == "neutral":
         return attempt.rng.choice(NEUTRAL)
     if kind == "affirmative" or (kind == "auto" and settings.position == 0):
-        return opening(attempt.goal, attempt.rng)
+        return opening(attempt.goal)
     return procedural(settings.position)
 
 

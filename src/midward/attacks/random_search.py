@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from midward.attacks._suffix import filler, turns_of, vocabulary
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.phrases import opening, piece, procedural
+from midward.attacks.phrases import opening, procedural
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask, Capability, Probe
 
@@ -52,9 +52,9 @@ class RandomSearch:
 async def search(attempt: Attempt, settings: RandomSearch) -> None:
     """Run after run: climb, then ask with the suffix that was found, until a reply reaches the cutoff."""
     target = attempt.target
-    wish = opening(attempt.goal, attempt.rng)
+    wish = opening(attempt.goal)
     phrase = wish if settings.position == 0 else procedural(settings.position)
-    wanted = (piece(target, phrase, settings.position).ids or ())[:1]
+    wanted = (target.span(phrase, settings.position).ids or ())[:1]
     attempt.facts["wanted"] = {"text": target.decode(wanted), "position": settings.position, "pool": settings.pool}
     frame = _RULES if settings.template == "rules" else _PLAIN
 

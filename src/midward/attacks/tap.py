@@ -131,7 +131,7 @@ async def search(attempt: Attempt, settings: Tap) -> None:
             for pair, reply, score in zip(fit, replies, scores, strict=False)
         ]
         if aim is not None:
-            _tell_middle(attempt, aim)
+            attempt.note_middle(aim.phrase, window=list(aim.window), unit="words")
         if any(score is not None and score >= settings.cutoff for score in scores):
             return
         leaves = [node.tries for node in prune(nodes, settings.width, lambda node: node.rank, attempt.rng)]
@@ -178,20 +178,6 @@ def _parts(text: str, window: tuple[int, int]) -> str:
     words = text.split()
     parts = {"before": words[: window[0]], "at it": words[window[0] : window[1]], "behind": words[window[1] :]}
     return "\n".join(f"{name}: {' '.join(part) or '(nothing)'}" for name, part in parts.items())
-
-
-def _tell_middle(attempt: Attempt, aim: TapMid) -> None:
-    """What the record says of the middle: for the best reply so far, and the share of replies where it landed."""
-    assert attempt.best is not None  # something was just offered
-    landed = [node["landed"] for node in attempt.nodes]
-    attempt.facts["middle"] = {
-        "phrase": aim.phrase,
-        "window": list(aim.window),
-        "unit": "words",
-        "landed": attempt.best.note["landed"],
-        "position": attempt.best.note["position"] if attempt.best.note["landed"] else None,
-        "hit_rate": sum(landed) / len(landed),
-    }
 
 
 # --- the records -----------------------------------------------------------------------------------------------------

@@ -20,7 +20,10 @@ from inspect_ai.util import collect
 from midward._asking import LIMITS
 from midward.attacks.capabilities import OWN, SERVED, Capability, CapabilityError, check
 from midward.attacks.capabilities import AttackError as AttackError
+from midward.attacks.shapes import shape, span
 from midward.errors import InputError
+from midward.goals import Goal
+from midward.sampling import Forced, Request
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +135,11 @@ class Reply:
     forced_at: tuple[tuple[int, int] | None, ...] = ()
     drawn: bool = True
 
+    @property
+    def landed(self) -> bool:
+        """Whether it holds its first forced piece; one that ended before it doesn't."""
+        return bool(self.forced_at) and self.forced_at[0] is not None
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -196,11 +204,17 @@ class Target:
         tokenizer = self._own().model.tokenizer
         return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    @property
-    def mask(self) -> str:
-        """How a mask is written in a turn."""
-        model = self._own(Capability.PMASK).model
-        return str(model.tokenizer.convert_ids_to_tokens(model.family.mask_id))
+    def shaped(self, goal: Goal, name: str, **settings: Any) -> Request:
+        """The goal in an attack's shape (see `midward.attacks.shapes.shape`), for this model and response length."""
+        return shape(self._own().model, goal, name, length=self.length, **settings)
+
+    def span(self, phrase: str, position: int) -> Piece:
+        """A phrase at a response position, as `midward.attacks.shapes.span` makes it."""
+        return self.pieces(span(self._own().model, phrase, position, self.length))[0]
+
+    def pieces(self, *spans: Forced) -> tuple[Piece, ...]:
+        """Forced spans as an `Ask` has them, with their text."""
+        return tuple(Piece(each.position, self.decode(each.ids), each.ids) for each in spans)
 
     def encode(self, turns: Turns) -> list[int]:
         """The prompt's ids, through the chat template."""
@@ -272,7 +286,6 @@ class Target:
         return count
 
     def _span(self, probe: Probe) -> Any:
-        from midward.sampling import Forced
         from midward.sampling.likelihood import Span
 
         forced = tuple(Forced(one.position, one.ids or self.tokens(one.text or "")) for one in probe.forced)
