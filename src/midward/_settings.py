@@ -30,6 +30,8 @@ def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
+        if not where:  # of several settings together
+            raise InputError(f"{what}: {message}") from None
         raise InputError(f"{what}: {where}: {message[0].lower()}{message[1:]}; received {first['input']!r}.") from None
 
 

@@ -260,7 +260,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(model, tmp_path):
         ({"benign": None}, "pass benign="),
         ({"benign": [HARMFUL[0]]}, "stand in data and in benign"),
         ({"length": 256, "window_end": 60}, "leaves no room for a prompt"),
-        ({"learning_rate": 1e-4}, "unknown setting 'learning_rate'"),
+        ({"learning_rate": 1e-4}, "no setting 'learning_rate'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(model, tmp_path, changes, message):
@@ -287,9 +287,3 @@ def test_more_processes_launched_than_seen_is_an_error(model, tmp_path, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AlignError, match="2 processes were launched and accelerate runs 1"):
         run(model, tmp_path / "a")
-
-
-def test_a_torn_last_line_of_the_curve_is_left_out(tmp_path):
-    curve = tmp_path / "reward.csv"
-    curve.write_text("step,loss\n5,1.5\n10,1.")
-    assert read_curve(curve) == [{"step": 5, "loss": 1.5}]

@@ -131,7 +131,7 @@ def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["--set", "lrr=1"], "unknown setting 'lrr'. Did you mean 'lr'?"),
+        (["--set", "lrr=1"], "no setting 'lrr'. Did you mean 'lr'?"),
         (["--set", "lr=-1"], "lr: "),
         (["--set", "lr"], "--set takes KEY=VALUE; received 'lr'"),
         (["--set", "recipe=paper"], "--set recipe: use --objective"),

@@ -1,14 +1,15 @@
 """Changing weights: the MOSA objective and its trainer, from prompts to a PEFT adapter.
 
-`align` runs it; `AlignConfig` holds every number; `SentenceSet` what is rewarded and what is not.
+The method reads in mosa.py, as in the paper. `align` runs it; `AlignConfig` holds every number; `SentenceSet` what is
+rewarded and what is not.
 This room knows nothing of attacks.
 """
 
 from midward.alignment.config import RECIPES, AlignConfig, AlignError, resolve
-from midward.alignment.objective import METRICS, MosaObjective, best_start, span_scores
+from midward.alignment.mosa import MosaObjective, best_start, span_scores
 from midward.alignment.run import AlignResult, align
 from midward.alignment.sentences import SentenceSet
-from midward.alignment.trainer import MosaTrainer, RewardWarning
+from midward.alignment.trainer import METRICS, MosaTrainer, RewardWarning
 
 __all__ = [
     "METRICS",

@@ -7,6 +7,7 @@ Shapes: R rows, D hidden size, V vocabulary, C needed vocabulary columns, S scor
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,13 +69,21 @@ def head_rows(
     chunk: int | None = None,
     with_kl: bool = True,
 ) -> HeadRows:
-    """Log-probabilities at `columns` and the exact KL, for hidden rows `[R, D]` of policy and reference.
+    """Log-probabilities at `columns` and the exact KL, for hidden rows of policy and reference.
 
-    With `linear` (a plain frozen head) one fused sweep also computes what the backward pass needs, so nothing
-    of size V is kept or recomputed; otherwise the chunks are checkpointed and recomputed in the backward
-    pass. The first `scored` rows of `log_probs` are differentiable, the rest are for logging. `with_kl=False`
-    leaves the KL without a gradient (it is still measured). Softmax and KL are in float32 for half-precision
-    models.
+    With `linear` one fused sweep also computes what the backward pass needs, so nothing of size V is kept or
+    recomputed; otherwise the chunks are checkpointed and recomputed in the backward pass. Softmax and KL are in float32
+    for half-precision models.
+
+    Args:
+        head: Hidden rows [r, D] -> logits [r, V].
+        hidden: [R, D] of the policy, with gradient.
+        reference: [R, D] of the reference.
+        columns: [C] vocabulary entries.
+        scored: S, how many of the first rows of `log_probs` carry a gradient; the rest are for logging.
+        linear: The frozen linear layer that `head` is, see `plain_head`; None where it is more.
+        chunk: Rows at a time; None by vocabulary size.
+        with_kl: False leaves the KL without a gradient (it is still measured).
     """
     if chunk is None:
         vocabulary = linear.out_features if linear is not None else head(hidden[:1].detach()).shape[-1]
@@ -94,27 +103,41 @@ class _FusedHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, reference, weight, bias, columns, scored, chunk, with_kl):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        reference: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        columns: Tensor,
+        scored: int,
+        chunk: int,
+        with_kl: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows, wide = hidden.shape[0], _compute_dtype(hidden.dtype)
         log_probs = hidden.new_empty(rows, len(columns), dtype=wide)
         ref_log_probs = torch.empty_like(log_probs)
         kl = hidden.new_empty(rows, dtype=wide)
         expected = hidden.new_empty(scored, hidden.shape[1], dtype=wide)  # p W
         kl_slope = hidden.new_empty(rows if with_kl else 0, hidden.shape[1], dtype=wide)
-        # Three buffers for the whole sweep: fresh ones for every chunk would cost more than the arithmetic on
-        # them, in page faults.
+        # 1. Three buffers for the whole sweep: fresh ones for every chunk would cost more than the arithmetic on them,
+        #    in page faults.
         buffers = [hidden.new_empty(min(chunk, rows), weight.shape[0], dtype=wide) for _ in range(3)]
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
             part = slice(start, stop)
+            # 2. Log-softmax of the chunk's logits, the reference's first: `probs` is then the policy's.
             policy, other, probs = (buffer[: stop - start] for buffer in buffers)  # [r, V] each
             _log_softmax(reference[part], weight, bias, out=other, exp=probs)
             _log_softmax(hidden[part], weight, bias, out=policy, exp=probs)
+            # 3. What the loss reads of them.
             log_probs[part] = policy[:, columns]
             ref_log_probs[part] = other[:, columns]
+            # 4. d log p[c] / d h = W[c] - p W: keep p W of the scored rows.
             if start < scored:
                 inside = slice(start, min(stop, scored))
                 expected[inside] = probs[: inside.stop - start].to(weight.dtype) @ weight
+            # 5. KL = sum p (log p - log q), and its slope (p (log p - log q) - p KL) W. `policy` is overwritten.
             product = policy.sub_(other).mul_(probs)
             kl[part] = product.sum(-1)
             if with_kl:
@@ -126,7 +149,7 @@ class _FusedHead(torch.autograd.Function):
         return log_probs, ref_log_probs, kl
 
     @staticmethod
-    def backward(ctx, grad_log_probs, _, grad_kl):
+    def backward(ctx: Any, grad_log_probs: Tensor, _: Any, grad_kl: Tensor) -> Any:
         expected, kl_slope, chosen = ctx.saved_tensors
         grad_scored = grad_log_probs[: ctx.scored]
         if ctx.with_kl:
@@ -138,10 +161,18 @@ class _FusedHead(torch.autograd.Function):
         return grad.to(ctx.dtype), None, None, None, None, None, None, None
 
 
-def _checkpointed(head, hidden, reference, columns, scored, chunk, with_kl) -> HeadRows:
+def _checkpointed(
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    reference: Tensor,
+    columns: Tensor,
+    scored: int,
+    chunk: int,
+    with_kl: bool,
+) -> HeadRows:
     wide = _compute_dtype(hidden.dtype)
 
-    def sweep(policy_rows, reference_rows):
+    def sweep(policy_rows: Tensor, reference_rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         policy = F.log_softmax(head(policy_rows).to(wide), -1)
         with torch.no_grad():
             other = F.log_softmax(head(reference_rows).to(wide), -1)

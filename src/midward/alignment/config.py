@@ -1,13 +1,14 @@
 """`AlignConfig`: every number of an alignment run, and the three named recipes."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from midward._hints import did_you_mean
+from midward._settings import read_settings
 from midward.errors import InputError
 
 
@@ -160,12 +161,6 @@ def resolve(settings: Mapping[str, Any]) -> AlignConfig:
 
     Raises AlignError for an unknown name (with the nearest known one) or a value out of range.
     """
-    known = [f.name for f in fields(AlignConfig)]
-    for name in settings:
-        if name not in known:
-            raise AlignError(
-                f"unknown setting {name!r}.{did_you_mean(str(name), known)} Available: {', '.join(known)}."
-            )
     recipe = settings.get("recipe", "stable")
     if recipe not in RECIPES:
         raise AlignError(
@@ -173,18 +168,8 @@ def resolve(settings: Mapping[str, Any]) -> AlignConfig:
         )
     chosen = {**RECIPES[recipe], **settings}
     if chosen.get("method") == "initial":
-        chosen.update({"window_start": 0, "window_end": 1} | _window_of(settings))
+        chosen = {"window_start": 0, "window_end": 1, **chosen}
     try:
-        return AlignConfig(**chosen)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (received {e['input']!r})"
-            if e["loc"]
-            else e["msg"].removeprefix("Value error, ")
-            for e in error.errors()
-        ]
-        raise AlignError("; ".join(lines)) from None
-
-
-def _window_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: settings[k] for k in ("window_start", "window_end") if k in settings}
+        return read_settings(AlignConfig, chosen, "align")
+    except InputError as error:
+        raise AlignError(str(error)) from None

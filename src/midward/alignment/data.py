@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from midward.alignment.config import AlignConfig, AlignError
-from midward.alignment.objective import Batch
 from midward.alignment.sentences import SentenceIds
+from midward.models import Family, LanguageModel
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Example:
     benign: list[tuple[Row, tuple[int, ...]]]
 
 
-def encode_prompts(model, data: Sequence[Any], config: AlignConfig, name: str) -> list[Prompt]:
+def encode_prompts(model: LanguageModel, data: Sequence[Any], config: AlignConfig, name: str) -> list[Prompt]:
     """Prompts with their answers, as token ids.
 
     `data`: texts, conversations (lists of {"role", "content"}), or pairs (prompt, answer or None).
@@ -79,7 +79,7 @@ def encode_prompts(model, data: Sequence[Any], config: AlignConfig, name: str) -
     return prompts
 
 
-def _answer_ids(model, answer: Any, where: str) -> tuple[int, ...]:
+def _answer_ids(model: LanguageModel, answer: Any, where: str) -> tuple[int, ...]:
     if not isinstance(answer, str):
         raise AlignError(f"{where}: the answer must be a text or None; received {answer!r}.")
     ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -188,10 +188,47 @@ class Schedule(torch.utils.data.Dataset):
         return [i for i in range(size) if rng.random() < rate]
 
 
-class Collator:
-    """Examples -> `Batch` (see objective.py for its shapes)."""
+class Batch(TypedDict, total=False):
+    """Tensors of one micro-batch; rows of the canvas are the H harmful prompts, then the N benign ones.
 
-    def __init__(self, config: AlignConfig, family, longest: int) -> None:
+    ids: `[H + N, T]`, prompts padded on the left, so that response token i of every row is column T - L + i.
+    mask: `[H + N, T]`, 1 = real token; absent when nothing is padded.
+    masked: `[H + N, L]` bool, True where the response token is hidden from the model.
+    rows: `[R]` flat positions in the canvas whose output the loss reads, those that are scored first.
+    owner: `[R]` the canvas row each belongs to. slot: `[R]` its response position plus L times its owner.
+    scored: `[S]` zeros, one a scored row: S is its length (a tensor, so that devices and processes agree).
+    columns: `[C]` the vocabulary entries that any sentence here uses.
+    safe, harmful: `[H, P, M]` sentences as indices into `columns`, -1 pads.
+    opening: `[N, Q]` the first tokens of a safe sentence, the same way.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    masked: Tensor
+    rows: Tensor
+    owner: Tensor
+    slot: Tensor
+    scored: Tensor
+    columns: Tensor
+    safe: Tensor
+    harmful: Tensor
+    opening: Tensor
+
+
+def by_position(batch: Batch, log_probs: Tensor, *, scored: bool) -> Tensor:
+    """[R, C] as the head gives them to [rows of the canvas, L, C], 0 where there are none; scored: those alone, of the
+    harmful prompts."""
+    length = batch["masked"].shape[1]
+    rows = batch["safe"].shape[0] if scored else len(batch["masked"])
+    count = len(batch["scored"]) if scored else len(log_probs)
+    table = log_probs.new_zeros(rows * length, log_probs.shape[1])
+    return table.index_copy(0, batch["slot"][:count], log_probs[:count]).view(rows, length, -1)
+
+
+class Collator:
+    """Examples -> `Batch`."""
+
+    def __init__(self, config: AlignConfig, family: Family, longest: int) -> None:
         self.config, self.family = config, family
         # The last row that a sentence starting in the window can reach.
         last = config.window_end if config.fit else config.window_end - 1 + longest
@@ -204,6 +241,7 @@ class Collator:
         rows += [row for example in examples for row, _ in example.benign]
 
         widest = max(len(row.prompt) for row in rows)
+        assert family.mask_id is not None, "only diffusion models are aligned"
         ids = torch.full((len(rows), widest + length), family.mask_id)
         mask = torch.ones_like(ids)
         masked = torch.ones(len(rows), length, dtype=torch.bool)

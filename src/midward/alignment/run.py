@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -22,10 +22,12 @@ from transformers import TrainingArguments
 from midward._hints import differing
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment._card import base_of, card
+from midward.alignment._figure import draw_curve
 from midward.alignment.config import AlignConfig, AlignError, resolve
-from midward.alignment.data import Schedule, digest, encode_prompts
-from midward.alignment.sentences import SentenceSet, encode_sentences
-from midward.alignment.trainer import MosaTrainer, cut_curve, last_checkpoint, read_curve, save_adapter
+from midward.alignment.data import Prompt, Schedule, digest, encode_prompts
+from midward.alignment.sentences import SentenceIds, SentenceSet, encode_sentences
+from midward.alignment.trainer import MosaTrainer, last_checkpoint, read_curve, save_adapter
+from midward.models import LanguageModel
 from midward.store import LOCK, hold, write_text
 
 log = logging.getLogger("midward.alignment")
@@ -56,7 +58,7 @@ class AlignResult:
 
 
 def align(
-    model,
+    model: LanguageModel,
     data: Sequence[Any],
     out: str | Path,
     *,
@@ -70,16 +72,29 @@ def align(
     processes: int | None = None,
     **overrides: Any,
 ) -> AlignResult:
-    """Train a LoRA adapter on `model` with the MOSA objective (arXiv 2508.12398) and write it to `out`.
+    """Train a LoRA adapter with the MOSA objective (arXiv 2508.12398; `mosa.py`) and write it to `out`.
 
-    data: harmful prompts; benign: prompts on which the model must stay as it is (needed while benign_beta >
-    0). Both are lists of texts, conversations or (prompt, answer) pairs. overrides: fields of AlignConfig.
-    `out` receives the adapter, align.json (resolved settings, data hash, versions), reward.csv and
-    reward.png. Called again with the same arguments it takes up an interrupted run from its last checkpoint,
-    or returns a finished one; `overwrite=True` starts anew. The model is left as it was (under FSDP: sharded).
-    Several processes: `torchrun` or `accelerate launch`; processes: how many there must be, since a launcher may start
-    fewer and say nothing. on_start: called with one line that tells processes and batches. Raises AlignError
-    (a ValueError) before training for settings, data, sentences or processes that cannot work.
+    Called again with the same arguments it takes up an interrupted run from its last checkpoint, or returns a finished
+    one. Several processes: `torchrun` or `accelerate launch`. The model is left as it was (under FSDP: sharded).
+
+    Args:
+        model: A diffusion model without an adapter.
+        data: Harmful prompts: texts, conversations or (prompt, answer) pairs.
+        out: Folder of the adapter, align.json (resolved settings, hashes of the data, versions), reward.csv, reward.png
+            and a model card.
+        method: "mosa", or "initial" for the baseline.
+        recipe: A name in `RECIPES`.
+        benign: Prompts, as in `data`, on which the model must stay as it is; needed while benign_beta > 0.
+        sentences: What is rewarded and what is not; the built-in ones by default.
+        overwrite: Start anew where `out` holds a run.
+        on_log: Called with every row of the reward curve.
+        on_start: Called with one line that tells processes and batches.
+        processes: How many there must be, since a launcher may start fewer and say nothing.
+        overrides: Fields of `AlignConfig`.
+
+    Raises:
+        AlignError: Before training, for settings, data, sentences, an `out` or processes that cannot work; and where
+            the loss is no finite number.
     """
     config = resolve({"method": method, "recipe": recipe, **overrides})
     out = Path(out)
@@ -109,8 +124,6 @@ def align(
     checkpoint = last_checkpoint(out / CHECKPOINTS)
     resumed_from = int(checkpoint.name.split("-")[1]) if checkpoint else None
     state.wait_for_everyone()
-    if state.is_main_process:
-        cut_curve(out / CURVE, resumed_from or 0)
 
     accumulation = config.batch_size // (micro * processes)
     start = (
@@ -122,24 +135,15 @@ def align(
     if on_start is not None:
         on_start(start)
     with _random_state_kept(), _adapted(model, config):
-        trainer = MosaTrainer(
-            model,
-            config,
-            schedule,
-            _arguments(model, config, out, micro, accumulation, schedule.steps),
-            out / CURVE,
-            on_log,
-        )
+        args = _arguments(model, config, out, micro, accumulation, schedule.steps)
+        trainer = MosaTrainer(model, config, schedule, args, out / CURVE, on_log)
         with warnings.catch_warnings():
             # Resuming with other save_steps is allowed.
             warnings.filterwarnings("ignore", message=".*don't match.*")
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         save_adapter(model.network, out, write=state.is_main_process)
     if state.is_main_process:
-        history = read_curve(out / CURVE)
-        from midward.alignment._figure import draw_curve
-
-        draw_curve(history, out / FIGURE)
+        draw_curve(read_curve(out / CURVE), out / FIGURE)
         write_text(out / CARD, card(record))  # in place of PEFT's, which says nothing
         _write_json(out / RECORD, {**record, "finished": True, "warnings": trainer.warned})
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -148,7 +152,7 @@ def align(
     return AlignResult(out, read_curve(out / CURVE), config, schedule.steps, resumed_from, warnings=trainer.warned)
 
 
-def _check_model(model, config: AlignConfig) -> None:
+def _check_model(model: LanguageModel, config: AlignConfig) -> None:
     if model.family.kind != "diffusion":
         raise AlignError(
             f"{model.name!r} is of the {model.family.kind} kind; MOSA aligns diffusion models, which see a "
@@ -170,7 +174,7 @@ def _sharding() -> str:
     return "".join(f" ({kind})" for kind, name in kinds.items() if os.environ.get(name, "").lower() == "true")
 
 
-def _check_launch(running: int, wanted: int | None, model) -> None:
+def _check_launch(running: int, wanted: int | None, model: LanguageModel) -> None:
     """Launchers fall back in silence, to one process, to two that don't know of each other, or to DDP."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != running:
@@ -207,7 +211,9 @@ def _micro_batch(config: AlignConfig, processes: int) -> int:
     return micro
 
 
-def _record(model, config: AlignConfig, harmful, calm, ids, steps: int) -> dict[str, Any]:
+def _record(
+    model: LanguageModel, config: AlignConfig, harmful: list[Prompt], calm: list[Prompt], ids: SentenceIds, steps: int
+) -> dict[str, Any]:
     return {
         "model": base_of(model.name),
         "model_fingerprint": model.fingerprint,
@@ -251,15 +257,14 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> BaseFileLock
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    found = differing(before["config"], now["config"], but=_FREE)
-    for name in ("data", "benign", "sentences", "model_fingerprint"):
-        if before[name] != now[name]:
-            found.append(f"{name} {before[name]} there, {now[name]} here")
-    return found
+    given = {name: now[name] for name in ("data", "benign", "sentences", "model_fingerprint")}
+    return [*differing(before["config"], now["config"], but=_FREE), *differing(before, given)]
 
 
-def _arguments(model, config: AlignConfig, out: Path, micro: int, accumulation: int, steps: int) -> TrainingArguments:
-    arguments = TrainingArguments(
+def _arguments(
+    model: LanguageModel, config: AlignConfig, out: Path, micro: int, accumulation: int, steps: int
+) -> TrainingArguments:
+    return _OneDevice(
         output_dir=str(out / CHECKPOINTS),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
@@ -285,13 +290,19 @@ def _arguments(model, config: AlignConfig, out: Path, micro: int, accumulation: 
         report_to=[],
         use_cpu=model.device.type == "cpu",
     )
-    _ = arguments.device  # sets what follows
-    arguments._n_gpu = min(1, arguments.n_gpu)  # or Trainer takes all GPUs it sees into one process (DataParallel)
-    return arguments
+
+
+class _OneDevice(TrainingArguments):
+    """Trainer takes all GPUs that it sees into one process (DataParallel), but for this."""
+
+    @property
+    def n_gpu(self) -> int:
+        """Devices of this process."""
+        return min(1, super().n_gpu)
 
 
 @contextmanager
-def _adapted(model, config: AlignConfig) -> Iterator[None]:
+def _adapted(model: LanguageModel, config: AlignConfig) -> Iterator[None]:
     """`model` with a fresh LoRA adapter on it, and without it afterwards."""
     base, training = model.network, model.network.training
     with quiet_peft(), torch.random.fork_rng(devices=[]):
@@ -335,5 +346,5 @@ def _random_state_kept() -> Iterator[None]:
             np.random.set_state(before[1])
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,8 +1,8 @@
 """`MosaTrainer`: transformers' Trainer with the MOSA loss, its own metrics and the reward curve."""
 
 import csv
+import io
 import logging
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,13 +16,34 @@ from transformers.trainer_callback import PrinterCallback
 
 from midward.alignment._head import whole
 from midward.alignment.config import AlignConfig, AlignError
-from midward.alignment.data import Collator, Schedule
-from midward.alignment.objective import METRICS, Batch, MosaObjective, Terms
+from midward.alignment.data import Batch, Collator, Schedule
+from midward.alignment.mosa import MosaObjective, Terms
+from midward.models import LanguageModel
+from midward.store import write_text
 
 log = logging.getLogger("midward.alignment")
 
+METRICS = (
+    "reward",
+    "positive",
+    "negative",
+    "positive_gain",
+    "negative_gain",
+    "floored",
+    "kl",
+    "kl_benign",
+    "over_refusal",
+)
+"""What every step measures, in nats unless said otherwise.
+
+reward: score of the safe sentence minus that of the (possibly floored) harmful one. positive, negative: the two scores.
+positive_gain, negative_gain: the same minus the reference's score of that sentence. floored: share of pairs whose
+harmful sentence is at the floor, 0 to 1. kl, kl_benign: KL(policy || reference) a masked token, on harmful and benign
+prompts. over_refusal: see `mosa.over_refusal`, the mean over benign prompts.
+"""
+
 COLUMNS = ("step", "epoch", "loss", *METRICS, "grad_norm", "lr")
-"""Columns of the reward curve: the whole objective, METRICS, the gradient norm before clipping."""
+"""Columns of the reward curve: the whole loss, METRICS, the gradient norm before clipping."""
 
 COMPLETE = "complete"
 """Written last into a checkpoint folder: one without it was torn by a kill."""
@@ -65,14 +86,22 @@ def reward_warning(rows: Sequence[dict[str, float]], floor: float | None = None)
 class MosaTrainer(Trainer):
     """Trains the adapter on `model.network` (a PeftModel) with `MosaObjective`.
 
-    The loss is a mean over examples and micro-batches are equal, so gradient accumulation and several
-    processes give what one big batch gives. `on_log` is called with every row of the curve (a dict of
-    COLUMNS).
+    The loss is a mean over examples and micro-batches are equal, so gradient accumulation and several processes give
+    what one big batch gives.
+
+    Args:
+        model: The policy, its reference inside.
+        config: All settings.
+        schedule: The examples in training order.
+        args: What transformers' Trainer takes.
+        curve: The CSV file of the reward curve. It is what the trainer's own state holds, which checkpoints keep: a
+            resumed run rewrites it.
+        on_log: Called with every row of the curve (a dict of COLUMNS).
     """
 
     def __init__(
         self,
-        model,
+        model: LanguageModel,
         config: AlignConfig,
         schedule: Schedule,
         args: TrainingArguments,
@@ -112,39 +141,46 @@ class MosaTrainer(Trainer):
         return (terms.loss, terms) if return_outputs else terms.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add a row to the curve: means over all examples of all processes since the last row."""
-        if "loss" in logs and self._totals is not None:
-            totals = self.accelerator.reduce(self._totals, reduction="sum").view(-1, 2).tolist()
-            self._totals = None
-            config, step = self.align_config, self.state.global_step
-            row: dict[str, Any] = {"step": step, "epoch": step * config.batch_size / len(self.schedule.harmful)}
-            row["loss"] = logs["loss"]
-            row.update({name: total / count for name, (total, count) in zip(METRICS, totals) if count})
-            row.update(grad_norm=logs.get("grad_norm", 0.0), lr=logs["learning_rate"])  # DeepSpeed may have none
-            logs.update({name: row[name] for name in METRICS if name in row})
+        """Add the metrics to what Trainer logs: means over all examples of all processes since the last row."""
+        if "loss" not in logs or self._totals is None:
             super().log(logs, start_time)
-            norm = row.get("grad_norm", 0.0)
-            if not torch.isfinite(torch.tensor([row["loss"], norm])).all():
-                raise AlignError(
-                    f"the loss is {row['loss']} and the gradient norm {norm} at step {step}; "
-                    "lower lr or use dtype='float32'."
-                )
-            if self.is_world_process_zero():
-                append_row(self.curve, row)
-                self._watch_reward()
-                if self.on_log is not None:
-                    self.on_log(row)
-        else:
-            super().log(logs, start_time)
+            return
+        totals = self.accelerator.reduce(self._totals, reduction="sum").view(-1, 2).tolist()
+        self._totals = None
+        logs.update({name: total / count for name, (total, count) in zip(METRICS, totals) if count})
+        super().log(logs, start_time)
+        rows = self.rows()
+        row = rows[-1]
+        if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"]])).all():
+            raise AlignError(
+                f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {row['step']}; "
+                "lower lr or use dtype='float32'."
+            )
+        if self.is_world_process_zero():
+            write_curve(self.curve, rows)
+            message = reward_warning(rows, self.align_config.negative_floor)
+            if message and not self.warned:
+                self.warned.append(message)
+                log.warning(message)
+                warnings.warn(message, RewardWarning, stacklevel=2)
+            if self.on_log is not None:
+                self.on_log(row)
 
-    def _watch_reward(self) -> None:
-        message = reward_warning(
-            [row for row in self.state.log_history if "reward" in row], self.align_config.negative_floor
-        )
-        if message and not self.warned:
-            self.warned.append(message)
-            log.warning(message)
-            warnings.warn(message, RewardWarning, stacklevel=2)
+    def rows(self) -> list[dict[str, Any]]:
+        """The reward curve up to now."""
+        epoch = len(self.schedule.harmful) / self.align_config.batch_size  # steps
+        return [
+            {
+                "step": entry["step"],
+                "epoch": entry["step"] / epoch,
+                "loss": entry["loss"],
+                **{name: entry[name] for name in METRICS if name in entry},
+                "grad_norm": entry.get("grad_norm", 0.0),  # DeepSpeed may have none
+                "lr": entry["learning_rate"],
+            }
+            for entry in self.state.log_history
+            if "reward" in entry
+        ]
 
     # --- what Trainer would do otherwise -------------------------------------------------------------
 
@@ -181,40 +217,23 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(done, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def append_row(curve: Path, row: dict[str, Any]) -> None:
-    """Add one row to the reward curve, with the header if the file is new."""
-    new = not curve.exists()
-    with curve.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-        file.flush()
+def write_curve(curve: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Write the reward curve, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(curve, text.getvalue())
 
 
 def read_curve(curve: Path) -> list[dict[str, float]]:
-    """The rows of a reward curve; a torn last line is left out."""
+    """The rows of a reward curve."""
     if not curve.exists():
         return []
-    text = curve.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()
     return [
         {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
-        for row in csv.DictReader(lines)
+        for row in csv.DictReader(curve.read_text(encoding="utf-8").splitlines())
     ]
-
-
-def cut_curve(curve: Path, step: int) -> None:
-    """Drop the rows after `step`: a resumed run writes them again."""
-    rows = [row for row in read_curve(curve) if row["step"] <= step]
-    fresh = curve.with_suffix(".tmp")
-    fresh.unlink(missing_ok=True)
-    for row in rows:
-        append_row(fresh, row)
-    if rows:
-        os.replace(fresh, curve)
-    else:
-        curve.unlink(missing_ok=True)
 
 
 def _through(wrapped: nn.Module, inner: nn.Module, call: Callable[[], Terms]) -> Terms:

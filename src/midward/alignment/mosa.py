@@ -1,0 +1,180 @@
+"""MOSA in code: middle-token safety alignment.
+
+Xie, Song, Luo, "Where to Start Alignment? Diffusion Large Language Model May Demand a Distinct Position", AAAI 2026,
+arXiv 2508.12398. No code was published. The trainer runs what stands here. A training step, and where each part is:
+
+1. Draw harmful prompts, and for each a safe sentence and a harmful one. Every safe sentence ends in the end-of-sequence
+   token: an attacker who wins the opening gets a response that breaks off in the middle. (data.Schedule, sentences.py)
+2. Put each prompt before a response of masks, and run the body twice: policy (adapter on), reference (adapter off).
+3. L[i, v]: the policy's log-probability of token v at response position i. (_head.head_rows, a chunk at a time)
+4. score(s) = max over starts k in the window, tokens 20 to 60, of the sum over j of L[k + j, s_j]. (Algorithm 1)
+5. Reward R = score(safe) - score(harmful).
+6. Minimise -R + beta KL(policy || reference), beta 0.05.
+7. AdamW at 5e-5, gradients clipped at norm 0.01, one epoch, LoRA r 32 and alpha 64. (config.AlignConfig, trainer.py)
+
+"Initial alignment", the paper's baseline, has the response's first token as its only start. Recipe "paper" is all this
+and no more; the terms marked [ours] below are off in it.
+
+Shapes: H harmful prompts, N benign prompts, T canvas length, L response length, R rows of the head, of which the first
+S are scored, C needed vocabulary columns, K starts in the window, M longest sentence, P sentence pairs a prompt.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from midward.alignment._head import HeadRows, head_rows, plain_head
+from midward.alignment.config import AlignConfig
+from midward.alignment.data import Batch, by_position
+from midward.models import LanguageModel
+
+
+def span_scores(
+    log_probs: Tensor, sentences: Tensor, window: tuple[int, int], *, fit: bool = False, masked: Tensor | None = None
+) -> Tensor:
+    """Score each sentence at each start of the window: the sum over j of log_probs[k + j, s_j] (Algorithm 1).
+
+    Args:
+        log_probs: [B, L, C], in nats.
+        sentences: [B, M] indices into the last axis of `log_probs`; -1 pads.
+        window: Starts k with window[0] <= k < window[1]. A sentence need only start there.
+        fit: It must also end there [ours].
+        masked: [B, L] bool, False where a token is already revealed; no sentence may lie over one [ours].
+
+    Returns:
+        [B, K] in nats; -inf where the sentence can't stand.
+    """
+    batch, length, _ = log_probs.shape
+    first, end = window
+    starts = torch.arange(first, end, device=log_probs.device)  # [K]
+    positions = starts[:, None] + torch.arange(sentences.shape[1], device=log_probs.device)  # [K, M]: k + j
+    inside = positions.clamp(max=length - 1)
+    is_token = sentences >= 0  # [B, M]
+    rows = torch.arange(batch, device=log_probs.device)[:, None, None]
+    picked = log_probs[rows, inside[None], sentences.clamp(min=0)[:, None, :]]  # [B, K, M]: L[k + j, s_j]
+    scores = torch.where(is_token[:, None, :], picked, 0.0).sum(-1)
+    allowed = starts[None] + is_token.sum(-1, keepdim=True) <= (end if fit else length)
+    if masked is not None:
+        allowed = allowed & (masked[:, inside] | ~is_token[:, None, :]).all(-1)
+    return scores.masked_fill(~allowed, -torch.inf)
+
+
+def best_start(scores: Tensor, pool: str = "max") -> Tensor:
+    """[B, K] scores to [B]: the best start ("max", Algorithm 1) or a soft maximum ("logsumexp") [ours]."""
+    return scores.logsumexp(-1) if pool == "logsumexp" else scores.max(-1).values
+
+
+def reward(positive: Tensor, negative: Tensor, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """R = score(safe) - score(harmful), and where the harmful score is at the floor (bool).
+
+    floor [ours]: below it the harmful term is a constant without gradient, so that nothing is gained by sinking a
+    harmful sentence further; None is the paper's unbounded term. All of one shape.
+    """
+    if floor is None:
+        return positive - negative, torch.zeros_like(negative, dtype=torch.bool)
+    floored = negative.detach() < floor
+    return positive - torch.where(floored, floor, negative), floored
+
+
+@dataclass(frozen=True)
+class Terms:
+    """`loss`: mean over the batch's prompts, differentiable. `metrics`: name -> (sum, count), detached."""
+
+    loss: Tensor
+    metrics: dict[str, tuple[Tensor, int | Tensor]]
+
+
+class MosaObjective:
+    """The loss of one micro-batch.
+
+    Args:
+        model: Its network is a PeftModel.
+        config: The settings of the objective.
+    """
+
+    def __init__(self, model: LanguageModel, config: AlignConfig) -> None:
+        self.model = model
+        self.config = config
+        self.linear: nn.Linear | None = plain_head(model.network, model.head)
+
+    def __call__(self, batch: Batch) -> Terms:
+        """Two passes of the body, one sweep of the head, and the loss (steps 2 to 6)."""
+        ids, mask, rows = batch["ids"], batch.get("mask"), batch["rows"]
+        with torch.no_grad(), self.model.reference():
+            reference = self.model.hidden(ids, mask).flatten(0, 1)[rows]  # [R, D]
+        policy = self.model.hidden(ids, mask).flatten(0, 1)[rows]  # [R, D]
+        head = head_rows(
+            self.model.head,
+            policy,
+            reference,
+            batch["columns"],
+            len(batch["scored"]),
+            linear=self.linear,
+            chunk=self.config.chunk_rows,
+            with_kl=self.config.beta > 0 or self.config.benign_beta > 0,
+        )
+        return self.loss(batch, head)
+
+    def loss(self, batch: Batch, head: HeadRows) -> Terms:
+        """Steps 4 to 6: from log-probabilities and KL to the loss."""
+        config = self.config
+        harmful, total = batch["safe"].shape[0], batch["ids"].shape[0]  # H, H + N
+        # 4. Scores of the safe and of the harmful sentences, under the policy and under the reference.
+        positive, negative = self.scores(batch, head.log_probs)  # [H, P] each
+        with torch.no_grad():
+            reference_positive, reference_negative = self.scores(batch, head.reference)
+        # 5. The reward.
+        floor = None if config.negative_floor is None else reference_negative - config.negative_floor
+        gain, floored = reward(positive, negative, floor)  # [H, P]
+        # 6. The KL of each prompt, over its rows: the masked tokens of its response, or of the window [ours].
+        summed = head.kl.new_zeros(total).index_add(0, batch["owner"], head.kl)  # [H + N]
+        mean = summed / torch.bincount(batch["owner"], minlength=total).clamp(min=1)
+        penalty = summed if config.kl_reduction == "sum" else mean
+        loss = -gain.mean() + config.beta * penalty[:harmful].mean()
+        if total > harmful:  # benign prompts, on which the model stays as it is [ours]
+            loss = loss + config.benign_beta * penalty[harmful:].mean()
+
+        measured = {
+            "reward": gain,
+            "positive": positive,
+            "negative": negative,
+            "positive_gain": positive - reference_positive,
+            "negative_gain": negative - reference_negative,
+            "floored": floored.to(gain.dtype),
+            "kl": mean[:harmful],
+            "kl_benign": mean[harmful:],
+        }
+        metrics: dict[str, tuple[Tensor, int | Tensor]] = {
+            name: (value.detach().sum(), value.numel()) for name, value in measured.items() if value.numel()
+        }
+        if total > harmful:
+            metrics["over_refusal"] = over_refusal(batch, head.log_probs.detach(), head.reference, config.window)
+        return Terms(loss, metrics)
+
+    def scores(self, batch: Batch, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [H, P] of the safe and of the harmful sentences at their best starts, of log_probs [R, C]."""
+        config = self.config
+        prompts, pairs, _ = batch["safe"].shape
+        table = by_position(batch, log_probs, scored=True).repeat_interleave(pairs, 0)  # [H * P, L, C]
+        masked = batch["masked"][:prompts].repeat_interleave(pairs, 0)
+
+        def score(sentences: Tensor) -> Tensor:
+            starts = span_scores(table, sentences.flatten(0, 1), config.window, fit=config.fit, masked=masked)
+            return best_start(starts, config.pool).view(prompts, pairs)
+
+        return score(batch["safe"]), score(batch["harmful"])
+
+
+def over_refusal(batch: Batch, log_probs: Tensor, reference: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Measured only: on benign prompts, how much likelier than under the reference a refusal begins, in nats summed
+    over the prompts that have room for one, and how many these are. It may begin at token 0 or in the window."""
+    harmful = batch["safe"].shape[0]
+    masked = batch["masked"][harmful:]
+    best = []
+    for values in (log_probs, reference):
+        table = by_position(batch, values, scored=False)[harmful:]  # [N, L, C]
+        starts = [span_scores(table, batch["opening"], each, masked=masked) for each in ((0, 1), window)]
+        best.append(torch.cat(starts, 1).max(1).values)
+    room = best[1].isfinite()
+    return torch.where(room, best[0] - best[1], 0.0).sum(), room.sum()
