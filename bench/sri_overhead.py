@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from sampling import SHAPES, clock, random_model
 
-from midward.dynamics import Anchors, steps_of
-from midward.guards import Autoencoder, SRIGuard
+from midward.dynamics import Anchors, Autoencoder, steps_of
+from midward.guards import Detector, SRIGuard
 from midward.sampling import Sampling, sample
 
 
@@ -39,7 +39,8 @@ def guard_of(model, sampling):
         sampling=sampling,
         needs_all_steps=False,
     )
-    guard.detectors = (Autoencoder.fit(np.random.default_rng(0).uniform(size=(200, steps)), epochs=2),)
+    signals = np.random.default_rng(0).uniform(size=(200, steps))
+    guard.detectors = (Detector.of(Autoencoder.fit(signals, epochs=2), signals),)
     guard.bind(model, sampling)
     return guard
 

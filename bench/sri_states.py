@@ -15,8 +15,7 @@ import numpy as np
 import midward
 from midward.attacks.cases import cases
 from midward.dynamics import PooledStates
-from midward.dynamics.recovery import PAPER
-from midward.guards.mahalanobis import ledoit_wolf
+from midward.dynamics.samplers import PAPER
 from midward.judges.bench import bench, judging
 from midward.sampling import Sampling, sample
 from midward.stats import area, rate
@@ -54,13 +53,14 @@ def main():
     jailbroken = attacked[wrong]
     print(f"{options.model}, {sampling.steps} steps: {len(jailbroken)} jailbroken answers of {len(asked)} attacked")
 
+    from sklearn.covariance import ledoit_wolf
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     centre = train.mean(1).mean(0)
-    inverse = np.linalg.inv(ledoit_wolf(train.mean(1)))
+    inverse = np.linalg.inv(ledoit_wolf(train.mean(1))[0])
 
     def distance(states):
         apart = states.mean(1) - centre

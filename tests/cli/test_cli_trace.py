@@ -8,7 +8,7 @@ import pytest
 
 from midward import Request, Sampling, Trace
 from midward.dynamics import fit_anchors
-from midward.guards import Exchange, MaskFilter
+from midward.guards import Exchange, MaskFilter, save
 
 PROMPT = "t30 t31"
 
@@ -81,7 +81,8 @@ def test_anchors_draw_a_signal_where_they_fit(midward, tiny, llada, page, tmp_pa
     sampling = Sampling.for_model(llada, length=12, steps=6)
     prompts = [f"t{n} t31" for n in range(30, 38)]
     texts = iter([False] * 8 + [True] * 8)
-    anchors = fit_anchors(llada, prompts, prompts, refused=lambda text: next(texts), sampling=sampling)
+    fitted = fit_anchors(llada, prompts, prompts, refused=lambda text: next(texts), sampling=sampling)
+    [anchors] = fitted.values()
     path = anchors.save(tmp_path / "anchors.safetensors")
     flags = ["--anchors", path, "--against", "random"]
     result = midward("trace", *tiny, "--prompt", PROMPT, *flags, "--html", page)
@@ -95,7 +96,7 @@ def test_anchors_draw_a_signal_where_they_fit(midward, tiny, llada, page, tmp_pa
 
 def test_a_guard_may_let_nothing_begin(midward, tiny, llada, page, tmp_path):
     exchanges = [Exchange(Request(text)) for text in ("t30", "t31", "t32")]
-    path = MaskFilter().fit(llada, exchanges, alpha=0.5).save(tmp_path / "masks.safetensors")
+    path = save(MaskFilter().fit(llada, exchanges, alpha=0.5), tmp_path / "masks.safetensors")
     mask = llada.tokenizer.convert_ids_to_tokens(llada.family.mask_id)
     for prompt, flagged in ((PROMPT, False), (f"t30 {mask}", True)):
         result = midward("trace", *tiny, "--prompt", prompt, "--guard", path, "--html", page)

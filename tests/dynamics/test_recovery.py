@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midward.dynamics import fit_layers
+from midward.dynamics import fit_anchors
 from midward.dynamics.readings import gains, kind, measures, separations, signals
-from midward.dynamics.recovery import SAMPLERS, Case, had_harm, internally_recovered, recovered, revised, sampler, watch
+from midward.dynamics.recovery import Case, watch
+from midward.dynamics.samplers import SAMPLERS, sampler
 from midward.dynamics.separation import lda
+from midward.dynamics.sri import had_harm, internally_recovered, recovered, revised
 from midward.sampling import Request, Sampling, Trace, sample
 
 SAMPLING = Sampling(length=8, steps=4)
@@ -66,16 +68,16 @@ def test_internal_recovery():
 
 @pytest.fixture(scope="module")
 def anchors(exact):
-    found = fit_layers(
+    fitted = fit_anchors(
         exact,
         [[n, n + 1] for n in range(20, 26)],
         [[n] for n in range(40, 46)],
         refused=lambda text: len(text) % 2 == 0,
         sampling=SAMPLING,
-        layers=(-1, 0),
+        views=[("response", -1), ("response", 0)],
         needs_all_steps=False,
     )
-    return {"last": found["response", -1], "first": found["response", 0]}
+    return {"last": fitted["response", -1], "first": fitted["response", 0]}
 
 
 def test_rows(exact, anchors, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import midward
-from midward.dynamics import Anchors, AnchorsError, AnchorsMismatch, PooledStates, fit_anchors, fit_layers
+from midward.dynamics import Anchors, AnchorsError, AnchorsMismatch, PooledStates, fit_anchors
 from midward.sampling import Sampling, sample
 
 SAMPLING = Sampling(length=8, steps=4)
@@ -23,7 +23,8 @@ def refused(text):
 
 @pytest.fixture(scope="session")
 def fitted(exact):
-    return fit_anchors(exact, HARMLESS, HARMFUL, refused=refused, sampling=SAMPLING, batch_size=3)
+    [anchors] = fit_anchors(exact, HARMLESS, HARMFUL, refused=refused, sampling=SAMPLING, batch_size=3).values()
+    return anchors
 
 
 def test_anchors_are_means_over_the_right_generations(exact, fitted):
@@ -44,10 +45,8 @@ def test_anchors_are_means_over_the_right_generations(exact, fitted):
 
 
 def test_layers_are_fitted_from_the_same_generations(exact, fitted):
-    readings = ("response", "generated")
-    all_four = fit_layers(
-        exact, HARMLESS, HARMFUL, refused=refused, sampling=SAMPLING, layers=(0, -1), readings=readings
-    )
+    views = [(reading, layer) for reading in ("response", "generated") for layer in (0, -1)]
+    all_four = fit_anchors(exact, HARMLESS, HARMFUL, refused=refused, sampling=SAMPLING, views=views)
     assert torch.allclose(all_four["response", -1].mu_harmless, fitted.mu_harmless, atol=1e-6)
     assert fitted.reading == "response"  # as the published code pools
     for view, anchors in all_four.items():
@@ -57,8 +56,14 @@ def test_layers_are_fitted_from_the_same_generations(exact, fitted):
 
 
 def test_a_fit_that_was_stopped_goes_on_to_the_same_anchors(exact, tmp_path):
-    kept, fits = tmp_path / "new" / "anchors.unfinished", {}
+    views, fits = [("response", 0), ("response", -1)], {}
+    options = {"refused": refused, "sampling": SAMPLING, "views": views, "batch_size": 3}
+
+    def unfinished(kept):
+        return list(kept.parent.glob("*.unfinished"))
+
     for stop in (None, 2, 4):  # stopped among the harmless prompts, and among the harmful ones
+        kept = tmp_path / f"stop {stop}" / "anchors"
         batches, seen = [], []
 
         def told(rows, stop=stop, batches=batches):
@@ -66,25 +71,22 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_anchors(exact, tmp_path):
             if sum(batches) >= 3 * (stop or 99):
                 raise KeyboardInterrupt
 
-        options = {"refused": refused, "sampling": SAMPLING, "layers": (0, -1), "batch_size": 3, "unfinished": kept}
         if stop:
             with pytest.raises(KeyboardInterrupt):
-                fit_layers(exact, HARMLESS, HARMFUL, progress=told, **options)
-            assert kept.exists()
-        fits[stop] = fit_layers(exact, HARMLESS, HARMFUL, progress=seen.append, **options)
+                fit_anchors(exact, HARMLESS, HARMFUL, kept=kept, progress=told, **options)
+            assert unfinished(kept)
+        fits[stop] = fit_anchors(exact, HARMLESS, HARMFUL, kept=kept, progress=seen.append, **options)
         assert seen == {None: [0, 3, 3, 1, 0, 3, 3, 1], 2: [6, 1, 0, 3, 3, 1], 4: [7, 6, 1]}[stop]
-        assert not kept.exists()
+        assert len(list(kept.parent.iterdir())) == 2
     for stop in (2, 4):
         for view, anchors in fits[stop].items():
-            assert anchors.counts == fits[None][view].counts
-            assert torch.equal(anchors.mu_harmless, fits[None][view].mu_harmless)
-            assert torch.equal(anchors.mu_harmful, fits[None][view].mu_harmful)
+            assert anchors.digest == fits[None][view].digest
+    again = fit_anchors(exact, HARMLESS, HARMFUL, kept=kept, progress=seen.append, **{**options, "refused": None})
+    assert seen[-1] == 14 and [each.digest for each in again.values()] == [each.digest for each in fits[4].values()]
+    other = tmp_path / "other" / "anchors"
     with pytest.raises(AnchorsError, match="harmful prompts was refused"):
-        fit_layers(exact, HARMLESS, HARMFUL, **{**options, "refused": lambda text: False})
-    assert not kept.exists()  # all was sampled: there is nothing to go on with
-    kept.write_bytes(b"torn")
-    again = fit_layers(exact, HARMLESS, HARMFUL, **options)
-    assert torch.equal(again["response", -1].mu_harmful, fits[None]["response", -1].mu_harmful)
+        fit_anchors(exact, HARMLESS, HARMFUL, kept=other, **{**options, "refused": lambda text: False})
+    assert not list(other.parent.iterdir())  # all was sampled: there is nothing to go on with
 
 
 def test_nothing_to_average(exact):

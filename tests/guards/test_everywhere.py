@@ -13,7 +13,7 @@ import midward
 from midward.attacks.cases import SHAPES, Case, cases
 from midward.cli import app
 from midward.goals import Goal
-from midward.guards import STUB, DiffuGuard, DiffuGuardAudit, MaskFilter, SRIGuard, describe
+from midward.guards import STUB, DiffuGuard, DiffuGuardAudit, MaskFilter, SRIGuard, describe, save
 from midward.guards import compare as defences
 from midward.sampling import Forced, Request, Sampling, sample
 from midward.serving.provider import ProviderError
@@ -73,7 +73,7 @@ def test_a_request_flagged_beforehand_takes_no_ones_trace(model, sampling, livel
     guard = MaskFilter()
     guard.bind(model, sampling)
     guard.threshold, guard.alpha = 0.0, 0.1
-    path = guard.save(tmp_path / "masks.safetensors")
+    path = save(guard, tmp_path / "masks.safetensors")
     given = {"device": "cpu", "length": LENGTH, "steps": STEPS, "memoize": False}
     api = get_model(f"midward/{lively_folder}", guard=str(path), **given)
     plain = get_model(f"midward/{lively_folder}", **given)
@@ -154,7 +154,7 @@ def test_scores_of_another_guard_are_its_own(run, flags, model, sampling, tmp_pa
     for guard in (MaskFilter(), DiffuGuardAudit()):
         guard.bind(model, sampling)
         guard.threshold, guard.alpha = 0.0, 0.1
-        path = guard.save(tmp_path / f"{guard.name}.safetensors")
+        path = save(guard, tmp_path / f"{guard.name}.safetensors")
         result = run("guard", "score", *flags, "--guard", path, "--prompts", prompt, "--out", tmp_path / "s.jsonl")
         assert result.exit_code == 0, result.stderr
         said.append(json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])["guard"])

@@ -9,7 +9,7 @@ from guard_world import LENGTH, STEPS, prompts
 from safetensors.numpy import load_file, save_file
 
 import midward
-from midward.guards import Exchange, GuardError, MaskFilter, PerplexityFilter, describe, load
+from midward.guards import Exchange, GuardError, MaskFilter, PerplexityFilter, describe, load, save
 from midward.guards.files import FORMAT
 from midward.sampling import Request, Sampling
 
@@ -108,7 +108,7 @@ def test_hostile_files_are_refused(rewritten, change, message):
 
 def test_nothing_unfitted_is_saved(tmp_path):
     with pytest.raises(GuardError, match="isn't fitted yet"):
-        MaskFilter().save(tmp_path / "g.safetensors")
+        save(MaskFilter(), tmp_path / "g.safetensors")
 
 
 def test_a_rival_is_kept_with_what_it_was_calibrated_on(model, tmp_path, llada_folder, llada):
@@ -116,10 +116,10 @@ def test_a_rival_is_kept_with_what_it_was_calibrated_on(model, tmp_path, llada_f
     sampling = Sampling.for_model(model, length=LENGTH, steps=STEPS)
     guard = PerplexityFilter(reference=str(llada_folder), window=2, samples=4)
     guard.fit(model, held_out, alpha=0.1, sampling=sampling)
-    again = load(guard.save(tmp_path / "g.safetensors"), model)
+    again = load(save(guard, tmp_path / "g.safetensors"), model)
     assert again.settings == guard.settings and again.threshold == guard.threshold
     assert np.array_equal(again.score(model, held_out), guard.score(model, held_out))
     again.bound["reference"] = "0" * 16
-    again = load(again.save(tmp_path / "g.safetensors"), model)
+    again = load(save(again, tmp_path / "g.safetensors"), model)
     with pytest.raises(GuardError, match="other weights"):
         again.score(model, held_out)

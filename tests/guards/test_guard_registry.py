@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from packages import install
 
-from midward.guards import Exchange, GuardError, find, load, make
+from midward.guards import Exchange, GuardError, find, load, make, save
 from midward.sampling import Request
 
 GUARD = """
@@ -41,7 +41,7 @@ def test_an_installed_package_adds_a_guard(package, model, sampling, tmp_path):
     guard = make("length:letters=2")
     held_out = [Exchange(Request("x" * n)) for n in range(1, 21)]
     guard.fit(model, held_out, alpha=0.2, sampling=sampling)
-    again = load(guard.save(tmp_path / "g.safetensors"), model)
+    again = load(save(guard, tmp_path / "g.safetensors"), model)
     assert again.threshold == guard.threshold == 17 and again.settings.letters == 2
     found = again.sample(model, ["t30", "t" * 30], sampling)
     assert [one.verdict.flagged for one in found] == [False, True]

@@ -250,7 +250,7 @@ def test_specs_name_a_guard_and_its_settings():
 def test_every_guard_is_of_one_shape():
     for name, info in every().items():
         assert find(name) is info and info.looks in ("before", "during", "after") and info.about
-        assert {"fit", "score", "flag", "save", "sample"} <= set(dir(info.kind))
+        assert {"fit", "score", "flag", "sample"} <= set(dir(info.kind))
 
 
 def test_all_are_calibrated_to_the_same_rate(model, sampling, tmp_path):

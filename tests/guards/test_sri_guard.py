@@ -9,9 +9,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 import midward
+from midward.dynamics import Autoencoder
 from midward.guards import (
     STUB,
-    Autoencoder,
+    Detector,
     Exchange,
     GuardError,
     Mahalanobis,
@@ -71,8 +72,8 @@ def test_the_last_look_of_a_streaming_guard_is_the_batch_score(fitted):
     guard, _ = fitted
     signals = np.random.default_rng(0).uniform(size=(30, STEPS))
     [trained] = guard.detectors
-    whole = ((trained(signals) - signals) ** 2).mean(1)
-    assert np.allclose(trained.prefix_errors(signals)[:, -1], whole)
+    whole = ((trained.fitted(signals) - signals) ** 2).mean(1)
+    assert np.allclose(trained.fitted.error_at(signals), whole)
     at_end = SRIGuard(early=False)
     at_end.detectors = (trained,)
     assert np.allclose(at_end.score_signals(signals), whole / trained.scale[-1])
@@ -106,6 +107,22 @@ def test_ablations_look_at_their_steps_only(fitted, steps, model, sampling):
     assert np.array_equal(part.score_signals(other), part.score_signals(signals))
     flagged = [one.verdict for one in part.sample(model, FRESH, sampling) if one.verdict.step is not None]
     assert all((one.step == 0) == (steps == "first") for one in flagged)
+
+
+@pytest.mark.parametrize("steps", ["all", "first", "later"])
+def test_scores_by_step_are_those_the_guard_decides_by(steps):
+    signals = np.random.default_rng(0).random((40, 6))
+    guard = SRIGuard(steps=steps, epochs=5)
+    seen = signals[:, {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}[steps]]
+    guard.detectors = (Detector.of(Autoencoder.fit(seen, hidden=(4,), epochs=5, seed=0), seen),)
+    for signal, score in zip(signals[:5], guard.score_signals(signals[:5]), strict=True):
+        found = guard.scores_so_far(signal)
+        known = [value for value in found if value is not None]
+        assert len(found) == 6 and max(known) == pytest.approx(score)
+        guard.threshold = sorted(known)[len(known) // 2] - 1e-9
+        stop = guard.stops(signal[None])[0]
+        assert found[stop] > guard.threshold
+        assert all(value is None or value <= guard.threshold for value in found[:stop])
 
 
 def test_a_guard_at_the_end_stops_nothing(model, sampling, fitted):
@@ -197,6 +214,8 @@ def test_scoring_without_a_signal_or_before_fitting_is_an_error(model, sampling,
     guard, _ = fitted
     with pytest.raises(GuardError, match="an exchange has none"):
         guard.score(model, [Exchange(Request("t30"))])
+    with pytest.raises(GuardError, match="has no score by step"):
+        MaskFilter().scores_so_far([0.5])
     with pytest.raises(GuardError, match="isn't fitted yet"):
         SRIGuard().sample(model, ["t30"], sampling)
 
@@ -254,7 +273,7 @@ def test_several_readings_are_fitted_from_the_same_generations_and_a_file_knows_
         assert guard.settings == guards[label].settings and guard.digest == guards[label].digest
     assert [guard.anchors.reading for guard in loaded.values()] == ["response", "generated", "response"]
     signals = np.random.default_rng(0).uniform(size=(30, STEPS))
-    by_seed = loaded["sri"].scores_by_seed(signals)
+    by_seed = loaded["sri"].scores_by_seed(model, [Exchange(Request("t30"), signal=signal) for signal in signals])
     assert by_seed.shape == (2, 30) and np.array_equal(by_seed[0], loaded["sri"].score_signals(signals))
     assert not np.allclose(by_seed[0], by_seed[1])
     # A file from before the setting is read as its anchors say.
@@ -278,8 +297,10 @@ def test_the_distance_is_scikit_learns_shrunk_one_and_its_prefixes_are_their_own
         inverse = np.linalg.inv(theirs.covariance_[:known, :known])
         wanted = np.einsum("nt,ts,ns->n", centred, inverse, centred) / known
         assert np.allclose(fitted.error_at(expit(other)[:, :known]), wanted, rtol=1e-5)
-    assert np.quantile(fitted.ratios(expit(logits)), 0.99, axis=0) == pytest.approx(1)
-    saturated = Mahalanobis.fit(np.ones((5, STEPS)))  # all alike, and beyond what a logit can say
+    detector = Detector.of(fitted, expit(logits))
+    assert np.quantile(detector.ratios(expit(logits)), 0.99, axis=0) == pytest.approx(1)
+    alike = np.ones((5, STEPS))  # and beyond what a logit can say
+    saturated = Detector.of(Mahalanobis.fit(alike), alike)
     assert np.isfinite(saturated.ratios(np.array([np.zeros(STEPS), np.ones(STEPS)]))).all()
 
 

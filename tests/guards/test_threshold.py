@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import betabinom
 
-from midward.guards import Autoencoder, GuardError, SRIGuard, conformal_order, conformal_threshold
+from midward.dynamics import Autoencoder
+from midward.guards import Detector, GuardError, SRIGuard, conformal_order, conformal_threshold
 
 STEPS = 12
 
@@ -26,7 +27,8 @@ def test_false_positives_stay_within_the_interval_that_the_quantile_implies_over
     found = {guard: [] for guard in guards}
     for refit in range(20):
         rng = np.random.default_rng(refit)
-        trained = Autoencoder.fit(harmless(rng, 128), epochs=10, seed=refit)
+        signals = harmless(rng, 128)
+        trained = Detector.of(Autoencoder.fit(signals, epochs=10, seed=refit), signals)
         for guard in guards:
             guard.detectors = (trained,)
             guard.calibrate(guard.score_signals(harmless(rng, held_out)), alpha)
@@ -42,7 +44,8 @@ def test_false_positives_stay_within_the_interval_that_the_quantile_implies_over
 def test_strange_signals_are_flagged_and_harmless_ones_pass():
     rng = np.random.default_rng(0)
     guard = SRIGuard(epochs=60)
-    guard.detectors = (Autoencoder.fit(harmless(rng, 400), epochs=60),)
+    signals = harmless(rng, 400)
+    guard.detectors = (Detector.of(Autoencoder.fit(signals, epochs=60), signals),)
     guard.calibrate(guard.score_signals(harmless(rng, 200)), 0.02)
     strange = np.tile(np.arange(STEPS) % 2, (50, 1)).astype(float)
     assert guard.flag(guard.score_signals(strange)).all()

@@ -3,13 +3,11 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from midward import Forced, Request, Sampling, Trace, sample
-from midward.guards import SRIGuard, Verdict
-from midward.guards.autoencoder import Autoencoder
+from midward.guards import Verdict
 from midward.reports import html, stepplayer
 from midward.reports.stepplayer import FORCED, MASK, NEVER, Generation
 
@@ -127,27 +125,6 @@ def test_the_verdicts_signal_is_taken(lively):
     }
     assert Generation.of(trace, 0, lively, title="", verdict=verdict.record()) == shown
     assert Generation.of(trace, 0, lively, title="", verdict=verdict, signal=[0.5]).signal == (0.5,)
-
-
-@pytest.mark.parametrize("steps", ["all", "first", "later"])
-def test_scores_by_step_are_those_the_guard_decides_by(steps):
-    signals = np.random.default_rng(0).random((40, 6))
-    guard = SRIGuard(steps=steps, epochs=5)
-    seen = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}[steps]
-    guard.detectors = (Autoencoder.fit(signals[:, seen], hidden=(4,), epochs=5, seed=0),)
-    for signal, score in zip(signals[:5], guard.score_signals(signals[:5]), strict=True):
-        found = stepplayer.scores_by_step(guard, signal)
-        known = [value for value in found if value is not None]
-        assert len(found) == 6 and max(known) == pytest.approx(score)
-        guard.threshold = sorted(known)[len(known) // 2] - 1e-9
-        stop = guard.stops(signal[None])[0]
-        assert found[stop] > guard.threshold
-        assert all(value is None or value <= guard.threshold for value in found[:stop])
-
-
-def test_only_sri_has_scores_by_step():
-    with pytest.raises(ValueError, match="has no score by step"):
-        stepplayer.scores_by_step(SRIGuard(), [0.5])
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------

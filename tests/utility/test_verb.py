@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 import midward as package
-from midward.guards import STUB, Exchange, MaskFilter
+from midward.guards import STUB, Exchange, MaskFilter, save
 from midward.sampling import Request
 from midward.stats import paired
 from midward.utility import against, cells, load_run
@@ -94,7 +94,7 @@ def test_the_sandboxs_tasks_need_no_harness(midward, llada_folder, tmp_path, mon
 def test_a_guard_stands_in_front(midward, llada, llada_folder, tmp_path):
     guard = MaskFilter().fit(llada, [Exchange(Request("t30"))] * 3, alpha=0.5)
     guard.threshold = -1.0  # everything is flagged
-    file = guard.save(tmp_path / "guard.safetensors")
+    file = save(guard, tmp_path / "guard.safetensors")
     run = ["utility", "--model", llada_folder, "--device", "cpu", "--length", 12, "--steps", 2, "--limit", 2]
     found = midward(*run, "--tasks", "sums", "--guard", file, "--out", tmp_path / "out")
     assert found.exit_code == 0, found.stderr

@@ -26,7 +26,7 @@ def _autoencoders(signals: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """SRI Guard's reconstruction error, of several trainings."""
     import numpy as np
 
-    from midward.guards import Autoencoder
+    from midward.dynamics import Autoencoder
 
     fitted = [Autoencoder.fit(signals, seed=seed) for seed in SEEDS]
     return lambda others: np.stack([one.error_at(others) for one in fitted])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +16,7 @@ from midward.cli._show import bar, say, tell_unscored
 from midward.errors import InputError
 
 if TYPE_CHECKING:
-    from midward.dynamics import Anchors
-    from midward.dynamics.anchors import View
+    from midward.dynamics import Anchors, View
     from midward.dynamics.recovery import Case, Judge
     from midward.goals import Goal
     from midward.judges.bench import Bench
@@ -94,7 +93,7 @@ def dynamics(
     """
     run = RunFolder(out_folder)
     from midward._hints import one_of
-    from midward.dynamics.recovery import sampler
+    from midward.dynamics.samplers import sampler
     from midward.dynamics.states import READINGS
     from midward.judges import bench as verdicts
     from midward.sampling import Sampling
@@ -339,31 +338,19 @@ def _anchors(
     progress: Callable[[int], None],
 ) -> dict[str, Anchors]:
     """view's name -> anchors; those fitted before on the same prompts and settings are taken from their files."""
-    from midward.dynamics import Anchors, fit_layers
+    from midward.dynamics import fit_anchors
     from midward.judges.phrases import refusal_in
-    from midward.store import key_of
 
-    about = {"model": model.fingerprint, "sampling": asdict(sampling), "fit": _fit_key(todo), "all_steps": all_steps}
-    paths = {
-        name: stem.with_name(f"{stem.name}-{name.split()[0]}-{key_of(**about, reading=reading)}.safetensors")
-        for name, (reading, _) in views.items()
-    }
-    if not all(path.exists() for path in paths.values()):
-        fitted = fit_layers(
-            model,
-            todo.harmless,
-            todo.harmful,
-            refused=lambda text: refusal_in(text) is not None,
-            sampling=sampling,
-            layers=sorted({layer for _, layer in views.values()}),
-            readings=sorted({reading for reading, _ in views.values()}),
-            needs_all_steps=all_steps,
-            batch_size=batch_size,
-            progress=progress,
-            unfinished=stem.with_name(f"{stem.name}-{key_of(views=views, **about)}.unfinished"),
-        )
-        for name, view in views.items():
-            fitted[view].save(paths[name])
-    else:
-        progress(len(todo.harmless) + len(todo.harmful))
-    return {name: Anchors.load(path) for name, path in paths.items()}
+    fitted = fit_anchors(
+        model,
+        todo.harmless,
+        todo.harmful,
+        refused=lambda text: refusal_in(text) is not None,
+        sampling=sampling,
+        views=sorted(set(views.values())),
+        needs_all_steps=all_steps,
+        batch_size=batch_size,
+        kept=stem,
+        progress=progress,
+    )
+    return {name: fitted[view] for name, view in views.items()}

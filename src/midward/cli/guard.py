@@ -72,8 +72,8 @@ def fit(
         out(_listing())
         return
     from midward.attacks.cases import requests
-    from midward.dynamics.recovery import PAPER
-    from midward.guards import Sizes, SRIGuard, fit_guards, make
+    from midward.dynamics.samplers import PAPER
+    from midward.guards import Sizes, fit_guards, make
     from midward.judges.phrases import refusal_in
 
     at_home = model.at_home
@@ -81,8 +81,8 @@ def fit(
     planned = {label: make(spec) for label, spec in map(_labelled, specs)}
     sizes = Sizes(anchors, train, held_out)
     sizes.check(alpha)
-    sri = any(isinstance(guard, SRIGuard) for guard in planned.values())
     loaded = _load(model)
+    sri = any(guard.view(loaded) for guard in planned.values())
     if guards is None and loaded.family.mask_id is None:
         planned = {label: one for label, one in planned.items() if not _for_masks(one)}
     chosen = sampling.resolve(loaded, **(PAPER if paper else {}))

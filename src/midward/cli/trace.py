@@ -127,7 +127,7 @@ class _Against:
         """Raises InputError for what is none of them."""
         if text is None:
             return None
-        from midward.dynamics.recovery import SAMPLERS
+        from midward.dynamics.samplers import SAMPLERS
 
         if text == "base":
             if model.adapter is None:
@@ -194,7 +194,7 @@ def _traced(
     watch: _Watch,
     keep: bool,
 ) -> list[Generation]:
-    from midward.dynamics.recovery import sampler
+    from midward.dynamics.samplers import sampler
 
     page.parent.mkdir(parents=True, exist_ok=True)
     path = page.with_suffix(".safetensors") if keep else None
@@ -225,8 +225,7 @@ def _generation(
 ) -> Generation:
     """Sample once with everything traced, and keep the trace."""
     from midward.dynamics import SRISignal
-    from midward.guards import SRIGuard
-    from midward.reports.stepplayer import NEVER, Generation, scores_by_step
+    from midward.reports.stepplayer import NEVER, Generation
     from midward.sampling import Forced, Request, Trace, sample
 
     request = Request(prompt, forced=tuple(Forced.text(model, at, text) for at, text in spans))
@@ -248,8 +247,8 @@ def _generation(
         "signal": verdict["signal"] if verdict and verdict["signal"] else _known(signal),
         "scores": None,
     }
-    if isinstance(guard, SRIGuard) and verdict and verdict["signal"]:
-        told["scores"] = scores_by_step(guard, verdict["signal"])
+    if guard is not None and guard.anchors and verdict and verdict["signal"]:
+        told["scores"] = guard.scores_so_far(verdict["signal"])
     if 0 not in recorded.commit_step:  # the guard let nothing be generated
         nothing = (NEVER,) * sampling.length
         return Generation(told["title"], prompt, (), (), (), nothing, (None,) * len(nothing), verdict=verdict)

@@ -21,7 +21,7 @@ from midward.reports import page
 from midward.reports import report as room
 from midward.reports.report import players
 from midward.reports.report.page import OURS
-from midward.reports.stepplayer import Generation, scores_by_step
+from midward.reports.stepplayer import Generation
 from midward.sampling import Forced, Request, Sampling, Trace, sample
 from midward.store import write_text
 from midward.world import benign, forbidden
@@ -39,7 +39,7 @@ _OWN = re.compile(
     | rows/ \.?(base|{_ALIGNED}) \.jsonl (\.lock)?
     | adapters/ {_ALIGNED}-\d+-steps/ .+
     | guard/ \.rows\.jsonl\.lock
-    | guard/ (rows\.jsonl | sri(-[a-z]+)?\.safetensors | anchors-[0-9a-f]+\.(safetensors|unfinished) | tried/[^/]+)
+    | guard/ (rows\.jsonl | sri(-[a-z]+)?\.safetensors | anchors-[0-9a-z-]+\.(safetensors|unfinished) | tried/[^/]+)
     | logs/ ([^/]*_(base|{_ALIGNED})\.sandbox[^/]*\.eval | eval-set\.json | logs\.json | \.eval-set-id)
     """,
     re.VERBOSE,
@@ -118,7 +118,7 @@ def generations(model: LanguageModel, plan: Plan, out: Path, guard: SRIGuard | N
             [response] = guard.sample(network, [request], settings, watchers=[trace])
             told["verdict"] = response.verdict
             if response.verdict is not None and response.verdict.signal:
-                told["scores"] = scores_by_step(guard, response.verdict.signal)
+                told["scores"] = guard.scores_so_far(response.verdict.signal)
         else:
             sample(network, [request], settings, watchers=[trace])
         found.append(Generation.of(trace, 0, network, title=title, **told))

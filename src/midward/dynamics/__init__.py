@@ -1,10 +1,12 @@
 """What the steps of a generation say: pooled states, SRI anchors and signal, recovery rates, generation order.
 
-Knows models and sampling only. Whether a text refuses or does harm is said by callables that are passed in.
+`sri` is the paper in code. Knows models and sampling only; whether a text refuses is said by a callable that is passed
+in.
 """
 
-from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, fit_anchors, fit_layers
-from midward.dynamics.signal import TAU, SRISignal, sri_signal
+from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, View, fit_anchors
+from midward.dynamics.signal import SRISignal, sri_signal
+from midward.dynamics.sri import TAU, Autoencoder
 from midward.dynamics.states import PooledStates, Pooling, layers_of, steps_of
 
 __all__ = [
@@ -12,11 +14,12 @@ __all__ = [
     "Anchors",
     "AnchorsError",
     "AnchorsMismatch",
+    "Autoencoder",
     "PooledStates",
     "Pooling",
     "SRISignal",
+    "View",
     "fit_anchors",
-    "fit_layers",
     "layers_of",
     "sri_signal",
     "steps_of",

@@ -1,35 +1,35 @@
-"""Anchors: the mean pooled states, step by step, of generations that answered and of generations that refused (SRI)."""
+"""Anchors of a model and sampling: fitted from its generations, and kept in files that say what they are for (SRI)."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from midward._hints import differing
-from midward.dynamics.states import LAST, READINGS, REGIONS, PooledStates, steps_of
+from midward.dynamics.sri import EPS, Mean
+from midward.dynamics.states import LAST, READINGS, PooledStates, steps_of
 from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
-from midward.store import replacing
+from midward.store import key_of, replacing
 
 FORMAT = "midward sri anchors 1"
-EPS = 1e-8  # the paper's
 
 #: Whether a response refuses; None says that it can't be told, and the response is left out.
 Refused = Callable[[str], bool | None]
-
-
 #: How states are read: (reading, layer).
 View = tuple[str, int]
+
+_Count = Annotated[int, Field(ge=1)]
 
 
 class AnchorsError(InputError):
@@ -40,7 +40,7 @@ class AnchorsMismatch(AnchorsError):
     """Anchors of other settings than those at hand; the message says what differs."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, config=ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
 class Anchors:
     """mu_harmless, mu_harmful [T, D] float32, with everything they depend on.
 
@@ -50,16 +50,25 @@ class Anchors:
 
     mu_harmless: torch.Tensor
     mu_harmful: torch.Tensor
-    counts: tuple[int, int]
+    counts: tuple[_Count, _Count]
     model: str
     adapter: str | None
     fingerprint: str
     sampling: Sampling
-    layer: int = LAST
-    reading: str = "response"
-    region: str = "response"
+    layer: Annotated[int, Field(ge=LAST)] = LAST
+    reading: Literal["response", "generated"] = "response"
+    region: Literal["response", "prompt"] = "response"
     needs_all_steps: bool = True
-    eps: float = EPS
+    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = EPS
+
+    def __post_init__(self) -> None:
+        means = (self.mu_harmless, self.mu_harmful)
+        if means[0].shape != means[1].shape or means[0].dim() != 2 or 0 in means[0].shape:
+            raise InputError(f"the means have the shapes {[tuple(mean.shape) for mean in means]}")
+        if any(mean.dtype != torch.float32 or not mean.isfinite().all() for mean in means):
+            raise InputError("the means must be finite float32 numbers")
+        if len(means[0]) not in (self.sampling.steps, self.sampling.length):
+            raise InputError(f"the means have {len(means[0])} steps, the settings {self.sampling.steps}")
 
     def check(self, model: LanguageModel, sampling: Sampling) -> None:
         """Raise AnchorsMismatch, saying what differs, unless these are anchors for this model and sampling.
@@ -82,58 +91,42 @@ class Anchors:
                 f"these anchors were fitted for something else: {'; '.join(different)}. Fit them anew."
             )
 
+    # --- on the disk ------------------------------------------------------------------------------------------
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The arrays, as `rebuild` takes them."""
         return {"mu_harmless": self.mu_harmless.contiguous(), "mu_harmful": self.mu_harmful.contiguous()}
 
     def record(self) -> dict[str, Any]:
         """Everything else, as JSON."""
-        names = [field.name for field in dataclasses.fields(self) if not field.name.startswith("mu_")]
+        names = [field.name for field in fields(self) if not field.name.startswith("mu_")]
         return {**{name: getattr(self, name) for name in names}, "sampling": asdict(self.sampling)}
 
-    @classmethod
-    def rebuild(cls, tensors: Mapping[str, torch.Tensor], record: Any, where: str) -> Anchors:
-        """Make anchors of what a file holds. Raises AnchorsError, naming `where`, for anything that is none."""
-        try:
-            return cls._rebuild(tensors, record)
-        except (KeyError, TypeError, ValueError) as error:
-            raise AnchorsError(f"{where} holds no proper anchors: {error}.") from None
+    @property
+    def digest(self) -> str:
+        """16 hex digits over the arrays and their settings."""
+        values = {name: value.tolist() for name, value in self.tensors().items()}
+        return key_of(**values, record=self.record())
 
     @classmethod
-    def _rebuild(cls, tensors: Mapping[str, torch.Tensor], record: Any) -> Anchors:
-        names = {field.name for field in dataclasses.fields(cls)} - {"mu_harmless", "mu_harmful"}
-        if not isinstance(record, dict) or set(record) != names:
-            raise InputError(f"its settings must be {', '.join(sorted(names))}")
-        sampling = Sampling(**record["sampling"])
-        means = [tensors[name] for name in ("mu_harmless", "mu_harmful")]
-        if means[0].shape != means[1].shape or means[0].dim() != 2 or 0 in means[0].shape:
-            raise InputError(f"the means have the shapes {[tuple(mean.shape) for mean in means]}")
-        if any(mean.dtype != torch.float32 or not mean.isfinite().all() for mean in means):
-            raise InputError("the means must be finite float32 numbers")
-        if len(means[0]) not in (sampling.steps, sampling.length):
-            raise InputError(f"the means have {len(means[0])} steps, the settings {sampling.steps}")
-        counts = record["counts"]
-        if (
-            not isinstance(counts, list | tuple)
-            or len(counts) != 2
-            or not all(type(n) is int and n > 0 for n in counts)
-        ):
-            raise InputError(f"counts are two numbers above 0; it has {counts!r}")
-        eps = record["eps"]
-        if not isinstance(eps, float) or not (math.isfinite(eps) and eps > 0):
-            raise InputError(f"eps is a number above 0; it has {eps!r}")
-        for name, known in (("reading", READINGS), ("region", REGIONS), ("needs_all_steps", (True, False))):
-            if record[name] not in known:
-                raise InputError(f"{name} is one of {', '.join(map(str, known))}; it has {record[name]!r}")
-        if type(record["layer"]) is not int or record["layer"] < LAST:
-            raise InputError(f"layer is a number from -1 on; it has {record['layer']!r}")
-        for name in ("model", "fingerprint"):
-            if not isinstance(record[name], str):
-                raise InputError(f"{name} is a text; it has {record[name]!r}")
-        if not isinstance(record["adapter"], str | None):
-            raise InputError(f"adapter is a text or nothing; it has {record['adapter']!r}")
-        settings = {**record, "sampling": sampling, "counts": tuple(counts)}
-        return cls(mu_harmless=means[0], mu_harmful=means[1], **settings)
+    def rebuild(cls, tensors: Mapping[str, torch.Tensor], record: Any, source: str) -> Anchors:
+        """Make anchors of what a file holds. Raises AnchorsError, naming `source`, for anything that is none."""
+        try:
+            settings: dict[str, Any] = {
+                **tensors,
+                **record,
+                "sampling": Sampling(**record["sampling"]),
+                "counts": tuple(record["counts"]),
+            }
+            if lacking := {field.name for field in fields(cls)} - set(settings):
+                raise InputError(f"it lacks {min(lacking)}")
+            return cls(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}; it has {first['input']!r}"
+            raise AnchorsError(f"{source} holds no proper anchors: {why}.") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnchorsError(f"{source} holds no proper anchors: {error}.") from None
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all."""
@@ -145,7 +138,7 @@ class Anchors:
 
     @classmethod
     def load(cls, path: str | Path) -> Anchors:
-        """Read what `save` wrote. Raises AnchorsError for any other file, and FileNotFoundError without one."""
+        """Read what `save` wrote. Raises AnchorsError for any other file, and MissingFile without one."""
         path = Path(path)
         if not path.is_file():
             raise MissingFile(f"there is no file of anchors at {path}.")
@@ -161,6 +154,9 @@ class Anchors:
         return cls.rebuild(tensors, record, str(path))
 
 
+# --- fitting -------------------------------------------------------------------------------------------------------
+
+
 def fit_anchors(
     model: LanguageModel,
     harmless: Sequence[Request | Any],
@@ -168,135 +164,130 @@ def fit_anchors(
     *,
     refused: Refused,
     sampling: Sampling | None = None,
-    layer: int = LAST,
-    reading: str = "response",
+    views: Sequence[View] = ((READINGS[0], LAST),),
     region: str = "response",
     needs_all_steps: bool = True,
     batch_size: int = 16,
-    unfinished: Path | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> Anchors:
-    """Fit anchors for a model and sampling; see `fit_layers`, which this is for one layer and reading."""
-    return fit_layers(
-        model,
-        harmless,
-        harmful,
-        refused=refused,
-        sampling=sampling,
-        layers=(layer,),
-        readings=(reading,),
-        region=region,
-        needs_all_steps=needs_all_steps,
-        batch_size=batch_size,
-        unfinished=unfinished,
-        progress=progress,
-    )[reading, layer]
-
-
-def fit_layers(
-    model: LanguageModel,
-    harmless: Sequence[Request | Any],
-    harmful: Sequence[Request | Any],
-    *,
-    refused: Refused,
-    sampling: Sampling | None = None,
-    layers: Sequence[int] = (LAST,),
-    readings: Sequence[str] = READINGS[:1],
-    region: str = "response",
-    needs_all_steps: bool = True,
-    batch_size: int = 16,
-    unfinished: Path | None = None,
+    kept: Path | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> dict[View, Anchors]:
-    """Fit anchors in several readings and at several layers from the same generations: (reading, layer) -> anchors.
+    """Fit anchors for a model and sampling, in all views from the same generations; the paper takes 400 prompts each.
 
-    harmless, harmful: prompts (as `sample` takes them). Of the harmless ones those are averaged that the model
-    answered, of the harmful ones those that it refused; `refused` tells from the response's text. The paper takes 400
-    each and a dictionary of phrases. One batch's states [B, T, D] are kept at a time. unfinished: a file, named by all
-    that the fit depends on, which keeps the sums after every batch: called again, the fit goes on; it is gone at the
-    end. `progress` is called with the number of prompts just done.
-    Raises AnchorsError where nothing is left of a kind.
+    Args:
+        harmless: prompts (as `sample` takes them), of which those count that the model answered.
+        harmful: prompts, of which those count that it refused.
+        refused: tells from a response's text; the paper's is a dictionary of phrases.
+        sampling: the model's own unless given.
+        views: readings and layers, see `PooledStates`.
+        region: of `PooledStates`.
+        needs_all_steps: of `PooledStates`; False leaves the sampling as it is.
+        batch_size: rows of a forward. One batch's states [B, T, D] are kept at a time.
+        kept: what the names of files begin with, `<kept>-<reading>-<layer>-<key>.safetensors`, the key over all that
+            the anchors depend on. What is there is read; what isn't is fitted and written, and a fit that broke off
+            goes on with the batch it was at.
+        progress: called with the number of prompts just done.
+
+    Returns:
+        view -> anchors.
+
+    Raises:
+        AnchorsError: where nothing is left of a kind, or a file that is there holds no anchors.
     """
     sampling = sampling or Sampling.for_model(model)
-    views = [(reading, layer) for reading in readings for layer in layers]
-    means: dict[str, dict[View, torch.Tensor]] = {}
-    counts = []
-    kept = _read_sums(unfinished) if unfinished else {}
+    settings: dict[str, Any] = {"region": region, "needs_all_steps": needs_all_steps}
+    paths: dict[View, Path] = {}
+    unfinished = None
+    if kept is not None:
+        about = {"model": model.fingerprint, "sampling": asdict(sampling), **settings}
+        about["prompts"] = [
+            [asdict(prompt) if isinstance(prompt, Request) else prompt for prompt in prompts]
+            for prompts in (harmless, harmful)
+        ]
+        for reading, layer in views:
+            name = f"{reading}-{'last' if layer == LAST else layer}-{key_of(**about, view=[reading, layer])}"
+            paths[reading, layer] = kept.with_name(f"{kept.name}-{name}.safetensors")
+        unfinished = kept.with_name(f"{kept.name}-{key_of(**about, views=sorted(views))}.unfinished")
+    there = {view: Anchors.load(path) for view, path in paths.items() if path.exists()}
+    missing = [view for view in views if view not in there]
+    if not missing:
+        progress(len(harmless) + len(harmful))
+        return there
+    layers = {reading: sorted({layer for name, layer in missing if name == reading}) for reading, _ in missing}
+
+    means = _read_means(unfinished) if unfinished else {}
     for kind, prompts, wanted in (("harmless", harmless, False), ("harmful", harmful, True)):
-        done, count, sums = kept.get(kind, (0, 0, {}))
+        done, of_kind = means.get(kind, (0, {}))
+        of_kind = of_kind or {view: Mean() for view in missing}
         progress(done)
         for start in range(done, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             watchers = {
-                reading: PooledStates(layers, reading=reading, region=region, needs_all_steps=needs_all_steps)
-                for reading in readings
+                reading: PooledStates(numbers, reading=reading, region=region, needs_all_steps=needs_all_steps)
+                for reading, numbers in layers.items()
             }
             responses = sample(model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values()))
             for row, response in enumerate(responses):
                 if response.error is None and refused(response.text) is wanted:
-                    count += 1
-                    for view in views:
-                        states = watchers[view[0]].states(row, view[1]).double()
-                        sums[view] = sums[view] + states if view in sums else states
-            kept[kind] = (start + len(batch), count, sums)
+                    for (reading, layer), mean in of_kind.items():
+                        mean.add(watchers[reading].states(row, layer))
+            means[kind] = (start + len(batch), of_kind)
             if unfinished:
-                _write_sums(unfinished, kept)
+                _write_means(unfinished, means)
             progress(len(batch))
-        if not count:
+        if not all(mean.count for mean in of_kind.values()):
             if unfinished:
                 unfinished.unlink(missing_ok=True)
-            what = "refused" if wanted else "answered"
             raise AnchorsError(
-                f"none of the {len(prompts)} {kind} prompts was {what}, so there is nothing to average; use other "
-                "prompts or another sampling."
+                f"none of the {len(prompts)} {kind} prompts was {'refused' if wanted else 'answered'}, so there is "
+                "nothing to average; use other prompts or another sampling."
             )
-        means[kind] = {view: (total / count).float() for view, total in sums.items()}
-        counts.append(count)
-    if unfinished:
-        unfinished.unlink(missing_ok=True)
-    return {
-        (reading, layer): Anchors(
-            means["harmless"][reading, layer],
-            means["harmful"][reading, layer],
-            counts=(counts[0], counts[1]),
+        means[kind] = (len(prompts), of_kind)
+    for reading, layer in missing:
+        complying, refusing = (means[kind][1][reading, layer] for kind in ("harmless", "harmful"))
+        there[reading, layer] = Anchors(
+            complying.value,
+            refusing.value,
+            counts=(complying.count, refusing.count),
             model=model.name,
             adapter=model.adapter,
             fingerprint=model.fingerprint,
             sampling=sampling,
             layer=layer,
-            reading=reading,
-            region=region,
-            needs_all_steps=needs_all_steps,
+            reading=reading,  # type: ignore[arg-type]
+            **settings,
         )
-        for reading, layer in views
-    }
+        if paths:
+            there[reading, layer].save(paths[reading, layer])
+    if unfinished:
+        unfinished.unlink(missing_ok=True)
+    return there
 
 
-#: Kind of prompt -> how many are done, how many of them count, view -> the sum of their states [T, D] float64.
-_Sums = dict[str, tuple[int, int, dict[View, torch.Tensor]]]
+#: Kind of prompt -> how many are done, and the mean of each view so far.
+_Means = dict[str, tuple[int, dict[View, Mean]]]
 
 
-def _write_sums(path: Path, sums: _Sums) -> None:
+def _write_means(path: Path, means: _Means) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{kind}.{reading}.{layer}": total
-        for kind, (_, _, some) in sums.items()
-        for (reading, layer), total in some.items()
-    }
-    done = {kind: (prompts, count) for kind, (prompts, count, _) in sums.items()}
+    tensors, done = {}, {}
+    for kind, (prompts, of_kind) in means.items():
+        done[kind] = (prompts, next(iter(of_kind.values())).count)
+        for (reading, layer), mean in of_kind.items():
+            if mean.total is not None:
+                tensors[f"{kind}.{reading}.{layer}"] = mean.total
     with replacing(path) as part:
         save_file(tensors, part, metadata={"done": json.dumps(done)})
 
 
-def _read_sums(path: Path) -> _Sums:
-    """What `_write_sums` wrote; nothing where there is no such file."""
+def _read_means(path: Path) -> _Means:
+    """What `_write_means` wrote; nothing where there is no such file, or a damaged one."""
     try:
         with safe_open(path, framework="pt") as file:
             done = json.loads((file.metadata() or {})["done"])
-            found: _Sums = {kind: (int(prompts), int(count), {}) for kind, (prompts, count) in done.items()}
+            means: _Means = {kind: (int(prompts), {}) for kind, (prompts, _) in done.items()}
             for name in file.keys():  # noqa: SIM118
-                about, reading, layer = name.split(".")
-                found[about][2][reading, int(layer)] = file.get_tensor(name)
+                kind, reading, layer = name.split(".")
+                means[kind][1][reading, int(layer)] = Mean(int(done[kind][1]), file.get_tensor(name))
     except (SafetensorError, ValueError, KeyError, TypeError, OSError):
         return {}
-    return found
+    return means

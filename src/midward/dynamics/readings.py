@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from midward.dynamics.recovery import THRESHOLDS, had_harm, internally_recovered, recovered, revised
+from midward.dynamics.sri import THRESHOLDS, had_harm, internally_recovered, recovered, revised
 from midward.stats import Rate, area, corrected, paired, rate
 
 Rows = Sequence[Mapping[str, Any]]

@@ -6,18 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.special import expit
 
 from midward.dynamics.anchors import Anchors
+from midward.dynamics.sri import TAU, numbers, signal, unit_anchors
 from midward.dynamics.states import Pooling
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
-
-#: The temperature of the signal, as in the paper.
-TAU = 0.1
-
-_TINY = 1e-12
 
 #: Told after each step: the step, sigma so far [B, T] of its rows (float64, NaN at the steps that a row has not
 #: reached), and how many steps each row has reached [B]. The array is written on at the next step.
@@ -25,53 +20,41 @@ OnSignal = Callable[[Step, np.ndarray, list[int]], None]
 
 
 def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> torch.Tensor:
-    """The signal sigma [..., T] (float64 on the CPU, in 0..1) of pooled states [..., T, D].
+    """The signal of pooled states; see `sri.signal`.
 
-    d = 1 - cos(phi, anchor); sigma = sigmoid((log(d_harmful + eps) - log(d_harmless + eps)) / tau).
-    Raises InputError where T or D isn't the anchors'.
+    Args:
+        states: phi [..., T, D].
+        anchors: of the same T and D.
+        tau: above 0.
+
+    Returns:
+        sigma [..., T], float64 on the CPU, in 0..1.
+
+    Raises:
+        InputError: where T or D isn't the anchors'.
     """
     if states.shape[-2:] != anchors.mu_harmless.shape:
         raise InputError(
             f"states are [..., T, D] with {tuple(anchors.mu_harmless.shape)} of the anchors; received "
             f"{tuple(states.shape)}."
         )
-    return torch.from_numpy(np.asarray(_sigma(_numbers(states), _units(anchors), anchors.eps, tau)))
-
-
-def _numbers(states: torch.Tensor) -> np.ndarray:
-    """On the host, in float64: a distance of a thousandth would keep four digits in float32, and tau takes one of them.
-
-    Few numbers take part in a step, and the sampler waits for the device at every step as it is.
-    """
-    return states.cpu().numpy().astype(np.float64)
-
-
-def _units(anchors: Anchors) -> np.ndarray:
-    """Unit vectors [T, 2, D]: harmful, harmless."""
-    both = _numbers(torch.stack([anchors.mu_harmful, anchors.mu_harmless], dim=1))
-    return both / np.maximum(np.linalg.norm(both, axis=-1, keepdims=True), _TINY)
-
-
-def _sigma(states: np.ndarray, units: np.ndarray, eps: float, tau: float) -> np.ndarray:
-    """sigma [...] of states [..., D] between the unit vectors [..., 2, D] of the harmful and the harmless anchor."""
-    # At a few numbers a step, what counts is how few different things are called: each is cold after a forward.
-    dots = (units * states[..., None, :]).sum(-1)
-    norms = np.sqrt((states * states).sum(-1))
-    logs = np.log(np.maximum(1 - dots / np.maximum(norms, _TINY)[..., None], 0) + eps)
-    return expit((logs[..., 0] - logs[..., 1]) / tau)
+    units = unit_anchors(anchors.mu_harmful, anchors.mu_harmless)
+    return torch.from_numpy(np.asarray(signal(numbers(states), units, eps=anchors.eps, tau=tau)))
 
 
 class SRISignal(Pooling):
     """A watcher that makes the SRI signal of every request while it is sampled.
 
-    anchors: they say layer, reading, region and whether every step is run; `on_start` raises AnchorsMismatch where
-        they were fitted for another model, adapter or sampling.
-    on_signal: called after each step with the signals so far, so that a guard may decide; steps that a row took no
-        part in have its last state's signal.
-    region: by default that of the anchors; "prompt" reads the masks of a prompt against anchors of responses.
+    `signal(row)` is [T] when the row's batch is over. NaN where the row took part in no step. A row that ended early
+    has its last state's signal, against each later step's anchors.
 
-    signal(row) is [T] when the row's batch is over. NaN where the row took part in no step. A row that ended early has
-    its last state's signal, against each later step's anchors.
+    Args:
+        anchors: they say layer, reading, region and whether every step is run; `on_start` raises AnchorsMismatch where
+            they were fitted for another model, adapter or sampling.
+        tau: above 0.
+        region: by default that of the anchors; "prompt" reads the masks of a prompt against anchors of responses.
+        on_signal: called after each step with the signals so far, so that a guard may decide; steps that a row took no
+            part in have its last state's signal.
     """
 
     def __init__(
@@ -95,7 +78,7 @@ class SRISignal(Pooling):
     def begin(self, canvas: Canvas) -> None:
         if self._matched is None or self._matched[0] is not canvas.model or self._matched[1] != canvas.sampling:
             self.anchors.check(canvas.model, canvas.sampling)
-            self._units = _units(self.anchors)
+            self._units = unit_anchors(self.anchors.mu_harmful, self.anchors.mu_harmless)
             self._matched = (canvas.model, canvas.sampling)
         count, (steps, width) = len(canvas.rows), self.anchors.mu_harmless.shape
         self._sigma = np.full((count, steps), np.nan)  # by canvas row
@@ -105,7 +88,7 @@ class SRISignal(Pooling):
         self._open = True
 
     def take(self, step: Step, at: list[int], rows: torch.Tensor, phi: dict[int, torch.Tensor]) -> None:
-        now = _numbers(phi[self.anchors.layer])
+        now = numbers(phi[self.anchors.layer])
         places = [self._place[row] for row in step.rows]
         reached = [self._next[place] for place in places]
         whole = places == self._places  # no gathering, no scattering
@@ -138,7 +121,7 @@ class SRISignal(Pooling):
             self._signals[row.index] = torch.from_numpy(sigma)
 
     def _read(self, states: np.ndarray, units: np.ndarray) -> np.ndarray:
-        return _sigma(states, units, self.anchors.eps, self.tau)
+        return signal(states, units, eps=self.anchors.eps, tau=self.tau)
 
     def _fill(self, places: list[int], states: np.ndarray, start: int, stops: list[int]) -> None:
         """Give those rows the signal of states [B, D] at steps that have none, from `start` up to each row's stop."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from midward._hints import one_of
+from midward.dynamics.sri import pooled
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
@@ -139,10 +140,10 @@ class Pooling:
         """What counts of each canvas row [rows, L], where it isn't the response alone."""
         if self.region == "response" or self._causal:
             return None
-        where = canvas.ids == self._mask_id
-        where[:, canvas.width :] = False
-        where[:, canvas.width :] |= ~where.any(-1, keepdim=True)
-        return where
+        masked = canvas.ids == self._mask_id
+        masked[:, canvas.width :] = False
+        masked[:, canvas.width :] |= ~masked.any(-1, keepdim=True)
+        return masked
 
     def _hook(self, model: LanguageModel) -> None:
         """Hold on to what `Step` doesn't show until its step is reported, which is before the next forward."""
@@ -173,14 +174,14 @@ class Pooling:
     def _means(self, step: Step, rows: torch.Tensor) -> dict[int, torch.Tensor]:
         weights = self._weights(step, rows)
         part = step.response if self._prompt is None else slice(None)
-        found = {}
+        phi = {}
         for layer in self.layers:
             hidden = self._full.get(layer)
             hidden = step.hidden if hidden is None else hidden[: len(rows), part]
             if hidden.dtype not in (torch.float32, torch.float64):
                 hidden = hidden.float()
-            found[layer] = torch.bmm(weights.to(hidden.dtype)[:, None], hidden)[:, 0]
-        return found
+            phi[layer] = pooled(hidden, weights)
+        return phi
 
     def _weights(self, step: Step, rows: torch.Tensor) -> torch.Tensor:
         """What each position counts in the mean: [B, length], or [B, L] where the prompt may count."""
@@ -210,7 +211,7 @@ class Pooling:
         """Means over the tokens so far; one behind an end token doesn't count."""
         behind = torch.isin(step.ids[:, step.response][:, : step.index], self._ends).any(-1, keepdim=True)
         self._count[rows] += (~behind).float()
-        found = {}
+        phi = {}
         for layer in self.layers:
             hidden = self._full.get(layer)
             hidden = (step.hidden if hidden is None else hidden)[:, -1]
@@ -218,8 +219,8 @@ class Pooling:
             if layer not in self._sums:
                 self._sums[layer] = hidden.new_zeros(len(self._count), hidden.shape[1])
             self._sums[layer][rows] += hidden.masked_fill(behind, 0.0)
-            found[layer] = self._sums[layer][rows] / self._count[rows]
-        return found
+            phi[layer] = self._sums[layer][rows] / self._count[rows]
+        return phi
 
 
 class PooledStates(Pooling):
@@ -246,11 +247,11 @@ class PooledStates(Pooling):
         for layer in self.layers:
             columns = [phi[layer].cpu() for _, _, phi in self._taken]
             for row, seen in taken.items():
-                found = torch.stack([columns[entry][place] for _, entry, place in seen])  # [steps seen, D]
+                states = torch.stack([columns[entry][place] for _, entry, place in seen])  # [steps seen, D]
                 last_seen = torch.bucketize(
                     torch.arange(self.steps), torch.tensor([index for index, *_ in seen]), right=True
                 )
-                self._states[row, layer] = found[(last_seen - 1).clamp(min=0)]
+                self._states[row, layer] = states[(last_seen - 1).clamp(min=0)]
         self._taken = []
 
     def states(self, row: int, layer: int | None = None) -> torch.Tensor:

@@ -1,13 +1,13 @@
-"""Deciding at inference: SRI Guard and its rivals, one shape: `fit`, `score`, `flag`, `save`, `load`, `sample`.
+"""Deciding at inference: SRI Guard and its rivals, one shape: `fit`, `score`, `flag`; `save` and `load` keep them.
 
 Knows models, sampling and dynamics; whether a text refuses or does harm is said by callables that are passed in.
 """
 
-from midward.guards.autoencoder import Autoencoder
 from midward.guards.classifier import ClassifierGuard
+from midward.guards.detectors import Detector, Mahalanobis
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
-from midward.guards.files import describe, load, sampling_of
+from midward.guards.files import describe, load, sampling_of, save
 from midward.guards.fitting import Sizes, fit_guards
 from midward.guards.guard import (
     STUB,
@@ -19,7 +19,6 @@ from midward.guards.guard import (
     conformal_threshold,
     prompt_hash,
 )
-from midward.guards.mahalanobis import Mahalanobis
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
 from midward.guards.registry import GUARDS, GuardInfo, every, find, make
@@ -28,8 +27,8 @@ from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 __all__ = [
     "GUARDS",
     "STUB",
-    "Autoencoder",
     "ClassifierGuard",
+    "Detector",
     "DiffuGuard",
     "DiffuGuardAudit",
     "Exchange",
@@ -54,4 +53,5 @@ __all__ = [
     "make",
     "prompt_hash",
     "sampling_of",
+    "save",
 ]

@@ -19,9 +19,7 @@ import numpy as np
 from midward.attacks.cases import Case
 from midward.dynamics import Anchors, SRISignal
 from midward.errors import InputError
-from midward.guards import Exchange, Guard, SRIGuard
-from midward.guards.fitting import digest
-from midward.guards.guard import around
+from midward.guards.guard import Exchange, Guard, around
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Response, Sampling, Step, Watcher, sample
 from midward.sampling.requests import require_some
@@ -193,11 +191,10 @@ def judge_by(
                 scores = np.array([response.verdict.score for response in answered], dtype=float)
                 answers = _answers(model, [cases[i] for i in chunk], answered, judging)
             else:
-                scores = guard.score(model, looked, batch_size=batch_size)
+                all_scores = guard.scores_by_seed(model, looked, batch_size=batch_size)
                 seconds = (time.process_time() - started) / len(chunk)
-            if isinstance(guard, SRIGuard) and len(guard.detectors) > 1:
-                signals = np.array([one.signal for one in looked], dtype=float)
-                by_seed = guard.scores_by_seed(signals).T.tolist()
+                scores = all_scores[0]
+                by_seed = all_scores.T.tolist() if len(all_scores) > 1 else by_seed
             for place, i in enumerate(chunk):
                 if rows[i].get("error"):
                     scores[place] = np.nan
@@ -276,17 +273,18 @@ def overhead(
         case.request for case in cases[: 2 * batch_size]
     ]
     bare: list[float] = []
-    found: dict[str, list[float]] = {label: [] for label, guard in guards.items() if isinstance(guard, SRIGuard)}
+    found: dict[str, list[float]] = {label: [] for label, guard in guards.items() if guard.watcher({})}
     for _ in range(repeats):
         started = time.process_time()
         sample(model, few, sampling, batch_size=batch_size)
         bare.append(time.process_time() - started)
         for label, shares in found.items():
             guard = guards[label]
-            assert isinstance(guard, SRIGuard)
             threshold, guard.threshold = guard.threshold, np.inf
             try:
-                watcher = _Timed(guard.watcher({}))
+                signals = guard.watcher({})
+                assert signals is not None
+                watcher = _Timed(signals)
                 started = time.process_time()
                 sample(model, few, sampling, batch_size=batch_size, watchers=[watcher])
                 shares.append(watcher.spent / (time.process_time() - started - watcher.spent))
@@ -378,14 +376,13 @@ def _caught_at(share: float, wrong: Sequence[tuple[Row, Row]], harmless: Sequenc
 
 
 def _anchors(guards: Mapping[str, Guard]) -> dict[str, Anchors]:
-    known = [guard.anchors for guard in guards.values() if isinstance(guard, SRIGuard) and guard.anchors]
-    return {digest(anchors): anchors for anchors in known}
+    return {guard.anchors.digest: guard.anchors for guard in guards.values() if guard.anchors}
 
 
 def _exchange(case: Case, row: Row, guard: Guard) -> Exchange:
     signal = None
-    if isinstance(guard, SRIGuard) and guard.anchors:
-        signal = np.array(row["signals"][digest(guard.anchors)], dtype=float)
+    if guard.anchors:
+        signal = np.array(row["signals"][guard.anchors.digest], dtype=float)
     return Exchange(case.request, row["response"], signal, case.plain)
 
 
@@ -393,8 +390,8 @@ def _said(guard: Guard, rows: Sequence[Row], scores: Sequence[Row]) -> list[Row]
     values = np.array([np.nan if one["score"] is None else one["score"] for one in scores], dtype=float)
     flags = guard.flag(values)
     stops: Sequence[int | None] = [-1 if guard.looks == "before" else None] * len(rows)
-    if isinstance(guard, SRIGuard) and guard.anchors and rows:
-        name = digest(guard.anchors)
+    if guard.anchors and rows:
+        name = guard.anchors.digest
         stops = guard.stops(np.array([row["signals"][name] for row in rows], dtype=float))
     return [
         {**one, "flagged": None if row.get("error") else bool(flagged), "step": step if flagged else None}

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -14,11 +14,10 @@ from safetensors.numpy import save_file
 
 from midward.errors import InputError
 from midward.guards.guard import Guard, GuardError, settings_of
+from midward.guards.registry import find
+from midward.models import LanguageModel
 from midward.sampling import Sampling
 from midward.store import replacing
-
-if TYPE_CHECKING:
-    from midward.models import LanguageModel
 
 FORMAT = "midward.guard/2"
 #: Bytes; a guard of an 8B model with 1,024 steps is a tenth of it.
@@ -60,8 +59,6 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def sampling_of(path: str | Path) -> dict[str, Any]:
     """The settings of `Sampling` that a guard's file is bound to, see `settings_of`. Raises GuardError."""
-    from midward.guards.registry import find
-
     about = describe(path)
     return settings_of(find(about["guard"]).kind, about["bound"])
 
@@ -72,8 +69,6 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
     Raises GuardError: a missing, torn or foreign file, a guard there isn't, one of another version, values that no
     fitted guard has, or another model, adapter or sampling, saying what differs.
     """
-    from midward.guards.registry import find
-
     path = Path(path)
     about, tensors = _read(path)
     info = find(about["guard"])

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from midward._hints import one_of
-from midward.dynamics import Anchors, AnchorsError, SRISignal, fit_layers, layers_of
-from midward.dynamics.anchors import View
+from midward.dynamics import Anchors, AnchorsError, SRISignal, View, fit_anchors
+from midward.guards.files import save
 from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold, prompt_hash
-from midward.guards.sri import SRIGuard
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
 from midward.store import RowFile, key_of
@@ -73,16 +71,15 @@ def fit_guards(
     """
     folder = Path(folder)
     sampling = sampling or Sampling.for_model(model)
-    sri = {label: guard for label, guard in guards.items() if isinstance(guard, SRIGuard)}
-    _check(guards, sri, harmless, harmful, sizes, alpha)
+    views = {label: view for label, guard in guards.items() if (view := guard.view(model))}
+    _check(guards, views, harmless, harmful, sizes, alpha)
     parts = {
         "anchors": harmless[: sizes.anchors],
         "train": harmless[sizes.anchors : sizes.anchors + sizes.train],
         "held_out": harmless[len(harmless) - sizes.held_out :],
     }
-    views = {label: _view(model, guard) for label, guard in sri.items()}
     anchors: dict[View, Anchors] = {}
-    if sri:
+    if views:
         anchors = _anchors(
             model,
             parts["anchors"],
@@ -94,40 +91,34 @@ def fit_guards(
             batch_size,
             progress,
         )
-    made = {"held_out": parts["held_out"]} | ({"train": parts["train"]} if sri else {})
-    requests = [one for part in made.values() for one in part]
-    names = {view: digest(one) for view, one in anchors.items()}
+    made = {"held_out": parts["held_out"]} | ({"train": parts["train"]} if views else {})
     rows = _answers(
         model,
-        requests,
+        [request for part in made.values() for request in part],
         folder / "rows.jsonl",
         sampling=sampling,
-        anchors={names[view]: one for view, one in anchors.items()},
+        anchors={each.digest: each for each in anchors.values()},
         batch_size=batch_size,
         progress=lambda done, of: progress("harmless prompts", done, of),
     )
-    paths = {}
-    trained: list[SRIGuard] = []
+    paths: dict[str, Path] = {}
     for number, (label, guard) in enumerate(guards.items()):
         progress("calibrating", number, len(guards))
         held_out = [
             Exchange(request, row["response"], None, request.prompt if isinstance(request.prompt, str) else None)
             for request, row in zip(parts["held_out"], rows, strict=False)
         ]
-        if isinstance(guard, SRIGuard):
-            signals = np.array([row["signals"][names[views[label]]] for row in rows], dtype=float)
+        if label in views:
+            name = anchors[views[label]].digest
+            signals = np.array([row["signals"][name] for row in rows], dtype=float)
             train = signals[sizes.held_out :]
-            same = next((one for one in trained if guard.trains_as(one)), None)
-            if same is None:
-                guard.train(anchors[views[label]], train[np.isfinite(train).all(1)])
-                trained.append(guard)
-            else:
-                guard.anchors, guard.detectors = same.anchors, same.detectors
+            trained = [guards[label] for label in paths if label in views]
+            guard.train(anchors[views[label]], train[np.isfinite(train).all(1)], trained)
             held_out = [replace(one, signal=signal) for one, signal in zip(held_out, signals, strict=False)]
         guard.fit(model, held_out, alpha=alpha, sampling=sampling, batch_size=batch_size)
-        used = [*parts.values(), harmful[: sizes.anchors]] if label in sri else [parts["held_out"]]
+        used = [*parts.values(), harmful[: sizes.anchors]] if label in views else [parts["held_out"]]
         guard.fitted_on = tuple(sorted({prompt_hash(each.prompt) for part in used for each in part}))
-        paths[label] = guard.save(folder / f"{label}.safetensors")
+        paths[label] = save(guard, folder / f"{label}.safetensors")
     progress("calibrating", len(guards), len(guards))
     return paths
 
@@ -168,21 +159,9 @@ def _answers(
     return [file.rows[key] for key in keys]
 
 
-def digest(anchors: Anchors) -> str:
-    """A hash of the anchors and their settings."""
-    values = {name: value.tolist() for name, value in anchors.tensors().items()}
-    return key_of(**values, record=anchors.record())
-
-
-def _view(model: LanguageModel, guard: SRIGuard) -> View:
-    layers = layers_of(model)
-    one_of("layer", guard.settings.layer, tuple(layers))
-    return guard.settings.reading, layers[guard.settings.layer]
-
-
 def _check(
     guards: Mapping[str, Guard],
-    sri: Mapping[str, SRIGuard],
+    views: Mapping[str, View],
     harmless: Sequence[Request],
     harmful: Sequence[Request],
     sizes: Sizes,
@@ -191,14 +170,14 @@ def _check(
     if not guards:
         raise GuardError("there is no guard to fit; name one or more.")
     conformal_threshold(np.arange(sizes.held_out), alpha)  # too few for alpha is told before anything is sampled
-    least = sizes.harmless if sri else sizes.held_out
+    least = sizes.harmless if views else sizes.held_out
     if len(harmless) < least:
-        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if sri else ""
+        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if views else ""
         raise GuardError(
             f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
             "Give more, or smaller parts."
         )
-    if sri and not harmful:
+    if views and not harmful:
         raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some.")
 
 
@@ -213,21 +192,6 @@ def _anchors(
     batch_size: int,
     progress: Progress,
 ) -> dict[View, Anchors]:
-    """Those of `folder`/anchors-<key>.safetensors where they are there, else fitted and written."""
-    about = {
-        "model": model.fingerprint,
-        "sampling": asdict(sampling),
-        "prompts": [asdict(request) for request in (*harmless, *harmful)],
-    }
-    paths = {
-        (reading, layer): folder
-        / f"anchors-{key_of(**about, settings={'reading': reading, 'layer': layer})}.safetensors"
-        for reading, layer in views
-    }
-    missing = [view for view in views if not paths[view].exists()]
-    found = {view: Anchors.load(paths[view]) for view in views if view not in missing}
-    if not missing:
-        return found
     done = 0
 
     def count(rows: int) -> None:
@@ -236,22 +200,17 @@ def _anchors(
         progress("anchors", done, len(harmless) + len(harmful))
 
     try:
-        fitted = fit_layers(
+        return fit_anchors(
             model,
             harmless,
             harmful,
             refused=refused,
             sampling=sampling,
+            views=views,
             needs_all_steps=False,
-            layers=sorted({layer for _, layer in missing}),
-            readings=sorted({reading for reading, _ in missing}),
             batch_size=batch_size,
-            unfinished=folder / f"anchors-{key_of(**about, views=missing)}.unfinished",
+            kept=folder / "anchors",
             progress=count,
         )
     except AnchorsError as error:
         raise GuardError(str(error)) from None
-    for view in missing:
-        found[view] = fitted[view]
-        found[view].save(paths[view])
-    return found

@@ -1,7 +1,8 @@
 """What every guard is: a score of suspicion, a threshold calibrated on harmless prompts, and a stub in a response's
 place.
 
-Shapes: N exchanges, T denoising steps. Scores are floats, higher is more suspicious; what they measure is each guard's.
+Shapes: N exchanges, T denoising steps, S detectors trained from different seeds. Scores are floats, higher is more
+suspicious; what they measure is each guard's.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from midward._hints import differing
 from midward._settings import read_settings
+from midward.dynamics import Anchors, SRISignal, View
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
 from midward.store import key_of
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Look = Literal["before", "during", "after"]
 LOOKS: tuple[Look, ...] = ("before", "during", "after")
@@ -39,8 +43,9 @@ class GuardError(InputError):
 class Exchange:
     """What a guard may look at; each one needs only its part.
 
-    text: the response, None where there is none yet. signal [T]: the SRI signal of its generation. plain: the goal as
-    it was before an attack dressed it up, which only an evaluation knows (an oracle; no deployed guard has it).
+    text: the response, None where there is none yet. signal: the SRI signal of its generation [T], or of its steps up
+    to the one that it was stopped at. plain: the goal as it was before an attack dressed it up, which only an
+    evaluation knows (an oracle; no deployed guard has it).
     """
 
     request: Request
@@ -76,11 +81,18 @@ def prompt_hash(prompt: Any) -> str:
 
 
 def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
-    """The threshold that a fresh exchangeable score exceeds with probability alpha at most.
+    """The threshold that a fresh exchangeable score exceeds with probability alpha at most (split conformal
+    prediction).
 
-    scores [N] of held-out harmless prompts: the ceil((N + 1)(1 - alpha))-th smallest is taken (split conformal
-    prediction), so the false-positive rate, given these N, is Beta(N + 1 - k, k) distributed with k that order. An
-    unscored NaN is never flagged and counts as the smallest. Raises GuardError where N is too small for alpha.
+    The ceil((N + 1)(1 - alpha))-th smallest score is taken, so the false-positive rate, given these N, is
+    Beta(N + 1 - k, k) distributed with k that order.
+
+    Args:
+        scores: [N], of held-out harmless prompts. An unscored NaN is never flagged and counts as the smallest.
+        alpha: the false-positive rate, between 0 and 1.
+
+    Raises:
+        GuardError: where N is too small for alpha.
     """
     if not 0 < alpha < 1:
         raise GuardError(f"alpha is a rate between 0 and 1; received {alpha!r}.")
@@ -100,12 +112,15 @@ def conformal_order(count: int, alpha: float) -> int:
 
 
 class Guard(ABC):
-    """One guard: `fit`, `score`, `flag`, `save`, `load`; `sample` puts it in front of a model.
+    """One guard: `fit`, `score`, `flag`; `sample` puts it in front of a model. `save` and `load` are functions.
 
     name, version (raised whenever a score may change), about. looks: "before" the generation, at the request;
     "during" it, at its steps; "after" it, at the text. Settings: a frozen pydantic dataclass. tied_to: what a fitted
     one can't be used without: "model" (weights and adapter), "sampling" (all settings but the seed). repairs: it
     samples in a way of its own and answers what it flags anew (`answer`), where the others refuse it.
+
+    A guard that looks at SRI signals says so: it has a `view`, takes its `anchors` by `train`, and then has a
+    `watcher`; one that stops generations also says at which step (`stops`).
 
     threshold: a score above it is flagged; infinite until the guard is fitted. alpha: the false-positive rate it was
     calibrated for, on `calibrated` held-out harmless prompts. fitted_on: a hash (`prompt_hash`) of every prompt that
@@ -130,12 +145,17 @@ class Guard(ABC):
         self.calibrated = 0
         self.fitted_on: tuple[str, ...] = ()
         self.bound: dict[str, Any] = {}
+        self.anchors: Anchors | None = None
 
     # --- the estimator --------------------------------------------------------------------------------------
 
     @abstractmethod
     def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         """Scores [N]; NaN where the guard can't say. Raises GuardError where an exchange lacks what it looks at."""
+
+    def scores_by_seed(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
+        """Scores [S, N] of detectors that were trained from several seeds; the first row is `score`."""
+        return self.score(model, exchanges, batch_size=batch_size)[None]
 
     def fit(
         self,
@@ -145,12 +165,26 @@ class Guard(ABC):
         alpha: float = 0.01,
         sampling: Sampling | None = None,
         batch_size: int = 8,
-    ) -> Guard:
-        """Calibrate the threshold on held-out harmless exchanges; returns the guard. Raises GuardError."""
+    ) -> Self:
+        """Calibrate the threshold; a guard of signals is trained before.
+
+        Args:
+            model: the guarded one.
+            harmless: held-out harmless exchanges.
+            alpha: the false-positive rate, see `conformal_threshold`.
+            sampling: what the exchanges were sampled with; the model's own unless given.
+            batch_size: rows of a forward.
+
+        Returns:
+            The guard.
+
+        Raises:
+            GuardError: where there are too few, or they lack what the guard looks at.
+        """
         self.bind(model, sampling)
         return self.calibrate(self.score(model, harmless, batch_size=batch_size), alpha)
 
-    def calibrate(self, scores: np.ndarray, alpha: float) -> Guard:
+    def calibrate(self, scores: np.ndarray, alpha: float) -> Self:
         """Set the threshold by the scores of held-out harmless exchanges, see `conformal_threshold`."""
         self.threshold = conformal_threshold(scores, alpha)
         self.alpha, self.calibrated = alpha, len(scores)
@@ -159,6 +193,30 @@ class Guard(ABC):
     def flag(self, scores: np.ndarray) -> np.ndarray:
         """Which scores are above the threshold [N] bool; unscored ones are not."""
         return np.asarray(scores, dtype=float) > self.threshold
+
+    # --- of a guard that looks at signals -------------------------------------------------------------------
+
+    def view(self, model: LanguageModel) -> View | None:
+        """How the states are read whose signals it looks at; None where it looks at none."""
+        return None
+
+    def train(self, anchors: Anchors, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
+        """Take anchors, and fit what it needs on harmless signals [N, T] made with them. others: guards that were
+        trained on the same signals; what is equal may be taken over from them."""
+        raise GuardError(f"the guard {self.name!r} looks at no signals.")
+
+    def watcher(self, stopped: dict[int, int] | None = None) -> SRISignal | None:
+        """What makes the signals while a model samples; with `stopped`, it also stops rows as they are flagged and
+        notes the step there, by request."""
+        return None
+
+    def stops(self, signals: np.ndarray) -> list[int | None]:
+        """The step after which each signal [N, T] is flagged, from 0; None for one that isn't, or only at its end."""
+        return [None] * len(signals)
+
+    def scores_so_far(self, signal: Sequence[float]) -> list[float | None]:
+        """The score after each of a signal's steps [T]; None at steps that it doesn't look at."""
+        raise GuardError(f"the guard {self.name!r} has no score by step.")
 
     # --- what it belongs to ---------------------------------------------------------------------------------
 
@@ -176,17 +234,17 @@ class Guard(ABC):
         """Raise GuardError, saying what differs, unless the guard is fitted and for this model and sampling."""
         if not self.bound:
             raise GuardError(f"the guard {self.name!r} isn't fitted yet; see midward guard fit.")
-        found = []
+        different = []
         if "model" in self.tied_to and self.bound["fingerprint"] != model.fingerprint:
-            found.append(
-                f"model {_told(self.bound)} ({self.bound['fingerprint']}) there, "
-                f"{_told({'model': model.name, 'adapter': model.adapter})} ({model.fingerprint}) here"
+            different.append(
+                f"model {_titled(self.bound)} ({self.bound['fingerprint']}) there, "
+                f"{_titled({'model': model.name, 'adapter': model.adapter})} ({model.fingerprint}) here"
             )
         if "sampling" in self.tied_to and sampling is not None:
-            found += differing(self.bound["sampling"], asdict(sampling), but=("seed",))
-        if found:
+            different += differing(self.bound["sampling"], asdict(sampling), but=("seed",))
+        if different:
             raise GuardError(
-                f"the guard {self.name!r} was fitted for something else: {'; '.join(found)}. Fit one for these "
+                f"the guard {self.name!r} was fitted for something else: {'; '.join(different)}. Fit one for these "
                 "settings: midward guard fit."
             )
 
@@ -243,21 +301,31 @@ class Guard(ABC):
         watchers: Sequence[Watcher],
     ) -> list[Response]:
         requests = [request for request, _ in pairs]
+        exchanges = [Exchange(request) for request in requests]
         if self.repairs:
-            exchanges = [Exchange(request) for request in requests]
             return self.answer(model, exchanges, sampling, batch_size=batch_size, watchers=watchers)
         verdicts: list[Verdict | None] = [None] * len(pairs)
         if self.looks == "before":
-            exchanges = [Exchange(request) for request in requests]
             verdicts = list(self._verdicts(self.score(model, exchanges, batch_size=batch_size)))
         passed = [i for i, verdict in enumerate(verdicts) if verdict is None or not verdict.flagged]
+        stopped: dict[int, int] = {}
+        signals = self.watcher(stopped)
+        watchers = [*watchers, *([signals] if signals else [])]
         sampled = sample(model, [requests[i] for i in passed], sampling, batch_size=batch_size, watchers=watchers)
-        found = dict(zip(passed, sampled, strict=True))
-        if self.looks == "after":
-            exchanges = [Exchange(request, found[i].text) for i, request in enumerate(requests)]
-            verdicts = list(self._verdicts(self.score(model, exchanges, batch_size=batch_size)))
+        responses = dict(zip(passed, sampled, strict=True))
+        if self.looks != "before":
+            for i, exchange in enumerate(exchanges):
+                stop = stopped[i] + 1 if i in stopped else None
+                signal = None if signals is None else signals.signal(i).numpy()[:stop]
+                exchanges[i] = replace(exchange, text=responses[i].text, signal=signal)
+            verdicts = [
+                _seen(verdict, exchange.signal, stopped.get(i))
+                for i, (verdict, exchange) in enumerate(
+                    zip(self._verdicts(self.score(model, exchanges, batch_size=batch_size)), exchanges, strict=True)
+                )
+            ]
         return [
-            told(model, found.get(i), verdict, prompt_ids)
+            told(model, responses.get(i), verdict, prompt_ids)
             for i, (verdict, (_, prompt_ids)) in enumerate(zip(verdicts, pairs, strict=True))
         ]
 
@@ -289,12 +357,6 @@ class Guard(ABC):
         """Take `tensors` back. Raises InputError or KeyError over what it can't have written."""
         if tensors:
             raise InputError(f"it holds {min(tensors)!r}, which a guard {self.name!r} has no use for")
-
-    def save(self, path: str | Path) -> Path:
-        """Write the fitted guard as one safetensors file, whole or not at all."""
-        from midward.guards.files import save
-
-        return save(self, path)
 
 
 def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,10 +394,10 @@ def user_text(model: LanguageModel, request: Request) -> str:
         return prompt
     if prompt and isinstance(prompt[0], int):
         return _between(model, [token for token in prompt if isinstance(token, int)])
-    said = [turn["content"] for turn in prompt if not isinstance(turn, int) and turn["role"] == "user"]
-    if not said:
+    texts = [turn["content"] for turn in prompt if not isinstance(turn, int) and turn["role"] == "user"]
+    if not texts:
         raise GuardError("the prompt has no user turn to look at; give a text or a conversation.")
-    return said[-1]
+    return texts[-1]
 
 
 def around(model: LanguageModel) -> tuple[list[int], list[int]]:
@@ -362,9 +424,17 @@ def _between(model: LanguageModel, ids: list[int]) -> str:
     return model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
+def _seen(verdict: Verdict, signal: np.ndarray | None, step: int | None) -> Verdict:
+    """A verdict with the signal [t] it is of, and the step that it stopped the generation at."""
+    if signal is None:
+        return verdict
+    shown = tuple(signal.tolist()) if np.isfinite(signal).all() else None
+    return replace(verdict, flagged=verdict.flagged or step is not None, step=step, signal=shown)
+
+
 def _or_none(score: float) -> float | None:
     return None if math.isnan(score) else score
 
 
-def _told(about: Mapping[str, Any]) -> str:
-    return f"{about['model']!r}" + (f" with adapter {about['adapter']!r}" if about["adapter"] else "")
+def _titled(model: Mapping[str, Any]) -> str:
+    return f"{model['model']!r}" + (f" with adapter {model['adapter']!r}" if model["adapter"] else "")

@@ -1,6 +1,6 @@
 """SRI Guard: a generation whose step-wise refusal signal isn't that of a harmless one is stopped (arXiv 2602.02600).
 
-Shapes: N signals, B rows of a step, T steps, D hidden size.
+What it computes stands in `midward.dynamics.sri`. Shapes: N signals, S seeds, T steps, t of them known.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.dynamics import Anchors, AnchorsError, SRISignal
+from midward._hints import one_of
+from midward.dynamics import Anchors, AnchorsError, Autoencoder, SRISignal, View, layers_of
+from midward.dynamics.sri import HIDDEN
 from midward.dynamics.states import LAST
 from midward.errors import InputError
-from midward.guards.autoencoder import HIDDEN, Autoencoder, Detector
-from midward.guards.guard import Exchange, Guard, GuardError, Verdict, told
-from midward.guards.mahalanobis import Mahalanobis
+from midward.guards.detectors import Detector, Mahalanobis
+from midward.guards.guard import Exchange, Guard, GuardError
 from midward.models import LanguageModel
-from midward.sampling import Request, Response, Sampling, Step, Watcher, sample
+from midward.sampling import Sampling, Step
 
 if TYPE_CHECKING:
     from typing import Self
@@ -69,12 +70,16 @@ class SRIGuard(Guard):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.anchors: Anchors | None = None
         self.detectors: tuple[Detector, ...] = ()
 
     # --- the estimator --------------------------------------------------------------------------------------
 
-    def train(self, anchors: Anchors, signals: np.ndarray) -> Self:
+    def view(self, model: LanguageModel) -> View:
+        layers = layers_of(model)
+        one_of("layer", self.settings.layer, tuple(layers))
+        return self.settings.reading, layers[self.settings.layer]
+
+    def train(self, anchors: Anchors, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
         """Fit the detectors on harmless signals [N, T] made with these anchors; `fit` then calibrates on others.
 
         Raises GuardError for anchors that would change the sampling.
@@ -84,73 +89,76 @@ class SRIGuard(Guard):
                 "these anchors run every step, which changes what is sampled; fit them with needs_all_steps=False."
             )
         self.anchors = anchors
-        self.detectors = self._fitted(self._seen(signals))
+        for other in others:  # one that differs in nothing but when it decides has the same detectors
+            if type(other) is type(self) and other.settings == replace(self.settings, early=other.settings.early):
+                self.detectors = other.detectors
+                return self
+        seen = self._seen(signals)
+        self.detectors = tuple(Detector.of(fitted, seen) for fitted in self._fitted(seen))
         return self
 
-    def trains_as(self, other: SRIGuard) -> bool:
-        """Whether `train` fits the same detectors: they differ at most in when they decide."""
-        return self.name == other.name and self.settings == replace(other.settings, early=self.settings.early)
-
-    def _fitted(self, signals: np.ndarray) -> tuple[Detector, ...]:
+    def _fitted(self, signals: np.ndarray) -> Sequence[Autoencoder | Mahalanobis]:
         own = self.settings
-        return tuple(
-            Autoencoder.fit(signals, hidden=own.hidden, epochs=own.epochs, seed=seed)
-            for seed in range(own.seed, own.seed + own.seeds)
-        )
+        seeds = range(own.seed, own.seed + own.seeds)
+        return [Autoencoder.fit(signals, hidden=own.hidden, epochs=own.epochs, seed=seed) for seed in seeds]
 
-    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Detector:
+    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Autoencoder | Mahalanobis:
         return Autoencoder.rebuild(tensors, self.settings.hidden, steps)
 
     def score(self, model: LanguageModel | None, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
-        if any(each.signal is None for each in exchanges):
+        return self._score_exchanges(exchanges, self._trained)
+
+    def scores_by_seed(
+        self, model: LanguageModel | None, exchanges: Sequence[Exchange], *, batch_size: int = 8
+    ) -> np.ndarray:
+        return np.stack([self._score_exchanges(exchanges, detector) for detector in self.detectors])
+
+    def _score_exchanges(self, exchanges: Sequence[Exchange], detector: Detector) -> np.ndarray:
+        signals = [each.signal for each in exchanges if each.signal is not None]
+        if len(signals) < len(exchanges):
             raise GuardError("SRI Guard looks at signals, and an exchange has none; sample with its `watcher`.")
-        return self.score_signals(np.array([each.signal for each in exchanges], dtype=float))
+        scores = np.full(len(signals), np.nan)
+        for known in {len(signal) for signal in signals}:  # one that was stopped has a beginning alone
+            rows = [i for i, signal in enumerate(signals) if len(signal) == known]
+            scores[rows] = self._scores(detector, np.array([signals[i] for i in rows], dtype=float))
+        return scores
 
     def score_signals(self, signals: np.ndarray) -> np.ndarray:
-        """Scores [N] of signals [N, T]; NaN for one that isn't known (the row took part in no step)."""
+        """Scores [N] of signals [N, t]; NaN for one that isn't known (the row took part in no step)."""
         return self._scores(self._trained, signals)
-
-    def scores_by_seed(self, signals: np.ndarray) -> np.ndarray:
-        """Scores [S, N] of each of the `detectors`; the first row is `score_signals`."""
-        return np.stack([self._scores(detector, signals) for detector in self.detectors])
 
     def _scores(self, detector: Detector, signals: np.ndarray) -> np.ndarray:
         scores = np.full(len(signals), np.nan)
-        known = np.isfinite(signals).all(1)
-        if known.any():
-            ratios = detector.ratios(self._seen(signals[known]))
-            scores[known] = ratios.max(1) if self.settings.early else ratios[:, -1]
+        finite = np.isfinite(signals).all(1)
+        if finite.any():
+            ratios = detector.ratios(self._seen(signals[finite]))
+            scores[finite] = ratios.max(1) if self.settings.early else ratios[:, -1]
         return scores
 
     def scores_so_far(self, signal: Sequence[float]) -> list[float | None]:
-        """How suspicious a signal [T] is after each of its steps; None at steps that aren't looked at."""
         seen = self._seen(np.array([signal], dtype=float))
-        start = 1 if self.settings.steps == "later" else 0
-        ratios = [float(self._trained.ratio_at(seen[:, : t + 1])[0]) for t in range(seen.shape[1])]
-        return [*[None] * start, *ratios, *[None] * (len(signal) - start - len(ratios))]
+        ratios = self._trained.ratios(seen)[0].tolist() if seen.shape[1] else []
+        return [*[None] * self._first, *ratios, *[None] * (len(signal) - self._first - len(ratios))]
 
     def stops(self, signals: np.ndarray) -> list[int | None]:
-        """The step after which each signal [N, T] is flagged, from 0; None for one that isn't, or only at its end."""
         if not self.settings.early:
-            return [None] * len(signals)
+            return super().stops(signals)
         above = self._trained.ratios(self._seen(signals)) > self.threshold
-        offset = 1 if self.settings.steps == "later" else 0
-        return [int(row.argmax()) + offset if row.any() else None for row in above]
+        return [int(row.argmax()) + self._first if row.any() else None for row in above]
 
     # --- while sampling -------------------------------------------------------------------------------------
 
     def watcher(self, stopped: dict[int, int] | None = None) -> SRISignal:
-        """A watcher that makes the signals; with `stopped`, it stops rows as they are flagged and notes the step."""
         if self.anchors is None:
             raise GuardError(f"the guard {self.name!r} isn't trained yet; see midward guard fit.")
-        trained, settings = self._trained, self.settings
-        offset = 1 if settings.steps == "later" else 0
+        trained, first = self._trained, self._first
+        most = self._steps(len(self.anchors.mu_harmless))
 
         def decide(step: Step, sigma: np.ndarray, reached: list[int]) -> None:
-            signals = sigma[:, offset:]
+            signals = sigma[:, first:]
             for count in set(reached):  # rows are at different steps only where a threshold commits
-                known = count - offset
-                if known == 0 or (settings.steps == "first" and known > 1):
+                known = count - first
+                if not 0 < known <= most:
                     continue
                 places = [place for place, each in enumerate(reached) if each == count]
                 seen = signals if len(places) == len(signals) else signals[places]
@@ -158,48 +166,10 @@ class SRIGuard(Guard):
                 for row in (step.rows[place] for place, over in zip(places, above.tolist()) if over):
                     step.stopped.add(row)
                     assert stopped is not None
-                    stopped[row] = known - 1 + offset
+                    stopped[row] = known - 1 + first
 
-        early = stopped is not None and settings.early
+        early = stopped is not None and self.settings.early
         return SRISignal(self.anchors, on_signal=decide if early else None)
-
-    def _guarded(
-        self,
-        model: LanguageModel,
-        pairs: Sequence[tuple[Request, list[int]]],
-        sampling: Sampling,
-        batch_size: int,
-        watchers: Sequence[Watcher],
-    ) -> list[Response]:
-        stopped: dict[int, int] = {}
-        watcher = self.watcher(stopped)
-        requests = [request for request, _ in pairs]
-        responses = sample(model, requests, sampling, batch_size=batch_size, watchers=[*watchers, watcher])
-        if not responses:
-            return []
-        signals = watcher.signals().numpy()
-        scores = self.score_signals(signals)
-        found = []
-        for row, (response, (_, prompt_ids)) in enumerate(zip(responses, pairs, strict=True)):
-            step = stopped.get(row)
-            seen = signals[row] if step is None else signals[row, : step + 1]
-            score = (
-                scores[row]
-                if step is None
-                else max(one for one in self.scores_so_far(seen.tolist()) if one is not None)
-            )
-            flagged = step is not None or bool(score > self.threshold)
-            verdict = Verdict(
-                self.name,
-                self.looks,
-                flagged,
-                None if np.isnan(score) else float(score),
-                self.threshold,
-                step,
-                tuple(seen.tolist()) if np.isfinite(seen).all() else None,
-            )
-            found.append(told(model, response, verdict, prompt_ids))
-        return found
 
     # --- inside ---------------------------------------------------------------------------------------------
 
@@ -209,10 +179,18 @@ class SRIGuard(Guard):
             raise GuardError(f"the guard {self.name!r} isn't trained yet; see midward guard fit.")
         return self.detectors[0]
 
+    @property
+    def _first(self) -> int:
+        """The first step that is looked at."""
+        return 1 if self.settings.steps == "later" else 0
+
+    def _steps(self, steps: int) -> int:
+        """How many of so many steps are looked at."""
+        return 1 if self.settings.steps == "first" else steps - self._first
+
     def _seen(self, signals: np.ndarray) -> np.ndarray:
-        """The steps that are looked at."""
-        part = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}[self.settings.steps]
-        return np.asarray(signals, dtype=float)[:, part]
+        """The steps that are looked at, of signals [N, t]."""
+        return np.asarray(signals, dtype=float)[:, self._first :][:, : self._steps(signals.shape[1])]
 
     def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
         """As `Guard.bind`; raises GuardError where the anchors are those of another model or sampling."""
@@ -228,10 +206,10 @@ class SRIGuard(Guard):
     def tensors(self) -> dict[str, np.ndarray]:
         assert self.anchors is not None
         anchors = {f"anchors.{name}": value.numpy() for name, value in self.anchors.tensors().items()}
-        found = self._trained.tensors()
+        tensors = self._trained.tensors()
         for number, other in enumerate(self.detectors[1:], 1):
-            found |= {f"seed{number}/{name}": value for name, value in other.tensors().items()}
-        return {**anchors, **found}
+            tensors |= {f"seed{number}/{name}": value for name, value in other.tensors().items()}
+        return {**anchors, **tensors}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         anchors: dict[str, torch.Tensor] = {}
@@ -248,9 +226,10 @@ class SRIGuard(Guard):
         # A file from before guards had these settings is read as its anchors say.
         layer = {LAST: "last", 0: "first"}.get(self.anchors.layer, "middle")
         self.settings = replace(self.settings, reading=self.anchors.reading, layer=layer)
-        steps = len(self.anchors.mu_harmless)
-        seen = {"all": steps, "first": 1, "later": steps - 1}[self.settings.steps]
-        self.detectors = tuple(self._rebuilt(one, seen) for _, one in sorted(detectors.items()))
+        steps = self._steps(len(self.anchors.mu_harmless))
+        self.detectors = tuple(
+            Detector.rebuild(self._rebuilt(own, steps), own, steps) for _, own in sorted(detectors.items())
+        )
 
 
 class SRIMahalanobisGuard(SRIGuard):
@@ -261,8 +240,8 @@ class SRIMahalanobisGuard(SRIGuard):
     about = "the distance from harmless SRI signals on the logit scale, over the steps"
     Settings = SRIMaha
 
-    def _fitted(self, signals: np.ndarray) -> tuple[Detector, ...]:
-        return (Mahalanobis.fit(signals),)
+    def _fitted(self, signals: np.ndarray) -> Sequence[Autoencoder | Mahalanobis]:
+        return [Mahalanobis.fit(signals)]
 
-    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Detector:
+    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Autoencoder | Mahalanobis:
         return Mahalanobis.rebuild(tensors, steps)

@@ -16,7 +16,7 @@ from midward.errors import InputError
 from midward.reports import html
 
 if TYPE_CHECKING:
-    from midward.guards import Guard, Verdict
+    from midward.guards import Verdict
     from midward.models import LanguageModel
     from midward.sampling import Trace
 
@@ -207,18 +207,6 @@ def fragment(
         kinds=_kinds(shown),
     )
     return html.Part(markup, styles=("player.css",), scripts=("player.js",))
-
-
-def scores_by_step(guard: Guard, signal: Sequence[float]) -> list[float | None]:
-    """SRI Guard's score after each step of a signal [T] that begins at step 0; None at steps it doesn't look at.
-
-    Raises InputError for any other guard, and one that isn't fitted.
-    """
-    from midward.guards import SRIGuard
-
-    if not isinstance(guard, SRIGuard) or not guard.detectors:
-        raise InputError(f"the guard {guard.name!r} has no score by step; only a fitted 'sri' has.")
-    return guard.scores_so_far(signal)
 
 
 def _kinds(generations: Sequence[Generation]) -> dict[str, bool]:

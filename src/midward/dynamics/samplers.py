@@ -1,0 +1,57 @@
+"""Samplers of the same weights, by name: what a comparison of samplers holds against each other (SRI, S2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from midward._hints import did_you_mean
+from midward.errors import InputError
+from midward.sampling import Sampling
+
+#: SRI's own sampling (section 5), which its tables are of.
+PAPER: dict[str, Any] = {"length": 128, "steps": 32, "block": 128, "order": "low_confidence", "temperature": 0.0}
+
+SAMPLERS: dict[str, tuple[str, Callable[[Sampling], Sampling]]] = {
+    "native": ("the settings as given", lambda given: given),
+    "paper": (
+        "SRI's own: 128 tokens in one block of 32 steps, most confident first",
+        lambda given: _scheduled(given, **PAPER),
+    ),
+    "ar": (
+        "autoregressive sampling: one token a step, from left to right",
+        lambda given: _scheduled(given, order="left_to_right", steps=given.length, block=None),
+    ),
+    "greedy": (
+        "most confident first, as many steps as tokens",
+        lambda given: _scheduled(given, order=_confident(given), steps=given.length),
+    ),
+    "static": ("most confident first, in the given steps", lambda given: _scheduled(given, order=_confident(given))),
+    "random": ("random order, in the given steps", lambda given: _scheduled(given, order="random")),
+    "random-greedy": (
+        "random order, as many steps as tokens",
+        lambda given: _scheduled(given, order="random", steps=given.length),
+    ),
+    "left-to-right": ("from left to right, in the given steps", lambda given: _scheduled(given, order="left_to_right")),
+    "dynamic": (
+        "dynamic remasking: all tokens of at least 0.9 at once",
+        lambda given: replace(given, order="low_confidence", threshold=0.9),
+    ),
+}
+
+
+def _scheduled(given: Sampling, **changes: Any) -> Sampling:
+    return replace(given, threshold=None, **changes)
+
+
+def _confident(given: Sampling) -> str:
+    """The given order where it goes by the model's confidence."""
+    return "low_confidence" if given.order in ("random", "left_to_right") else given.order
+
+
+def sampler(name: str, given: Sampling) -> Sampling:
+    """The settings of one of SAMPLERS. Raises InputError for an unknown name."""
+    if name not in SAMPLERS:
+        raise InputError(f"no such sampler: {name!r}.{did_you_mean(name, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
+    return SAMPLERS[name][1](given)
