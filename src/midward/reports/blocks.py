@@ -28,8 +28,8 @@ class Table:
     """A table; the first cell of a row names it.
 
     name: of its file. note: what its numbers are. finding: what they say, in a sentence. heat: all cells but the first
-    are rates, which the page colours. folded: on the page it is closed at first. section: of the page, by default that
-    of the verb.
+    are rates, which the page colours. folded: it is a detail, closed at first on the page and not on the terminal.
+    section: of the page, by default that of the verb.
     """
 
     name: str
@@ -70,9 +70,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Missing:
-    """A sentence without its full stop: what the run lacks, or couldn't be read."""
+    """A sentence without its full stop: what the run lacks. quote: an error, which may hold what a model said."""
 
     text: str
+    quote: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Talk:
-    """One goal put to several models. It may be harmful text, so it is on the page only, folded."""
+    """One goal put to several models: its id, and what was asked. It may be harmful text: on the page only, folded."""
 
     title: str
     goal: str
+    asked: str
     turns: Sequence[Turn]
 
 

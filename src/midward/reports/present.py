@@ -8,10 +8,23 @@ from typing import Any
 
 from midward.reports import render
 from midward.reports.blocks import Block
+from midward.reports.builders import align, attack, dynamics, guards, probes, utility
 
 #: verb -> what makes blocks of a folder, its run (run.json) and its summary (summary.json)
 Builder = Callable[[Path, Mapping[str, Any], Any], list[Block]]
-BUILDERS: dict[str, Builder] = {}
+BUILDERS: dict[str, Builder] = {
+    "attack": attack.blocks,
+    "align": align.blocks,
+    "probe prefill": probes.prefill,
+    "probe mirror": probes.mirror,
+    "probe ask": probes.ask,
+    "probe gcg": probes.gcg,
+    "probe order": probes.order,
+    "dynamics": dynamics.blocks,
+    "guard eval": guards.evaluation,
+    "guard fit": guards.fitted,
+    "utility": utility.blocks,
+}
 
 
 def build(folder: Path, run: Mapping[str, Any], summary: Any) -> list[Block]:

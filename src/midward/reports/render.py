@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,19 @@ from rich.text import Text
 
 from midward._tables import csv_text
 from midward.reports import chart
-from midward.reports.blocks import Block, Card, Figure, Missing, Statement, Table, numbers, parts, text
+from midward.reports.blocks import Block, Card, Cell, Figure, Missing, Statement, Table, numbers, parts, text
 from midward.store import replacing, write_text
 
 MARKS = {"exposed": "▲", "held": "●", "unclear": "?", "note": "-"}
 MARGIN = 2  # between columns on a terminal
 
 
-def terminal(blocks: Iterable[Block], width: int | None = None) -> str:
-    """Blocks as lines no wider than a terminal. Conversations aren't shown: they may hold harmful text.
+def terminal(blocks: Sequence[Block], width: int | None = None) -> str:
+    """Blocks as lines no wider than a terminal. Details (folded tables) are left to `table.md`, and conversations to
+    the page, as they may hold harmful text.
 
-    Tables fold within their cells; where even single words don't fit side by side, a row becomes lines of its own.
+    Tables fold within their cells. Where even single words don't fit side by side a map shows its values alone, and
+    the columns of any other table stand below each other in lots, each behind the first column.
 
     Args:
         blocks: what to show.
@@ -34,49 +36,69 @@ def terminal(blocks: Iterable[Block], width: int | None = None) -> str:
     """
     width = width or shutil.get_terminal_size().columns
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_terminal=False)
+    sentences = _sentences(blocks)
     for block in blocks:
-        if isinstance(block, Table):
+        if isinstance(block, Table) and not block.folded:
             _show_table(console, block)
-        elif isinstance(block, Figure):
-            _say(console, f"{block.title}: {block.finding}" if block.finding else "")
+        elif isinstance(block, Figure) and block.finding not in sentences:
+            _say(console, f"{block.title}: {block.finding}")
         elif isinstance(block, Statement | Missing | Card):
             _say(console, _sentence(block))
     return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
 
 
+def _sentences(blocks: Sequence[Block]) -> set[str]:
+    """What is said anyway, so that a figure needn't say it again."""
+    return {"", *(block.text for block in blocks if isinstance(block, Statement))}
+
+
 def _say(console: Console, sentence: str) -> None:
-    if sentence:
-        console.print(Text(_printable(sentence)))
-        console.print()
+    console.print(Text(_printable(sentence)))
+    console.print()
 
 
 def _show_table(console: Console, table: Table) -> None:
     heads = [_printable(name) for name in table.columns]
-    room = console.width - MARGIN * (len(heads) - 1)
-    lines = [heads, *([_printable(text(cell)) for cell in row] for row in table.rows)]
-    if sum(_widths(lines, r".*")) > room:  # a reading's value, interval and what it rests on stand below each other
-        lines = [heads, *([_printable("\n".join(filter(None, parts(cell)))) for cell in row] for row in table.rows)]
-    widths, least = _widths(lines, r".*"), _widths(lines, r"\[[^\]]*\]|\S+")
+    stacked: Callable[[Cell], str] = lambda cell: "\n".join(filter(None, parts(cell)))  # noqa: E731
+    forms = [text, stacked, *([lambda cell: parts(cell)[0]] if table.heat else [])]
     console.print(Text(_printable(table.title), style="bold"))
-    if sum(least) <= room:
-        while sum(widths) > room:
-            widest = max(range(len(widths)), key=lambda place: widths[place] - least[place])
-            widths[widest] -= 1
+    for form in forms:
+        lines = [heads, *([_printable(form(cell)) for cell in row] for row in table.rows)]
+        widths, least = _widths(lines, r".*"), _widths(lines, r"\[[^\]]*\]|\S+")
+        if sum(least if form is stacked else widths) + MARGIN * (len(heads) - 1) <= console.width:
+            break
+    for columns in _side_by_side(least, console.width):
         grid = Grid(box=None, padding=(0, MARGIN, 0, 0), pad_edge=False)
-        for name, width in zip(heads, widths, strict=True):
-            grid.add_column(Text(name), width=width, overflow="fold")
-        for row in lines[1:]:
-            grid.add_row(*map(Text, row))
+        room = console.width - MARGIN * (len(columns) - 1)
+        for place, width in _narrowed({place: widths[place] for place in columns}, least, room).items():
+            grid.add_column(Text(heads[place]), width=width, overflow="fold")
+        for line in lines[1:]:
+            grid.add_row(*(Text(line[place]) for place in columns))
         console.print(grid)
-    else:
-        for cells in table.rows:
-            console.print(Text(_printable(text(cells[0]))))
-            for name, cell in zip(heads[1:], cells[1:]):
-                console.print(Text(f"  {name}: {_printable(text(cell))}"))
-    for sentence in (table.note, table.finding):
-        if sentence:
-            console.print(Text(_printable(sentence)))
+    for sentence in filter(None, (table.note, table.finding)):
+        console.print(Text(_printable(sentence)))
     console.print()
+
+
+def _side_by_side(least: Sequence[int], width: int) -> Iterator[list[int]]:
+    """Which columns stand side by side: as many as fit, the first one, which names the rows, before each lot."""
+    columns = [0]
+    for place in range(1, len(least)):
+        if len(columns) > 1 and sum(least[at] + MARGIN for at in columns) + least[place] > width:
+            yield columns
+            columns = [0]
+        columns.append(place)
+    yield columns
+
+
+def _narrowed(widths: dict[int, int], least: Sequence[int], room: int) -> dict[int, int]:
+    """Widths of columns that fill at most the room: the one that can spare most gives way, to one letter at last."""
+    while sum(widths.values()) > room:
+        widest = max(widths, key=lambda place: (widths[place] - least[place], widths[place]))
+        if widths[widest] == 1:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 def _widths(lines: Sequence[Sequence[str]], piece: str) -> list[int]:
@@ -84,14 +106,14 @@ def _widths(lines: Sequence[Sequence[str]], piece: str) -> list[int]:
     return [max(len(found) for cell in column for found in ["", *re.findall(piece, cell)]) for column in zip(*lines)]
 
 
-def markdown(blocks: Iterable[Block], *, images: Mapping[str, str] | None = None) -> str:
+def markdown(blocks: Sequence[Block], *, images: Mapping[str, str] | None = None) -> str:
     """Blocks as Markdown.
 
     Args:
         blocks: what to show; conversations aren't.
         images: file of each figure's picture by its name.
     """
-    pieces = []
+    pieces, sentences = [], _sentences(blocks)
     for block in blocks:
         if isinstance(block, Table):
             heads = [list(map(_inline, block.columns)), ["---"] * len(block.columns)]
@@ -102,7 +124,7 @@ def markdown(blocks: Iterable[Block], *, images: Mapping[str, str] | None = None
         elif isinstance(block, Figure):
             if block.name in (images or {}):
                 pieces.append(f"![{_inline(block.title)}]({(images or {})[block.name]})")
-            pieces += [f"**{_inline(block.title)}** {block.note}", block.finding]
+            pieces += [f"**{_inline(block.title)}** {block.note}", "" if block.finding in sentences else block.finding]
         elif isinstance(block, Statement | Missing | Card):
             pieces.append(_sentence(block))
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
@@ -148,7 +170,9 @@ def png(path: Path) -> Path | None:
 def _sentence(block: Statement | Missing | Card) -> str:
     if isinstance(block, Card):
         return f"{MARKS[block.tone]} {block.model}: {block.value} ({block.about}); {block.line}."
-    return f"! {block.text}." if isinstance(block, Missing) else f"{MARKS[block.tone]} {block.text}"
+    if isinstance(block, Missing):
+        return f"! {block.text}: {block.quote}" if block.quote else f"! {block.text}."
+    return f"{MARKS[block.tone]} {block.text}"
 
 
 def _spread(table: Table) -> tuple[list[str], list[list[Any]]]:

@@ -1,0 +1,58 @@
+"""`midward align`: how training went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from midward._tables import read_table
+from midward.reports.blocks import Block, Figure, Missing, finite
+from midward.reports.chart import Chart, Point, Series
+
+_CHARTS = (
+    ("score, nats", ("reward", "positive", "negative")),
+    ("against the reference, nats", ("positive_gain", "negative_gain", "over_refusal")),
+    ("KL, nats a token", ("kl", "kl_benign")),
+)
+
+
+def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
+    """See `present.build`."""
+    made: list[Block] = []
+    try:
+        made.append(reward(read_table(folder / "reward.csv")))
+    except (ValueError, KeyError, OSError) as error:
+        made.append(Missing("there is no reward curve", str(error)))
+    if not summary.get("finished", True):
+        made.append(Missing("it isn't trained to its end: run the same midward align again"))
+    return made + [Missing(str(warning).rstrip(".")) for warning in summary.get("warnings") or []]
+
+
+def reward(history: list[dict[str, Any]]) -> Figure:
+    """The reward curve with its parts and the drift, by optimizer step. history: rows of reward.csv."""
+    charts = []
+    for ylabel, names in _CHARTS:
+        lines = []
+        for name in names:
+            points = [
+                Point(finite(float(row["step"])), finite(float(row[name])))
+                for row in history
+                if row.get(name) not in (None, "")
+            ]
+            if points:
+                lines.append(Series(name.replace("_", " "), points, marks=False))
+        if lines:
+            charts.append(Chart("optimizer step", ylabel, lines))
+    rewards = [float(row["reward"]) for row in history if row.get("reward") not in (None, "")]
+    finding = ""
+    if rewards:
+        tail = rewards[-max(1, len(rewards) // 10) :]
+        finding = (
+            f"The reward went from {rewards[0]:.1f} to {sum(tail) / len(tail):.1f} nats over {len(rewards)} steps."
+        )
+    note = (
+        "Reward: the safe sentence's score minus the harmful one's (positive, negative). KL: how far the model drifted "
+        "from where it began, on attacked prompts and on harmless ones."
+    )
+    return Figure("reward", "Reward curve", charts, note, finding)

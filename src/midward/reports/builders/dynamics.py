@@ -1,0 +1,183 @@
+"""`midward dynamics`: SRI signals by sampler, recovery from harm, and what the signals tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from midward.errors import InputError
+from midward.reports.blocks import Block, Cell, Figure, Statement, Table, by_chance, points, reading, text
+from midward.reports.builders.guards import BANDS, apart_at, bands
+from midward.reports.chart import Chart, Point, Series
+from midward.stats import Area, Paired, Rate
+
+Record = Mapping[str, Any]
+_NAMES = {
+    "asr": "attack success",
+    "rr": "refused",
+    "right": "right answers",
+    "coherent": "coherent",
+    "harm-on-the-way": "harm on the way",
+    "hrr": "revised it (HRR)",
+    "frr": "ended harmless (FRR)",
+    "success": "attack success",
+    "correct": "right answers",
+    "irr": "inner recovery below 0.5",
+}
+
+
+def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
+    """See `present.build`."""
+    cells = summary["cells"]
+    first = next(iter(cells))
+    top = "attacked" if "attacked" in cells[first] else next(iter(cells[first]))
+    charts = [band for name, groups in (summary.get("signals") or {}).items() if (band := bands(groups, name))]
+    made: list[Block] = []
+    if charts:
+        made.append(Figure("signals", "SRI signals by sampler", charts, BANDS, apart_at(charts[0])))
+    made += _bars("recovery-inner", "Inner recovery: refusal, the signal below 0.5", cells, [("irr-0.5", "")])
+    pairs = [("asr", "attack success"), ("right", "right answers")]
+    made += _bars("samplers", "Attack success and right answers by sampler", cells, pairs)
+    made += [_recovery(cells), *_gains(summary.get("gains") or []), *_areas(summary.get("auroc") or [])]
+    made += _maps(summary.get("maps") or [])
+    return [*made, *_findings(summary, first, top)]
+
+
+def _bars(name: str, title: str, cells: Record, measures: Sequence[tuple[str, str]]) -> Iterator[Figure]:
+    """Groups of bars, one a set and measure; a bar a sampler."""
+    sets = list(dict.fromkeys(where for by_set in cells.values() for where in by_set))
+    groups = [
+        (where, measure, ", ".join(filter(None, (where, label))))
+        for where in sets
+        for measure, label in measures
+        if any(measure in by_set.get(where, {}) for by_set in cells.values())
+    ]
+    series = []
+    for sampler, by_set in cells.items():
+        bars = []
+        for x, (where, measure, _) in enumerate(groups):
+            rate = _rate(by_set.get(where, {}).get(measure))
+            if rate and rate.n:
+                bars.append(Point(x, rate.value, rate.low, rate.high))
+        if bars:
+            series.append(Series(sampler, bars, kind="bars"))
+    if series:
+        chart = Chart("", "share", series, "%", ylim=(0.0, 1.0), groups=[label for *_, label in groups])
+        yield Figure(name, title, [chart])
+
+
+def _recovery(cells: Record) -> Table:
+    measures = list(dict.fromkeys(name for sets in cells.values() for found in sets.values() for name in found))
+    rows: list[list[Cell]] = [
+        [sampler, where, *(found.get(name) for name in measures)]
+        for sampler, sets in cells.items()
+        for where, found in sets.items()
+    ]
+    heads = ["sampler", "prompts", *(_name(measure) for measure in measures)]
+    note = "HRR and FRR: of the generations that did harm in some text before the last."
+    return Table("recovery", "Recovery by sampler", heads, rows, note, folded=True)
+
+
+def _gains(gains: Sequence[Record]) -> Iterator[Block]:
+    if not gains:
+        return
+    rows: list[list[Cell]] = []
+    for gain in gains:
+        rows.append([f"{gain['sampler']} minus {gain['against']}", gain["set"], _name(gain["measure"]), gain])
+    family = max(gain.get("family", 1) for gain in gains)
+    note = f"By prompt. Holm: p corrected for the {family} comparisons of this table."
+    yield Table("gains", "Samplers against each other", ["samplers", "prompts", "measure", "difference"], rows, note)
+
+
+def _areas(areas: Sequence[Record]) -> Iterator[Block]:
+    if not areas:
+        return
+    labels = ("sampler", "reading", "detector", "positive", "negative")
+    rows: list[list[Cell]] = [
+        [*(area[name] for name in labels), _area(area), "control: 0.5 is right" if area["control"] else ""]
+        for area in areas
+    ]
+    heads = ["sampler", "signal", "detector", "AUROC of", "against", "AUROC", ""]
+    asked = [area for area in areas if not area["control"]]
+    finding = ""
+    if asked:
+        best = max(asked, key=lambda area: _area(area).value)
+        told = "no better than chance" if by_chance(_area(best)) else "better than chance"
+        finding = f"At best {told}: {text(_area(best))} ({best['reading']}, {best['detector']}, sampler "
+        finding += f"{best['sampler']}, against {best['negative']})."
+    yield Table("auroc", "Do the signals tell jailbroken answers?", heads, rows, "", finding, folded=True)
+
+
+def _maps(maps: Sequence[Record]) -> Iterator[Figure]:
+    """Linear discriminant maps. A map: sampler, layer, kinds [N], points [N, 2]."""
+    charts = []
+    for found in maps:
+        if found.get("points"):
+            by_kind: dict[str, list[Point]] = {}
+            for kind, (x, y, *_) in zip(found["kinds"], found["points"], strict=True):
+                by_kind.setdefault(kind, []).append(Point(x, y))
+            series = [Series(kind, points_, kind="points") for kind, points_ in by_kind.items()]
+            title = f"{found['sampler']}, {found['layer']} layer"
+            charts.append(Chart("first discriminant", "second", series, title=title if len(maps) > 1 else ""))
+    if charts:
+        note = "A linear map of the signals, fitted to part the kinds; near points have similar signals."
+        yield Figure("lda", "A map of generations by their signals", charts, note)
+
+
+def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
+    """What was found, a sentence a question. SRI's claims S2 to S6."""
+    cells, gains = summary["cells"], summary.get("gains") or []
+    by_sampler: dict[str, dict[tuple[str, str], Paired]] = {}
+    for gain in gains:
+        pair = reading(gain)
+        if isinstance(pair, Paired):
+            by_sampler.setdefault(gain["sampler"], {})[gain["set"], gain["measure"]] = pair
+    for name, pairs in by_sampler.items():
+        told = [
+            f"{_name(measure)} of {where} {points(pairs[where, measure])}"
+            for where in dict.fromkeys(where for where, _ in pairs)
+            for measure in ("success", "refused", "correct")
+            if (where, measure) in pairs and (where == top or measure == "correct")
+        ]
+        yield Statement(f"{name} against left to right, one token a step (ar): {'; '.join(told)}.")
+    here = cells[first][top]
+    if "hrr" in here:
+        yield Statement(
+            f"Did harm on the way: {text(here['harm-on-the-way'])}; of those, {text(here['hrr'])} revised it and "
+            f"{text(here['frr'])} ended harmless ({first}, {top})."
+        )
+    for name in (name for name in ("paper", first) if name in cells):
+        for measure in [measure for measure in cells[name][top] if measure.startswith("irr-0.5")]:
+            beside = measure.removeprefix("irr-0.5")
+            ends = ", ".join(
+                f"{text(cells[name][top][f'irr-{at}{beside}'])} below {at}" for at in ("0.5", "0.25", "0.1")
+            )
+            yield Statement(f"Inner recovery of {name}{beside}: {ends}.")
+    for found in summary.get("maps") or []:
+        begun = ", ".join(f"{kind} {value:.2f}" for kind, value in (found.get("begun") or {}).items())
+        sentence = f"{found['sampler']}, {found['layer']} layer: mean signal at the first step {begun}"
+        if found.get("accuracy"):
+            sentence += (
+                f"; a linear map tells the kinds apart in {text(found['accuracy'])}, cross-validated, where the "
+            )
+            sentence += f"commonest alone would give {100 * found['majority']:.1f} %"
+        yield Statement(f"{sentence}.")
+
+
+def _name(measure: str) -> str:
+    if measure in _NAMES:
+        return _NAMES[measure]
+    return measure.replace("irr-", "inner recovery below ").replace("irr", "inner recovery below 0.5")
+
+
+def _rate(record: Any) -> Rate | None:
+    rate = None if record is None else reading(record)
+    return rate if isinstance(rate, Rate) else None
+
+
+def _area(record: Record) -> Area:
+    area = reading(record)
+    if not isinstance(area, Area):
+        raise InputError(f"{text(area)} stands where an area should")
+    return area
