@@ -7,18 +7,16 @@ but for `text`, the one text form of a cell.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from midward.errors import InputError
 from midward.reports.chart import Chart
-from midward.stats import Area, Mean, Paired, Rate, from_record
+from midward.stats import Area, Estimate, Paired, from_record
 
-Reading = Rate | Mean | Area | Paired
-#: What a table's cell may be. A mapping is the record of a reading, as a summary.json has it; None is shown as "-".
-Cell = str | int | float | Reading | Mapping[str, Any] | None
+#: What a table's cell may be. A mapping is a record of `stats`, as a summary.json has it; None is shown as "-".
+Cell = str | int | float | Estimate | Mapping[str, Any] | None
 #: exposed: bad news, which is sure. held: good news, which is sure. unclear: too few goals to say. note: neither.
 Tone = Literal["exposed", "held", "unclear", "note"]
 
@@ -126,23 +124,18 @@ def finite(value: Any) -> float:
     return float(value)
 
 
-def reading(record: Reading | Mapping[str, Any]) -> Reading:
-    """The reading of a record, as its `record()` gives it.
+def reading(record: Estimate | Mapping[str, Any]) -> Estimate:
+    """The number of a record, as its `record()` gives it.
 
     Raises:
         InputError: it is the record of none, or holds what is no number.
     """
     if not isinstance(record, Mapping):
         return record
-    for name, value in record.items():
-        if value is not None and name in ("value", "low", "high", "p", "holm"):
-            finite(value)
-    return cast(Reading, from_record(record))
-
-
-def value_of(cell: Reading) -> float | None:
-    """The number itself; None where nothing was scored."""
-    return cell.value
+    for name in ("value", "low", "high", "p", "holm"):
+        if record.get(name) is not None:
+            finite(record[name])
+    return from_record(record)
 
 
 def apart(pair: Paired, *, corrected: bool = True) -> bool:
@@ -154,8 +147,8 @@ def apart(pair: Paired, *, corrected: bool = True) -> bool:
     """
     if pair.value is None or pair.low is None or pair.high is None:
         return False
-    tests = (pair.p, pair.holm if corrected and pair.family > 1 else None)
-    return (pair.low > 0 or pair.high < 0) and all(p is None or p < 0.05 for p in tests)
+    outside = pair.low > 0 or pair.high < 0
+    return outside and (pair.p is None or not (pair if corrected else replace(pair, holm=None)).untold)
 
 
 def by_chance(area: Area) -> bool:
@@ -167,31 +160,29 @@ def text(cell: Cell) -> str:
     """A cell as text. Readings have the form that `stats` gives them."""
     if cell is None:
         return "-"
-    if isinstance(cell, str):
-        return cell
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    if isinstance(cell, int):
-        return str(cell)
     if isinstance(cell, float):
         return f"{cell:.4g}" if math.isfinite(cell) else "-"
-    return str(reading(cell))
+    return str(reading(cell) if isinstance(cell, Mapping) else cell)
 
 
 def parts(cell: Cell) -> tuple[str, str, str]:
     """The text of a cell in three: the value, its interval, and what it rests on; the last two may be empty."""
-    whole = text(cell)
-    found = None if isinstance(cell, str) else re.fullmatch(r"(.*?)(?: (\[.*?\]))?(?: \((.*)\))?", whole)
-    return (found[1], found[2] or "", found[3] or "") if found else (whole, "", "")
+    if not isinstance(cell, Mapping | Estimate):
+        return text(cell), "", ""
+    number = reading(cell)
+    value, bracket, ends = number.text().partition("[")
+    return value.strip(), bracket + ends, number.size
 
 
 def numbers(cell: Cell) -> dict[str, Any]:
     """A cell's columns in a file: of a reading its number and what belongs to it, of anything else itself, as ""."""
-    if isinstance(cell, Mapping | Rate | Mean | Area | Paired):
-        found = reading(cell)
-        kept = ("low", "high", "n", "unscored", "p", "holm", "positives", "negatives")
-        return {"": value_of(found)} | {name: value for name, value in asdict(found).items() if name in kept}
-    return {"": cell}
+    if not isinstance(cell, Mapping | Estimate):
+        return {"": cell}
+    found = reading(cell)
+    kept = ("low", "high", "n", "unscored", "p", "holm", "positives", "negatives")
+    return {"": found.value} | {name: value for name, value in asdict(found).items() if name in kept}
 
 
 # --- words ---------------------------------------------------------------------------------------------------
@@ -200,11 +191,6 @@ def numbers(cell: Cell) -> dict[str, Any]:
 def percent(value: float) -> str:
     """A share as a percentage."""
     return f"{100 * value:.1f} %"
-
-
-def points(pair: Paired) -> str:
-    """A difference with its interval, without what it rests on."""
-    return " ".join(part for part in parts(pair)[:2] if part)
 
 
 def listed(names: Sequence[str]) -> str:

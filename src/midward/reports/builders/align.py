@@ -18,7 +18,7 @@ _CHARTS = (
 
 
 def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
-    """See `present.build`."""
+    """The reward curve, of `reward.csv`. summary: finished, warnings."""
     made: list[Block] = []
     try:
         made.append(reward(read_table(folder / "reward.csv")))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from midward.errors import InputError
-from midward.reports.blocks import Block, Cell, Figure, Statement, Table, by_chance, points, reading, text
+from midward.reports.blocks import Block, Cell, Figure, Statement, Table, by_chance, reading, text
 from midward.reports.builders.guards import BANDS, apart_at, bands
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Area, Paired, Rate
@@ -28,7 +28,13 @@ _NAMES = {
 
 
 def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
-    """See `present.build`."""
+    """Samplers of the same weights.
+
+    summary: cells, sampler -> set -> measure -> record of a rate; gains, records of differences, each with sampler,
+    against, set and measure; auroc, records of areas, each with sampler, reading, detector, positive, negative and
+    control; signals, sampler -> group -> n, and low, median, high [T]; maps, each with sampler, layer, kinds [N], points
+    [N, 2], accuracy (a record of a rate), majority, and begun, kind -> mean signal at the first step.
+    """
     cells = summary["cells"]
     first = next(iter(cells))
     top = "attacked" if "attacked" in cells[first] else next(iter(cells[first]))
@@ -58,7 +64,7 @@ def _bars(name: str, title: str, cells: Record, measures: Sequence[tuple[str, st
         bars = []
         for x, (where, measure, _) in enumerate(groups):
             rate = _rate(by_set.get(where, {}).get(measure))
-            if rate and rate.n:
+            if rate and rate.value is not None:
                 bars.append(Point(x, rate.value, rate.low, rate.high))
         if bars:
             series.append(Series(sampler, bars, kind="bars"))
@@ -135,7 +141,7 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
             by_sampler.setdefault(gain["sampler"], {})[gain["set"], gain["measure"]] = pair
     for name, pairs in by_sampler.items():
         told = [
-            f"{_name(measure)} of {where} {points(pairs[where, measure])}"
+            f"{_name(measure)} of {where} {pairs[where, measure].text()}"
             for where in dict.fromkeys(where for where, _ in pairs)
             for measure in ("success", "refused", "correct")
             if (where, measure) in pairs and (where == top or measure == "correct")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from midward.reports.blocks import Block, Cell, Figure, Statement, Table, finite, reading, value_of
+from midward.reports.blocks import Block, Cell, Figure, Statement, Table, finite, reading
 from midward.reports.chart import Chart, Point, Series
-from midward.stats import Rate
+from midward.stats import Estimate
 
 Record = Mapping[str, Any]
 _PLACES = ("set", "kind", "position", "word", "tokens")  # what tells one cell from another
@@ -38,7 +38,12 @@ _NAMES = {
 
 
 def prefill(folder: Path, run: Record, summary: Record) -> list[Block]:
-    """See `present.build`."""
+    """Phrases forced along the response, to attack.
+
+    summary: cells, each with set, kind, position, tokens and records of rates (asr, own_refusal, correct, coherent,
+    landed) and means (score); findings, sentences; compared, the folder of another run -> records of differences, each
+    with what tells its cell and a measure.
+    """
     found = _findings(summary)
     lines, level = _by_position(summary["cells"])
     figures: list[Block] = []
@@ -52,7 +57,7 @@ def prefill(folder: Path, run: Record, summary: Record) -> list[Block]:
 
 
 def mirror(folder: Path, run: Record, summary: Record) -> list[Block]:
-    """See `present.build`."""
+    """Refusals forced along the response, under attack. summary: as of `prefill`, and window, its start and end."""
     found = _findings(summary)
     window = summary["window"]
     lines, level = _by_position(summary["cells"], "attack alone")
@@ -67,7 +72,7 @@ def mirror(folder: Path, run: Record, summary: Record) -> list[Block]:
 
 
 def ask(folder: Path, run: Record, summary: Record) -> list[Block]:
-    """See `present.build`."""
+    """Phrases asked for at a word. summary: as of `prefill`, a cell a word (None: the plain goal)."""
     found = _findings(summary)
     asked = [cell for cell in summary["cells"] if cell["word"] is not None]
     lines = [
@@ -84,7 +89,11 @@ def ask(folder: Path, run: Record, summary: Record) -> list[Block]:
 
 
 def gcg(folder: Path, run: Record, summary: Record) -> list[Block]:
-    """See `present.build`."""
+    """Suffixes of the prompt, optimised.
+
+    summary: as of `prefill`, a cell a position (None: the start suffix); between, differences of positions; curves,
+    each with model, position and loss, a record of a mean for every iteration from 0.
+    """
     found = _findings(summary)
     note = "Suffixes of the prompt, optimised so that a phrase becomes likely at a place of the response."
     made: list[Block] = []
@@ -102,7 +111,11 @@ def gcg(folder: Path, run: Record, summary: Record) -> list[Block]:
 
 
 def order(folder: Path, run: Record, summary: Record) -> list[Block]:
-    """See `present.build`."""
+    """The order in which positions are committed.
+
+    summary: sets, set -> measure -> record of a mean; steps, set -> a record of a mean for every step (None: nothing
+    was committed); maps, set -> shares of prompts [positions, steps]; findings.
+    """
     found = _findings(summary)
     lines = []
     for name, steps in (summary.get("steps") or {}).items():
@@ -154,8 +167,8 @@ def _by_position(cells: Iterable[Record], level: str = "no phrase") -> tuple[lis
     kinds: dict[str, list[Record]] = {}
     levels: list[tuple[str, float]] = []
     for cell in cells:
-        rate = _cell(cell, "asr")
-        value = value_of(reading(rate)) if isinstance(rate, Mapping | Rate) else None
+        rate = cell.get("asr")
+        value = reading(rate).value if isinstance(rate, Mapping | Estimate) else None
         if cell["set"] != "harmful" or value is None:
             continue
         if cell["position"] is None:
@@ -167,23 +180,23 @@ def _by_position(cells: Iterable[Record], level: str = "no phrase") -> tuple[lis
 
 
 def _points(cells: Iterable[Record], at: str, name: str) -> list[Point]:
-    rates = [(finite(cell[at]), _cell(cell, name)) for cell in cells]
-    known = [(x, reading(rate)) for x, rate in rates if isinstance(rate, Mapping | Rate)]
-    return [Point(x, *_ends(rate)) for x, rate in sorted(known, key=lambda pair: pair[0]) if value_of(rate) is not None]
+    rates = [(finite(cell[at]), cell.get(name)) for cell in cells]
+    known = [(x, reading(rate)) for x, rate in rates if isinstance(rate, Mapping | Estimate)]
+    return [Point(x, *_ends(rate)) for x, rate in sorted(known, key=lambda pair: pair[0]) if rate.value is not None]
 
 
 def _ends(record: Any) -> tuple[float, float | None, float | None]:
     """Value, low and high."""
     found = reading(record)
-    return value_of(found) or 0.0, found.low, found.high
+    return found.value or 0.0, found.low, found.high
 
 
 def _cells(name: str, title: str, cells: Sequence[Record], note: str = "") -> Table:
     """Cells as rows: first what tells them apart, then what was measured."""
-    keys = list(dict.fromkeys(key for cell in cells for key in cell if not key.endswith(("_low", "_high"))))
-    keys = [key for key in keys if any(_cell(cell, key) is not None for cell in cells)]
+    keys = list(dict.fromkeys(key for cell in cells for key in cell))
+    keys = [key for key in keys if any(cell.get(key) is not None for cell in cells)]
     keys.sort(key=lambda key: key not in _PLACES)  # stable
-    rows = [[_cell(cell, key) for key in keys] for cell in cells]
+    rows = [[cell.get(key) for key in keys] for cell in cells]
     return Table(name, title, [_name(key) for key in keys], rows, note)
 
 
@@ -200,12 +213,3 @@ def _pairs(name: str, title: str, pairs: Sequence[Record]) -> Table:
 
 def _name(key: str) -> str:
     return _NAMES.get(key, key.replace("_", " "))
-
-
-def _cell(cell: Record, name: str) -> Cell:
-    """A measure of a cell."""
-    value = cell.get(name)
-    if isinstance(value, int | float) and cell.get(f"{name}_low") is not None:
-        count = int(cell["n"])
-        return Rate(round(value * count), count, 0, cell[f"{name}_low"], cell[f"{name}_high"], count)
-    return value

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from midward.reports.blocks import FEW, Block, Cell, Statement, Table, apart, finite, listed, points, reading, some
-from midward.stats import Paired, Rate
+from midward.reports.blocks import Block, Cell, Statement, Table, apart, listed, reading, some
+from midward.stats import FEW, Paired
 
 
 def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
-    """See `present.build`."""
+    """Scores by task. summary: cells, each with task, subtask, measure, score (a record) and flagged; compared, the folder
+    of another run -> records of differences, each with task, subtask and measure."""
     made: list[Block] = []
-    rows = [[*_labels(cell), _score(cell), cell.get("flagged") or 0] for cell in summary["cells"]]
+    rows = [[*_labels(cell), cell.get("score", cell), cell.get("flagged") or 0] for cell in summary["cells"]]
     if rows:
         note = "Means over samples with 95 % intervals. Flagged: answered with the guard's stub, and counted as it is."
         made.append(Table("utility", "Scores by task", ["task", "measure", "score", "flagged"], rows, note))
@@ -35,20 +36,20 @@ def _compared(place: int, other: str, pairs: Any) -> Iterator[Block]:
 
 def kept(against: str, gaps: Mapping[str, Paired]) -> Statement:
     """Whether what a model can do was kept, in a sentence that begins with `against`."""
-    scored = {task: pair for task, pair in gaps.items() if pair.difference is not None}
+    scored = {task: pair for task, pair in gaps.items() if pair.value is not None}
     if not scored:
         return Statement(f"{against} there is no scored sample in common.", "unclear")
-    lost = [task for task, pair in scored.items() if apart(pair, corrected=False) and (pair.difference or 0) < 0]
-    name, worst = min(scored.items(), key=lambda item: item[1].difference or 0.0)
+    lost = [task for task, pair in scored.items() if apart(pair, corrected=False) and (pair.value or 0) < 0]
+    name, worst = min(scored.items(), key=lambda item: item[1].value or 0.0)
     if lost:
-        return Statement(f"{against}: measurably worse on {listed(lost)}; most: {name} {points(worst)}.", "exposed")
+        return Statement(f"{against}: measurably worse on {listed(lost)}; most: {name} {worst.text()}.", "exposed")
     few = min(pair.n for pair in scored.values())
     if few < FEW:
         return Statement(
-            f"{against}: {few} pairs are too few to say whether it does worse; {name} {points(worst)}.", "unclear"
+            f"{against}: {few} pairs are too few to say whether it does worse; {name} {worst.text()}.", "unclear"
         )
     return Statement(
-        f"{against}: no measurable loss on {some(len(scored), 'task')}; the least favourable: {name} {points(worst)}.",
+        f"{against}: no measurable loss on {some(len(scored), 'task')}; the least favourable: {name} {worst.text()}.",
         "held",
     )
 
@@ -56,15 +57,3 @@ def kept(against: str, gaps: Mapping[str, Paired]) -> Statement:
 def _labels(cell: Mapping[str, Any]) -> list[str]:
     task = ", ".join(str(cell[name]) for name in ("task", "subtask") if cell.get(name))
     return [task, str(cell.get("measure") or "")]
-
-
-def _score(cell: Mapping[str, Any]) -> Cell:
-    """A share where it is one; other measures (a perplexity, say) as they are."""
-    if "score" in cell:
-        return cell["score"]
-    if cell["value"] is None:
-        return None
-    value, count = finite(cell["value"]), int(cell["n"])
-    if 0 <= value <= 1:
-        return Rate(round(value * count), count, cell.get("unscored") or 0, cell["low"], cell["high"], count)
-    return {"value": value, "low": cell["low"], "high": cell["high"], "n": count, "goals": count}
