@@ -67,7 +67,6 @@ def _all(
     _check_out(out_file, prompts)
     _check_fast(sampling, check_agreement)
     from midward.runs.generate import generate as run  # imports torch: what is wrong above is told at once
-    from midward.sampling.requests import require_some
 
     loaded = model.load()
     chosen = sampling.resolve(loaded)
@@ -89,13 +88,12 @@ def _all(
             limit=limit,
             overwrite=overwrite,
             watchers=[StepBar(progress)],
-            progress=lambda done: progress.advance(task, done),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     errors = [row for row in written if row["error"] is not None]
     say(f"{len(written)} rows in {out_file}")
     if errors:
         say(f"{len(errors)} of them without a response; the first: {errors[0]['error']}")
-    require_some(written)
 
 
 def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agreement: int | None) -> None:

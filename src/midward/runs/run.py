@@ -88,6 +88,10 @@ class Run(BaseModel):
     started: str | None = None
     finished: str | None = None
 
+    def stamped(self) -> Run:
+        """With the versions that run, and the time of the start if it has none yet."""
+        return self.model_copy(update={"versions": _versions(), "started": self.started or _now()})
+
     @classmethod
     def load(cls, folder: str | Path) -> Run:
         """Read the record of a folder. Raises InputError where it has none, or one of another layout."""
@@ -162,10 +166,8 @@ class RunFolder:
                 "judges": [dict(judge) for judge in judges],
                 "goals": dict(goals or {}),
                 "seed": seed,
-                "versions": _versions(),
-                "started": self.run.started or _now(),
             }
-        )
+        ).stamped()
         if os.environ.get("RANK", "0") != "0":  # under torchrun one process writes
             return
         self.folder.mkdir(parents=True, exist_ok=True)
