@@ -128,10 +128,6 @@ def _stand_in(source: str) -> Callable[[], None]:
 #: Group ("" is midward itself) -> verb -> the function that does it, and its summary: the first lines of its docstring.
 _VERBS = {
     "": {
-        "demo": (
-            "demo:demo",
-            "Attack the sandbox model, align it at its opening and in its middle, attack all three, write a page.",
-        ),
         "generate": (
             "generate:generate",
             "Answer one prompt, or every row of a file. Run again, it goes on where it stopped.",
