@@ -20,7 +20,7 @@ $(READY): $(CORE)
 	touch $(READY)
 
 demo: $(CORE)            ## attack, align with MOSA, attack again, write report/index.html
-	$(BIN)/midward demo
+	PATH=$(CURDIR)/$(BIN):$$PATH examples/demo.sh report
 
 # Two processes of one thread each: more would wait for each other.
 test test-slow: export OMP_NUM_THREADS ?= 1
