@@ -28,7 +28,7 @@ from midward import Forced, LanguageModel, Request, Sampling, sample
 from midward.models import llada
 from midward.models._rope import keep_rope_in_float32
 from midward.sampling import noise
-from midward.sampling.agreement import compare
+from midward.sampling._agreement import compare
 from midward.sampling.choose import choose
 
 MASK, END = 2, 1

@@ -27,6 +27,7 @@ ELSEWHERE = {
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "micro_batch",
     "max_grad_norm": "clip",
+    "objective": "recipe",
 }
 
 

@@ -96,7 +96,7 @@ def test_method_and_objective_reach_the_run_and_length_is_the_models(
         tmp_path / "o",
         "--method",
         "initial",
-        "--objective",
+        "--recipe",
         "paper",
         "--seed",
         3,
@@ -134,7 +134,11 @@ def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeyp
         (["--set", "lrr=1"], "no setting 'lrr'. Did you mean 'lr'?"),
         (["--set", "lr=-1"], "lr: "),
         (["--set", "lr"], "--set takes KEY=VALUE; received 'lr'"),
-        (["--set", "recipe=paper"], "--set recipe: use --objective"),
+        (["--pairs", "0"], "pairs: "),
+        (["--lrr", "1"], "(Possible options: --lora-rank, --lr)"),
+        (["--recipe", "publishd"], "publishd"),
+        (["--recipe", "x.yaml"], "--recipe FILE is now --config FILE"),
+        (["--objective", "paper"], "--objective is now --recipe"),
         (["--set", "lr=["], "--set lr: '[' is no value"),
         (["--column", "prompt"], "has no column 'prompt'"),
         (["--data", "nothing.csv"], "there is no file nothing.csv"),
@@ -160,12 +164,12 @@ def test_data_must_be_given_for_other_models_and_hold_no_empty_prompt(midward, l
 def test_a_recipe_may_set_alignment_numbers(midward, files, llada_folder, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"model: {llada_folder}\ndata: {tmp_path / 'goals.csv'}\ncolumn: goal\nobjective: paper\n"
+        f"model: {llada_folder}\ndata: {tmp_path / 'goals.csv'}\ncolumn: goal\nrecipe: paper\n"
         f"sentences: {tmp_path / 'sentences.yaml'}\n"
         "set: {length: 24, window_start: 6, window_end: 14, lr: 1e-3, negative_floor: null, max_steps: 1,\n"
         "  log_steps: 1}\n"
     )
-    result = midward("align", "--recipe", recipe, "--out", tmp_path / "adapter")
+    result = midward("align", "--config", recipe, "--out", tmp_path / "adapter")
     assert result.exit_code == 0, result.stderr
     config = json.loads((tmp_path / "adapter" / "align.json").read_text())["config"]
     assert config["lr"] == 0.001 and config["negative_floor"] is None and config["recipe"] == "paper"

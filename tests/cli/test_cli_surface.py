@@ -160,7 +160,7 @@ def test_a_recipe_holds_any_option_and_flags_override_it(midward, recipe, advben
         f"model: {llada_folder}\nprompts: {advbench}\nout: {out}\ncolumn: goal\nbatch-size: 2\n"
         "length: 12\nsteps: 3\ntemperature: 1e-3\nadapter: null\norder: random\noverwrite: true\n"
     )
-    assert midward("generate", "--recipe", path, "--steps", 6).exit_code == 0
+    assert midward("generate", "--config", path, "--steps", 6).exit_code == 0
     sampling = json.loads((tmp_path / "out.jsonl.settings.json").read_text())["sampling"]
     assert sampling["steps"] == 6 and sampling["length"] == 12
     assert sampling["order"] == "random" and sampling["temperature"] == 0.001
@@ -216,7 +216,7 @@ def test_a_recipe_holds_any_option_and_flags_override_it(midward, recipe, advben
     ],
 )
 def test_a_bad_recipe_is_told_before_anything_is_loaded(midward, recipe, content, message):
-    result = midward("generate", "t30", "--recipe", recipe(content))
+    result = midward("generate", "t30", "--config", recipe(content))
     shown = " ".join(result.stderr.replace("│", " ").split())
     assert result.exit_code == 2 and message in shown
     assert "model  " not in result.stderr
@@ -224,20 +224,20 @@ def test_a_bad_recipe_is_told_before_anything_is_loaded(midward, recipe, content
 
 def test_options_that_may_be_given_several_times_are_lists_in_a_recipe(midward, recipe, tmp_path):
     path = recipe("tasks: sums\ncompare: [runs/nowhere]")
-    result = midward("utility", "--recipe", path, "--out", tmp_path / "out")
+    result = midward("utility", "--config", path, "--out", tmp_path / "out")
     assert result.exit_code == 2 and "runs/nowhere holds no finished run of midward utility" in result.stderr
-    result = midward("utility", "--recipe", recipe("compare: [1]"))
+    result = midward("utility", "--config", recipe("compare: [1]"))
     assert result.exit_code == 2 and "compare: input should be a valid string" in result.stderr
 
 
 def test_texts_of_set_stay_texts_in_a_recipe(midward, recipe, tmp_path):
     path = recipe("attacks: direct\nset: {tap-mid.phrase: 'Step 3: x', tap-mid.width: 2}")
-    result = midward("attack", "--recipe", path, "--out", tmp_path / "out")
+    result = midward("attack", "--config", path, "--out", tmp_path / "out")
     assert result.exit_code == 2 and "settings for 'tap-mid', which isn't among" in result.stderr
 
 
 def test_no_such_recipe(midward, tmp_path):
-    result = midward("generate", "t30", "--recipe", tmp_path / "none.yaml")
+    result = midward("generate", "t30", "--config", tmp_path / "none.yaml")
     assert result.exit_code == 2 and "can't be read" in result.stderr
 
 

@@ -27,8 +27,8 @@ def verb_of(words: tuple[str, ...]) -> tuple[object, list[str]]:
 def parse(words: tuple[str, ...]) -> None:
     """Raise what the CLI would raise over these words after `midward`, before anything runs."""
     here, rest = verb_of(words)
-    if "--recipe" in rest:  # its file needn't be there
-        at = rest.index("--recipe")
+    if "--config" in rest:  # its file needn't be there
+        at = rest.index("--config")
         rest = rest[:at] + rest[at + 2 :]
     if getattr(here, "commands", None):
         if rest and not rest[0].startswith("-"):

@@ -207,7 +207,7 @@ def test_the_recipe_is_one_that_align_reads(lively_folder, llada, tmp_path, monk
 
     monkeypatch.setattr("midward.alignment.align", train)
     (tmp_path / "p.jsonl").write_text('{"prompt": "t30"}\n')
-    flags = ["--data", tmp_path / "p.jsonl", "--out", tmp_path / "a", "--recipe", out / "recipe.yaml"]
+    flags = ["--data", tmp_path / "p.jsonl", "--out", tmp_path / "a", "--config", out / "recipe.yaml"]
     result = midward("align", *here, *flags)
     assert result.stderr.endswith("error: enough\n"), result.stderr
     assert (seen["method"], seen["window_start"], seen["window_end"], seen["length"]) == ("mosa", 60, 64, 80)

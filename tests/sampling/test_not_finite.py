@@ -9,7 +9,7 @@ from checkpoints import FIXTURES
 import midward
 from midward.sampling import Ban, Forced, Request, Sampling, Span, sample, span_log_probs
 from midward.sampling.choose import _certainty
-from midward.sampling.settings import fading
+from midward.sampling.diffusion import fading
 
 POISON = 77  # a token id: where it stands in a prompt, the row's states are as the test says
 

@@ -5,11 +5,16 @@ rewarded and what is not.
 This room knows nothing of attacks.
 """
 
+from typing import TYPE_CHECKING
+
+from midward._front import front_door
 from midward.alignment.config import RECIPES, AlignConfig, AlignError, resolve
-from midward.alignment.mosa import MosaObjective, best_start, span_scores
-from midward.alignment.run import AlignResult, align
 from midward.alignment.sentences import SentenceSet
-from midward.alignment.trainer import METRICS, MosaTrainer, RewardWarning
+
+if TYPE_CHECKING:
+    from midward.alignment.mosa import MosaObjective, best_start, span_scores
+    from midward.alignment.run import AlignResult, align
+    from midward.alignment.trainer import METRICS, MosaTrainer, RewardWarning
 
 __all__ = [
     "METRICS",
@@ -26,3 +31,5 @@ __all__ = [
     "resolve",
     "span_scores",
 ]
+
+__getattr__ = front_door(__name__, "mosa", "run", "trainer")

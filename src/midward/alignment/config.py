@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from midward._flags import Flag
 from midward._hints import did_you_mean
 from midward._settings import read_settings
 from midward.errors import InputError
@@ -20,95 +21,117 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_WHAT, _OURS, _HOW = "The objective", "What the paper doesn't have", "Adapter, optimizer, machine"
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class AlignConfig:
-    """Settings of `align`. "The paper" is arXiv 2508.12398; [ours] marks where it is silent.
-
-    The objective
-        method: "mosa" (window in the middle) or "initial" (the baseline: the first token is the only start).
-        recipe: "stable", "published" or "paper" (RECIPES); names the defaults below that were used.
-        length: response tokens in the training pass, >= 1 [ours]. Equal to the length that will be sampled.
-        window_start, window_end: starts k with window_start <= k < window_end (tokens 20 to 60). "initial":
-            0, 1.
-        fit: False: a sentence must start in the window; True: it must also end there [ours].
-        pool: "max" over starts (the paper) or "logsumexp".
-        pairs: sentence pairs an example is scored on, >= 1 (paper: 1); they are averaged.
-        draw: "step": all prompts of a step share one drawn pair (the paper); "example": each draws its own.
-        beta: weight of KL(policy || reference) on harmful prompts, >= 0 (paper: 0.05).
-        kl_rows: masked tokens that this KL covers: the whole "response" or the "window" [ours]. The window's
-            rows end where the longest sentence that starts in it can end.
-        kl_reduction: "mean" or "sum" over those tokens [ours]; beta means 100 times more with "sum".
-    What the paper doesn't have [ours]: "published" takes the floor and the benign KL, "stable" the revealed tokens too
-        negative_floor: the harmful sentence's score stops counting once it is this many nats below the
-            reference's own score of it, >= 0; None: unbounded (the paper).
-        benign_beta: weight of the KL on benign prompts, >= 0; with 0 they are measured only.
-        benign_per_prompt: benign prompts beside each harmful one, >= 1.
-        reveal: share of harmful examples whose response is partly revealed from a compliant text, 0 to 1.
-        benign_reveal: the same for benign examples that have an answer.
-        reveal_kind: what is revealed: a "prefix", a random "subset", or "both" (either, at even odds).
-        over_refusal_tokens: first tokens of a safe sentence that the over-refusal figure looks at, >= 1.
-    The adapter
-        lora_rank, lora_alpha, lora_dropout: LoRA r 32, alpha 64 (the paper); dropout 0 to 1.
-    The optimizer
-        lr: AdamW's learning rate, > 0 (paper: 5e-5). lr_schedule: "constant", "linear" or "cosine" [ours].
-        warmup_steps: >= 0. weight_decay: >= 0. clip: gradient norm, > 0 (paper: 0.01).
-        batch_size: harmful prompts an optimizer step, over all processes, >= 1 [ours].
-        micro_batch: of those, how many a process holds at a time; None: all of its share.
-        epochs: passes over the harmful prompts, > 0 (paper: 1). The last step is filled up from the next
-            pass.
-        max_steps: optimizer steps; overrides epochs.
-        seed: of the adapter's initial weights, the order, the drawn sentences and the revealed tokens.
-    The machine
-        gradient_checkpointing: recompute the body's activations in the backward pass: less memory, a third
-            slower.
-        chunk_rows: rows of logits in memory at a time; None: by vocabulary size.
-        log_steps: steps between rows of the reward curve. save_steps: between checkpoints, a multiple of
-            log_steps.
+    """Settings of `align`; what each is stands in its `Flag`. "The paper" is arXiv 2508.12398; [ours] marks where it is
+    silent. The adapter and the optimizer are the paper's: LoRA r 32, alpha 64, AdamW at 5e-5, gradients clipped at
+    0.01.
     """
 
-    method: Literal["mosa", "initial"] = "mosa"
-    recipe: Literal["stable", "published", "paper"] = "stable"
+    method: Annotated[
+        Literal["mosa", "initial"],
+        Flag("The middle of the response, or its first token as the only start (the baseline)."),
+    ] = "mosa"
+    recipe: Annotated[
+        Literal["stable", "published", "paper"],
+        Flag(
+            "Names the defaults below. published: the paper's method with a floor and a benign KL; stable: with "
+            "revealed starts too; paper: the paper to the letter."
+        ),
+    ] = "stable"
 
-    length: Count = 128
-    window_start: Annotated[int, Field(ge=0)] = 20
-    window_end: Count = 60
-    fit: bool = False
-    pool: Literal["max", "logsumexp"] = "max"
-    pairs: Count = 1
-    draw: Literal["step", "example"] = "example"
-    beta: NotNegative = 0.05
-    kl_rows: Literal["response", "window"] = "response"
-    kl_reduction: Literal["mean", "sum"] = "mean"
+    length: Annotated[
+        Count, Flag("Response tokens in the training pass; the model's own length unless given [ours].", panel=_WHAT)
+    ] = 128
+    window_start: Annotated[
+        int, Field(ge=0), Flag("First token at which a sentence may start (initial: 0).", panel=_WHAT)
+    ] = 20
+    window_end: Annotated[Count, Flag("The token before which it must have started (initial: 1).", panel=_WHAT)] = 60
+    fit: Annotated[bool, Flag("A sentence must end in the window too [ours].", panel=_WHAT)] = False
+    pool: Annotated[Literal["max", "logsumexp"], Flag("Over starts: max is the paper's.", panel=_WHAT)] = "max"
+    pairs: Annotated[Count, Flag("Sentence pairs that an example is scored on, averaged (paper: 1).", panel=_WHAT)] = 1
+    draw: Annotated[
+        Literal["step", "example"],
+        Flag("Who shares a drawn pair: all prompts of a step (the paper), or nobody.", panel=_WHAT),
+    ] = "example"
+    beta: Annotated[
+        NotNegative, Flag("Weight of KL(policy || reference) on harmful prompts (paper: 0.05).", panel=_WHAT)
+    ] = 0.05
+    kl_rows: Annotated[
+        Literal["response", "window"],
+        Flag(
+            "Masked tokens that this KL covers [ours]. The window's end where the longest sentence that starts in it "
+            "can end.",
+            panel=_WHAT,
+        ),
+    ] = "response"
+    kl_reduction: Annotated[
+        Literal["mean", "sum"], Flag("Over those tokens [ours]; beta means 100 times more with sum.", panel=_WHAT)
+    ] = "mean"
 
-    negative_floor: NotNegative | None = 10.0
-    benign_beta: NotNegative = 100.0
-    benign_per_prompt: Count = 1
-    reveal: Share = 0.5
-    benign_reveal: Share = 0.5
-    reveal_kind: Literal["prefix", "subset", "both"] = "subset"
-    over_refusal_tokens: Count = 4
+    negative_floor: Annotated[
+        NotNegative | None,
+        Flag(
+            "The harmful sentence's score stops counting once it is this many nats below the reference's; --set "
+            "negative_floor=null: unbounded, the paper's.",
+            panel=_OURS,
+        ),
+    ] = 10.0
+    benign_beta: Annotated[
+        NotNegative, Flag("Weight of the KL on benign prompts; with 0 they are measured only.", panel=_OURS)
+    ] = 100.0
+    benign_per_prompt: Annotated[Count, Flag("Benign prompts beside each harmful one.", panel=_OURS)] = 1
+    reveal: Annotated[
+        Share, Flag("Share of harmful examples whose response is partly revealed from a compliant text.", panel=_OURS)
+    ] = 0.5
+    benign_reveal: Annotated[Share, Flag("The same of benign examples that have an answer.", panel=_OURS)] = 0.5
+    reveal_kind: Annotated[
+        Literal["prefix", "subset", "both"],
+        Flag("What is revealed: a prefix, a random subset, or either, at even odds.", panel=_OURS),
+    ] = "subset"
+    over_refusal_tokens: Annotated[
+        Count, Flag("First tokens of a safe sentence that the over-refusal figure looks at.", panel=_OURS)
+    ] = 4
 
-    lora_rank: Count = 32
-    lora_alpha: Count = 64
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_rank: Annotated[Count, Flag("Rank of the adapter.", panel=_HOW)] = 32
+    lora_alpha: Annotated[Count, Flag("Its scale.", panel=_HOW)] = 64
+    lora_dropout: Annotated[float, Field(ge=0, lt=1), Flag("Its dropout.", panel=_HOW)] = 0.0
 
-    lr: Positive = 5e-5
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: NotNegative = 0.0
-    clip: Positive = 0.01
-    batch_size: Count = 4
-    micro_batch: Count | None = None
-    epochs: Positive = 1.0
-    max_steps: Count | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    lr: Annotated[Positive, Flag("AdamW's learning rate.", panel=_HOW)] = 5e-5
+    lr_schedule: Annotated[Literal["constant", "linear", "cosine"], Flag("Of the rate [ours].", panel=_HOW)] = (
+        "constant"
+    )
+    warmup_steps: Annotated[int, Field(ge=0), Flag("Steps of rising rate.", panel=_HOW)] = 0
+    weight_decay: Annotated[NotNegative, Flag("AdamW's.", panel=_HOW)] = 0.0
+    clip: Annotated[Positive, Flag("Norm that gradients are clipped at.", panel=_HOW)] = 0.01
+    batch_size: Annotated[
+        Count, Flag("Harmful prompts of an optimizer step, over all processes [ours].", panel=_HOW)
+    ] = 4
+    micro_batch: Annotated[
+        Count | None, Flag("Of those, how many a process holds at a time; all of its share.", panel=_HOW)
+    ] = None
+    epochs: Annotated[
+        Positive,
+        Flag("Passes over the harmful prompts (paper: 1); the last step is filled up from the next.", panel=_HOW),
+    ] = 1.0
+    max_steps: Annotated[Count | None, Flag("Optimizer steps, instead of epochs.", panel=_HOW)] = None
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**31),
+        Flag("Of the adapter's first weights, the order, the drawn sentences, the revealed tokens.", panel=_HOW),
+    ] = 0
 
-    gradient_checkpointing: bool = False
-    chunk_rows: Count | None = None
-    log_steps: Count = 10
-    save_steps: Count = 100
+    gradient_checkpointing: Annotated[
+        bool, Flag("Recompute the body's activations backwards: less memory, a third slower.", panel=_HOW)
+    ] = False
+    chunk_rows: Annotated[Count | None, Flag("Rows of logits in memory at a time; by vocabulary size.", panel=_HOW)] = (
+        None
+    )
+    log_steps: Annotated[Count, Flag("Steps between rows of the reward curve.", panel=_HOW)] = 10
+    save_steps: Annotated[Count, Flag("Steps between checkpoints, a multiple of --log-steps.", panel=_HOW)] = 100
 
     def __post_init__(self) -> None:
         if self.window_end <= self.window_start:

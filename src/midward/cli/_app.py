@@ -40,6 +40,10 @@ class _Verbs(TyperGroup):
             raise typer.Exit(2) from None
 
 
+#: Flags that had another name.
+_MOVED = {"recipe": "--recipe FILE is now --config FILE.", "objective": "--objective is now --recipe."}
+
+
 class _Verb(TyperCommand):
     """A function in a file of its own, imported when the verb runs or its flags are asked for.
 
@@ -61,6 +65,10 @@ class _Verb(TyperCommand):
             from midward._hints import ELSEWHERE
 
             option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+            if getattr(getattr(error, "param", None), "name", "") == "recipe" and ".y" in str(error):  # of align, which has a flag of that name
+                option = "recipe"
+            if option in _MOVED:
+                raise typer.BadParameter(_MOVED[option], param_hint=f"--{option}") from None
             ours = f"--{ELSEWHERE.get(option)}"
             if any(ours in parameter.opts for parameter in self.params):
                 vars(error)["possibilities"] = [ours]

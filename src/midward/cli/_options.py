@@ -1,47 +1,80 @@
-"""Options that several verbs share, defined once, and `--recipe`.
+"""Flags, derived from what a verb's parameters are, and `--config`.
 
-A verb takes whole groups as parameters (`model: ModelOptions`); `verb` spreads their fields out as flags.
+A verb's parameter is a flag of its own (`Annotated[int, Flag("Goals.", min=1)] = 100`) or a config dataclass of a room,
+each of whose fields that carry a `Flag` becomes one. `Given[Config]` are those of its flags that were given, for what
+is filled up later (by the model's own defaults, by a recipe's).
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from midward._flags import Flag
 from midward._hints import did_you_mean
 from midward.errors import InputError
+from midward.sampling import Sampling
 
 if TYPE_CHECKING:
     from midward.chat import Chat
     from midward.models import LanguageModel
-    from midward.sampling import Sampling
 
-
-Quantize = Annotated[
-    Literal["8bit", "4bit"] | None, typer.Option(help="Quantise the linear layers (needs bitsandbytes).")
-]
+Quantize = Annotated[Literal["8bit", "4bit"] | None, Flag("Quantise the linear layers (needs bitsandbytes).")]
 DeviceMap = Annotated[
-    Literal["auto"] | None, typer.Option(help="auto: spread the layers over all GPUs, instead of --device.")
+    Literal["auto"] | None, Flag("auto: spread the layers over all GPUs, instead of --device.", free=True)
 ]
+Device = Annotated[str, Flag("auto, cpu, cuda, cuda:1 ...", free=True)]
+Dtype = Annotated[str, Flag("auto, float32, bfloat16 or float16.")]
+JudgeName = Annotated[
+    str | None, Flag("The judge; the oracle on the sandbox, else harmfulness.", name="--judges", grows=True)
+]
+JudgeModel = Annotated[
+    str | None, Flag("The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.")
+]
+BatchSize = Annotated[int, Flag("Rows per forward pass.", min=1, free=True)]
+Overwrite = Annotated[bool, Flag("Start anew where --out holds something already.")]
+Compare = Annotated[
+    list[Path] | None,
+    Flag("Folder of another model's run, to be compared by goal (or sample); may be given several times.", free=True),
+]
+
+Config = TypeVar("Config")
+
+
+class Given(Generic[Config]):
+    """The settings of a config that were given; a name that wasn't is None."""
+
+    #: Settings whose default holds for every model.
+    always: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, **values: Any) -> None:
+        self.values = {name: value for name, value in values.items() if value is not None}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "values":
+            raise AttributeError(name)
+        return self.values.get(name)
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, and where it runs."""
 
-    model: Annotated[str, typer.Option(help="sandbox, sandbox-ar, a checkpoint folder, or a Hub id.")] = "sandbox"
-    adapter: Annotated[str | None, typer.Option(help="Folder of a PEFT adapter made for the model.")] = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+    model: Annotated[str, Flag("sandbox, sandbox-ar, a checkpoint folder, or a Hub id.")] = "sandbox"
+    adapter: Annotated[str | None, Flag("Folder of a PEFT adapter made for the model.")] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     quantize: Quantize = None
     device_map: DeviceMap = None
 
@@ -67,44 +100,26 @@ class ModelOptions:
         return midward.load(self.model, **given, use=use, tell=say)
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
+class SamplingOptions(Given[Sampling]):
     """How responses are sampled; what isn't given is the model's own default."""
 
-    length: Annotated[int | None, typer.Option(min=1, help="Response tokens.")] = None
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None
-    block: Annotated[int | None, typer.Option(min=1, help="Tokens of a semi-autoregressive block.")] = None
-    order: Annotated[
-        Literal["low_confidence", "random", "left_to_right", "entropy", "margin", "annealed"] | None,
-        typer.Option(help="Which positions are committed first."),
-    ] = None
-    threshold: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Commit all tokens at least this probable, instead of by schedule."),
-    ] = None
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 takes the most probable token.")] = None
-    guidance: Annotated[float | None, typer.Option(min=0, help="Classifier-free guidance; 0 is off.")] = None
-    end: Annotated[Literal["stop", "keep", "forbid"] | None, typer.Option(help="What an end token does.")] = None
-    schedule: Annotated[
-        Literal["even", "published"] | None,
-        typer.Option(help="How many tokens a step commits: evenly many, or as Dream was published."),
-    ] = None
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0
-    cache: Annotated[
-        Literal["prefix", "dual"] | None,
-        typer.Option(help="Approximate: compute a block and what is behind it, or the block alone."),
-    ] = None
+    always = ("seed",)
+
+    @property
+    def seed(self) -> int:
+        """Of every random draw."""
+        return int(self.values.get("seed", Sampling.seed))
 
     def settings(self, model: LanguageModel, defaults: Mapping[str, Any] | None = None) -> Sampling:
         """The full settings for `model`; what isn't given is as in `defaults`, else the model's own."""
-        from midward.sampling import Sampling
-
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
         try:
-            return Sampling.for_model(model, **{**(defaults or {}), **given})
+            return Sampling.for_model(model, **{**(defaults or {}), **self.values})
         except TypeError as error:  # of the checkpoint's own generation_config.json
             raise InputError(f"{model.name}: {error}") from None
+
+    def exact(self) -> SamplingOptions:
+        """The same without what makes the tokens approximate."""
+        return SamplingOptions(**{k: v for k, v in self.values.items() if k not in ("cache", "threshold")})
 
     def resolve(self, model: LanguageModel, guards: Collection[Path] = (), **defaults: Any) -> Sampling:
         """The full settings for `model`, told on stderr; what isn't given is as `defaults`, or the first of the guards'
@@ -126,17 +141,6 @@ class SamplingOptions:
         return chosen
 
 
-JudgeName = Annotated[
-    str | None, typer.Option("--judges", help="The judge; the oracle on the sandbox, else harmfulness.")
-]
-JudgeModel = Annotated[
-    str | None,
-    typer.Option(help="The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant."),
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew where --out holds something already.")]
-
-
 def names(text: str) -> list[str]:
     """What a flag names, by comma, as given; blanks and empty places are nothing.
 
@@ -146,13 +150,13 @@ def names(text: str) -> list[str]:
     def is_path(run: str) -> bool:
         return any("," in path and os.path.exists(path) for path in (run, re.split("[:=]", run)[-1]))
 
-    parts, found = text.split(","), []
+    parts, named = text.split(","), []
     while parts:
         runs = {size: ",".join(parts[:size]).strip() for size in range(len(parts), 0, -1)}
         size = next((size for size, run in runs.items() if is_path(run)), 1)
-        found.append(runs[size])
+        named.append(runs[size])
         del parts[:size]
-    return [name for name in found if name]
+    return [name for name in named if name]
 
 
 def labelled(flag: str, text: str, what: str) -> tuple[str, str]:
@@ -181,72 +185,201 @@ def say_harm(names: Sequence[str], column: str | None = None) -> None:
             )
 
 
-Compare = Annotated[
-    list[Path] | None,
-    typer.Option(help="Folder of another model's run, to be compared by goal (or sample); may be given several times."),
-]
+# --- a verb's flags ------------------------------------------------------------------------------------------------
 
 
-#: The verb that runs and its flags: parameter -> (the flag as it is written, its value).
-running: ContextVar[tuple[str, dict[str, tuple[str, Any]]]] = ContextVar("running")
+@dataclass(frozen=True)
+class Option:
+    """One flag of a verb: its name in Python, how it is spelled, its type, and what a config says of it."""
+
+    name: str
+    spellings: tuple[str, ...]
+    kind: Any
+    default: Any
+    flag: Flag
+    panel: str | None = None
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types it may be of, None apart."""
+        union = get_origin(self.kind) in (Union, UnionType)
+        return tuple(kind for kind in (get_args(self.kind) if union else (self.kind,)) if kind is not NoneType)
+
+    @property
+    def read(self) -> Callable[[str], Any] | None:
+        """From a text to the value, where the flag takes a text and the config something else."""
+        [kind, *_] = self.kinds
+        return self.flag.read or (functools.partial(self._by_comma, get_args(kind)[0]) if self.is_tuple else None)
+
+    @property
+    def is_tuple(self) -> bool:
+        return get_origin(self.kinds[0]) is tuple
+
+    def _by_comma(self, member: Any, text: str) -> tuple[Any, ...]:
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(tuple[member, ...]).validate_python(tuple(dict.fromkeys(names(text))))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise InputError(
+                f"{self.spellings[0]}, by comma: {_lower(wrong['msg'])}; received {wrong['input']!r}."
+            ) from None
+
+    def parameter(self) -> inspect.Parameter:
+        """As typer takes it."""
+        kind, default, flag = self.kind, self.default, self.flag
+        if flag.choices:
+            kind = Literal[flag.choices] | None if len(self.kinds) < len(get_args(self.kind)) else Literal[flag.choices]
+        elif self.read:
+            kind = str | None if default is None or NoneType in get_args(self.kind) else str
+            default = ",".join(map(str, default)) or None if isinstance(default, tuple) else default
+            kind = str | None if default is None else kind
+        elif bool in self.kinds and default is None:
+            kind = bool | None
+        about: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar, "rich_help_panel": self.panel}
+        if int in self.kinds or float in self.kinds:
+            about |= {"min": flag.min, "max": flag.max}
+        if flag.argument:
+            option: Any = typer.Argument(**about)
+        else:
+            # A truth that is false unless given needs no --no-...
+            declared = self.spellings if flag.name or (bool in self.kinds and default is False) else ()
+            option = typer.Option(*declared, **about)
+        return _parameter(
+            self.name, Annotated[kind, option], inspect.Parameter.empty if default is MISSING else default
+        )
+
+
+#: The verb that runs and its flags: parameter -> (the option, its value).
+running: ContextVar[tuple[str, dict[str, tuple[Option, Any]]]] = ContextVar("running")
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a verb of a function: its option groups spread out as flags, and --recipe."""
+    """Make a verb of a function: its configs spread out as flags, and --config."""
+    options: dict[str, Option] = {}
+    configs: dict[str, Any] = {}
     hints = get_type_hints(function, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        kind = hints[name]
-        if not is_dataclass(kind):
-            parameters.append(_flag(name, kind, parameter.default))
+        kind, default = hints[name], parameter.default
+        if _config_of(kind) is None:
+            options[name] = _option(name, kind, MISSING if default is inspect.Parameter.empty else default)
             continue
-        groups[name] = kind
-        members = get_type_hints(kind, include_extras=True)
-        for member in fields(kind):
-            members[member.name].__metadata__[0].rich_help_panel = f"{name.capitalize()} options"
-            parameters.append(_flag(member.name, members[member.name], member.default))
-    spelled = {parameter.name: _flag_names(parameter) for parameter in parameters}
-    known = {flag: parameter for parameter in parameters for flag in spelled[parameter.name]}
+        configs[name] = kind
+        for option in _options_of(kind, f"{name.capitalize()} options"):
+            options.setdefault(option.name, option)  # one flag fills every field of its name
+    known = {
+        spelling.lstrip("-").replace("-", "_"): option for option in options.values() for spelling in option.spellings
+    }
 
     def read(context: typer.Context, path: Path | None) -> None:
         if path is not None and not context.resilient_parsing:
             # The file's entries become the verb's defaults: flags override them.
-            context.default_map = {**(context.default_map or {}), **_read_recipe(path, known)}
+            context.default_map = {**(context.default_map or {}), **_read_config(path, known)}
 
-    option = typer.Option(
+    config = typer.Option(
         is_eager=True,  # before the flags, whose defaults it sets
         callback=read,
         help="YAML file of this verb's options; flags override it.",
     )
-    parameters.append(_flag("recipe", Annotated[Path | None, option], None))
+    parameters = [option.parameter() for option in options.values()]
+    parameters.append(_parameter("config", Annotated[Path | None, config], None))
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
-        given.pop("recipe")
-        written = {name: "--" + flags[0].replace("_", "-") for name, flags in spelled.items()}
-        running.set((function.__name__, {name: (written[name], value) for name, value in given.items()}))
-        for name, kind in groups.items():
-            given[name] = kind(**{member.name: given.pop(member.name) for member in fields(kind)})
-        function(**given)
+        given.pop("config")
+        running.set((function.__name__, {name: (option, given[name]) for name, option in options.items()}))
+        for name, option in options.items():
+            if option.read and isinstance(given[name], str):
+                given[name] = option.read(given[name])
+        values = {name: _build(kind, given) for name, kind in configs.items()}
+        function(**{name: values[name] if name in values else given[name] for name in hints if name != "return"})
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
-def _flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _config_of(kind: Any) -> Any:
+    """The config dataclass that a parameter of this type is filled from; None where it is a flag of its own."""
+    if is_dataclass(kind):
+        return kind
+    origin = get_origin(kind) or kind
+    if not (isinstance(origin, type) and issubclass(origin, Given)):
+        return None
+    [base] = get_args(kind) or get_args(origin.__orig_bases__[0])  # type: ignore[attr-defined]
+    return base
+
+
+def _options_of(kind: Any, panel: str) -> Iterator[Option]:
+    config, partial = _config_of(kind), not is_dataclass(kind)
+    hints, plain = get_type_hints(config, include_extras=True), get_type_hints(config)
+    for field in fields(config):
+        flag = next((each for each in getattr(hints[field.name], "__metadata__", ()) if isinstance(each, Flag)), None)
+        if flag is None:
+            continue
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        own = plain[field.name]
+        if partial and field.name not in kind.always:
+            own, default = own | None, None
+        yield _of_flag(field.name, own, default, flag, panel)
+
+
+def _option(name: str, kind: Any, default: Any) -> Option:
+    """Of a parameter that is a flag of its own: `Annotated[T, Flag(...)]`, or typer's own Option."""
+    [told] = kind.__metadata__
+    if isinstance(told, Flag):
+        return _of_flag(name, kind.__origin__, default, told, None)
+    return _Plain(name, _spellings_of(name, told), kind, default, Flag())
+
+
+class _Plain(Option):
+    """A flag that is declared for typer."""
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        return get_args(self.kind.__origin__) or (self.kind.__origin__,)
+
+    @property
+    def read(self) -> None:
+        return None
+
+    def parameter(self) -> inspect.Parameter:
+        return _parameter(self.name, self.kind, inspect.Parameter.empty if self.default is MISSING else self.default)
+
+
+def _spellings_of(name: str, told: Any) -> tuple[str, ...]:
+    declared = [told.default, *(told.param_decls or ())] if isinstance(told.default, str) else []
+    return tuple(declared) or (f"--{name.replace('_', '-')}",)
+
+
+def _of_flag(name: str, kind: Any, default: Any, flag: Flag, panel: str | None) -> Option:
+    spellings = tuple(flag.name.split()) or (f"--{name.rstrip('_').replace('_', '-')}",)
+    return Option(name, spellings, kind, default, flag, flag.panel or panel)
+
+
+def _build(kind: Any, given: Mapping[str, Any]) -> Any:
+    """A config of what was given, or `Given` of it."""
+    config = _config_of(kind)
+    values = {field.name: given[field.name] for field in fields(config) if field.name in given}
+    if kind is not config:
+        return kind(**values)
+    values = {name: value for name, value in values.items() if value is not None}  # the config's own default
+    if hasattr(kind, "__pydantic_config__"):
+        from midward._settings import read_settings
+
+        return read_settings(kind, values, "the flags")
+    return kind(**values)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _flag_names(parameter: inspect.Parameter) -> list[str]:
-    """As it may stand in a recipe: --batch-size is batch_size."""
-    option = parameter.annotation.__metadata__[0]
-    declared = [option.default, *(option.param_decls or ())] if isinstance(option.default, str) else []
-    return [name.lstrip("-").replace("-", "_") for name in declared] or [parameter.name]
+# --- --config ------------------------------------------------------------------------------------------------------
 
 
-def _read_recipe(path: Path, known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def _read_config(path: Path, known: Mapping[str, Option]) -> dict[str, Any]:
     """Parameter name -> value, checked. Raises BadParameter for what no flag of the verb would take."""
     import yaml
 
@@ -266,33 +399,40 @@ def _read_recipe(path: Path, known: Mapping[str, inspect.Parameter]) -> dict[str
             raise typer.BadParameter(f"{path}: no option {name!r}.{hint} Available: {', '.join(known)}.")
         if value is not None:
             try:
-                defaults[known[option].name] = _value(value, known[option].annotation)
+                defaults[known[option].name] = _value(value, known[option])
             except ValueError as error:
                 raise typer.BadParameter(f"{path}: {name}: {error}; received {value!r}.") from None
     return defaults
 
 
-def _value(value: Any, annotation: Any) -> Any:
-    """A value of the annotated type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
+def _value(value: Any, option: Option) -> Any:
+    """A value of the option's type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
     from pydantic import TypeAdapter, ValidationError
 
-    kind = annotation.__origin__
-    kinds = get_args(kind) or (kind,)
-    if Path in kinds:
+    kinds = option.kinds
+    kind: Any = functools.reduce(operator.or_, kinds)
+    if option.flag.choices:
+        kind = Literal[option.flag.choices]
+    elif Path in kinds:
         kind = str
     elif list[Path] in kinds:
         kind = list[str]
     elif float in kinds and isinstance(value, str):
         return float(value)  # YAML reads 1e-3 as a text
-    elif str in kinds and isinstance(value, list):
+    elif (str in kinds or option.read) and isinstance(value, list):
         value = ",".join(map(str, value))
     elif isinstance(value, Mapping):  # of --set KEY=VALUE
         value = [f"{key}={_yaml(item)}" for key, item in value.items()]
+    if option.read:
+        kind, value = str, str(value) if type(value) is int else value  # `positions: 40` is one of them
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise InputError(message[0].lower() + message[1:]) from None
+        raise InputError(_lower(error.errors()[0]["msg"])) from None
+
+
+def _lower(message: str) -> str:
+    return message[0].lower() + message[1:]
 
 
 def _yaml(value: Any) -> str:

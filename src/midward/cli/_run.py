@@ -58,9 +58,11 @@ class RunFolder:
         self.folder = folder
         verb, given = running.get()
         self.settings: dict[str, Any] = {"verb": verb} | {
-            flag: _value(name, value) for name, (flag, value) in given.items() if name not in _FREE
+            option.spellings[0]: _value(name, value)
+            for name, (option, value) in given.items()
+            if name not in _FREE and not option.flag.free
         }
-        self._names = {flag: name for name, (flag, _) in given.items()}
+        self._names = {option.spellings[0]: name for name, (option, _) in given.items()}
         _check_writable(folder)
         path = folder / RECORD
         there = [each for each in folder.glob("[!.]*") if each != path] if path.exists() else []

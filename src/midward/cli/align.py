@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
-from midward.cli._options import ModelOptions, Overwrite
+from midward._flags import Flag
+from midward.alignment import AlignConfig
+from midward.cli._options import Given, ModelOptions, Overwrite
 from midward.cli._show import bar, say
 from midward.errors import InputError
 
@@ -21,37 +21,22 @@ SHOWN = {"reward": "reward", "positive": "pos", "negative": "neg", "kl": "KL", "
 
 def align(
     model: ModelOptions,
-    out: Annotated[Path, typer.Option(help="Folder for the adapter, the reward curve and the record.")],
-    method: Annotated[
-        Literal["mosa", "initial"], typer.Option(help="The middle of the response, or its first token (the baseline).")
-    ] = "mosa",
-    objective: Annotated[
-        Literal["stable", "published", "paper"],
-        typer.Option(
-            help="The recipe: `published` with revealed starts; the paper's method with a floor and a benign KL; the "
-            "paper to the letter."
-        ),
-    ] = "stable",
-    data: Annotated[str | None, typer.Option(help="Harmful prompts: a .csv or .jsonl file, or `sandbox`.")] = None,
-    benign: Annotated[
-        str | None, typer.Option(help="Benign prompts: the same; answers are taken from a column `answer`.")
-    ] = None,
+    config: Given[AlignConfig],
+    out: Annotated[Path, Flag("Folder for the adapter, the reward curve and the record.")],
+    data: Annotated[str | None, Flag("Harmful prompts: a .csv or .jsonl file, or `sandbox`.")] = None,
+    benign: Annotated[str | None, Flag("Benign prompts: the same; answers are taken from a column `answer`.")] = None,
     column: Annotated[
-        str | None, typer.Option(help="The column of --data that holds the prompts (prompt, goal or behavior).")
+        str | None, Flag("The column of --data that holds the prompts (prompt, goal or behavior).")
     ] = None,
-    benign_column: Annotated[str | None, typer.Option(help="The column of --benign; by default --column.")] = None,
+    benign_column: Annotated[str | None, Flag("The column of --benign; by default --column.")] = None,
     sentences: Annotated[
-        str | None,
-        typer.Option(
-            help="YAML file of the lists `safe` and `harmful`, or `sandbox`; default: built in, or the data's."
-        ),
+        str | None, Flag("YAML file of the lists `safe` and `harmful`, or `sandbox`; default: built in, or the data's.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of AlignConfig; repeat it.")
+        list[str] | None, Flag("A setting below, as YAML, null included; repeat it.", name="--set", metavar="KEY=VALUE")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Fail unless torchrun or accelerate launch started this many processes.")
+        int | None, Flag("Fail unless torchrun or accelerate launch started this many processes.", min=1)
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -65,27 +50,28 @@ def align(
         raise InputError(f"--data is needed for --model {model.model}: a .csv or .jsonl file of harmful prompts.")
     if benign is None and data == "sandbox":
         benign = "sandbox"
-    overrides = _overrides(set_ or [])
+    given = config.values | _settings(set_ or [])
     harmful = _prompts(data, column, "harmful")
     calm = None if benign is None else _prompts(benign, benign_column or column, "benign")
 
+    method = given.get("method", AlignConfig.method)
     lists = _sentences(sentences or ("sandbox" if data == "sandbox" else None), method)
 
     from midward import alignment
     from midward.sampling import Sampling
 
-    settings: dict[str, Any] = {"method": method, "recipe": objective, "seed": seed}
+    settings: dict[str, Any] = {}
     if data == "sandbox":
         from midward.world import ALIGNMENT
 
-        settings |= ALIGNMENT[objective]
-    settings |= overrides
+        settings |= ALIGNMENT.get(given.get("recipe", AlignConfig.recipe), {})
+    settings |= given
     loaded = model.load(**_use(settings, benign=calm is not None))
     # What is trained is what will be sampled.
     settings = {"length": Sampling.for_model(loaded).length, **settings}
-    config = alignment.resolve(settings)
-    say(f"align     {method}, {objective}: {len(harmful)} harmful and {len(calm or [])} benign prompts")
-    told = [f"{name} {value}" for name, value in config.to_dict().items() if name not in ("method", "recipe")]
+    resolved = alignment.resolve(settings)
+    say(f"align     {method}, {resolved.recipe}: {len(harmful)} harmful and {len(calm or [])} benign prompts")
+    told = [f"{name} {value}" for name, value in resolved.to_dict().items() if name not in ("method", "recipe")]
     say(f"          {', '.join(told)}")
     _run(loaded, harmful, calm, out, lists, overwrite, processes, settings)
 
@@ -200,7 +186,8 @@ def _sentences(source: str | None, method: str) -> dict[str, list[str]]:
     return content
 
 
-def _overrides(pairs: list[str]) -> dict[str, Any]:
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE -> its value, read as YAML. Raises InputError."""
     import yaml
 
     settings = {}
@@ -208,8 +195,6 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set takes KEY=VALUE; received {pair!r}.")
-        if name in ("method", "recipe"):
-            raise InputError(f"--set {name}: use --{'method' if name == 'method' else 'objective'}.")
         try:
             settings[name] = yaml.safe_load(text)
         except yaml.YAMLError:

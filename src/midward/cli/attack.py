@@ -286,9 +286,7 @@ def _rows(
 
 def _sampling(options: SamplingOptions) -> dict[str, Any]:
     """What was given of the sampling settings; the seed is the attacks'."""
-    from dataclasses import asdict
-
-    return {name: value for name, value in asdict(options).items() if value is not None and name != "seed"}
+    return {name: value for name, value in options.values.items() if name != "seed"}
 
 
 def _settings(given: list[str]) -> dict[str, dict[str, Any]]:

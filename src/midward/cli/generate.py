@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,7 +119,7 @@ def _say_agreement(loaded: LanguageModel, sampling: SamplingOptions, prompts: li
     """Tell what --cache and --threshold do to the responses to these prompts."""
     from midward.sampling import agreement
 
-    fast, exact = sampling.settings(loaded), replace(sampling, cache=None, threshold=None).settings(loaded)
+    fast, exact = sampling.settings(loaded), sampling.exact().settings(loaded)
     found = agreement(loaded, prompts, exact, fast, batch_size=batch_size)
     say(f"agreement {found}")
 

@@ -182,7 +182,7 @@ def mirror(
     _draw_mirror(out_folder, cells, (found.start, found.end), loaded, len(chosen))
     out("\n".join([*columns(_table(cells)), "", *said]))
     say(f"{out_folder}: rows.jsonl, mirror.csv, summary.json")
-    say(f"midward align --model {model.model} --recipe {out_folder / 'recipe.yaml'} --out ... trains in this window")
+    say(f"midward align --model {model.model} --config {out_folder / 'recipe.yaml'} --out ... trains in this window")
     tell_unscored(judged_by)
 
 

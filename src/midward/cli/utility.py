@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,13 +160,9 @@ def _harness(
     say(f"prompts   {'through the chat template' if chat else 'as they are'}")
     if chat and "humaneval" in tasks:
         say("humaneval asks for a function's continuation; of a chat model ask humaneval_instruct, or give --plain")
-    given = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
     lm = MidwardLM(
         answers.model,
-        sampling={
-            **(guard.sampling if (guard := getattr(answers.model, "guard", None)) else {}),
-            **{name: value for name, value in given.items() if value is not None},
-        },
+        sampling={**(guard.sampling if (guard := getattr(answers.model, "guard", None)) else {}), **sampling.values},
         answers=answers,
         greedy=harness.needs_greedy(tasks),
         say=lambda text: say(f"harness   {text}"),

@@ -180,7 +180,7 @@ def window(rows: Sequence[Row], width: int = WIDTH) -> Window:
 
 
 def recipe(found: Window, length: int) -> dict[str, Any]:
-    """The window as a recipe for `midward align --recipe`: its `--set` fields."""
+    """The window as a recipe for `midward align --config`: its `--set` fields."""
     return {"method": "mosa", "set": {"window_start": found.start, "window_end": found.end, "length": length}}
 
 

@@ -6,14 +6,20 @@ how likely a span is at a place of the response, and what in the prompt would ma
 what an approximate setting (a cache, a threshold) does to the tokens.
 """
 
-from .agreement import Agreement, agreement
-from .canvas import Canvas
-from .likelihood import Span, SpanScore, span_gradient, span_log_probs
-from .requests import Ban, Forced, Request, Response
-from .sampler import sample
+from typing import TYPE_CHECKING
+
+from midward._front import front_door
+
 from .settings import Sampling
-from .step import Step, Watcher
-from .trace import Trace
+
+if TYPE_CHECKING:
+    from ._agreement import Agreement, agreement
+    from .canvas import Canvas
+    from .likelihood import Span, SpanScore, span_gradient, span_log_probs
+    from .requests import Ban, Forced, Request, Response
+    from .sampler import sample
+    from .step import Step, Watcher
+    from .trace import Trace
 
 __all__ = [
     "Agreement",
@@ -33,3 +39,5 @@ __all__ = [
     "span_gradient",
     "span_log_probs",
 ]
+
+__getattr__ = front_door(__name__, "_agreement", "canvas", "likelihood", "requests", "sampler", "step", "trace")

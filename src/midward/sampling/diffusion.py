@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 import torch
 
@@ -19,7 +20,7 @@ from .cache import block_cache
 from .canvas import Canvas
 from .choose import choose_and_rank, probability
 from .noise import uniform
-from .settings import fading, spread
+from .settings import spread
 from .step import Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
@@ -345,3 +346,13 @@ class _Diffusion:
         for watcher in self.watchers:
             watcher.on_step(step)
         return step
+
+
+def fading(total: int, parts: int) -> list[int]:
+    """Split `total` into `parts` as Dream's published code does, in its float32."""
+    levels = torch.linspace(1, 1e-3, parts + 1)
+    shares, left = [], total
+    for now, after in pairwise(levels[:-1]):
+        shares.append(int(left * (1 - after / now)))
+        left -= shares[-1]
+    return [*shares, left]

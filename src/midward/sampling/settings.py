@@ -2,11 +2,9 @@
 
 import math
 from dataclasses import dataclass, fields
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-
+from midward._flags import Flag
 from midward._hints import did_you_mean, one_of
 from midward.errors import InputError
 
@@ -57,18 +55,24 @@ class Sampling:
     Raises InputError for a value outside its range. Source: LLaDA (Nie et al. 2025), algorithms 4 and 5.
     """
 
-    length: int = 128
-    steps: int = 128
-    block: int | None = None
-    order: str = "low_confidence"
-    threshold: float | None = None
-    temperature: float = 0.0
-    guidance: float = 0.0
-    end: str = "stop"
+    length: Annotated[int, Flag("Response tokens.", min=1)] = 128
+    steps: Annotated[int, Flag("Denoising steps.", min=1)] = 128
+    block: Annotated[int | None, Flag("Tokens of a semi-autoregressive block.", min=1)] = None
+    order: Annotated[str, Flag("Which positions are committed first.", choices=ORDERS)] = "low_confidence"
+    threshold: Annotated[
+        float | None, Flag("Commit all tokens at least this probable, instead of by schedule.", min=0, max=1)
+    ] = None
+    temperature: Annotated[float, Flag("0 takes the most probable token.", min=0)] = 0.0
+    guidance: Annotated[float, Flag("Classifier-free guidance; 0 is off.", min=0)] = 0.0
+    end: Annotated[str, Flag("What an end token does.", choices=ENDS)] = "stop"
     prompt_masks: str = "joint"
-    schedule: str = "even"
-    seed: int = 0
-    cache: str | None = None
+    schedule: Annotated[
+        str, Flag("How many tokens a step commits: evenly many, or as Dream was published.", choices=SCHEDULES)
+    ] = "even"
+    seed: Annotated[int, Flag("Seed of every random draw.")] = 0
+    cache: Annotated[
+        str | None, Flag("Approximate: compute a block and what is behind it, or the block alone.", choices=CACHES)
+    ] = None
 
     def __post_init__(self) -> None:
         for name in ("length", "steps", "block", "seed"):
@@ -159,13 +163,3 @@ def spread(total: int, parts: int) -> list[int]:
     """Split `total` into `parts` near-equal integers, the larger ones first (the published schedule)."""
     base, more = divmod(total, parts)
     return [base + (part < more) for part in range(parts)]
-
-
-def fading(total: int, parts: int) -> list[int]:
-    """Split `total` into `parts` as Dream's published code does, in its float32."""
-    levels = torch.linspace(1, 1e-3, parts + 1)
-    shares, left = [], total
-    for now, after in pairwise(levels[:-1]):
-        shares.append(int(left * (1 - after / now)))
-        left -= shares[-1]
-    return [*shares, left]
