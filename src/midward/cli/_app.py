@@ -65,7 +65,8 @@ class _Verb(TyperCommand):
             from midward._hints import ELSEWHERE
 
             option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
-            if getattr(getattr(error, "param", None), "name", "") == "recipe" and ".y" in str(error):  # of align, which has a flag of that name
+            name = getattr(getattr(error, "param", None), "name", "")
+            if name == "recipe" and ".y" in str(error):  # align has a flag of that name
                 option = "recipe"
             if option in _MOVED:
                 raise typer.BadParameter(_MOVED[option], param_hint=f"--{option}") from None
