@@ -6,7 +6,6 @@ import json
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 
 from midward._tables import read_table, require_column, write_table
 
@@ -100,32 +99,21 @@ def test_a_missing_column_names_those_there():
         require_column(rows, "goals", "t.csv")
 
 
-def test_written_tables_read_back_alike_in_both_formats(tmp_path):
+def test_written_tables_read_back(tmp_path):
     rows = [{"a": 1, "text": 'x, "y"\nz'}, {"a": 2, "b": None, "list": [1, "é"]}]
-    csv_path, parquet_path = write_table(tmp_path / "new" / "out.v1", rows)
-    assert [csv_path.name, parquet_path.name] == ["out.v1.csv", "out.v1.parquet"]
-    expected = [
-        {"a": 1, "text": 'x, "y"\nz', "b": None, "list": None},
-        {"a": 2, "text": None, "b": None, "list": '[1, "é"]'},
+    path = write_table(tmp_path / "new" / "out.v1", rows)
+    assert [file.name for file in path.parent.iterdir()] == ["out.v1.csv"]
+    assert read_table(path) == [
+        {"a": "1", "text": 'x, "y"\nz', "b": "", "list": ""},
+        {"a": "2", "text": "", "b": "", "list": '[1, "é"]'},
     ]
-    assert parquet.read_table(parquet_path).to_pylist() == expected
-    assert read_table(csv_path) == [
-        {name: "" if value is None else str(value) for name, value in row.items()} for row in expected
-    ]
-    assert sorted(path.name for path in csv_path.parent.iterdir()) == ["out.v1.csv", "out.v1.parquet"]
-
-
-def test_without_pyarrow_a_table_is_csv_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("midward._tables.find_spec", lambda name: None)
-    [path] = write_table(tmp_path / "t", [{"a": 1}])
-    assert read_table(path) == [{"a": "1"}] and list(tmp_path.iterdir()) == [path]
 
 
 @settings(deadline=None)
 @given(st.lists(st.fixed_dictionaries({"a\rb": CELL, "n": st.integers(0, 9)}), min_size=1, max_size=5))
 @example([{"a\rb": "a bare\rreturn", "n": 1}])
 def test_any_text_comes_back_from_a_written_table(tmp_path_factory, rows):
-    path, _ = write_table(tmp_path_factory.mktemp("tables") / "t", rows)
+    path = write_table(tmp_path_factory.mktemp("tables") / "t", rows)
     assert read_table(path) == [{"a\rb": row["a\rb"], "n": str(row["n"])} for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Tables: rows of a CSV or JSONL file, read as they stand, whatever their fields hold; results as CSV and parquet."""
+"""Tables: rows of a CSV or JSONL file, read as they stand, whatever their fields hold; results as CSV."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from midward._hints import did_you_mean
 from midward.errors import InputError, MissingFile
-from midward.store import replacing, write_text
+from midward.store import write_text
 
 Row = dict[str, Any]
 
@@ -24,9 +23,12 @@ def read_table(path: str | Path) -> list[Row]:
     """Return the rows of a .csv file (with a header line) or a .jsonl file (one object a line), in file order.
 
     UTF-8, with or without a byte order mark; blank lines are skipped, as are a CSV's empty rows (`,,`) and the columns
-    that have neither name nor content, which spreadsheets leave. Raises MissingFile where there is no such file, and
-    InputError, naming the line, for one that can't be read: broken quoting, more fields than the header has, a line
-    that is no JSON object, another encoding, another extension, or no row at all.
+    that have neither name nor content, which spreadsheets leave.
+
+    Raises:
+        MissingFile: there is no such file.
+        InputError: it can't be read, naming the line: broken quoting, more fields than the header has, a line that is
+            no JSON object, another encoding, another extension, or no row at all.
     """
     path = Path(path)
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
@@ -70,29 +72,22 @@ def csv_text(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write rows as `<stem>.csv`, and where pyarrow is installed `<stem>.parquet`, each whole or not at all.
-
-    Returns the paths.
+def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows as `<stem>.csv`, whole or not at all, and return its path.
 
     Columns are those of all rows, in the order they first appear; a value that a row lacks is empty there. A list or
-    mapping is written as JSON text. Raises InputError without rows.
+    mapping is written as JSON text.
+
+    Raises:
+        InputError: there are no rows.
     """
     if not rows:
         raise InputError(f"there are no rows to write to {stem}.")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    plain = [{name: _plain(row.get(name)) for name in names} for row in rows]
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.csv")]
-    write_text(paths[0], csv_text(names, (row.values() for row in plain)))
-    if find_spec("pyarrow"):
-        from pyarrow import Table, parquet
-
-        paths.append(stem.with_name(f"{stem.name}.parquet"))
-        with replacing(paths[1]) as part:
-            parquet.write_table(Table.from_pylist(plain), part)
-    return paths
+    path = Path(f"{stem}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, csv_text(names, ([_plain(row.get(name)) for name in names] for row in rows)))
+    return path
 
 
 def _plain(value: Any) -> Any:

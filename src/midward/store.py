@@ -31,7 +31,7 @@ class LockWarning(UserWarning):
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: the path that is yielded takes its place when the block ends well."""
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may make one file
     try:
         yield part
         os.replace(part, path)

@@ -36,7 +36,7 @@ def test_order(prompts, llada_folder, tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["set"] for row in rows} == {"mine", "sums"} and len(rows) == 12
     names = {path.name for path in out.glob("[!.]*")}
-    assert {"order.png", "order.svg", "order-heat.png", "order.parquet", "correlation.csv", "summary.json"} <= names
+    assert {"order.png", "order.svg", "order-heat.png", "correlation.csv", "summary.json"} <= names
 
     rows_file = out / "rows.jsonl"
     whole = rows_file.read_bytes()

@@ -35,14 +35,7 @@ def test_cache_may_be_any_folder(publish, cache, tmp_path):
     assert files(cache) == [] and len(files(tmp_path / "elsewhere")) == 1
 
 
-@pytest.mark.parametrize(
-    "answer, message",
-    [
-        (404, "the server answered 404"),
-        (500, "the server answered 500"),
-        (("cut", ONE[:10]), "the connection broke after 10 bytes"),
-    ],
-)
+@pytest.mark.parametrize("answer, message", [(404, "404"), (500, "500"), (("cut", ONE[:10]), "IncompleteRead")])
 def test_a_failed_download_leaves_nothing_and_can_be_repeated(publish, site, cache, answer, message):
     publish("advbench", ONE)
     site.answers["harmful_behaviors.csv"] = answer
@@ -99,7 +92,7 @@ def test_ctrl_c_while_writing_leaves_nothing(publish, cache, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("midward.goals.cache.os.replace", stopped)
+        patch.setattr("midward.store.os.replace", stopped)
         load("advbench")
     assert files(cache) == []
     assert len(load("advbench")) == 1

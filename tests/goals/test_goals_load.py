@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from midward.errors import InputError, MissingFile
 from midward.goals import Goal, GoalsError, load, says_harm
 from midward.goals.loading import sample
 
@@ -31,7 +32,7 @@ def test_a_request_may_stand_alone_in_a_list(tmp_path):
 def test_or_named(tmp_path):
     (tmp_path / "mine.csv").write_text("goal,question\nPlaceholder goal,Placeholder question\n")
     assert load(tmp_path / "mine.csv", column="question")[0].text == "Placeholder question"
-    with pytest.raises(GoalsError, match=r"no column 'questions'. Did you mean 'question'\? Its columns: goal"):
+    with pytest.raises(InputError, match=r"no column 'questions'. Did you mean 'question'\? Its columns: goal"):
         load(tmp_path / "mine.csv", column="questions")
 
 
@@ -101,13 +102,13 @@ def test_a_byte_order_mark_is_nothing(tmp_path, kind):
 )
 def test_a_bad_file_is_told(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(GoalsError, match=message):
+    with pytest.raises(InputError, match=message):
         load(tmp_path / name)
 
 
 def test_no_such_file(tmp_path):
     (tmp_path / "goals.csv").touch()
-    with pytest.raises(GoalsError, match=r"there is no file .*gaols.csv. Did you mean '.*goals.csv'"):
+    with pytest.raises(MissingFile, match=r"there is no file .*gaols.csv. Did you mean '.*goals.csv'"):
         load(tmp_path / "gaols.csv")
 
 

@@ -187,7 +187,7 @@ def test_guard_fit_then_score_goes_on(run, flags, model, sampling, tmp_path):
     assert [row["response"] for row in rows] == [plain.text, STUB] and rows[1]["score"] == 1
     before = (tmp_path / "s.jsonl").read_bytes()
     assert run(*scored, "--prompts", few).exit_code == 0 and (tmp_path / "s.jsonl").read_bytes() == before
-    assert (tmp_path / "s.parquet").exists()
+    assert (tmp_path / "s.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, 
     assert result.exit_code == 2 and "--judge" in result.stderr
     result = run(*given, "--judge", "midward/sandbox-assistant")
     assert result.exit_code == 0, result.stderr
-    for name in ("table.md", "summary.json", "defences.csv", "scores.parquet", "roc.png"):
+    for name in ("table.md", "summary.json", "defences.csv", "scores.csv", "roc.png"):
         assert (tmp_path / "e" / name).stat().st_size > 0
     assert "| none " in result.stdout and "| sri " in result.stdout
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())

@@ -114,7 +114,6 @@ def test_the_command_writes_data_figure_and_sentences_and_goes_on(lively_folder,
     assert {path.name for path in (tmp_path / "a").glob("[!.]*")} == {
         "rows.jsonl",
         "ask.csv",
-        "ask.parquet",
         "ask.png",
         "ask.svg",
         "summary.json",

@@ -313,7 +313,6 @@ def test_the_command_writes_data_figure_and_sentences_and_compares(lively_folder
         "searches.jsonl",
         "rows.jsonl",
         "gcg.csv",
-        "gcg.parquet",
         "gcg.png",
         "gcg.svg",
         "summary.json",

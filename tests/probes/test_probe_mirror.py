@@ -185,16 +185,7 @@ def test_the_recipe_is_one_that_align_reads(lively_folder, llada, tmp_path, monk
         out,
     )
     assert result.exit_code == 0, result.stderr
-    names = {
-        "rows.jsonl",
-        "mirror.csv",
-        "mirror.parquet",
-        "mirror.png",
-        "mirror.svg",
-        "recipe.yaml",
-        "run.json",
-        "summary.json",
-    }
+    names = {"rows.jsonl", "mirror.csv", "mirror.png", "mirror.svg", "recipe.yaml", "run.json", "summary.json"}
     assert {path.name for path in out.glob("[!.]*")} == names
     found = json.loads((out / "summary.json").read_text())["window"]
     assert (found["start"], found["end"]) == (60, 64) and "up to 64" in result.stdout

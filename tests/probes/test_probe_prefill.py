@@ -332,7 +332,7 @@ def test_the_command_leaves_tables_figures_and_sentences(probe, tmp_path):
     assert "28 responses, 10 of them to harmless goals (--benign 0 leaves those out)" in result.stderr
     names = {path.name for path in (tmp_path / "a").glob("[!.]*")}
     figures = {f"{stem}.{kind}" for stem in ("prefill", "prefill-heat") for kind in ("png", "svg")}
-    assert names == figures | {"rows.jsonl", "prefill.csv", "prefill.parquet", "summary.json", "run.json"}
+    assert names == figures | {"rows.jsonl", "prefill.csv", "summary.json", "run.json"}
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert len(summary["cells"]) == 1 + 4 * 2 + 1 + 2 * 2
     assert all(sentence in result.stdout for sentence in summary["findings"])

@@ -116,9 +116,7 @@ def score(
     prompts: Annotated[Path, typer.Option(help="A .csv or .jsonl file of prompts.")],
     column: Annotated[str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")] = None,
     batch_size: Batch = 16,
-    out_file: Annotated[Path, typer.Option("--out", help="JSON lines; .csv and .parquet beside it.")] = Path(
-        "scores.jsonl"
-    ),
+    out_file: Annotated[Path, typer.Option("--out", help="JSON lines; .csv beside it.")] = Path("scores.jsonl"),
 ) -> None:
     """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped."""
     from midward._tables import read_table
@@ -128,7 +126,7 @@ def score(
     column = text_column(table, str(prompts), column, first="prompt")
     if out_file.suffix != ".jsonl":
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
-    if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv", ".parquet")}:
+    if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv")}:
         raise InputError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
     texts = [row.get(column) or "" for row in table]
     talk = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)

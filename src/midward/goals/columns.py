@@ -10,7 +10,7 @@ from typing import Any
 from midward._tables import Row, require_column
 from midward.goals.goal import Goal, GoalsError
 
-# What a column may be called in somebody's file, in any case; the first that is there counts.
+#: What a column may be called in somebody's file, in any case; the first that is there counts.
 NAMES = {
     "text": ("goal", "prompt", "behavior"),
     "target": ("target",),
@@ -26,9 +26,11 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 class Columns:
     """The columns that hold each part of a goal.
 
-    text: the request, which may stand alone in a list (of turns, or messages). more: what is appended to it behind a
-    blank line.
-    harmful: true or false, for each row. only: (column, value) of the rows that belong to the set.
+    Attributes:
+        text: the request, which may stand alone in a list (of turns, or messages).
+        more: what is appended to it behind a blank line.
+        harmful: true or false, for each row.
+        only: (column, value) of the rows that belong to the set.
     """
 
     text: str
@@ -40,92 +42,77 @@ class Columns:
     harmful: str | None = None
     only: tuple[str, str] | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """All of them, as they must stand in the table."""
-        given = (self.text, self.more, self.target, self.context, self.category, self.id, self.harmful)
-        return [name for name in (*given, *(self.only or ())[:1]) if name is not None]
+
+def _by_small_name(rows: Sequence[Row]) -> dict[str, str]:
+    """The columns, the last one first, by their names in small letters; of those that are alike, the first."""
+    return {name.lower(): name for name in reversed(dict.fromkeys(name for row in rows for name in row))}
 
 
 def text_column(rows: Sequence[Row], where: str, column: str | None = None, first: str = "goal") -> str:
-    """The column that holds the requests: `column`, or one of NAMES["text"], `first` before the others.
+    """The column that holds the requests.
 
-    Raises GoalsError, naming the columns there are, where there is none.
+    Args:
+        where: the table's name in errors.
+        column: its name, where it is known; else it is one of NAMES["text"].
+        first: which of those goes before the others.
+
+    Raises:
+        InputError: there is none; names the columns there are.
     """
-    there = _there(rows)
-    try:
-        if column is not None:
-            require_column(rows, column, where)
-            return column
-    except ValueError as error:
-        raise GoalsError(str(error)) from None
-    found = next((there[name] for name in (first, *NAMES["text"]) if name in there), None)
-    if found is None:
+    if column is not None:
+        require_column(rows, column, where)
+        return column
+    names = _by_small_name(rows)
+    text = next((names[name] for name in (first, *NAMES["text"]) if name in names), None)
+    if text is None:
         raise GoalsError(
             f"{where} has none of the columns {', '.join(NAMES['text'])}; say which one holds the requests "
-            f"(--column, column=). Its columns: {', '.join(there.values())}."
+            f"(--column, column=). Its columns: {', '.join(reversed(names.values()))}."
         )
-    return found
-
-
-def _there(rows: Sequence[Row]) -> dict[str, str]:
-    """The columns, by their names in small letters."""
-    there: dict[str, str] = {}
-    for row in rows:
-        for name in row:
-            there.setdefault(name.lower(), name)
-    return there
+    return text
 
 
 def detect(rows: Sequence[Row], where: str, column: str | None = None) -> Columns:
     """The columns of a file. `column` names that of the requests; see `text_column`."""
-    there = _there(rows)
-    found = {part: next((there[n] for n in names if n in there), None) for part, names in NAMES.items()}
-    return Columns(
-        text_column(rows, where, column),
-        target=found["target"],
-        context=found["context"],
-        category=found["category"],
-        id=found["id"],
-        harmful=found["harmful"],
-    )
+    names = _by_small_name(rows)
+    parts = {part: next((names[n] for n in known if n in names), None) for part, known in NAMES.items()}
+    return Columns(**parts | {"text": text_column(rows, where, column)})  # type: ignore[arg-type]
 
 
 def goals_of(rows: Sequence[Row], columns: Columns, *, source: str, harmful: bool, where: str) -> list[Goal]:
     """The goals of a table, in its order.
 
     An id that is a bare number gets the set's name in front; a row without one has the name and its number from 0.
-    harmful: of each goal, unless a column says it. where: the table's name in errors. Raises GoalsError for a missing
-    column, a row without a text, an id that comes twice, and where no row belongs to the set.
+
+    Args:
+        source: the set's name.
+        harmful: of each goal, unless a column says it.
+        where: the table's name in errors.
+
+    Raises:
+        InputError: a missing column, a row without a text, an id that comes twice, or no row of the set.
     """
-    try:
-        for name in columns.names:
+    parts = (columns.text, columns.more, columns.target, columns.context, columns.category, columns.id, columns.harmful)
+    for name in (*parts, *(columns.only or ())[:1]):
+        if name is not None:
             require_column(rows, name, where)
-    except ValueError as error:
-        raise GoalsError(str(error)) from None
-    chosen = {
-        number: row
-        for number, row in enumerate(rows)
-        if not columns.only or row.get(columns.only[0]) == columns.only[1]
-    }
+    key, value = columns.only or (None, None)
+    chosen = {number: row for number, row in enumerate(rows) if key is None or row.get(key) == value}
     if not chosen:
         raise GoalsError(f"{where} holds no row of the set {source}.")
     ids = _ids({number: _part(row, columns.id) for number, row in chosen.items()}, source, where)
-    goals = []
-    for number, row in chosen.items():
-        line = f"{where}, row {number + 1}"
-        goals.append(
-            Goal(
-                id=ids[number],
-                text=_text(row, columns, line),
-                source=source,
-                harmful=_truth(row, columns.harmful, line) if columns.harmful else harmful,
-                target=_part(row, columns.target),
-                context=_part(row, columns.context),
-                category=_part(row, columns.category),
-            )
+    return [
+        Goal(
+            id=ids[number],
+            text=_text(row, columns, f"{where}, row {number + 1}"),
+            source=source,
+            harmful=_truth(row, columns.harmful, f"{where}, row {number + 1}") if columns.harmful else harmful,
+            target=_part(row, columns.target),
+            context=_part(row, columns.context),
+            category=_part(row, columns.category),
         )
-    return goals
+        for number, row in chosen.items()
+    ]
 
 
 def _part(row: Row, name: str | None) -> str | None:
@@ -138,15 +125,15 @@ def _ids(given: Mapping[int, str | None], source: str, where: str) -> dict[int, 
     counts = Counter(name for name in given.values() if name is not None)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise GoalsError(f"{where} has the id {twice[0]!r} more than once; results are kept by id.")
-    found = {number: name for number, name in given.items() if name is not None}
-    for number, name in found.items():
+    ids = {number: name for number, name in given.items() if name is not None}
+    for number, name in ids.items():
         if name.isdecimal() and f"{source}-{name}" not in counts:
-            found[number] = f"{source}-{name}"
-    taken = set(found.values())
-    for number in given.keys() - found.keys():
+            ids[number] = f"{source}-{name}"
+    taken = set(ids.values())
+    for number in given.keys() - ids.keys():
         name = f"{source}-{number:04d}"
-        found[number] = f"{source}-row-{number:04d}" if name in taken else name  # made up, so it gives way
-    return found
+        ids[number] = f"{source}-row-{number:04d}" if name in taken else name  # made up, so it gives way
+    return ids
 
 
 def _text(row: Row, columns: Columns, line: str) -> str:

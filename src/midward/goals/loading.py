@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from midward._hints import did_you_mean
-from midward._tables import Row, read_table
+from midward._tables import read_table
 from midward.goals.cache import fetch
 from midward.goals.columns import detect, goals_of
 from midward.goals.goal import Goal, GoalsError
-from midward.goals.sets import SETS, GoalSet
+from midward.goals.sets import SETS
 
 FILES = (".csv", ".jsonl")
 
@@ -28,36 +28,51 @@ def load(
 ) -> list[Goal]:
     """The goals of a set in SETS, or of a .csv or .jsonl file.
 
-    count: without it all, in the set's order; with it a sample of at most that many, in a random order that depends on
-    nothing but the seed and the ids: a larger count begins with the smaller one's goals. column: of a file, the one
-    that holds the requests (otherwise goal, prompt or behavior); target, context, category, id and harmful are read
-    where they are there. harmless: what a file's rows count as where it has no column `harmful` (see `says_harm`); what
-    is said to be harmful is then refused. cache: folder of downloaded files instead of $MIDWARD_CACHE/goals. Raises
-    GoalsError.
+    Args:
+        count: without it all, in the set's order; with it a sample of at most that many, in a random order that
+            depends on nothing but the seed and the ids: a larger count begins with the smaller one's goals.
+        column: of a file, the one that holds the requests (otherwise goal, prompt or behavior); target, context,
+            category, id and harmful are read where they are there.
+        cache: folder of downloaded files instead of $MIDWARD_CACHE/goals.
+        harmless: what a file's rows count as where it has no column `harmful` (see `says_harm`); what is said to be
+            harmful is then refused.
+
+    Raises:
+        InputError: mostly a GoalsError; there is no such set, or its file can't be had or read.
     """
     if count is not None and count < 1:
         raise GoalsError(f"count must be 1 or more; received {count}.")
     name = str(name_or_path)
-    if name in SETS:
-        if column is not None:
-            raise GoalsError(f"column goes with a file; {name} is a set, and its columns are known.")
-        goals = _of_set(SETS[name], cache)
-    else:
+    known = SETS.get(name)
+    if known is None:
         _require_file(name)
-        goals = _of_file(Path(name), column, not harmless)
+        rows = read_table(name)
+        goals = goals_of(rows, detect(rows, name, column), source=Path(name).stem, harmful=not harmless, where=name)
+    elif column is not None:
+        raise GoalsError(f"column goes with a file; {name} is a set, and its columns are known.")
+    elif known.build is not None:
+        goals = known.build(name)
+    else:
+        assert known.columns
+        path = fetch(known, cache)
+        rows = json.loads(path.read_bytes()) if path.suffix == ".json" else read_table(path)
+        goals = goals_of(rows, known.columns, source=name, harmful=known.harmful, where=str(path))
     if harmless and (harmful := sum(goal.harmful for goal in goals)):
         raise GoalsError(f"{name}: {harmful} of its {len(goals)} requests are harmful ones; give harmless ones.")
     return goals if count is None else sample(goals, count, seed)
 
 
 def says_harm(name_or_path: str | Path, column: str | None = None) -> bool:
-    """Whether it is known of each goal if it is harmful: of a set, and of a file with a column `harmful`. Raises
-    GoalsError for any other name, and a file that can't be read."""
+    """Whether it is known of each goal if it is harmful: of a set, and of a file with a column `harmful`.
+
+    Raises:
+        InputError: any other name, or a file that can't be read.
+    """
     name = str(name_or_path)
     if name in SETS:
         return True
     _require_file(name)
-    return detect(_table(Path(name)), name, column).harmful is not None
+    return detect(read_table(name), name, column).harmful is not None
 
 
 def _require_file(name: str) -> None:
@@ -81,25 +96,3 @@ def sample(goals: Sequence[Goal], count: int, seed: int = 0) -> list[Goal]:
         return hashlib.sha256(f"{seed}:{goal.id}".encode()).hexdigest()
 
     return sorted(goals, key=place)[:count]
-
-
-def _of_set(goal_set: GoalSet, cache: str | Path | None) -> list[Goal]:
-    if goal_set.build is not None:
-        return goal_set.build(goal_set.name)
-    assert goal_set.columns
-    path = fetch(goal_set, cache)
-    rows = json.loads(path.read_bytes()) if path.suffix == ".json" else _table(path)
-    return goals_of(rows, goal_set.columns, source=goal_set.name, harmful=goal_set.harmful, where=str(path))
-
-
-def _of_file(path: Path, column: str | None, harmful: bool) -> list[Goal]:
-    rows = _table(path)
-    columns = detect(rows, str(path), column)
-    return goals_of(rows, columns, source=path.stem, harmful=harmful, where=str(path))
-
-
-def _table(path: Path) -> list[Row]:
-    try:
-        return read_table(path)
-    except (ValueError, OSError) as error:
-        raise GoalsError(str(error)) from None
