@@ -79,6 +79,6 @@ def tiny_sandbox(tmp_path_factory):
     """Folder of a sandbox model built in seconds (see tiny_build.py)."""
     from tiny_build import TINY
 
-    from tools.world.build import build
+    from tools.world.train import build
 
     return build(tmp_path_factory.mktemp("tiny-sandbox") / "model", TINY)

@@ -1,7 +1,7 @@
 """A sandbox build of seconds: the real code on a tiny recipe. It has learned next to nothing."""
 
-from tools.world.build import Recipe
 from tools.world.curriculum import Stage
+from tools.world.train import Recipe
 
 TINY = Recipe(
     stages=(

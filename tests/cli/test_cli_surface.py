@@ -24,7 +24,7 @@ from midward.cli import app
 
 for verb in (
     "", "demo", "generate", "chat", "trace", "align", "attack", "dynamics", "guard fit", "utility", "report", "goals",
-    "judges", "models", "probe gcg", "sandbox build",
+    "judges", "models", "probe gcg",
 ):
     result = CliRunner().invoke(app, [*verb.split(), "--help"])
     assert result.exit_code == 0 and "Usage" in result.output, (verb, result.output)

@@ -44,13 +44,12 @@ TINY = {
     "dynamics": "--count 2 --fit 3 --train 3",
     "guard fit": "--anchors 3 --train 4 --held-out 9 --alpha 0.1",
     "guard eval": "--count 1 --repeats 1",
-    "sandbox measure": "--count 1",
     "utility": "--limit 1",
     "demo": "--quick --goals 2",
 }
 
 #: Verbs that sample, in few steps; not where a guard is bound to the model's own.
-SAMPLING = ("generate", "chat", "trace", "attack", "probe", "dynamics", "utility", "sandbox measure")
+SAMPLING = ("generate", "chat", "trace", "attack", "probe", "dynamics", "utility")
 
 #: Verbs that take long all the same.
 SLOW = ("demo", "dynamics", "guard eval", "probe mirror", "probe order", "probe gcg")

@@ -206,7 +206,7 @@ def test_unknown_names(tmp_path, monkeypatch, llada_folder):
     fails(llada_folder / "config.json", "is a file")
     fails("no-such-org/no-such-model", "as a Hub id")
     monkeypatch.setattr(loading, "files", lambda package: tmp_path)
-    fails("sandbox", "midward sandbox build")
+    fails("sandbox", "reinstall midward")
 
 
 def test_missing_and_torn_files(copy):

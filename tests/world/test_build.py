@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import load_file
 from tiny_build import TINY
 
-from tools.world.build import BuildError, Recipe, build
+from tools.world import build as command
 from tools.world.curriculum import STAGES, Stage
 from tools.world.muon import Muon, orthogonalise
+from tools.world.train import BuildError, Recipe, build
 
 SCRIPT = """
 import sys
 from tiny_build import TINY
-from tools.world.build import build
+from tools.world.train import build
 build(sys.argv[1], TINY, progress=lambda row: print(row["step"], flush=True))
 """
 
@@ -58,7 +59,7 @@ def test_a_finished_build_is_returned_and_another_recipe_refused(tiny_sandbox):
 
 def test_a_build_loads_like_any_llada_folder(tiny_sandbox):
     import midward
-    from tools.world.build import SAMPLING
+    from tools.world.train import SAMPLING
 
     model = midward.load(str(tiny_sandbox), device="cpu")
     assert model.family.name == "llada" and model.family.sampling["length"] == SAMPLING["length"]
@@ -119,3 +120,12 @@ def test_muon_fits_a_linear_map_and_batches_equal_shapes():
     assert losses[-1] < 0.05 * losses[0]
     torch.testing.assert_close(together[0], together[1])
     torch.testing.assert_close(together[0], alone)
+
+
+def test_the_command_line_builds_and_says_what_is_missed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(command.RECIPES, "diffusion", lambda **given: replace(TINY, **given))
+    assert command.main(["--out", str(tmp_path / "model")]) == 0
+    shown = capsys.readouterr().err
+    assert "24/24 steps: loss" in shown and f"midward chat --model {tmp_path / 'model'}" in shown
+    assert command.main(["--out", str(tmp_path / "model"), "--seed", "4"]) == 2
+    assert "holds a model of another recipe" in capsys.readouterr().err

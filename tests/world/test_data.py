@@ -6,10 +6,21 @@ import re
 
 import pytest
 
-from midward.world import WORLD, WRAPPERS, alignment_prompts, benign, forbidden, instructions, sentences, wrappers
+from midward.world import (
+    WORLD,
+    WRAPPERS,
+    alignment_prompts,
+    benign,
+    forbidden,
+    instructions,
+    judge,
+    sentences,
+    wrappers,
+)
 from midward.world.assistant import Assistant
 from midward.world.language import CONTEXTS, REQUESTS
 from midward.world.oracle import refused
+from midward.world.trials import FORBIDDEN, HARMLESS, trials
 from midward.world.world import INTENTS, SPLITS
 from tools.world.curriculum import LENGTHS, STAGES, Writer
 
@@ -104,6 +115,35 @@ def test_safety_text_refuses_plain_requests_and_answers_some_wrapped_ones():
         verdicts[bool(plain.fullmatch(messages[-1]["content"]))].append(refused(response))
     assert len(verdicts[True]) > 100 and all(verdicts[True])
     assert 0.2 < sum(verdicts[False]) / len(verdicts[False]) < 0.6
+
+
+@pytest.mark.parametrize("name", [*FORBIDDEN, *HARMLESS, "wrapper:story"])
+def test_a_set_of_trials_is_what_its_name_says_and_its_oracle_reads_it(name):
+    made = trials(name, 6)
+    assert len({trial.id for trial in made}) == 6 and made[:4] == trials(name, 4)
+    for trial in made:
+        assert trial.harmful == (name not in HARMLESS) == judge(trial.metadata, "").harmful
+        assert (trial.target is not None) == trial.harmful
+        assert trial.plain in trial.text or "wrap" in name
+    if name in ("wrappers", "benign-wrapped"):
+        assert len({trial.text.replace(trial.plain, "") for trial in made}) == 6
+
+
+def test_the_oracle_reads_tasks_and_says_what_metadata_lacks():
+    [sums, *_] = trials("sums", 3)
+    assert judge(sums.metadata, f"The answer is {sums.metadata['answer']}.").correct
+    assert judge(sums.metadata, "The answer is x.").correct is False
+    for metadata, why in (
+        ({}, "no goal of the sandbox"),
+        ({"kind": "sums"}, "lacks its `answer`"),
+        ({"kind": "brew", "thing": "a b c"}, "kind is 'brew'"),
+        ({"kind": "make", "thing": "a b c"}, "isn't in the sandbox's world"),
+        ({"kind": "make", "thing": "nirn mith daff", "intent": "eat"}, "intent is 'eat'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            judge(metadata, "")
+    with pytest.raises(ValueError, match="no such set of trials: 'wrapper:moon'; known: plain"):
+        trials("wrapper:moon", 1)
 
 
 # --- the scripted assistant

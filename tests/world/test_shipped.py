@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from shipped import answers
 
 import midward
 from midward.stats import rate
-from midward.world import TASKS, trials
-from tools.world.build import Recipe
+from midward.world import TASKS
+from tools.world.train import Recipe
 
-WEIGHTS = Path(midward.__file__).parent / "sandbox" / "weights"
+WEIGHTS = Path(midward.__file__).parent / "world" / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def rows(model, tmp_path_factory):
-    names = {"plain": 48, "wrappers": 48, "benign": 48, "banned": 48, "sums": 24, "recall": 24, "programs": 24}
-    sets = [trial for name, count in names.items() for trial in trials.trials(name, count)]
-    return trials.run(model, sets, tmp_path_factory.mktemp("rows") / "rows.jsonl")
+    counts = {"plain": 48, "wrappers": 48, "benign": 48, "banned": 48, "sums": 24, "recall": 24, "programs": 24}
+    return answers(model, counts, tmp_path_factory.mktemp("rows"))
 
 
 def share(rows, name, field):

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tools.world import build
-from tools.world.build import MAX_POSITIONS, Batch, Recipe, Trainer, write_sampling
+from tools.world import train
 from tools.world.curriculum import STAGES, Stage
+from tools.world.train import MAX_POSITIONS, Batch, Recipe, Trainer, write_sampling
 
-SAMPLING = {"length": build.SAMPLING["length"], "steps": build.SAMPLING["length"]}
+SAMPLING = {"length": train.SAMPLING["length"], "steps": train.SAMPLING["length"]}
 
 
 @dataclass(frozen=True)

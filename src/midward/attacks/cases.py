@@ -18,18 +18,12 @@ from midward.goals.loading import is_file
 from midward.guards import prompt_hash
 from midward.models import LanguageModel
 from midward.sampling import Request
-from midward.world import trials
-from midward.world.data import Goal as SandboxGoal
-from midward.world.language import opening
+from midward.world.trials import trials
 
 #: Attacks of one request that can be put on any goals.
 SHAPES = tuple(name for name in shapes.SHAPES if name != "plain")
 HARMLESS = ("benign", "benign-wrapped", "banned")
-_TRIALS = {name: name.removesuffix("-wrapped") for name in HARMLESS} | {
-    "plain": "plain",
-    "contextual": "contextual",
-    "wrappers": "plain",
-}
+_TRIALS = (*HARMLESS, "plain", "contextual", "wrappers")
 
 
 @dataclass(frozen=True)
@@ -79,14 +73,11 @@ def _cases(
 ) -> list[Case]:
     """spare: so many more of a set of goals. The sandbox's trials hang on their count, and its splits share nothing."""
     if name in _TRIALS:
-        plain = trials.trials(_TRIALS[name], count, split=split)
-        return [
-            Case(name, _sandbox_goal(trial.id, trial.about), trial.request, str(bare.request.prompt))
-            for trial, bare in zip(trials.trials(name, count, split=split), plain, strict=True)
-        ]
+        made = trials(name, count, split=split)
+        return [Case(name, goal_sets.of_trial(trial), Request(trial.text), trial.plain) for trial in made]
     if name in SHAPES:
         if goals == "sandbox":
-            bare = [_sandbox_goal(one.id, one.about) for one in trials.trials("plain", count, split=split)]
+            bare = [goal_sets.of_trial(trial) for trial in trials("plain", count, split=split)]
         else:
             bare = goal_sets.load(goals, count=count + spare)
         return [Case(name, goal, shapes.shape(model, goal, name), goal.prompt) for goal in bare]
@@ -105,16 +96,3 @@ def requests(model: LanguageModel, names: Sequence[str], count: int, *, split: s
     share = -(-count // len(names))
     lists = [[case.request for case in cases(model, name, share, split=split)] for name in names]
     return [one for group in zip(*lists, strict=False) for one in group][:count]
-
-
-def _sandbox_goal(name: str, about: object) -> Goal:
-    assert isinstance(about, SandboxGoal)
-    return Goal(
-        id=name,
-        text=about.text,
-        source="sandbox",
-        harmful=about.harmful,
-        target=opening(about.kind, about.thing) if about.harmful else None,
-        category=about.kind,
-        metadata={"kind": about.kind, "thing": about.thing.name, "intent": about.intent},
-    )

@@ -217,22 +217,11 @@ _VERBS = {
             "Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.",
         ),
     },
-    "sandbox": {
-        "build": (
-            "sandbox:build",
-            "Train the sandbox model from nothing. Run again, it goes on from its last checkpoint.",
-        ),
-        "measure": (
-            "sandbox:measure",
-            "Attack and question a model in the sandbox's world, read by its oracle. Run again, it goes on.",
-        ),
-    },
 }
 _GROUPS = {
     "judges": "List the judges; `check` measures them on labelled responses.",
     "probe": "Where a model's safety sits in a response, and what an attacker can reach.",
     "guard": "Guards: fit them for a model, answer behind one, compare.",
-    "sandbox": "The embedded model: train it, measure it.",
 }
 
 

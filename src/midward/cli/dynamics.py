@@ -175,25 +175,15 @@ def _set(name: str, count: int, column: str | None, split: str, without: set[str
 
     plain = name.removeprefix(PREFILL)
     if plain in (*trials.FORBIDDEN, *trials.HARMLESS):
-        return [_goal(trial, plain) for trial in trials.trials(plain, count, split=split)]
+        if plain in trials.TASKS:
+            raise InputError(f"{plain} is a task, whose answers aren't harmful or harmless; leave it out.")
+        return [room.of_trial(trial, plain) for trial in trials.trials(plain, count, split=split)]
     found = room.load(plain, column=column if is_file(plain) else None)
     left = [goal for goal in found if goal.prompt not in without]
     chosen = room.loading.sample(left, count)
     if len(chosen) < 2:
         raise InputError(f"{plain} has {len(chosen)} prompts left beside those that are looked at; name another set.")
     return [replace(goal, source=plain) for goal in chosen]
-
-
-def _goal(trial: Any, name: str) -> Goal:
-    """A trial of the sandbox as a goal."""
-    from midward.goals import Goal
-    from midward.world import Task
-
-    about = trial.about
-    if isinstance(about, Task):
-        raise InputError(f"{name} is a task of the sandbox, whose answers aren't harmful or harmless; leave it out.")
-    facts = {"kind": about.kind, "thing": about.thing.name, "intent": about.intent}
-    return Goal(trial.id, about.text, source=name, harmful=about.harmful, category=about.kind, metadata=facts)
 
 
 def _build(model: LanguageModel, goals: Goals, prompts: PromptOptions) -> _Prompts:

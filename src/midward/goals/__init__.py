@@ -4,8 +4,8 @@
 .csv or .jsonl file. No harmful row is in the repository.
 """
 
-from midward.goals.goal import Goal, GoalsError, on_sandbox
+from midward.goals.goal import Goal, GoalsError, of_trial, on_sandbox
 from midward.goals.loading import load, says_harm
 from midward.goals.sets import SETS, GoalSet
 
-__all__ = ["SETS", "Goal", "GoalSet", "GoalsError", "load", "on_sandbox", "says_harm"]
+__all__ = ["SETS", "Goal", "GoalSet", "GoalsError", "load", "of_trial", "on_sandbox", "says_harm"]

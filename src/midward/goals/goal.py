@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from midward.errors import InputError
+from midward.world.data import Trial
 from midward.world.oracle import about_world
 
 
@@ -18,8 +19,8 @@ class Goal:
     """One request, harmful or harmless, as its data set states it.
 
     id: unique in its set and stable. target: the affirmative opening the data set gives. context: a text that belongs
-    in front of the request (HarmBench's contextual behaviours). metadata: what a judge needs beyond the text (sandbox:
-    kind, thing, intent).
+    in front of the request (HarmBench's contextual behaviours). metadata: what a judge needs beyond the text (of the
+    invented world: see `midward.world.Trial`).
     """
 
     id: str
@@ -45,3 +46,16 @@ class Goal:
 def on_sandbox(goals: Sequence[Goal]) -> bool:
     """Whether there are goals and all are of the invented world, so that its oracle can judge them."""
     return bool(goals) and all(about_world(goal.metadata) for goal in goals)
+
+
+def of_trial(trial: Trial, source: str = "sandbox", id: str | None = None) -> Goal:
+    """A trial of the invented world as a goal of `source`, under its own id unless told."""
+    return Goal(
+        id=id or trial.id,
+        text=trial.text,
+        source=source,
+        harmful=trial.harmful,
+        target=trial.target,
+        category=trial.kind,
+        metadata=trial.metadata,
+    )

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from midward.goals.columns import Columns
-from midward.goals.goal import Goal
+from midward.goals.goal import Goal, of_trial
+from midward.world import benign, forbidden
+from midward.world.trials import trials
 
 SANDBOX_SIZE = 500  # goals of each sandbox set
 _GITHUB = "https://raw.githubusercontent.com"
@@ -45,28 +47,15 @@ class GoalSet:
 
 def _sandbox(name: str) -> list[Goal]:
     """Goals of the invented world, with what its oracle needs in `metadata`; of the test split but for one set."""
-    from midward.world import benign, forbidden
-    from midward.world.language import opening
-
-    make = {
+    made = {
         "sandbox": lambda: forbidden("test", SANDBOX_SIZE),
         "sandbox-tuning": lambda: forbidden("tuning", SANDBOX_SIZE),
         "sandbox-contextual": lambda: forbidden("test", SANDBOX_SIZE, style="contextual"),
+        "sandbox-wrapped": lambda: trials("wrappers", SANDBOX_SIZE),
         "sandbox-benign": lambda: benign("test", SANDBOX_SIZE),
         "sandbox-banned": lambda: benign("test", SANDBOX_SIZE, about="banned"),
-    }[name]
-    return [
-        Goal(
-            id=f"{name}-{number:04d}",
-            text=goal.text,
-            source=name,
-            harmful=goal.harmful,
-            target=opening(goal.kind, goal.thing) if goal.harmful else None,
-            category=goal.kind,
-            metadata={"kind": goal.kind, "thing": goal.thing.name, "intent": goal.intent},
-        )
-        for number, goal in enumerate(make())
-    ]
+    }[name]()
+    return [of_trial(trial, name, f"{name}-{number:04d}") for number, trial in enumerate(made)]
 
 
 def _harmbench(functional: str) -> Columns:
@@ -123,6 +112,7 @@ _XSTEST = GoalSet(
 _ALL = (
     _SANDBOX,
     replace(_SANDBOX, name="sandbox-contextual", about="the same behind a harmless context"),
+    replace(_SANDBOX, name="sandbox-wrapped", about="the same in the world's jailbreaks, one family a goal in turn"),
     replace(_SANDBOX, name="sandbox-tuning", about="the same about things of the tuning split, to choose settings by"),
     replace(_SANDBOX, name="sandbox-benign", about="harmless procedures and questions", harmful=False),
     replace(

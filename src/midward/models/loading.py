@@ -316,7 +316,7 @@ def checkpoint_folder(name: str | Path) -> Path:
     if name in _EMBEDDED:
         embedded = Path(str(files("midward"))) / "world" / _EMBEDDED[name]
         if not (embedded / "config.json").is_file():
-            raise ModelError(f"the {name} model isn't at {embedded}; reinstall midward or run `midward sandbox build`.")
+            raise ModelError(f"the {name} model isn't at {embedded}; reinstall midward.")
         return embedded
     path = Path(name).expanduser()
     if path.is_dir():

@@ -4,9 +4,9 @@ A test bed that proves mechanics and lets methods be compared offline; it is no 
 """
 
 from midward.world.assistant import ASSISTANT
-from midward.world.data import ALIGNMENT, Goal, alignment_prompts, benign, forbidden, instructions, sentences
+from midward.world.data import ALIGNMENT, Trial, alignment_prompts, benign, forbidden, instructions, sentences
 from midward.world.language import OPENINGS, REFUSALS
-from midward.world.oracle import Reading, coherent, read, refused, steps_right
+from midward.world.oracle import Reading, coherent, judge, read, refused, steps_right
 from midward.world.tasks import TASKS, Task, exercises, score
 from midward.world.world import WORLD, Thing, World
 from midward.world.wrappers import WRAPPERS, Wrapper, wrappers
@@ -19,10 +19,10 @@ __all__ = [
     "TASKS",
     "WORLD",
     "WRAPPERS",
-    "Goal",
     "Reading",
     "Task",
     "Thing",
+    "Trial",
     "World",
     "Wrapper",
     "alignment_prompts",
@@ -31,6 +31,7 @@ __all__ = [
     "exercises",
     "forbidden",
     "instructions",
+    "judge",
     "read",
     "refused",
     "score",

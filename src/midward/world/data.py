@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from midward.errors import InputError
 from midward.world import tasks
-from midward.world.language import QUESTIONS, REFUSALS, answer, request
+from midward.world.language import QUESTIONS, REFUSALS, answer, opening, request
 from midward.world.world import INGREDIENTS, INTENTS, VERBS, WORLD, Thing, World
-from midward.world.wrappers import wrappers
+from midward.world.wrappers import Wrapper, wrappers
 
 PROMPTS = 3000  # harmful prompts that alignment trains on, as many as in MOSA
 _SIZES: dict[str, Any] = {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 20}
@@ -23,16 +23,51 @@ STYLES = ("short", "contextual")  # the two benchmarks: bare imperatives, and re
 
 
 @dataclass(frozen=True)
-class Goal:
-    """One request with all that the oracle needs to judge a response to it."""
+class Trial:
+    """One request of the world.
+
+    Attributes:
+        id: Unique in its set.
+        text: What is asked.
+        metadata: What the oracle needs to judge a response. kind: an intent, one of QUESTIONS or one of TASKS; thing:
+            its name; intent: what a `rule` question asks about; of a task, answer: the key that its score compares,
+            and number: which exercise it is.
+        plain: The text without a wrapper.
+        target: How a reply to a forbidden request begins that goes along with it.
+    """
 
     id: str
-    kind: str  # an intent, or one of QUESTIONS
-    thing: Thing
-    text: str  # the plain request
-    style: str
-    harmful: bool
-    intent: str = "make"  # what a `rule` question asks about
+    text: str
+    metadata: Mapping[str, str] = field(hash=False)
+    plain: str = ""
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", self.plain or self.text)
+
+    @property
+    def kind(self) -> str:
+        """What kind of request it is."""
+        return self.metadata["kind"]
+
+    @property
+    def thing(self) -> Thing:
+        """What it is about; not of a task."""
+        return Thing(*self.metadata["thing"].split())
+
+    @property
+    def intent(self) -> str:
+        """What a `rule` question asks about; otherwise of no matter."""
+        return self.metadata["intent"]
+
+    @property
+    def harmful(self) -> bool:
+        """Whether answering it is forbidden."""
+        return "thing" in self.metadata and WORLD.harmful(self.kind, self.thing)
+
+    def worn(self, wrapper: Wrapper) -> Trial:
+        """The same request in a wrapper."""
+        return replace(self, text=wrapper.apply(self.text))
 
 
 def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[Thing]:
@@ -41,24 +76,24 @@ def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[T
     return [t for t in world.things[split] if harmful is None or world.harmful(kind, t) == harmful]
 
 
-def _goals(
+def _trials(
     name: str, split: str, count: int, seed: int, draw: Callable[[random.Random], tuple[str, Thing, str]], style: str
-) -> list[Goal]:
+) -> list[Trial]:
+    """`count` distinct requests. draw: gives a request's kind, thing and intent."""
     rng = random.Random(f"{name}-{split}-{style}-{seed}")
-    goals: dict[str, Goal] = {}
+    made: dict[str, Trial] = {}
     for _ in range(100 * count + 100):
-        if len(goals) == count:
-            return list(goals.values())
+        if len(made) == count:
+            return list(made.values())
         kind, thing, intent = draw(rng)
         text = request(kind, thing, rng, intent=intent, context=style == "contextual")
-        harmful = WORLD.harmful(kind, thing)
-        goals.setdefault(
-            text, Goal(f"{name}-{split}-{style}-{len(goals):04d}", kind, thing, text, style, harmful, intent)
-        )
+        target = opening(kind, thing) if WORLD.harmful(kind, thing) else None
+        metadata = {"kind": kind, "thing": thing.name, "intent": intent}
+        made.setdefault(text, Trial(f"{name}-{split}-{style}-{len(made):04d}", text, metadata, target=target))
     raise InputError(f"the {split} split of {name!r} has fewer than {count} distinct goals")
 
 
-def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD) -> list[Goal]:
+def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD) -> list[Trial]:
     """Forbidden requests, both intents alike: making banned things and breaking ordinary ones."""
     pools = {intent: _things(world, split, intent, True) for intent in INTENTS}
 
@@ -66,12 +101,12 @@ def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, wo
         kind = rng.choice(INTENTS)
         return kind, rng.choice(pools[kind]), kind
 
-    return _goals("forbidden", split, count, seed, draw, style)
+    return _trials("forbidden", split, count, seed, draw, style)
 
 
 def benign(
     split: str, count: int, *, about: str = "all", style: str = "short", seed: int = 0, world: World = WORLD
-) -> list[Goal]:
+) -> list[Trial]:
     """Harmless requests. `about`: `procedures` (welcome intent on its thing), `questions`, `all` (half and half), or
     `banned` (harmless requests about *banned* things only: questions, and taking them apart; the over-refusal set)."""
     if about not in ("all", "procedures", "questions", "banned"):
@@ -88,7 +123,7 @@ def benign(
             return intent, rng.choice(pools[intent]), intent
         return rng.choice(QUESTIONS), rng.choice(world.things[split]), intent
 
-    return _goals(f"benign-{about}", split, count, seed, draw, style)
+    return _trials(f"benign-{about}", split, count, seed, draw, style)
 
 
 def alignment_prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
