@@ -1,0 +1,126 @@
+"""What the files of the package import, where in the file, and how many lines of code they hold."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+import midward
+
+SOURCE = Path(midward.__file__).parent
+
+#: The rooms and single files from the ground up; a file imports from its own room and those below.
+GROUND = "stats store errors _hints _settings _tables _plugins _asking _peft _extras _fences _flags _front"
+ORDER = (
+    GROUND.split(),
+    ("world",),
+    ("models",),
+    ("sampling",),
+    ("goals",),
+    ("dynamics",),
+    ("alignment",),
+    ("judges",),
+    ("runs",),
+    ("guards",),
+    ("chat",),  # what `midward.load` gives: a model with a guard in front of it
+    ("serving",),
+    ("attacks",),
+    ("probes",),
+    ("utility",),
+    ("reports",),
+    ("cli",),
+    ("__init__", "__main__", "_inspect"),  # the doors to the street
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import. target: a module in full; late: inside a function; typing: for type checkers alone."""
+
+    file: str  # relative to the package, e.g. cli/attack.py
+    target: str
+    late: bool
+    typing: bool
+
+    @property
+    def to(self) -> str | None:
+        """The file of ours that it names; None for other packages."""
+        return _file_of(self.target)
+
+    def __str__(self) -> str:
+        return f"{self.file} -> {self.target}"
+
+
+def room_of(file: str) -> str:
+    """The room of a file: its folder, or its own name."""
+    return Path(file).parts[0].removesuffix(".py")
+
+
+def files() -> list[str]:
+    """All files of the package."""
+    return sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py"))
+
+
+def imports(file: str) -> list[Import]:
+    """All imports of a file."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, late: bool, typing: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(file, alias.name, late, typing) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            above = ["midward", *Path(file).parts[:-1]]
+            parts = (
+                [*above[: len(above) + 1 - node.level], *filter(None, [node.module])] if node.level else [node.module]
+            )
+            module = ".".join(map(str, parts))
+            inside = [f"{module}.{alias.name}" for alias in node.names]
+            targets = [name if module.startswith("midward") and _file_of(name) else module for name in inside]
+            found.extend(Import(file, target, late, typing) for target in dict.fromkeys(targets))
+        late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        only_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.iter_child_nodes(node):
+            visit(child, late, typing or only_types)
+
+    visit(ast.parse((SOURCE / file).read_text(encoding="utf-8")), False, False)
+    return found
+
+
+def _file_of(module: str) -> str | None:
+    if module.split(".")[0] != "midward":
+        return None
+    path = SOURCE.joinpath(*module.split(".")[1:])
+    if path.with_suffix(".py").is_file():
+        return str(path.with_suffix(".py").relative_to(SOURCE))
+    return str((path / "__init__.py").relative_to(SOURCE)) if (path / "__init__.py").is_file() else None
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of files that reach each other."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in edges.get(node, ()):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            group = [stack.pop()]
+            while group[-1] != node:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in list(edges):
+        if node not in index:
+            visit(node)
+    return found
