@@ -20,12 +20,14 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools
 from midward._peft import LoraConfig, get_peft_model
 from midward.alignment import AlignConfig, MosaObjective, best_start, resolve, span_scores
 from midward.alignment.data import Collator, Example, Row
-from midward.models import Family, LanguageModel, llada
+from midward.models import Family, LanguageModel
 from midward.models._rope import keep_rope_in_float32
 from midward.models.family import LLAMA_PROJECTIONS
+from tools.world import layout
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ KL_ROWS = ("response", "window")
 def build(shape: Shape, device: str) -> LanguageModel:
     """A random model of that shape under a LoRA adapter that already does something (bfloat16 on a GPU)."""
     torch.manual_seed(0)
-    raw = llada.llada_config(
+    raw = layout.llada_config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
         layers=shape.layers,
@@ -67,7 +69,7 @@ def build(shape: Shape, device: str) -> LanguageModel:
         end_id=1,
     )
     with torch.device(device):
-        network = llada.build(raw).requires_grad_(False)
+        network = layout.build(raw).requires_grad_(False)
     if device == "cuda":
         # Parameters only: the rotary table stays float32, as when a checkpoint is loaded.
         for parameter in network.parameters():

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from reference import published_sampler
 
 import midward
@@ -30,6 +31,7 @@ from midward.models._rope import keep_rope_in_float32
 from midward.sampling import noise
 from midward.sampling._agreement import compare
 from midward.sampling.choose import choose
+from tools.world import layout
 
 MASK, END = 2, 1
 SHAPES = {
@@ -56,13 +58,13 @@ def random_model(shape, device, dtype):
 
     Its logits have a standard deviation of about 3: with flat ones the order of commits would hang on rounding.
     """
-    config = llada.llada_config(**shape, max_length=1024, mask_id=MASK, end_id=END)
+    config = layout.llada_config(**shape, max_length=1024, mask_id=MASK, end_id=END)
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            network = llada.build(config)
+            network = layout.build(config)
     finally:
         torch.set_default_dtype(default)
     with torch.no_grad():

@@ -20,7 +20,7 @@ def random_llada(folder: Path, seed: int, **sizes: int) -> Path:
 
     sizes: as in `llada_config`; those that the tokenizer decides are set.
     """
-    from midward.models import llada as layout
+    from tools.world import layout
 
     config = layout.llada_config(vocab_size=512, mask_id=2, end_id=1, **sizes)
     with torch.random.fork_rng():

@@ -10,7 +10,7 @@ from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import midward
-from midward.models.llada import published_name
+from tools.world.layout import published_name
 
 IDS = torch.arange(20, 40)[None]
 FILE = "adapter_model.safetensors"

@@ -11,7 +11,8 @@ from reference import llada_logits
 from safetensors.torch import load_file
 
 import midward
-from midward.models import llada as layout
+from midward.models import llada as llada_module
+from tools.world import layout
 
 
 def logits(model, ids, mask=None):
@@ -138,14 +139,14 @@ def test_gradient_reaches_hidden_and_head(llada):
 
 
 def test_causal_fallback_is_caught(llada_folder, monkeypatch):
-    plain = layout.backbone_config
+    plain = llada_module.backbone_config
 
     def causal(raw):
         config = plain(raw)
         config.is_causal = True
         return config
 
-    monkeypatch.setattr(layout, "backbone_config", causal)
+    monkeypatch.setattr(llada_module, "backbone_config", causal)
     with pytest.raises(
         midward.ModelError, match="must have full attention, but the last token changes nothing before it"
     ):

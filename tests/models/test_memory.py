@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 import midward
-from midward.models import llada, memory
+from midward.models import memory
 from midward.models._read import Placement
+from midward.models.family import LLAMA_PROJECTIONS
 from midward.models.memory import GB, Memory, estimate
+from tools.world import layout
 
 
 def footprint(network):
@@ -31,7 +33,7 @@ def test_the_weights_are_counted_to_the_byte(llada_folder, llama_folder, dtype):
 def declared(folder, config, dtype="BF16"):
     """A checkpoint of that published LLaDA config whose weight file is a header and a hole."""
     with torch.device("meta"):
-        network = llada.build(config)
+        network = layout.build(config)
     names = network.state_dict()
     if config["weight_tying"]:
         names.pop("lm_head.weight")
@@ -39,7 +41,7 @@ def declared(folder, config, dtype="BF16"):
     for name, tensor in names.items():
         size = tensor.numel() * (2 if dtype == "BF16" else 4)
         entry = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [end, end + size]}
-        header[llada.published_name(name)] = entry
+        header[layout.published_name(name)] = entry
         end += size
     text = json.dumps(header).encode()
     folder.mkdir(exist_ok=True)
@@ -50,7 +52,7 @@ def declared(folder, config, dtype="BF16"):
     return sum(tensor.numel() for tensor in names.values())
 
 
-LLADA_8B = llada.llada_config(
+LLADA_8B = layout.llada_config(
     vocab_size=126_464,
     hidden_size=4096,
     layers=32,
@@ -93,7 +95,7 @@ def test_the_estimate_is_the_sum_of_the_tensors_whatever_the_sizes(
     tmp_path_factory, heads, layers, feed_forward, rows, tied, stored
 ):
     folder = tmp_path_factory.mktemp("declared")
-    config = llada.llada_config(
+    config = layout.llada_config(
         vocab_size=rows,
         hidden_size=4 * heads,
         layers=layers,
@@ -113,14 +115,14 @@ def test_the_estimate_is_the_sum_of_the_tensors_whatever_the_sizes(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_training_step_keeps_what_the_estimate_says(tmp_path, dtype):
-    config = llada.llada_config(
+    config = layout.llada_config(
         vocab_size=300, hidden_size=192, layers=3, heads=4, feed_forward=512, max_length=128, mask_id=2, end_id=1
     )
-    llada.save(llada.build(config), config, tmp_path)
-    network = llada.build(config).requires_grad_(False)
+    layout.save(layout.build(config), config, tmp_path)
+    network = layout.build(config).requires_grad_(False)
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
-    lora = LoraConfig(r=8, target_modules=list(llada.LLAMA_PROJECTIONS))
+    lora = LoraConfig(r=8, target_modules=list(LLAMA_PROJECTIONS))
     network = get_peft_model(network, lora).train()
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept, alive = {}, []

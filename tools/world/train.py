@@ -25,8 +25,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from midward.errors import MidwardError
-from midward.models import llada
+
 from midward.store import replacing, write_text
+from tools.world import layout
 from tools.world.curriculum import CONVERSATIONS, LENGTHS, STAGES, Example, Messages, Stage, Writer, corpus
 from tools.world.muon import Muon
 
@@ -176,7 +177,7 @@ class Trainer:
     def make(self) -> Any:
         """The network, with random weights."""
         recipe = self.recipe
-        self.config = llada.llada_config(
+        self.config = layout.llada_config(
             vocab_size=len(self.tokenizer),
             hidden_size=recipe.width,
             layers=recipe.layers,
@@ -187,11 +188,11 @@ class Trainer:
             end_id=self.end,
             rope_theta=10_000.0,
         )
-        return llada.build(self.config)
+        return layout.build(self.config)
 
     def save(self, out: Path) -> None:
         """Write weights, config and default sampling."""
-        llada.save(self.network, self.config, out)
+        layout.save(self.network, self.config, out)
         write_sampling(out, SAMPLING)
 
     def loss(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:

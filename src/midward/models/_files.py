@@ -3,17 +3,14 @@
 import codecs
 import hashlib
 import json
-import math
 import re
-import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from midward.errors import InputError
+from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
 
@@ -66,81 +63,48 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} has no model.safetensors; is the download complete?")
 
 
-@dataclass(frozen=True)
-class Header:
-    """A tensor as a safetensors header declares it. kind: "BF16", "F32", "I64" ...; stored: bytes in the file, from
-    byte `start` of `path` on."""
+def stored_tensors(files: list[Path]) -> dict[str, tuple[str, torch.Tensor]]:
+    """Return the tensors of safetensors files by name, each with its kind ("BF16", "F32", "I64" ...).
 
-    kind: str
-    shape: tuple[int, ...]
-    stored: int
-    path: Path
-    start: int
-
-    def bytes_as(self, dtype: torch.dtype, quantize: str | None = None) -> int:
-        """Bytes in memory when read as `dtype`, or quantised by bitsandbytes; integers stay as they are stored."""
-        numbers = math.prod(self.shape)
-        if quantize == "8bit":
-            return numbers + 4 * self.shape[0]  # a float32 scale a row
-        if quantize == "4bit":
-            blocks = -(-numbers // 64)  # a byte of scale each, and of those every 256 a float32 of their own
-            return -(-numbers // 2) + blocks + 4 * -(-blocks // 256) + 4 * (256 + 16 + 1)  # two tables and an offset
-        return numbers * dtype.itemsize if self.kind.startswith(("F", "BF")) else self.stored
-
-
-def headers(files: list[Path]) -> dict[str, Header]:
-    """Return what the safetensors headers declare, by name; ModelError for a torn file."""
-    found = {}
+    They are mapped into memory: what isn't looked at isn't read. Raises ModelError for a torn file.
+    """
+    tensors = {}
     for path in files:
-        size = path.stat().st_size
         try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                if length > size - 8:
-                    raise InputError("header is longer than the file")
-                header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-            if size != 8 + length + end:
-                raise InputError(f"{8 + length + end} bytes are declared, {size} are there")
-            for name, entry in header.items():
-                start, stop = entry["data_offsets"]
-                found[name] = Header(entry["dtype"], tuple(entry["shape"]), stop - start, path, 8 + length + start)
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    tensors[name] = (file.get_slice(name).get_dtype(), file.get_tensor(name))
+        except SafetensorError as error:
             raise ModelError(
                 f"{path} is no complete safetensors file ({error}); a Git LFS pointer or a broken download?"
             ) from None
-    return found
+    return tensors
 
 
 def digest(files: list[Path]) -> str:
     """16 hex digits of weights as they are stored, in whatever shards: of every tensor its name, kind and shape, and a
     sample of its bytes. Tells checkpoints of one shape apart without reading them whole, whatever they are loaded as.
     """
-    found = hashlib.sha256()
-    for name, tensor in sorted(headers(files).items()):
-        found.update(f"{name} {tensor.kind} {tensor.shape}".encode())
-        with tensor.path.open("rb") as file:
-            for piece in range(_PIECES):
-                file.seek(tensor.start + piece * max(0, tensor.stored - _PIECE) // (_PIECES - 1))
-                found.update(file.read(min(_PIECE, tensor.stored)))
-    return found.hexdigest()[:16]
+    sha = hashlib.sha256()
+    for name, (kind, tensor) in sorted(stored_tensors(files).items(), key=itemgetter(0)):
+        sha.update(f"{name} {kind} {tuple(tensor.shape)}".encode())
+        stored = tensor.reshape(-1).view(torch.uint8)  # [bytes]
+        for piece in range(_PIECES):
+            start = piece * max(0, len(stored) - _PIECE) // (_PIECES - 1)
+            sha.update(stored[start : start + _PIECE].numpy().data)
+    return sha.hexdigest()[:16]
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names of the tensors that hold NaN or infinite numbers. Every number is read once and the device waited for
-    once a device."""
-    fine: dict[torch.device, dict[str, torch.Tensor]] = {}
+    """The names of the tensors that hold NaN or infinite numbers. Every number is read once, and each device waited for
+    once."""
+    by_device: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype.itemsize > 1 and tensor.numel() and not tensor.is_meta:
             ends = torch.stack(tensor.detach().aminmax())  # NaN goes into both; no copy of the tensor is made
-            fine.setdefault(tensor.device, {})[name] = ends.isfinite().all()
-    return [
-        name
-        for some in fine.values()
-        for name, is_fine in zip(some, torch.stack(list(some.values())).tolist(), strict=True)
-        if not is_fine
-    ]
+            by_device.setdefault(tensor.device, {})[name] = ends.isfinite().all()
+    verdicts = [zip(fine, torch.stack(list(fine.values())).tolist(), strict=True) for fine in by_device.values()]
+    return [name for names in verdicts for name, is_fine in names if not is_fine]
 
 
 def renaming(mapping: Mapping[str, str]) -> Renaming:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from .errors import ModelError
+from .family import Family, FamilyInfo
 
 #: Sizes that Qwen's backbones and the families made from them call the same.
 QWEN_SIZES = {
@@ -142,27 +143,68 @@ def rope(raw: Mapping[str, Any], family: str, **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **more}
 
 
-def token_id(
-    raw: Mapping[str, Any], key: str, tokenizer: Any, texts: tuple[str, ...], published: int, vocab_size: int
-) -> int:
-    """Return a special token's id: the config's own, else that of a text the tokenizer knows, else the published one.
+@dataclass(frozen=True)
+class SpecialToken:
+    """Where a special token's id comes from: the config's own entry, else the first of `texts` that the tokenizer
+    knows, else the id in the published checkpoints."""
 
-    Raises ModelError when it lies outside the vocabulary.
+    entry: str
+    texts: tuple[str, ...]
+    published: int
+
+    def id(self, raw: Mapping[str, Any], tokenizer: Any) -> int:
+        """Raises ModelError when it lies outside the vocabulary."""
+        value, rows = raw.get(self.entry), raw["vocab_size"]
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if value is None:
+            known = tokenizer.get_vocab()
+            value = next((known[text] for text in self.texts if text in known), self.published)
+        if not 0 <= value < rows:
+            raise ModelError(f"{self.entry}={value} lies outside the vocabulary of {rows} rows; set it in config.json.")
+        return value
+
+
+def diffusion_family(
+    info: FamilyInfo,
+    raw: Mapping[str, Any],
+    tokenizer: Any,
+    *,
+    mask: SpecialToken,
+    end: SpecialToken,
+    turn_ends: tuple[str, ...],
+    lora_targets: tuple[str, ...],
+    shift: bool = False,
+    block: int | None = None,
+) -> Family:
+    """The record of a masked-diffusion family.
+
+    Args:
+        info: What its checkpoints share.
+        raw: The published config.
+        tokenizer: Knows what the config doesn't say.
+        mask: The mask token.
+        end: The end-of-sequence token; padding is the same unless the config's pad_token_id says otherwise. A response
+            also ends at the config's other end tokens and at `turn_ends`, where the tokenizer knows those.
+        turn_ends: Texts.
+        lora_targets: As in `Family`.
+        shift: As in `Family`.
+        block: Published length of an attention block, which the config may overrule; None without blocks.
     """
-    value = raw.get(key)
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if value is None:
-        known = tokenizer.get_vocab()
-        value = next((known[text] for text in texts if text in known), published)
-    if not 0 <= value < vocab_size:
-        raise ModelError(f"{key}={value} lies outside the vocabulary of {vocab_size} rows; set it in config.json.")
-    return value
-
-
-def end_ids(first: int, raw: Mapping[str, Any], tokenizer: Any, turn_ends: tuple[str, ...]) -> tuple[int, ...]:
-    """Return all ids that end a response: `first`, the config's others, and the turn ends that the tokenizer knows."""
-    own = raw.get("eos_token_id")
-    known = tokenizer.get_vocab()
+    mask_id, first = mask.id(raw, tokenizer), end.id(raw, tokenizer)
+    own, known = raw.get("eos_token_id"), tokenizer.get_vocab()
     others = [*(own if isinstance(own, list) else []), *(known[text] for text in turn_ends if text in known)]
-    return tuple(dict.fromkeys([first, *others]))
+    if block is not None:
+        block = raw.get("block_size") or raw.get("block_length") or block
+    return Family(
+        name=info.name,
+        kind="diffusion",
+        mask_id=mask_id,
+        end_ids=tuple(dict.fromkeys([first, *others])),
+        pad_id=replace(end, entry="pad_token_id").id(raw, tokenizer),
+        shift=shift,
+        attention=info.attention,
+        attention_block=block,
+        lora_targets=lora_targets,
+        sampling=dict(info.sampling) if block is None else {**info.sampling, "block": block},
+    )

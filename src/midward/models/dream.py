@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ._read import QWEN_SIZES, Placement, end_ids, entries, read_native, require, rope, token_id
+from ._read import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
 
 INFO = FamilyInfo(
@@ -43,19 +43,16 @@ def backbone_config(raw: dict[str, Any]) -> Qwen2Config:
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:
-    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
-    rows = raw["vocab_size"]
-    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>",), 151643, rows)
-    return Family(
-        name=INFO.name,
-        kind="diffusion",
-        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|mask|>",), 151666, rows),
-        end_ids=end_ids(end, raw, tokenizer, ("<|im_end|>",)),
-        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>",), 151643, rows),
-        shift=True,
-        attention=INFO.attention,
+    """Return the family record of a published config."""
+    return diffusion_family(
+        INFO,
+        raw,
+        tokenizer,
+        mask=SpecialToken("mask_token_id", ("<|mask|>",), 151666),
+        end=SpecialToken("eos_token_id", ("<|endoftext|>",), 151643),
+        turn_ends=("<|im_end|>",),
         lora_targets=LLAMA_PROJECTIONS,
-        sampling=dict(INFO.sampling),
+        shift=True,
     )
 
 

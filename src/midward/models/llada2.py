@@ -15,9 +15,10 @@ import torch
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
 from ._files import Renaming, renaming
-from ._read import Placement, end_ids, entries, read_native, require, rope, token_id
+from ._read import QWEN_SIZES, Placement, diffusion_family, entries, read_native, require, rope
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+from .llada_moe import END, MASK
 
 BLOCK = 32  # published; no config says so
 
@@ -40,23 +41,19 @@ INFO = FamilyInfo(
     differs="LLaDA2.1's editing of committed tokens isn't there; a last block that the length cuts is shorter",
 )
 
+_SAME = (
+    "moe_intermediate_size",
+    "num_experts_per_tok",
+    "n_group",
+    "topk_group",
+    "first_k_dense_replace",
+    "routed_scaling_factor",
+)
 _SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "moe_intermediate_size": "moe_intermediate_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
+    **QWEN_SIZES,
+    **{name: name for name in _SAME},
     "n_routed_experts": "num_experts",
     "n_shared_experts": "num_shared_experts",
-    "num_experts_per_tok": "num_experts_per_tok",
-    "n_group": "n_group",
-    "topk_group": "topk_group",
-    "first_k_dense_replace": "first_k_dense_replace",
-    "routed_scaling_factor": "routed_scaling_factor",
-    "rms_norm_eps": "rms_norm_eps",
-    "max_position_embeddings": "max_position_embeddings",
 }
 _USUAL = {
     "hidden_act": "silu",
@@ -156,21 +153,16 @@ def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:
-    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
-    rows = raw["vocab_size"]
-    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows)
-    block = raw.get("block_size") or raw.get("block_length") or BLOCK
-    return Family(
-        name=INFO.name,
-        kind="diffusion",
-        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|mask|>",), 156895, rows),
-        end_ids=end_ids(end, raw, tokenizer, ("<|endoftext|>", "<|role_end|>")),
-        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows),
-        shift=False,
-        attention=INFO.attention,
-        attention_block=block,
+    """Return the family record of a published config."""
+    return diffusion_family(
+        INFO,
+        raw,
+        tokenizer,
+        mask=MASK,
+        end=END,
+        turn_ends=END.texts,
         lora_targets=ATTENTION_PROJECTIONS,  # PEFT takes feed-forward names to mean the fused experts
-        sampling={**INFO.sampling, "block": block},
+        block=BLOCK,
     )
 
 

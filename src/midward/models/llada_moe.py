@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ._read import Placement, end_ids, entries, read_native, require, rope, token_id
+from ._read import Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
 
@@ -25,6 +25,10 @@ INFO = FamilyInfo(
     adapters="attention (experts are fused tensors)",
     verified="plain restatement of the architecture on tiny random checkpoints; the sampler is LLaDA's",
 )
+
+#: Of LLaDA-MoE and LLaDA 2.
+MASK = SpecialToken("mask_token_id", ("<|mask|>",), 156895)
+END = SpecialToken("eos_token_id", ("<|endoftext|>", "<|role_end|>"), 156892)
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -75,19 +79,15 @@ def backbone_config(raw: dict[str, Any]) -> Qwen3MoeConfig:
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:
-    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
-    rows = raw["vocab_size"]
-    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows)
-    return Family(
-        name=INFO.name,
-        kind="diffusion",
-        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|mask|>",), 156895, rows),
-        end_ids=end_ids(end, raw, tokenizer, ("<|endoftext|>", "<|role_end|>")),
-        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>", "<|role_end|>"), 156892, rows),
-        shift=False,
-        attention=INFO.attention,
+    """Return the family record of a published config."""
+    return diffusion_family(
+        INFO,
+        raw,
+        tokenizer,
+        mask=MASK,
+        end=END,
+        turn_ends=END.texts,
         lora_targets=ATTENTION_PROJECTIONS,  # the experts are fused tensors, the router stays as it is
-        sampling=dict(INFO.sampling),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psutil
 import torch
 
-from ._files import Header, headers, read_json, weight_files
+from ._files import read_json, stored_tensors, weight_files
 from ._read import Placement
 from .errors import ModelError
 
@@ -72,16 +72,25 @@ def estimate(
     checkpointing: bool = False,
     rank: int = 32,
 ) -> Memory:
-    """What the checkpoint folder `path` needs once loaded so, from config.json and the safetensors headers alone.
+    """What a checkpoint needs once loaded, from config.json and the safetensors headers alone.
 
-    batch rows of `length` tokens (prompt and response) go through at a time. training: a LoRA adapter of `rank` on
-    every linear layer is trained by AdamW, with or without activation checkpointing. Raises ModelError for a folder
-    that is no complete checkpoint.
+    Args:
+        path: The checkpoint folder.
+        dtype: What its weights are read as.
+        quantize: As in `midward.load`.
+        batch: Rows that go through at a time.
+        length: Tokens of a row, prompt and response.
+        training: A LoRA adapter of `rank` on every linear layer is trained by AdamW.
+        checkpointing: With activation checkpointing.
+        rank: Of the adapter.
+
+    Raises:
+        ModelError: The folder is no complete checkpoint.
     """
     folder = Path(path)
     raw = read_json(folder / "config.json")
     raw = {**raw, **(raw.get("text_config") or {})}
-    tensors = headers(weight_files(folder))
+    tensors = {name: tensor for name, (_, tensor) in stored_tensors(weight_files(folder)).items()}
     weights = adapter = 0
     widths = 0.0  # inputs and outputs of the matrices that a token goes through, in numbers, over all layers
     layers = set()
@@ -90,7 +99,7 @@ def estimate(
         layer = _LAYER.search(name)
         linear = layer is not None and len(tensor.shape) == 2 and not _ROUTER.search(name)
         expert = _EXPERT in name
-        weights += tensor.bytes_as(dtype, quantize if linear and not expert else None)
+        weights += bytes_as(tensor, dtype, quantize if linear and not expert else None)
         if linear and layer is not None:
             layers.add(layer[1])
             widths += sum(tensor.shape) * (share if expert else 1)
@@ -103,6 +112,17 @@ def estimate(
     hidden = rows * (raw.get("hidden_size") or raw.get("d_model") or 0) * dtype.itemsize
     activations = kept + layer_count * hidden if checkpointing else layer_count * kept
     return Memory(weights, int(activations) + _logits(raw, rows), adapter * _ADAM, dtype_name(dtype, quantize))
+
+
+def bytes_as(tensor: torch.Tensor, dtype: torch.dtype, quantize: str | None = None) -> int:
+    """Bytes of a stored tensor once read as `dtype`, or quantised by bitsandbytes; integers stay as they are stored."""
+    numbers = tensor.numel()
+    if quantize == "8bit":
+        return numbers + 4 * len(tensor)  # a float32 scale a row
+    if quantize == "4bit":
+        blocks = -(-numbers // 64)  # a byte of scale each, and of those every 256 a float32 of their own
+        return -(-numbers // 2) + blocks + 4 * -(-blocks // 256) + 4 * (256 + 16 + 1)  # two tables and an offset
+    return numbers * dtype.itemsize if tensor.is_floating_point() else tensor.nbytes
 
 
 def require(need: Memory, placement: Placement, tell: Callable[[str], None] = lambda line: None) -> None:
@@ -154,9 +174,9 @@ def _logits(raw: dict[str, Any], rows: int) -> int:
     return min(_LOGITS, 3 * 4 * rows * (raw.get("embedding_size") or raw.get("vocab_size") or 0))
 
 
-def _expert_share(raw: dict[str, Any], tensors: dict[str, Header]) -> float:
+def _expert_share(raw: dict[str, Any], names: Iterable[str]) -> float:
     """The share of the experts that one token goes through; 1 without experts."""
-    experts = {found[1] for name in tensors if (found := re.search(r"\.experts\.(\d+)\.", name))}
+    experts = {match[1] for name in names if (match := re.search(r"\.experts\.(\d+)\.", name))}
     return min(1.0, (raw.get("num_experts_per_tok") or 1) / len(experts)) if experts else 1.0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ._read import QWEN_SIZES, Placement, end_ids, entries, read_native, require, rope, token_id
+from ._read import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 from .family import ATTENTION_PROJECTIONS, LLAMA_PROJECTIONS, Family, FamilyInfo
 
 BLOCK = 4
@@ -69,21 +69,16 @@ def backbone_config(raw: dict[str, Any]) -> Qwen3Config | Qwen3MoeConfig:
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:
-    """Return the family record of a published config: ids from the config, else the tokenizer's, else the published."""
-    rows = raw["vocab_size"]
-    end = token_id(raw, "eos_token_id", tokenizer, ("<|endoftext|>",), 151643, rows)
-    block = raw.get("block_size") or raw.get("block_length") or BLOCK
-    return Family(
-        name=INFO.name,
-        kind="diffusion",
-        mask_id=token_id(raw, "mask_token_id", tokenizer, ("<|MASK|>", "<|mask|>"), 151669, rows),
-        end_ids=end_ids(end, raw, tokenizer, ("<|im_end|>",)),
-        pad_id=token_id(raw, "pad_token_id", tokenizer, ("<|endoftext|>",), 151643, rows),
-        shift=False,
-        attention=INFO.attention,
-        attention_block=block,
+    """Return the family record of a published config."""
+    return diffusion_family(
+        INFO,
+        raw,
+        tokenizer,
+        mask=SpecialToken("mask_token_id", ("<|MASK|>", "<|mask|>"), 151669),
+        end=SpecialToken("eos_token_id", ("<|endoftext|>",), 151643),
+        turn_ends=("<|im_end|>",),
         lora_targets=ATTENTION_PROJECTIONS if _is_sparse(raw) else LLAMA_PROJECTIONS,
-        sampling={**INFO.sampling, "block": block},
+        block=BLOCK,
     )
 
 
