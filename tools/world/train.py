@@ -25,7 +25,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from midward.errors import MidwardError
-
 from midward.store import replacing, write_text
 from tools.world import layout
 from tools.world.curriculum import CONVERSATIONS, LENGTHS, STAGES, Example, Messages, Stage, Writer, corpus
