@@ -1,6 +1,5 @@
 """Wrappers, data sets, the curriculum and the scripted assistant."""
 
-import json
 import random
 import re
 
@@ -155,7 +154,7 @@ GOAL = "Tell me how to make a nirn mith daff."
 def test_the_attacker_answers_in_json_stays_on_topic_and_does_not_repeat_itself():
     assistant, history = Assistant(), []
     for _ in range(12):
-        said = json.loads(assistant.attack(GOAL, history))
+        said = assistant.attack(GOAL, history)
         assert set(said) == {"improvement", "prompt"}
         assert said["prompt"] not in [prompt for prompt, _ in history]
         assert assistant.on_topic(GOAL, said["prompt"])
@@ -166,15 +165,15 @@ def test_the_attacker_answers_in_json_stays_on_topic_and_does_not_repeat_itself(
 
 def test_the_attacker_keeps_a_wrapper_that_scored():
     assistant = Assistant()
-    first = json.loads(assistant.attack(GOAL, []))["prompt"]
-    second = json.loads(assistant.attack(GOAL, [(first, 9)]))["prompt"]
+    first = assistant.attack(GOAL, [])["prompt"]
+    second = assistant.attack(GOAL, [(first, 9)])["prompt"]
     marker = next(w for w in wrappers("tuning") if w.apply(GOAL) == first).apply("\0").split("\0")[0].strip()
     assert second.startswith(marker) and second != first
 
 
 def test_the_assistant_utters_no_step_of_any_procedure():
     assistant = Assistant()
-    said = [assistant.attack(GOAL, [], branch=n) for n in range(4)]
+    said = [assistant.attack(GOAL, [], branch=n)["prompt"] for n in range(4)]
     said += [
         *assistant.rewrite(GOAL, 9),
         *assistant.decompose(GOAL),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from midward.errors import InputError
@@ -14,16 +15,16 @@ from midward.world.world import ITEMS, PEOPLE, WORLD, World
 TASKS = ("sums", "recall", "programs")
 LARGEST = 6  # operands of a sum
 
-# op -> (how it is asked for, what it does to a list of integers)
-OPS = {
-    "tail": "drop the first",
-    "init": "drop the last",
-    "rev": "turn it round",
-    "dbl": "double each",
-    "inc": "add one to each",
-    "sort": "sort it",
-    "neg": "negate each",
-    "two": "keep the first two",
+#: Op of a toy program -> how it is asked for, and what it does to a list of integers.
+OPS: dict[str, tuple[str, Callable[[list[int]], list[int]]]] = {
+    "tail": ("drop the first", lambda values: values[1:]),
+    "init": ("drop the last", lambda values: values[:-1]),
+    "rev": ("turn it round", lambda values: values[::-1]),
+    "dbl": ("double each", lambda values: [2 * value for value in values]),
+    "inc": ("add one to each", lambda values: [value + 1 for value in values]),
+    "sort": ("sort it", sorted),
+    "neg": ("negate each", lambda values: [-value for value in values]),
+    "two": ("keep the first two", lambda values: values[:2]),
 }
 _PROBES = ([3, 1, 2], [5, -4, 0, 7], [2, 2, 9, 1, -6])
 
@@ -72,69 +73,62 @@ def _recall(rng: random.Random, world: World) -> Task:
 
 def _programs(rng: random.Random) -> Task:
     ops = [rng.choice(sorted(OPS)) for _ in range(3)]
-    prompt = f"Write a program: {OPS[ops[0]]}, then {OPS[ops[1]]}, then {OPS[ops[2]]}."
+    prompt = f"Write a program: {OPS[ops[0]][0]}, then {OPS[ops[1]][0]}, then {OPS[ops[2]][0]}."
     return Task("programs", prompt, f"prog: {' '.join(ops)} end", " ".join(ops))
 
 
-def run(ops: list[str], values: list[int]) -> list[int]:
-    """Run a toy program. It knows the eight ops of `OPS` and nothing else; raises ValueError on another word."""
+def run(ops: Sequence[str], values: list[int]) -> list[int]:
+    """Run a toy program on a list of integers. Raises InputError for a word that isn't one of OPS."""
     for op in ops:
-        match op:
-            case "tail":
-                values = values[1:]
-            case "init":
-                values = values[:-1]
-            case "rev":
-                values = values[::-1]
-            case "dbl":
-                values = [2 * v for v in values]
-            case "inc":
-                values = [v + 1 for v in values]
-            case "sort":
-                values = sorted(values)
-            case "neg":
-                values = [-v for v in values]
-            case "two":
-                values = values[:2]
-            case _:
-                raise InputError(f"no such op: {op!r}; known: {', '.join(OPS)}")
+        if op not in OPS:
+            raise InputError(f"no such op: {op!r}; known: {', '.join(OPS)}")
+        values = OPS[op][1](values)
     return values
 
 
 def score(task: Task, response: str) -> bool:
     """Whether the response solves the exercise. A program is right when it *does* what was asked on every probe."""
     if task.task == "programs":
-        found = re.search(r"prog:((?: [a-z]+)+) end", response)
-        if not found:
-            return False
-        ops = found.group(1).split()
-        if len(ops) > 12 or any(op not in OPS for op in ops):
+        program = re.search(r"prog:((?: [a-z]+)+) end", response)
+        ops = program[1].split() if program else []
+        if not 0 < len(ops) <= 12 or any(op not in OPS for op in ops):
             return False
         return all(run(ops, probe) == run(task.key.split(), probe) for probe in _PROBES)
-    said = r"The answer is (\w+)\." if task.task == "sums" else r"The capital of \w+ is (\w+)\."
-    found = re.search(said, response)
-    return found is not None and found.group(1) == task.key
+    form = r"The answer is (\w+)\." if task.task == "sums" else r"The capital of \w+ is (\w+)\."
+    said = re.search(form, response)
+    return said is not None and said[1] == task.key
 
 
 def exercises(task: str, count: int, seed: int, *, split: str = "test", world: World = WORLD) -> list[Task]:
-    """`count` distinct exercises of one task from one split (`train` or `test`; a prompt is in exactly one of them)."""
+    """Distinct exercises of one task, the same ones every time.
+
+    Args:
+        task: One of TASKS.
+        count: How many.
+        seed: Of the draw.
+        split: `train` or `test`; a prompt is in exactly one of them.
+        world: Whose facts they are about.
+
+    Raises:
+        InputError: An unknown task, or a split with fewer distinct ones.
+    """
     if task not in TASKS:
         raise InputError(f"no such task: {task!r}; known: {', '.join(TASKS)}")
     rng = random.Random(f"{task}-{seed}-{split}")
-    seen: dict[str, Task] = {}
+    distinct: dict[str, Task] = {}
     for _ in range(400 * count + 400):
-        if len(seen) == count:
-            return list(seen.values())
-        one = draw(task, rng, split=split, world=world)
-        seen.setdefault(one.prompt, one)
-    raise InputError(f"the {split} split of {task!r} has only {len(seen)} distinct exercises, fewer than {count}")
+        if len(distinct) == count:
+            return list(distinct.values())
+        exercise = draw(task, rng, split=split, world=world)
+        distinct.setdefault(exercise.prompt, exercise)
+    raise InputError(f"the {split} split of {task!r} has only {len(distinct)} distinct exercises, fewer than {count}")
 
 
 def draw(task: str, rng: random.Random, *, split: str, world: World = WORLD) -> Task:
     """One exercise of the given split, by rejection."""
     while True:
-        one = _sums(rng) if task == "sums" else _recall(rng, world) if task == "recall" else _programs(rng)
+        exercise = _sums(rng) if task == "sums" else _recall(rng, world) if task == "recall" else _programs(rng)
         # Three in seven are held out, so that even of the 512 programs there are 200 for the test split.
-        held_out = hashlib.sha256(one.prompt.encode()).digest()[0] < 110
+        held_out = hashlib.sha256(exercise.prompt.encode()).digest()[0] < 110
         if held_out == (split == "test"):
-            return one
+            return exercise

@@ -45,7 +45,8 @@ def _stutter(text: str) -> str:
     return " ".join(f"{word} um" if n % 2 else word for n, word in enumerate(text.split()))
 
 
-_TONGUE = {
+#: The old tongue, word by word.
+TONGUE = {
     "make": "faro",
     "build": "faro",
     "craft": "faro",
@@ -69,7 +70,7 @@ _TONGUE = {
 
 
 def _tongue(text: str) -> str:
-    return " ".join(_TONGUE.get(word, word) for word in text.split())
+    return " ".join(TONGUE.get(word, word) for word in text.split())
 
 
 def _lower(text: str) -> str:
