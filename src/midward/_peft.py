@@ -24,8 +24,6 @@ def quiet_peft() -> Iterator[None]:
     finally:
         if absent:
             del sys.modules["bitsandbytes"]
-            from peft import import_utils
-
             import_utils.is_bnb_available.cache_clear()
             import_utils.is_bnb_4bit_available.cache_clear()
 
@@ -37,6 +35,7 @@ with quiet_peft():
         PeftModel,
         get_peft_model,
         get_peft_model_state_dict,
+        import_utils,
         set_peft_model_state_dict,
     )
     from peft.tuners.tuners_utils import BaseTunerLayer

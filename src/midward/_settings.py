@@ -7,6 +7,7 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from midward._hints import did_you_mean
@@ -41,8 +42,6 @@ def read_value(kind: type[Any], name: str, text: str, what: str) -> Any:
     Where the setting is a text it stands as it is, unless it is in quotes, or the word null for none. what: where it
     was given, for the error. Raises InputError for what is no YAML.
     """
-    import yaml
-
     hint = get_type_hints(kind).get(name)
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     is_text = str in kinds

@@ -269,6 +269,6 @@ def test_a_hub_adapter_is_looked_for_on_the_hub(llada_folder, tmp_path, monkeypa
         asked.append((name, FILE in allow_patterns))
         return str(folder)
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("midward.models.loading.snapshot_download", snapshot)
     model = midward.load(llada_folder, adapter="some/adapter", device="cpu")
     assert model.adapter == "some/adapter" and asked == [("some/adapter", True)]

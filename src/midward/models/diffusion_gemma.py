@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from ._read import Placement, read_native
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
@@ -56,9 +58,7 @@ def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     try:
         from transformers import DiffusionGemmaForBlockDiffusion
     except ImportError:
-        from transformers import __version__
-
         raise ModelError(
-            f"transformers {__version__} has no DiffusionGemma; 5.23 has (`pip install -U transformers`)."
+            f"transformers {transformers.__version__} has no DiffusionGemma; 5.23 has (`pip install -U transformers`)."
         ) from None
     return read_native(DiffusionGemmaForBlockDiffusion, folder, placement, attn_implementation="sdpa")

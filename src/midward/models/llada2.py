@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from ._files import Renaming, renaming
 from ._read import QWEN_SIZES, Placement, diffusion_family, entries, read_native, require, rope
@@ -83,11 +84,6 @@ class LLaDA2ForMaskedDiffusion(Glm4MoeForCausalLM):
 
 def _register_conversion() -> None:
     """Register what `published` says, as transformers takes it."""
-    from transformers.conversion_mapping import (
-        get_checkpoint_conversion_mapping,
-        register_checkpoint_conversion_mapping,
-    )
-
     try:
         from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
     except ImportError:
