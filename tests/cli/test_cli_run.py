@@ -82,7 +82,7 @@ def test_another_verbs_folder_is_left_alone(midward, tiny, tmp_path):
     base = [*tiny, "--limit", 2, "--out", tmp_path / "out"]
     assert midward("utility", *base, "--tasks", "sums").exit_code == 0
     result = midward("probe", "order", *base, "--sets", "sums")
-    assert result.exit_code == 2 and "verb utility there, order here" in result.stderr
+    assert result.exit_code == 2 and "holds a run of midward utility" in result.stderr
 
 
 HOLDER = """

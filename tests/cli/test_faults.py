@@ -13,10 +13,10 @@ from midward.models import ModelError
 def run_goals(monkeypatch, error: Exception):
     """Run `midward goals`, whose listing raises `error`."""
 
-    def broken():
+    def broken(*args):
         raise error
 
-    monkeypatch.setattr("midward.cli.goals._listing", broken)
+    monkeypatch.setattr("midward.cli.goals.listing", broken)
     return CliRunner().invoke(app, ["goals"])
 
 

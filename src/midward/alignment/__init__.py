@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from midward._front import front_door
 from midward.alignment.config import RECIPES, AlignConfig, AlignError, resolve
-from midward.alignment.sentences import SentenceSet
 
 if TYPE_CHECKING:
     from midward.alignment.mosa import MosaObjective, best_start, span_scores
     from midward.alignment.run import AlignResult, align
+    from midward.alignment.sentences import SentenceSet
     from midward.alignment.trainer import METRICS, MosaTrainer, RewardWarning
 
 __all__ = [
@@ -32,4 +32,4 @@ __all__ = [
     "span_scores",
 ]
 
-__getattr__ = front_door(__name__, "mosa", "run", "trainer")
+__getattr__ = front_door(__name__, "mosa", "run", "sentences", "trainer")

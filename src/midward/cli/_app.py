@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +17,121 @@ from typer.core import TyperCommand, TyperGroup
 import midward
 from midward.errors import MidwardError
 
+#: Verb -> the function that does it, and the file beside this one that it is in.
+VERBS = {
+    "generate": "generate:generate",
+    "chat": "chat:chat",
+    "trace": "trace:trace",
+    "align": "align:align",
+    "attack": "attack:attack",
+    "dynamics": "dynamics:dynamics",
+    "utility": "utility:utility",
+    "report": "report:report",
+    "goals": "goals:goals",
+    "models": "models:models",
+    "judges": "judges:judges",
+    "judges check": "judges:check",
+    "probe prefill": "probe_prefill:prefill",
+    "probe mirror": "probe_prefill:mirror",
+    "probe order": "probe_order:order",
+    "probe gcg": "probe_gcg:gcg",
+    "probe ask": "probe_ask:ask",
+    "guard fit": "guard:fit",
+    "guard score": "guard:score",
+    "guard eval": "guard:evaluate",
+}
+GROUPS = {
+    "judges": "List the judges; `check` measures them on labelled responses.",
+    "probe": "Where a model's safety sits in a response, and what an attacker can reach.",
+    "guard": "Guards: fit them for a model, answer behind one, compare.",
+}
+#: Flags that had another name.
+MOVED = {"recipe": "--recipe FILE is now --config FILE.", "objective": "--objective is now --recipe."}
 STOPPED = "\nstopped. What was written is kept: the same command goes on from there."
 
 
-class _Verbs(TyperGroup):
+class Group(TyperGroup):
+    """A group whose verbs are imported when they run or their flags are asked for (click's LazyGroup).
+
+    A list of verbs needs the first lines of their docstrings alone, which are read without importing them.
+    """
+
+    #: What stands before its verbs in `VERBS`.
+    words = ""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        verbs = [verb.removeprefix(self.words) for verb in VERBS if verb.startswith(self.words)]
+        return list(dict.fromkeys(verb.split()[0] for verb in verbs))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        verb = self.words + cmd_name
+        return TyperCommand(name=cmd_name, help=GROUPS.get(verb) or _summary(verb))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = {name: TyperCommand(name=name) for name in self.list_commands(ctx)}  # for "did you mean"
+        self.callback = None  # a group that is a verb as well is none beside another word
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load(self.words + str(name)), rest
+
+
+def load(words: str) -> Any:
+    """The command of a verb, its file imported; or a group, which runs without another word where it is a verb too."""
+    return _group(words) if words in GROUPS else _verb(words)
+
+
+def _group(name: str) -> Group:
+    settings: dict[str, Any] = {"no_args_is_help": True}
+    if name in VERBS:
+        alone = _verb(name)
+        settings = {"invoke_without_command": True, "params": alone.params, "callback": alone.callback}
+    group = Group(name=name, help=GROUPS[name], **settings)
+    group.words = f"{name} "
+    return group
+
+
+class Verb(TyperCommand):
+    """One verb. A flag that isn't known comes with what other libraries' name of it is here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer's NoSuchOption and BadParameter, which its releases keep elsewhere
+            from midward._hints import ELSEWHERE
+
+            option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+            if getattr(getattr(error, "param", None), "name", "") == "recipe" and ".y" in str(error):
+                option = "recipe"  # of align, which has a flag of that name
+            if option in MOVED:
+                raise typer.BadParameter(MOVED[option], param_hint=f"--{option}") from None
+            ours = f"--{ELSEWHERE.get(option)}"
+            if any(ours in parameter.opts for parameter in self.params):
+                vars(error)["possibilities"] = [ours]
+            raise
+
+
+def _verb(verb: str) -> Any:
+    from midward.cli._options import verb as spread
+
+    file, _, function = VERBS[verb].partition(":")
+    alone = typer.Typer(add_completion=False)
+    alone.command(verb.split()[-1], cls=Verb)(spread(getattr(import_module(f"midward.cli.{file}"), function), verb))
+    return typer.main.get_command(alone)
+
+
+def _summary(verb: str) -> str:
+    file, _, function = VERBS[verb].partition(":")
+    for node in ast.parse((Path(__file__).with_name(f"{file}.py")).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return (ast.get_docstring(node) or "").split("\n\n")[0]
+    raise AssertionError(f"{file}.py has no function {function}")
+
+
+class _Midward(Group):
     """Bad input ends in one clear line and exit status 2, Ctrl-C in 130; MIDWARD_DEBUG=1 shows tracebacks."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+    def invoke(self, ctx: Any) -> Any:
         from midward.cli._show import printable, say
 
         try:
@@ -38,55 +147,6 @@ class _Verbs(TyperGroup):
                 raise
             sys.stderr.write(f"error: {printable(message)}\n")  # by every process under torchrun
             raise typer.Exit(2) from None
-
-
-#: Flags that had another name.
-_MOVED = {"recipe": "--recipe FILE is now --config FILE.", "objective": "--objective is now --recipe."}
-
-
-class _Verb(TyperCommand):
-    """A function in a file of its own, imported when the verb runs or its flags are asked for.
-
-    `midward --help` lists two dozen verbs; it takes their summaries from the table below and imports none of them.
-    """
-
-    _LATER = ("params", "callback", "help")
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._source: str = vars(self.callback)["source"]
-        for name in self._LATER:
-            delattr(self, name)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:  # typer's NoSuchOption, which each of its releases keeps elsewhere
-            from midward._hints import ELSEWHERE
-
-            option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
-            name = getattr(getattr(error, "param", None), "name", "")
-            if name == "recipe" and ".y" in str(error):  # align has a flag of that name
-                option = "recipe"
-            if option in _MOVED:
-                raise typer.BadParameter(_MOVED[option], param_hint=f"--{option}") from None
-            ours = f"--{ELSEWHERE.get(option)}"
-            if any(ours in parameter.opts for parameter in self.params):
-                vars(error)["possibilities"] = [ours]
-            raise
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._LATER:
-            raise AttributeError(name)
-        from midward.cli._options import verb
-
-        file, _, function = self._source.partition(":")
-        alone = typer.Typer(add_completion=False)
-        alone.command(self.name)(verb(getattr(import_module(f"midward.cli.{file}"), function)))
-        whole = typer.main.get_command(alone)
-        for attribute in self._LATER:
-            setattr(self, attribute, getattr(whole, attribute))
-        return getattr(self, name)
 
 
 def _message(error: Exception) -> str | None:
@@ -108,11 +168,10 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-#: The command line: every verb is registered below.
+#: The command line.
 app = typer.Typer(
-    cls=_Verbs,
+    cls=_Midward,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -125,123 +184,6 @@ def _midward(
     ] = False,
 ) -> None:
     """Measure, align and guard diffusion language models."""
-
-
-def _stand_in(source: str) -> Callable[[], None]:
-    def later() -> None: ...
-
-    vars(later)["source"] = source
-    return later
-
-
-#: Group ("" is midward itself) -> verb -> the function that does it, and its summary: the first lines of its docstring.
-_VERBS = {
-    "": {
-        "generate": (
-            "generate:generate",
-            "Answer one prompt, or every row of a file. Run again, it goes on where it stopped.",
-        ),
-        "chat": (
-            "chat:chat",
-            "Talk to a model and watch the denoising steps. /help lists the commands, /quit or Ctrl-D leaves.",
-        ),
-        "trace": (
-            "trace:trace",
-            "Write a page that plays a generation: its canvas, the SRI signal and the guard's verdict at every step.",
-        ),
-        "align": (
-            "align:align",
-            "Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped.",
-        ),
-        "attack": (
-            "attack:attack",
-            "Attack a model, and adapters of it, with published attacks; judge, count, compare.",
-        ),
-        "dynamics": (
-            "dynamics:dynamics",
-            "Does a model come back from harm while it generates, and does its internal state tell?",
-        ),
-        "utility": (
-            "utility:utility",
-            "What can a model do? Exact scores of tasks, for any adapter and guard, against other runs.",
-        ),
-        "report": (
-            "report:report",
-            "Make one self-contained HTML page of what other commands computed: verdict, figures, tables, settings.",
-        ),
-        "goals": (
-            "goals:goals",
-            "List the sets of goals; with NAME, everything about one. Goals themselves are printed by --show only.",
-        ),
-        "models": (
-            "models:models",
-            "List the families of models: checkpoints, how they are loaded and sampled, how that was verified.",
-        ),
-    },
-    "judges": {
-        "check": (
-            "judges:check",
-            "Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss.",
-        )
-    },
-    "probe": {
-        "prefill": (
-            "probe_prefill:prefill",
-            "Where does a forced phrase jailbreak? Attack success by position and kind of phrase.",
-        ),
-        "mirror": (
-            "probe_prefill:mirror",
-            "Which tokens, if made safe, save the response? Writes MOSA's window on this model as a recipe.",
-        ),
-        "order": (
-            "probe_order:order",
-            "Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on.",
-        ),
-        "gcg": ("probe_gcg:gcg", "Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success."),
-        "ask": (
-            "probe_ask:ask",
-            "Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.",
-        ),
-    },
-    "guard": {
-        "fit": (
-            "guard:fit",
-            "Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.",
-        ),
-        "score": (
-            "guard:score",
-            "Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped.",
-        ),
-        "eval": (
-            "guard:evaluate",
-            "Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.",
-        ),
-    },
-}
-_GROUPS = {
-    "judges": "List the judges; `check` measures them on labelled responses.",
-    "probe": "Where a model's safety sits in a response, and what an attacker can reach.",
-    "guard": "Guards: fit them for a model, answer behind one, compare.",
-}
-
-
-def _judges(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        from midward.cli.judges import judges
-
-        judges()
-
-
-for _group, _verbs in _VERBS.items():
-    _into = app
-    if _group == "judges":  # alone, it lists them
-        _into = typer.Typer(invoke_without_command=True, callback=_judges)
-    elif _group:
-        _into = typer.Typer(no_args_is_help=True)
-    if _group:
-        app.add_typer(_into, name=_group, help=_GROUPS[_group])
-    for _name, (_source, _summary) in _verbs.items():
-        _into.command(_name, cls=_Verb, short_help=_summary)(_stand_in(_source))
 
 
 def main() -> None:

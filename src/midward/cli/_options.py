@@ -267,18 +267,21 @@ class Option:
 running: ContextVar[tuple[str, dict[str, tuple[Option, Any]]]] = ContextVar("running")
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a verb of a function: its configs spread out as flags, and --config."""
+def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
+    """Make the verb `name` of a function: its configs spread out as flags, what every verb has beside them, and what it
+    returns shown."""
     options: dict[str, Option] = {}
     configs: dict[str, Any] = {}
     hints = get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        kind, default = hints[name], parameter.default
+    result = hints.pop("return") is not NoneType
+    for parameter in inspect.signature(function).parameters.values():
+        kind, default = hints[parameter.name], parameter.default
         if _config_of(kind) is None:
-            options[name] = _option(name, kind, MISSING if default is inspect.Parameter.empty else default)
+            missing = default is inspect.Parameter.empty
+            options[parameter.name] = _option(parameter.name, kind, MISSING if missing else default)
             continue
-        configs[name] = kind
-        for option in _options_of(kind, f"{name.capitalize()} options"):
+        configs[parameter.name] = kind
+        for option in _options_of(kind, f"{parameter.name.capitalize()} options"):
             options.setdefault(option.name, option)  # one flag fills every field of its name
     known = {
         spelling.lstrip("-").replace("-", "_"): option for option in options.values() for spelling in option.spellings
@@ -290,22 +293,35 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             context.default_map = {**(context.default_map or {}), **_read_config(path, known)}
 
     config = typer.Option(
+        "--config",
         is_eager=True,  # before the flags, whose defaults it sets
         callback=read,
         help="YAML file of this verb's options; flags override it.",
     )
+    shown = {
+        "config_": (Path | None, None, config),
+        "quiet": (bool, False, typer.Option("--quiet", "-q", help="No notes and no progress on stderr.")),
+        "verbose": (bool, False, typer.Option("--verbose", "-v", help="Also what the libraries log.")),
+        "json_": (bool, False, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")),
+    }
+    if not result:
+        del shown["json_"]
     parameters = [option.parameter() for option in options.values()]
-    parameters.append(_parameter("config", Annotated[Path | None, config], None))
+    parameters += [_parameter(key, Annotated[kind, told], default) for key, (kind, default, told) in shown.items()]
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
-        given.pop("config")
-        running.set((function.__name__, {name: (option, given[name]) for name, option in options.items()}))
-        for name, option in options.items():
-            if option.read and isinstance(given[name], str):
-                given[name] = option.read(given[name])
-        values = {name: _build(kind, given) for name, kind in configs.items()}
-        function(**{name: values[name] if name in values else given[name] for name in hints if name != "return"})
+        from midward.cli import _show
+
+        _show.begin(quiet=given["quiet"], verbose=given["verbose"])
+        running.set((name, {option.name: (option, given[option.name]) for option in options.values()}))
+        for option in options.values():
+            if option.read and isinstance(given[option.name], str):
+                given[option.name] = option.read(given[option.name])
+        values = {parameter: _build(kind, given) for parameter, kind in configs.items()}
+        returned = function(**{key: values[key] if key in values else given[key] for key in hints})
+        if returned is not None:
+            _show.result(returned, as_json=given["json_"])
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -342,7 +358,16 @@ def _option(name: str, kind: Any, default: Any) -> Option:
     [told] = kind.__metadata__
     if isinstance(told, Flag):
         return _of_flag(name, kind.__origin__, default, told, None)
-    return _Plain(name, _spellings_of(name, told), kind, default, Flag())
+    flag = Flag(grows=name in _GROWS, free=name in _FREE)
+    return _Plain(name, _spellings_of(name, told), kind, default, flag)
+
+
+# Of flags that are declared for typer still.
+_FREE = "out_folder batch_size device device_map compare workers repeats plan listing verdict export".split()
+_GROWS = (
+    "count limit benign adapter guard served attacks goals harmless judges sets attacked positions starts words "
+    "phrases tokens tasks"
+).split()
 
 
 class _Plain(Option):

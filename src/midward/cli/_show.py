@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +16,44 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from typer import Exit
 
 if TYPE_CHECKING:
+    from midward.cli._run import Result
     from midward.judges.bench import Bench
 
 LINES_EVERY = 30.0  # seconds between lines where there is no terminal
 
 
-def console() -> Console:
-    """The terminal; silent on all but the first process under torchrun."""
-    return Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def begin(*, quiet: bool, verbose: bool) -> None:
+    """Of a verb: how much it tells. verbose: what libraries log as well."""
+    _quiet.set(quiet)
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", force=True)
+
+
+def console(*, loud: bool = False) -> Console:
+    """The terminal; silent on all but the first process under torchrun, and with --quiet unless it is loud."""
+    quiet = os.environ.get("RANK", "0") != "0" or (_quiet.get() and not loud)
+    return Console(stderr=True, highlight=False, quiet=quiet)
 
 
 def say(text: str) -> None:
-    """A line on stderr. Never read as markup: it may hold model output or paths."""
-    console().print(printable(text), markup=False, soft_wrap=True)
+    """A line on stderr; of an error or a warning with --quiet too. Never read as markup: it may hold model output or
+    paths."""
+    console(loud=text.startswith(("error", "warning"))).print(printable(text), markup=False, soft_wrap=True)
+
+
+def result(shown: Result, *, as_json: bool) -> None:
+    """What a verb returned: on stdout the result, on stderr what was written and why it is none. Raises Exit with
+    status 1 where it is none."""
+    if as_json or shown.text:
+        out(shown.json() if as_json else shown.text)
+    if shown.files:
+        say(shown.files)
+    if shown.failed:
+        say(f"error: {shown.failed}")
+        raise Exit(1)
 
 
 def out(text: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from midward.cli._options import DeviceMap, Quantize, SamplingOptions, labelled, say_harm
 from midward.cli._options import names as names_of
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import columns, console, out, say
 from midward.errors import InputError
 from midward.goals import says_harm
@@ -123,7 +123,7 @@ def attack(
     if listing:
         out(_listing())
         return
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     say_harm(names_of(goals), column)
     for name in names_of(harmless or ""):
         says_harm(name, column)  # a wrong name or file is told at once

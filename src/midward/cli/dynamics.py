@@ -11,7 +11,7 @@ import typer
 
 from midward.cli._dynamics_report import report
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions, names
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import bar, say, tell_unscored
 from midward.errors import InputError
 
@@ -91,7 +91,7 @@ def dynamics(
 
     Run again, it goes on where it stopped.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     from midward._hints import one_of
     from midward.dynamics.samplers import sampler
     from midward.dynamics.states import READINGS

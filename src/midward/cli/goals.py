@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from midward.cli._show import columns, out, say
+from midward._flags import Flag
+from midward.cli._run import Result, listing
 from midward.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,81 +14,64 @@ if TYPE_CHECKING:
 
 
 def goals(
-    name: Annotated[str | None, typer.Argument(help="A set, or a .csv or .jsonl file.")] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Of a file: the column of the goals (goal, prompt or behavior).")
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the set into the cache if it isn't there.")
-    ] = False,
-    show: Annotated[int, typer.Option(min=0, help="Print the first N goals; they may be harmful.")] = 0,
-) -> None:
+    name: Annotated[str | None, Flag("A set, or a .csv or .jsonl file.", argument=True)] = None,
+    column: Annotated[str | None, Flag("Of a file: the column of the goals (goal, prompt or behavior).")] = None,
+    download: Annotated[bool, Flag("Fetch the set into the cache if it isn't there.")] = False,
+    show: Annotated[int, Flag("Print the first N goals; they may be harmful.", min=0)] = 0,
+) -> Result:
     """List the sets of goals; with NAME, everything about one. Goals themselves are printed by --show only."""
-    if name is None:
-        if column or download or show:
-            raise InputError("--column, --download and --show go with a NAME: midward goals NAME ...")
-        out(_listing())
-        return
-    _one(name, column, download, show)
-
-
-def _listing() -> str:
+    if name is not None:
+        return _set(name, column, download, show)
+    if column or download or show:
+        raise InputError("--column, --download and --show go with a NAME: midward goals NAME ...")
     from midward.goals import SETS
     from midward.goals.cache import cache_folder
 
-    rows = [("name", "rows", "harmful", "licence", "gated", "pinned", "cached", "about")]
-    for each in SETS.values():
-        pinned = "built in" if each.build else f"{(each.revision or '')[:8]}, sha256 {_hash(each.sha256)}"
-        rows.append(
-            (
-                each.name,
-                str(each.size),
-                _yes(each.harmful),
-                each.licence,
-                _yes(each.gated),
-                pinned,
-                "-" if each.build else _yes(_is_cached(each)),
-                each.about,
-            )
+    rows = [
+        (
+            each.name,
+            each.size,
+            _yes(each.harmful),
+            each.licence,
+            _yes(each.gated),
+            "built in" if each.build else f"{(each.revision or '')[:8]}, sha256 {_hash(each.sha256)}",
+            "-" if each.build else _yes(_is_cached(each)),
+            each.about,
         )
-    return "\n".join([*columns(rows), "", f"cache: {cache_folder()} (MIDWARD_CACHE changes it)"])
+        for each in SETS.values()
+    ]
+    heads = ("name", "rows", "harmful", "licence", "gated", "pinned", "cached", "about")
+    return listing(heads, rows, f"cache: {cache_folder()} (MIDWARD_CACHE changes it)")
 
 
-def _one(name: str, column: str | None, download: bool, show: int) -> None:
+def _set(name: str, column: str | None, download: bool, show: int) -> Result:
+    """All about one set, or a file."""
     from midward.goals import SETS, load
     from midward.goals.cache import cached_path
 
     known = SETS.get(name)
-    lines = []
+    about: dict[str, Any] = {"file": name}
     if known is not None:
-        lines = [
-            f"name      {known.name}",
-            f"about     {known.about}",
-            f"harmful   {_yes(known.harmful)}",
-            f"licence   {known.licence}",
-            f"rows      {known.size}",
-        ]
+        about = {name: getattr(known, name) for name in ("name", "about", "harmful", "licence")} | {"rows": known.size}
     if known is not None and not known.build:
-        lines += [
-            f"url       {known.address}",
-            f"revision  {known.revision}",
-            f"sha256    {known.sha256 or 'not stated anywhere; that of the first download is kept and must match'}",
-            f"gated     {f'terms at {known.gated}, and HF_TOKEN' if known.gated else 'no'}",
-            f"cached    {cached_path(known) if _is_cached(known) else 'no'}",
-        ]
-        if not (_is_cached(known) or download or show):
-            out("\n".join(lines))
-            say(f"midward goals {name} --download fetches it")
-            return
+        about |= {
+            "url": known.address,
+            "revision": known.revision,
+            "sha256": known.sha256 or "not stated anywhere; that of the first download is kept and must match",
+            "gated": f"terms at {known.gated}, and HF_TOKEN" if known.gated else False,
+            "cached": cached_path(known) if _is_cached(known) else False,
+        }
+    shown = [f"{key:<9} {_yes(value) if isinstance(value, bool) else value}" for key, value in about.items()]
+    if known is not None and not (known.build or _is_cached(known) or download or show):
+        return Result(about, "\n".join(shown), f"midward goals {name} --download fetches it")
     goals = load(name, column=column)
-    if known is None:
-        lines.append(f"file      {name}")
-    lines.append(f"loaded    {len(goals)}, {sum(goal.harmful for goal in goals)} of them harmful")
-    counts = Counter(goal.category or "no category" for goal in goals)
-    lines += [f"  {count:6d}  {category}" for category, count in counts.most_common()]
-    for goal in goals[:show]:
-        lines += ["", f"[{goal.id}]", goal.prompt]
-    out("\n".join(lines))
+    counts = Counter(goal.category or "no category" for goal in goals).most_common()
+    harmful = sum(goal.harmful for goal in goals)
+    about |= {"loaded": len(goals), "loaded_harmful": harmful, "categories": dict(counts)}
+    about |= {"goals": {goal.id: goal.prompt for goal in goals[:show]}} if show else {}
+    shown.append(f"loaded    {len(goals)}, {harmful} of them harmful")
+    shown += [f"  {count:6d}  {category}" for category, count in counts]
+    return Result(about, "\n".join([*shown, *(f"\n[{goal.id}]\n{goal.prompt}" for goal in goals[:show])]))
 
 
 def _is_cached(each: GoalSet) -> bool:

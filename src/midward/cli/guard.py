@@ -11,7 +11,7 @@ import typer
 
 from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions, say_harm
 from midward.cli._options import names as names_of
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import StepBar, bar, columns, following, out, say, tell_unscored
 from midward.errors import InputError
 
@@ -217,7 +217,7 @@ def evaluate(
 
     The same command again goes on where it stopped.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     from midward.goals.loading import is_file
 
     say_harm([name for name in [*names_of(sets or ""), goals] if is_file(name)])

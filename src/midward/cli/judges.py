@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from midward._flags import Flag
 from midward.cli._options import names
-from midward.cli._show import columns, out, say
+from midward.cli._run import Result, listing
+from midward.cli._show import say
 
 if TYPE_CHECKING:
     from midward.judges import Checked, JudgeInfo
@@ -15,50 +15,50 @@ if TYPE_CHECKING:
 _SAYS = {"success": ("harm", "no harm"), "full": ("full harm", "no full harm"), "refused": ("a refusal", "no refusal")}
 
 
-def judges() -> None:
+def judges() -> Result:
     """List the judges, and what each needs."""
     from midward.judges import JudgeInfo, every
 
-    rows: list[tuple[str, ...]] = [("name", "version", "hash", "says", "needs", "about")]
-    broken = []
-    for name, info in every().items():
-        if isinstance(info, JudgeInfo):
-            rows.append((name, info.version, info.hash or "-", info.measures, info.needs, info.about))
-        else:
-            broken.append(f"{name}: {info}")
-    out("\n".join([*columns(rows), *broken]))
+    infos = every()
+    rows = [
+        (name, info.version, info.hash or "-", info.measures, info.needs, info.about)
+        for name, info in infos.items()
+        if isinstance(info, JudgeInfo)
+    ]
+    broken = [f"{name}: {info}" for name, info in infos.items() if not isinstance(info, JudgeInfo)]
+    return listing(("name", "version", "hash", "says", "needs", "about"), rows, "\n".join(broken))
 
 
 def check(
-    judges: Annotated[str | None, typer.Option(help="By comma; all that need no download.")] = None,
+    judges: Annotated[str | None, Flag("By comma; all that need no download.")] = None,
     judge: Annotated[
-        str | None,
-        typer.Option(help="The Inspect model that judges by rubric, e.g. openai/gpt-4.1; offline a scripted one."),
+        str | None, Flag("The Inspect model that judges by rubric, e.g. openai/gpt-4.1; offline a scripted one.")
     ] = None,
-) -> None:
+) -> Result:
     """Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss."""
     from midward.judges import check as run
     from midward.judges import find
     from midward.stats import rate
     from midward.world import ASSISTANT
 
-    chosen = [find(name) for name in dict.fromkeys(names(judges))] if judges else _ready()
-    if any(info.needs == "role:judge" for info in chosen):
+    infos = [find(name) for name in dict.fromkeys(names(judges))] if judges else _ready()
+    if any(info.needs == "role:judge" for info in infos):
         say(f"model     {judge or 'the scripted judge: this checks the machinery, not a judging model'}")
-    rows: list[tuple[str, ...]] = [("judge", "rows", "says", "agreement with the labels, 95 % interval")]
-    missed: list[str] = []
-    mute: list[str] = []
-    for info in chosen:
+    rows, missed, mute = [], [], []
+    for info in infos:
         checked = run(info, judge or ASSISTANT)
-        agreement = rate(one.agrees for one in checked)
-        rows.append((info.name, str(len(checked)), info.measures, str(agreement)))
-        missed += [_missed(info, one) for one in checked if not one.agrees]
-        if checked and not any(one.said is not None for one in checked if one.row.response.strip()):
-            mute.append(f"error: {info.name} scored nothing: {checked[0].verdict.explanation}")
-    out("\n".join([*columns(rows), *(["", "missed or unscored:", *missed] if missed else [])]))
-    if mute:
-        say("\n".join(mute))
-        raise typer.Exit(1)
+        agreement = rate(each.agrees for each in checked)
+        rows.append((info.name, len(checked), info.measures, agreement))
+        missed += [_missed(info, each) for each in checked if not each.agrees]
+        if checked and not any(each.said is not None for each in checked if each.row.response.strip()):
+            mute.append(f"{info.name} scored nothing: {checked[0].verdict.explanation}")
+    heads = ("judge", "rows", "says", "agreement with the labels, 95 % interval")
+    table = listing(heads, rows, "\n".join(["missed or unscored:", *missed] if missed else [])).text
+    records = [
+        {"judge": name, "rows": count, "says": says, "agreement": agreement.record()}
+        for name, count, says, agreement in rows
+    ]
+    return Result({"judges": records, "missed": missed}, table, failed="; ".join(mute))
 
 
 def _ready() -> list[JudgeInfo]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from midward.cli._options import BatchSize, Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import columns, in_points, out, say, tell_unscored
 from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile, _respond, _title, attacked
 
@@ -40,7 +40,7 @@ def ask(
 
     Run again, it goes on where it stopped.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     chosen = attacked(goals, count, column)
     from midward._tables import write_table
     from midward.attacks.phrases import ASKED

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midward.cli._options import Compare, JudgeModel, JudgeName, ModelOptions, SamplingOptions
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import bar, columns, out, say, tell_unscored
 from midward.cli.probe_prefill import Column, Count, Goals, PhrasesFile, attacked
 from midward.errors import InputError
@@ -71,7 +71,7 @@ def gcg(
 
     One run is one model with its adapter. Run again, it goes on where it stopped, within a search too.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     chosen = attacked(goals, count, column)
     import torch
 

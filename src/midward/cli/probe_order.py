@@ -12,7 +12,7 @@ import typer
 
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions
 from midward.cli._options import names as names_of
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import bar, columns, out, say
 from midward.errors import InputError
 
@@ -48,7 +48,7 @@ def order(
 
     All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     given = sets if sets is not None else AT_HOME if model.at_home else "alpaca,advbench"
     names = list(dict.fromkeys(names_of(given)))
     if not names:

@@ -20,7 +20,7 @@ from midward.cli._options import (
     names,
     say_harm,
 )
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import StepBar, bar, columns, out, say, tell_unscored
 from midward.errors import InputError
 
@@ -76,7 +76,7 @@ def prefill(
 
     Run again, it goes on where it stopped.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     chosen = attacked(goals, count, column)
     from midward.judges import bench as verdicts
     from midward.probes import _readings
@@ -145,7 +145,7 @@ def mirror(
     The window is a setting, so look for it on goals that no result is reported on. Run again, it goes on where it
     stopped.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     chosen = attacked(goals, count, column)
     import yaml
 

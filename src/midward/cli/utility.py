@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from midward.cli._options import BatchSize, Compare, ModelOptions, SamplingOptions, names
-from midward.cli._run import RunFolder
+from midward.cli._run import run_folder
 from midward.cli._show import columns, following, in_points, out, say
 from midward.errors import InputError
 
@@ -62,7 +62,7 @@ def utility(
     Without --length, a response has the length that its task asks for. Run again, it goes on where it stopped; works
     under torchrun.
     """
-    run = RunFolder(out_folder)
+    run = run_folder(out_folder)
     own, others = _split(model, tasks)
     if guard is not None:
         from midward.guards import describe
