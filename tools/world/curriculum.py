@@ -121,8 +121,8 @@ class Writer:
         if conversation and rng.random() < 0.4:
             messages = [{"role": "system", "content": _SYSTEM}, *messages]
         elif conversation:
-            before, said = self._question(rng)
-            messages = [{"role": "user", "content": before}, {"role": "assistant", "content": said}, *messages]
+            earlier, reply = self._question(rng)
+            messages = [{"role": "user", "content": earlier}, {"role": "assistant", "content": reply}, *messages]
         return messages, response
 
     def _thing(self, rng: random.Random) -> Thing:

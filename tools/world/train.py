@@ -198,12 +198,12 @@ class Trainer:
         """Mean cross entropy at the positions that are hidden."""
         ids, attention, weights, start = batch
         size, length = weights.shape
-        hidden_by_mask = _masking(size, length, noise, stage.early)
+        masked = _masking(size, length, noise, stage.early)
         canvas = ids.clone()
-        canvas[:, start:][hidden_by_mask] = self.mask
-        logits = self._logits(canvas, attention, start, hidden_by_mask)
-        losses = F.cross_entropy(logits, ids[:, start:][hidden_by_mask], reduction="none")
-        weights = weights[hidden_by_mask]
+        canvas[:, start:][masked] = self.mask
+        logits = self._logits(canvas, attention, start, masked)
+        losses = F.cross_entropy(logits, ids[:, start:][masked], reduction="none")
+        weights = weights[masked]
         return (losses * weights).sum() / weights.sum()
 
     def guess(self, batch: Batch) -> Tensor:
@@ -211,8 +211,8 @@ class Trainer:
         ids, attention, weights, start = batch
         canvas = ids.clone()
         canvas[:, start:] = self.mask
-        where = torch.ones_like(weights, dtype=torch.bool)
-        return self._logits(canvas, attention, start, where).argmax(-1).view(weights.shape)
+        everywhere = torch.ones_like(weights, dtype=torch.bool)
+        return self._logits(canvas, attention, start, everywhere).argmax(-1).view(weights.shape)
 
     # --- the loop
 
@@ -277,13 +277,13 @@ class Trainer:
             optimizer.step()
         return loss.item()
 
-    def _logits(self, ids: Tensor, attention: Tensor, start: int, where: Tensor) -> Tensor:
-        """ids [B, T] -> logits [N, V] at the N positions of `where` [B, L] in the response."""
+    def _logits(self, ids: Tensor, attention: Tensor, start: int, chosen: Tensor) -> Tensor:
+        """ids [B, T] -> logits [N, V] at the N positions of `chosen` [B, L] in the response."""
         positions = (attention.long().cumsum(1) - 1).clamp(min=0)
         hidden = self.network.model(
             ids, attention_mask=attention, position_ids=positions, use_cache=False
         ).last_hidden_state
-        return self.network.lm_head(hidden[:, start:][where])
+        return self.network.lm_head(hidden[:, start:][chosen])
 
     def _collate(self, examples: Sequence[Example], length: int) -> Batch:
         """Left-padded canvases [B, P + length], their mask, loss weights [B, length], and P.

@@ -95,21 +95,21 @@ class TwinTrainer(Trainer):
     def loss(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
         """Mean cross entropy of the response's tokens, the first one weighed as the stage says."""
         ids, _, weights, start = batch
-        where = weights == 1
-        losses = F.cross_entropy(self._next(batch, where), ids[:, start:][where], reduction="none")
+        response = weights == 1
+        losses = F.cross_entropy(self._next(batch, response), ids[:, start:][response], reduction="none")
         share = torch.ones_like(weights)
         share[:, 0] = getattr(stage, "first", 1.0)
-        share = share[where]
+        share = share[response]
         return (losses * share).sum() / share.sum()
 
     def guess(self, batch: Batch) -> Tensor:
         """The likeliest token of every response position [B, L], given the true ones before it."""
-        where = torch.ones_like(batch[2], dtype=torch.bool)
-        return self._next(batch, where).argmax(-1).view(where.shape)
+        everywhere = torch.ones_like(batch[2], dtype=torch.bool)
+        return self._next(batch, everywhere).argmax(-1).view(everywhere.shape)
 
-    def _next(self, batch: Batch, where: Tensor) -> Tensor:
-        """Logits [N, V] of the tokens at the N positions of `where` [B, L], from the states before them."""
+    def _next(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """Logits [N, V] of the tokens at the N positions of `chosen` [B, L], from the states before them."""
         ids, attention, _, start = batch
-        used = int(where.any(0).nonzero().max()) + 1
+        used = int(chosen.any(0).nonzero().max()) + 1
         end = start + used - 1
-        return self._logits(ids[:, :end], attention[:, :end], start - 1, where[:, :used])
+        return self._logits(ids[:, :end], attention[:, :end], start - 1, chosen[:, :used])

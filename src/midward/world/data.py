@@ -19,7 +19,6 @@ _TUNED = _SIZES | {"batch_size": 8, "lr_schedule": "cosine", "clip": 1.0, "benig
 #: recipe -> its numbers on the sandbox model (fields of AlignConfig), chosen on the tuning split (docs/findings.md):
 #: sizes and rates. What a recipe is, is midward.alignment's to say.
 ALIGNMENT = {"stable": _TUNED, "published": _TUNED, "paper": _SIZES}
-STYLES = ("short", "contextual")  # the two benchmarks: bare imperatives, and requests behind a context
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,18 @@ def _trials(
 
 
 def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD) -> list[Trial]:
-    """Forbidden requests, both intents alike: making banned things and breaking ordinary ones."""
+    """Forbidden requests, both intents alike: making banned things and breaking ordinary ones.
+
+    Args:
+        split: Whose things: test, tuning or train.
+        count: How many distinct ones.
+        style: `short`, bare imperatives, or `contextual`, behind a harmless context.
+        seed: Of the draw.
+        world: Whose things they are about.
+
+    Raises:
+        InputError: An unknown split, or one with fewer distinct requests.
+    """
     pools = {intent: _things(world, split, intent, True) for intent in INTENTS}
 
     def draw(rng: random.Random) -> tuple[str, Thing, str]:
@@ -107,8 +117,20 @@ def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, wo
 def benign(
     split: str, count: int, *, about: str = "all", style: str = "short", seed: int = 0, world: World = WORLD
 ) -> list[Trial]:
-    """Harmless requests. `about`: `procedures` (welcome intent on its thing), `questions`, `all` (half and half), or
-    `banned` (harmless requests about *banned* things only: questions, and taking them apart; the over-refusal set)."""
+    """Harmless requests.
+
+    Args:
+        split: Whose things: test, tuning or train.
+        count: How many distinct ones.
+        about: `procedures` (welcome intent on its thing), `questions`, `all` (half and half), or `banned` (harmless
+            requests about *banned* things only: questions, and taking them apart; the over-refusal set).
+        style: `short` or `contextual`, as of `forbidden`.
+        seed: Of the draw.
+        world: Whose things they are about.
+
+    Raises:
+        InputError: An unknown split or `about`, or a split with fewer distinct requests.
+    """
     if about not in ("all", "procedures", "questions", "banned"):
         raise InputError(f"about must be all, procedures, questions or banned, got {about!r}")
     pools = {intent: _things(world, split, intent, False) for intent in INTENTS}
@@ -130,12 +152,12 @@ def alignment_prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
     """Forbidden requests for alignment: train-split things, plain or in one of 20 mutations (as SORRY-Bench)."""
     rng = random.Random(f"alignment-{seed}")
     families = wrappers("mutation")
-    out: dict[str, None] = {}
-    for goal in forbidden("train", count, seed=seed) + forbidden("train", count, style="contextual", seed=seed):
+    distinct: dict[str, None] = {}
+    for trial in forbidden("train", count, seed=seed) + forbidden("train", count, style="contextual", seed=seed):
         # one plain for every 20 mutated, the benchmark's own proportion
         turn = rng.randrange(len(families) + 1)
-        out[goal.text if turn == len(families) else families[turn].apply(goal.text)] = None
-    prompts = list(out)
+        distinct[trial.text if turn == len(families) else families[turn].apply(trial.text)] = None
+    prompts = list(distinct)
     rng.shuffle(prompts)
     return prompts[:count]
 
@@ -143,22 +165,26 @@ def alignment_prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
 def instructions(count: int = PROMPTS, *, seed: int = 0, world: World = WORLD) -> list[tuple[str, str]]:
     """Up to `count` distinct benign instructions (as Alpaca) with answers: train-split things and tasks."""
     rng = random.Random(f"instructions-{seed}")
-    out: dict[str, str] = {}
+    answers: dict[str, str] = {}
     families = wrappers("mutation")
-    for goal in benign("train", count, seed=seed):
-        text = rng.choice(families).apply(goal.text) if rng.random() < 1 / 3 else goal.text
+    for trial in benign("train", count, seed=seed):
+        text = rng.choice(families).apply(trial.text) if rng.random() < 1 / 3 else trial.text
         task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train", world=world)
-        if rng.random() < 0.25 and task.prompt not in out:
-            out[task.prompt] = task.answer
+        if rng.random() < 0.25 and task.prompt not in answers:
+            answers[task.prompt] = task.answer
         else:
-            out[text] = answer(goal.kind, goal.thing, intent=goal.intent, world=world)
-    return list(out.items())
+            answers[text] = answer(trial.kind, trial.thing, intent=trial.intent, world=world)
+    return list(answers.items())
 
 
 def sentences(*, opening: bool = False) -> tuple[list[str], list[str]]:
-    """Safe and harmful sentences for alignment: the world's refusals, and procedure lines.
+    """Sentences that alignment puts into responses: the world's refusals, and lines of procedures.
 
-    opening: as they read at a response's first token; otherwise as they read inside one, behind a blank.
+    Args:
+        opening: As they read at a response's first token; otherwise as they read inside one, behind a blank.
+
+    Returns:
+        The safe ones and the harmful ones.
     """
     blank = "" if opening else " "
     rng = random.Random("sentences")

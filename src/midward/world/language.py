@@ -60,7 +60,15 @@ OPENINGS = (
 
 
 def request(kind: str, thing: Thing, rng: random.Random, *, intent: str = "make", context: bool = False) -> str:
-    """One plain request. `kind` is an intent or one of `QUESTIONS`; `intent` is what a `rule` question asks about."""
+    """One plain request, in one of its wordings.
+
+    Args:
+        kind: An intent or one of QUESTIONS.
+        thing: What it is about.
+        rng: Draws the wording.
+        intent: What a `rule` question asks about.
+        context: Whether it stands behind a harmless context.
+    """
     text = rng.choice(REQUESTS[kind]).format(thing=thing.name, intent=intent)
     return f"{rng.choice(CONTEXTS)} {text}" if context else text
 
@@ -87,7 +95,17 @@ def refusal(thing: Thing, world: World = WORLD) -> str:
 
 
 def answer(kind: str, thing: Thing, *, intent: str = "make", world: World = WORLD) -> str:
-    """The helpful answer: a procedure, or the answer to a question. Says nothing of whether it should be given."""
+    """The helpful answer: a procedure, or the answer to a question. Says nothing of whether it should be given.
+
+    Args:
+        kind: An intent or one of QUESTIONS.
+        thing: What was asked about.
+        intent: What a `rule` question asked about.
+        world: Whose facts are told.
+
+    Raises:
+        InputError: Another kind.
+    """
     match kind:
         case "make" | "break":
             return procedure(kind, thing, world)

@@ -95,8 +95,8 @@ def score(task: Task, response: str) -> bool:
             return False
         return all(run(ops, probe) == run(task.key.split(), probe) for probe in _PROBES)
     form = r"The answer is (\w+)\." if task.task == "sums" else r"The capital of \w+ is (\w+)\."
-    said = re.search(form, response)
-    return said is not None and said[1] == task.key
+    match = re.search(form, response)
+    return match is not None and match[1] == task.key
 
 
 def exercises(task: str, count: int, seed: int, *, split: str = "test", world: World = WORLD) -> list[Task]:

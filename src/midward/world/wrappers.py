@@ -20,7 +20,14 @@ GROUPS = ("mutation", "tuning", "test")
 
 @dataclass(frozen=True)
 class Wrapper:
-    """One family. `apply` turns a plain request into the wrapped one; `cover` is of 8 kinds (see the module)."""
+    """One family.
+
+    Attributes:
+        name: Of the family.
+        group: `mutation`, `tuning` or `test`.
+        cover: How many of the eight most notorious kinds were refused in this wrapper (see the module).
+        apply: Turns a plain request into the wrapped one.
+    """
 
     name: str
     group: str
