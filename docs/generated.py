@@ -2,17 +2,15 @@
 
 - `reference/ROOM.md`: a page a room, written by mkdocstrings from the docstrings of its public names (of a constant:
   the comment that begins with `#:`);
-- `<!-- flags: midward VERB -->` in a page: what that verb's --help says;
-- `<!-- all messages -->` in a page: every message that the source raises, by room.
+- `<!-- flags: midward VERB -->` in a page: what that verb's --help says.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import griffe
 
@@ -20,24 +18,18 @@ import midward
 
 SOURCE = Path(midward.__file__).parent
 ROOMS = (
-    *("models", "sampling", "dynamics", "alignment", "guards", "goals", "judges", "attacks", "probes"),
-    *("evaluation", "utility", "reports", "sandbox", "demo"),
+    *("stats", "world", "models", "sampling", "goals", "dynamics", "alignment", "judges", "runs", "guards", "serving"),
+    *("attacks", "probes", "utility"),
 )
-GAP = "…"  # where a message has a value
 
 
 # --- the reference -------------------------------------------------------------------------------------------------
 
 
-def rooms() -> list[str]:
-    """The rooms that there are, in the order of the reference."""
-    return [room for room in ROOMS if (SOURCE / room / "__init__.py").is_file()]
-
-
 def reference_pages() -> dict[str, str]:
     """Path in the site -> Markdown."""
-    pages = {f"reference/{room}.md": _page(room) for room in rooms()}
-    listed = "\n".join(f"- [midward.{room}]({room}.md): {_first_line(room)}" for room in rooms())
+    pages = {f"reference/{room}.md": _page(room) for room in ROOMS}
+    listed = "\n".join(f"- [midward.{room}]({room}.md): {_first_line(room)}" for room in ROOMS)
     pages["reference/index.md"] = (
         "# Reference\n\nGenerated from the docstrings. Rooms are listed from the ground up: each imports only those "
         f"before it.\n\n{listed}\n\n## midward\n\n::: midward\n    options:\n      heading_level: 3\n"
@@ -48,22 +40,27 @@ def reference_pages() -> dict[str, str]:
 def _page(room: str) -> str:
     # A name that a module of the room has as well is taken for the module.
     own = "    options: {show_root_heading: true, show_root_toc_entry: true, show_root_full_path: false}\n"
-    twice = [name for name in exported(room) if (SOURCE / room / f"{name}.py").is_file()]
-    more = (f"\n::: midward.{room}.{name}.{name}\n{own}" for name in twice)
+    twice = [f"{name}.{name}" for name in exported(room) if (SOURCE / room / f"{name}.py").is_file()]
+    modules = [] if exported(room) else [path.stem for path in sorted((SOURCE / room).glob("[!_]*.py"))]
+    more = (f"\n::: midward.{room}.{name}\n{own}" for name in (*twice, *modules))
     return f"# midward.{room}\n\n::: midward.{room}\n{''.join(more)}"
 
 
 def exported(room: str) -> list[str]:
-    """The names in a room's `__all__`."""
-    for node in ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8")).body:
+    """The names in a room's `__all__`; none where its modules are its public names."""
+    for node in _tree(room).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
     return []
 
 
 def _first_line(room: str) -> str:
-    doc = ast.get_docstring(ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
-    return doc.split("\n\n")[0].replace("\n", " ")
+    return (ast.get_docstring(_tree(room)) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _tree(room: str) -> ast.Module:
+    path = SOURCE / room / "__init__.py" if (SOURCE / room).is_dir() else SOURCE / f"{room}.py"
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 class Comments(griffe.Extension):
@@ -79,29 +76,13 @@ class Comments(griffe.Extension):
 def _comment(path: Path, line: int) -> str:
     """The `#:` comment that ends just above a line, counted from 1."""
     above = path.read_text(encoding="utf-8").splitlines()[: line - 1]
-    found: list[str] = []
+    lines: list[str] = []
     while above and above[-1].strip().startswith("#:"):
-        found.insert(0, above.pop().strip().removeprefix("#:").strip())
-    return " ".join(found)
+        lines.insert(0, above.pop().strip().removeprefix("#:").strip())
+    return " ".join(lines)
 
 
 # --- the verbs -----------------------------------------------------------------------------------------------------
-
-
-def commands() -> dict[str, Any]:
-    """`midward VERB` -> its click command, groups left out unless they do something of their own."""
-    import typer
-
-    from midward.cli import app
-
-    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-        inside = getattr(command, "commands", None)
-        if inside is None or command.invoke_without_command:
-            yield " ".join(words), command
-        for name, one in (inside or {}).items():
-            yield from walk(one, (*words, name))
-
-    return dict(walk(typer.main.get_command(app), ("midward",)))
 
 
 def flags(name: str) -> str:
@@ -109,58 +90,13 @@ def flags(name: str) -> str:
     from typer.testing import CliRunner
 
     from midward.cli import app
+    from midward.cli._app import VERBS
 
-    commands()[name]
+    VERBS[name.removeprefix("midward ")]
     shown = {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
     told = CliRunner().invoke(app, [*name.split()[1:], "--help"], env=shown).output
     lines = ["```text", *(line.rstrip() for line in told.strip().splitlines()), "```"]
     return "\n".join([f'??? note "{name} --help"', "", *(f"    {line}" for line in lines), ""])
-
-
-# --- the messages --------------------------------------------------------------------------------------------------
-
-
-class Message(NamedTuple):
-    """One `raise` in the source. text: its message, with … for values. where: the file, from src/midward."""
-
-    text: str
-    error: str
-    where: str
-
-
-def messages() -> list[Message]:
-    """Every message that the source raises and whose text stands in the `raise`."""
-    found = []
-    for path in sorted(SOURCE.rglob("*.py")):
-        where = path.relative_to(SOURCE).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-                text = template(node.exc.args[0])
-                if text.replace(GAP, "").strip(" :();.,"):
-                    found.append(Message(text, ast.unparse(node.exc.func).split(".")[-1], where))
-    return found
-
-
-def template(node: ast.expr) -> str:
-    """A message's text as the source has it, with … for each value."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(template(part) for part in node.values)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return template(node.left) + template(node.right)
-    return GAP
-
-
-def message_list() -> str:
-    """All messages, by room, folded."""
-    by_room: dict[str, list[str]] = {}
-    for one in messages():
-        room = one.where.split("/")[0] if "/" in one.where else "all rooms"
-        line = f"    - `` {one.text} `` ({one.error})"
-        if line not in (lines := by_room.setdefault(room, [])):
-            lines.append(line)
-    return "\n\n".join("\n".join([f'??? note "{room} ({len(lines)})"', "", *lines]) for room, lines in by_room.items())
 
 
 # --- the hook ------------------------------------------------------------------------------------------------------
@@ -177,5 +113,4 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the places that a page marks."""
-    markdown = re.sub(r"<!-- flags: (.+?) -->", lambda found: flags(found[1]), markdown)
-    return re.sub("<!-- all messages -->", lambda found: message_list(), markdown)
+    return re.sub(r"<!-- flags: (.+?) -->", lambda match: flags(match[1]), markdown)

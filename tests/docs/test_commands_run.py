@@ -45,14 +45,13 @@ TINY = {
     "guard fit": "--anchors 3 --train 4 --held-out 9 --alpha 0.1",
     "guard eval": "--count 1 --repeats 1",
     "utility": "--limit 1",
-    "demo": "--quick --goals 2",
 }
 
 #: Verbs that sample, in few steps; not where a guard is bound to the model's own.
 SAMPLING = ("generate", "chat", "trace", "attack", "probe", "dynamics", "utility")
 
 #: Verbs that take long all the same.
-SLOW = ("demo", "dynamics", "guard eval", "probe mirror", "probe order", "probe gcg")
+SLOW = ("dynamics", "guard eval", "probe mirror", "probe order", "probe gcg")
 
 
 def is_slow(words: list[str]) -> bool:
@@ -109,8 +108,7 @@ def _set(name: str) -> str:
 
 def name_of(words: list[str]) -> str:
     """The verb of a command, for TINY and SLOW."""
-    _, rest = verb_of(tuple(words))
-    return " ".join(words[: len(words) - len(rest)])
+    return verb_of(tuple(words))[0]
 
 
 def run(words: list[str]) -> None:

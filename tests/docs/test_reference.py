@@ -43,11 +43,6 @@ def public(package, room: str | None):
         yield name, one.members[name] if one.is_module else one  # a function that is called as its module
 
 
-def test_every_room_has_a_page(package, generated):
-    assert set(rooms_of(package)) == set(generated.rooms())
-    assert set(generated.reference_pages()) == {f"reference/{room}.md" for room in (*generated.rooms(), "index")}
-
-
 def test_every_page_is_in_the_nav(generated):
     nav = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [*generated.reference_pages(), *(path.name for path in (REPOSITORY / "docs").glob("*.md"))]
@@ -74,16 +69,6 @@ def test_every_public_method_has_a_docstring(package):
                 if not method.docstring and not any(other and other.docstring for other in named_so):
                     missing.append(method.path)
     assert not missing
-
-
-def test_every_module_says_what_it_is(package):
-    def walk(module):
-        yield module
-        for one in module.modules.values():
-            if not one.is_alias:
-                yield from walk(one)
-
-    assert not [one.path for one in walk(package) if not one.docstring]
 
 
 def test_a_comment_is_a_docstring_only_with_its_colon(generated, tmp_path):
@@ -120,7 +105,9 @@ def test_the_site_is_built_without_warnings_and_asks_nobody_for_anything(package
         fetched = re.findall(r'(?:src="|<link [^>]*href=")(https?:[^"]*)', page.read_text(encoding="utf-8"))
         assert not fetched, page
     missing = []
-    for room in generated.rooms():
+    for room in generated.ROOMS:
+        if not generated.exported(room):
+            continue
         text = (tmp_path / "site" / "reference" / f"{room}.html").read_text(encoding="utf-8")
         ids = set(re.findall(r'id="([\w.]+)"', text))
         where = f"midward.{room}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from midward._flags import Flag
 from midward.cli._dynamics_report import report
 from midward.cli._options import BatchSize, ModelOptions, SamplingOptions, names
 from midward.cli._run import run_folder
@@ -33,22 +34,19 @@ class PromptOptions:
     or a .csv or .jsonl file; `prefill:` before it forces agreement at the response's start."""
 
     attacked: Annotated[
-        str | None,
-        typer.Option(help="Sets of harmful prompts, attacked ones; on the sandbox plain,wrappers,prefill:plain."),
+        str | None, Flag("Sets of harmful prompts, attacked ones; on the sandbox plain,wrappers,prefill:plain.")
     ] = None
     harmless: Annotated[
-        str | None, typer.Option(help="Sets of harmless ones; the first is the reference, the others are controls.")
+        str | None, Flag("Sets of harmless ones; the first is the reference, the others are controls.")
     ] = None
     fit_harmful: Annotated[
-        str | None, typer.Option(help="Harmful prompts that anchors are fitted on; never those of --attacked.")
+        str | None, Flag("Harmful prompts that anchors are fitted on; never those of --attacked.")
     ] = None
-    fit_harmless: Annotated[str | None, typer.Option(help="Harmless prompts for the same.")] = None
-    column: Annotated[str | None, typer.Option(help="Of files: the column of the prompts.")] = None
-    count: Annotated[int, typer.Option("--limit", "--count", min=2, help="Prompts of each set.")] = 100
-    fit: Annotated[int, typer.Option(min=2, help="Prompts of each kind for anchors.")] = 200
-    train: Annotated[int, typer.Option(min=2, help="More harmless prompts, whose signals a detector is fitted on.")] = (
-        200
-    )
+    fit_harmless: Annotated[str | None, Flag("Harmless prompts for the same.")] = None
+    column: Annotated[str | None, Flag("Of files: the column of the prompts.")] = None
+    count: Annotated[int, Flag("Prompts of each set.", min=2, name="--limit --count", grows=True)] = 100
+    fit: Annotated[int, Flag("Prompts of each kind for anchors.", min=2)] = 200
+    train: Annotated[int, Flag("More harmless prompts, whose signals a detector is fitted on.", min=2)] = 200
 
 
 @dataclass
