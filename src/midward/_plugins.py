@@ -9,17 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
 from midward._hints import did_you_mean
 
-
-class Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-T = TypeVar("T", bound=Named)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,6 +22,7 @@ class Plugins(Generic[T]):
     """One kind of thing. noun: what it is called in errors. group: of the entry points. kind: its class.
 
     own: midward's, by name. error: raised with a message. check: raises ValueError over one that can't be used.
+    name_of: what one calls itself.
     """
 
     noun: str
@@ -34,7 +30,8 @@ class Plugins(Generic[T]):
     kind: type[T]
     own: Mapping[str, T]
     error: type[Exception]
-    check: Callable[[T], None] = lambda one: None
+    check: Callable[[T], None] = lambda thing: None
+    name_of: Callable[[Any], str] = attrgetter("name")
 
     def find(self, name: str) -> T:
         """The thing of this name. Raises `error` for an unknown name, or a package's thing that can't be loaded."""
@@ -50,33 +47,34 @@ class Plugins(Generic[T]):
 
     def every(self) -> dict[str, Any]:
         """All by name; one that can't be loaded is its error."""
-        found: dict[str, Any] = dict(self.own)
+        things: dict[str, Any] = dict(self.own)
         for point in entry_points(group=self.group):
             # a name of ours stays ours, and the package's error is shown beside it
             name = point.name if point.name not in self.own else f"{point.name} ({_package(point)})"
             try:
-                found[name] = self._load(point)
+                things[name] = self._load(point)
             except self.error as error:
-                found[name] = error
-        return found
+                things[name] = error
+        return things
 
     def _load(self, point: EntryPoint) -> T:
-        where = f"the {self.noun} {point.name!r} of the package {_package(point)!r} ({point.value})"
+        whose = f"the {self.noun} {point.name!r} of the package {_package(point)!r} ({point.value})"
         if point.name in self.own:
-            raise self.error(f"{where} has the name of one of midward's own; it must take another one.")
+            raise self.error(f"{whose} has the name of one of midward's own; it must take another one.")
         try:
-            found = point.load()
+            thing = point.load()
         except Exception as error:  # whatever a stranger's import raises
-            raise self.error(f"{where} can't be loaded: {type(error).__name__}: {error}") from error
-        if not isinstance(found, self.kind):
-            raise self.error(f"{where} is {type(found).__name__}, not a {self.kind.__name__}.")
-        if found.name != point.name:
-            raise self.error(f"{where} calls itself {found.name!r}; entry point and {self.noun} must have one name.")
+            raise self.error(f"{whose} can't be loaded: {type(error).__name__}: {error}") from error
+        if not isinstance(thing, self.kind):
+            raise self.error(f"{whose} is {type(thing).__name__}, not a {self.kind.__name__}.")
         try:
-            self.check(found)
+            self.check(thing)
         except ValueError as error:
-            raise self.error(f"{where} {error}") from None
-        return found
+            raise self.error(f"{whose} {error}") from None
+        name = self.name_of(thing)
+        if name != point.name:
+            raise self.error(f"{whose} calls itself {name!r}; entry point and {self.noun} must have one name.")
+        return thing
 
 
 def _package(point: EntryPoint) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, cast
 
 import torch
@@ -17,6 +18,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
 from midward._hints import did_you_mean
+from midward._plugins import Plugins
+from midward.errors import InputError
 
 from . import autoregressive, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
 from ._adapter import WEIGHTS, attach
@@ -38,14 +41,26 @@ _EMBEDDED = {"sandbox": "weights", "sandbox-ar": "weights-ar"}
 _INT8_NOISE = 2**-5
 
 #: The diffusion families, one file each.
-_FAMILIES: dict[str, Any] = {
+_FAMILIES: dict[str, ModuleType] = {
     module.INFO.name: module for module in (llada, mmada, dream, llada_moe, llada2, sdar, diffusion_gemma)
 }
 
 
+def _check_module(module: Any) -> None:
+    lacks = [name for name in ("INFO", "family", "read") if not hasattr(module, name)]
+    if lacks:
+        raise InputError(f"has no {lacks[0]}; a family is a module with INFO, family and read.")
+
+
+_PLUGINS = Plugins(
+    "family", "midward.families", ModuleType, _FAMILIES, ModelError, _check_module, lambda module: module.INFO.name
+)
+
+
 def families() -> list[FamilyInfo]:
-    """Return what there is to tell of each family that `load` reads."""
-    return [*(module.INFO for module in _FAMILIES.values()), autoregressive.INFO]
+    """Return what there is to tell of each family that `load` reads, those of other packages included."""
+    modules = [module for module in _PLUGINS.every().values() if isinstance(module, ModuleType)]
+    return [*(module.INFO for module in modules), autoregressive.INFO]
 
 
 def load(
@@ -89,10 +104,11 @@ def load(
 
     network: Any
     with _quiet(need), _config_errors(folder):
-        if kind in _FAMILIES:
+        if kind != autoregressive.INFO.name:
             raw = mmada.complete(folder, raw) if kind == "mmada" else raw
-            family = _FAMILIES[kind].family(raw, tokenizer)
-            network = _FAMILIES[kind].read(folder, raw, where)
+            module = _PLUGINS.find(kind)
+            family = module.family(raw, tokenizer)
+            network = module.read(folder, raw, where)
         else:
             network = autoregressive.read(folder, raw, where)
             family = autoregressive.family(folder, raw, tokenizer, network)
@@ -109,7 +125,8 @@ def load(
     if family.kind != "canvas":
         check_attention(model)
     if beside is not None:
-        published = _FAMILIES[kind].published(raw) if hasattr(_FAMILIES.get(kind), "published") else renaming({})
+        module = autoregressive if kind == autoregressive.INFO.name else _PLUGINS.find(kind)
+        published = module.published(raw) if hasattr(module, "published") else renaming({})
         model.network = attach(network, beside, str(name), published, model.stored)
         model.adapter = str(adapter)
     kind = "" if family.name == family.kind else f", {family.kind}"
@@ -200,7 +217,7 @@ def _remedy(dtype: torch.dtype) -> str:
 
 def _check_quantised(folder: Path, raw: dict[str, Any], kind: str) -> None:
     method = (raw.get("quantization_config") or {}).get("quant_method")
-    if method is not None and kind in _FAMILIES:
+    if method is not None and kind != autoregressive.INFO.name:
         raise ModelError(
             f"{folder} holds weights that {method} has quantised, which aren't read; take the original and "
             "quantize='8bit' or '4bit' (--quantize)."
@@ -389,18 +406,23 @@ def _kind(folder: Path, raw: dict[str, Any]) -> str:
     causal = autoregressive.architectures()
     if name in causal:
         return "autoregressive"
+    others = _PLUGINS.every()
+    for family, module in others.items():
+        if isinstance(module, ModuleType) and name in module.INFO.architectures:
+            return family
+    broken = "".join(f" {error}" for error in others.values() if isinstance(error, ModelError))
     diffusion = [known for module in _FAMILIES.values() for known in module.INFO.architectures]
     hint = did_you_mean(name, [*diffusion, *causal])
     raise ModelError(
         f"unknown architecture {name!r} in {folder}.{hint} Loaded are "
-        f"{', '.join(diffusion)} and the causal models that transformers has natively."
+        f"{', '.join(diffusion)} and the causal models that transformers has natively.{broken}"
     )
 
 
 def _tokenizer(folder: Path, kind: str) -> Any:
     # Not AutoTokenizer for diffusion models: it would resolve config.json, whose auto_map points at remote code.
     loader: Any = AutoTokenizer
-    if kind in _FAMILIES:
+    if kind != autoregressive.INFO.name:
         if (folder / "tokenizer.json").is_file():
             loader = PreTrainedTokenizerFast
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
