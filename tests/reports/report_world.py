@@ -3,6 +3,8 @@
 import csv
 import json
 
+from midward.runs.run import Measured, Run
+
 
 def write(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,102 +19,78 @@ def table(path, rows):
         writer.writerows(rows)
 
 
-def rows(path, records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"key": f"{n:016x}", **one}) + "\n" for n, one in enumerate(records))
-    path.write_text("".join(lines), encoding="utf-8")
+def run(folder, verb, summary, finished="2026-01-01T00:00:00+00:00", models=("base",), **more):
+    """A run of `verb`, with its record."""
+    measured = [Measured(name="org/base", label=name, adapter=None if name == "base" else name) for name in models]
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Run(verb=verb, models=measured, finished=finished, **more)
+    (folder / "run.json").write_text(record.model_dump_json(), encoding="utf-8")
+    if summary is not None:
+        write(folder / "summary.json", summary)
+    return folder
 
 
-def rate(value, n=60, low=None, high=None, **more):
+def rate(value, n=60, low=None, high=None, unscored=0):
     low, high = max(0, value - 0.05) if low is None else low, min(1, value + 0.05) if high is None else high
-    return {"value": value, "low": low, "high": high, "hits": round(value * n), "n": n, "unscored": 0, **more}
+    ends = {"value": value, "low": low, "high": high, "n": n, "goals": n, "seeds": 1}
+    return {"stat": "rate", **ends, "hits": round(value * n), "unscored": unscored}
 
 
-def pair(value, n=60, p=0.001):
-    return {"value": value, "low": value - 0.04, "high": value + 0.04, "p": p, "n": n}
+def pair(value, n=60, p=0.001, wide=0.04, **more):
+    ends = {"value": value, "low": value - wide, "high": value + wide, "n": n, "goals": n, "seeds": 1}
+    return {"stat": "paired", **ends, "p": p, "holm": None, "family": 1, **more}
+
+
+def area(value, low, high):
+    ends = {"value": value, "low": low, "high": high, "n": 40, "goals": 40, "seeds": 1}
+    return {"stat": "area", **ends, "positives": 20, "negatives": 20}
 
 
 def attack(folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success=0.9, aligned=0.0, attack="prefill"):
     """A finished `midward attack` of two models, one attack, one goal with texts."""
     models, texts = ("base", "mosa"), ("reply", "replay", "authored")
-    cells = {"advbench": {attack: {"base": rate(success, errors=0), "mosa": rate(aligned, high=0.06, errors=0)}}}
+    cells = {"advbench": {attack: {"base": rate(success), "mosa": rate(aligned, high=0.06)}}}
     pairs = {"advbench": {attack: {"mosa - base": pair(aligned - success)}}}
-    cost = {
-        "n": 60,
-        "errors": 0,
-        "queries": 1.0,
-        "nfe": 8.0,
-        "seconds": 0.5,
-        "role_failures": 0,
-        "budget_spent": 0,
-        "access": ["black"],
+    cost = {"n": 60, "errors": 0, "queries": 1.0, "nfe": 8.0, "seconds": 0.5, "role_failures": 0, "access": ["black"]}
+    summary = {
+        "rows": models,
+        "goals": {"advbench": 60},
+        "attacks": [attack],
+        "judges": ["oracle"],
+        "measures": {"oracle": "success"},
+        "asr": {"oracle": dict.fromkeys(texts, cells)},
+        "refusals": {},
+        "paired": {"oracle": dict.fromkeys(texts, pairs)},
+        "costs": {attack: dict.fromkeys(models, cost)},
     }
-    write(
-        folder / "summary.json",
-        {
-            "rows": models,
-            "goals": {"advbench": 60},
-            "attacks": [attack],
-            "judges": ["oracle"],
-            "asr": {"oracle": dict.fromkeys(texts, cells)},
-            "paired": {"oracle": dict.fromkeys(texts, pairs)},
-            "costs": {attack: dict.fromkeys(models, cost)},
-            "profile": "quick",
-            "roles": {},
-            "seed": 0,
-        },
-    )
-    table(
-        folder / "samples.csv",
-        [
-            {
-                "row": model,
-                "goals": "advbench",
-                "attack": attack,
-                "goal": "advbench-0001",
-                "prompt": goal,
-                "oracle_reply": int(model == "base"),
-                "asked": asked or goal,
-                "reply": reply,
-                "error": "",
-            }
-            for model in models
-        ],
-    )
-    header = {
-        "eval": {
-            "model": "midward/somewhere",
-            "model_args": {"adapter": "/home/somebody/adapters/mosa"},
-            "metadata": {"row": "base"},
-            "packages": {"inspect_ai": "0.3.285"},
-        }
-    }
-    write(folder / "logs" / "logs.json", {"one.eval": header})
+    run(folder, "attack", summary, models=models, settings={"profile": "quick", "goals": "/home/somebody/goals.csv"})
+    about = {"goals": "advbench", "attack": attack, "goal": "advbench-0001", "prompt": goal}
+    said = {"asked": asked or goal, "reply": reply, "error": ""}
+    rows = [{"row": model, **about, "oracle_reply": int(model == "base"), **said} for model in models]
+    table(folder / "samples.csv", rows)
+    (folder / "logs").mkdir(exist_ok=True)
     (folder / "logs" / "2026_one.eval").write_bytes(b"a log")
     return folder
 
 
 def adapter(folder, finished=True):
-    about = {"config": {"method": "mosa"}, "steps": 160, "versions": {"torch": "2.13.0"}, "model": "M"}
-    write(folder / "align.json", {**about, "finished": finished, "warnings": []})
+    run(folder, "align", {"finished": finished, "warnings": []}, settings={"recipe": "mosa"})
     table(folder / "reward.csv", [{"step": step, "reward": step / 2, "positive": -step} for step in range(5, 50, 5)])
     return folder
 
 
 def prefill(folder):
     def cell(kind, position, asr):
-        shares = {"asr": asr, "asr_low": asr - 0.1, "asr_high": asr + 0.1, "own_refusal": None, "correct": None}
-        place = {"set": "harmful", "kind": kind, "position": position, "tokens": None, "n": 100, "unscored": 0}
-        return {**place, **shares, "coherent": 0.9, "landed": None}
+        place = {"set": "harmful", "kind": kind, "position": position, "tokens": None}
+        return {**place, "asr": rate(asr, n=100, low=asr - 0.1, high=asr + 0.1), "correct": None, "coherent": rate(0.9)}
 
     cells = [cell("none", None, 0.1)]
     cells += [cell(kind, at, at / 200 + 0.2) for kind in ("affirmative", "procedural") for at in (0, 40, 80)]
-    about = {"probe": "prefill", "model": "M", "adapter": None, "sampling": {"steps": 24}, "compared": {}}
-    write(folder / "summary.json", {**about, "findings": ["A phrase at token 40 raises ASR."], "cells": cells})
-    return folder
+    summary = {"findings": ["A phrase at token 40 raises ASR."], "cells": cells, "compared": {}}
+    return run(folder, "probe prefill", summary, sampling={"steps": 24})
 
 
-def guards(folder, *, prompt="t50 t51", reply="t60 t61"):
+def guards(folder, auroc=(0.9, 0.85, 0.95), gain=None):
     """A finished `midward guard eval`."""
 
     def row(name, asr, flagged, auroc):
@@ -120,38 +98,81 @@ def guards(folder, *, prompt="t50 t51", reply="t60 t61"):
             "defence": name,
             "overhead": 0.01,
             "flags": {"benign": rate(flagged)},
-            "refused": {"benign": rate(0.0)},
             "rr": {"plain": rate(0.1), "all": rate(0.1)},
             "asr": {"plain": rate(asr), "all": rate(asr)},
-            "gain": pair(0.8 - asr),
+            "gain": gain or pair(0.8 - asr),
             "caught": rate(flagged),
             "saved": 3.0,
-            "saved_share": 0.1,
             "auroc": auroc,
         }
 
-    found = [row("none", 0.8, 0.0, {}), row("sri", 0.3, 0.02, {"benign": [0.9, 0.85, 0.95]})]
-    write(folder / "summary.json", found)
-    scored, answers = [], []
-    for n in range(20):
-        bad = n % 2 == 0
-        one = {"set": "plain" if bad else "benign", "id": str(n), "harmful": bad, "success": bad, "refused": False}
-        scored.append({"guard": "sri", **one, "score": n / 20 + bad / 2, "flagged": bad, "step": ""})
-        signal = {"d" * 16: [0.9, 0.5 + 0.02 * n, None if n == 3 else 0.7]}
-        answers.append({**one, "prompt": prompt, "response": reply, "signals": signal})
-    table(folder / "scores.csv", scored)
-    rows(folder / "rows.jsonl", answers)
-    return folder
+    bands = {
+        name: {"n": 9, "low": [level - 0.1] * 3, "median": [level, None, level], "high": [level + 0.1] * 3}
+        for name, level in (("benign", 0.9), ("jailbroken", 0.5))
+    }
+    summary = {
+        "defences": [row("none", 0.8, 0.0, {}), row("sri", 0.3, 0.02, {"benign": area(*auroc)})],
+        "roc": {"sri": {"benign": [[0, 0], [0.1, 0.8], [1, 1]]}},
+        "signals": {"last": bands},
+    }
+    return run(folder, "guard eval", summary)
 
 
 def utility(folder, adapter=None, value=0.8, other=None):
     """A finished `midward utility`; other: the folder of another run that it was compared with."""
-    cell = {"task": "sums", "subtask": "", "measure": "right", "flagged": 0}
-    pairs = {str(other): [{"task": "sums", "subtask": "", "measure": "right", **pair(-0.1)}]} if other else {}
-    about = {"verb": "utility", "model": "M", "adapter": adapter, "guard": None, "sampling": {"steps": 24}}
-    cells = [{**cell, **rate(value)}, {**cell, "measure": "perplexity", "n": 9, "value": 12.5, "low": 11, "high": 14}]
-    write(folder / "summary.json", {**about, "lm_eval": None, "cells": cells, "compared": pairs})
-    return folder
+    cell = {"task": "sums", "subtask": "", "measure": "right"}
+    pairs = {str(other): [{**cell, **pair(-0.1)}]} if other else {}
+    mean = {"stat": "mean", "value": 12.5, "low": 11, "high": 14, "n": 9, "goals": 9, "seeds": 1}
+    cells = [{**cell, "score": rate(value), "flagged": 0}, {**cell, "measure": "perplexity", "score": mean}]
+    return run(folder, "utility", {"cells": cells, "compared": pairs}, models=[adapter or "base"])
+
+
+def dynamics(folder):
+    """A finished `midward dynamics`."""
+    attacked = {"rr": rate(0.1), "asr": rate(0.6), "harm-on-the-way": rate(0.5), "hrr": rate(0.1), "frr": rate(0.05)}
+    attacked |= {f"irr-{at}": rate(0.3) for at in ("0.5", "0.25", "0.1")}
+    cells = {name: {"attacked": attacked, "benign": {"rr": rate(0.0), "right": rate(0.9)}} for name in ("native", "ar")}
+    gains = [
+        {"sampler": "native", "against": "ar", "set": where, "measure": measure, **pair(0.1)}
+        for where, measure in (("attacked", "success"), ("attacked", "refused"), ("benign", "correct"))
+    ]
+    one = {"sampler": "native", "reading": "last", "detector": "autoencoder", "positive": "jailbroken"}
+    points = [[0.0, 0.1], [1.0, 1.1]]
+    found = {"sampler": "native", "layer": "last", "kinds": ["refused", "jailbroken"], "points": points}
+    found |= {"accuracy": rate(0.8), "majority": 0.5, "begun": {"refused": 0.4, "jailbroken": 0.7}}
+    band = {"n": 9, "low": [0.4, 0.4], "median": [0.5, 0.5], "high": [0.6, 0.6]}
+    summary = {
+        "cells": cells,
+        "gains": gains,
+        "auroc": [{**one, "negative": "benign", "control": False, **area(0.7, 0.6, 0.8)}],
+        "signals": {name: {"benign": band, "jailbroken": band} for name in cells},
+        "maps": [found],
+    }
+    return run(folder, "dynamics", summary)
+
+
+def order(folder):
+    """A finished `midward probe order`."""
+    mean = {"stat": "mean", "value": 5.0, "low": 4.0, "high": 6.0, "n": 9, "goals": 9, "seeds": 1}
+    summary = {
+        "sets": {"sums": {"correlation": mean, "part_text": mean}},
+        "steps": {"sums": [mean, None, mean]},
+        "maps": {"sums": [[0.0, 1.0], [0.5, 0.5]]},
+        "findings": ["The order is free."],
+    }
+    return run(folder, "probe order", summary)
+
+
+def gcg(folder):
+    """A finished `midward probe gcg`."""
+    loss = {"stat": "mean", "value": 5.0, "low": None, "high": None, "n": 1, "goals": 1, "seeds": 1}
+    summary = {
+        "cells": [{"position": None, "asr": rate(0.1)}, {"position": 30, "loss": loss, "asr": rate(0.2)}],
+        "between": [{"position": 30, "minus": None, "measure": "success", **pair(0.1)}],
+        "curves": [{"model": "base", "position": 30, "loss": [loss, loss]}],
+        "findings": ["It is far."],
+    }
+    return run(folder, "probe gcg", summary)
 
 
 def generations(folder, *, prompt="t30", word="t40", title="base"):
@@ -169,5 +190,4 @@ def generations(folder, *, prompt="t30", word="t40", title="base"):
         "verdict": None,
         "note": "",
     }
-    write(folder / "generations.json", {"generations": [one, {**one, "title": "mosa"}]})
-    return folder
+    return run(folder, "trace", {"generations": [one, {**one, "title": "mosa"}]})

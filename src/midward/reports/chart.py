@@ -85,6 +85,8 @@ def svg(charts: Sequence[Chart], title: str, *, standalone: bool = False) -> Mar
     Raises:
         InputError: a chart has nothing to draw.
     """
+    if not charts:
+        raise InputError("there is no point to draw")
     width, height = ALONE if len(charts) == 1 else BESIDE
     across = min(ACROSS, len(charts))
     panels = Markup("").join(

@@ -21,7 +21,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from midward.errors import InputError
-from midward.reports.page import cell, difference
 from midward.store import write_text
 
 _JOINERS = "\u200c\u200d"  # words and emoji need them
@@ -128,5 +127,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell, "difference": difference, "visible": visible, "redacted": redacted}
+    environment.filters |= {"visible": visible, "redacted": redacted}
     return environment

@@ -55,4 +55,4 @@ def reward(history: list[dict[str, Any]]) -> Figure:
         "Reward: the safe sentence's score minus the harmful one's (positive, negative). KL: how far the model drifted "
         "from where it began, on attacked prompts and on harmless ones."
     )
-    return Figure("reward", "Reward curve", charts, note, finding)
+    return Figure("reward-curve", "Reward curve", charts, note, finding)

@@ -32,8 +32,8 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
 
     summary: cells, sampler -> set -> measure -> record of a rate; gains, records of differences, each with sampler,
     against, set and measure; auroc, records of areas, each with sampler, reading, detector, positive, negative and
-    control; signals, sampler -> group -> n, and low, median, high [T]; maps, each with sampler, layer, kinds [N], points
-    [N, 2], accuracy (a record of a rate), majority, and begun, kind -> mean signal at the first step.
+    control; signals, sampler -> group -> n, and low, median, high [T]; maps, each with sampler, layer, kinds [N],
+    points [N, 2], accuracy (a record of a rate), majority, and begun, kind -> mean signal at the first step.
     """
     cells = summary["cells"]
     first = next(iter(cells))

@@ -11,7 +11,7 @@ from midward.stats import FEW, Paired
 
 
 def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
-    """Scores by task. summary: cells, each with task, subtask, measure, score (a record) and flagged; compared, the folder
+    """Scores by task. summary: cells, each with task, subtask, measure, score (a record), flagged; compared, the folder
     of another run -> records of differences, each with task, subtask and measure."""
     made: list[Block] = []
     rows = [[*_labels(cell), cell.get("score", cell), cell.get("flagged") or 0] for cell in summary["cells"]]
@@ -57,3 +57,14 @@ def kept(against: str, gaps: Mapping[str, Paired]) -> Statement:
 def _labels(cell: Mapping[str, Any]) -> list[str]:
     task = ", ".join(str(cell[name]) for name in ("task", "subtask") if cell.get(name))
     return [task, str(cell.get("measure") or "")]
+
+
+def side_by_side(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The scores of several runs. summaries: the run's label -> its summary."""
+    columns = {
+        label: {", ".join(_labels(cell)): cell.get("score", cell) for cell in summary["cells"]}
+        for label, summary in summaries.items()
+    }
+    tasks = list(dict.fromkeys(task for column in columns.values() for task in column))
+    rows = [[task, *(column.get(task) for column in columns.values())] for task in tasks]
+    return Table("utility-all", "Scores by task, run by run", ["task", *columns], rows)

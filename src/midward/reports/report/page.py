@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,49 +16,40 @@ from markupsafe import Markup
 import midward
 from midward._tables import csv_text
 from midward.errors import InputError
-from midward.reports import html
-from midward.reports.report import attacks, chart, defences, players, probes, training, utility
-from midward.reports.report.find import Found, Run, find
-from midward.reports.report.parts import (
+from midward.reports import chart, html, present, render, stepplayer
+from midward.reports.blocks import (
     Block,
-    Built,
     Card,
+    Cell,
     Figure,
-    Gap,
-    Heat,
-    Said,
-    Share,
-    Texts,
+    Missing,
+    Statement,
+    Table,
+    Talk,
+    apart,
     listed,
-    percent,
-    points,
+    parts,
+    reading,
     some,
 )
+from midward.reports.builders.utility import side_by_side
+from midward.reports.report.find import Found, RunFolder, find
+from midward.reports.report.next import steps
+from midward.stats import Estimate, Paired, Rate
 from midward.store import write_text
 
 #: What tells a page that may be written over from any other file: no text on a page can hold it unescaped.
 MARK = Markup('data-page="midward report"')
 #: The names of files beside a page.
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
-BUILD: dict[str, Callable[[Run, Texts], Built]] = {
-    "attack": attacks.attack,
-    "demo": attacks.demo,
-    "align": training.align,
-    "prefill": probes.prefill,
-    "mirror": probes.mirror,
-    "ask": probes.ask,
-    "gcg": probes.gcg,
-    "order": probes.order,
-    "dynamics": probes.dynamics,
-    "guard": defences.guard,
-    "utility": utility.utility,
-    "guards": defences.fitted,
-}
-#: id -> title, what it shows, and in the order of the page
+SHOWN = 3  # goals of an attack whose texts are on the page; samples.csv has all
+LONG = 12  # rows of a table that is closed at first
+#: id -> title, what it shows; in the order of the page
 SECTIONS = {
     "attacks": ("Attack success", "How often each attack got the harm out of each model. Lower is safer."),
     "refusals": ("Refusals", "How often each model refused. It is no attack success: harm may stand beside a refusal."),
     "use": ("Use", "Whether harmless requests and tasks are still answered, and rightly. Higher is better."),
+    "compare": ("Runs compared", "What changed from one run to another, over what both were asked."),
     "alignment": ("Alignment", "How training went."),
     "prefill": ("Forced phrases", "Where in the response does a phrase, if forced there, jailbreak?"),
     "mirror": ("Forced refusals", "Where in the response does a refusal, if forced there, save?"),
@@ -68,67 +59,58 @@ SECTIONS = {
     "dynamics": ("SRI signals and recovery", "Does the inner state tell harm, and does the model come back from it?"),
     "guards": ("Guards", "What stands in front of a model, what it stops, and what it stops wrongly."),
 }
-#: What a whole evaluation has: what it is called -> (the kinds of run that hold it, the command that makes it)
-WHOLE = {
-    "measurement of attack success": (("attack", "demo"), "midward attack"),
-    "reward curve of an alignment": (("align",), "midward align"),
-    "probe of phrases forced along the response": (("prefill",), "midward probe prefill"),
-    "probe of the decoding order": (("order", "demo"), "midward probe order"),
-    "look at SRI signals by sampler": (("dynamics",), "midward dynamics"),
-    "guard evaluation": (("guard",), "midward guard eval"),
-    "comparison of utility": (("utility", "demo"), "midward utility"),
-}
-NAMES = {
-    "attack": "attack",
-    "demo": "demo",
-    "align": "adapter",
-    "prefill": "prefill probe",
-    "mirror": "mirror probe",
-    "ask": "ask probe",
-    "gcg": "suffix probe",
-    "order": "order probe",
+#: verb -> the section of its blocks, unless a block names another
+SECTION_OF = {
+    "attack": "attacks",
+    "utility": "use",
+    "compare": "compare",
+    "align": "alignment",
+    **{f"probe {name}": name for name in ("prefill", "mirror", "gcg", "ask", "order")},
     "dynamics": "dynamics",
-    "utility": "utility run",
-    "guard": "guard evaluation",
-    "guards": "fitted guards",
-    "player": "recorded generations",
-    "unfinished": "unfinished run",
-}
-#: What makes a run of a kind, "midward" before it
-VERBS = {
-    "attack": "attack",
-    "demo": "demo",
-    "prefill": "probe prefill",
-    "mirror": "probe mirror",
-    "ask": "probe ask",
-    "gcg": "probe gcg",
-    "order": "probe order",
-    "dynamics": "dynamics",
-    "utility": "utility",
-    "guard": "guard eval",
-    "guards": "guard fit",
+    "guard eval": "guards",
+    "guard fit": "guards",
 }
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of the page."""
+class Texts:
+    """How texts of prompts and models are shown: as they are, or, with `redact`, by length and hash."""
 
-    id: str
-    title: str
-    about: str
-    blocks: list[Block]
+    redact: bool = False
+
+    def __call__(self, text: str) -> str:
+        """A prompt, a response, an error message."""
+        if self.redact and text:
+            return html.redacted(text)
+        # Most lines are plain: looking at each character takes a hundred times longer.
+        return "\n".join(line if line.isprintable() else html.visible(line) for line in text.split("\n"))
+
+    def name(self, text: str) -> str:
+        """A goal's id: redacted too, unless it is a plain one."""
+        return self(text) if self.redact and not re.fullmatch(r"[\w.:-]{1,60}", text) else html.visible(text)
+
+    def setting(self, value: Any) -> str:
+        """A setting. Where the page is to be shared, a path is without the folders above it, and a text redacted."""
+        text = str(value)
+        if not self.redact:
+            return text
+        return Path(text).name if "/" in text and " " not in text else self(text) if " " in text else text
+
+    def talk(self, talk: Talk) -> Talk:
+        """A conversation."""
+        turns = [replace(turn, asked=self(turn.asked), reply=self(turn.reply)) for turn in talk.turns]
+        return replace(talk, goal=self.name(talk.goal), asked=self(talk.asked), turns=turns)
 
 
 @dataclass
 class Report:
-    """All that is on the page. built: label of a run -> what it gave. files: path in the folder beside it -> text."""
+    """All that is on the page. blocks: label of a run -> what is shown of it. files: name in the folder beside it ->
+    text."""
 
     found: Found
     texts: Texts
-    built: dict[str, Built] = field(default_factory=dict)
+    blocks: dict[str, list[Block]] = field(default_factory=dict)
     players: list[html.Part] = field(default_factory=list)
-    sections: list[Section] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -140,25 +122,27 @@ def write(
     unfold: bool = False,
     overwrite: bool = False,
 ) -> Report:
-    """Write the report of all runs below `folders` to the file `page`, its tables (CSV) and figures (SVG) to a folder
-    beside it, `<page>_files`.
+    """Write the report of all runs below `folders`.
 
-    redact: prompts, goals, responses and errors are replaced by length and hash in all of it. unfold: conversations
-    are open from the start. A page of an earlier report is replaced, with its folder, and so is what a report that
-    was stopped left of its folder; `overwrite` says that whatever is there may be.
+    Args:
+        folders: what midward commands wrote, or folders above.
+        page: the file; its tables (CSV) and figures (SVG) go to a folder beside it, `<page>_files`.
+        redact: prompts, goals, responses and errors are replaced by length and hash in all of it.
+        unfold: conversations are open from the start.
+        overwrite: whatever is there may be replaced. A page of an earlier report is replaced anyway, with its folder,
+            and so is what a report that was stopped left of its folder.
 
-    Raises FileNotFoundError and ValueError for a folder that isn't there, a page that isn't called .html, or one that
-    would replace something else.
+    Raises:
+        MissingFile: a folder isn't there.
+        InputError: the page isn't called .html, or would replace something else.
     """
     page = Path(page)
     beside = page.with_name(f"{page.stem}_files")
     _check(page, beside, overwrite)
-    found = find([Path(folder) for folder in folders], without=(page, beside))
-    report = Report(found, Texts(redact))
-    _build(report)
-    _collect(report)
-    names = [Path(folder).resolve().name or "/" for folder in folders]
-    where = listed(names) if len(names) <= 3 else some(len(names), "folder")
+    report = Report(find([Path(folder) for folder in folders], without=(page, beside)), Texts(redact))
+    for run in report.found.runs:
+        _build(report, run)
+    sections = _sections(report)
     for old in beside.glob("*"):  # all of an earlier page, which may not have been redacted
         if OURS.fullmatch(old.name):
             old.unlink()
@@ -166,9 +150,11 @@ def write(
         beside.mkdir(parents=True, exist_ok=True)
         for name, text in report.files.items():
             write_text(beside / name, text.encode("utf-8", "replace").decode("utf-8"))
-    models = list(dict.fromkeys(built.model for built in report.built.values() if built.model))
-    what = listed(models) if 1 <= len(models) <= 3 else where
-    html.write(page, f"Safety report: {html.visible(what)}", [_part(report, page, where, unfold)])
+    names = [Path(folder).resolve().name or "/" for folder in folders]
+    where = listed(names) if len(names) <= 3 else some(len(names), "folder")
+    models = list(dict.fromkeys(name for run in report.found.runs for name in _models(run)))
+    what = listed(models) if 1 <= len(models) <= 3 else some(len(models), "model") if models else "no model yet"
+    html.write(page, f"Safety of {html.visible(what)}", [_part(report, sections, page, where, unfold)])
     return report
 
 
@@ -188,150 +174,140 @@ def _check(page: Path, beside: Path, overwrite: bool) -> None:
         raise InputError(f"{beside} is no folder; give another --out, or remove it.")
 
 
-def _build(report: Report) -> None:
+def _build(report: Report, run: RunFolder) -> None:
     """Each run apart: one that can't be read is told of and takes nothing else with it."""
+    if run.summary is None:
+        report.blocks[run.label] = []
+        return
+    try:
+        if run.run.verb == "trace":
+            generations = [stepplayer.Generation(**fields) for fields in run.summary["generations"]]
+            player = stepplayer.fragment(
+                generations,
+                name=f"player-{len(report.players)}",
+                redact=report.texts.redact,
+                heading=f"Generations of {run.label}",
+            )
+            report.players.append(player)
+            report.blocks[run.label] = []
+        elif run.run.verb in present.BUILDERS:
+            blocks = present.build(run.folder, run.run.model_dump(), run.summary)
+            for block in blocks:
+                render.files(block)  # what can't be drawn is told here
+            report.blocks[run.label] = blocks
+        else:
+            report.found.troubles.append((run.label, f"is a run of midward {run.run.verb}, which has no part here"))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        # Whatever a file holds that no command would have written.
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        quoted = "" if report.texts.redact else f" ({html.visible(why)})"
+        report.found.troubles.append((run.label, f"can't be read as a run of midward {run.run.verb}{quoted}"))
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A part of the page. blocks: tables and figures with the run they are of. notes: sentences."""
+
+    id: str
+    title: str
+    about: str
+    blocks: list[tuple[Table | Figure, str]]
+    notes: list[str]
+
+
+def _sections(report: Report) -> list[_Section]:
+    """The parts of the page, and the files of its tables and figures."""
+    sections = {name: _Section(name, *words, [], []) for name, words in SECTIONS.items()}
+    scores = {run.label: run.summary for run in report.found.runs if run.run.verb == "utility" and run.summary}
+    if len(scores) > 1:
+        sections["use"].blocks.append((side_by_side(scores), ""))
     for run in report.found.runs:
-        if run.kind == "unfinished":
-            report.built[run.label] = Built(lacks=[_unfinished(run)])
-            continue
-        try:
-            if run.kind == "player":
-                name = f"player-{len(report.players)}"
-                report.players.append(players.player(run, name, redact=report.texts.redact))
-                continue
-            report.built[run.label] = built = BUILD[run.kind](run, report.texts)
-            built.model = built.model or " + ".join(map(report.texts.path, run.model))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-            # Whatever a file holds that no command would have written.
-            told = f"can't be read as {NAMES[run.kind]}{report.texts.because(error)}"
-            report.found.troubles.append((run.label, told))
-
-
-def _unfinished(run: Run) -> str:
-    begun = f"midward {VERBS[run.data]} was begun there" if run.data else "it has rows or logs"
-    return f"{run.label} isn't finished: {begun}, and there is no summary.json. The same command again finishes it"
-
-
-def _collect(report: Report) -> None:
-    """Sections, and the files of their tables and figures."""
-    blocks: dict[str, list[Block]] = {name: [] for name in SECTIONS}
-    for built in report.built.values():
-        for name, some_ in built.blocks.items():
-            blocks[name] += some_
-    curve = training.figure([series for built in report.built.values() for series in built.curves])
-    blocks["alignment"] += [curve] if curve else []
-    scores = utility.table({name: one for built in report.built.values() for name, one in built.scores.items()})
-    blocks["use"][:0] = [scores] if scores else []
+        for block in report.blocks.get(run.label, ()):
+            if isinstance(block, Table | Figure):
+                name = block.section or SECTION_OF[run.run.verb]
+                sections[name].blocks.append((block, run.label))
+            elif isinstance(block, Statement) and block.tone == "note":
+                sections[block.section or SECTION_OF[run.run.verb]].notes.append(block.text)
     count = 0
-    for name, some_ in blocks.items():
-        named: list[Block] = []
-        for block in some_:
-            if isinstance(block, Said):
-                named.append(block)
-                continue
+    for section in sections.values():
+        for place, (block, label) in enumerate(section.blocks):
             count += 1
             slug = re.sub(r"[^a-z0-9]+", "-", block.name.lower()).strip("-")[:60]
             block = replace(block, name=f"{count:02d}-{slug}")
-            report.files |= _files(block)
-            named.append(block)
-        if named:
-            report.sections.append(Section(name, *SECTIONS[name], named))
-    samples = [row for built in report.built.values() for row in built.samples]
-    if samples:
-        report.files["samples.csv"] = csv_text(list(samples[0]), [list(row.values()) for row in samples])
+            section.blocks[place] = block, label
+            report.files |= {f"{block.name}.{ending}": text for ending, text in render.files(block).items()}
+    rows = [
+        [run, talk.title, talk.goal, turn.model, turn.verdict, talk.asked, turn.asked or talk.asked, turn.reply]
+        for run, talk in _talks(report)
+        for turn in talk.turns
+    ]
+    if rows:
+        head = ["run", "attack", "goal", "model", "verdict", "prompt", "asked", "reply"]
+        report.files["samples.csv"] = csv_text(head, rows)
+    return [section for section in sections.values() if section.blocks or section.notes]
 
 
-def _files(block: Any) -> dict[str, str]:
-    """The CSV of a block's numbers, and a figure's SVG."""
-    if isinstance(block, Heat):
-        rows = [
-            [attack, model, *_numbers(one), one.note.lstrip(", ")]
-            for attack, row in block.cells.items()
-            for model, one in row.items()
-        ]
-        return {f"{block.name}.csv": csv_text(["attack", "model", "value", "low", "high", "n", "note"], rows)}
-    if isinstance(block, Figure):
-        points_ = [
-            [series.label, one.x, one.y, one.low, one.high] for series in block.chart.series for one in series.points
-        ]
-        return {
-            f"{block.name}.csv": csv_text(["series", "x", "y", "low", "high"], points_),
-            f"{block.name}.svg": chart.svg(block.chart, block.title, standalone=True),
-        }
-    heads: list[str] = []
-    wide = [any(isinstance(row[place], Share | Gap) for row in block.rows) for place in range(len(block.headers))]
-    for header, numbers in zip(block.headers, wide, strict=True):
-        heads += [header, f"{header}: low", f"{header}: high", f"{header}: n"] if numbers else [header]
-    rows = []
-    for row in block.rows:
-        line: list[Any] = []
-        for value, numbers in zip(row, wide, strict=True):
-            if isinstance(value, Share | Gap):
-                line += _numbers(value)
-            else:
-                line += [value, "", "", ""] if numbers else [value]
-        rows.append(line)
-    return {f"{block.name}.csv": csv_text(heads, rows)}
+def _talks(report: Report) -> Iterator[tuple[str, Talk]]:
+    for label, blocks in report.blocks.items():
+        yield from ((label, report.texts.talk(block)) for block in blocks if isinstance(block, Talk))
 
 
-def _numbers(one: Share | Gap) -> list[Any]:
-    return ["", "", "", 0] if one.value is None else [one.value, one.low, one.high, one.n]
-
-
-def _part(report: Report, page: Path, where: str, unfold: bool) -> html.Part:
-    found, built = report.found, report.built
+def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, unfold: bool) -> html.Part:
     files: dict[str, list[tuple[str, str]]] = {}
     for name in report.files:
-        stem, _, kind = name.rpartition(".")
-        files.setdefault(stem, []).append((kind.upper(), quote(f"{page.stem}_files/{name}")))
-    begun = {run.label: run.data for run in found.runs if run.kind == "unfinished"}
-    kinds = {run.kind for run in found.runs if run.label in built} | set(begun.values())
-    talks = [talk for one in built.values() for talk in one.talks]
-    contents = [("verdict", "Verdict"), ("missing", "What is missing")]
-    contents += [(section.id, section.title) for section in report.sections]
+        stem, _, ending = name.rpartition(".")
+        files.setdefault(stem, []).append((ending.upper(), quote(f"{page.stem}_files/{name}")))
+    runs = [run for run in report.found.runs if run.label in report.blocks]
+    blocks = [(block, run.label, run.run.verb) for run in runs for block in report.blocks[run.label]]
+    shown: dict[tuple[str, str], list[Talk]] = {}
+    for label, talk in _talks(report):
+        shown.setdefault((label, talk.title), []).append(talk)
+    talks = [(f"{label}: {title}", talk) for (label, title), found in shown.items() for talk in found[:SHOWN]]
+    contents = [("verdict", "Verdict"), ("next", "What next"), *((section.id, section.title) for section in sections)]
     contents += [("steps", "Step by step")] if report.players else []
     contents += [("said", "What was said")] if talks else []
     markup = html.render(
         "report.html.j2",
         mark=MARK,
         contents=[*contents, ("settings", "Settings")],
-        lead=_lead(found.runs, where),
+        lead=_lead(runs, where),
         folders=where,
-        sandbox=_at_home(built.values()),
+        sandbox=_at_home(runs),
         redact=report.texts.redact,
         unfold=unfold,
-        cards=_titled([card for one in built.values() for card in one.cards]),
-        begun=listed([label for label, kind in begun.items() if kind in ("attack", "demo")]),
-        several=max(sum(run.kind in kinds for run in found.runs) for kinds in (("attack", "demo"), ("guard",))) > 1,
-        claims=[(claim, label) for label, one in built.items() for claim in one.claims],
+        cards=_titled([(block, label) for block, label, _ in blocks if isinstance(block, Card)]),
+        claims=_claims(report, runs),
         marks={"exposed": "▲ Exposed", "held": "● Held", "unclear": "? Unclear"},
         signs={"exposed": "▲", "held": "●", "unclear": "?", "note": "i"},
-        missing=[(what, verb) for what, (some_, verb) in WHOLE.items() if not kinds & set(some_)],
-        lacks=[text for one in built.values() for text in one.lacks],
-        troubles=found.troubles,
-        strangers=found.strangers,
-        sections=report.sections,
-        svg=lambda block: chart.svg(block.chart, f"{block.title}. {block.about}"),
+        steps=steps(runs, blocks),
+        lacks=[
+            f"{label}: {block.text}{f': {report.texts(block.quote)}' if block.quote else ''}"
+            for block, label, _ in blocks
+            if isinstance(block, Missing)
+        ],
+        troubles=report.found.troubles,
+        strangers=report.found.strangers,
+        sections=sections,
+        several=len(runs) > 1,
+        view=_view,
+        long=LONG,
+        svg=lambda figure: chart.svg(figure.charts, f"{figure.title}. {figure.note}"),
         files=files,
         players=[part.markup for part in report.players],
         talks=talks,
-        shown=attacks.SHOWN,
-        versions={name: version for one in built.values() for name, version in one.versions.items()},
+        shown=SHOWN,
         version=midward.__version__,
         runs=[
             {
                 "label": run.label,
-                "kind": NAMES[run.kind],
-                "model": built[run.label].model,
-                "settings": list(_flat(built[run.label].settings, report.texts)),
-                "where": report.texts.path(run.folder / "logs"),
+                "verb": run.run.verb,
+                "models": listed(_models(run)),
+                "settings": list(_flat(run.run.model_dump(exclude={"schema_version", "verb"}), report.texts)),
+                "where": report.texts.setting(run.folder / "logs"),
                 "logs": [(path.name, quote(_relative(path, page))) for path in run.logs()],
             }
-            for run in found.runs
-            if run.label in built
+            for run in runs
         ],
-        percent=percent,
-        points=points,
         some=some,
     )
     styles = [name for part in report.players for name in part.styles]
@@ -339,34 +315,74 @@ def _part(report: Report, page: Path, where: str, unfold: bool) -> html.Part:
     return html.Part(markup, styles=(*styles, "report.css"), scripts=(*scripts, "report.js"))
 
 
-def _titled(cards: Sequence[Card]) -> list[Card]:
+def _claims(report: Report, runs: Sequence[RunFolder]) -> list[tuple[Statement, str, str]]:
+    """The verdict's sentences with their run and section: all that are good or bad news, and each run's first note."""
+    claims = []
+    for run in runs:
+        found = [block for block in report.blocks[run.label] if isinstance(block, Statement)]
+        notes = [statement for statement in found if statement.tone == "note"][:1]
+        for statement in [one for one in found if one.tone != "note"] or notes:
+            claims.append((statement, run.label, statement.section or SECTION_OF[run.run.verb]))
+    return claims
+
+
+def _titled(cards: Sequence[tuple[Card, str]]) -> list[Card]:
     """Models that several runs hold are told apart by the run, in the card's title."""
-    counts = Counter(card.model for card in cards)
+    counts = Counter(card.model for card, _ in cards)
     return [
-        replace(card, model=f"{card.model} in {card.run}", run="") if counts[card.model] > 1 else card for card in cards
+        replace(card, model=f"{card.model} in {label}") if counts[card.model] > 1 else card for card, label in cards
     ]
 
 
-def _at_home(built: Iterable[Built]) -> str:
+def _view(cell: Cell) -> dict[str, Any]:
+    """What the template needs of a cell: its text in parts, and of a number how it is drawn."""
+    value, interval, size = parts(cell)
+    view: dict[str, Any] = {"kind": "text", "value": value, "interval": interval, "size": size}
+    if not isinstance(cell, Mapping | Estimate):
+        return view
+    number = reading(cell)
+    if number.value is None:
+        return view | {"kind": "none"}
+    if isinstance(number, Paired):
+        ends = [max(-1.0, min(1.0, 0.0 if end is None else end)) for end in (number.value, number.low, number.high)]
+        return view | {"kind": "gap", "sure": apart(number), "at": [60 + 58 * end for end in ends]}
+    step = min(10, max(0, round(10 * number.value))) if isinstance(number, Rate) else 0
+    return view | {"kind": "number", "step": step}
+
+
+def _models(run: RunFolder) -> list[str]:
+    """The models of a run by short names: LLaDA-8B-Instruct + mosa behind sri."""
+    names = []
+    for model in run.run.models:
+        name, adapter, guard = (
+            Path(str(part or "").rstrip("/")).name for part in (model.name, model.adapter, model.guard)
+        )
+        guard = guard.removesuffix(".safetensors")
+        names.append(name + (f" + {adapter}" if adapter else "") + (f" behind {guard}" if guard else ""))
+    return list(dict.fromkeys(names))
+
+
+def _at_home(runs: Sequence[RunFolder]) -> str:
     """Whether "all" of the models are the sandbox's, "some", or none ("")."""
-    told = [bool(re.search(r"(^|/)sandbox(-ar)?($| \+)", one.model)) for one in built if one.model]
-    return "all" if told and all(told) else "some" if any(told) else ""
+    at_home = [bool(re.search(r"(^|/)sandbox(-ar)?$", model.name)) for run in runs for model in run.run.models]
+    return "all" if at_home and all(at_home) else "some" if any(at_home) else ""
 
 
-def _lead(runs: Sequence[Run], where: str) -> str:
-    counts = Counter(NAMES[run.kind] for run in runs)
-    kinds = [name if count == 1 or name.endswith("s") else some(count, name) for name, count in counts.items()]
-    return f"{some(len(runs), 'run')} in {where}: {listed(kinds)}." if runs else f"No run in {where}."
+def _lead(runs: Sequence[RunFolder], where: str) -> str:
+    counts = Counter(run.run.verb for run in runs)
+    verbs = [f"{verb}{f' ({count})' if count > 1 else ''}" for verb, count in counts.items()]
+    return f"{some(len(runs), 'run')} in {where}: {listed(verbs)}." if runs else f"No run in {where}."
 
 
 def _flat(settings: Any, texts: Texts, name: str = "") -> Iterator[tuple[str, str]]:
-    """name.of.a.setting -> its value as text."""
-    if isinstance(settings, Mapping) and settings:
-        for key, value in settings.items():
+    """name.of.a.setting -> its value as text; what isn't set is left out."""
+    if isinstance(settings, Mapping) or (isinstance(settings, list) and any(isinstance(v, Mapping) for v in settings)):
+        items = settings.items() if isinstance(settings, Mapping) else enumerate(settings, 1)
+        for key, value in items:
             yield from _flat(value, texts, f"{name}.{key}" if name else str(key))
-        return
-    values = settings if isinstance(settings, list) else [settings]
-    yield name, ", ".join(texts.path(value) if "/" in str(value) else str(value) for value in values)
+    elif settings not in (None, "", []):
+        values = settings if isinstance(settings, list) else [settings]
+        yield name, ", ".join(map(texts.setting, values))
 
 
 def _relative(path: Path, page: Path) -> str:
