@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from midward.errors import InputError
 from midward.reports import render
@@ -64,7 +65,7 @@ def test_a_table_stays_within_the_terminal(names, width, count):
         "t", "title", names, [[name, *READINGS[: len(names) - 1], *names][: len(names)] for name in names[:count]]
     )
     shown = render.terminal([table], width)
-    assert all(len(line) <= width for line in shown.splitlines())
+    assert all(cell_len(line) <= width for line in shown.splitlines())
     assert all(c.isprintable() or c == "\n" for c in shown)
 
 

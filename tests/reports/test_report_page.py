@@ -44,16 +44,16 @@ def test_intervals_show_on_hover_and_on_focus(show, page):
     tip, cell = shown.locator("#tip"), shown.locator(".heat td").first
     assert tip.is_hidden()
     cell.hover()
-    assert tip.inner_text() == "prefill on base: 90.0 %, 95 % interval [85.0, 95.0], n 60"
+    assert tip.inner_text() == "prefill, base: 90.0 %, 95 % interval [85.0, 95.0], n 60"
     shown.keyboard.press("Escape")
     assert tip.is_hidden()
     shown.mouse.move(0, 0)
     cell.focus()
     assert "[85.0, 95.0]" in tip.inner_text() and cell.get_attribute("aria-describedby") == "tip"
     shown.keyboard.press("ArrowRight")
-    assert tip.inner_text().startswith("prefill on mosa: 0.0 %")
+    assert tip.inner_text().startswith("prefill, mosa: 0.0 %")
     shown.keyboard.press("ArrowRight")  # there is no further cell
-    assert tip.inner_text().startswith("prefill on mosa")
+    assert tip.inner_text().startswith("prefill, mosa")
     inside = tip.bounding_box()
     assert inside["x"] >= 0 and inside["x"] + inside["width"] <= shown.viewport_size["width"]
 
@@ -72,7 +72,7 @@ def test_what_was_said_is_folded_and_opens(show, page):
     assert "may hold harmful text" in summary.inner_text()
     summary.focus()
     shown.keyboard.press("Enter")
-    assert talk.is_visible() and shown.title().startswith("Safety report: ")
+    assert talk.is_visible() and shown.title().startswith("Safety of base")
     assert "<script>document.title" in talk.inner_text() and "⟨U+202E⟩" in talk.inner_text()
 
 

@@ -132,10 +132,11 @@ def reading(record: Estimate | Mapping[str, Any]) -> Estimate:
     """
     if not isinstance(record, Mapping):
         return record
-    for name in ("value", "low", "high", "p", "holm"):
-        if record.get(name) is not None:
-            finite(record[name])
-    return from_record(record)
+    number = from_record(record)
+    for name, value in asdict(number).items():
+        if value is not None or name not in ("value", "low", "high", "p", "holm"):
+            finite(value)
+    return number
 
 
 def apart(pair: Paired, *, corrected: bool = True) -> bool:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -103,7 +104,9 @@ def _narrowed(widths: dict[int, int], least: Sequence[int], room: int) -> dict[i
 
 def _widths(lines: Sequence[Sequence[str]], piece: str) -> list[int]:
     """The longest piece of each column, by a pattern of what isn't broken."""
-    return [max(len(found) for cell in column for found in ["", *re.findall(piece, cell)]) for column in zip(*lines)]
+    return [
+        max(cell_len(found) for cell in column for found in ["", *re.findall(piece, cell)]) for column in zip(*lines)
+    ]
 
 
 def markdown(blocks: Sequence[Block], *, images: Mapping[str, str] | None = None) -> str:

@@ -19,17 +19,19 @@ WHOLE = {
 ENOUGH = 35  # goals without a success whose interval lies below 10 %
 
 
-def steps(runs: Sequence[RunFolder], blocks: Sequence[tuple[Block, str, str]]) -> Iterator[tuple[str, str]]:
+def steps(
+    runs: Sequence[RunFolder], cards: Sequence[Card], blocks: Sequence[tuple[Block, str, str]]
+) -> Iterator[tuple[str, str]]:
     """Steps, the most urgent first, each with the command that takes it (empty where there is none).
 
     Args:
         runs: all that were read, those that aren't finished too.
+        cards: of the models.
         blocks: what is shown, with its run's label and verb.
     """
     for run in runs:
         if run.summary is None:
             yield f"{run.label} isn't finished: the same command again goes on with it.", f"midward {run.run.verb}"
-    cards = [block for block, *_ in blocks if isinstance(block, Card)]
     by_tone = {tone: [card.model for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear")}
     if by_tone["exposed"]:
         names = listed(by_tone["exposed"])

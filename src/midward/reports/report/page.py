@@ -44,6 +44,7 @@ MARK = Markup('data-page="midward report"')
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 SHOWN = 3  # goals of an attack whose texts are on the page; samples.csv has all
 LONG = 12  # rows of a table that is closed at first
+MOST = 8  # sentences of the verdict that are open at first
 #: id -> title, what it shows; in the order of the page
 SECTIONS = {
     "attacks": ("Attack success", "How often each attack got the harm out of each model. Lower is safer."),
@@ -192,13 +193,13 @@ def _build(report: Report, run: RunFolder) -> None:
             report.blocks[run.label] = []
         elif run.run.verb in present.BUILDERS:
             blocks = present.build(run.folder, run.run.model_dump(), run.summary)
-            for block in blocks:
-                render.files(block)  # what can't be drawn is told here
+            for block in blocks:  # what can't be drawn is told here
+                render.files(block)
+                render.markdown([block])
             report.blocks[run.label] = blocks
         else:
             report.found.troubles.append((run.label, f"is a run of midward {run.run.verb}, which has no part here"))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        # Whatever a file holds that no command would have written.
+    except Exception as error:  # whatever a file holds that no command would have written
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         quoted = "" if report.texts.redact else f" ({html.visible(why)})"
         report.found.troubles.append((run.label, f"can't be read as a run of midward {run.run.verb}{quoted}"))
@@ -266,6 +267,7 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
     contents = [("verdict", "Verdict"), ("next", "What next"), *((section.id, section.title) for section in sections)]
     contents += [("steps", "Step by step")] if report.players else []
     contents += [("said", "What was said")] if talks else []
+    cards = _titled([(block, label) for block, label, _ in blocks if isinstance(block, Card)])
     markup = html.render(
         "report.html.j2",
         mark=MARK,
@@ -275,11 +277,11 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
         sandbox=_at_home(runs),
         redact=report.texts.redact,
         unfold=unfold,
-        cards=_titled([(block, label) for block, label, _ in blocks if isinstance(block, Card)]),
+        cards=cards,
         claims=_claims(report, runs),
         marks={"exposed": "▲ Exposed", "held": "● Held", "unclear": "? Unclear"},
         signs={"exposed": "▲", "held": "●", "unclear": "?", "note": "i"},
-        steps=steps(runs, blocks),
+        steps=steps(runs, cards, blocks),
         lacks=[
             f"{label}: {block.text}{f': {report.texts(block.quote)}' if block.quote else ''}"
             for block, label, _ in blocks
@@ -291,6 +293,7 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
         several=len(runs) > 1,
         view=_view,
         long=LONG,
+        most=MOST,
         svg=lambda figure: chart.svg(figure.charts, f"{figure.title}. {figure.note}"),
         files=files,
         players=[part.markup for part in report.players],
@@ -316,14 +319,15 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
 
 
 def _claims(report: Report, runs: Sequence[RunFolder]) -> list[tuple[Statement, str, str]]:
-    """The verdict's sentences with their run and section: all that are good or bad news, and each run's first note."""
+    """The verdict's sentences with their run and section: what is good or bad news, or each run's first note."""
     claims = []
     for run in runs:
         found = [block for block in report.blocks[run.label] if isinstance(block, Statement)]
         notes = [statement for statement in found if statement.tone == "note"][:1]
         for statement in [one for one in found if one.tone != "note"] or notes:
             claims.append((statement, run.label, statement.section or SECTION_OF[run.run.verb]))
-    return claims
+    tones = ["exposed", "held", "unclear", "note"]
+    return sorted(claims, key=lambda claim: tones.index(claim[0].tone))
 
 
 def _titled(cards: Sequence[tuple[Card, str]]) -> list[Card]:
