@@ -284,6 +284,13 @@ def test_buttons_slider_and_keys_agree(play):
     assert step(page) == 1
 
 
+def test_keys_work_before_anything_has_the_focus(play):
+    page = play(SMALL)
+    for key, wanted in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)]:
+        page.keyboard.press(key)
+        assert step(page) == wanted
+
+
 @pytest.fixture
 def timed(play):
     """`play`, with a clock that stands still until `run_for`."""

@@ -233,7 +233,7 @@
     slider.addEventListener("input", () => { pause(); go(slider.value - 1); });
     plain?.addEventListener("change", () => root.classList.toggle("plain", !plain.checked));
     const keys = { ArrowLeft: "back", ArrowRight: "forth", Home: "first", End: "last", " ": "play" };
-    root.addEventListener("keydown", (event) => {
+    const obey = (event) => {
       const own = event.target, deed = keys[event.key];
       if (event.key === "Escape" && own.matches("li")) return find("play").focus();
       if (!deed || event.altKey || event.ctrlKey || event.metaKey || own.matches("select, summary, pre")) return;
@@ -241,8 +241,20 @@
       event.preventDefault();
       if (deed !== "play") pause();
       deeds[deed]();
+    };
+    root.addEventListener("keydown", obey);
+    // Keys work before anything has the focus, too: they go to the first player that can be seen.
+    document.addEventListener("keydown", (event) => {
+      const seen = [...document.querySelectorAll(".player")].find((one) => one.checkVisibility() && onScreen(one));
+      const free = ["ArrowLeft", "ArrowRight", " "].includes(event.key) && event.target === document.body;
+      if (free && seen === root) obey(event);
     });
     go(most - 1, true); // what came out; playing begins at the start
+  }
+
+  function onScreen(element) {
+    const at = element.getBoundingClientRect();
+    return at.bottom > 0 && at.top < innerHeight;
   }
 
   for (const root of document.querySelectorAll(".player")) start(root);
