@@ -93,7 +93,7 @@ def _write(page: Path, shown: Sequence[Generation], redact: bool) -> None:
 
 
 def _recorded(model: ModelOptions, files: Sequence[Path], row: int) -> list[Generation]:
-    from midward.reports.stepplayer import Generation
+    from midward.reports.traced import of_trace
     from midward.sampling import Trace
 
     traces = [Trace.load(path) for path in files]
@@ -108,7 +108,7 @@ def _recorded(model: ModelOptions, files: Sequence[Path], row: int) -> list[Gene
             say(f"{path} was made with {notes['model']}; its tokens are read with those of {loaded.name}.")
         told = {name: notes.get(name) for name in ("signal", "verdict", "scores")}
         title, note = str(notes.get("title", path.stem)), str(notes.get("note", ""))
-        shown.append(Generation.of(one, row, loaded, title=title, note=note, **told))
+        shown.append(of_trace(one, row, loaded, title=title, note=note, **told))
     return shown
 
 
@@ -226,6 +226,7 @@ def _generation(
     """Sample once with everything traced, and keep the trace."""
     from midward.dynamics import SRISignal
     from midward.reports.stepplayer import NEVER, Generation
+    from midward.reports.traced import of_trace
     from midward.sampling import Forced, Request, Trace, sample
 
     request = Request(prompt, forced=tuple(Forced.text(model, at, text) for at, text in spans))
@@ -255,7 +256,7 @@ def _generation(
     recorded.notes = {"model": model.name, "adapter": model.adapter, **told}
     if path is not None:
         recorded.save(path)
-    return Generation.of(recorded, 0, model, **told)
+    return of_trace(recorded, 0, model, **told)
 
 
 def _known(signal: Any) -> list[float] | None:
