@@ -40,6 +40,18 @@ def test_the_page_plays_what_generate_answers(midward, tiny, llada, page):
     assert record["title"] == "llada-tiny" and PROMPT in page.read_text()
 
 
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_folder_of_it_is_played_in_the_report(midward, tiny, tmp_path, redact):
+    flags = ["--redact"] if redact else []
+    result = midward("trace", *tiny, "--prompt", PROMPT, "--against", "ar", "--out", tmp_path / "trace", *flags)
+    assert result.exit_code == 0 and result.stdout == f"open {tmp_path / 'trace' / 'index.html'}\n"
+    assert midward("report", tmp_path / "trace", "--out", tmp_path / "r.html").exit_code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert 'id="player-0"' in page and (PROMPT in page) is not redact
+    both = midward("trace", *tiny, "--prompt", PROMPT, "--out", tmp_path / "x", "--html", tmp_path / "x.html")
+    assert both.exit_code == 2 and "one of them" in both.stderr
+
+
 def test_a_recorded_trace_gives_the_same_page(midward, tiny, page, tmp_path):
     first = midward("trace", *tiny, "--prompt", PROMPT, "--against", "left_to_right", "--html", page)
     assert first.exit_code == 0 and "llada-tiny, left-to-right: 6 steps" in first.stderr

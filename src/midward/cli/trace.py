@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 def trace(
     model: ModelOptions,
     sampling: SamplingOptions,
-    page: Annotated[Path, typer.Option("--html", help="The page to write; the traces go beside it as .safetensors.")],
+    page: Annotated[
+        Path | None, typer.Option("--html", help="The page to write; the traces go beside it as .safetensors.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Or a folder: the page and all that midward report needs to show it.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What is asked.")] = None,
     forced: Annotated[
         list[str] | None,
@@ -57,6 +62,9 @@ def trace(
     """
     if (prompt is None) == (load is None):
         raise InputError('give a prompt (--prompt "...") or a recorded trace (--load FILE), one of them.')
+    if (page is None) == (out_folder is None):
+        raise InputError("give --html PAGE or --out FOLDER, one of them.")
+    page = page or Path(out_folder or "") / "index.html"
     if page.suffix not in (".html", ".htm") or page.is_dir():
         raise InputError(f"--html takes a file that ends in .html; received {page}.")
     if load is not None:
@@ -74,6 +82,8 @@ def trace(
         spans = [_span(text) for text in forced or ()]
         shown = _traced(model, sampling, page, prompt, spans, _Against.read(against, model), watch, not redact)
     _write(page, shown, redact)
+    if out_folder is not None:
+        _keep(out_folder, model, shown, redact)
 
 
 def _write(page: Path, shown: Sequence[Generation], redact: bool) -> None:
@@ -87,6 +97,16 @@ def _write(page: Path, shown: Sequence[Generation], redact: bool) -> None:
         told += ("flagged" if each.verdict["flagged"] else "passed") if each.verdict else ""
         say(f"{each.title}: {number} steps{told}{f' ({each.note})' if each.note else ''}")
     out(f"open {page}")
+
+
+def _keep(folder: Path, model: ModelOptions, shown: Sequence[Generation], redact: bool) -> None:
+    """What `midward report` reads."""
+    from midward.runs.run import Measured, RunFolder
+
+    run = RunFolder(folder, "trace")
+    run.start([Measured(name=model.model, label=generation.title) for generation in shown])
+    generations = [generation.redacted() if redact else generation for generation in shown]
+    run.finish({"generations": [asdict(generation) for generation in generations]})
 
 
 # --- recorded ----------------------------------------------------------------------------------------------------

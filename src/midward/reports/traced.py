@@ -9,7 +9,7 @@ from typing import Any
 from midward.errors import InputError
 from midward.guards.guard import Verdict, user_text
 from midward.models import LanguageModel
-from midward.reports.stepplayer import MASK, NEVER, Generation, stands
+from midward.reports.stepplayer import MASK, NEVER, VERDICT, Generation, stands
 from midward.sampling import Request, Trace
 
 
@@ -46,7 +46,8 @@ def of_trace(
     if not steps and any(step >= 0 for step in commit):
         raise InputError("the trace kept no predictions; make it with Trace(predictions=True).")
     ids: list[list[int | None]] = [trace.predicted_ids(row, step).tolist() for step in steps]
-    largest = max((token for line in [trace.prompt_ids[row], *ids] for token in line if token is not None), default=0)
+    known = [*trace.prompt_ids[row], *(token for line in ids for token in line if token is not None)]
+    largest = max(known, default=0)
     if largest >= model.vocab_size:
         raise InputError(
             f"the trace holds token {largest}, and {model.name!r} has {model.vocab_size}; give the model that it was "
@@ -80,7 +81,7 @@ def of_trace(
         total=trace.of,
         signal=None if signal is None else tuple(float(value) for value in signal),
         scores=None if scores is None else _finite(scores),
-        verdict=about,
+        verdict=None if about is None else {name: about[name] for name in VERDICT},
         note=note,
     )
 

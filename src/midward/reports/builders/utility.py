@@ -11,27 +11,61 @@ from midward.stats import FEW, Paired
 
 
 def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
-    """Scores by task. summary: cells, each with task, subtask, measure, score (a record), flagged; compared, the folder
-    of another run -> records of differences, each with task, subtask and measure."""
+    """Scores by task.
+
+    summary: cells, each with task, subtask, measure, score (a record), flagged, and model where there are several;
+    compared, what was subtracted (a model, or the folder of another run) -> records of differences, each with task,
+    subtask, measure and model.
+    """
     made: list[Block] = []
-    rows = [[*_labels(cell), cell.get("score", cell), cell.get("flagged") or 0] for cell in summary["cells"]]
-    if rows:
-        note = "Means over samples with 95 % intervals. Flagged: answered with the guard's stub, and counted as it is."
-        made.append(Table("utility", "Scores by task", ["task", "measure", "score", "flagged"], rows, note))
+    if summary["cells"]:
+        made.append(_scores("utility", "Scores by task", _columns({"": summary})))
+    if flagged := [cell for cell in summary["cells"] if cell.get("flagged")]:
+        rows: list[list[Cell]] = [[_task(cell), cell.get("model") or "", cell["flagged"]] for cell in flagged]
+        note = "Samples that were answered with the guard's stub, and count as the answers that they are."
+        made.append(Table("flagged", "Flagged samples", ["task", "model", "flagged"], rows, note, folded=True))
     for place, (other, pairs) in enumerate((summary.get("compared") or {}).items()):
         made += _compared(place, Path(other).name, pairs)
     return made
 
 
+def side_by_side(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The scores of several runs. summaries: the run's label -> its summary."""
+    return _scores("utility-all", "Scores by task, run by run", _columns(summaries))
+
+
+def _columns(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Cell]]:
+    """run and model -> task -> score."""
+    columns: dict[str, dict[str, Cell]] = {}
+    for label, summary in summaries.items():
+        for cell in summary["cells"]:
+            name = ": ".join(filter(None, (label, cell.get("model"))))
+            columns.setdefault(name or "score", {})[_task(cell)] = cell["score"]
+    return columns
+
+
+def _scores(name: str, title: str, columns: Mapping[str, Mapping[str, Cell]]) -> Table:
+    tasks = list(dict.fromkeys(task for column in columns.values() for task in column))
+    rows = [[task, *(column.get(task) for column in columns.values())] for task in tasks]
+    return Table(name, title, ["task", *columns], rows, "Means over samples with 95 % intervals.")
+
+
 def _compared(place: int, other: str, pairs: Any) -> Iterator[Block]:
-    gaps = {", ".join(_labels(pair)): pair_of for pair in pairs if isinstance(pair_of := reading(pair), Paired)}
-    if not gaps:
+    by_model: dict[str, dict[str, Paired]] = {}
+    for record in pairs:
+        pair = reading(record)
+        if isinstance(pair, Paired):
+            by_model.setdefault(record.get("model") or "", {})[_task(record)] = pair
+    if not by_model:
         return
-    family = max(pair.family for pair in gaps.values())
+    tasks = list(dict.fromkeys(task for gaps in by_model.values() for task in gaps))
+    family = max(pair.family for gaps in by_model.values() for pair in gaps.values())
     note = "By sample." + (f" Holm: p corrected for {some(family, 'comparison')}." if family > 1 else "")
-    rows: list[list[Cell]] = [[task, pair] for task, pair in gaps.items()]
-    yield Table(f"utility-compared-{place}", f"This run minus {other}", ["task", "difference"], rows, note)
-    yield kept(f"Against {other}", gaps)
+    rows = [[task, *(gaps.get(task) for gaps in by_model.values())] for task in tasks]
+    heads = ["task", *(model or "difference" for model in by_model)]
+    yield Table(f"utility-compared-{place}", f"Minus {other}", heads, rows, note)
+    for model, gaps in by_model.items():
+        yield kept(f"{model} against {other}" if model else f"Against {other}", gaps)
 
 
 def kept(against: str, gaps: Mapping[str, Paired]) -> Statement:
@@ -54,17 +88,5 @@ def kept(against: str, gaps: Mapping[str, Paired]) -> Statement:
     )
 
 
-def _labels(cell: Mapping[str, Any]) -> list[str]:
-    task = ", ".join(str(cell[name]) for name in ("task", "subtask") if cell.get(name))
-    return [task, str(cell.get("measure") or "")]
-
-
-def side_by_side(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The scores of several runs. summaries: the run's label -> its summary."""
-    columns = {
-        label: {", ".join(_labels(cell)): cell.get("score", cell) for cell in summary["cells"]}
-        for label, summary in summaries.items()
-    }
-    tasks = list(dict.fromkeys(task for column in columns.values() for task in column))
-    rows = [[task, *(column.get(task) for column in columns.values())] for task in tasks]
-    return Table("utility-all", "Scores by task, run by run", ["task", *columns], rows)
+def _task(cell: Mapping[str, Any]) -> str:
+    return ", ".join(str(cell[name]) for name in ("task", "subtask", "measure") if cell.get(name))

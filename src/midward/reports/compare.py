@@ -1,0 +1,108 @@
+"""Runs of one verb held against each other, from the rows that they left: what `midward compare` computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from midward._tables import read_table
+from midward.errors import InputError
+from midward.runs.compare import compare, load
+from midward.runs.measure import ROWS
+from midward.runs.run import SUMMARY, Run
+from midward.stats import Paired, corrected
+
+Row = dict[str, Any]
+#: Fields of rows that tell the cells of a table apart, those of them that a verb's rows have.
+CELL = ("attack", "set", "sampler", "kind", "position", "word", "tokens", "subtask", "measure")
+#: Fields that are verdicts or shares in 0..1 -> whether more of it is better (1), worse (-1) or neither (0).
+MEASURES = {"success": -1, "refused": 0, "correct": 1, "own_refusal": 0, "hit": 0, "anywhere": 0, "value": 1}
+_VERDICTS = {"1": True, "0": False}
+
+
+def between(folders: Sequence[Path]) -> dict[str, Any]:
+    """The first run minus each of the others.
+
+    Args:
+        folders: two runs or more of one verb.
+
+    Returns:
+        verb; first, the label of the first; pairs: records of differences, each with the other's label (`minus`), what
+        tells its cell, a measure, and whether more of it is better (1), worse (-1) or neither (0). Paired by what both
+        were asked; p is corrected (Holm) over all of them.
+
+    Raises:
+        InputError: the folders aren't finished runs of one verb, or share nothing that was asked.
+    """
+    runs = {folder: Run.load(folder) for folder in folders}
+    if len(runs) < 2:
+        raise InputError(f"it takes two runs to compare; received {', '.join(map(str, folders))}.")
+    verbs = {run.verb for run in runs.values()}
+    if len(verbs) > 1:
+        told = "; ".join(f"{folder}: midward {run.verb}" for folder, run in runs.items())
+        raise InputError(f"only runs of one verb can be compared; received {told}.")
+    (first, measures), *others = (_rows(folder, run) for folder, run in runs.items())
+    labels = _labels(list(runs))
+    pairs: list[tuple[dict[str, Any], Paired]] = []
+    for label, (other, theirs) in zip(labels[1:], others, strict=True):
+        shared = {name: better for name, better in measures.items() if name in theirs}
+        pairs += [({"minus": label, **cell}, pair) for cell, pair in _against(first, other, shared)]
+    numbers = corrected([pair for _, pair in pairs])
+    records = [cell | number.record() for (cell, _), number in zip(pairs, numbers, strict=True)]
+    return {"verb": next(iter(verbs)), "first": labels[0], "pairs": records}
+
+
+def _against(
+    first: Sequence[Row], other: Sequence[Row], measures: Mapping[str, int]
+) -> Iterator[tuple[dict[str, Any], Paired]]:
+    """One run minus another: what tells each cell and its measure, and the difference."""
+    sides = (first, other)
+    # Where both runs are of one model each, these are what is compared, whatever they are called.
+    several = any(len({row.get("model") for row in rows}) > 1 for rows in sides)
+    names = [*(["model"] if several else []), *CELL]
+    fields = [name for name in names if any(row.get(name) is not None for rows in sides for row in rows)]
+
+    def cell_of(row: Row) -> tuple[Any, ...]:
+        return tuple(row.get(name) for name in fields)
+
+    def asked_of(row: Row) -> tuple[Any, ...]:
+        return (cell_of(row), row.get("source"), row["goal"], row.get("phrase"), row.get("seed"))
+
+    differences = compare(first, other, list(measures), cell_of=cell_of, asked_of=asked_of)
+    if not any(pair.n for pair in differences.values()):
+        raise InputError("the runs share nothing that was scored on both sides.")
+    for (cell, measure), pair in differences.items():
+        if pair.n:
+            labels = dict(zip(fields, cell, strict=True))  # type: ignore[call-overload]
+            yield {"measure": measure, **labels, "better": measures[measure]}, pair
+
+
+def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
+    """The rows of a run and its measures. An attack's rows are in samples.csv; its judges are the measures."""
+    if run.verb != "attack":
+        rows = load(folder, ROWS)[1]
+        return rows, {
+            name: better for name, better in MEASURES.items() if any(_is_share(row.get(name)) for row in rows)
+        }
+    summary, samples = folder / SUMMARY, folder / "samples.csv"
+    if not (summary.exists() and samples.exists()):
+        raise InputError(f"{folder} holds no {SUMMARY} and samples.csv: its run isn't finished.")
+    judges = json.loads(summary.read_text(encoding="utf-8"))["measures"]
+    rows = [
+        {"model": row["row"], "attack": row["attack"], "set": row["goals"], "goal": row["goal"]}
+        | {judge: _VERDICTS.get(row[f"{judge}_reply"]) for judge in judges}
+        for row in read_table(samples)
+    ]
+    return rows, {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and 0 <= value <= 1
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Short names of folders; the whole path where two have one."""
+    names = [folder.resolve().name for folder in folders]
+    return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
