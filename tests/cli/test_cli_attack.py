@@ -169,7 +169,7 @@ def test_a_model_that_refuses_all_has_no_attack_success(midward, base, tmp_path,
     page = tmp_path / "page.html"
     midward("report", tmp_path / "out", "--out", page)
     text = page.read_text()
-    assert "▲ Exposed" not in text and "Refusal rate: out, sandbox, by refusal" in text
+    assert "▲ Exposed" not in text and "Refusals on sandbox, by refusal" in text
     assert "success-sandbox" in text and "and not one success" in text
 
 
@@ -180,7 +180,7 @@ def test_without_a_judge_of_attack_success_it_says_so_before_it_runs(midward, ba
     assert "Attack success" not in result.stdout and "Refusal rate by refusal" in result.stdout
     page = tmp_path / "page.html"
     midward("report", tmp_path / "out", "--out", page)
-    assert "▲ Exposed" not in page.read_text() and "has no judge of attack success" in page.read_text()
+    assert "▲ Exposed" not in page.read_text() and "says who refused, and nothing of attack success" in page.read_text()
     exported = midward("attack", *args, "--export", tmp_path / "x.json")
     assert exported.exit_code == 2 and "refusal only say who refused" in exported.stderr
 

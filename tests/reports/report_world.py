@@ -19,6 +19,11 @@ def table(path, rows):
         writer.writerows(rows)
 
 
+def rows(path, records):
+    lines = (json.dumps({"key": f"{n:016x}", **record}) + "\n" for n, record in enumerate(records))
+    path.write_text("".join(lines), encoding="utf-8")
+
+
 def run(folder, verb, summary, finished="2026-01-01T00:00:00+00:00", models=("base",), **more):
     """A run of `verb`, with its record."""
     measured = [Measured(name="org/base", label=name, adapter=None if name == "base" else name) for name in models]

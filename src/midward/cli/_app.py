@@ -26,6 +26,7 @@ VERBS = {
     "attack": "attack:attack",
     "dynamics": "dynamics:dynamics",
     "utility": "utility:utility",
+    "compare": "compare:compare",
     "report": "report:report",
     "goals": "goals:goals",
     "models": "models:models",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,11 @@ def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> 
     main = judges[0] if judges else None
     by_goals = {goals: _cells(summary["asr"][main][shown][goals]) for goals in summary["goals"]} if main else {}
     made: list[Block] = []
+    cards = list(_cards(summary, models, by_goals, main))
     if warning := summary.get("warning"):
         made.append(Statement(f"Warning: {warning}.", "unclear"))
-    made += _cards(summary, models, by_goals, main)
+        cards = [replace(card, tone="unclear", line=f"{card.line}. Warning: {warning}") for card in cards]
+    made += cards
     for goals, cells in by_goals.items():
         made += _success(summary, models, goals, cells, str(main), shown)
         made += _other_readings(summary, models, goals, (main, shown), judges, cells)

@@ -20,7 +20,7 @@ _OLD = {SUMMARY, "align.json", "generations.json"}
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder. label: its path from the folder that was given. summary: None of a run that isn't finished."""
+    """A run's folder. label: its path from the folder that was given. summary: None of a run that has none yet."""
 
     label: str
     folder: Path
@@ -90,7 +90,7 @@ def _label(name: str, found: Found) -> str:
 def _read(found: Found, folder: Path, label: str, *, finished: bool) -> None:
     try:
         run = Run.load(folder)
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8")) if finished and run.finished else None
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8")) if finished else None
         found.runs.append(RunFolder(label, folder, run, summary))
     except (OSError, ValueError, RecursionError) as error:
         found.troubles.append((label, " ".join(str(error).split())[:300]))

@@ -30,7 +30,7 @@ def steps(
         blocks: what is shown, with its run's label and verb.
     """
     for run in runs:
-        if run.summary is None:
+        if run.summary is None or run.run.finished is None:
             yield f"{run.label} isn't finished: the same command again goes on with it.", f"midward {run.run.verb}"
     by_tone = {tone: [card.model for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear")}
     if by_tone["exposed"]:

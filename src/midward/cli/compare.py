@@ -1,0 +1,37 @@
+"""`midward compare`: what changed from one run to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from midward.cli._run import Result, finish, run_folder
+
+
+def compare(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR", help="Folders of two runs or more of one verb; what the others are taken from first."
+        ),
+    ],
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="A folder for the tables, which midward report shows.")
+    ] = None,
+) -> Result:
+    """Hold runs against each other: the first minus each other one, paired by what both were asked.
+
+    Runs of attack, utility, guard eval, dynamics and the probes; p is corrected for all comparisons (Holm).
+    """
+    run = run_folder(out_folder) if out_folder else None
+    from midward.reports import compare as room
+    from midward.reports import render
+    from midward.reports.builders.compare import blocks
+
+    summary = room.between(folders)
+    if run is None:
+        return Result(summary, render.terminal(blocks(Path(), {}, summary)))
+    run.start()
+    return finish(run, summary)

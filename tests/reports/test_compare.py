@@ -1,0 +1,76 @@
+"""Runs of one verb against each other: paired by what both were asked, corrected, told in a sentence."""
+
+import json
+
+import pytest
+import report_world as world
+from typer.testing import CliRunner
+
+from midward.cli import app
+from midward.errors import InputError
+from midward.reports.compare import between
+
+
+def probe(folder, hits, kinds=("affirmative", "neutral"), verb="probe prefill"):
+    """A run whose goals fall under `kinds` of phrases; hits: kind -> how many of 30 goals fall."""
+    world.run(folder, verb, {"cells": []})
+    about = {"set": "harmful", "source": "sandbox", "position": 0, "tokens": None, "phrase": "Sure"}
+    rows = [
+        {**about, "goal": f"g{n}", "subject": f"g{n}", "kind": kind, "success": n < hits[kind], "correct": None}
+        for kind in kinds
+        for n in range(30)
+    ]
+    world.rows(folder / "rows.jsonl", rows)
+    return folder
+
+
+def test_each_cell_is_paired_and_all_are_corrected_together(tmp_path):
+    base = probe(tmp_path / "base", {"affirmative": 25, "neutral": 3})
+    mosa = probe(tmp_path / "mosa", {"affirmative": 2, "neutral": 3})
+    more = probe(tmp_path / "more", {"affirmative": 25}, kinds=("affirmative",))
+    found = between([mosa, base, more])
+    by_cell = {(pair["minus"], pair["kind"]): pair for pair in found["pairs"]}
+    assert set(by_cell) == {("base", "affirmative"), ("base", "neutral"), ("more", "affirmative")}
+    fallen = by_cell["base", "affirmative"]
+    assert fallen["value"] == pytest.approx(-23 / 30) and fallen["n"] == 30 and fallen["measure"] == "success"
+    assert fallen["better"] == -1 and fallen["family"] == 3 and fallen["holm"] >= fallen["p"]
+    assert by_cell["base", "neutral"]["value"] == 0
+
+
+def test_attacks_are_compared_by_their_judges_whatever_the_models_are_called(tmp_path):
+    def one(name, success):
+        folder = world.attack(tmp_path / name)
+        row = {"goals": "advbench", "attack": "prefill"}
+        rows = [{"row": name, **row, "goal": f"g{n}", "oracle_reply": int(n < success)} for n in range(30)]
+        world.table(folder / "samples.csv", rows)
+        return folder
+
+    [pair] = between([one("mosa", 2), one("base", 20)])["pairs"]
+    assert pair["value"] == pytest.approx(-0.6) and pair["measure"] == "oracle" and pair["attack"] == "prefill"
+
+
+def test_what_cannot_be_compared_is_told(tmp_path):
+    base = probe(tmp_path / "base", {"affirmative": 25}, kinds=("affirmative",))
+    with pytest.raises(InputError, match="two runs"):
+        between([base])
+    with pytest.raises(InputError, match=r"probe prefill.*probe ask"):
+        between([base, probe(tmp_path / "ask", {"affirmative": 1}, kinds=("affirmative",), verb="probe ask")])
+    with pytest.raises(InputError, match="share nothing"):
+        between([base, probe(tmp_path / "other", {"refusal": 1}, kinds=("refusal",))])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match=r"holds no run\.json"):
+        between([base, tmp_path / "none"])
+
+
+def test_the_verb_prints_and_keeps_what_the_report_shows(tmp_path):
+    base = probe(tmp_path / "base", {"affirmative": 25, "neutral": 3})
+    mosa = probe(tmp_path / "mosa", {"affirmative": 2, "neutral": 3})
+    shown = CliRunner().invoke(app, ["compare", str(mosa), str(base), "--out", str(tmp_path / "c")])
+    assert (
+        shown.exit_code == 0 and "mosa minus base" in shown.stdout and "1 of 2 differences measurable" in shown.stdout
+    )
+    data = CliRunner().invoke(app, ["compare", str(mosa), str(base), "--json"])
+    assert json.loads(data.stdout) == json.loads((tmp_path / "c" / "summary.json").read_text())
+    page = tmp_path / "r.html"
+    assert CliRunner().invoke(app, ["report", str(tmp_path / "c"), "--out", str(page)]).exit_code == 0
+    assert "mosa minus base: 1 of 2 differences measurable" in page.read_text()
