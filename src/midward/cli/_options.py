@@ -171,6 +171,22 @@ def names(text: str) -> list[str]:
     return [name for name in named if name]
 
 
+def pairs(flag: str, texts: Sequence[str] | None) -> dict[str, Any]:
+    """KEY=VALUE -> its value, read as YAML. flag: for the error. Raises InputError."""
+    import yaml
+
+    values = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InputError(f"{flag} takes KEY=VALUE; received {text!r}.")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"{flag} {name}: {value!r} is no value.") from None
+    return values
+
+
 def labelled(flag: str, text: str, what: str) -> tuple[str, str]:
     """(label, path) of LABEL=PATH, and ("", path) without a label. A path that is there is one, equals signs and all.
 
