@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midward.cli._options import names, running
+from midward.cli._verb import names, running
 
 if TYPE_CHECKING:
     from midward.runs.run import RunFolder
