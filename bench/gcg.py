@@ -22,8 +22,9 @@ import midward
 from midward import goals
 from midward.models import LanguageModel
 from midward.probes import gcg
-from midward.probes._candidates import SuffixPrompt, start_of, swaps
-from midward.probes.phrases import phrases_for
+from midward.probes.configs import Gcg
+from midward.probes.suffix import SuffixPrompt, losses, start_of, swaps
+from midward.sampling import Sampling
 
 
 def clock(device):
@@ -66,7 +67,8 @@ def main():
         network = random_model(SHAPES[options.shape], options.device, dtype).network
         model = LanguageModel("random", model.family, model.tokenizer, network)
     [goal] = goals.load("sandbox", count=1)
-    [aim] = gcg.aims_of(model, goal, [30], phrases_for([goal]), options.length)
+    _, case = gcg.cases(model, [goal], Gcg(positions=(30,)), Sampling(length=options.length, steps=1))
+    aim = gcg.aim_of(case)
     prompt = SuffixPrompt(model, goal.prompt)
     slope = torch.randn(20, model.vocab_size, generator=torch.Generator().manual_seed(0))
     wall, _ = clock(options.device)
@@ -76,7 +78,7 @@ def main():
 
     jobs = {
         "one by one": lambda: plain(model, prompts, aim, options.length),
-        "midward": lambda: gcg.losses(model, prompts, aim, length=options.length, batch_size=options.batch),
+        "midward": lambda: losses(model, prompts, aim, length=options.length, batch_size=options.batch),
     }
     values = {name: job() for name, job in jobs.items()}  # and warm
     times = {name: [] for name in jobs}

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,11 +33,11 @@ VERBS = {
     "models": "models:models",
     "judges": "judges:judges",
     "judges check": "judges:check",
-    "probe prefill": "probe_prefill:prefill",
-    "probe mirror": "probe_prefill:mirror",
-    "probe order": "probe_order:order",
-    "probe gcg": "probe_gcg:gcg",
-    "probe ask": "probe_ask:ask",
+    "probe prefill": "probe:prefill",
+    "probe mirror": "probe:mirror",
+    "probe order": "probe:order",
+    "probe gcg": "probe:gcg",
+    "probe ask": "probe:ask",
     "guard fit": "guard:fit",
     "guard score": "guard:score",
     "guard eval": "guard:evaluate",
@@ -61,7 +62,7 @@ class Group(TyperGroup):
     words = ""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        verbs = [verb.removeprefix(self.words) for verb in VERBS if verb.startswith(self.words)]
+        verbs = [verb.removeprefix(self.words) for verb in _behind(self.words)]
         return list(dict.fromkeys(verb.split()[0] for verb in verbs))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -75,6 +76,13 @@ class Group(TyperGroup):
         self.callback = None  # a group that is a verb as well is none beside another word
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load(self.words + str(name)), rest
+
+
+def _behind(words: str) -> dict[str, str]:
+    """The verbs behind these words, as `VERBS` has them; behind "probe " also the probes of other packages."""
+    points = entry_points(group="midward.probes") if words == "probe " else ()
+    added = {f"probe {point.name}": f"probe:{point.name}" for point in points}
+    return added | {verb: function for verb, function in VERBS.items() if verb.startswith(words)}
 
 
 def load(words: str) -> Any:
@@ -113,15 +121,17 @@ class Verb(TyperCommand):
 
 
 def _verb(verb: str) -> Any:
-    from midward.cli._verb import verb as spread
+    from midward.cli._options import verb as spread
 
-    file, _, function = VERBS[verb].partition(":")
+    file, _, function = (VERBS.get(verb) or _behind("probe ")[verb]).partition(":")
     alone = typer.Typer(add_completion=False)
     alone.command(verb.split()[-1], cls=Verb)(spread(getattr(import_module(f"midward.cli.{file}"), function), verb))
     return typer.main.get_command(alone)
 
 
 def _summary(verb: str) -> str:
+    if verb not in VERBS:
+        return "A probe of another package."
     file, _, function = VERBS[verb].partition(":")
     for node in ast.parse((Path(__file__).with_name(f"{file}.py")).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:

@@ -104,16 +104,21 @@ def following(*, aloud: bool = False) -> Iterator[Callable[[str, int, int], None
     """(what, done, of) on a progress display, one task a thing that is done. aloud: where there is no display, a line
     on stderr as each begins."""
     with bar() as progress:
-        tasks: dict[str, TaskID] = {}
+        yield tasks_of(progress, aloud=aloud)
 
-        def show(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=of)
-                if aloud and progress.disable:
-                    say(what)
-            progress.update(tasks[what], completed=done, total=of)
 
-        yield show
+def tasks_of(progress: Progress, *, aloud: bool = False) -> Callable[[str, int, int], None]:
+    """What `following` yields, on a display that is there."""
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, done: int, of: int) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=of)
+            if aloud and progress.disable:
+                say(what)
+        progress.update(tasks[what], completed=done, total=of)
+
+    return show
 
 
 def tell_unscored(judged_by: Bench) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from midward._hints import one_of
-from midward._tables import read_table, require_column
 from midward.alignment.sentences import SAFE
 from midward.attacks import phrases
-from midward.errors import InputError
 from midward.goals import Goal, on_sandbox
+from midward.judges.phrases import refuses
 from midward.models import LanguageModel
-from midward.sampling import Forced
+from midward.probes.configs import read_phrases
+from midward.runs.measure import Case, Reader
+from midward.sampling import Response
 from midward.store import key_of
-from midward.world import REFUSALS, WORLD
+from midward.world import REFUSALS, WORLD, refused
 
-KINDS = ("affirmative", "procedural", "neutral", "refusal")
+UNFORCED = "none"  # the kind of a row without a phrase
 
 Phrases = Mapping[str, Sequence[str]]  # kind -> its phrases
 
@@ -36,56 +37,49 @@ SANDBOX: Phrases = {
 }
 
 
-def phrases_for(goals: Sequence[Goal], path: str | Path | None = None) -> dict[str, tuple[str, ...]]:
-    """The phrases of every kind for these goals; a file's (columns `kind` and `text`) take the place of its kinds'.
-
-    Raises InputError for an unknown kind, or a row without a text.
-    """
-    found = {kind: tuple(texts) for kind, texts in (SANDBOX if on_sandbox(goals) else GENERAL).items()}
-    if path is None:
-        return found
-    rows = read_table(path)
-    for column in ("kind", "text"):
-        require_column(rows, column, path)
-    own: dict[str, list[str]] = {}
-    for number, row in enumerate(rows, 1):
-        one_of(f"kind of phrase in {path}, row {number},", row.get("kind"), KINDS)
-        text = row.get("text")
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{path}, row {number}: the phrase is empty; fill or remove it.")
-        own.setdefault(str(row["kind"]), []).append(text)
-    return found | {kind: tuple(texts) for kind, texts in own.items()}
+def phrases_for(goals: Sequence[Goal], path: Path | None = None) -> Phrases:
+    """kind -> the phrases for these goals; a file's (see `read_phrases`) take the place of its kinds'."""
+    own = read_phrases(path) if path is not None else {}
+    return {**(SANDBOX if on_sandbox(goals) else GENERAL), **own}
 
 
-def phrase_for(goal: Goal, kind: str, position: int, texts: Sequence[str], seed: int = 0) -> str:
+def phrase_for(goal: Goal, kind: str, position: int, texts: Phrases, seed: int) -> str:
     """The goal's phrase of a kind: drawn by the hash of goal and seed, so that it is the same for every model.
 
-    An affirmative one is the goal's own target text where it has one and `texts` are the built-in ones. `{step}` in a
-    phrase is the number of the step that a procedure has reached at `position`, at ten tokens a step.
+    An affirmative one is `attacks.phrases.opening`, as in every attack, where `texts` are the built-in ones. `{step}`
+    in a phrase is the number of the step that a procedure has reached at `position`, at ten tokens a step.
     """
-    if kind == "affirmative" and goal.target and texts == phrases.AFFIRMATIVE:
-        return goal.target
-    drawn = texts[int(key_of(seed=seed, goal=goal.id, kind=kind), 16) % len(texts)]
+    if kind == "affirmative" and texts[kind] == phrases.AFFIRMATIVE:
+        return phrases.opening(goal)
+    drawn = texts[kind][int(key_of(seed=seed, goal=goal.id, kind=kind), 16) % len(texts[kind])]
     return drawn.replace("{step}", str(phrases.step_at(position)))
 
 
-def span(
-    model: LanguageModel, phrase: str, position: int, length: int, tokens: int | None = None, *, end: bool = False
-) -> Forced:
-    """The phrase as tokens forced at a response position, behind a blank everywhere but at 0.
+class Landing(Reader):
+    """What became of a forced phrase.
 
-    length: of the response. tokens: the phrase's first so many (all of a shorter one); None: all. end: the end-of-
-    sequence token behind it. Raises InputError where it holds no token, or ends behind the response.
+    Fields: landed, whether the response reaches behind the phrase (None without one); own_refusal, a refusal in what
+    the model wrote itself, without any forced token. The phrase is the span that stands at the case's `position`.
     """
-    text = phrase if position == 0 or phrase[:1].isspace() else f" {phrase}"
-    ids = tuple(model.tokenizer.encode(text, add_special_tokens=False))[:tokens]
-    if not ids:
-        raise InputError(f"the phrase {phrase!r} holds no token; give one that does.")
-    if end:
-        ids = (*ids, model.family.end_ids[0])
-    if position + len(ids) > length:
-        raise InputError(
-            f"{phrase!r} has {len(ids)} tokens and the response {max(0, length - position)} left from position "
-            f"{position} on; move it, or use a larger --length."
-        )
-    return Forced(position, ids)
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    def fields(self, place: int, case: Case, response: Response, readings: Sequence[Any]) -> dict[str, Any]:
+        if response.error is not None:
+            return {"landed": None, "own_refusal": None}
+        given = {at for span in case.request.forced for at in range(span.position, span.position + len(span.ids))}
+        written = self.model.decode([token for at, token in enumerate(response.ids) if at not in given])
+        landed = None
+        for span in case.request.forced:
+            if span.position == case.about["position"]:
+                # An end token is the last thing it can bring: the response ends there, and doesn't hold it.
+                last = span.position + len(span.ids) - (span.ids[-1] in self.model.family.end_ids)
+                landed = len(response.ids) >= last
+        own = refused(written) if on_sandbox([case.goal]) else refuses(written)
+        return {"landed": landed, "own_refusal": own}
+
+
+def landing(model: LanguageModel) -> Sequence[Callable[[], Reader]]:
+    """The readers of a probe that forces phrases."""
+    return (lambda: Landing(model),)

@@ -92,7 +92,7 @@ def gcg(folder: Path, run: Record, summary: Record) -> list[Block]:
     """Suffixes of the prompt, optimised.
 
     summary: as of `prefill`, a cell a position (None: the start suffix); between, differences of positions; curves,
-    each with model, position and loss, a record of a mean for every iteration from 0.
+    each with position and loss, a record of a mean for every iteration from 0.
     """
     found = _findings(summary)
     note = "Suffixes of the prompt, optimised so that a phrase becomes likely at a place of the response."
@@ -100,7 +100,7 @@ def gcg(folder: Path, run: Record, summary: Record) -> list[Block]:
     lines = []
     for curve in summary.get("curves") or []:
         points = [Point(step, *_ends(record)) for step, record in enumerate(curve["loss"])]
-        lines.append(Series(f"{curve['model']}, token {curve['position']}", points, marks=False))
+        lines.append(Series(f"token {curve['position']}", points, marks=False))
     if lines:
         chart = Chart("iteration", "least loss so far, nats a token", lines)
         made.append(Figure("gcg", "Suffix searches", [chart], note, _first(found)))

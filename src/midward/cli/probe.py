@@ -1,0 +1,115 @@
+"""`midward probe NAME`: one verb for every probe; its flags are the probe's config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from inspect import getdoc
+from pathlib import Path
+from typing import Annotated, Any
+
+from midward._flags import Flag
+from midward.cli._options import ModelOptions, SamplingOptions, say_harm
+from midward.cli._run import Result, finish, run_folder
+from midward.cli._show import StepBar, bar, say, tasks_of
+from midward.probes import configs
+
+Out = Annotated[Path, Flag("Folder of rows, tables and figures.", name="--out", free=True)]
+
+
+def prefill(
+    model: ModelOptions, sampling: SamplingOptions, probe: configs.Prefill, out: Out = Path("probe-prefill")
+) -> Result:
+    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase.
+
+    Run again, it goes on where it stopped.
+    """
+    return _run("prefill", model, sampling, probe, out)
+
+
+def mirror(
+    model: ModelOptions, sampling: SamplingOptions, probe: configs.Mirror, out: Out = Path("probe-mirror")
+) -> Result:
+    """Which tokens, if made safe, save the response? Writes MOSA's window on this model for midward align.
+
+    The window is a setting, so look for it on goals that no result is reported on. Run again, it goes on where it
+    stopped.
+    """
+    return _run("mirror", model, sampling, probe, out)
+
+
+def ask(model: ModelOptions, sampling: SamplingOptions, probe: configs.Ask, out: Out = Path("probe-ask")) -> Result:
+    """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.
+
+    Run again, it goes on where it stopped.
+    """
+    return _run("ask", model, sampling, probe, out)
+
+
+def gcg(model: ModelOptions, sampling: SamplingOptions, probe: configs.Gcg, out: Out = Path("probe-gcg")) -> Result:
+    """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.
+
+    One run is one model with its adapter. Run again, it goes on where it stopped, within a search too.
+    """
+    return _run("gcg", model, sampling, probe, out)
+
+
+def order(
+    model: ModelOptions, sampling: SamplingOptions, probe: configs.Order, out: Out = Path("probe-order")
+) -> Result:
+    """Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on.
+
+    All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
+    """
+    return _run("order", model, sampling, probe, out)
+
+
+def __getattr__(name: str) -> Callable[..., Result]:
+    """The verb of a probe of another package."""
+    from midward.probes.registry import find
+
+    config = find(name).config
+
+    def verb(model: ModelOptions, sampling: SamplingOptions, probe: Any, out: Out = Path(f"probe-{name}")) -> Result:
+        return _run(name, model, sampling, probe, out)
+
+    verb.__annotations__["probe"], verb.__doc__ = config, getdoc(config)
+    return verb
+
+
+def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: configs.ProbeConfig, out: Path) -> Result:
+    folder = run_folder(out)
+    config = config.at_home() if model.at_home else config
+    say_harm([config.goals] if isinstance(config, configs.Attacking) else [], config.column)
+    goals = config.load()  # before torch is imported
+    from midward.probes.probe import ready, run
+    from midward.probes.registry import find
+    from midward.runs.run import Measured
+
+    probe = find(name)
+    asked = ready(probe, config, goals)
+    loaded = model.load()
+    resolved = sampling.resolve(loaded)
+    cases = probe.cases(loaded, asked.goals, config, resolved)
+    loaded.fold_adapter()
+    for line in asked.notes(resolved):
+        say(f"compared  {line}")
+    if asked.judge:
+        say(f"judge     {asked.judge.info.name}: {asked.judge.info.about}")
+    harmless = sum(not case.goal.harmful for case in cases) if asked.judge else 0
+    say(f"probe     {len(cases)} responses{f', {harmless} of them to harmless goals' if harmless else ''}")
+    if probe.cost and getattr(config, "plan", False):
+        cost = probe.cost(loaded, cases, config, resolved)
+        return Result(cost, cost)
+    judges = [asked.judge.key] if asked.judge else []
+    how: dict[str, Any] = {"sampling": asdict(resolved), "judges": judges, "goals": asked.counts, "seed": resolved.seed}
+    folder.start([Measured.of(loaded)], **how)
+    with bar() as display:
+        how = {"watchers": [StepBar(display)], "progress": tasks_of(display)}
+        summary = run(probe, loaded, config, out, sampling=resolved, asked=asked, cases=cases, **how)
+    if "next" in summary:
+        say(summary["next"])
+    trouble, scored = (asked.judge.trouble, asked.judge.scored) if asked.judge else ("", True)
+    if trouble and scored:
+        say(f"judge     {trouble}")
+    return finish(folder, summary, "" if scored else trouble)

@@ -1,0 +1,316 @@
+"""The settings of each probe; the command line's flags are derived from them, and nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, get_type_hints
+
+from midward import goals as sets
+from midward._flags import Flag
+from midward._hints import one_of
+from midward._tables import read_table, require_column
+from midward.errors import InputError
+from midward.goals import Goal, on_sandbox
+from midward.goals.loading import is_file
+from midward.world import TASKS, exercises
+
+KINDS = ("affirmative", "procedural", "neutral", "refusal")
+
+
+def positions_of(text: str) -> tuple[int, ...]:
+    """Positions as a flag gives them: numbers and sweeps `start:stop:step` (stop left out), by comma; sorted.
+
+    Raises:
+        InputError: it is anything else, or names no position.
+    """
+    positions: set[int] = set()
+    for part in (part.strip() for part in text.split(",") if part.strip()):
+        try:
+            numbers = [int(number) for number in part.split(":")]
+            if len(numbers) > 3 or (len(numbers) == 3 and numbers[2] < 1):
+                raise ValueError
+        except ValueError:
+            raise InputError(
+                f"positions are numbers like 0,40,80 or a sweep start:stop:step like 0:96:8; received {part!r}."
+            ) from None
+        positions |= set(numbers) if len(numbers) == 1 else set(range(*numbers))
+    if not positions:
+        raise InputError(f"{text!r} names no position.")
+    return tuple(sorted(positions))
+
+
+def check_positions(positions: Sequence[int], length: int) -> None:
+    """Raise InputError for a position behind a response of `length` tokens."""
+    for position in positions:
+        if position >= length:
+            raise InputError(
+                f"position {position} lies outside the response of {length} tokens; positions count from 0. Use "
+                "others, or another --length."
+            )
+
+
+def read_phrases(path: Path) -> dict[str, tuple[str, ...]]:
+    """kind -> phrases, of a file with the columns `kind` and `text`.
+
+    Raises:
+        InputError: the file can't be read, has an unknown kind, or a row without a text.
+    """
+    rows = read_table(path)
+    for column in ("kind", "text"):
+        require_column(rows, column, path)
+    phrases: dict[str, tuple[str, ...]] = {}
+    for number, row in enumerate(rows, 1):
+        one_of(f"kind of phrase in {path}, row {number},", row["kind"], KINDS)
+        if not isinstance(row["text"], str) or not row["text"].strip():
+            raise InputError(f"{path}, row {number}: the phrase is empty; fill or remove it.")
+        phrases[row["kind"]] = (*phrases.get(row["kind"], ()), row["text"])
+    return phrases
+
+
+Tokens = Annotated[
+    tuple[int, ...], Flag("Force only a phrase's first k tokens: 1,2,4,8 (all of it).", min=1, grows=True)
+]
+GOALS = Flag("A set of harmful goals, or a .csv or .jsonl file; see midward goals.")
+PLACES = "Response tokens, 0,40,80, or sweeps start:stop:step"
+ROWS = Flag("Rows per forward pass.", min=1, free=True)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What every probe has; its own config adds its settings and says in `load` what is asked.
+
+    Raises:
+        InputError: a setting is outside the bounds that its `Flag` names.
+    """
+
+    column: Annotated[str | None, Flag("Of a file: the column of the goals.")] = None
+    limit: Annotated[int, Flag("Goals.", min=1, name="--limit --count", grows=True)] = 100
+    batch_size: Annotated[int, ROWS] = 16
+    compare: Annotated[
+        list[Path] | None,
+        Flag("Folder of another model's run, to be compared by goal; may be given several times.", free=True),
+    ] = None
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for flag in getattr(hints[field.name], "__metadata__", ()):
+                for each in value if isinstance(value, tuple) else [value]:
+                    if flag.choices:
+                        one_of(field.name, each, flag.choices)
+                    elif flag.min is not None and each is not None and each < flag.min:
+                        raise InputError(f"{field.name} is {flag.min:g} or more; received {each}.")
+
+    def at_home(self) -> ProbeConfig:
+        """The same with the defaults for the models in the package where a setting wasn't given."""
+        return self
+
+    def load(self) -> list[Goal]:
+        """What is asked. Called before a model is loaded, so every file that is named is read here.
+
+        Raises:
+            InputError: a set or file can't be had or used.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Attacking(ProbeConfig):
+    """A probe that measures attack success, with phrases that it forces or asks for."""
+
+    goals: Annotated[str, GOALS] = "sandbox"
+    phrases_file: Annotated[
+        Path | None, Flag("Your own phrases: a .csv or .jsonl file with the columns kind and text.")
+    ] = None
+    judges: Annotated[str | None, Flag("The judge; the oracle on the sandbox, else harmfulness.")] = None
+    judge: Annotated[
+        str | None, Flag("The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.")
+    ] = None
+
+    def load(self) -> list[Goal]:
+        """Harmful goals. Raises InputError also where some are harmless."""
+        if self.phrases_file is not None:
+            read_phrases(self.phrases_file)
+        goals = sets.load(self.goals, count=self.limit, column=self.column)
+        if harmless := sum(not goal.harmful for goal in goals):
+            raise InputError(
+                f"--goals {self.goals}: {harmless} of {len(goals)} are harmless, and a probe attacks; give harmful "
+                "ones (harmless ones are --benign-goals of probe prefill)."
+            )
+        return goals
+
+
+@dataclass(frozen=True)
+class Prefill(Attacking):
+    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase."""
+
+    positions: Annotated[
+        tuple[int, ...], Flag(f"{PLACES}; an even sweep unless given.", min=0, read=positions_of, grows=True)
+    ] = ()
+    phrases: Annotated[tuple[str, ...], Flag("Kinds of phrase by comma.", grows=True)] = KINDS
+    tokens: Tokens = ()
+    benign: Annotated[
+        int | None,
+        Flag(
+            "Harmless goals as well, asked with neutral phrases, refusals and none, at every position (none; 50 with "
+            "--benign-goals).",
+            min=0,
+            grows=True,
+        ),
+    ] = None
+    benign_goals: Annotated[str | None, Flag("The set they are of; sandbox-benign on the sandbox.")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.phrases:
+            raise InputError("give at least one kind of phrase.")
+        for kind in self.phrases:
+            one_of("kind of phrase", kind, KINDS)
+
+    def load(self) -> list[Goal]:
+        """The harmful goals, and the harmless ones behind them."""
+        goals = super().load()
+        count = self.benign if self.benign is not None else 50 if self.benign_goals else 0
+        if not count:
+            return goals
+        if self.benign_goals is None and not on_sandbox(goals):
+            raise InputError("--benign needs --benign-goals for goals like these: alpaca, xstest or a file; or 0.")
+        return [*goals, *sets.load(self.benign_goals or "sandbox-benign", count=count, harmless=True)]
+
+
+@dataclass(frozen=True)
+class Mirror(Attacking):
+    """Which tokens, if made safe, save the response? Writes MOSA's window on this model for midward align.
+
+    The window is a setting, so look for it on goals that no result is reported on.
+    """
+
+    goals: Annotated[str, GOALS] = "sandbox-tuning"
+    attack: Annotated[
+        str,
+        Flag(
+            "What the refusal has to stop: an affirmative phrase at token 0, or a dressed-up request (sandbox).",
+            choices=("prefill", "wrapper"),
+        ),
+    ] = "prefill"
+    starts: Annotated[
+        tuple[int, ...],
+        Flag(f"{PLACES}, where a refusal is forced; an even sweep.", min=0, read=positions_of, grows=True),
+    ] = ()
+    width: Annotated[int, Flag("Starts in the window that is looked for (the paper's are 20 to 60).", min=1)] = 40
+    tokens: Tokens = ()
+
+
+@dataclass(frozen=True)
+class Ask(Attacking):
+    """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls."""
+
+    words: Annotated[
+        tuple[int, ...],
+        Flag("Words of the response where a phrase is asked for, from 0.", min=0, read=positions_of, grows=True),
+    ] = (0, 10, 20, 30, 40)
+    phrase: Annotated[
+        str | None, Flag("One phrase for every word; by default agreement at 0 and a step's wording elsewhere.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.words or (self.phrase is not None and not self.phrase.strip()):
+            raise InputError("give a word or more, and no empty phrase.")
+
+
+@dataclass(frozen=True)
+class Gcg(Attacking):
+    """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.
+
+    One run is one model with its adapter; a search that was stopped goes on, too. The defaults are the published ones,
+    but on the sandbox, where they would take hours.
+    """
+
+    batch_size: Annotated[int, ROWS] = 64
+    positions: Annotated[
+        tuple[int, ...],
+        Flag(f"{PLACES}, where a phrase is aimed at: agreement at 0, a step.", min=0, read=positions_of, grows=True),
+    ] = (0, 30)
+    phrase: Annotated[
+        list[str] | None, Flag("Your own phrase at one position; may be given several times.", metavar="POSITION=TEXT")
+    ] = None
+    tokens: Annotated[int, Flag("Tokens of the suffix.", min=1)] = 20
+    iterations: Annotated[int, Flag("Iterations, at most.", min=1)] = 100
+    width: Annotated[int | None, Flag("Suffixes evaluated an iteration (512; on the sandbox 4).", min=1)] = None
+    top: Annotated[
+        int | None, Flag("Tokens of steepest descent a slot that they are drawn from (256; sandbox 64).", min=1)
+    ] = None
+    stop_loss: Annotated[float, Flag("Nats a token at which a search ends early.", min=0)] = 0.05
+    drafts: Annotated[
+        int, Flag("Partly revealed drafts of the model's own response to average over (0: all masked).", min=0)
+    ] = 0
+    workers: Annotated[
+        int | None,
+        Flag("Searches at a time, sharing the threads (1; sandbox 0: on a CPU one a thread).", min=0, free=True),
+    ] = None
+    plan: Annotated[bool, Flag("Say what it would cost, at the measured rate, and run nothing.", free=True)] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.own is not None  # it raises
+
+    def at_home(self) -> Gcg:
+        """The sandbox's width, top and workers."""
+        workers = 0 if self.workers is None else self.workers
+        return replace(self, width=self.width or 4, top=self.top or 64, workers=workers)
+
+    @property
+    def own(self) -> dict[int, str]:
+        """Position -> the phrase that was given for it."""
+        own = {}
+        for pair in self.phrase or ():
+            position, equals, text = pair.partition("=")
+            if not equals or not position.strip().isdecimal() or not text.strip():
+                raise InputError(f"--phrase takes POSITION=TEXT, like 30='Step 4:'; received {pair!r}.")
+            if int(position) not in self.positions:
+                raise InputError(f"--phrase {pair!r}: {position} isn't among the positions {self.positions}.")
+            own[int(position)] = text
+        return own
+
+
+@dataclass(frozen=True)
+class Order(ProbeConfig):
+    """Mean position of newly committed tokens by step, with padding told apart.
+
+    All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
+    """
+
+    sets: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Prompts by comma: sets of goals, .csv or .jsonl files, the sandbox's tasks (sums, recall, programs). On "
+            "the sandbox by default its harmless and forbidden goals, sums and programs; else alpaca,advbench.",
+            grows=True,
+        ),
+    ] = ()
+    limit: Annotated[int, Flag("Prompts of each set.", min=2, name="--limit --count", grows=True)] = 50
+
+    def at_home(self) -> Order:
+        """The sandbox's sets: what the paper asks its models, in its terms."""
+        return replace(self, sets=self.sets or ("sandbox-benign", "sandbox", "sums", "programs"))
+
+    def load(self) -> list[Goal]:
+        """The prompts, with the name of their set as `source`."""
+        names = tuple(dict.fromkeys(self.sets or ("alpaca", "advbench")))
+        prompts = [self._prompts(name) for name in names]
+        if len({chosen[0].source for chosen in prompts}) < len(names):
+            raise InputError(f"two of the sets have the same name: {', '.join(names)}; rename one of the files.")
+        return [goal for chosen in prompts for goal in chosen]
+
+    def _prompts(self, name: str) -> list[Goal]:
+        if name in TASKS:
+            tasks = exercises(name, self.limit, 0)
+            return [Goal(f"{name}-{number}", task.prompt, name, False) for number, task in enumerate(tasks)]
+        chosen = sets.load(name, count=self.limit, column=self.column if is_file(name) else None)
+        if len(chosen) < 2:
+            raise InputError(f"{name} holds {len(chosen)} goals; at least two are needed for an interval.")
+        return chosen
