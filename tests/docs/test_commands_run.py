@@ -156,16 +156,18 @@ class Page:
                 run(words)
 
     def _file(self, block: Block) -> None:
+        """A file that the page shows; one that its pyproject.toml names is installed as a package of its own."""
         (self.folder / block.title).write_text(block.text, encoding="utf-8")
         module = Path(block.title).stem
         sys.modules.pop(module, None)
         if block.title == "pyproject.toml":
             self.points = tomllib.loads(block.text)["project"]["entry-points"]
-        elif any(value.startswith(f"{module}:") for group in self.points.values() for value in group.values()):
-            for number, (group, points) in enumerate(self.points.items()):
-                site = self.folder / f"site-{number}"
+        for group, points in self.points.items():
+            own = {name: value for name, value in points.items() if value.partition(":")[0] == module}
+            if own:
+                site = self.folder / f"site-{module}"
                 site.mkdir()
-                install(self.monkeypatch, site, f"{module}_{number}", "", group, **points)
+                install(self.monkeypatch, site, module, block.text, group, **own)
 
 
 def _lacks(words: list[str]) -> bool:
