@@ -28,6 +28,11 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
+def builder_of(verb: str) -> Builder | None:
+    """What makes blocks of this verb's results, also of a probe of another package; None where nothing does."""
+    return BUILDERS.get(verb, probes.another if verb.startswith("probe ") else None)
+
+
 def build(folder: Path, run: Mapping[str, Any], summary: Any) -> list[Block]:
     """The blocks of a result.
 
@@ -39,7 +44,9 @@ def build(folder: Path, run: Mapping[str, Any], summary: Any) -> list[Block]:
     Raises:
         InputError: the summary isn't one that the verb writes.
     """
-    return BUILDERS[run["verb"]](folder, run, summary)
+    builder = builder_of(run["verb"])
+    assert builder is not None, run["verb"]
+    return builder(folder, run, summary)
 
 
 def present(folder: Path, run: Mapping[str, Any], summary: Any) -> list[Block]:

@@ -154,6 +154,15 @@ def _first(found: Sequence[Statement]) -> str:
     return found[0].text if found else ""
 
 
+def another(folder: Path, run: Record, summary: Record) -> list[Block]:
+    """A probe of another package. summary: as of `prefill`, with cells of its own."""
+    name = str(run["verb"]).removeprefix("probe ")
+    return [
+        _cells(f"{name}-cells", f"Probe {name}, cell by cell", summary["cells"]),
+        *_rest(summary, _findings(summary)),
+    ]
+
+
 def _rest(summary: Record, found: Sequence[Statement]) -> Iterator[Block]:
     """Comparisons with other runs, and the findings."""
     for place, (folder, pairs) in enumerate((summary.get("compared") or {}).items()):
@@ -201,7 +210,9 @@ def _cells(name: str, title: str, cells: Sequence[Record], note: str = "") -> Ta
 
 
 def _pairs(name: str, title: str, pairs: Sequence[Record]) -> Table:
-    keys = [key for key in (*_PLACES, "minus", "measure") if any(pair.get(key) is not None for pair in pairs)]
+    own = [key for pair in pairs for key in list(pair)[: list(pair).index("measure")]]  # what tells its cell
+    keys = list(dict.fromkeys((*_PLACES, *own, "minus", "measure")))
+    keys = [key for key in keys if any(pair.get(key) is not None for pair in pairs)]
     rows: list[list[Cell]] = []
     for pair in pairs:
         labels = [_name(str(pair[key])) if key == "measure" else pair.get(key) for key in keys]

@@ -191,7 +191,7 @@ def _build(report: Report, run: RunFolder) -> None:
             )
             report.players.append(player)
             report.blocks[run.label] = []
-        elif run.run.verb in present.BUILDERS:
+        elif present.builder_of(run.run.verb):
             blocks = present.build(run.folder, run.run.model_dump(), run.summary)
             for block in blocks:  # what can't be drawn is told here
                 render.files(block)
