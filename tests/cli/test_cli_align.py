@@ -86,7 +86,7 @@ def test_method_and_objective_reach_the_run_and_length_is_the_models(
         seen.update(settings, data=data)
         raise InputError("enough")
 
-    monkeypatch.setattr("midward.alignment.align", run)
+    monkeypatch.setattr("midward.alignment.run.align", run)
     kept = files[: files.index("--set")]
     result = midward(
         "align",
@@ -119,7 +119,7 @@ def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeyp
         raise InputError("enough")
 
     monkeypatch.setattr("midward.load", lambda name, **kwargs: llada, raising=False)
-    monkeypatch.setattr("midward.alignment.align", run)
+    monkeypatch.setattr("midward.alignment.run.align", run)
     result = midward("align", "--out", tmp_path / "o", "--set", "lr=0.5")
     assert result.exit_code == 2 and result.stderr.endswith("error: enough\n")
     assert seen["data"] == sandbox.alignment_prompts(3000)

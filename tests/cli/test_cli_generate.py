@@ -141,9 +141,9 @@ def test_kill_9_and_the_same_command_again(midward, llada_folder, tmp_path):
     [
         ([], 'give a prompt (midward generate "...") or --prompts FILE'),
         (["hello", "--prompts", "GOALS"], "one of them"),
-        (["hello", "--out", "OUT"], "--out goes with --prompts"),
+        (["hello", "--out", "OUT"], "go together"),
         (["  "], "the prompt is empty"),
-        (["--prompts", "GOALS"], "--prompts needs --out FILE.jsonl"),
+        (["--prompts", "GOALS"], "go together"),
         (["--prompts", "DIR/gaols.csv", "--out", "OUT"], "there is no file"),
         (["--prompts", "GOALS", "--out", "OUT", "--column", "goals"], "Did you mean 'goal'?"),
         (["--prompts", "GOALS", "--out", "GOALS", "--column", "goal"], "is the file of prompts; give another one"),

@@ -2,8 +2,8 @@
 
 import pytest
 
+from midward.alignment.sources import prompts
 from midward.cli._options import labelled, names
-from midward.cli.align import _prompts
 from midward.errors import InputError
 from midward.goals import load
 from midward.goals.columns import text_column
@@ -57,7 +57,7 @@ def test_half_a_label_is_told(here, given):
 def test_goals_and_prompts_are_read_from_the_same_columns(tmp_path, column):
     path = tmp_path / "t.csv"
     path.write_text(f"n,{column}\n1,Placeholder\n")
-    assert [goal.text for goal in load(path)] == _prompts(str(path), None, "harmful") == ["Placeholder"]
+    assert [goal.text for goal in load(path)] == prompts(str(path), harmful=True) == ["Placeholder"]
 
 
 def test_of_several_columns_the_one_that_is_asked_for_comes_first():

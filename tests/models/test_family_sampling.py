@@ -6,7 +6,7 @@ from published import CHECKPOINTS, ROWS
 
 import midward
 from midward import Sampling, sample
-from midward.sampling.choose import choose_and_rank
+from midward.sampling.choose import choose
 
 MASK = 3
 
@@ -117,7 +117,7 @@ def test_ranks(order, temperature, folders):
     values = torch.randn(60, 30, generator=generator) * scale
     model = type("Head", (), {"head": staticmethod(head.forward), "vocab_size": 30})()
     uniforms = torch.rand(60, generator=generator) if temperature else None
-    *_, rank = choose_and_rank(model, values.clone(), uniforms, order=order, temperature=temperature, forbidden=[4])
+    *_, rank = choose(model, values.clone(), uniforms, order=order, temperature=temperature, forbidden=[4])
     exact = values.double().index_fill(1, torch.tensor([4]), -torch.inf) / (temperature or 1.0)
     p = exact.softmax(-1)
     top = exact.topk(2).values

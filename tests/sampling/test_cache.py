@@ -73,7 +73,7 @@ def restated(model, prompt, *, length, block, steps, kind):
             else:
                 columns = torch.arange(first, end)[None]
                 hidden = model.hidden(x[:, first:end], None, copy.deepcopy(frozen), columns)[0]
-            token, score = choose(model, hidden[:block], forbidden=[mask])
+            token, score, _ = choose(model, hidden[:block], forbidden=[mask])
             count = block // each + (step < block % each)
             best = score.masked_fill(x[0, start:stop] != mask, -torch.inf).topk(count).indices
             x[0, start + best] = token[best]

@@ -210,7 +210,7 @@ def test_temperature_draws_from_the_softmax(model, temperature):
     hidden = model.hidden(torch.tensor([[5, 6, 2]]))[0, -1:].detach()
     logits = model.head(hidden)[0].detach()
     uniforms = noise.uniform(torch.full((n,), 12345), 0, torch.arange(n))
-    drawn, score = choose(model, hidden.expand(n, -1), uniforms, temperature=temperature, forbidden=[23])
+    drawn, score, _ = choose(model, hidden.expand(n, -1), uniforms, temperature=temperature, forbidden=[23])
     logits[23] = -torch.inf
     p = (logits.double() / temperature).softmax(-1)
     counts = torch.bincount(drawn, minlength=512).double()
@@ -234,7 +234,7 @@ def test_score_tells_saturated_probabilities_apart(model):
 
     logits = torch.tensor([[30.0, 0.0, 0.0], [31.0, 0.0, 0.0]])
     assert (logits.softmax(-1)[:, 0] == 1).all()
-    tokens, scores = choose(Head(), logits)
+    tokens, scores, _ = choose(Head(), logits)
     assert tokens.tolist() == [0, 0] and scores[1] - scores[0] == pytest.approx(1.0)
 
 

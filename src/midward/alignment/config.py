@@ -161,6 +161,18 @@ class AlignConfig:
         """First start and the one past the last."""
         return self.window_start, self.window_end
 
+    def memory(self, *, benign: bool, processes: int = 1) -> dict[str, Any]:
+        """What training takes, as `midward.models.memory.estimate` is told it. benign: whether there are benign
+        prompts."""
+        share = self.micro_batch or max(1, self.batch_size // processes)
+        return {
+            "batch": share * (1 + (self.benign_per_prompt if benign else 0)),
+            "length": min(self.length, 1024) + 64,
+            "training": True,
+            "checkpointing": self.gradient_checkpointing,
+            "rank": self.lora_rank,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in a recipe file."""
         return asdict(self)

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from midward.alignment.config import AlignConfig, AlignError
-from midward.models import LanguageModel
+
+if TYPE_CHECKING:
+    from midward.models import LanguageModel
 
 SAFE = (
     "I'm sorry, but I can't help with that.",
@@ -53,7 +56,7 @@ class SentenceIds:
         return max(map(len, self.safe + self.harmful))
 
 
-def encode_sentences(model: LanguageModel, sentences: SentenceSet, config: AlignConfig) -> SentenceIds:
+def encode_sentences(model: "LanguageModel", sentences: SentenceSet, config: AlignConfig) -> SentenceIds:
     """Token ids for `model`. Raises AlignError for an empty, duplicate, unusable or too long sentence."""
     ids = SentenceIds(
         safe=_encode(model, sentences.safe, "safe", end=True),
@@ -69,7 +72,7 @@ def encode_sentences(model: LanguageModel, sentences: SentenceSet, config: Align
     return ids
 
 
-def _encode(model: LanguageModel, texts: Sequence[str], kind: str, *, end: bool) -> tuple[tuple[int, ...], ...]:
+def _encode(model: "LanguageModel", texts: Sequence[str], kind: str, *, end: bool) -> tuple[tuple[int, ...], ...]:
     if isinstance(texts, str) or not texts:
         raise AlignError(f"{kind} sentences must be a list of one text or more; received {texts!r}.")
     family = model.family

@@ -121,7 +121,7 @@ class Verb(TyperCommand):
 
 
 def _verb(verb: str) -> Any:
-    from midward.cli._options import verb as spread
+    from midward.cli._verb import verb as spread
 
     file, _, function = (VERBS.get(verb) or _behind("probe ")[verb]).partition(":")
     alone = typer.Typer(add_completion=False)

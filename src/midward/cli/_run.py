@@ -8,10 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from midward.cli._options import names, running
-from midward.runs.run import RunFolder
+from midward.cli._verb import names, running
+
+if TYPE_CHECKING:
+    from midward.runs.run import RunFolder
 
 
 def run_folder(folder: Path) -> RunFolder:
@@ -20,6 +22,8 @@ def run_folder(folder: Path) -> RunFolder:
     Raises:
         InputError: the folder can't be written, or holds a run of other flags.
     """
+    from midward.runs.run import RunFolder
+
     verb, given = running.get()
     deciding = {option: value for option, value in given.values() if not option.flag.free}
     return RunFolder(

@@ -4,124 +4,82 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
-import typer
-
+from midward._flags import Flag
 from midward.cli._options import BatchSize, ModelOptions, Overwrite, SamplingOptions
-from midward.cli._show import StepBar, bar, out, say
+from midward.cli._run import Result
+from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
-
-if TYPE_CHECKING:
-    from midward.models import LanguageModel
 
 
 def generate(
     model: ModelOptions,
     sampling: SamplingOptions,
     prompt: Annotated[
-        str | None, typer.Argument(help="One prompt, - for standard input; its response goes to stdout.")
+        str | None, Flag("One prompt, - for standard input; its response goes to stdout.", argument=True)
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file of prompts.")] = None,
-    column: Annotated[str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")] = None,
-    out_file: Annotated[Path | None, typer.Option("--out", help="JSON lines, one a row, written as they come.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    prompts: Annotated[Path | None, Flag("A .csv or .jsonl file of prompts.")] = None,
+    column: Annotated[str | None, Flag("The column that holds them (prompt, goal or behavior).")] = None,
+    out_file: Annotated[Path | None, Flag("JSON lines, one a row, written as they come.", name="--out")] = None,
+    limit: Annotated[int | None, Flag("Only the first rows.", min=1)] = None,
     batch_size: BatchSize = 8,
     check_agreement: Annotated[
-        int | None, typer.Option(min=1, help="With --cache or --threshold: what they change on the first prompts.")
+        int | None, Flag("With --cache or --threshold: what they change on the first prompts.", min=1)
     ] = None,
     overwrite: Overwrite = False,
-) -> None:
+) -> Result:
     """Answer one prompt, or every row of a file. Run again, it goes on where it stopped."""
     if (prompt is None) == (prompts is None):
         raise InputError('give a prompt (midward generate "...") or --prompts FILE, one of them.')
-    if prompt == "-":
-        prompt = sys.stdin.read().strip()
-    if prompt is not None:
-        if out_file is not None:
-            raise InputError("--out goes with --prompts; the response to a single prompt goes to stdout.")
-        _one(model, sampling, prompt, check_agreement)
-    elif prompts is not None:
-        if out_file is None:
-            raise InputError("--prompts needs --out FILE.jsonl, where the responses go.")
-        _all(model, sampling, prompts, column, out_file, limit, batch_size, check_agreement, overwrite)
+    if (prompts is None) != (out_file is None):
+        raise InputError("--prompts and --out FILE.jsonl go together; the response to a single prompt goes to stdout.")
+    if check_agreement and sampling.cache is None and sampling.threshold is None:
+        raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
+    rows: list[dict[str, Any]] = [{"prompt": sys.stdin.read().strip() if prompt == "-" else prompt}]
+    if prompts is not None and out_file is not None:
+        from midward._tables import read_table
+        from midward.goals.columns import text_column
 
-
-def _all(
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    prompts: Path,
-    column: str | None,
-    out_file: Path,
-    limit: int | None,
-    batch_size: int,
-    check_agreement: int | None,
-    overwrite: bool,
-) -> None:
-    from midward._tables import read_table
-    from midward.goals.columns import text_column
-
-    rows = read_table(prompts)
-    column = text_column(rows, str(prompts), column, first="prompt")
-    _check_out(out_file, prompts)
-    _check_fast(sampling, check_agreement)
-    from midward.runs.generate import generate as run  # imports torch: what is wrong above is told at once
+        rows = read_table(prompts)
+        column = text_column(rows, str(prompts), column, first="prompt")
+        _check_out(out_file, prompts)
+    elif not rows[0]["prompt"].strip():
+        raise InputError("the prompt is empty.")
+    from midward import sampling as room  # imports torch: what is wrong above is told at once
+    from midward.runs.generate import generate as run
 
     loaded = model.load()
     chosen = sampling.resolve(loaded)
-    loaded.encode("?")  # without a chat template no row has a response
     if check_agreement:
-        given = (row.get(column) for row in rows)
-        asked = [text for text in given if isinstance(text, str) and text.strip()]
-        _say_agreement(loaded, sampling, asked[:check_agreement], batch_size)
-    count = min(limit or len(rows), len(rows))
+        texts = [row.get(column or "prompt") for row in rows]
+        asked = [text for text in texts if isinstance(text, str) and text.strip()][:check_agreement]
+        exact = sampling.exact().settings(loaded)
+        say(f"agreement {room.agreement(loaded, asked, exact, chosen, batch_size=batch_size)}")
     with bar() as progress:
-        task = progress.add_task("rows", total=count)
+        watchers = [StepBar(progress)]
+        if out_file is None:
+            [response] = room.sample(loaded, [rows[0]["prompt"]], chosen, watchers=watchers)
+            text = response.checked().text
+            return Result({**rows[0], "response": text, "ended": response.ended, "nfe": response.nfe}, text)
+        task = progress.add_task("rows", total=None)
         written = run(
             loaded,
             rows,
             out_file,
-            column=column,
+            column=column or "prompt",
             sampling=chosen,
             batch_size=batch_size,
             limit=limit,
             overwrite=overwrite,
-            watchers=[StepBar(progress)],
+            watchers=watchers,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    errors = [row for row in written if row["error"] is not None]
-    say(f"{len(written)} rows in {out_file}")
-    if errors:
-        say(f"{len(errors)} of them without a response; the first: {errors[0]['error']}")
-
-
-def _one(model: ModelOptions, sampling: SamplingOptions, prompt: str, check_agreement: int | None) -> None:
-    if not prompt.strip():
-        raise InputError("the prompt is empty.")
-    _check_fast(sampling, check_agreement)
-    from midward.sampling import sample
-
-    loaded = model.load()
-    chosen = sampling.resolve(loaded)
-    if check_agreement:
-        _say_agreement(loaded, sampling, [prompt], 1)
-    with bar() as progress:
-        [response] = sample(loaded, [prompt], chosen, watchers=[StepBar(progress)])
-    out(response.checked().text)
-
-
-def _check_fast(sampling: SamplingOptions, check_agreement: int | None) -> None:
-    if check_agreement and sampling.cache is None and sampling.threshold is None:
-        raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
-
-
-def _say_agreement(loaded: LanguageModel, sampling: SamplingOptions, prompts: list[str], batch_size: int) -> None:
-    """Tell what --cache and --threshold do to the responses to these prompts."""
-    from midward.sampling import agreement
-
-    fast, exact = sampling.settings(loaded), sampling.exact().settings(loaded)
-    found = agreement(loaded, prompts, exact, fast, batch_size=batch_size)
-    say(f"agreement {found}")
+    errors = [row["error"] for row in written if row["error"] is not None]
+    lost = f"\n{len(errors)} of them without a response; the first: {errors[0]}" if errors else ""
+    return Result(
+        {"out": out_file, "rows": len(written), "errors": len(errors)}, files=f"{len(written)} rows in {out_file}{lost}"
+    )
 
 
 def _check_out(path: Path, prompts: Path) -> None:

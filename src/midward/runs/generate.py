@@ -94,7 +94,8 @@ def generate(
 
 
 def _case(model: LanguageModel, row: Row, column: str, sampling: Sampling, index: int) -> Case:
-    prompt, error = row.get(column), None
+    prompt: Any = row.get(column)
+    error = None
     if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
         error = f"row {index} has an empty prompt"
     elif not isinstance(prompt, str | list):

@@ -31,7 +31,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
         uniforms = None
         if sampling.temperature > 0:
             uniforms = uniform(canvas.seeds[rows], position, torch.full_like(rows, position))
-        token, score = choose(model, hidden, uniforms, temperature=sampling.temperature, forbidden=always)
+        token, score, _ = choose(model, hidden, uniforms, temperature=sampling.temperature, forbidden=always)
         for i, row in enumerate(rows.tolist()):
             bans = canvas.rows[row].request.bans
             if not bans:
@@ -42,7 +42,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
             avoid = _bans.banned_at(bans, position, decided)
             if avoid:
                 one = slice(i, i + 1)
-                token[one], score[one] = choose(
+                token[one], score[one], _ = choose(
                     model,
                     hidden[one],
                     None if uniforms is None else uniforms[one],

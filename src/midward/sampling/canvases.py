@@ -1,10 +1,11 @@
 """The sampler of models that denoise a canvas of random tokens (DiffusionGemma): their own `generate`, step by step.
 
-Every step draws all tokens of the canvas, accepts those whose entropies sum to little, and randomises the rest;
-acceptance starts anew each step, so nothing is ever committed for good, and the result is the most probable canvas.
-A `Step` therefore shows: as `ids` the most probable canvas, as `committed` what this step accepted (and all earlier
-canvases), as `new` what it accepted and the step before didn't. Rows run one by one, each under its own seed, so that a
-batch's other rows don't matter. Shapes: length response positions, C canvas positions, D hidden size.
+It is followed by public means: a logits processor, and a hook on the decoder. Every step draws all tokens of the
+canvas, accepts those whose entropies sum to little, and randomises the rest; acceptance starts anew each step, so
+nothing is ever committed for good, and the result is the most probable canvas. A `Step` therefore shows: as `ids` the
+most probable canvas, as `committed` what this step accepted (and all earlier canvases), as `new` what it accepted and
+the step before didn't. Rows run one by one, each under its own seed, so that a batch's other rows don't matter.
+Shapes: length response positions, C canvas positions, D hidden size, V vocabulary rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from midward.errors import InputError
 
@@ -55,26 +58,32 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
         _Row(canvas, watchers, number).run()
 
 
-class _Row:
+class _Row(LogitsProcessor):
+    """One row of the canvas. Stands among the processors of `generate`'s logits, where it sees every step."""
+
     def __init__(self, canvas: Canvas, watchers: Sequence[Watcher], number: int) -> None:
         self.canvas, self.watchers, self.number = canvas, watchers, number
         self.network: Any = canvas.model.causal_lm
-        self.size: int = self.network.config.canvas_length
+        self.prompt: list[int] = canvas.rows[number].prompt_ids
+        self.size: int = self.network.config.canvas_length  # C
         self.count = math.ceil(canvas.length / self.size)
         self.steps = max(1, canvas.sampling.steps // self.count)  # of each canvas
-        self.ids = canvas.ids[number : number + 1].clone()
+        self.ids = canvas.ids[number : number + 1].clone()  # [1, L]
         self.accepted = torch.zeros(1, canvas.length, dtype=torch.bool, device=self.ids.device)
         self.states: torch.Tensor | None = None  # [1, length, D]
-        self.done = 0  # canvases finished
+        self.part = slice(0, 0)  # of the response: the canvas that is being denoised
+        # Which tokens a step accepts follows from its logits alone, so it is asked again here.
+        own = self.network.generation_config.sampler_config
+        self.bound = own or transformers.EntropyBoundSamplerConfig(entropy_bound=0.1)  # transformers' own default
+        self.sampler = transformers.EntropyBoundSampler(self.bound, self.size, canvas.model.vocab_size, self.steps)
 
     def run(self) -> None:
-        canvas, row = self.canvas, self.canvas.rows[self.number]
+        canvas = self.canvas
         every_step = any(watcher.needs_all_steps for watcher in self.watchers)
-        prompt = torch.tensor([row.prompt_ids], device=self.ids.device)
-        own = self.network._denoising_step
-        self.network._denoising_step = lambda **given: self._step(own, **given)
+        prompt = torch.tensor([self.prompt], device=self.ids.device)
         hook = self.network.model.decoder.register_forward_hook(self._keep)
-        temperature = max(canvas.sampling.temperature, COLDEST)
+        warmest = max(canvas.sampling.temperature, COLDEST)
+        self.cooling = transformers.LinearTemperatureScheduleLogitsProcessor(warmest / 2, warmest, self.steps)
         devices = [prompt.device] if prompt.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices):
@@ -83,71 +92,74 @@ class _Row:
                     prompt,
                     max_new_tokens=canvas.length,
                     max_denoising_steps=self.steps,
-                    t_max=temperature,
-                    t_min=temperature / 2,
+                    logits_processor=LogitsProcessorList([self]),
+                    t_max=warmest,
+                    t_min=warmest / 2,
+                    sampler_config=self.bound,
                     eos_token_id=list(canvas.model.family.end_ids),
                     pad_token_id=canvas.model.family.pad_id,
                     return_dict_in_generate=False,
                     # A threshold of None would be replaced by the default one.
                     **({"confidence_threshold": 1e-9} if every_step else {}),
                 )
-            response = ids[0, len(row.prompt_ids) :][: canvas.length]
+            response = ids[0, len(self.prompt) :][: canvas.length]
             canvas.ids[self.number, canvas.width : canvas.width + len(response)] = response
         except _Stopped:
             canvas.ids[self.number] = self.ids[0]
         finally:
             hook.remove()
-            del self.network._denoising_step  # the class's own is seen again
 
     def _keep(self, module: Any, args: Any, output: Any) -> None:
         """Hold on to the decoder's hidden states [1, C, D]: what a `Step` shows."""
-        canvas, hidden = self.canvas, output.last_hidden_state
-        if not hidden.isfinite().all():  # before tokens are drawn by it, which would fail
-            canvas.broken[self.number] = True
+        self.latest = output.last_hidden_state
+        if not self.latest.isfinite().all():  # before tokens are drawn by it, which would fail
+            self.canvas.broken[self.number] = True
             raise _Stopped
-        if self.states is None:
-            self.states = hidden.new_zeros(1, canvas.length, hidden.shape[-1])
-        start = self.done * self.size
-        part = self.states[:, start : start + self.size]
-        part.copy_(hidden[:, : part.shape[1]])
 
-    def _step(self, own: Any, **given: Any) -> Any:
-        result = own(**given)
-        _, tokens, logits, _ = result
-        canvas, left = self.canvas, int(given["cur_step"])
-        start = self.done * self.size
-        stop = min(start + self.size, canvas.length)
-        self.ids[:, canvas.width + start : canvas.width + stop] = tokens[:, : stop - start]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, cur_step: int) -> torch.Tensor:
+        """See one step: input_ids [1, n], all before this canvas; scores [1, C, V]; cur_step counts down to 1."""
+        canvas = self.canvas
+        # 1. Where this canvas stands in the response; those before it are final.
+        done = (input_ids.shape[1] - len(self.prompt)) // self.size
+        self.part = slice(done * self.size, min((done + 1) * self.size, canvas.length))
+        width = self.part.stop - self.part.start
+        self.accepted[:, : self.part.start] = True
         before = self.accepted.clone()
-        self.accepted[:, start:stop] = given["sampler"].accepted_token_mask[:, : stop - start]
+        # 2. The most probable canvas, and what of it this step accepts: of the logits that tokens are drawn from, which
+        #    `generate` cools after this.
+        cooled = self.cooling(input_ids, scores, cur_step)
+        tokens = cooled.argmax(-1)  # [1, C]
+        self.sampler.accept_canvas(tokens, tokens, cooled, cur_step)
+        self.ids[:, canvas.response][:, self.part] = tokens[:, :width]
+        self.accepted[:, self.part] = self.sampler.accepted_token_mask[:, :width]
         canvas.steps_taken[self.number] += 1
         canvas.forwards[self.number] += 1
-        if self.watchers and self.states is not None:
-            self._report(self.done * self.steps + self.steps - left, (start, stop), before, logits)
-        if left == 1 or bool(result[3].all()):
-            self.accepted[:, start:stop] = True
-            self.done += 1
-        return result
+        # 3. Show it.
+        if self.watchers:
+            if self.states is None:
+                self.states = self.latest.new_zeros(1, canvas.length, self.latest.shape[-1])
+            self.states[:, self.part] = self.latest[:, :width]
+            self._report((done + 1) * self.steps - int(cur_step), self.accepted & ~before, cooled[:, :width])
+        return scores
 
-    def _report(self, index: int, block: tuple[int, int], before: torch.Tensor, logits: torch.Tensor) -> None:
-        canvas, (start, stop) = self.canvas, block
+    def _report(self, index: int, new: torch.Tensor, scores: torch.Tensor) -> None:
+        canvas, part, states = self.canvas, self.part, self.states
         ids = self.ids.clone()
 
         def predictions() -> tuple[torch.Tensor, torch.Tensor]:
             confidence = torch.ones(1, canvas.length, device=ids.device)
-            confidence[:, start:stop] = logits[:, : stop - start].float().softmax(-1).max(-1).values
+            confidence[:, part] = scores.float().softmax(-1).max(-1).values
             return ids[:, canvas.response], confidence
 
-        assert self.states is not None
-        states = self.states
+        assert states is not None
         step = Step(
             index=index,
             of=self.steps * self.count,
-            block=block,
+            block=(part.start, part.stop),
             rows=[canvas.rows[self.number].index],
             ids=ids,
             response=canvas.response,
-            new=self.accepted & ~before,
+            new=new,
             committed=self.accepted.clone(),
             hidden_positions=slice(0, canvas.length),
             _hidden=lambda: states,

@@ -22,42 +22,32 @@ def choose(
     hidden: torch.Tensor,
     uniforms: torch.Tensor | None = None,
     *,
-    temperature: float = 0.0,
-    forbidden: Sequence[int] = (),
-    unguided: torch.Tensor | None = None,
-    guidance: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return one token and its log-odds for each hidden state.
-
-    hidden [N, D]; uniforms [N] in [0, 1), needed at a temperature above 0; forbidden: ids never chosen;
-    unguided [N, D]: the states of the unconditional forward, for guidance.
-
-    The score is log p / (1 - p) of the token at temperature 1, NaN where a logit is NaN or +Inf. It orders as p does,
-    and it still tells two positions apart where p rounds to 1 (float32 p changes the tokens of peaked models, this
-    doesn't).
-    """
-    tokens, scores, _ = choose_and_rank(
-        model, hidden, uniforms, temperature=temperature, forbidden=forbidden, unguided=unguided, guidance=guidance
-    )
-    return tokens, scores
-
-
-def choose_and_rank(
-    model: LanguageModel,
-    hidden: torch.Tensor,
-    uniforms: torch.Tensor | None = None,
-    *,
     order: str = "low_confidence",
     temperature: float = 0.0,
     forbidden: Sequence[int] = (),
     unguided: torch.Tensor | None = None,
     guidance: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what `choose` does, and a rank [N]: how sure the model is, the larger the sooner committed.
+    """Choose one token for each hidden state.
 
-    order: "entropy" (minus the entropy, in nats) or "margin" (of the two most probable tokens: p1 - p2 below a half,
-    above it -log(1 - p1 + p2), which orders alike and keeps apart what rounds to 1), both of
-    softmax(logits / temperature) as published with Dream; for any other order the score itself.
+    Args:
+        model: Its head is used, on a chunk of rows at a time.
+        hidden: [N, D].
+        uniforms: [N] in [0, 1), needed at a temperature above 0.
+        order: What the ranks are made for, as in `Sampling`.
+        temperature: 0 takes the most probable token.
+        forbidden: Ids that are never chosen.
+        unguided: [N, D], the states of the unconditional forward, for guidance.
+        guidance: As in `Sampling`.
+
+    Returns:
+        Tokens [N].
+        Scores [N]: log p / (1 - p) of the token at temperature 1, NaN where a logit is NaN or +Inf. It orders as p
+        does, and still tells two positions apart where p rounds to 1: float32 p changes the tokens of peaked models.
+        Ranks [N]: how sure the model is, the larger the sooner committed. "entropy": minus the entropy, in nats;
+        "margin": of the two most probable tokens, p1 - p2 below a half, above it -log(1 - p1 + p2), which orders alike
+        and keeps apart what rounds to 1; both of softmax(logits / temperature), as published with Dream. For any other
+        order the score itself.
     """
     rows = max(1, _CHUNK // model.vocab_size)
     temperature = max(temperature, COLDEST) if temperature > 0 else 0.0

@@ -18,7 +18,7 @@ from midward.errors import InputError
 from . import _bans
 from .cache import block_cache
 from .canvas import Canvas
-from .choose import choose_and_rank, probability
+from .choose import choose, probability
 from .noise import uniform
 from .settings import spread
 from .step import Step, Watcher
@@ -223,7 +223,7 @@ class _Diffusion:
             uniforms = uniform(self.canvas.seeds[now.rows][row], now.draws[row], self.coordinates[column])
         source = torch.maximum(column - 1, self.first[now.rows][row]) if self.model.family.shift else column
         hidden, unguided = now.states(row, source)
-        return choose_and_rank(
+        return choose(
             self.model,
             hidden,
             uniforms,

@@ -1,0 +1,341 @@
+"""A verb made of a function: flags derived from what its parameters are, and `--config`.
+
+A parameter is a flag of its own (`Annotated[int, Flag("Goals.", min=1)] = 100`) or a config dataclass of a room: each of
+its fields that carry a `Flag` becomes one. `Given[Config]` are those of its flags that were given, for what is filled up
+later (by the model's own defaults, by a recipe's).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from midward._flags import Flag
+from midward._hints import did_you_mean
+from midward.errors import InputError
+
+Config = TypeVar("Config")
+
+
+class Given(Generic[Config]):
+    """The settings of a config that were given; a name that wasn't is None."""
+
+    #: Settings whose default holds for every model.
+    always: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, **values: Any) -> None:
+        self.values = {name: value for name, value in values.items() if value is not None}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "values":
+            raise AttributeError(name)
+        return self.values.get(name)
+
+
+def names(text: str) -> list[str]:
+    """What a flag names, by comma, as given; blanks and empty places are nothing.
+
+    A path that is there is one name, commas and all; so is what ends in one (prefill:PATH, sri:anchors=PATH).
+    """
+
+    def is_path(run: str) -> bool:
+        return any("," in path and os.path.exists(path) for path in (run, re.split("[:=]", run)[-1]))
+
+    parts, named = text.split(","), []
+    while parts:
+        runs = {size: ",".join(parts[:size]).strip() for size in range(len(parts), 0, -1)}
+        size = next((size for size, run in runs.items() if is_path(run)), 1)
+        named.append(runs[size])
+        del parts[:size]
+    return [name for name in named if name]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag of a verb: its name in Python, how it is spelled, its type, and what a config says of it."""
+
+    name: str
+    spellings: tuple[str, ...]
+    kind: Any
+    default: Any
+    flag: Flag
+    panel: str | None = None
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types it may be of, None apart."""
+        union = get_origin(self.kind) in (Union, UnionType)
+        return tuple(kind for kind in (get_args(self.kind) if union else (self.kind,)) if kind is not NoneType)
+
+    @property
+    def read(self) -> Callable[[str], Any] | None:
+        """From a text to the value, where the flag takes a text and the config something else."""
+        [kind, *_] = self.kinds
+        return self.flag.read or (functools.partial(self._by_comma, get_args(kind)[0]) if self.is_tuple else None)
+
+    @property
+    def is_tuple(self) -> bool:
+        return get_origin(self.kinds[0]) is tuple
+
+    def _by_comma(self, member: Any, text: str) -> tuple[Any, ...]:
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(tuple[member, ...]).validate_python(tuple(dict.fromkeys(names(text))))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise InputError(
+                f"{self.spellings[0]}, by comma: {_lower(wrong['msg'])}; received {wrong['input']!r}."
+            ) from None
+
+    def parameter(self) -> inspect.Parameter:
+        """As typer takes it."""
+        kind, default, flag = self.kind, self.default, self.flag
+        if flag.choices:
+            kind = Literal[flag.choices] | None if len(self.kinds) < len(get_args(self.kind)) else Literal[flag.choices]
+        elif self.read:
+            kind = str | None if default is None or NoneType in get_args(self.kind) else str
+            default = ",".join(map(str, default)) or None if isinstance(default, tuple) else default
+            kind = str | None if default is None else kind
+        elif bool in self.kinds and default is None:
+            kind = bool | None
+        about: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar, "rich_help_panel": self.panel}
+        if int in self.kinds or float in self.kinds:
+            about |= {"min": flag.min, "max": flag.max}
+        if flag.argument:
+            option: Any = typer.Argument(**about)
+        else:
+            # A truth that is false unless given needs no --no-...
+            declared = self.spellings if flag.name or (bool in self.kinds and default is False) else ()
+            option = typer.Option(*declared, **about)
+        return _parameter(
+            self.name, Annotated[kind, option], inspect.Parameter.empty if default is MISSING else default
+        )
+
+
+#: The verb that runs and its flags: parameter -> (the option, its value).
+running: ContextVar[tuple[str, dict[str, tuple[Option, Any]]]] = ContextVar("running")
+
+
+def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
+    """Make the verb `name` of a function: its configs spread out as flags, what every verb has beside them, and what it
+    returns shown."""
+    options: dict[str, Option] = {}
+    configs: dict[str, Any] = {}
+    hints = get_type_hints(function, include_extras=True)
+    result = hints.pop("return") is not NoneType
+    for parameter in inspect.signature(function).parameters.values():
+        kind, default = hints[parameter.name], parameter.default
+        if _config_of(kind) is None:
+            missing = default is inspect.Parameter.empty
+            options[parameter.name] = _option(parameter.name, kind, MISSING if missing else default)
+            continue
+        configs[parameter.name] = kind
+        for option in _options_of(kind, f"{parameter.name.capitalize()} options"):
+            options.setdefault(option.name, option)  # one flag fills every field of its name
+    known = {
+        spelling.lstrip("-").replace("-", "_"): option for option in options.values() for spelling in option.spellings
+    }
+
+    def read(context: typer.Context, path: Path | None) -> None:
+        if path is not None and not context.resilient_parsing:
+            # The file's entries become the verb's defaults: flags override them.
+            context.default_map = {**(context.default_map or {}), **_read_config(path, known)}
+
+    config = typer.Option(
+        "--config",
+        is_eager=True,  # before the flags, whose defaults it sets
+        callback=read,
+        help="YAML file of this verb's options; flags override it.",
+    )
+    shown = {
+        "config_": (Path | None, None, config),
+        "quiet": (bool, False, typer.Option("--quiet", "-q", help="No notes and no progress on stderr.")),
+        "verbose": (bool, False, typer.Option("--verbose", "-v", help="Also what the libraries log.")),
+        "json_": (bool, False, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")),
+    }
+    if not result:
+        del shown["json_"]
+    parameters = [option.parameter() for option in options.values()]
+    parameters += [_parameter(key, Annotated[kind, told], default) for key, (kind, default, told) in shown.items()]
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        from midward.cli import _show
+
+        _show.begin(quiet=given["quiet"], verbose=given["verbose"])
+        running.set((name, {option.name: (option, given[option.name]) for option in options.values()}))
+        for option in options.values():
+            if option.read and isinstance(given[option.name], str):
+                given[option.name] = option.read(given[option.name])
+        values = {parameter: _build(kind, given) for parameter, kind in configs.items()}
+        returned = function(**{key: values[key] if key in values else given[key] for key in hints})
+        if returned is not None:
+            _show.result(returned, as_json=given["json_"])
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _config_of(kind: Any) -> Any:
+    """The config dataclass that a parameter of this type is filled from; None where it is a flag of its own."""
+    if is_dataclass(kind):
+        return kind
+    origin = get_origin(kind) or kind
+    if not (isinstance(origin, type) and issubclass(origin, Given)):
+        return None
+    [base] = get_args(kind) or get_args(origin.__orig_bases__[0])  # type: ignore[attr-defined]
+    return base
+
+
+def _options_of(kind: Any, panel: str) -> Iterator[Option]:
+    config, partial = _config_of(kind), not is_dataclass(kind)
+    hints, plain = get_type_hints(config, include_extras=True), get_type_hints(config)
+    for field in fields(config):
+        flag = next((each for each in getattr(hints[field.name], "__metadata__", ()) if isinstance(each, Flag)), None)
+        if flag is None:
+            continue
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        own = plain[field.name]
+        if partial and field.name not in kind.always:
+            own, default = own | None, None
+        yield _of_flag(field.name, own, default, flag, panel)
+
+
+def _option(name: str, kind: Any, default: Any) -> Option:
+    """Of a parameter that is a flag of its own: `Annotated[T, Flag(...)]`, or typer's own Option."""
+    [told] = kind.__metadata__
+    if isinstance(told, Flag):
+        return _of_flag(name, kind.__origin__, default, told, None)
+    flag = Flag(grows=name in _GROWS, free=name in _FREE)
+    return _Plain(name, _spellings_of(name, told), kind, default, flag)
+
+
+# Of flags that are declared for typer still.
+_FREE = "out_folder batch_size device device_map compare workers repeats plan listing verdict export".split()
+_GROWS = (
+    "count limit benign adapter guard served attacks goals harmless judges sets attacked positions starts words "
+    "phrases tokens tasks"
+).split()
+
+
+class _Plain(Option):
+    """A flag that is declared for typer."""
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        return get_args(self.kind.__origin__) or (self.kind.__origin__,)
+
+    @property
+    def read(self) -> None:
+        return None
+
+    def parameter(self) -> inspect.Parameter:
+        return _parameter(self.name, self.kind, inspect.Parameter.empty if self.default is MISSING else self.default)
+
+
+def _spellings_of(name: str, told: Any) -> tuple[str, ...]:
+    declared = [told.default, *(told.param_decls or ())] if isinstance(told.default, str) else []
+    return tuple(declared) or (f"--{name.replace('_', '-')}",)
+
+
+def _of_flag(name: str, kind: Any, default: Any, flag: Flag, panel: str | None) -> Option:
+    spellings = tuple(flag.name.split()) or (f"--{name.rstrip('_').replace('_', '-')}",)
+    return Option(name, spellings, kind, default, flag, flag.panel or panel)
+
+
+def _build(kind: Any, given: Mapping[str, Any]) -> Any:
+    """A config of what was given, or `Given` of it."""
+    config = _config_of(kind)
+    values = {field.name: given[field.name] for field in fields(config) if field.name in given}
+    if kind is not config:
+        return kind(**values)
+    values = {name: value for name, value in values.items() if value is not None}  # the config's own default
+    if hasattr(kind, "__pydantic_config__"):
+        from midward._settings import read_settings
+
+        return read_settings(kind, values, "the flags")
+    return kind(**values)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+# --- --config ------------------------------------------------------------------------------------------------------
+
+
+def _read_config(path: Path, known: Mapping[str, Option]) -> dict[str, Any]:
+    """Parameter name -> value, checked. Raises BadParameter for what no flag of the verb would take."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} can't be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"{path} is no YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise typer.BadParameter(f"{path} must hold options as `name: value`; received {content!r}.")
+    defaults = {}
+    for name, value in content.items():
+        option = str(name).replace("-", "_")
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise typer.BadParameter(f"{path}: no option {name!r}.{hint} Available: {', '.join(known)}.")
+        if value is not None:
+            try:
+                defaults[known[option].name] = _value(value, known[option])
+            except ValueError as error:
+                raise typer.BadParameter(f"{path}: {name}: {error}; received {value!r}.") from None
+    return defaults
+
+
+def _value(value: Any, option: Option) -> Any:
+    """A value of the option's type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kinds = option.kinds
+    kind: Any = functools.reduce(operator.or_, kinds)
+    if option.flag.choices:
+        kind = Literal[option.flag.choices]
+    elif Path in kinds:
+        kind = str
+    elif list[Path] in kinds:
+        kind = list[str]
+    elif float in kinds and isinstance(value, str):
+        return float(value)  # YAML reads 1e-3 as a text
+    elif (str in kinds or option.read) and isinstance(value, list):
+        value = ",".join(map(str, value))
+    elif isinstance(value, Mapping):  # of --set KEY=VALUE
+        value = [f"{key}={_yaml(item)}" for key, item in value.items()]
+    if option.read:
+        kind, value = str, str(value) if type(value) is int else value  # `positions: 40` is one of them
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise InputError(_lower(error.errors()[0]["msg"])) from None
+
+
+def _lower(message: str) -> str:
+    return message[0].lower() + message[1:]
+
+
+def _yaml(value: Any) -> str:
+    """As it would stand behind --set KEY=: a text in quotes, that it stays one."""
+    import yaml
+
+    quotes = '"' if isinstance(value, str) else None
+    return str(yaml.safe_dump(value, default_flow_style=True, default_style=quotes)).strip()
