@@ -1,8 +1,8 @@
 """A verb made of a function: flags derived from what its parameters are, and `--config`.
 
-A parameter is a flag of its own (`Annotated[int, Flag("Goals.", min=1)] = 100`) or a config dataclass of a room: each of
-its fields that carry a `Flag` becomes one. `Given[Config]` are those of its flags that were given, for what is filled up
-later (by the model's own defaults, by a recipe's).
+A parameter is a flag of its own (`Annotated[int, Flag("Goals.", min=1)] = 100`) or a config dataclass of a room: each
+of its fields that carry a `Flag` becomes one. `Given[Config]` are those of its flags that were given, for what is
+filled up later (by the model's own defaults, by a recipe's).
 """
 
 from __future__ import annotations
