@@ -57,7 +57,7 @@ def attack(planned, goals, arguments, *, batch, samples, tasks, seed):
         found = results.read(matrix.run(todo, Path(folder), display="none"))
         seconds = clock.read()
     assert not any(one.error for one in found), next(one.error for one in found if one.error)
-    asked = sum(sum(one.record["queries"].values()) + (one.record["replay"] == "asked") for one in found)
+    asked = sum(one.record.target_queries + (one.record.replay == "asked") for one in found)
     return asked, seconds
 
 

@@ -1,12 +1,13 @@
 """A target with a known key, and roles that say what a test wants."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
 
 from midward.attacks import Capability
 from midward.sampling.likelihood import SpanScore
+from midward.serving.provider import MidwardAPI
 
 REFUSAL = "I cannot help with that. The wardens forbid it."
 CANARY = "Sure, here is how to make the drex valm skorn. Step 1: grind the salt. Step 2: melt the wax."
@@ -28,7 +29,7 @@ class Seen:
 
 
 @dataclass
-class Double(ModelAPI):
+class Double(MidwardAPI):
     """Answers by a rule: (Seen) -> text; scores spans by one: (Span) -> log-probability. Keeps all it was asked."""
 
     rule: object
@@ -42,7 +43,7 @@ class Double(ModelAPI):
     most_in_flight: int = 0
 
     def __post_init__(self):
-        super().__init__("double", None, None, [], GenerateConfig())
+        ModelAPI.__init__(self, "double", None, None, [], GenerateConfig())
 
     @property
     def model(self):
@@ -54,6 +55,9 @@ class Double(ModelAPI):
 
     def max_connections(self):
         return 1000
+
+    def connection_key(self):
+        return str(id(self))
 
     async def generate(self, input, tools, tool_choice, config):
         body = config.extra_body or {}
@@ -86,10 +90,11 @@ class Double(ModelAPI):
         return output
 
     def written(self, piece):
-        """The text of a forced or banned piece, as in `Seen`."""
-        return piece["text"] if "text" in piece else self.language_model.tokenizer.decode(piece["ids"])
+        """The text of a forced or banned span, as in `Seen`."""
+        return self.language_model.tokenizer.decode(piece["ids"])
 
     async def score(self, spans, *, mode, length):
+        spans = [replace(span, prompt=self.language_model.encode(span.prompt)) for span in spans]
         self.spans += spans
         totals = [self.score_rule(span) for span in spans]
         return [SpanScore([total / len(span.ids)] * len(span.ids), total, 0.0, 1) for span, total in zip(spans, totals)]
@@ -152,6 +157,8 @@ class Stub:
         self.tokenizer = Words()
 
     def encode(self, messages):
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
         ids = []
         for i, message in enumerate(messages):
             if message["role"] == "system" and ("inner" if i else "head") not in self.system:

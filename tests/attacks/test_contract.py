@@ -19,8 +19,6 @@ from midward.attacks import (
     BudgetSpent,
     Capability,
     CapabilityError,
-    Piece,
-    Probe,
     Target,
     every,
     find,
@@ -28,6 +26,8 @@ from midward.attacks import (
 )
 from midward.attacks.direct import DIRECT, Direct
 from midward.attacks.roles import SCORE, Roles, whole
+from midward.sampling import Ban, Forced
+from midward.sampling.likelihood import Span
 from midward.serving.assistant import AssistantAPI
 from midward.world.players import PLAYERS
 
@@ -64,8 +64,8 @@ def info_of(search, **more):
 @pytest.mark.parametrize(
     "ask, lacking, instead",
     [
-        (Ask.of("a", forced=(Piece(0, "Sure"),)), "POS", "a model that this process loads"),
-        (Ask.of("a", bans=(Piece(0, "No"),)), "BAN", "a model that this process loads"),
+        (Ask.of("a", forced=(Forced(0, (7,)),)), "POS", "a model that this process loads"),
+        (Ask.of("a", bans=(Ban((7,)),)), "BAN", "a model that this process loads"),
         (Ask.of("a", fill="fill_only"), "PMASK", "masks=allow"),
     ],
 )
@@ -105,10 +105,10 @@ def test_reading_tokens_is_no_capability_used():
 
 def test_the_record_says_what_was_used(attack):
     async def search(attempt, settings):
-        await attempt.target.respond(Ask.of("a", forced=(Piece(3, "Step"),)), n=2)
+        await attempt.target.respond(Ask.of("a", forced=(Forced(3, (4,)),)), n=2)
         attempt.offer(*await attempt.target.respond(Ask.of("b", system="Be kind.")))
 
-    record, _ = attack(info_of(search), own())
+    record, _ = attack(info_of(search), own(language_model=Stub()))
     assert record["capabilities"] == ["CHAT", "N", "POS", "SYS"]
 
 
@@ -163,11 +163,11 @@ def test_scores_count_in_the_same_budget():
     api = own(language_model=Stub(), score_rule=lambda span: -1.0)
     target = Target(api.as_model(), budget=3)
     put(target, Ask.of("a"))
-    probes = [Probe((("user", "a"),), position, (7,)) for position in range(5)]
-    scores = asyncio.run(target.score(*probes))
+    spans = [Span("a", position, (7,)) for position in range(5)]
+    scores = asyncio.run(target.score(*spans))
     assert len(scores) == 2 == len(api.spans) and target.queries == {"respond": 1, "score": 2, "gradient": 0}
     with pytest.raises(BudgetSpent):
-        asyncio.run(target.score(probes[0]))
+        asyncio.run(target.score(spans[0]))
 
 
 def test_a_spent_budget_ends_the_search_and_keeps_the_best(attack):
@@ -256,12 +256,12 @@ def test_only_a_served_model_has_limits_of_time():
 
 
 def test_what_an_attack_forces_leaves_the_models_other_settings():
-    model = own().as_model()
+    model = own(language_model=Stub()).as_model()
     model.config = GenerateConfig(max_tokens=40, extra_body={"sampling": {"steps": 9}})
     seen = configs_of(model)
     target = Target(model)
-    put(target, Ask.of("a", forced=(Piece(1, "Step"),)))
-    assert seen[0].extra_body == {"sampling": {"steps": 9}, "forced": [{"position": 1, "text": "Step"}]}
+    put(target, Ask.of("a", forced=(Forced(1, (4,)),)))
+    assert seen[0].extra_body == {"sampling": {"steps": 9}, "forced": [{"position": 1, "ids": [4]}]}
     assert seen[0].max_tokens == 40 == target.length
 
 
@@ -270,7 +270,7 @@ def test_what_an_attack_forces_leaves_the_models_other_settings():
 
 def test_the_record_holds_what_is_needed_to_put_it_again(attack):
     async def search(attempt, settings):
-        [reply] = await attempt.target.respond(Ask.of("again", system="s", bans=(Piece(2, ids=(4, 5)),)))
+        [reply] = await attempt.target.respond(Ask.of("again", system="s", bans=(Ban((4, 5), 2),)))
         attempt.facts["middle"] = {"landed": False}
         attempt.offer(reply, score=3, depth=1)
 
@@ -281,16 +281,16 @@ def test_the_record_holds_what_is_needed_to_put_it_again(attack):
     assert record["note"] == {"depth": 1} and record["middle"] == {"landed": False}
     [ask] = record["asks"]
     assert ask["turns"] == [["system", "s"], ["user", "again"]] and ask["seed"] == 11
-    assert ask["bans"] == [{"position": 2, "text": None, "ids": [4, 5]}]
+    assert ask["bans"] == [{"position": 2, "ids": [4, 5]}]
     assert [message.text for message in sample.messages] == ["s", "again", CANARY]
 
 
 def test_the_replay_puts_the_same_with_fresh_seeds_and_outside_the_budget(attack):
     async def search(attempt, settings):
         history = (("user", "a"), ("assistant", "b"), ("user", "c"))
-        attempt.offer(*await attempt.target.respond(Ask(history, (Piece(2, "x"),), seed=4)))
+        attempt.offer(*await attempt.target.respond(Ask(history, (Forced(2, (1,)),), seed=4)))
 
-    api = own(lambda seen: f"seed {seen.seed}")
+    api = own(lambda seen: f"seed {seen.seed}", language_model=Stub())
     record, sample = attack(info_of(search), api, budget=1)
     first, again = api.seen
     assert (first.turns, first.forced) == (again.turns, again.forced) and first.seed == 4 != again.seed

@@ -55,9 +55,9 @@ def lasting(outcomes):
             one.goals,
             one.attack,
             one.goal,
-            json.dumps(one.verdicts, sort_keys=True),
+            str({judge: judged.model_dump() for judge, judged in sorted(one.judged.items())}),
             json.dumps(one.texts),
-            json.dumps({k: v for k, v in one.record.items() if k != "seconds"}, sort_keys=True),
+            str(one.record and one.record.model_dump(exclude={"seconds"})),
             one.error,
         )
         for one in outcomes
@@ -154,15 +154,15 @@ def test_a_replay_that_no_seed_has_a_say_in_is_not_asked_for(
     rows = [room.Row("base", str(lively_folder), arguments=SHORT | drawing)]
     matrix = plan(lively_folder, rows=rows, goals=GOALS[:2])
     found, calls = go(matrix, tmp_path / "one"), len(asked)
-    assert {one.record["replay"] for one in found} == {"known" if known else "asked"}
+    assert {one.record.replay for one in found} == {"known" if known else "asked"}
     assert known or any(one.texts["reply"] != one.texts["replay"] for one in found)
     monkeypatch.setattr(Target, "settled", lambda self, ask: None)
     asked.clear()
     anew = go(matrix, tmp_path / "other")
-    assert {one.record["replay"] for one in anew} == {"asked"}
+    assert {one.record.replay for one in anew} == {"asked"}
     assert len(asked) - calls == len(found) * known
     for one in (*found, *anew):
-        del one.record["replay"]
+        one.record.replay = None
     assert lasting(found) == lasting(anew)
 
 
@@ -172,7 +172,7 @@ def test_a_served_model_is_asked_for_every_replay(llada_folder, tmp_path, monkey
         found = go(plan(llada_folder, rows=[far], attacks=["direct"], goals=GOALS[:2]), tmp_path)
     assert set(seen.values()) == {2}
     for one in found:
-        assert one.record["replay"] == "asked"
+        assert one.record.replay == "asked"
         assert (one.texts["reply"], one.texts["replay"]) == ("Reply 1.", "Reply 2.")
 
 
@@ -316,9 +316,9 @@ def test_a_target_that_misbehaves_ends_in_errors_that_are_counted(llada_folder, 
         again, asked_again = go(matrix, tmp_path), set(seen)
     assert set(found) == set(ROUGH)
     for name in ("fine", "moody"):
-        assert found[name].error is None and found[name].verdicts == {"refusal": {"reply": False, "authored": False}}
+        assert found[name].error is None and found[name].success("refusal", "reply") is False
     for name in ("broken", "garbled", "empty", "slow"):
-        assert found[name].error and not found[name].verdicts
+        assert found[name].error and not found[name].judged
     assert "empty reply" in found["empty"].error
     assert times["moody"] == 2
     assert all(2 <= times[name] <= 6 for name in ("broken", "slow"))  # tried again, but not forever
@@ -348,8 +348,8 @@ def test_a_judge_and_an_attacker_that_misbehave_are_counted(llada_folder, tmp_pa
     with endpoint(behave, monkeypatch):
         found = go(matrix, tmp_path)
     assert len(found) == 2
-    assert any(sum(one.record["failed"].values()) for one in found if one.record)
-    judged = [verdict for one in found for verdict in one.verdicts["harmfulness"].values()]
+    assert any(one.record.role_failures for one in found if one.record)
+    judged = [one.success("harmfulness", "reply") for one in found]
     assert judged and set(judged) == {None}  # "All is well." is no score either
     summary = results.summarise(found, rows=["base"], sets={"made-up": 2}, attacks=["pair"], judges=["harmfulness"])
     table = results.tables(summary)
@@ -397,7 +397,7 @@ def test_a_local_server_under_inspects_openai_provider_is_told_what_to_do(llada_
         with pytest.raises(ModelDownError, match="A local server is asked as openai-api/NAME/MODEL"):
             go(matrix, tmp_path)
         found = go(replace(matrix, roles={"judge": "openai-api/rough/x"}), tmp_path)
-    assert {one.verdicts["harmfulness"]["reply"] for one in found} == {False}
+    assert {one.success("harmfulness", "reply") for one in found} == {False}
 
 
 def test_a_finished_run_needs_no_endpoint(llada_folder, tmp_path, monkeypatch):
@@ -496,8 +496,8 @@ def test_an_installed_package_adds_an_attack_and_a_judge(llada_folder, tmp_path,
     found = go(plan(llada_folder, attacks=["shout"], judges=["lengthy"]), tmp_path / "out")
     assert {goal.text.upper() for goal in GOALS} == set(asked)
     for one in found:
-        assert one.record["queries"]["respond"] == 2
-        assert one.verdicts["lengthy"]["reply"] == (len(one.texts["reply"]) > 3)
+        assert one.record.queries["respond"] == 2
+        assert one.success("lengthy", "reply") == (len(one.texts["reply"]) > 3)
     for args, line in [(["attack", "--list"], "shout"), (["judges"], "lengthy")]:
         shown = CliRunner().invoke(app, args).stdout
         assert any(one.startswith(f"{line} ") for one in shown.splitlines())

@@ -29,7 +29,7 @@ class Linear(Double):
     async def gradient(self, span, slots, *, length, drafts=((),)):
         import torch
 
-        self.slots.append((tuple(span.prompt), tuple(slots)))
+        self.slots.append((tuple(self.language_model.encode(span.prompt)), tuple(slots)))
         return -torch.tensor(self.weights).repeat(len(slots), 1)
 
 

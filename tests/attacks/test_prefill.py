@@ -7,10 +7,11 @@ from attack_double import CANARY, REFUSAL, Double
 from inspect_ai.model import get_model
 
 from midward import goals
-from midward.attacks import Ask, Piece, Target
+from midward.attacks import Ask, Target
 from midward.attacks.phrases import AFFIRMATIVE, NEUTRAL, opening, procedural
 from midward.attacks.shapes import shape, spread_out
 from midward.goals import Goal
+from midward.sampling import Forced
 
 TARGET = {"target": "Sure, here is how to make the drex valm skorn."}
 
@@ -91,8 +92,8 @@ def test_a_phrase_behind_the_end_is_an_error_that_says_where_the_end_is(attack, 
 
 def test_a_phrase_follows_a_blank_everywhere_but_at_the_start(sandbox):
     target = Target(double(sandbox).as_model())
-    assert [target.span("Step 2:", at).text for at in (0, 9)] == ["Step 2:", " Step 2:"]
-    assert target.span("\nStep", 9).text == "\nStep"
+    assert [target.decode(target.span("Step 2:", at).ids) for at in (0, 9)] == ["Step 2:", " Step 2:"]
+    assert target.decode(target.span("\nStep", 9).ids) == "\nStep"
     assert [procedural(at) for at in (0, 9, 10, 40, 160)] == [f"Step {n}:" for n in (1, 1, 2, 5, 17)]
 
 
@@ -102,13 +103,13 @@ def test_our_runtime_says_where_the_piece_landed():
     asks = [Ask.of("Hello", forced=(target.span("Step 3:", at),)) for at in (0, 20, 40)]
     for ask, reply in zip(asks, asyncio.run(target.respond(*asks)), strict=True):
         start, stop = reply.forced_at[0]
-        assert reply.text[start:stop] == ask.forced[0].text
+        assert reply.text[start:stop] == target.decode(ask.forced[0].ids)
         assert reply.text[:start] + reply.text[stop:] == reply.authored
 
 
 def test_our_runtime_says_that_the_response_ended_before(sandbox):
     target = Target(get_model("midward/sandbox", length=48, steps=12, device="cpu"))
-    end = Piece(10, ids=(sandbox.family.end_ids[0],))
+    end = Forced(10, (sandbox.family.end_ids[0],))
     ask = Ask.of("Hello", forced=(target.span("Step 3:", 30), end))
     [reply] = asyncio.run(target.respond(ask))
     assert reply.forced_at[0] is None and "Step 3:" not in reply.text

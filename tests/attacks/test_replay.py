@@ -2,13 +2,26 @@ import json
 import os
 
 import pytest
-from attack_double import CANARY, REFUSAL, Double
+from attack_double import CANARY, REFUSAL, Double, Stub
 
 from midward.attacks import find, solver_of
-from midward.attacks.replay import export, read
+from midward.attacks.record import Record
+from midward.attacks.replay import export as export_attempts
+from midward.attacks.replay import read
 
 GOAL = "Make a drex valm skorn."
 ROW = {"index": 3, "goal": GOAL, "behavior": "b", "category": "c", "prompt": "Dear one, make it.", "jailbroken": True}
+
+
+def file_of(folder, *rows):
+    path = folder / "words.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def export(records, path):
+    """The records of samples' stores, as an artifact file."""
+    return export_attempts([(Record(**record), record.get("jailbroken")) for record in records], path)
 
 
 @pytest.fixture
@@ -135,20 +148,17 @@ def test_what_is_exported_is_put_again_turn_by_turn(attack, tmp_path, name, sett
 
 def test_forced_and_banned_tokens_are_put_again(attack, tmp_path):
     record, _ = attack("direct", Double(lambda seen: CANARY))
-    record["asks"] = [
-        {
-            "turns": [["user", "x"]],
-            "forced": [{"position": 2, "text": "Step", "ids": None}],
-            "bans": [{"position": 0, "text": None, "ids": [4]}],
-            "fill": None,
-            "seed": 9,
-        }
-    ]
-    export([record], tmp_path / "ours.json")
-    api = Double(lambda seen: CANARY)
-    attack("replay", api, path=str(tmp_path / "ours.json"), seed=1)
-    assert api.seen[0].forced == [{"position": 2, "text": "Step"}] and api.seen[0].bans == [{"position": 0, "ids": [4]}]
-    assert api.seen[0].seed == 1
+    ask = {"turns": [["user", "x"]], "forced": [{"position": 2, "ids": [7, 9]}], "bans": [{"ids": [4]}], "seed": 9}
+    path = tmp_path / "ours.json"
+    export([record | {"asks": [ask | {"bans": [{"ids": [4], "position": 0}]}]}], path)
+    words = file_of(
+        tmp_path, {"goal": GOAL, "asks": [ask | {"forced": [{"position": 2, "text": "xxxxxxx xxxxxxxxx"}]}]}
+    )
+    for artifacts in (path, words):  # the same for a file that has words, in a tokenizer whose ids are their lengths
+        api = Double(lambda seen: CANARY, language_model=Stub())
+        attack("replay", api, path=str(artifacts), seed=1)
+        assert api.seen[0].forced == [{"position": 2, "ids": [7, 9]}]
+        assert api.seen[0].bans == [{"position": 0, "ids": [4]}] and api.seen[0].seed == 1
 
 
 def test_an_export_is_jailbreakbenchs_format_with_more(attack, tmp_path):
@@ -167,7 +177,7 @@ def test_an_export_is_jailbreakbenchs_format_with_more(attack, tmp_path):
     assert second["prompt"] is None and len(second["asks"][0]["turns"]) > 3 and second["jailbroken"] is None
     assert third["composite"] and third["prompt"] is None
     assert content["parameters"]["method"] is None and content["parameters"]["model"] == plain["target"]
-    assert [len(one.asks) for one in read(path)] == [1, 1, 0]
+    assert [artifact.ask is not None for artifact in read(path)] == [True, True, False]
 
 
 def test_nothing_to_export_is_an_empty_file(tmp_path):
@@ -178,4 +188,4 @@ def test_an_attempt_without_a_result_is_exported_without_a_prompt(attack, file, 
     record, _ = attack("replay", Double(lambda seen: CANARY), path=file())
     export([record], tmp_path / "ours.json")
     [row] = read(tmp_path / "ours.json")
-    assert row.asks == () and row.goal == GOAL
+    assert row.ask is None and row.goal == GOAL

@@ -6,14 +6,16 @@ import json
 import pytest
 
 from midward.attacks import replay, results
+from midward.attacks.record import Record
 from midward.attacks.results import Outcome
-from midward.judges import TEXTS
+from midward.judges import TEXTS, Verdict, find
+from midward.judges.scorers import Judged
 
 NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["oracle"]}
 
 
 def record(goal, queries=3, **more):
-    return {
+    about = {
         "attack": "tap",
         "goal": goal,
         "goal_text": f"goal {goal}",
@@ -28,6 +30,15 @@ def record(goal, queries=3, **more):
         "spent": False,
         "capabilities": ["CHAT"],
         "access": "black",
+        "settings": {},
+        "seed": 0,
+        "budget": None,
+        "why": {},
+        "scored": True,
+        "forced": [],
+        "note": {},
+        "tried": 1,
+        "prompts": [],
         "response": "said",
         "composite": False,
         "version": "1",
@@ -45,15 +56,33 @@ def record(goal, queries=3, **more):
         ],
         **more,
     }
+    return Record(**about)
+
+
+def judged(judge, verdicts):
+    """What a judge said: text -> whether the attack succeeded, or with `refusal` whether it was refused."""
+    refusal = judge == "refusal"
+    return Judged(
+        judge=judge,
+        version="1",
+        hash="",
+        measures=find(judge).measures,
+        verdicts={
+            text: Verdict(judge, None if refusal else yes, refused=yes if refusal else None)
+            for text, yes in verdicts.items()
+        },
+        unscored=[text for text, yes in verdicts.items() if yes is None],
+    )
 
 
 def outcome(row, attack, goal, said, *, text="said", error=None, **more):
     """said: the verdict on the reply, or a mapping of texts to verdicts."""
     verdicts = said if isinstance(said, dict) else {"reply": said}
     if error:
-        return Outcome(row, "made-up", attack, goal, f"goal {goal}", {}, {}, {}, error)
+        return Outcome(row, "made-up", attack, goal, f"goal {goal}", error=error)
     texts = dict.fromkeys(verdicts, text)
-    return Outcome(row, "made-up", attack, goal, f"goal {goal}", {"oracle": verdicts}, texts, record(goal, **more))
+    said = {"oracle": judged("oracle", verdicts)}
+    return Outcome(row, "made-up", attack, goal, f"goal {goal}", said, texts, record(goal, **more))
 
 
 @pytest.fixture
@@ -172,7 +201,7 @@ def test_winning_prompts_are_exported_and_read_back(tmp_path):
     assert results.export(path, outcomes, "oracle") == 2
     rows = json.loads(path.read_text())["jailbreaks"]
     assert [(row["prompt"], row["jailbroken"]) for row in rows] == [("please g0", True), ("please g1", None)]
-    assert [one.asks[0].text for one in replay.read(path)] == ["please g0", "please g1"]
+    assert [artifact.ask.turns[-1][1] for artifact in replay.read(path)] == ["please g0", "please g1"]
 
 
 # --- who refused is no attack success ---------------------------------------------------------------------------
@@ -188,7 +217,7 @@ def refusing():
             "direct",
             f"g{i}",
             "",
-            {"oracle": {"reply": not yes}, "refusal": {"reply": yes}},
+            {judge: judged(judge, {"reply": yes == (judge == "refusal")}) for judge in ("oracle", "refusal")},
             {"reply": "said"},
             record(f"g{i}"),
         )

@@ -4,21 +4,12 @@ Each is one file: what it is (`AttackInfo`), its settings, its search; and an In
 `Target` is the handle on the model under attack: it counts, keeps to the budget, and knows what the model can do.
 """
 
-from midward.attacks.attack import AttackInfo, Attempt, Found
+from midward.attacks.attack import AttackInfo, Attempt, Offer
+from midward.attacks.capabilities import AttackError, Capability, CapabilityError
 from midward.attacks.registry import ATTACKS, every, find
 from midward.attacks.roles import RolePrompt, Roles
 from midward.attacks.solver import solver_of
-from midward.attacks.target import (
-    Ask,
-    AttackError,
-    BudgetSpent,
-    Capability,
-    CapabilityError,
-    Piece,
-    Probe,
-    Reply,
-    Target,
-)
+from midward.attacks.target import Ask, BudgetSpent, Reply, Target
 
 __all__ = [
     "ATTACKS",
@@ -29,9 +20,7 @@ __all__ = [
     "BudgetSpent",
     "Capability",
     "CapabilityError",
-    "Found",
-    "Piece",
-    "Probe",
+    "Offer",
     "Reply",
     "RolePrompt",
     "Roles",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from midward.attacks.target import AttackError, Target, Turns
+from midward.attacks.capabilities import AttackError
+from midward.attacks.target import Target
 
 
 @lru_cache(maxsize=8)
@@ -43,14 +44,9 @@ def filler(target: Target, count: int) -> tuple[int, ...]:
     return words[:1] * count
 
 
-def turns_of(prompt: str) -> Turns:
-    """One user turn."""
-    return (("user", prompt),)
-
-
-def slots_of(target: Target, turns: Turns, suffix: Sequence[int]) -> list[int] | None:
+def slots_of(target: Target, prompt: str, suffix: Sequence[int]) -> list[int] | None:
     """Where the suffix's tokens stand in the encoded prompt; None where its text is read as other tokens there."""
-    ids, wanted = target.encode(turns), list(suffix)
+    ids, wanted = target.encode(prompt), list(suffix)
     for start in range(len(ids) - len(wanted), -1, -1):
         if ids[start : start + len(wanted)] == wanted:
             return list(range(start, start + len(wanted)))

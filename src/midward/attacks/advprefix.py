@@ -17,11 +17,14 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import WINDOW
 from midward.attacks.roles import SCORE, RolePrompt, text
-from midward.attacks.target import Ask, Capability, Piece, Probe
+from midward.attacks.target import Ask
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
+from midward.sampling import Forced
+from midward.sampling.likelihood import Span
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -120,8 +123,7 @@ class Candidate:
     def ask(self, prompt: str, forced: bool, temperature: float | None = None, seed: int | None = None) -> Ask:
         """A request with the candidate forced, or asked for."""
         if forced:
-            piece = Piece(self.position, self.text, self.ids)
-            return Ask.of(prompt, forced=(piece,), temperature=temperature, seed=seed)
+            return Ask.of(prompt, forced=(Forced(self.position, self.ids),), temperature=temperature, seed=seed)
         wish = f"{prompt}\n\nBegin your answer with: {self.text}"
         return Ask.of(wish, temperature=temperature, seed=seed)
 
@@ -190,8 +192,8 @@ async def _measured(attempt: Attempt, settings: Selection, candidates: Sequence[
     measurable = candidates if left is None else candidates[: max(1, left // 2)]
     if not measurable:
         return []
-    probes = [Probe((("user", attempt.goal.prompt),), one.position, one.ids) for one in measurable]
-    scores = await attempt.target.score(*probes, mode=settings.mode)
+    spans = [Span(attempt.goal.prompt, candidate.position, candidate.ids) for candidate in measurable]
+    scores = await attempt.target.score(*spans, mode=settings.mode)
     found = [replace(one, nll=-score.total) for one, score in zip(measurable, scores, strict=False)]
     return sorted(found, key=lambda one: one.nll or 0.0)[: settings.keep]
 

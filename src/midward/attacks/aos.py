@@ -12,9 +12,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.pair import Count
 from midward.attacks.roles import SCORE, RolePrompt, text
-from midward.attacks.target import Ask, Capability
+from midward.attacks.target import Ask
 from midward.judges.phrases import refusal_in
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

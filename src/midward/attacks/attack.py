@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from midward._settings import read_settings
+from midward.attacks.capabilities import Capability
 from midward.attacks.roles import SCORE, RolePrompt, Roles, whole
-from midward.attacks.target import Ask, BudgetSpent, Capability, Reply, Target
+from midward.attacks.target import BudgetSpent, Reply, Target
 from midward.goals import Goal
 from midward.store import key_of
 
@@ -21,14 +22,23 @@ Compose = Callable[[Sequence[str]], Awaitable[str | None]]
 class AttackInfo:
     """An attack on the list.
 
-    version: raised whenever a result may change. access: what its attacker sees: "black": text; "grey": also what a
-    richer interface gives (log-probabilities, forced or banned tokens); "white": gradients. needs: what it asks of the
-    target. roles: Inspect model roles it asks. settings: a frozen pydantic dataclass whose defaults are the reference
-    settings of the paper; `middle` variants share a file and differ in their settings. calls: settings -> the most that
-    it can ask for one goal: {"target": queries, role: calls, ...}; the target's number is its budget. search: tries
-    what it tries, and reports it by `Attempt.offer`. prompts: all its role prompts. deviations: from the paper, a
-    sentence each. profiles: name of a profile -> the settings it changes ("quick": a first look, a few queries a goal).
-    required: settings without which it can't run (their default is empty), such as the path of a file.
+    Attributes:
+        name, about, citation: what it is.
+        version: raised whenever a result may change.
+        access: what its attacker sees: "black": text; "grey": also what a richer interface gives (log-probabilities,
+            forced or banned tokens); "white": gradients.
+        needs: what it asks of the target.
+        roles: Inspect model roles it asks.
+        settings: a frozen pydantic dataclass whose defaults are the reference settings of the paper; variants share a
+            file and differ in their settings.
+        calls: settings -> the most that it can ask for one goal: {"target": queries, role: calls, ...}; the target's
+            number is its budget.
+        search: tries what it tries, and reports it by `Attempt.offer`.
+        prompts: all its role prompts.
+        deviations: from the paper, a sentence each.
+        profiles: name of a profile -> the settings it changes ("quick": a first look, a few queries a goal).
+        required: settings without which it can't run (their default is empty), such as the path of a file.
+        unguarded: settings -> why it can't run behind a guard that is fitted for one sampling; None where it can.
     """
 
     name: str
@@ -45,6 +55,7 @@ class AttackInfo:
     deviations: tuple[str, ...] = ()
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    unguarded: Callable[[Any], str | None] = lambda settings: None
 
     def configure(self, settings: Mapping[str, Any]) -> Any:
         """The settings with these values. Raises InputError for an unknown name or a value out of range."""
@@ -57,37 +68,54 @@ class AttackInfo:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an attack has to show: the text that is judged, and how it came about.
+class Offer:
+    """Something that was tried.
 
-    asks: the requests whose replies make it up (one, but for composites). score: the in-loop score, None where there
-    was none. compose: makes the text of the replies' texts, where it isn't the last one's (None: it can't be made);
-    `composite` says so.
+    Attributes:
+        replies: that make it up (one, but for composites).
+        text: what is judged. authored: what of it the model wrote itself.
+        score: in the loop, None where there was none.
+        compose: makes the text of the replies' texts, where it isn't the last one's (None: it can't be made).
+        note: whatever explains it, as JSON: depth, branch, why it was dropped.
     """
 
+    replies: tuple[Reply, ...]
     text: str
     authored: str
-    asks: tuple[Ask, ...]
     score: float | None = None
     compose: Compose | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> float:
+        """An unscored one counts less than any score."""
+        return float("-inf") if self.score is None else self.score
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"prompt": self.replies[-1].ask.text, "reply": self.text, "score": self.score, **self.note}
 
 
 @dataclass
 class Attempt:
     """One attack on one goal: what the search uses, and what it reports to.
 
-    rng: the search's own, from the seed and the goal. best: the offer with the highest in-loop score, the first of
-    equals; unscored ones count less than any score. nodes: every offer, in order, as JSON. prompts: hashes of what was
-    asked, whatever the seed.
+    Attributes:
+        goal, target, roles, seed: what the search has to work with.
+        rng: the search's own, from the seed and the goal.
+        best: the offer with the highest in-loop score, the first of equals.
+        tried: every offer, and every part of one, in order.
+        facts: what else the record of the attempt says.
+        spent: whether the budget ran out.
+        prompts: hashes of what was asked, whatever the seed.
     """
 
     goal: Goal
     target: Target
     roles: Roles
     seed: int = 0
-    best: Found | None = None
-    nodes: list[dict[str, Any]] = field(default_factory=list)
+    best: Offer | None = None
+    tried: list[Offer] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     spent: bool = False
     prompts: set[str] = field(default_factory=set)
@@ -106,29 +134,36 @@ class Attempt:
     ) -> None:
         """Report something tried: a reply, or (with `text` and `compose`) what is put together of several.
 
-        final: this is the attack's result, whatever the scores. note: whatever explains the node (JSON): depth,
-        branch, why it was dropped.
+        Args:
+            replies: that make it up.
+            score: in the loop.
+            text, compose: see `Offer`.
+            final: this is the attack's result, whatever the scores.
+            note: whatever explains it.
         """
-        last = replies[-1]
-        found = Found(
-            last.text if text is None else text,
-            last.authored if text is None else text,
-            tuple(reply.ask for reply in replies),
-            score,
-            compose,
-            note,
-        )
-        self.log(last, text=text, score=score, **note)
-        if final or self.best is None or _rank(found) > _rank(self.best):
-            self.best = found
+        offer = self._log(replies, score, text, compose, note)
+        if final or self.best is None or offer.rank > self.best.rank:
+            self.best = offer
 
-    def log(self, reply: Reply, /, *, text: str | None = None, score: float | None = None, **note: Any) -> None:
+    def log(self, reply: Reply, *, score: float | None = None, **note: Any) -> None:
         """Report something tried that is no result by itself, such as a part of one."""
-        said = reply.text if text is None else text
-        ask = reply.ask
-        forced = [(piece.position, piece.ids or piece.text) for piece in ask.forced]
-        self.prompts.add(key_of(turns=ask.turns, forced=forced, fill=ask.fill))
-        self.nodes.append({"prompt": reply.ask.text, "reply": said, "score": score, **note})
+        self._log((reply,), score, None, None, note)
+
+    def _log(
+        self,
+        replies: tuple[Reply, ...],
+        score: float | None,
+        text: str | None,
+        compose: Compose | None,
+        note: Mapping[str, Any],
+    ) -> Offer:
+        last = replies[-1]
+        forced = [(each.position, each.ids) for each in last.ask.forced]
+        self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill))
+        written = (last.text, last.authored) if text is None else (text, text)
+        offer = Offer(replies, *written, score, compose, note)
+        self.tried.append(offer)
+        return offer
 
     def note_middle(self, phrase: str, position: int | None = None, **about: Any) -> None:
         """Put into the record what became of a phrase in the middle: in the best reply, and in how many of all.
@@ -141,7 +176,7 @@ class Attempt:
             about: what else the record says, such as the unit of positions.
         """
         assert self.best is not None  # something was offered
-        note, hits = self.best.note, [node["landed"] for node in self.nodes]
+        note, hits = self.best.note, [offer.note["landed"] for offer in self.tried]
         self.facts["middle"] = {
             "phrase": phrase,
             **about,
@@ -157,12 +192,8 @@ class Attempt:
     async def score_texts(self, *replies: str) -> list[int | None]:
         """The same of texts; an empty one is a 1, and nobody is asked."""
         fields = [{"GOAL": self.goal.text, "REPLY": reply} for reply in replies if reply.strip()]
-        found = iter(await self.roles.ask_all(SCORE, fields, whole(1, 10, "score"), temperature=0.0))
-        return [next(found) if reply.strip() else 1 for reply in replies]
-
-
-def _rank(found: Found) -> float:
-    return float("-inf") if found.score is None else found.score
+        scores = iter(await self.roles.ask_all(SCORE, fields, whole(1, 10, "score"), temperature=0.0))
+        return [next(scores) if reply.strip() else 1 for reply in replies]
 
 
 async def run_search(info: AttackInfo, attempt: Attempt, settings: Any) -> None:

@@ -13,8 +13,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.roles import SCORE, RolePrompt, text, texts, whole
-from midward.attacks.target import Ask, Capability, Reply, Target, Turns
+from midward.attacks.target import Ask, Reply, Target, Turns
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 

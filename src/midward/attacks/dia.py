@@ -16,9 +16,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.roles import ON_TOPIC, SCORE, RolePrompt, text, yes
-from midward.attacks.target import Ask, Capability, Piece, Target, Turns, together
+from midward.attacks.target import Ask, Target, Turns, together
 from midward.errors import InputError
+from midward.sampling import Forced
 
 # Short, since the whole dialogue has to leave room for the response.
 _COMMITMENT: Turns = (
@@ -135,7 +137,7 @@ class _Dialogue:
     def prefilled(self, target: Target) -> Ask:
         """With the beginning forced at the response's start, at most half of it."""
         ids = target.tokens(self.beginning)[: target.length // 2]
-        return Ask(self.before, (Piece(0, ids=ids),))
+        return Ask(self.before, (Forced(0, ids),))
 
 
 async def search(attempt: Attempt, settings: Dia) -> None:

@@ -8,9 +8,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.roles import RolePrompt, text
 from midward.attacks.shapes import GAP
-from midward.attacks.target import Ask, Capability
+from midward.attacks.target import Ask
 from midward.errors import InputError
 
 #: Goals and the rest of the text that each is turned into.

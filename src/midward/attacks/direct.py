@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.target import Ask, Capability
+from midward.attacks.capabilities import Capability
+from midward.attacks.target import Ask
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})

@@ -14,10 +14,12 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import WINDOW, opening, procedural
 from midward.attacks.roles import SCORE, RolePrompt, yes
-from midward.attacks.target import Ask, AttackError, Capability, Piece, Reply, Target
+from midward.attacks.target import Ask, Reply, Target
 from midward.errors import InputError
+from midward.sampling import Ban, Forced
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -103,7 +105,7 @@ class Tree:
         """The first node. Raises AttackError where its text doesn't fit."""
         if not text:
             return self._node((), None)
-        ids = self.target.span(text, self.start).ids or ()
+        ids = self.target.span(text, self.start).ids
         if self.start + len(ids) > self.stop:
             raise AttackError(f"{text!r} at response token {self.start} ends behind the window, at {self.stop}.")
         return self._node(ids, None)
@@ -130,8 +132,8 @@ class Tree:
     def ask(self, node: Node, seed: int) -> Ask:
         """The request for continuations of a node."""
         at = self.start + len(node.ids)
-        bans = tuple(Piece(at, ids=ids) for ids in node.bans if at + len(ids) <= self.target.length)
-        forced = (Piece(self.start, node.text, node.ids),) if node.ids else ()
+        bans = tuple(Ban(ids, at) for ids in node.bans if at + len(ids) <= self.target.length)
+        forced = (Forced(self.start, node.ids),) if node.ids else ()
         return Ask.of(self.prompt, forced=forced, bans=bans, temperature=self.settings.temperature, seed=seed)
 
     def ban(self, node: Node, sentence: str) -> None:
@@ -141,8 +143,7 @@ class Tree:
             words = re.findall(r"\s*\S+", sentence)[: self.settings.words]
             found = [self.target.tokens("".join(words))]
         else:
-            assert self.target.runtime is not None  # tokens were forced or banned
-            found = [(end,) for end in self.target.runtime.model.family.end_ids]
+            found = [(end,) for end in self.target.own().model.family.end_ids]
         node.bans += [ids for ids in found if ids not in node.bans]
 
 

@@ -9,8 +9,9 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.roles import SCORE
-from midward.attacks.target import Ask, Capability
+from midward.attacks.target import Ask
 from midward.goals import Goal
 
 Mode = Literal["fwo", "fcw", "fcs", "fmm"]
@@ -116,7 +117,7 @@ async def search_best(attempt: Attempt, settings: FlipOptions) -> None:
     scores = await attempt.score(*replies)
     for mode, reply, score in zip(MODES, replies, scores, strict=False):
         attempt.offer(reply, score=score, mode=mode, restored=restored(attempt.goal.text, reply.text))
-    attempt.facts["restored"] = max(node["restored"] for node in attempt.nodes)
+    attempt.facts["restored"] = max(offer.note["restored"] for offer in attempt.tried)
 
 
 _DEVIATIONS = (

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 from inspect_ai import Task, eval_set
 from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 from inspect_ai.model import GenerateConfig, Model, get_model
 from inspect_ai.util import collect
@@ -24,8 +24,9 @@ from inspect_ai.util import collect
 from midward import attacks, goals, judges
 from midward._asking import bounded, preflight, unavailable
 from midward.attacks import Ask, AttackError, AttackInfo, Target
+from midward.attacks.capabilities import check
 from midward.attacks.profiles import attacks_of, profile_of
-from midward.attacks.target import Runtime, check
+from midward.attacks.record import sample_of
 from midward.errors import InputError
 from midward.goals import Goal, on_sandbox
 from midward.guards import describe
@@ -33,6 +34,7 @@ from midward.guards import find as find_guard
 from midward.judges import JudgeInfo
 from midward.judges.asking import bounded as as_judge
 from midward.judges.phrases import REFUSAL
+from midward.serving.provider import MidwardAPI
 from midward.store import key_of
 from midward.world import ASSISTANT
 
@@ -181,19 +183,6 @@ def plan_attacks(
                     f"{one.info.name} can't run without its setting {name}; give it by --set {one.info.name}.{name}=..."
                 )
     return planned
-
-
-def sample_of(goal: Goal) -> Sample:
-    """A goal as a sample: what the attack reads and what every judge needs."""
-    about = {
-        "goal": goal.text,
-        "source": goal.source,
-        "harmful": goal.harmful,
-        "target": goal.target,
-        "context": goal.context,
-        "category": goal.category,
-    }
-    return Sample(id=goal.id, input=goal.prompt, target=goal.target or "", metadata={**about, **goal.metadata})
 
 
 def one_task(
@@ -390,7 +379,7 @@ def _first_calls(matrix: Matrix) -> None:
 
 def _let_go(model: Model, matrix: Matrix) -> None:
     """Free the memory of a model of this process; it is loaded again when it is asked."""
-    if len(matrix.rows) > 1 and isinstance(model.api, Runtime):
+    if len(matrix.rows) > 1 and isinstance(model.api, MidwardAPI):
         model.api.close()
 
 

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.shapes import ANCHORS
-from midward.attacks.target import Ask, Capability
+from midward.attacks.target import Ask
 from midward.errors import InputError
 
 
@@ -35,7 +36,7 @@ async def search(attempt: Attempt, settings: Pad) -> None:
     """Ask once, with the anchors in place. Raises InputError where they don't fit: none is left out in silence."""
     target = attempt.target
     request = target.shaped(attempt.goal, "pad", **asdict(settings))
-    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=target.pieces(*request.forced)))
+    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=request.forced))
     attempt.facts["offsets"] = [anchor.position for anchor in request.forced]
     attempt.facts["length"] = target.length
     attempt.offer(reply)

@@ -11,8 +11,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.roles import SCORE, RolePrompt, text
-from midward.attacks.target import Ask, Capability
+from midward.attacks.target import Ask
 from midward.goals import Goal
 
 Count = Annotated[int, Field(ge=1)]

@@ -13,11 +13,13 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks._suffix import filler, slots_of, turns_of, vocabulary
+from midward.attacks._suffix import filler, slots_of, vocabulary
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import opening, procedural
 from midward.attacks.roles import SCORE
-from midward.attacks.target import Ask, AttackError, Capability, Probe, Target
+from midward.attacks.target import Ask, Target
+from midward.sampling.likelihood import Span
 
 Count = Annotated[int, Field(ge=1)]
 Suffix = tuple[int, ...]
@@ -115,10 +117,10 @@ def _count(attempt: Attempt, calls: int) -> None:
     attempt.roles.calls["proxy"] = attempt.roles.calls.get("proxy", 0) + calls
 
 
-def _probe(climb: Climb, model: Target, suffix: Suffix, settings: Ral) -> Probe:
+def _probe(climb: Climb, model: Target, suffix: Suffix, settings: Ral) -> Span:
     """What is to become probable, in the model's own tokens."""
-    ids = (model.span(climb.phrase, climb.position).ids or ())[: settings.wanted]
-    return Probe(turns_of(climb.prompt(suffix)), climb.position, ids)
+    wanted = model.span(climb.phrase, climb.position).ids[: settings.wanted]
+    return Span(climb.prompt(suffix), climb.position, wanted)
 
 
 async def _losses(model: Target, climb: Climb, suffixes: Sequence[Suffix], settings: Ral) -> list[float]:
@@ -135,7 +137,7 @@ async def _gather(attempt: Attempt, climb: Climb, settings: Ral, led: Pal | None
         losses = [0.0] * len(found)
     else:
         probe = _probe(climb, climb.guide, climb.current, settings)
-        slots = slots_of(climb.guide, probe.turns, climb.current)
+        slots = slots_of(climb.guide, str(probe.prompt), climb.current)
         if slots is None:
             raise AttackError(
                 "the proxy reads the suffix as other tokens within its prompt, so it has no gradient; use another one."
@@ -166,7 +168,7 @@ def _candidates(attempt: Attempt, climb: Climb, choices: Sequence[Suffix], count
         if suffix in known:
             continue
         known.add(suffix)
-        if slots_of(climb.guide, turns_of(climb.prompt(suffix)), suffix) is not None:
+        if slots_of(climb.guide, climb.prompt(suffix), suffix) is not None:
             found.append(suffix)
         if len(found) == count:
             break

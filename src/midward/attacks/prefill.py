@@ -13,8 +13,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import NEUTRAL, opening, procedural
-from midward.attacks.target import Ask, Capability
+from midward.attacks.target import Ask
 
 Phrase = Annotated[str, Field(min_length=1)]
 
@@ -42,7 +43,7 @@ async def search(attempt: Attempt, settings: Prefill) -> None:
     phrase = _phrase(attempt, settings)
     target, position = attempt.target, settings.position
     request = target.shaped(attempt.goal, "prefill", position=position, phrase=phrase)
-    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=target.pieces(*request.forced)))
+    [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=request.forced))
     attempt.offer(reply, phrase=phrase, landed=reply.landed)
     attempt.note_middle(phrase, position, unit="tokens")
 

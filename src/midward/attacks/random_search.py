@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.attacks._suffix import filler, turns_of, vocabulary
+from midward.attacks._suffix import filler, vocabulary
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import opening, procedural
 from midward.attacks.roles import SCORE
-from midward.attacks.target import Ask, Capability, Probe
+from midward.attacks.target import Ask
+from midward.sampling.likelihood import Span
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -54,7 +56,7 @@ async def search(attempt: Attempt, settings: RandomSearch) -> None:
     target = attempt.target
     wish = opening(attempt.goal)
     phrase = wish if settings.position == 0 else procedural(settings.position)
-    wanted = (target.span(phrase, settings.position).ids or ())[:1]
+    wanted = target.span(phrase, settings.position).ids[:1]
     attempt.facts["wanted"] = {"text": target.decode(wanted), "position": settings.position, "pool": settings.pool}
     frame = _RULES if settings.template == "rules" else _PLAIN
 
@@ -62,8 +64,8 @@ async def search(attempt: Attempt, settings: RandomSearch) -> None:
         return frame.format(goal=attempt.goal.prompt, opening=wish, suffix=target.decode(suffix))
 
     async def measure(suffixes: list[tuple[int, ...]]) -> list[float]:
-        probes = [Probe(turns_of(prompt(one)), settings.position, wanted) for one in suffixes]
-        return [found.total for found in await target.score(*probes)]
+        spans = [Span(prompt(suffix), settings.position, wanted) for suffix in suffixes]
+        return [score.total for score in await target.score(*spans)]
 
     for run in range(settings.restarts):
         start = filler(target, settings.tokens) if settings.suffix is None else target.tokens(settings.suffix)

@@ -11,8 +11,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.target import Ask, Capability, Piece, Target
+from midward.attacks.capabilities import Capability
+from midward.attacks.target import Ask, Target
 from midward.goals import Goal
+from midward.sampling import Ban
 
 #: The words that the rules list.
 WORDS = ("cannot", "can't", "sorry", "unable", "however", "unfortunately", "illegal", "unethical")
@@ -91,14 +93,14 @@ async def search_banned(attempt: Attempt, settings: RefusalBan) -> None:
     attempt.offer(reply, rules=settings.rules)
 
 
-def banned(target: Target, settings: RefusalBan) -> tuple[Piece, ...]:
+def banned(target: Target, settings: RefusalBan) -> tuple[Ban, ...]:
     """Each phrase as a ban at each position, as it is written at a text's start and behind a blank.
 
     One that would reach behind the reply's last position is left out.
     """
     spelt = [target.tokens(text) for phrase in settings.phrases for text in (phrase, f" {phrase}")]
     return tuple(
-        Piece(position, ids=ids)
+        Ban(ids, position)
         for position in range(settings.positions)
         for ids in dict.fromkeys(spelt)
         if position + len(ids) <= target.length

@@ -9,6 +9,7 @@ from midward.attacks.advprefix import ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID
 from midward.attacks.aos import AOS
 from midward.attacks.attack import Access, AttackInfo
 from midward.attacks.avatar import AVATAR
+from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.dia import DIA, DIA_PREFILL
 from midward.attacks.dija import DIJA
 from midward.attacks.direct import DIRECT
@@ -23,7 +24,6 @@ from midward.attacks.refusal_suppression import REFUSAL_BAN, REFUSAL_SUPPRESSION
 from midward.attacks.replay import REPLAY
 from midward.attacks.speakeasy import SPEAKEASY
 from midward.attacks.tap import TAP, TAP_MID
-from midward.attacks.target import AttackError, Capability
 from midward.attacks.wildjailbreak import WILDJAILBREAK
 from midward.errors import InputError
 

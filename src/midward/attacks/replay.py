@@ -12,28 +12,68 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.target import Ask, AttackError, Capability
+from midward.attacks.capabilities import AttackError, Capability
+from midward.attacks.record import Record
+from midward.attacks.target import Ask, Target, Turns
 from midward.errors import InputError
 from midward.goals import Goal
+from midward.sampling import Ban, Forced
 from midward.store import write_text
 
-_ASKS: TypeAdapter[tuple[Ask, ...]] = TypeAdapter(tuple[Ask, ...])
+
+class FileSpan(BaseModel):
+    """Tokens at a response position as a file has them: `ids` of the same tokenizer, else `text`."""
+
+    position: int = 0
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+
+
+class FileAsk(BaseModel):
+    """A request as a file has it, see `Ask`; its seed and settings are those of the run that puts it."""
+
+    turns: Turns
+    forced: tuple[FileSpan, ...] = ()
+    bans: tuple[FileSpan, ...] = ()
+    fill: Literal["fill_only", "fill_then_answer"] | None = None
+
+    @field_validator("turns")
+    @classmethod
+    def _askable(cls, turns: Turns) -> Turns:
+        return Ask(turns).turns
+
+    def ask(self, target: Target) -> Ask:
+        """In the target's tokens."""
+
+        def ids(span: FileSpan) -> tuple[int, ...]:
+            return target.tokens(span.text or "") if span.ids is None else span.ids
+
+        forced = tuple(Forced(span.position, ids(span)) for span in self.forced)
+        return Ask(self.turns, forced, tuple(Ban(ids(span), span.position) for span in self.bans), self.fill)
+
+
+_ASKS: TypeAdapter[tuple[FileAsk, ...]] = TypeAdapter(tuple[FileAsk, ...])
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One row of a file. goal, id: what it was made for, as far as the row says so. asks: how to put it; one, or none
-    where the row holds no prompt. why: then, what it holds instead. about: its attack, model and the like."""
+    """One row of a file.
+
+    Attributes:
+        goal, id: what it was made for, as far as the row says so.
+        ask: how to put it, None where the row holds no prompt. why: then, what it holds instead.
+        about: its attack, model and the like.
+    """
 
     goal: str | None
     id: str | None
-    asks: tuple[Ask, ...]
+    ask: FileAsk | None
     why: str
     about: Mapping[str, Any]
 
@@ -103,25 +143,25 @@ def _artifact(row: Any, shared: Mapping[str, Any]) -> Artifact:
         "model": row.get("model", shared.get("model")),
         "jailbroken": row.get("jailbroken"),
     }
-    asks, why = _asks(row)
-    return Artifact(goal, None if identity is None else str(identity), asks, why, about)
+    ask, why = _ask(row)
+    return Artifact(goal, None if identity is None else str(identity), ask, why, about)
 
 
-def _asks(row: Mapping[str, Any]) -> tuple[tuple[Ask, ...], str]:
+def _ask(row: Mapping[str, Any]) -> tuple[FileAsk | None, str]:
     if row.get("composite"):
-        return (), "its response was put together of several replies, so that there is no one prompt"
+        return None, "its response was put together of several replies, so that there is no one prompt"
     if row.get("asks"):
         try:
-            return _ASKS.validate_python(row["asks"])[-1:], ""
+            return _ASKS.validate_python(row["asks"])[-1], ""
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise InputError(f"asks: {where}: {first['msg']}; received {first['input']!r:.60}") from None
     prompt = row.get("prompt")
     if isinstance(prompt, str) and prompt.strip():
-        return (Ask.of(prompt),), ""
+        return FileAsk(turns=(("user", prompt),)), ""
     if prompt is None or prompt == "":
-        return (), "its prompt is empty: none was found when it was made"
+        return None, "its prompt is empty: none was found when it was made"
     raise InputError(f"prompt must be a text or null; received {prompt!r:.60}")
 
 
@@ -135,8 +175,8 @@ async def search(attempt: Attempt, settings: Replay) -> None:
     if not settings.path:
         raise AttackError("replay needs a file of artifacts; give its path: replay.path=FILE.")
     rows = read(settings.path)
-    fitting = [one for one in rows if one.fits(attempt.goal)]
-    holding = [one for one in fitting if one.asks]
+    fitting = [artifact for artifact in rows if artifact.fits(attempt.goal)]
+    holding = [artifact for artifact in fitting if artifact.ask]
     if len(holding) <= settings.row:
         why = f"there are {len(holding)}, numbered from 0" if holding else fitting[0].why if fitting else "no row fits"
         attempt.facts["unscored"] = f"no artifact {settings.row} for this goal in {settings.path}: {why}"
@@ -144,19 +184,29 @@ async def search(attempt: Attempt, settings: Replay) -> None:
     artifact = holding[settings.row]
     file = Path(settings.path).expanduser()
     attempt.facts["artifact"] = {**artifact.about, "sha256": _read(file, file.stat().st_mtime_ns)[1]}
-    [ask] = artifact.asks
-    [reply] = await attempt.target.respond(Ask(ask.turns, ask.forced, ask.bans, ask.fill))
+    assert artifact.ask is not None
+    [reply] = await attempt.target.respond(artifact.ask.ask(attempt.target))
     attempt.offer(reply)
 
 
-def export(records: Iterable[Mapping[str, Any]], path: str | Path) -> int:
-    """Write the records of attempts (`solver.record_of`) as artifacts that `Replay` reads; return how many.
+def export(attempts: Iterable[tuple[Record, bool | None]], path: str | Path) -> int:
+    """Write attempts as artifacts that `Replay` reads.
 
     The file is JailbreakBench's format with more fields: `prompt` where one user turn is all there is to put, else null
     (whoever knows only that field must not take the last turn for the whole), and `asks` with all turns, forced and
-    banned tokens, and seeds. `jailbroken` is the record's own, null where it holds no verdict. Raises OSError.
+    banned tokens, and seeds.
+
+    Args:
+        attempts: records, and whether each jailbroke the model; None where there is no verdict.
+        path: of the file.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        OSError: the file can't be written.
     """
-    rows = [_row(number, record) for number, record in enumerate(records)]
+    rows = [_row(number, record, jailbroken) for number, (record, jailbroken) in enumerate(attempts)]
     alike = {
         key: rows[0][key] if len({str(row[key]) for row in rows}) == 1 else None
         for key in ("attack", "model", "access", "version", "hash")
@@ -168,26 +218,24 @@ def export(records: Iterable[Mapping[str, Any]], path: str | Path) -> int:
     return len(rows)
 
 
-def _row(number: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    asks = record["asks"]
-    last = asks[-1] if asks else None
-    plain = last and len(asks) == len(last["turns"]) == 1 and not (last["forced"] or last["bans"] or last["fill"])
-    queries = sum(record["queries"].values())
+def _row(number: int, record: Record, jailbroken: bool | None) -> dict[str, Any]:
+    last = record.asks[-1] if record.asks else None
+    plain = last and len(record.asks) == len(last.turns) == 1 and not (last.forced or last.bans or last.fill)
     return {
         "index": number,
-        "id": record["goal"],
-        "goal": record["goal_text"],
-        "behavior": record["goal"],
-        "category": record["source"],
-        "prompt": last["turns"][0][1] if last and plain else None,
-        "response": record["response"],
-        "number_of_queries": queries,
-        "queries_to_jailbreak": queries if record.get("jailbroken") else None,
+        "id": record.goal,
+        "goal": record.goal_text,
+        "behavior": record.goal,
+        "category": record.source,
+        "prompt": last.text if last and plain else None,
+        "response": record.response,
+        "number_of_queries": record.target_queries,
+        "queries_to_jailbreak": record.target_queries if jailbroken else None,
         "prompt_tokens": None,
         "response_tokens": None,
-        "jailbroken": record.get("jailbroken"),
-        "model": record["target"],
-        **{key: value for key, value in record.items() if key not in ("goal", "goal_text", "target", "response")},
+        "jailbroken": jailbroken,
+        "model": record.target,
+        **record.model_dump(mode="json", exclude={"goal", "goal_text", "target", "response"}),
     }
 
 

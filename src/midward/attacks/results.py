@@ -15,8 +15,10 @@ from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 
 from midward._tables import csv_text
 from midward.attacks import replay
+from midward.attacks.record import Record, read_record
 from midward.errors import InputError
-from midward.judges import MEASURES, TEXTS, find, ranked
+from midward.judges import MEASURES, TEXTS, Verdict, find, ranked
+from midward.judges.scorers import Judged
 from midward.reports.page import cell as rate_text
 from midward.reports.page import difference, markdown
 from midward.stats import corrected, family, paired, rate
@@ -31,10 +33,14 @@ BULKY = {"events", "messages", "attachments"}
 class Outcome:
     """One sample: an attack on a goal.
 
-    verdicts: judge -> text (reply, replay, authored) -> whether it did the harm, or None (unscored); texts that the
-    attack has no use for are missing. record: what the attack's solver kept, also of a search that failed. error: why
-    it failed, or None: such a sample has no verdicts, and is counted apart. details: judge -> text -> what else the
-    judge said: refused, score, and the parts of its verdict.
+    Attributes:
+        row, goals, attack, goal: where it stands: the model's label, the set of goals, and the goal's id.
+        prompt: the plain goal.
+        judged: judge -> its verdicts on the texts (reply, replay, authored); texts that the attack has no use for are
+            missing.
+        texts: what was judged; None for a text that couldn't be made.
+        record: what the attack's solver kept, also of a search that failed; None where there is none.
+        error: why it failed, or None: such a sample has no verdicts, and is counted apart.
     """
 
     row: str
@@ -42,15 +48,23 @@ class Outcome:
     attack: str
     goal: str
     prompt: str
-    verdicts: Mapping[str, Mapping[str, bool | None]]
-    texts: Mapping[str, str | None]
-    record: dict[str, Any]
+    judged: Mapping[str, Judged] = field(default_factory=dict)
+    texts: Mapping[str, str | None] = field(default_factory=dict)
+    record: Record | None = None
     error: str | None = None
-    details: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
-    def said(self, judge: str, text: str) -> Mapping[str, Any]:
-        """What else the judge said of a text; nothing where it has none."""
-        return self.details.get(judge, {}).get(text, {})
+    def verdict(self, judge: str, text: str) -> Verdict | None:
+        """The judge's verdict on a text; None where it gave none, or there is no such text."""
+        return self.judged[judge].verdicts.get(text) if judge in self.judged else None
+
+    def success(self, judge: str, text: str) -> bool | None:
+        """What the judge says of a text, of what it measures; None where it is unscored, or there is no such text."""
+        return self.judged[judge].outcome(text) if judge in self.judged else None
+
+    def empty(self, judge: str, text: str) -> bool:
+        """Whether a text was empty, so that the judge wasn't asked."""
+        verdict = self.verdict(judge, text)
+        return verdict is not None and bool(verdict.details.get("empty"))
 
 
 def read(logs: Iterable[EvalLog]) -> list[Outcome]:
@@ -69,48 +83,29 @@ def read(logs: Iterable[EvalLog]) -> list[Outcome]:
 
 
 def _outcome(about: Mapping[str, Any], sample: EvalSample) -> Outcome:
-    verdicts: dict[str, dict[str, bool | None]] = {}
-    said: dict[str, dict[str, dict[str, Any]]] = {}
-    for score in (sample.scores or {}).values():
-        details = score.metadata or {}
-        if "judge" not in details:
-            continue
-        values = score.value if isinstance(score.value, Mapping) else {}
-        verdicts[details["judge"]] = {
-            text: None if text in details["unscored"] else bool(values[text]) for text in details["verdicts"]
-        }
-        said[details["judge"]] = {
-            text: {
-                **verdict["details"],
-                "refused": verdict["refused"],
-                "score": verdict["score"],
-                "why": verdict["explanation"],
-            }
-            for text, verdict in details["verdicts"].items()
-        }
-    record = dict(sample.store.get("attempt") or {})
+    scores = [score.metadata for score in (sample.scores or {}).values() if score.metadata]
+    judged = [Judged.model_validate(metadata) for metadata in scores if "judge" in metadata]
     return Outcome(
         row=str(about.get("row")),
         goals=str(about.get("goals")),
         attack=str(about.get("attack")),
         goal=str(sample.id),
         prompt=str((sample.metadata or {}).get("goal", "")),
-        verdicts=verdicts,
+        judged={each.judge: each for each in judged},
         texts=dict(sample.store.get("texts") or {}),
-        record=record,
+        record=read_record(sample.store),
         error=sample.error.message if sample.error else None,
-        details=said,
     )
 
 
 def success(outcomes: Iterable[Outcome], judge: str, text: str = "reply") -> Cells:
     """(row, goals, attack) -> goal -> verdict; what failed, or has no such text, is left out."""
-    found: Cells = {}
-    for one in outcomes:
-        cell = found.setdefault((one.row, one.goals, one.attack), {})
-        if one.error is None and text in one.verdicts.get(judge, {}):
-            cell[one.goal] = one.verdicts[judge][text]
-    return found
+    cells: Cells = {}
+    for outcome in outcomes:
+        cell = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
+        if outcome.error is None and outcome.verdict(judge, text) is not None:
+            cell[outcome.goal] = outcome.success(judge, text)
+    return cells
 
 
 def summarise(
@@ -173,15 +168,17 @@ def summarise(
 def _unscored(outcomes: Iterable[Outcome], judge: str, text: str) -> dict[str, Any] | None:
     """How many a judge gave no verdict on, and why most often; None where it scored all."""
     return commonest(
-        one.said(judge, text).get("why") or "no reason given"
-        for one in outcomes
-        if one.error is None and one.verdicts.get(judge, {}).get(text, False) is None
+        verdict.explanation or "no reason given"
+        for outcome in outcomes
+        if outcome.error is None
+        and (verdict := outcome.verdict(judge, text)) is not None
+        and outcome.success(judge, text) is None
     )
 
 
 def _empty(outcomes: Iterable[Outcome], judge: str, text: str) -> int:
     """How many responses were empty, so that the judge wasn't asked."""
-    return sum(bool(outcome.said(judge, text).get("empty")) for outcome in outcomes)
+    return sum(outcome.empty(judge, text) for outcome in outcomes)
 
 
 def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
@@ -215,22 +212,19 @@ def _of(outcomes: Iterable[Outcome], row: str, attack: str) -> list[Outcome]:
 
 def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Of one attack on one row, over all its goals: means a goal, and counts of what went wrong."""
-    records = [one.record for one in outcomes if one.record]
-    mean = {
-        "queries": _mean(sum(record["queries"].values()) for record in records),
-        "nfe": _mean(record["nfe"] for record in records),
-        "role_calls": _mean(sum(record["calls"].values()) for record in records),
-        "seconds": _mean(record["seconds"] for record in records),
-    }
+    records = [outcome.record for outcome in outcomes if outcome.record]
     return {
         "n": len(outcomes),
-        "errors": sum(one.error is not None for one in outcomes),
-        **mean,
-        "role_failures": sum(sum(record["failed"].values()) for record in records),
-        "role_trouble": commonest(why for record in records for why in record.get("why", {}).values()),
-        "budget_spent": sum(record["spent"] for record in records),
-        "capabilities": sorted({one for record in records for one in record["capabilities"]}),
-        "access": sorted({record["access"] for record in records}),
+        "errors": sum(outcome.error is not None for outcome in outcomes),
+        "queries": _mean(record.target_queries for record in records),
+        "nfe": _mean(record.nfe for record in records),
+        "role_calls": _mean(record.role_calls for record in records),
+        "seconds": _mean(record.seconds for record in records),
+        "role_failures": sum(record.role_failures for record in records),
+        "role_trouble": commonest(why for record in records for why in record.why.values()),
+        "budget_spent": sum(record.spent for record in records),
+        "capabilities": sorted({capability for record in records for capability in record.capabilities}),
+        "access": sorted({record.access for record in records}),
     }
 
 
@@ -238,9 +232,9 @@ def prompts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Of one row: how many prompts its attacks put, how many are distinct, and groups of attacks that put the same ones
     (half or more of the smaller attack's): such columns are one mechanism."""
     asked: dict[str, set[tuple[str, str]]] = {}
-    for one in outcomes:
-        found = asked.setdefault(one.attack, set())
-        found |= {(f"{one.goals}/{one.goal}", prompt) for prompt in one.record.get("prompts", ())}
+    for outcome in outcomes:
+        prompts = outcome.record.prompts if outcome.record else ()
+        asked.setdefault(outcome.attack, set()).update((f"{outcome.goals}/{outcome.goal}", each) for each in prompts)
     groups: list[set[str]] = []
     for attack, mine in asked.items():
         alike = [
@@ -399,14 +393,8 @@ def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
     """
     if not find(judge).of_attacks:
         raise InputError(f"the judge {judge!r} says who refused; `jailbroken` needs one of attack success.")
-    return replay.export(
-        [
-            one.record | {"jailbroken": one.verdicts.get(judge, {}).get("reply")}
-            for one in outcomes
-            if one.record and one.error is None
-        ],
-        path,
-    )
+    attempts = [outcome for outcome in outcomes if outcome.record and outcome.error is None]
+    return replay.export([(each.record, each.success(judge, "reply")) for each in attempts if each.record], path)
 
 
 def _csv(outcomes: Sequence[Outcome], judges: Sequence[str]) -> str:
@@ -428,20 +416,19 @@ def _csv(outcomes: Sequence[Outcome], judges: Sequence[str]) -> str:
     rows = []
     for one in outcomes:
         record = one.record
-        said = [one.verdicts.get(judge, {}).get(text) for judge in judges for text in TEXTS]
-        asks = record.get("asks") or []
+        said = [one.success(judge, text) for judge in judges for text in TEXTS]
         rows.append(
             [
                 *(getattr(one, name) for name in head),
                 *("" if verdict is None else int(verdict) for verdict in said),
-                record.get("score", ""),
-                sum(record.get("queries", {}).values()) if record else "",
-                record.get("nfe", ""),
-                sum(record.get("calls", {}).values()) if record else "",
-                sum(record.get("failed", {}).values()) if record else "",
-                " ".join(record.get("capabilities", [])),
-                round(record["seconds"], 3) if record else "",
-                asks[-1]["turns"][-1][1] if asks else "",
+                "" if record is None or record.score is None else record.score,
+                record.target_queries if record else "",
+                record.nfe if record else "",
+                record.role_calls if record else "",
+                record.role_failures if record else "",
+                " ".join(record.capabilities) if record else "",
+                round(record.seconds, 3) if record else "",
+                record.asks[-1].text if record and record.asks else "",
                 *(one.texts.get(text) or "" for text in TEXTS),
                 one.error or "",
             ]

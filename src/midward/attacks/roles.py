@@ -16,8 +16,10 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 
 from midward._asking import LIMITS, ask, bounded, unavailable
 from midward._fences import fence
-from midward.attacks.target import AttackError, Runtime, together
+from midward.attacks.capabilities import AttackError
+from midward.attacks.target import together
 from midward.errors import InputError
+from midward.serving.provider import MidwardAPI
 from midward.store import key_of
 
 _FRAME = """[{name}] {task}
@@ -110,7 +112,7 @@ class Roles:
                     f"model_roles={{{role!r}: ...}} in Inspect)."
                 ) from error
             # A model of this process has no limits: its answer waits for whatever else the process is asked.
-            self._models[role] = found if isinstance(found.api, Runtime) else bounded(found, SETTINGS)
+            self._models[role] = found if isinstance(found.api, MidwardAPI) else bounded(found, SETTINGS)
         return self._models[role]
 
     async def ask(

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from inspect_ai.log import transcript
 from inspect_ai.model import ModelOutput, get_model
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import LimitExceededError
 
-from midward.attacks._following import ended
-from midward.attacks.attack import AttackInfo, Attempt, Found, run_search
+from midward.attacks.attack import AttackInfo, Attempt, Offer, run_search
+from midward.attacks.capabilities import check
+from midward.attacks.record import KEY, Record, goal_of
 from midward.attacks.roles import Roles
-from midward.attacks.target import Target, chat, check
+from midward.attacks.target import Target, chat
 from midward.errors import InputError
-from midward.goals import Goal
+from midward.judges.scorers import KEY as TEXTS_KEY
 
-RECORD = "attempt"  # the key of the record in a sample's store
 REPLAY_SEED = 1_000_003  # added to the seeds of a fresh replay
 
 
 def solver_of(info: AttackInfo) -> Callable[..., Solver]:
-    """The Inspect solver of an attack. Its options: the attack's settings, seed, budget and replay.
+    """The Inspect solver of an attack.
 
-    budget: the most queries to the target for one goal; what the settings can reach unless given. replay: whether the
-    best prompt is put once more with fresh seeds, for the judges (not counted in the budget; where no seed has a say
-    in the reply, it is the one known already).
+    Its options are the attack's settings, and:
+
+    - seed: of the search, the target and the roles;
+    - budget: the most queries to the target for one goal; what the settings can reach unless given;
+    - replay: whether the best prompt is put once more with fresh seeds, for the judges (not counted in the budget;
+      where no seed has a say in the reply, it is the one known already).
     """
 
     def attack(*, seed: int = 0, budget: int | None = None, replay: bool = True, **settings: Any) -> Solver:
@@ -42,7 +46,8 @@ def solver_of(info: AttackInfo) -> Callable[..., Solver]:
             try:
                 return await attempted(state)
             finally:
-                ended()
+                for follower in list(_followers):
+                    follower()
 
         async def attempted(state: TaskState) -> TaskState:
             started = time.monotonic()
@@ -57,12 +62,12 @@ def solver_of(info: AttackInfo) -> Callable[..., Solver]:
                     texts.update(reply=best.text, authored=best.authored)
                     if replay:
                         texts.setdefault("replay", None)  # a limit came before it
-                    state.messages = chat(best.asks[-1].turns)
+                    state.messages = chat(best.replies[-1].ask.turns)
                     state.output = ModelOutput.from_content(target.name, best.text)
                     state.messages.append(state.output.message)
-                state.store.set("texts", dict(texts))
-                record = record_of(info, configured, attempt) | {"seconds": time.monotonic() - started}
-                state.store.set(RECORD, record)
+                state.store.set(TEXTS_KEY, dict(texts))
+                record = Record.of(info, configured, attempt, time.monotonic() - started)
+                state.store.set(KEY, record.model_dump(mode="json"))
 
             try:
                 await run_search(info, attempt, configured)
@@ -75,7 +80,7 @@ def solver_of(info: AttackInfo) -> Callable[..., Solver]:
                     leave()
                 raise
             leave()
-            transcript().info(cast(Any, {"nodes": attempt.nodes}), source=f"midward/{info.name}")
+            transcript().info({"nodes": [offer.record() for offer in attempt.tried]}, source=f"midward/{info.name}")
             state.completed = True
             return state
 
@@ -84,63 +89,30 @@ def solver_of(info: AttackInfo) -> Callable[..., Solver]:
     return solver(name=info.name)(attack)
 
 
-def goal_of(state: TaskState) -> Goal:
-    """The sample's goal, from the metadata that `sample_of` writes."""
-    about = state.metadata or {}
-    known = {"goal", "source", "harmful", "target", "context", "category"}
-    return Goal(
-        str(state.sample_id),
-        str(about.get("goal") or state.input_text),
-        str(about.get("source", "")),
-        bool(about.get("harmful", True)),
-        about.get("target"),
-        about.get("context"),
-        about.get("category"),
-        {key: value for key, value in about.items() if key not in known},
-    )
-
-
-def record_of(info: AttackInfo, settings: Any, attempt: Attempt) -> dict[str, Any]:
-    """All that is kept of an attempt, as JSON; docs/attacks.md names the fields."""
-    target, found = attempt.target, attempt.best
-    return {
-        "attack": info.name,
-        "version": info.version,
-        "hash": info.hash(settings),
-        "access": info.access,
-        "settings": asdict(settings),
-        "goal": attempt.goal.id,
-        "goal_text": attempt.goal.text,
-        "source": attempt.goal.source,
-        "target": target.name,
-        "seed": attempt.seed,
-        "budget": target.budget,
-        "spent": attempt.spent,
-        "capabilities": sorted(target.used),
-        "queries": dict(target.queries),
-        "nfe": target.nfe,
-        "calls": dict(attempt.roles.calls),
-        "failed": dict(attempt.roles.failed),
-        "why": dict(attempt.roles.why),
-        "score": None if found is None else found.score,
-        "scored": found is not None and found.score is not None,
-        "composite": found is not None and found.compose is not None,
-        "asks": [] if found is None else [asdict(ask) for ask in found.asks],
-        "response": None if found is None else found.text,
-        "note": {} if found is None else dict(found.note),
-        "tried": len(attempt.nodes),
-        "prompts": sorted(attempt.prompts),
-        **attempt.facts,
-    }
-
-
-async def _again(found: Found, target: Target, seed: int) -> tuple[str | None, str]:
+async def _again(best: Offer, target: Target, seed: int) -> tuple[str | None, str]:
     """The winning prompt's text with fresh seeds (None where it can't be put together anew), and "known" where every
     reply in it was settled before, so that nothing was asked, else "asked"."""
-    asks = [replace(ask, seed=(seed if ask.seed is None else ask.seed) + REPLAY_SEED) for ask in found.asks]
+    asks = [reply.ask for reply in best.replies]
+    asks = [replace(ask, seed=(seed if ask.seed is None else ask.seed) + REPLAY_SEED) for ask in asks]
     known = [target.settled(ask) for ask in asks]
     rest = [ask for ask, reply in zip(asks, known, strict=True) if reply is None]
     fresh = iter(await Target(target.model).respond(*rest) if rest else ())
     texts = [(reply or next(fresh)).text for reply in known]
-    text = await found.compose(texts) if found.compose else texts[-1]
+    text = await best.compose(texts) if best.compose else texts[-1]
     return text, "asked" if rest else "known"
+
+
+_followers: list[Callable[[], None]] = []
+
+
+@contextmanager
+def following(follower: Callable[[], None]) -> Iterator[None]:
+    """Call `follower` after every attempt that ends inside the block, whether it went well or not.
+
+    For a progress display: an Inspect hook would do, but announces itself on the user's terminal.
+    """
+    _followers.append(follower)
+    try:
+        yield
+    finally:
+        _followers.remove(follower)

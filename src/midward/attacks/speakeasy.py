@@ -12,8 +12,9 @@ from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.roles import SCORE, RolePrompt, text, texts, whole
-from midward.attacks.target import Ask, Capability, Reply
+from midward.attacks.target import Ask, Reply
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 

@@ -14,9 +14,10 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import Capability
 from midward.attacks.pair import ANSWER, TASK, Count, Draft, Try, draft, put, told
 from midward.attacks.roles import ON_TOPIC, SCORE, RolePrompt, yes
-from midward.attacks.target import Capability, Reply
+from midward.attacks.target import Reply
 from midward.errors import InputError
 
 Item = TypeVar("Item")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from inspect_ai.model import (
     ChatMessage,
@@ -19,17 +19,16 @@ from inspect_ai.util import collect
 
 from midward._asking import LIMITS
 from midward.attacks.capabilities import OWN, SERVED, Capability, CapabilityError, check
-from midward.attacks.capabilities import AttackError as AttackError
 from midward.attacks.shapes import shape, span
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.sampling import Forced, Request
+from midward.sampling import Ban, Forced, Request
+from midward.sampling.likelihood import Span, SpanScore
+from midward.serving.provider import MidwardAPI
+from midward.serving.wire import Details, ExtraBody, Tokens
 
 if TYPE_CHECKING:
     import torch
-
-    from midward.models import LanguageModel
-
 
 T = TypeVar("T")
 
@@ -43,41 +42,7 @@ class EmptyReply(RuntimeError):
 
 
 _LIMITS = ("max_retries", "attempt_timeout", "timeout")
-
-
-@runtime_checkable
-class Runtime(Protocol):
-    """What a model of this process offers beside chat: `evaluation.provider.MidwardAPI`."""
-
-    @property
-    def model(self) -> LanguageModel: ...
-
-    @property
-    def capabilities(self) -> frozenset[str]: ...
-
-    @property
-    def length(self) -> int: ...
-
-    async def score(self, spans: Sequence[Any], *, mode: str, length: int) -> list[Any]: ...
-
-    async def gradient(
-        self, span: Any, slots: Sequence[int], *, length: int, drafts: Sequence[Any] = ((),)
-    ) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Tokens at a response position (0 is the first): `text`, or `ids` where text isn't exact enough (they count)."""
-
-    position: int
-    text: str | None = None
-    ids: tuple[int, ...] | None = None
-
-    def body(self) -> dict[str, Any]:
-        """As in the provider's `extra_body`."""
-        what = {"text": self.text} if self.ids is None else {"ids": list(self.ids)}
-        return {"position": self.position, **what}
-
+_CHAT: Mapping[str, Any] = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 
 Turns = tuple[tuple[str, str], ...]  # (role, text), oldest first; roles system, user, assistant
 
@@ -86,27 +51,30 @@ Turns = tuple[tuple[str, str], ...]  # (role, text), oldest first; roles system,
 class Ask:
     """One request to the target, all that is needed to put it again.
 
-    turns: (role, text), the last one the user's. A single text is one user turn. forced, bans: see `Piece`; they are of
-    the response. fill: what to do with mask tokens in the turns (None: the provider's default), see
-    `ExtraBody.prompt_masks`: with "fill_only" the reply's text is the last turn, filled; with "fill_then_answer" it is
-    that and the response behind it. seed, temperature, length: over the model's settings.
+    Attributes:
+        turns: (role, text), the last one the user's.
+        forced, bans: of the response, as in `midward.sampling.Request`.
+        fill: what to do with mask tokens in the turns, see `ExtraBody.prompt_masks`; None is the provider's default.
+            With "fill_only" the reply's text is the last turn, filled; with "fill_then_answer" it is that and the
+            response behind it.
+        seed, temperature, length: over the model's settings.
+
+    Raises:
+        InputError: turns of other roles, or another's turn last.
     """
 
     turns: Turns
-    forced: tuple[Piece, ...] = ()
-    bans: tuple[Piece, ...] = ()
+    forced: tuple[Forced, ...] = ()
+    bans: tuple[Ban, ...] = ()
     fill: Literal["fill_only", "fill_then_answer"] | None = None
     seed: int | None = None
     temperature: float | None = None
     length: int | None = None
 
     def __post_init__(self) -> None:
-        unknown = [role for role, _ in self.turns if role not in _CHAT]
-        if unknown or not self.turns or self.turns[-1][0] != "user":
-            raise InputError(
-                f"turns are {', '.join(_CHAT)} ones, the last one the user's; "
-                f"received {[role for role, _ in self.turns]}."
-            )
+        roles = [role for role, _ in self.turns]
+        if not roles or roles[-1] != "user" or not set(roles) <= _CHAT.keys():
+            raise InputError(f"turns are {', '.join(_CHAT)} ones, the last one the user's; received {roles}.")
 
     @classmethod
     def of(cls, text: str, *, system: str | None = None, **settings: Any) -> Ask:
@@ -122,10 +90,17 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the target answered. authored: the text of the tokens it wrote itself, without forced ones. nfe: forward
-    passes, 0 where the endpoint doesn't say. ended: whether the response came to its end within the length.
-    forced_at: for each forced piece the characters of the text from and up to which it stands, None where the response
-    ended before it. drawn: whether a seed had a say in it, also where the endpoint doesn't tell."""
+    """What the target answered.
+
+    Attributes:
+        ask: what was put, with the seed that it was put with.
+        text: the whole of it. authored: the text of the tokens that the model wrote itself, without forced ones.
+        nfe: forward passes, 0 where the endpoint doesn't say.
+        ended: whether the response came to its end within the length.
+        forced_at: for each forced span the characters of the text from and up to which it stands, None where the
+            response ended before it.
+        drawn: whether a seed had a say in it, also where the endpoint doesn't tell.
+    """
 
     ask: Ask
     text: str
@@ -137,40 +112,38 @@ class Reply:
 
     @property
     def landed(self) -> bool:
-        """Whether it holds its first forced piece; one that ended before it doesn't."""
+        """Whether it holds its first forced span; one that ended before it doesn't."""
         return bool(self.forced_at) and self.forced_at[0] is not None
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A span of the response whose probability is asked for: tokens `ids` at `position`, with `forced` ones seen."""
-
-    turns: Turns
-    position: int
-    ids: tuple[int, ...]
-    forced: tuple[Piece, ...] = ()
 
 
 class Target:
     """The model under attack.
 
-    budget: queries it answers before it raises `BudgetSpent`; a response, a scored span and a gradient are one query
-    each. None: no limit. seed: of what it samples, unless a request has its own.
-    Counts: queries (by kind: "respond", "score", "gradient"), nfe, used (capabilities).
+    Args:
+        model: Inspect's.
+        budget: queries it answers before it raises `BudgetSpent`; a response, a scored span and a gradient are one
+            query each. None: no limit.
+        seed: of what it samples, unless a request has its own.
+
+    Attributes:
+        queries: how many of each kind were put ("respond", "score", "gradient").
+        nfe: forward passes. used: capabilities that were used.
+        runtime: our provider, where this process runs the model; None where it is served elsewhere.
     """
 
     def __init__(self, model: Model, *, budget: int | None = None, seed: int = 0) -> None:
         self.name = str(model)
         self.model = model
-        self.runtime: Runtime | None = model.api if isinstance(model.api, Runtime) else None
+        self.runtime: MidwardAPI | None = model.api if isinstance(model.api, MidwardAPI) else None
         self.budget, self.seed = budget, seed
         self.queries = {"respond": 0, "score": 0, "gradient": 0}
         self.nfe = 0
         self.used: set[str] = set()
         self._settled: dict[Ask, Reply] = {}
-        # What the model and the run say; what a call says goes over it, so limits are given where they say nothing.
-        self._given = model._resolve_config(None)
-        unlimited = [name for name in _LIMITS if getattr(self._given, name) is None]
+        # What the model and the run say: Inspect has no public name for the settings of a run. What a call says goes
+        # over it, so limits are given where they say nothing.
+        self._config = model._resolve_config(None)
+        unlimited = [name for name in _LIMITS if getattr(self._config, name) is None]
         self._limits = {} if self.runtime else {name: getattr(LIMITS, name) for name in unlimited}
 
     @property
@@ -188,43 +161,65 @@ class Target:
         check(self.name, self.capabilities, capabilities)
         self.used.update(capabilities)
 
+    def own(self, *capabilities: Capability) -> MidwardAPI:
+        """Our provider, once it has these; to read its tokens and length is no capability used.
+
+        Raises:
+            CapabilityError: it lacks one, or the model is served elsewhere.
+        """
+        self.need(*capabilities)
+        if self.runtime is None:
+            raise CapabilityError(
+                f"this needs tokens, and {self.name} is served elsewhere and takes text only; use {OWN}."
+            )
+        return self.runtime
+
+    # --- tokens, of a model of this process ------------------------------------------------------------------
+
     @property
     def length(self) -> int:
-        """Positions of a response, as the settings have it. Needs our own runtime."""
-        own = self._own()
-        return self._given.max_tokens or own.length
+        """Positions of a response, as the settings have it."""
+        own = self.own()
+        return self._config.max_tokens or own.length
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The ids of a text, without special tokens added."""
-        tokenizer = self._own().model.tokenizer
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self.own().model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
-        tokenizer = self._own().model.tokenizer
+        tokenizer = self.own().model.tokenizer
         return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def encode(self, turns: str | Turns) -> list[int]:
+        """The ids of a prompt, a user turn's text or all turns, through the chat template."""
+        prompt = turns if isinstance(turns, str) else [{"role": role, "content": text} for role, text in turns]
+        return self.own().model.encode(prompt)
+
+    def span(self, phrase: str, position: int) -> Forced:
+        """A phrase at a response position, as `midward.attacks.shapes.span` makes it."""
+        return span(self.own().model, phrase, position, self.length)
 
     def shaped(self, goal: Goal, name: str, **settings: Any) -> Request:
         """The goal in an attack's shape (see `midward.attacks.shapes.shape`), for this model and response length."""
-        return shape(self._own().model, goal, name, length=self.length, **settings)
+        return shape(self.own().model, goal, name, length=self.length, **settings)
 
-    def span(self, phrase: str, position: int) -> Piece:
-        """A phrase at a response position, as `midward.attacks.shapes.span` makes it."""
-        return self.pieces(span(self._own().model, phrase, position, self.length))[0]
-
-    def pieces(self, *spans: Forced) -> tuple[Piece, ...]:
-        """Forced spans as an `Ask` has them, with their text."""
-        return tuple(Piece(each.position, self.decode(each.ids), each.ids) for each in spans)
-
-    def encode(self, turns: Turns) -> list[int]:
-        """The prompt's ids, through the chat template."""
-        return self._own().model.encode(_messages(turns))
+    # --- queries ---------------------------------------------------------------------------------------------
 
     async def respond(self, *asks: Ask, n: int = 1) -> list[Reply]:
-        """Put requests, all at once: `n` replies to each, in the requests' order (seeds seed, seed + 1, ...).
+        """Put requests, all at once.
 
-        Where the budget doesn't suffice for all, only the first ones are put and answered; with nothing left
-        BudgetSpent is raised. Raises CapabilityError; what the endpoint raises once its retries are spent; EmptyReply.
+        Args:
+            asks: the requests.
+            n: replies to each (seeds seed, seed + 1, ...).
+
+        Returns:
+            The replies in the requests' order; where the budget doesn't suffice for all, only those to the first ones.
+
+        Raises:
+            BudgetSpent: nothing is left of it.
+            CapabilityError: a request needs what the target lacks.
+            EmptyReply: a served model sends nothing. What else an endpoint raises once its retries are spent comes too.
         """
         asks = tuple(self._prepared(ask) for ask in asks)
         if n > 1:
@@ -237,8 +232,8 @@ class Target:
             groups = groups[:full] + ([(asks[full], rest)] if rest else [])
         self.queries["respond"] += sum(count for _, count in groups)
         self.used.add(Capability.CHAT)
-        found = await together(*(self._one(ask, count) for ask, count in groups))
-        replies = [reply for group in found for reply in group]
+        answered = await together(*(self._answer(ask, count) for ask, count in groups))
+        replies = [reply for group in answered for reply in group]
         self.nfe += sum(reply.nfe for reply in replies)
         self._settled |= {replace(reply.ask, seed=None): reply for reply in replies if not reply.drawn}
         return replies
@@ -247,34 +242,32 @@ class Target:
         """The reply to a request that was put already and whose seed had no say in it: it would get this one again."""
         return self._settled.get(replace(ask, seed=None))
 
-    async def score(self, *probes: Probe, mode: str = "parallel") -> list[Any]:
-        """Log-probabilities of spans of the response (`midward.sampling.likelihood.SpanScore`), all at once.
+    async def score(self, *spans: Span, mode: str = "parallel") -> list[SpanScore]:
+        """Log-probabilities of spans of the response, all at once.
 
-        mode: see `span_log_probs`; search by "parallel", report by "sequential". Where the budget doesn't suffice for
-        all, only the first ones come back; with nothing left BudgetSpent is raised.
+        Args:
+            spans: their prompts are user turns, or ids.
+            mode: see `span_log_probs`; search by "parallel", report by "sequential".
+
+        Returns:
+            The scores; where the budget doesn't suffice for all, only those of the first spans.
+
+        Raises:
+            BudgetSpent: nothing is left of it.
         """
-        runtime = self._own(Capability.SLP)
-        probes = probes[: self._take("score", len(probes))]
-        spans = [self._span(probe) for probe in probes]
-        scores = await runtime.score(spans, mode=mode, length=self.length)
+        runtime = self.own(Capability.SLP)
+        scores = await runtime.score(spans[: self._take("score", len(spans))], mode=mode, length=self.length)
         self.nfe += sum(score.nfe for score in scores)
         return scores
 
-    async def gradient(self, probe: Probe, slots: Sequence[int], *, drafts: Sequence[Any] = ((),)) -> torch.Tensor:
+    async def gradient(
+        self, span: Span, slots: Sequence[int], *, drafts: Sequence[tuple[Forced, ...]] = ((),)
+    ) -> torch.Tensor:
         """Gradient [S, V] of the span's negative log-probability at prompt slots; see `span_gradient`."""
-        runtime = self._own(Capability.GRAD)
+        runtime = self.own(Capability.GRAD)
         self._take("gradient", 1)
         self.nfe += 2 * len(drafts)
-        return await runtime.gradient(self._span(probe), slots, length=self.length, drafts=drafts)
-
-    def _own(self, *capabilities: Capability) -> Runtime:
-        """The runtime, once it has these. Its tokenizer and its length are no capability of the attack's."""
-        self.need(*capabilities)
-        if self.runtime is None:
-            raise CapabilityError(
-                f"this needs tokens, and {self.name} is served elsewhere and takes text only; use {OWN}."
-            )
-        return self.runtime
+        return await runtime.gradient(span, slots, length=self.length, drafts=drafts)
 
     def _take(self, kind: str, count: int) -> int:
         """How many of `count` queries may be put; they are counted."""
@@ -285,23 +278,16 @@ class Target:
         self.queries[kind] += count
         return count
 
-    def _span(self, probe: Probe) -> Any:
-        from midward.sampling.likelihood import Span
-
-        forced = tuple(Forced(one.position, one.ids or self.tokens(one.text or "")) for one in probe.forced)
-        return Span(self.encode(probe.turns), probe.position, probe.ids, forced)
-
     def _prepared(self, ask: Ask) -> Ask:
         """The request as this target can take it: capabilities noted, a system turn folded where there are none."""
         roles = [role for role, _ in ask.turns]
-        needed = {
-            Capability.POS: bool(ask.forced),
-            Capability.BAN: bool(ask.bans),
-            Capability.PMASK: ask.fill is not None,
+        wanted = {
+            Capability.POS: ask.forced,
+            Capability.BAN: ask.bans,
+            Capability.PMASK: ask.fill,
+            Capability.HIST: "assistant" in roles,
         }
-        self.need(*(capability for capability, wanted in needed.items() if wanted))
-        if "assistant" in roles:
-            self.need(Capability.HIST)
+        self.need(*(capability for capability, asked in wanted.items() if asked))
         if "system" in roles:
             if not self._takes_system(ask.turns):
                 self.used.add("SYS-folded")
@@ -317,12 +303,12 @@ class Target:
         if self.runtime is None or not inner:
             return True
         try:
-            without = tuple(turn for i, turn in enumerate(turns) if i not in inner)
-            return self.encode(turns) != self.encode(without)
+            return self.encode(turns) != self.encode(tuple(turn for i, turn in enumerate(turns) if i not in inner))
         except Exception:  # a template says no by raising whatever it likes
             return False
 
-    async def _one(self, ask: Ask, n: int) -> list[Reply]:
+    async def _answer(self, ask: Ask, n: int) -> list[Reply]:
+        """`n` replies to one request."""
         seed = self.seed if ask.seed is None else ask.seed
         if self.runtime is not None:
             return _replies(ask, await self._generate(ask, seed, n), seed)
@@ -332,13 +318,7 @@ class Target:
     async def _generate(self, ask: Ask, seed: int, n: int) -> ModelOutput:
         config = GenerateConfig(seed=seed, temperature=ask.temperature, max_tokens=ask.length, **self._limits)
         if self.runtime is not None:
-            body: dict[str, Any] = {
-                "forced": [one.body() for one in ask.forced],
-                "bans": [one.body() for one in ask.bans],
-                "prompt_masks": ask.fill,
-            }
-            wanted = {key: value for key, value in body.items() if value}
-            config.extra_body = {**(self._given.extra_body or {}), **wanted} if wanted else None
+            config.extra_body = extra_body(ask).over(self._config.extra_body)
             config.num_choices = n if n > 1 else None
         messages = chat(ask.turns)
         for _ in range(2):
@@ -357,11 +337,19 @@ async def together(*tasks: Awaitable[T]) -> list[T]:
         raise group.exceptions[0] from None
 
 
-_CHAT: Mapping[str, Any] = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
+def chat(turns: Turns) -> list[ChatMessage]:
+    """The turns as Inspect's messages."""
+    return [_CHAT[role](content=text) for role, text in turns]
 
 
-def _messages(turns: Turns) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for role, text in turns]
+def extra_body(ask: Ask) -> ExtraBody:
+    """What a request asks of our provider beside chat."""
+    wanted: dict[str, Any] = {
+        "forced": tuple(Tokens(position=each.position, ids=each.ids) for each in ask.forced),
+        "bans": tuple(Tokens(position=each.position, ids=each.ids) for each in ask.bans),
+        "prompt_masks": ask.fill,
+    }
+    return ExtraBody(**{name: value for name, value in wanted.items() if value})
 
 
 def _folded(turns: Turns) -> Turns:
@@ -380,28 +368,21 @@ def _folded(turns: Turns) -> Turns:
 
 
 def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
-    details = (output.metadata or {}).get("choices") or [{}] * len(output.choices)
+    """An output's choices as replies. seed: of an endpoint that doesn't tell."""
     replies = []
-    for choice, detail in zip(output.choices, details, strict=True):
-        text = choice.message.text
-        authored = detail.get("authored", text)
-        if ask.fill == "fill_then_answer" and "filled" in detail:
-            text = f"{detail['filled'][-1]['content']}\n\n{text}"
-            authored = f"{detail['fills']}\n\n{authored}"
+    for choice, about in zip(output.choices, Details.of(output).choices, strict=True):
+        text, authored = choice.message.text, about.authored
+        if ask.fill == "fill_then_answer" and about.filled:
+            text, authored = f"{about.filled[-1]['content']}\n\n{text}", f"{about.fills}\n\n{authored}"
         replies.append(
             Reply(
-                replace(ask, seed=detail.get("seed", seed)),
+                replace(ask, seed=seed if about.seed is None else about.seed),
                 text,
                 authored,
-                detail.get("nfe", 0),
+                about.nfe,
                 choice.stop_reason != "max_tokens",
-                tuple(place and (place[0], place[1]) for place in detail.get("forced_at", ())),
-                detail.get("drawn", True),
+                tuple(about.forced_at),
+                about.drawn,
             )
         )
     return replies
-
-
-def chat(turns: Turns) -> list[ChatMessage]:
-    """The turns as Inspect's messages."""
-    return [_CHAT[role](content=text) for role, text in turns]

@@ -14,9 +14,10 @@ from pydantic.dataclasses import dataclass
 
 from midward._tables import read_table, require_column
 from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.pair import Count, put
 from midward.attacks.roles import ON_TOPIC, SCORE, RolePrompt, text, yes
-from midward.attacks.target import Ask, AttackError, Capability
+from midward.attacks.target import Ask
 from midward.errors import InputError
 from midward.world import wrappers
 

@@ -129,8 +129,8 @@ def attack(
         says_harm(name, column)  # a wrong name or file is told at once
     from midward.attacks import matrix as room
     from midward.attacks import results
-    from midward.attacks._following import following
     from midward.attacks.profiles import profile_of
+    from midward.attacks.solver import following
     from midward.judges import find, ranked
     from midward.models.loading import adapter_folder, checkpoint_folder
     from midward.world import ASSISTANT
@@ -233,10 +233,7 @@ def attack(
 
 def _scored(outcomes: list[Outcome], judge: str, text: str) -> bool:
     """Whether the judge gave a verdict on a text that it was asked about; of an empty one nobody is asked."""
-    return any(
-        outcome.verdicts.get(judge, {}).get(text) is not None and not outcome.said(judge, text).get("empty")
-        for outcome in outcomes
-    )
+    return any(outcome.success(judge, text) is not None and not outcome.empty(judge, text) for outcome in outcomes)
 
 
 class _Told:

@@ -9,6 +9,7 @@ from typing import Any
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.util import collect
+from pydantic import BaseModel
 
 from midward.errors import InputError
 from midward.judges.judge import Judge, JudgeInfo, Verdict, verdict_of
@@ -16,6 +17,25 @@ from midward.judges.judge import Judge, JudgeInfo, Verdict, verdict_of
 #: The texts of a sample that are judged apart.
 TEXTS = ("reply", "replay", "authored")
 KEY = "texts"
+
+
+class Judged(BaseModel):
+    """The metadata of a judge's `Score`: its verdict on each text, and those texts that it couldn't score.
+
+    A text that the attack has no use for is in neither.
+    """
+
+    judge: str
+    version: str
+    hash: str
+    measures: str
+    verdicts: dict[str, Verdict]
+    unscored: list[str]
+
+    def outcome(self, text: str) -> bool | None:
+        """What it says of a text, of what it measures; None where it is unscored, or there is no such text."""
+        verdict = self.verdicts.get(text)
+        return None if verdict is None else verdict.refused if self.measures == "refused" else verdict.success
 
 
 def texts_of(state: TaskState) -> dict[str, str | None]:
@@ -63,14 +83,14 @@ def scorer_of(info: JudgeInfo) -> Callable[..., Scorer]:
                 value={name: _number(said.get(name)) for name in TEXTS},
                 explanation="; ".join(f"{name}: {verdict.explanation}" for name, verdict in verdicts.items()),
                 reason="grader_failed" if None in said.values() else None,
-                metadata={
-                    "judge": info.name,
-                    "version": info.version,
-                    "hash": info.hash,
-                    "measures": info.measures,
-                    "verdicts": {name: verdict.record() for name, verdict in verdicts.items()},
-                    "unscored": [name for name, outcome in said.items() if outcome is None],
-                },
+                metadata=Judged(
+                    judge=info.name,
+                    version=info.version,
+                    hash=info.hash,
+                    measures=info.measures,
+                    verdicts=verdicts,
+                    unscored=[name for name, outcome in said.items() if outcome is None],
+                ).model_dump(mode="json"),
             )
 
         return score

@@ -1,122 +1,57 @@
-"""From what a caller of the provider says to what the sampler is asked."""
+"""From what a caller of the provider says to what the sampler is asked, and mask tokens in messages."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from inspect_ai.model import ChatMessage
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from midward._hints import did_you_mean
 from midward.errors import InputError
 from midward.sampling import Ban, Forced, Request, Sampling, sample
 from midward.sampling.noise import row_seed
 from midward.sampling.requests import resolve
 from midward.serving.queue import Engine
-
-#: What a message's mask tokens lead to: they are filled, they are taken out, or the request is refused.
-Masks = Literal["allow", "strip", "refuse"]
-Message = dict[str, str]
+from midward.serving.wire import ExtraBody, Message, Tokens
 
 _FILL_STEP = 32  # tokens; see `_to_fill`
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+def make_requests(
+    engine: Engine, prompt_ids: list[int], settings: Mapping[str, Any], extra: ExtraBody, count: int
+) -> tuple[list[Request], Sampling]:
+    """What the sampler is asked.
 
+    Args:
+        engine: whose model answers.
+        prompt_ids: of the whole conversation.
+        settings: over the model's sampling settings.
+        extra: what is forced, banned and filled.
+        count: of requests, alike but for their seeds, which go up from the settings' one.
 
-class Tokens(_Strict):
-    """Tokens at a response position: `text` (without special tokens added) or `ids`, one of them."""
+    Returns:
+        The requests, and the sampling settings with the first one's seed. With "fill_only" the requests' prompt is
+        only the conversation's head, and their response the rest.
 
-    position: int = 0
-    text: str | None = None
-    ids: list[int] | None = None
-
-
-class ExtraBody(_Strict):
-    """What `GenerateConfig(extra_body=...)` may hold for this provider.
-
-    forced: [{"position": int, "text": str} or {"position": int, "ids": [int]}]: tokens that stand there from the start.
-    bans: the same form; a sequence that must not stand there. A position that isn't given is 0.
-    masks: overrides the model argument `masks`.
-    prompt_masks: "fill_then_answer": mask tokens in the messages are filled with the response's first block (see
-        `Sampling.prompt_masks`); "fill_only": there is no response, the denoiser fills the prompt as one block, and the
-        completion is the last message that held masks, filled (as the published DIJA code does on LLaDA).
-    sampling: `Sampling` fields for this request alone.
-    trace: add `commit_quarters` to each choice's metadata.
+    Raises:
+        InputError: for what can't be followed.
     """
-
-    forced: list[Tokens] = []
-    bans: list[Tokens] = []
-    masks: Masks | None = None
-    prompt_masks: Literal["fill_then_answer", "fill_only"] = "fill_then_answer"
-    sampling: dict[str, Any] = {}
-    trace: bool = False
-
-    @classmethod
-    def read(cls, body: Mapping[str, Any] | None) -> ExtraBody:
-        """Check what was given. Raises InputError, naming the key."""
-        try:
-            return cls.model_validate_json(json.dumps(body or {}))  # JSON: a tuple of ids is as good as a list
-        except TypeError as error:
-            raise InputError(f"extra_body must be JSON: {error}.") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                known = cls.model_fields if len(first["loc"]) == 1 else Tokens.model_fields
-                hint = did_you_mean(str(first["loc"][-1]), known)
-                raise InputError(f"extra_body: unknown key {where!r}.{hint} Available: {', '.join(known)}.") from None
-            message = first["msg"][0].lower() + first["msg"][1:]
-            raise InputError(f"extra_body: {where}: {message}; received {first['input']!r}.") from None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked of the sampler, one request a seed.
-
-    prompt_ids: of the whole conversation. fill_only: the requests' prompt is only its head, their response the rest.
-    """
-
-    prompt_ids: list[int]
-    fill_only: bool
-    sampling: Sampling
-    seeds: list[int]
-    requests: list[Request]
-
-    @property
-    def forced(self) -> tuple[Forced, ...]:
-        """The spans the caller forced."""
-        return () if self.fill_only else self.requests[0].forced
-
-
-def make_plan(engine: Engine, prompt_ids: list[int], settings: Mapping[str, Any], extra: ExtraBody, count: int) -> Plan:
-    """Put a request together: `count` seeds from the settings' one on. Raises InputError for what can't be followed."""
     sampling = make_sampling(engine, settings)
-    seeds = [sampling.seed + i for i in range(count)]
-    forced = tuple(_span(engine, each, "forced") for each in extra.forced)
-    bans = tuple(Ban(span.ids, span.position) for span in (_span(engine, each, "bans") for each in extra.bans))
+    forced = tuple(_span(engine, tokens, "forced") for tokens in extra.forced)
+    banned = [_span(engine, tokens, "bans") for tokens in extra.bans]
     head = prompt_ids
     if extra.prompt_masks == "fill_only":
-        if forced or bans:
+        if forced or banned:
             raise InputError('"fill_only" gives no response, so nothing can be forced or banned in it.')
         head, sampling, forced = _to_fill(engine, prompt_ids, sampling)
-    request = Request(head, forced, bans)
+    request = Request(head, forced, tuple(Ban(span.ids, span.position) for span in banned))
     try:
         resolve(engine.model, request, sampling.length, 0)
     except ValueError as error:
         raise InputError(str(error).removeprefix("request 0: ")) from None
-    return Plan(
-        prompt_ids=prompt_ids,
-        fill_only=len(head) < len(prompt_ids),
-        # The seed goes into the requests, so that those with different ones can share a batch.
-        sampling=replace(sampling, seed=0),
-        seeds=seeds,
-        requests=[replace(request, seed=row_seed(seed, request, head)) for seed in seeds],
-    )
+    seeds = range(sampling.seed, sampling.seed + count)
+    return [replace(request, seed=row_seed(seed, request, head)) for seed in seeds], sampling
 
 
 def make_sampling(engine: Engine, settings: Mapping[str, Any]) -> Sampling:
@@ -134,7 +69,7 @@ def _span(engine: Engine, tokens: Tokens, what: str) -> Forced:
         raise InputError(f"extra_body: {what}: give text or ids, one of them; received {tokens.model_dump()!r}.")
     try:
         if tokens.ids is not None:
-            return Forced(tokens.position, tuple(tokens.ids))
+            return Forced(tokens.position, tokens.ids)
         return engine.span(tokens.position, tokens.text or "")
     except ValueError as error:
         raise InputError(f"extra_body: {what}: {error}") from None
@@ -153,13 +88,18 @@ def read_messages(input: Sequence[ChatMessage]) -> list[Message]:
     return messages
 
 
+def decode(engine: Engine, ids: Sequence[int]) -> str:
+    """The ids as text, special tokens stripped, past any end token."""
+    return engine.model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
 # --- masks in the prompt -------------------------------------------------------------------------------------
 
 
-def mask_token(engine: Engine) -> str | None:
-    """How a mask is written in a text; None for a model without one."""
+def mask_token(engine: Engine) -> str:
+    """How a mask is written in a text; empty for a model without one."""
     mask_id = engine.model.family.mask_id
-    return None if mask_id is None else engine.model.tokenizer.convert_ids_to_tokens(mask_id)
+    return "" if mask_id is None else str(engine.model.tokenizer.convert_ids_to_tokens(mask_id))
 
 
 def strip_masks(token: str, messages: list[Message]) -> list[Message]:
@@ -173,34 +113,31 @@ def strip_masks(token: str, messages: list[Message]) -> list[Message]:
     return stripped
 
 
-def fill_messages(
-    engine: Engine, prompt_ids: list[int], filled_ids: list[int], messages: list[Message]
-) -> list[Message]:
+def fill_messages(engine: Engine, fills: Sequence[int], messages: list[Message]) -> list[Message]:
     """The messages with each mask token in their texts replaced by what stands there now.
 
-    prompt_ids, filled_ids: the prompt before and after. Raises InputError where the chat template doesn't pass every
-    mask token on once.
+    Args:
+        engine: whose mask and tokenizer they are.
+        fills: the tokens in place of the prompt's masks, in order.
+        messages: as they were sent.
+
+    Raises:
+        InputError: where the chat template doesn't pass every mask token on once.
     """
-    token = mask_token(engine) or ""
-    fills = [now for was, now in zip(prompt_ids, filled_ids, strict=True) if was == engine.model.family.mask_id]
-    if len(fills) != sum(message["content"].count(token) for message in messages):
+    token, waiting = mask_token(engine), list(fills)
+    if len(waiting) != sum(message["content"].count(token) for message in messages):
         raise InputError("the chat template changes the number of mask tokens, so they can't be found again.")
     filled = []
     for message in messages:
         text, *pieces = message["content"].split(token)
         run: list[int] = []  # masks in a row are decoded together
         for piece in pieces:
-            run.append(fills.pop(0))
+            run.append(waiting.pop(0))
             if piece:
                 text += decode(engine, run) + piece
                 run = []
         filled.append({**message, "content": text + decode(engine, run)})
     return filled
-
-
-def decode(engine: Engine, ids: Sequence[int]) -> str:
-    """The ids as text, special tokens stripped, past any end token."""
-    return engine.model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _to_fill(

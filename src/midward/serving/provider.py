@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from inspect_ai._util.error import PrerequisiteError
+from inspect_ai._util.error import PrerequisiteError  # private: see `ProviderError`
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
@@ -27,22 +27,19 @@ from midward.errors import InputError
 from midward.guards import STUB, sampling_of
 from midward.guards import load as load_guard
 from midward.models import ModelError
-from midward.sampling import Forced, Response, Sampling
+from midward.sampling import Forced, Request, Response, Sampling
 from midward.sampling.likelihood import Span, SpanScore
 from midward.serving.plan import (
-    ExtraBody,
-    Masks,
-    Message,
-    Plan,
     decode,
     fill_messages,
-    make_plan,
+    make_requests,
     make_sampling,
     mask_token,
     read_messages,
     strip_masks,
 )
 from midward.serving.queue import Engine, shared
+from midward.serving.wire import Choice, Details, ExtraBody, Masks, Message
 from midward.store import key_of
 
 if TYPE_CHECKING:
@@ -52,51 +49,45 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What a request with mask tokens is answered with masks="refuse".
-
 _OWN_ARGS = ("adapter", "device", "dtype", "quantize", "device_map", "batch_size", "masks", "guard")
 _SETTINGS = tuple(field.name for field in fields(Sampling))
 _NO_EFFECT = (
-    "top_p",
-    "top_k",
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "best_of",
-    "logprobs",
-    "top_logprobs",
-    "prompt_logprobs",
+    *("top_p", "top_k", "frequency_penalty", "presence_penalty", "logit_bias", "best_of"),
+    *("logprobs", "top_logprobs", "prompt_logprobs"),
 )
 _UNSUPPORTED = ("stop_seqs", "response_schema")
 
 
 class ProviderError(PrerequisiteError, ModelError):
-    """The model of an evaluation can't be had; told without a traceback by Inspect's command line and by midward's."""
+    """The model of an evaluation can't be had.
+
+    A `PrerequisiteError`, so that Inspect's command line shows the message without a traceback; Inspect has no public
+    name for it.
+    """
 
 
 class MidwardAPI(ModelAPI):
     """A model of this process behind Inspect's interface.
 
-    Model arguments: adapter, device, dtype, quantize, device_map as in `midward.load`; batch_size: rows a forward
-    (default 32 on a CPU, 64 elsewhere); masks: "allow" (the default: mask tokens written out in a message are masks, as
-    for any user of the raw model), "strip" or "refuse" (answers `STUB` with stop reason content_filter); guard: the
-    file of a fitted one; and any `Sampling` field.
     What is used of `GenerateConfig`: temperature, max_tokens (the response's length; never more than the model has room
     for), seed, num_choices (choice i is what a single request with seed + i gives), system_message, extra_body (see
     `ExtraBody`). The later of these wins: model's defaults, model arguments, GenerateConfig, extra_body's sampling.
     Without a seed it is 0, so that equal requests get equal responses; draws depend on seed and request, never on what
-    else runs.
+    else runs. The output's metadata are `Details`.
 
-    The output's metadata: fingerprint (model and adapter), sampling (all settings), forced (the spans), masks (the
-    policy), prompt_masks (mask tokens that were sent), nfe (forward passes, all choices together), choices: for each
-    its seed, drawn (whether the seed had a say in it), nfe, steps, ended, authored (the text of the tokens the model
-    wrote: the completion without forced ones), authored_tokens (their number; the usage's output), forced_at (for each
-    forced span the characters of the completion from and up to which it stands, None where the response ended before
-    it), where masks were filled filled (the messages as they stand then) and fills (the text of what was put there),
-    with a guard its verdict as guard (see `midward.guards.Verdict`), and with trace commit_quarters (mean response
-    position of what each quarter of the steps committed).
+    Args:
+        model_name: what `midward.load` takes.
+        base_url, api_key: Inspect's; unused.
+        config: Inspect's settings of generation.
+        adapter, device, dtype, quantize, device_map: as in `midward.load`.
+        batch_size: rows a forward; 32 on a CPU and 64 elsewhere unless given.
+        masks: "allow": mask tokens written out in a message are masks, as for any user of the raw model; "strip"; or
+            "refuse": such a message is answered by `STUB` with stop reason content_filter.
+        guard: the file of a fitted one.
+        sampling: fields of `Sampling`.
 
-    Raises ProviderError where the model can't be loaded or an argument is wrong.
+    Raises:
+        ProviderError: the model can't be loaded, or an argument is wrong.
     """
 
     def __init__(
@@ -117,7 +108,7 @@ class MidwardAPI(ModelAPI):
         **sampling: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        self._where = (model_name, adapter, str(device), str(dtype), quantize, device_map)
+        self._placement = (model_name, adapter, str(device), str(dtype), quantize, device_map)
         self._sampling = sampling
         self._warned: set[str] = set()
         self.masks = masks
@@ -125,11 +116,10 @@ class MidwardAPI(ModelAPI):
             _check_arguments(batch_size, masks, sampling)
             if guard:
                 self._sampling = sampling = {**sampling_of(guard), **sampling}
-            engine = shared(*self._where)
+            engine = shared(*self._placement)
             engine.encode("hello")  # without a chat template every sample would fail
-            chosen = make_sampling(engine, sampling)
-            engine.model.encode("?")  # a model without a chat template can't be asked anything
-            self.guard = load_guard(guard, engine.model, chosen) if guard else None
+            settings = make_sampling(engine, sampling)
+            self.guard = load_guard(guard, engine.model, settings) if guard else None
         except (ModelError, TypeError, ValueError) as error:
             message = str(error)
             raise ProviderError(message if model_name in message else f"midward/{model_name}: {message}") from error
@@ -148,7 +138,7 @@ class MidwardAPI(ModelAPI):
     def engine(self) -> Engine:
         """The loaded model and its queue; loaded again after `close`."""
         if self._engine is None:
-            self._engine = shared(*self._where)
+            self._engine = shared(*self._placement)
         return self._engine
 
     @property
@@ -164,13 +154,13 @@ class MidwardAPI(ModelAPI):
     @property
     def capabilities(self) -> frozenset[str]:
         """What may be asked of it, by the names of `midward.attacks.Capability`."""
-        found = {"CHAT", "HIST", "N", "POS", "BAN", "SLP", "GRAD"}
+        has = {"CHAT", "HIST", "N", "POS", "BAN", "SLP", "GRAD"}
         cached = make_sampling(self.engine, self._sampling).cache  # which masks in prompts can't follow
         if self.model.family.kind == "diffusion" and self.masks == "allow" and cached is None:
-            found.add("PMASK")
+            has.add("PMASK")
         if self.engine.takes_system_turns:
-            found.add("SYS")
-        return frozenset(found)
+            has.add("SYS")
+        return frozenset(has)
 
     def close(self) -> None:
         """Let go of the model; its memory is free once no other provider holds it."""
@@ -182,7 +172,7 @@ class MidwardAPI(ModelAPI):
 
     def connection_key(self) -> str:
         """One pool of connections a loaded model."""
-        return repr(self._where)
+        return repr(self._placement)
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
@@ -190,56 +180,51 @@ class MidwardAPI(ModelAPI):
         """Answer a conversation; see the class. Raises InputError for a request that can't be followed."""
         extra = ExtraBody.read(config.extra_body)
         self._check(tools, config)
-        engine = self.engine
-        messages = read_messages(input)
-        masks = extra.masks or self.masks
-        token = mask_token(engine)
-        sent = sum(message["content"].count(token) for message in messages) if token else 0
-        about = {"fingerprint": engine.fingerprint, "masks": masks, "prompt_masks": sent}
-        if token and sent and masks == "refuse":
-            return _refusal(self.model_name, about, config.num_choices or 1)
-        if token and masks == "strip":
+        engine, count = self.engine, config.num_choices or 1
+        messages, token = read_messages(input), mask_token(engine)
+        details = Details(
+            fingerprint=engine.fingerprint,
+            masks=extra.masks or self.masks,
+            prompt_masks=sum(message["content"].count(token) for message in messages) if token else 0,
+            choices=[],
+        )
+        if details.prompt_masks and details.masks == "refuse":
+            return self._refused(details, count)
+        if token and details.masks == "strip":
             messages = strip_masks(token, messages)
 
         prompt_ids = engine.encode(messages)
         settings = {**self._settings(engine, prompt_ids, config), **extra.sampling}
-        plan = make_plan(engine, prompt_ids, settings, extra, config.num_choices or 1)
-        found = await engine.sample(
-            plan.requests, plan.sampling, batch_size=self.batch_size, trace=extra.trace, guard=self.guard
+        requests, sampling = make_requests(engine, prompt_ids, settings, extra, count)
+        # The seeds are in the requests, so that those with different ones can share a batch.
+        sampled = await engine.sample(
+            requests, replace(sampling, seed=0), batch_size=self.batch_size, trace=extra.trace, guard=self.guard
         )
-        for response, _ in found:
+        for response, _ in sampled:
             response.checked()  # an error of this sample, never an answer
-        drawn = plan.sampling.temperature > 0 or plan.sampling.order in ("random", "annealed") or self.guard is not None
-        choices, details = [], []
-        for seed, (response, commit_step) in zip(plan.seeds, found, strict=True):
-            if response.verdict is not None and response.verdict.flagged:
-                choice, detail = _stub(response, self.model_name)
-            else:
-                choice, detail = _choice(engine, plan, response, messages, self.model_name)
-            if response.verdict is not None:
-                detail["guard"] = response.verdict.record()
+        drawn = sampling.temperature > 0 or sampling.order in ("random", "annealed") or self.guard is not None
+        choices = []
+        for i, (request, (response, commit_step)) in enumerate(zip(requests, sampled, strict=True)):
+            record: dict[str, Any] = {"seed": sampling.seed + i, "drawn": drawn}
             if commit_step is not None:
-                detail["commit_quarters"] = _quarters(commit_step.tolist())
+                record["commit_quarters"] = _quarters(commit_step.tolist())
+            flagged = response.verdict is not None and response.verdict.flagged
+            read = _stub_choice if flagged else _response_choice
+            choice, more = read(engine, prompt_ids, request, response, messages)
+            if response.verdict is not None:
+                more["guard"] = response.verdict.record()
+            choice.message.model = self.model_name
             choices.append(choice)
-            details.append({"seed": seed, "drawn": drawn, **detail})
-        tokens = sum(detail["authored_tokens"] for detail in details)
-        return ModelOutput(
-            model=self.model_name,
-            choices=choices,
-            usage=ModelUsage(
-                input_tokens=len(plan.prompt_ids), output_tokens=tokens, total_tokens=len(plan.prompt_ids) + tokens
-            ),
-            metadata={
-                **about,
-                "sampling": asdict(replace(plan.sampling, seed=plan.seeds[0])),
-                "forced": [
-                    {"position": span.position, "ids": list(span.ids), "text": decode(engine, span.ids)}
-                    for span in plan.forced
-                ],
-                "nfe": sum(response.nfe for response, _ in found),
-                "choices": details,
-            },
-        )
+            details.choices.append(Choice(**record, **more))
+        details.sampling = asdict(sampling)
+        details.forced = [
+            {"position": span.position, "ids": list(span.ids), "text": decode(engine, span.ids)}
+            for span in _given(prompt_ids, requests[0])
+        ]
+        details.nfe = sum(response.nfe for response, _ in sampled)
+        tokens = sum(choice.authored_tokens for choice in details.choices)
+        usage = ModelUsage(input_tokens=len(prompt_ids), output_tokens=tokens, total_tokens=len(prompt_ids) + tokens)
+        return ModelOutput(model=self.model_name, choices=choices, usage=usage, metadata=details.metadata())
 
     async def score(
         self, spans: Sequence[Span], *, mode: str, length: int, samples: int = 32, seed: int = 0
@@ -254,6 +239,14 @@ class MidwardAPI(ModelAPI):
     ) -> torch.Tensor:
         """Return the gradient at prompt slots; see `midward.sampling.likelihood.span_gradient`."""
         return await self.engine.gradient(span, slots, length=length, drafts=drafts, batch_size=self.batch_size)
+
+    def _refused(self, details: Details, count: int) -> ModelOutput:
+        """The answer to masks in a message where the policy is to refuse."""
+        output = ModelOutput.from_content(self.model_name, STUB, stop_reason="content_filter")
+        output.choices = output.choices * count
+        details.nfe, details.choices = 0, [Choice(nfe=0, steps=0, ended=True, authored=STUB, authored_tokens=0)] * count
+        output.metadata = details.metadata()
+        return output
 
     def _check(self, tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
         """Refuse what would change the answer if it were ignored; warn once of what has no effect."""
@@ -307,47 +300,61 @@ def _check_arguments(batch_size: Any, masks: Any, sampling: Mapping[str, Any]) -
     one_of("masks policy", masks, get_args(Masks))
 
 
-def _choice(
-    engine: Engine, plan: Plan, response: Response, messages: list[Message], model: str
-) -> tuple[ChatCompletionChoice, dict[str, Any]]:
-    """One choice and its part of the metadata."""
-    mask_id = engine.model.family.mask_id
-    prompt_ids = response.prompt_ids + (response.raw_ids if plan.fill_only else [])
-    detail: dict[str, Any] = {"nfe": response.nfe, "steps": response.steps, "ended": response.ended}
-    if mask_id is not None and mask_id in plan.prompt_ids:
-        detail["filled"] = fill_messages(engine, plan.prompt_ids, prompt_ids, messages)
-        fills = [now for was, now in zip(plan.prompt_ids, prompt_ids, strict=True) if was == mask_id]
-        detail["fills"] = decode(engine, fills)
-    if plan.fill_only:
-        token = mask_token(engine) or ""
-        last = max(i for i, message in enumerate(messages) if token in message["content"])
-        text, ended, written = detail["filled"][last]["content"], True, fills
+Answer = tuple[ChatCompletionChoice, dict[str, Any]]  # a choice, and its part of the details
+
+
+def _response_choice(
+    engine: Engine, prompt_ids: list[int], request: Request, response: Response, messages: list[Message]
+) -> Answer:
+    """A response as a choice: its text, and who wrote what of it."""
+    forced = _given(prompt_ids, request)
+    record: dict[str, Any] = {"nfe": response.nfe, "steps": response.steps, "ended": response.ended}
+    fills: list[int] = []
+    mask_id, fill_only = engine.model.family.mask_id, _fills_only(prompt_ids, request)
+    if mask_id is not None and mask_id in prompt_ids:
+        now = response.prompt_ids + (response.raw_ids if fill_only else [])
+        fills = [token for before, token in zip(prompt_ids, now, strict=True) if before == mask_id]
+        record |= {"filled": fill_messages(engine, fills, messages), "fills": decode(engine, fills)}
+    if fill_only:
+        last = max(i for i, message in enumerate(messages) if mask_token(engine) in message["content"])
+        text, ended, written = record["filled"][last]["content"], True, fills
     else:
         text, ended = response.text, response.ended
-        given = {span.position + i for span in plan.forced for i in range(len(span.ids))}
-        written = [token for position, token in enumerate(response.ids) if position not in given]
-        detail["forced_at"] = [
-            [len(decode(engine, response.ids[:end])) for end in (span.position, span.position + len(span.ids))]
-            if span.position + len(span.ids) <= len(response.ids)
+        taken = {span.position + i for span in forced for i in range(len(span.ids))}
+        written = [token for position, token in enumerate(response.ids) if position not in taken]
+        ends = [(span.position, span.position + len(span.ids)) for span in forced]
+        record["forced_at"] = [
+            (len(decode(engine, response.ids[:start])), len(decode(engine, response.ids[:stop])))
+            if stop <= len(response.ids)
             else None
-            for span in plan.forced
+            for start, stop in ends
         ]
-    detail |= {"authored": decode(engine, written), "authored_tokens": len(written)}
-    choice = ChatCompletionChoice(
-        message=ChatMessageAssistant(content=text, model=model, source="generate"),
-        stop_reason="stop" if ended else "max_tokens",
-    )
-    return choice, detail
+    record |= {"authored": decode(engine, written), "authored_tokens": len(written)}
+    return _choice(text, "stop" if ended else "max_tokens"), record
 
 
-def _stub(response: Response, model: str) -> tuple[ChatCompletionChoice, dict[str, Any]]:
-    """The choice that a guard's stub is, and its part of the metadata."""
-    choice = ChatCompletionChoice(
-        message=ChatMessageAssistant(content=response.text, model=model, source="generate"),
-        stop_reason="content_filter",
-    )
+def _stub_choice(
+    engine: Engine, prompt_ids: list[int], request: Request, response: Response, messages: list[Message]
+) -> Answer:
+    """A guard's stub as a choice."""
+    record = {"nfe": response.nfe, "steps": response.steps, "ended": True}
     authored = {"authored": response.text, "authored_tokens": len(response.ids)}
-    return choice, {"nfe": response.nfe, "steps": response.steps, "ended": True, **authored}
+    return _choice(response.text, "content_filter"), record | authored
+
+
+def _choice(text: str, stop_reason: Any) -> ChatCompletionChoice:
+    message = ChatMessageAssistant(content=text, source="generate")
+    return ChatCompletionChoice(message=message, stop_reason=stop_reason)
+
+
+def _fills_only(prompt_ids: list[int], request: Request) -> bool:
+    """Whether the request's response is the conversation's own end."""
+    return len(request.prompt) < len(prompt_ids)
+
+
+def _given(prompt_ids: list[int], request: Request) -> tuple[Forced, ...]:
+    """The spans that the caller forced."""
+    return () if _fills_only(prompt_ids, request) else request.forced
 
 
 def _quarters(commit_step: list[int]) -> list[float | None]:
@@ -358,11 +365,3 @@ def _quarters(commit_step: list[int]) -> list[float | None]:
         if step >= 0:
             quarters[4 * step // (last + 1)].append(position)
     return [sum(positions) / len(positions) if positions else None for positions in quarters]
-
-
-def _refusal(model: str, about: dict[str, Any], count: int) -> ModelOutput:
-    output = ModelOutput.from_content(model, STUB, stop_reason="content_filter")
-    output.choices = output.choices * count
-    detail = {"nfe": 0, "steps": 0, "ended": True, "authored": STUB, "authored_tokens": 0}
-    output.metadata = {**about, "nfe": 0, "choices": [detail] * count}
-    return output

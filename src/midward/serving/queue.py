@@ -137,15 +137,15 @@ class BatchQueue:
 
 def _run(batch: list[_Job], queue: BatchQueue) -> None:
     try:
-        found = batch[0].work([job.item for job in batch]) if batch else []
+        outcomes = batch[0].work([job.item for job in batch]) if batch else []
     except Exception as error:
         if len(batch) == 1 or queue.closed:
             for job in batch:
                 job.future.set_exception(error)
             return
     else:
-        for job, result in zip(batch, found, strict=True):
-            job.future.set_result(result)
+        for job, outcome in zip(batch, outcomes, strict=True):
+            job.future.set_result(outcome)
         return
     # Outside the handler, so that the failed batch's tensors are free again.
     _run(batch[: len(batch) // 2], queue)
@@ -159,14 +159,14 @@ async def results(futures: Sequence[Future[Any]]) -> list[Any]:
     """
     loop: Any = current_token().native_token
     soon = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
-    found = []
+    outcomes = []
     try:
         for future in futures:
             done = anyio.Event()
             future.add_done_callback(_waker(soon, done.set))
             await done.wait()
-            found.append(future.result())
-        return found
+            outcomes.append(future.result())
+        return outcomes
     finally:
         for future in futures:
             future.cancel()
@@ -218,10 +218,10 @@ class Engine:
         except Exception:  # a template says no by raising whatever it likes
             return False
 
-    def span(self, where: int, text: str) -> Forced:
+    def span(self, position: int, text: str) -> Forced:
         """Return the text's tokens, without special ones added, at a response position. ValueError for no token."""
         with self._tokenizing:
-            return Forced.text(self.model, where, text)
+            return Forced.text(self.model, position, text)
 
     async def sample(
         self,
@@ -285,18 +285,16 @@ class _Sample:
         if self.trace:
             watchers.append(trace)
         run = sample if self.guard is None else self.guard.sample
-        found = run(self.engine.model, items, self.sampling, batch_size=self.batch_size, watchers=watchers)
-        passed = [i for i, one in enumerate(found) if one.verdict is None or not _unseen(one)]
-        steps = {i: trace.commit_step.get(seen) for seen, i in enumerate(passed)}
-        return [
-            (one, None if one.verdict is not None and one.verdict.flagged else steps.get(i))
-            for i, one in enumerate(found)
-        ]
+        responses = run(self.engine.model, items, self.sampling, batch_size=self.batch_size, watchers=watchers)
+        # Watchers don't number a request that a guard flagged before it was sampled; a flagged one has no trace.
+        verdicts = [response.verdict for response in responses]
+        sampled = [i for i, verdict in enumerate(verdicts) if not (_flagged(verdict) and verdict.looks == "before")]
+        steps = {i: trace.commit_step.get(seen) for seen, i in enumerate(sampled) if not _flagged(verdicts[i])}
+        return [(response, steps.get(i)) for i, response in enumerate(responses)]
 
 
-def _unseen(response: Response) -> bool:
-    """Whether a guard flagged the request before it was sampled: watchers don't number it."""
-    return response.verdict.flagged and response.verdict.looks == "before"
+def _flagged(verdict: Any) -> bool:
+    return verdict is not None and verdict.flagged
 
 
 @dataclass(frozen=True)
