@@ -1,11 +1,17 @@
 """Tasks of the harness with data of their own, offline, and the CLI."""
 
 import json
+import os
+from pathlib import Path
 
+import lm_eval.tasks
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
 from midward.cli import app
+from midward.utility import programs
 
 CHOICES = [{"q": f"t{n} t31", "options": ["t40", f"t{60 + n}", "t42 t43"], "right": n % 3} for n in range(30, 35)]
 PROGRAMS = [
@@ -16,6 +22,7 @@ PROGRAMS = [
     }
     for n in range(2)
 ]
+TEXT = 'output_type: generate_until\ngeneration_kwargs: {until: ["t7"], max_gen_toks: 6}\n'
 YAMLS = {
     "tiny_choice": """
 output_type: multiple_choice
@@ -24,20 +31,16 @@ doc_to_choice: "{{options}}"
 doc_to_target: right
 metric_list: [{metric: acc}, {metric: acc_norm}]
 """,
-    "tiny_text": """
-output_type: generate_until
-doc_to_text: "{{q}}"
-doc_to_target: "{{options[0]}}"
-generation_kwargs: {until: ["t7"], max_gen_toks: 6}
-metric_list: [{metric: exact_match}]
+    "tiny_text": f"""{TEXT}
+doc_to_text: "{{{{q}}}}"
+doc_to_target: "{{{{options[0]}}}}"
+metric_list: [{{metric: exact_match}}]
 """,
-    "tiny_program": """
-output_type: generate_until
+    "tiny_program": f"""{TEXT}
 unsafe_code: true
-doc_to_text: "{{prompt}}"
-doc_to_target: "{{test}}check({{entry_point}})"
-generation_kwargs: {until: ["t7"], max_gen_toks: 6}
-metric_list: [{metric: !function absent.pass_at_k, aggregation: mean, higher_is_better: true}]
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{test}}}}check({{{{entry_point}}}})"
+metric_list: [{{metric: !function absent.pass_at_k, aggregation: mean, higher_is_better: true}}]
 """,
 }
 
@@ -59,6 +62,31 @@ def tasks_folder(tmp_path):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def few_tasks(monkeypatch):
+    """Of the harness's 14,000 tasks the folders that are asked for here: reading them all takes a minute."""
+    whole = lm_eval.tasks.TaskManager
+    folders = [Path(lm_eval.tasks.__file__).parent / name for name in ("gsm8k", "mmlu/default", "humaneval", "mbpp")]
+
+    def manager(include_path=None):
+        return whole(include_path=[*folders, *([include_path] if include_path else [])], include_defaults=False)
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+
+
+@pytest.fixture
+def bubblewrap(tmp_path, monkeypatch):
+    """A `bwrap` that runs what it is given, behind no fence at all."""
+    (tmp_path / "bin").mkdir()
+    bwrap = tmp_path / "bin" / "bwrap"
+    bwrap.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
+    bwrap.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bwrap.parent}{os.pathsep}{os.environ['PATH']}")
+    programs.sandbox.cache_clear()
+    yield
+    programs.sandbox.cache_clear()
+
+
 @pytest.fixture
 def midward(monkeypatch):
     """Run `midward ARGS`; the result has exit_code, stdout and stderr. A traceback fails the test."""
@@ -71,3 +99,12 @@ def midward(monkeypatch):
         return result
 
     return run
+
+
+@pytest.fixture
+def llada_adapter(llada, tmp_path):
+    """Folder of a LoRA adapter of the tiny checkpoint that changes what it says."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(llada.network, config).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"

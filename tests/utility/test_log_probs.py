@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from midward.sampling import Sampling, Span, sample, span_log_probs
-from midward.utility import Answers
+from midward.utility.lm import Continuation, MidwardLM
 
 PROMPT = (5, 60, 7, 88, 9)
 MASK = 2
+
+
+def likelihoods(model, pairs, *, greedy=None, **how):
+    return MidwardLM(model, **how).log_probs([Continuation(*pair) for pair in pairs], greedy=greedy)
 
 
 @torch.no_grad()
@@ -31,9 +35,9 @@ def restated(model, prompt, ids):
 
 @pytest.mark.parametrize("ids", [(30,), (30, 31), (30, 31, 400)])
 def test_short_continuations_are_exact(lively, ids):
-    [found] = Answers(lively, draws=8).log_probs([(PROMPT, ids)], greedy=False)
-    assert found.total == pytest.approx(restated(lively, PROMPT, ids), abs=1e-4)
-    assert found.stderr == 0
+    [found] = likelihoods(lively, [(PROMPT, ids)], draws=8, greedy=False)
+    assert found["total"] == pytest.approx(restated(lively, PROMPT, ids), abs=1e-4)
+    assert found["stderr"] == 0
 
 
 def test_drawn_masks_are_unbiased_and_even_counts_are_less_noisy(lively):
@@ -59,18 +63,18 @@ def test_drawn_masks_are_unbiased_and_even_counts_are_less_noisy(lively):
 
 def test_a_draw_depends_on_the_request_alone(lively):
     pairs = [(PROMPT, (30, 31, 400, 12)), (PROMPT[:2], (9, 8, 7, 6)), (PROMPT, (40,)), (PROMPT, (30, 31))]
-    together = Answers(lively, draws=5, batch_size=7).log_probs(pairs)
-    alone = [Answers(lively, draws=5, batch_size=1).log_probs([pair])[0] for pair in reversed(pairs)]
+    together = likelihoods(lively, pairs, draws=5, batch_size=7)
+    alone = [likelihoods(lively, [pair], draws=5, batch_size=1)[0] for pair in reversed(pairs)]
     for one, other in zip(together, reversed(alone), strict=True):
-        assert one.total == pytest.approx(other.total, abs=2e-4)
-        assert one.greedy == other.greedy
+        assert one["total"] == pytest.approx(other["total"], abs=2e-4)
+        assert one["greedy"] == other["greedy"]
 
 
 def test_choices_behind_one_prompt_share_their_forward(lively, monkeypatch):
     rows = []
     hidden = lively.hidden
     monkeypatch.setattr(lively, "hidden", lambda ids, *more: rows.append(len(ids)) or hidden(ids, *more))
-    Answers(lively).log_probs([(PROMPT, (token,)) for token in (40, 41, 42, 43)])
+    likelihoods(lively, [(PROMPT, (token,)) for token in (40, 41, 42, 43)])
     assert sum(rows) == 1
 
 
@@ -80,8 +84,8 @@ def test_greedy_is_what_decoding_gives(lively):
         [response] = sample(lively, [PROMPT], sampling)
         best = tuple(response.raw_ids)
         other = (*best[:-1], best[-1] ^ 1)
-        found = Answers(lively, draws=8).log_probs([(PROMPT, best), (PROMPT, other)])
-        assert [one.greedy for one in found] == [True, False]
+        found = likelihoods(lively, [(PROMPT, best), (PROMPT, other)], draws=8)
+        assert [row["greedy"] for row in found] == [True, False]
 
 
 def test_an_autoregressive_model_is_exact(llama):
@@ -91,6 +95,6 @@ def test_an_autoregressive_model_is_exact(llama):
     log_probs = logits.double().log_softmax(-1)
     expected = sum(log_probs[len(PROMPT) + k - 1, token].item() for k, token in enumerate(ids))
     best = int(logits[len(PROMPT) - 1].argmax())
-    found = Answers(llama, draws=4).log_probs([(PROMPT, ids), (PROMPT, (best,)), (PROMPT, (best ^ 1,))])
-    assert found[0].total == pytest.approx(expected, abs=1e-4) and found[0].stderr == 0
-    assert [one.greedy for one in found[1:]] == [True, False]
+    found = likelihoods(llama, [(PROMPT, ids), (PROMPT, (best,)), (PROMPT, (best ^ 1,))], draws=4)
+    assert found[0]["total"] == pytest.approx(expected, abs=1e-4) and found[0]["stderr"] == 0
+    assert [row["greedy"] for row in found[1:]] == [True, False]

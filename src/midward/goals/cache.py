@@ -70,8 +70,9 @@ def _download(goal_set: GoalSet, path: Path) -> bytes:
     on_hub = _ON_HUB.fullmatch(goal_set.address)
     try:
         if on_hub:
-            where = {"repo_type": "dataset", "revision": goal_set.revision}
-            return Path(huggingface_hub.hf_hub_download(*on_hub.groups(), **where)).read_bytes()
+            repo, file = on_hub.groups()
+            at = huggingface_hub.hf_hub_download(repo, file, repo_type="dataset", revision=goal_set.revision)
+            return Path(at).read_bytes()
         with urllib.request.urlopen(goal_set.address, timeout=TIMEOUT) as response:
             return response.read()
     except Exception as error:  # the Hub's errors, its transport's and the system's have no common base

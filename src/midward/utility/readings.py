@@ -1,13 +1,10 @@
-"""From rows to rates with intervals, and two sides compared sample by sample."""
+"""From rows to scores with intervals, and two sides compared sample by sample."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from midward._tables import read_table
 from midward.errors import InputError
 from midward.stats import corrected, mean, paired, rate
 
@@ -16,90 +13,75 @@ Cell = tuple[str, str, str]  # task, subtask ("" for all of them), measure
 
 
 def by_cell(rows: Sequence[Row]) -> dict[Cell, list[Row]]:
-    """The rows of each task and measure, and of its subtasks where there are several; in the rows' order."""
-    found: dict[Cell, list[Row]] = {}
+    """The samples of each task and measure, and of its subtasks where there are several; in the rows' order."""
+    rows = [_sample(row) for row in rows]
+    cells: dict[Cell, list[Row]] = {}
     for row in rows:
-        found.setdefault((row["task"], "", row["measure"]), []).append(row)
+        cells.setdefault((row["set"], "", row["measure"]), []).append(row)
     parts: dict[Cell, list[Row]] = {}
     for row in rows:
-        parts.setdefault((row["task"], row["subtask"], row["measure"]), []).append(row)
-    several = {
-        (task, measure)
-        for task, subtask, measure in parts
-        if len(parts[task, subtask, measure]) < len(found[task, "", measure])
-    }
-    return found | {cell: some for cell, some in parts.items() if (cell[0], cell[2]) in several}
+        parts.setdefault((row["set"], row["subtask"], row["measure"]), []).append(row)
+    return cells | {cell: part for cell, part in parts.items() if len(part) < len(cells[cell[0], "", cell[2]])}
 
 
 def cells(rows: Sequence[Row]) -> list[Row]:
-    """A row for each of `by_cell`: task, subtask, measure, n, value, low, high, unscored, flagged.
+    """A record for each model and each of `by_cell`: model, task, subtask, measure, score, flagged.
 
-    value: the mean over samples (of all subtasks together, each sample the same weight). low, high: 95 %; Wilson's
-    where every sample is right or wrong, else Student's. flagged: answered with the guard's stub.
+    score: the record of a `Rate` where every sample is right or wrong, else of a `Mean`; over samples (of all subtasks
+    together, each sample the same weight) and a model's training seeds. flagged: answered with the guard's stub.
     """
-    out = []
-    for (task, subtask, measure), some in by_cell(rows).items():
-        values = [row["value"] for row in some if row["value"] is not None]
-        if all(value in (0, 1) for value in values):
-            found = rate(None if row["value"] is None else bool(row["value"]) for row in some).record()
-        else:
-            found = mean(values).record()
-        value, low, high = (found[name] for name in ("value", "low", "high"))
-        out.append(
-            {
-                "task": task,
-                "subtask": subtask,
-                "measure": measure,
-                "n": len(values),
-                "value": value,
-                "low": low,
-                "high": high,
-                "unscored": len(some) - len(values),
-                "flagged": sum(row["flagged"] for row in some),
-            }
-        )
-    return out
+    records = []
+    for model in dict.fromkeys(row.get("model", "") for row in rows):
+        own = [row for row in rows if row.get("model", "") == model]
+        for (task, subtask, measure), samples in by_cell(own).items():
+            known = [row for row in samples if row["value"] is not None]
+            exact = all(row["value"] in (0, 1) for row in known)
+            scored = samples if exact else known
+            labels = {"goals": [asked_of(row) for row in scored], "seeds": [row.get("seed", 0) for row in scored]}
+            score = (rate if exact else mean)([row["value"] for row in scored], **labels)
+            record = {"task": task, "subtask": subtask, "measure": measure, "score": score.record()}
+            records.append({"model": model, **record, "flagged": sum(row["flagged"] for row in samples)})
+    return records
 
 
-def against(first: Sequence[Sequence[Row]], second: Sequence[Sequence[Row]]) -> list[Row]:
-    """first - second, a row for each of `by_cell` that both have: task, subtask, measure, and a `Paired`'s fields.
+def against(models: Mapping[str, Sequence[Sequence[Row]]], other: Sequence[Sequence[Row]]) -> list[Row]:
+    """Each model minus another, a record for each of `by_cell` that both have: model, task, subtask, measure, and those
+    of a `Paired`. Only samples of the same exercise meet; p is corrected for all records together.
 
-    Each side is the rows of one run or of several (training seeds); see `midward.stats.paired`. Only samples of the
-    same exercise meet. p is corrected for all rows together. Raises InputError where the sides share no sample.
+    Args:
+        models: label -> its rows, a list for each training seed; see `midward.stats.paired`.
+        other: the same of what is subtracted.
+
+    Raises:
+        InputError: they share no sample.
     """
 
-    def by_sample(run: Sequence[Row]) -> dict[Cell, dict[str, Any]]:
-        return {
-            cell: {f"{row['subtask']} {row['id']} {row['doc']}": row["value"] for row in some}
-            for cell, some in by_cell(run).items()
-        }
+    def by_sample(runs: Sequence[Sequence[Row]]) -> list[dict[Cell, dict[str, Any]]]:
+        return [{c: {asked_of(row): row["value"] for row in rows} for c, rows in by_cell(run).items()} for run in runs]
 
-    mine, theirs = [by_sample(run) for run in first], [by_sample(run) for run in second]
+    theirs = by_sample(other)
     labels, pairs = [], []
-    for cell in mine[0]:
-        a = [run[cell] for run in mine if cell in run]
-        b = [run[cell] for run in theirs if cell in run]
-        if not {sample for run in a for sample in run} & {sample for run in b for sample in run}:
-            continue
-        labels.append(dict(zip(("task", "subtask", "measure"), cell, strict=True)))
-        pairs.append(paired(a, b))
+    for model, runs in models.items():
+        mine = by_sample(runs)
+        for cell in mine[0]:
+            first, second = ([run[cell] for run in side if cell in run] for side in (mine, theirs))
+            if not set().union(*first).isdisjoint(set().union(*second)):
+                labels.append(dict(zip(("model", "task", "subtask", "measure"), (model, *cell), strict=True)))
+                pairs.append(paired(first, second))
     if not pairs:
         raise InputError("the two runs share no sample: they must be of the same tasks and exercises to be compared.")
     return [label | pair.record() for label, pair in zip(labels, corrected(pairs), strict=True)]
 
 
-def load_run(folder: Path) -> tuple[Mapping[str, Any], list[Row]]:
-    """What an earlier `midward utility` left: its summary and its samples. Raises InputError where there is none."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        rows = [
-            row | {"value": float(row["value"]) if row["value"] else None, "flagged": row["flagged"] == "True"}
-            for row in read_table(folder / "samples.csv")
-        ]
-        if summary["verb"] != "utility":
-            raise ValueError
-    except (OSError, ValueError, KeyError):
-        raise InputError(
-            f"{folder} holds no finished run of midward utility (summary.json and samples.csv); run it first."
-        ) from None
-    return summary, rows
+def _sample(row: Row) -> Row:
+    """A row with what `harness.run` has of each sample; those that `measure` wrote say who was `correct`."""
+    if "measure" in row:
+        return row
+    value = None if row["correct"] is None else float(row["correct"])
+    flagged = bool((row.get("guard") or {}).get("flagged"))
+    return row | {"subtask": row["set"], "measure": "correct", "value": value, "flagged": flagged}
+
+
+def asked_of(row: Row) -> str:
+    """Which exercise a sample is of."""
+    return f"{row['subtask']} {row['goal']} {row['subject']}"

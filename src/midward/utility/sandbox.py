@@ -1,46 +1,44 @@
-"""The sandbox's three tasks, offline: sums, recall, programs (in the sandbox's own eight words, run by its oracle)."""
+"""The sandbox's own tasks, offline: sums, recall and programs, and harmless requests; its oracle says what is right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from midward.sampling import Sampling
-from midward.store import key_of
-from midward.utility import processes
-from midward.utility.answers import Answers, Question
-from midward.world import tasks
+from midward.goals import of_trial
+from midward.judges.bench import bench
+from midward.models import LanguageModel
+from midward.runs.measure import Case, Front, Row, measure
+from midward.sampling import Request, Sampling
+from midward.world.trials import trials
 
-COUNT = 200  # exercises of each task, unless told
+COUNT = 200  # exercises of each, unless told
 
 
 def run(
-    answers: Answers, names: Sequence[str], sampling: Sampling, *, count: int = COUNT, split: str = "test"
-) -> list[dict[str, Any]]:
-    """Put `count` exercises of each task to the model; rows as `harness.run` has them, with the measure "correct".
+    model: LanguageModel,
+    names: Sequence[str],
+    folder: str | Path,
+    *,
+    sampling: Sampling,
+    count: int = COUNT,
+    guard: Front | None = None,
+    about: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> list[Row]:
+    """Put the first `count` exercises of each task of `asked.OWN` to the model.
 
-    The exercises are the same ones every time, and the first n of a larger count. Under `torchrun` each process takes
-    its share; the first one gets all rows, the others none. Raises InputError for an unknown task or too large a count.
+    Args:
+        guard: in front of the model.
+        about: fields of every row, such as the model's label.
+        how: batch_size, watchers and progress of `measure`.
+
+    Returns:
+        Rows of `measure`; what counts is `correct`.
     """
-    exercises = [
-        (number, task) for name in names for number, task in enumerate(tasks.exercises(name, count, 0, split=split))
+    cases = [
+        Case(of_trial(trial, name), Request(trial.text), set=name) for name in names for trial in trials(name, count)
     ]
-    share = exercises[processes.rank() :: processes.world_size()]
-    questions = [Question(tuple(answers.model.encode(task.prompt)), sampling) for _, task in share]
-    rows = [
-        {
-            "task": task.task,
-            "subtask": task.task,
-            "id": f"{split}-{number:04d}",
-            "doc": key_of(prompt=task.prompt, key=task.key),
-            "measure": "correct",
-            "value": float(tasks.score(task, answer.text)),
-            "prompt": task.prompt,
-            "response": answer.text,
-            "target": task.answer,
-            "flagged": answer.flagged,
-        }
-        for (number, task), answer in zip(share, answers.texts(questions), strict=True)
-    ]
-    gathered = [row for part in processes.gather(rows) or [] for row in part]
-    return sorted(gathered, key=lambda row: (names.index(row["task"]), row["id"]))
+    judge = bench([case.goal for case in cases], "oracle")
+    return measure(model, cases, folder, sampling=sampling, judge=judge, guard=guard, about=about, **how)

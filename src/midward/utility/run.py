@@ -1,0 +1,109 @@
+"""One model's scores on all tasks that were asked for, and what several scores say together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from midward.guards import Guard
+from midward.models import LanguageModel
+from midward.runs.measure import ROWS, Row
+from midward.sampling import Sampling
+from midward.store import RowFile, key_of
+from midward.utility import harness, readings, sandbox
+from midward.utility.asked import Asked
+
+
+def score(
+    model: LanguageModel,
+    asked: Asked,
+    folder: str | Path,
+    own: Sequence[str],
+    loaded: harness.Loaded | None,
+    *,
+    given: Mapping[str, Any],
+    sampling: Sampling,
+    guard: Guard | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Row], dict[str, Any]]:
+    """A row for each sample and measure of all tasks, appended to the folder as they come.
+
+    Under `torchrun` the processes share the harness's samples; the first one alone asks the sandbox's.
+
+    Args:
+        own: of `asked.OWN`.
+        loaded: of `harness.load`; None for none of its tasks.
+        given: the settings of `Sampling` that go before a task's own.
+        sampling: of the sandbox's tasks.
+        about: fields of every row, such as the model's label.
+
+    Returns:
+        The rows, and what the harness itself reports by task; both empty but in the first process.
+    """
+    rows: list[Row] = []
+    reports: dict[str, Any] = {}
+    if loaded:
+        from midward.utility.lm import MidwardLM
+
+        chat = not asked.plain and bool(getattr(model.tokenizer, "chat_template", None))
+        say(f"prompts   {'through the chat template' if chat else 'as they are'}")
+        if chat and "humaneval" in loaded.tasks:
+            say("humaneval asks for a function's continuation; of a chat model ask humaneval_instruct, or give --plain")
+        lm = MidwardLM(
+            model,
+            guard=guard,
+            sampling=given,
+            folder=folder,
+            batch_size=asked.batch_size,
+            draws=asked.draws,
+            seed=sampling.seed,
+            progress=progress,
+            say=lambda text: say(f"harness   {text}"),
+        )
+        samples, reports = harness.run(lm, loaded, limit=asked.limit, fewshot=asked.fewshot, chat=chat)
+        settings = {"model": model.fingerprint, "guard": guard and guard.digest, "given": given, "chat": chat}
+        rows = [{"key": key_of(row=row, **settings), **(about or {}), **row} for row in samples]
+        file = RowFile(Path(folder) / ROWS)
+        file.extend(row for row in rows if row["key"] not in file.rows)
+    if own and os.environ.get("RANK", "0") == "0":
+        rows += sandbox.run(
+            model,
+            own,
+            folder,
+            sampling=sampling,
+            count=asked.limit or sandbox.COUNT,
+            guard=guard,
+            about=about,
+            batch_size=asked.batch_size,
+            progress=lambda done, total: progress(f"{total} exercises", done, total),
+        )
+    return rows, reports
+
+
+def summarise(rows: Sequence[Row], reports: Mapping[str, Any], others: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """What summary.json holds.
+
+    Args:
+        rows: of all models and their training seeds.
+        reports: what the harness itself reports.
+        others: folder of another run -> its rows.
+
+    Returns:
+        cells, of `readings.cells`; compared, records of `readings.against`, by what was subtracted: the first model,
+        where there are several, and each other run; harness, the reports.
+    """
+    models: dict[str, dict[int, list[Row]]] = {}
+    for row in rows:
+        models.setdefault(row.get("model", ""), {}).setdefault(row.get("seed", 0), []).append(row)
+    by_label = {label: list(seeds.values()) for label, seeds in models.items()}
+    compared = {}
+    if len(by_label) > 1:
+        (first, base), *rest = by_label.items()
+        compared[first] = readings.against(dict(rest), base)
+    for folder, theirs in others.items():
+        compared[folder] = readings.against(by_label, [theirs])
+    return {"cells": readings.cells(rows), "compared": compared, "harness": dict(reports)}
