@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from midward._flags import Flag
 from midward.cli._run import Result, finish, run_folder
 
 
 def compare(
     folders: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DIR", help="Folders of two runs or more of one verb; what the others are taken from first."
+        Flag(
+            "Folders of two runs or more of one verb; what the others are taken from first.",
+            argument=True,
+            metavar="DIR",
         ),
     ],
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="A folder for the tables, which midward report shows.")
+        Path | None, Flag("A folder for the tables, which midward report shows.", name="--out", free=True)
     ] = None,
 ) -> Result:
     """Hold runs against each other: the first minus each other one, paired by what both were asked.

@@ -1,0 +1,145 @@
+"""One generation, recorded step by step for the player: its canvas, the SRI signal, the guard's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from midward import guards
+from midward.dynamics import Anchors, SRISignal
+from midward.errors import InputError
+from midward.models import LanguageModel
+from midward.reports.stepplayer import NEVER, Generation
+from midward.reports.traced import of_trace
+from midward.sampling import Forced, Request, Sampling, Trace, Watcher, sample
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Files of guards and of anchors; a generation is watched by the first of each that was fitted for it."""
+
+    guards: Sequence[Path] = ()
+    anchors: Sequence[Path] = ()
+
+    def check(self) -> None:
+        """Tell of a wrong file before a model is loaded. Raises GuardError and AnchorsError."""
+        for path in self.guards:
+            guards.describe(path)
+        for path in self.anchors:
+            Anchors.load(path)
+
+    def fitting(self, model: LanguageModel, sampling: Sampling) -> tuple[Any, Any, str]:
+        """The guard and the anchors for this model and sampling, None where there are none, and why."""
+        guard, no_guard = _first(self.guards, guards.load, model, sampling)
+        anchors, no_anchors = _first(self.anchors, Anchors.load, model, sampling)
+        return guard, anchors, " ".join(why for why in (no_guard, no_anchors) if why)
+
+
+def record(
+    model: LanguageModel,
+    sampling: Sampling,
+    prompt: str,
+    *,
+    forced: Sequence[tuple[int, str]] = (),
+    watch: Watch | None = None,
+    path: Path | None = None,
+    suffix: str = "",
+    watchers: Sequence[Watcher] = (),
+) -> Generation:
+    """Sample once with everything recorded.
+
+    Args:
+        model: what answers.
+        sampling: its settings.
+        prompt: what it is asked.
+        forced: (response token, text that stands there from the start).
+        watch: guards and anchors.
+        path: where the trace is kept, if it is.
+        suffix: of the generation's title.
+        watchers: see the steps as well.
+
+    Raises:
+        InputError: the prompt or a forced text can't be followed.
+    """
+    request = Request(prompt, forced=tuple(Forced.text(model, at, text) for at, text in forced))
+    guard, anchors, note = (watch or Watch()).fitting(model, sampling)
+    trace = Trace(predictions=True)
+    signal = SRISignal(anchors) if anchors is not None else None
+    all_watchers = [trace, *([signal] if signal else []), *watchers]
+    run = sample if guard is None else guard.sample
+    [response] = run(model, [request], sampling, watchers=all_watchers)
+    response.checked()
+    verdict = None if response.verdict is None else response.verdict.record()
+    about: dict[str, Any] = {
+        "title": _title(model, suffix),
+        "note": note,
+        "verdict": verdict,
+        "signal": verdict["signal"] if verdict and verdict["signal"] else _values(signal),
+        "scores": None,
+    }
+    if guard is not None and guard.anchors and verdict and verdict["signal"]:
+        about["scores"] = guard.scores_so_far(verdict["signal"])
+    if 0 not in trace.commit_step:  # the guard let nothing be generated
+        nothing = (NEVER,) * sampling.length
+        return Generation(about["title"], prompt, (), (), (), nothing, (None,) * len(nothing), verdict=verdict)
+    trace.notes = {"model": model.name, "adapter": model.adapter, **about}
+    if path is not None:
+        trace.save(path)
+    return of_trace(trace, 0, model, **about)
+
+
+def read(
+    model: LanguageModel, traces: Sequence[tuple[Path, Trace]], row: int, tell: Callable[[str], None]
+) -> list[Generation]:
+    """Recorded traces as generations.
+
+    Args:
+        model: whose tokens they are.
+        traces: file -> what it holds.
+        row: which request of them.
+        tell: called with a line where a trace is of another model.
+    """
+    shown = []
+    for path, trace in traces:
+        notes = trace.notes
+        if "model" in notes and notes["model"] != model.name:
+            tell(f"{path} was made with {notes['model']}; its tokens are read with those of {model.name}.")
+        about = {name: notes.get(name) for name in ("signal", "verdict", "scores")}
+        title, note = str(notes.get("title", path.stem)), str(notes.get("note", ""))
+        shown.append(of_trace(trace, row, model, title=title, note=note, **about))
+    return shown
+
+
+def load(path: Path, row: int) -> Trace:
+    """A recorded trace. Raises InputError where it has no request `row`."""
+    trace = Trace.load(path)
+    if row not in trace.commit_step:
+        raise InputError(f"{path} holds no request {row}; it has {', '.join(map(str, sorted(trace.commit_step)))}.")
+    return trace
+
+
+def _first(paths: Sequence[Path], read: Callable[[Path], Any], *fitted_for: Any) -> tuple[Any, str]:
+    """The first that was fitted for the model and sampling, and otherwise why the last one wasn't."""
+    why = ""
+    for path in paths:
+        fitted = read(path)
+        try:
+            fitted.check(*fitted_for)
+        except ValueError as error:
+            why = str(error)
+        else:
+            return fitted, ""
+    return None, why
+
+
+def _values(signal: SRISignal | None) -> list[float] | None:
+    """The signal of the one request; None where it took part in no step."""
+    values = [] if signal is None else signal.signals()
+    return values[0].tolist() if len(values) and not values[0].isnan().any() else None
+
+
+def _title(model: LanguageModel, suffix: str) -> str:
+    parts = [Path(model.name).name, *([f"+ {Path(model.adapter).name}"] if model.adapter else [])]
+    return " ".join(parts) + (f", {suffix}" if suffix else "")
