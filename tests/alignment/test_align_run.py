@@ -55,7 +55,6 @@ def test_learning_raises_reward_and_positive_score_and_the_adapter_reloads(model
     assert {"grad_norm", "kl_benign", "over_refusal", "negative_gain"} <= last.keys()
     record = json.loads((tmp_path / "a" / "align.json").read_text())
     assert record["finished"] and record["config"]["lr"] == 1e-3 and record["versions"]["torch"]
-    assert (tmp_path / "a" / "reward.png").stat().st_size > 1000
     assert not (tmp_path / "a" / "checkpoints").exists()
 
     # The caller's model and random numbers are as they were.

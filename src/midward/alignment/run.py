@@ -22,7 +22,6 @@ from transformers import TrainingArguments
 from midward._hints import differing
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment._card import base_of, card
-from midward.alignment._figure import draw_curve
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Prompt, Schedule, digest, encode_prompts
 from midward.alignment.sentences import SentenceIds, SentenceSet, encode_sentences
@@ -32,7 +31,7 @@ from midward.store import LOCK, hold, write_text
 
 log = logging.getLogger("midward.alignment")
 
-RECORD, CURVE, FIGURE, CHECKPOINTS = "align.json", "reward.csv", "reward.png", "checkpoints"
+RECORD, CURVE, CHECKPOINTS = "align.json", "reward.csv", "checkpoints"
 CARD = "README.md"
 # Settings that change nothing about the adapter, so that a run may be taken up again with other ones.
 _FREE = ("save_steps", "micro_batch")
@@ -80,8 +79,8 @@ def align(
     Args:
         model: A diffusion model without an adapter.
         data: Harmful prompts: texts, conversations or (prompt, answer) pairs.
-        out: Folder of the adapter, align.json (resolved settings, hashes of the data, versions), reward.csv, reward.png
-            and a model card.
+        out: Folder of the adapter, align.json (resolved settings, hashes of the data, versions), reward.csv and a model
+            card.
         method: "mosa", or "initial" for the baseline.
         recipe: A name in `RECIPES`.
         benign: Prompts, as in `data`, on which the model must stay as it is; needed while benign_beta > 0.
@@ -143,7 +142,6 @@ def align(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         save_adapter(model.network, out, write=state.is_main_process)
     if state.is_main_process:
-        draw_curve(read_curve(out / CURVE), out / FIGURE)
         write_text(out / CARD, card(record))  # in place of PEFT's, which says nothing
         _write_json(out / RECORD, {**record, "finished": True, "warnings": trainer.warned})
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -234,8 +232,9 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> BaseFileLock
     out.mkdir(parents=True, exist_ok=True)
     claim = hold(out)
     path = out / RECORD
-    if overwrite and path.exists():
-        for name in (RECORD, CURVE, FIGURE, CARD, "adapter_config.json", "adapter_model.safetensors"):
+    anew = overwrite and path.exists()
+    if anew:
+        for name in (RECORD, CURVE, CARD, "adapter_config.json", "adapter_model.safetensors"):
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     if path.exists():
@@ -250,7 +249,7 @@ def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> BaseFileLock
             if torn != last_checkpoint(out / CHECKPOINTS):
                 shutil.rmtree(torn)
         return claim
-    if any(path.name != LOCK for path in out.iterdir()):
+    if not anew and any(path.name != LOCK for path in out.iterdir()):
         raise AlignError(f"{out} isn't empty and holds no {RECORD}; choose another folder.")
     _write_json(path, record)
     return claim

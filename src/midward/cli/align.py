@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from midward._flags import Flag
 from midward.alignment import AlignConfig, resolve
 from midward.cli._options import Given, ModelOptions, Overwrite, pairs
-from midward.cli._run import Result
+from midward.cli._run import Result, finish
 from midward.cli._show import bar, say
 from midward.errors import InputError
 from midward.sampling import Sampling
@@ -59,12 +60,22 @@ def align(
     plan = resolve({"length": 2**20, **settings})
     loaded = model.load(**plan.memory(benign=calm is not None, processes=int(os.environ.get("WORLD_SIZE", "1"))))
     from midward.alignment import RewardWarning, SentenceSet, run
+    from midward.runs.run import RECORD, Measured, RunFolder
 
     settings = {"length": Sampling.for_model(loaded).length, **settings}  # what is trained is what will be sampled
     plan = resolve(settings)
     say(f"align     {plan.method}, {plan.recipe}: {len(harmful)} harmful and {len(calm or [])} benign prompts")
     numbers = [f"{name} {value}" for name, value in plan.to_dict().items() if name not in ("method", "recipe")]
     say(f"          {', '.join(numbers)}")
+    if overwrite:
+        (out / RECORD).unlink(missing_ok=True)
+    folder = RunFolder(out, "align", plan.to_dict(), grows=["save_steps", "micro_batch"])
+    counts = {"harmful": len(harmful), "benign": len(calm or [])}
+
+    def start(line: str) -> None:
+        say(f"          {line}")
+        folder.start([Measured.of(loaded)], goals=counts, seed=plan.seed)
+
     with bar() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", RewardWarning)  # it is told below
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
@@ -86,16 +97,16 @@ def align(
             sentences=SentenceSet(**lists),
             overwrite=overwrite,
             on_log=show,
-            on_start=lambda line: say(f"          {line}"),
+            on_start=start,
             processes=processes,
             **settings,
         )
-    begun = f", from step {trained.resumed_from}" if trained.resumed_from else ""
     for message in trained.warnings:
         say(f"warning: {message}")
-    return Result(
-        {"adapter": trained.adapter, "steps": trained.steps, "history": trained.history, "warnings": trained.warnings},
-        files=f"{trained.adapter} is finished already ({trained.steps} steps)"
-        if trained.reused
-        else f"{trained.steps} steps{begun}; adapter and reward.csv are in {trained.adapter}",
-    )
+    data = {"adapter": str(trained.adapter), "steps": trained.steps, "history": trained.history}
+    if trained.reused:
+        return Result(data, files=f"{trained.adapter} is finished already ({trained.steps} steps)")
+    begun = f", from step {trained.resumed_from}" if trained.resumed_from else ""
+    shown = finish(folder, {"finished": True, "steps": trained.steps, "warnings": trained.warnings})
+    written = f"{trained.steps} steps{begun}; adapter, reward.csv and its figure are in {trained.adapter}"
+    return replace(shown, data={**data, "warnings": trained.warnings}, files=written)
