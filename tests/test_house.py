@@ -15,6 +15,7 @@ LATE = {
     "_plugins.py": "other packages load when one of theirs is asked for",
     "models/diffusion_gemma.py -> transformers": "newer releases than the least one have it",
     "models/llada2.py -> transformers": "newer releases than the least one have it",
+    "utility/run.py -> midward": "utility.lm is a class of lm-eval's, an extra",
     "utility/run.py -> midward.utility.lm": "the extra lm-eval brings its base class",
 }
 #: Packages that an extra brings, and that are imported where they are used.
@@ -33,7 +34,6 @@ UP = {
     "guards/compare.py -> midward.attacks.matrix",
 }
 LATE_YET = {
-    "attacks/target.py",
     "dynamics/separation.py",
     "dynamics/sri.py",
     "guards/classifier.py",
