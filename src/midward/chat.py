@@ -14,6 +14,7 @@ import torch
 from midward import guards, models
 from midward.guards import Guard
 from midward.models import LanguageModel
+from midward.models.language_model import Message
 from midward.sampling import Response, Sampling, Watcher, sample
 
 
@@ -53,8 +54,35 @@ class Chat(LanguageModel):
             prompts = [prompts]
         fitted_for = {} if self.guard is None else self.guard.sampling
         sampling = Sampling.for_model(self, **{**fitted_for, **overrides})
-        answer = sample if self.guard is None else self.guard.sample
-        return answer(self, prompts, sampling, batch_size=batch_size, watchers=watchers)
+        return self.answer(prompts, sampling, batch_size=batch_size, watchers=watchers)
+
+    def answer(
+        self, requests: Sequence[Any], sampling: Sampling, *, batch_size: int = 8, watchers: Sequence[Watcher] = ()
+    ) -> list[Response]:
+        """`midward.sample` behind the guard, if there is one."""
+        run = sample if self.guard is None else self.guard.sample
+        return run(self, requests, sampling, batch_size=batch_size, watchers=watchers)
+
+
+class Conversation:
+    """A talk with a model, turn by turn.
+
+    Args:
+        model: Answers, behind its guard if it has one.
+        sampling: The settings of every turn.
+    """
+
+    def __init__(self, model: Chat, sampling: Sampling) -> None:
+        self.model = model
+        self.sampling = sampling
+        self.turns: list[Message] = []
+
+    def say(self, text: str, watchers: Sequence[Watcher] = ()) -> Response:
+        """The answer to `text`. A turn that can't be answered (InputError, ModelError) is no part of the talk."""
+        asked: list[Message] = [*self.turns, {"role": "user", "content": text}]
+        [response] = self.model.answer([asked], self.sampling, watchers=watchers)
+        self.turns = [*asked, {"role": "assistant", "content": response.checked().text}]
+        return response
 
 
 def load(

@@ -111,6 +111,20 @@ def _json(text: str) -> Any:
         return text
 
 
+def require_writable(path: Path) -> None:
+    """Make the folder of a file. Raises InputError where the file can't be written."""
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder; give the path of a file.")
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"--out {path} can't be written: {error.strerror}.") from None
+
+
 def hold(path: Path) -> BaseFileLock:
     """Claim a file, or a folder that is there, for as long as what is returned lives; this process shares it.
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from midward.cli.chat import _told
 from midward.guards import Verdict
+from midward.reports.player import verdict_line
 from midward.sampling import sample
 
 
@@ -68,7 +68,7 @@ def terminal(midward, tiny, monkeypatch):
                 return True
 
         monkeypatch.setattr("builtins.input", read)
-        monkeypatch.setattr("midward.sampling.sample", generate)
+        monkeypatch.setattr("midward.chat.sample", generate)
         monkeypatch.setattr("midward.cli.chat.sys", type("Sys", (), {"stdin": Terminal(), "stdout": sys.stdout}))
         return midward("chat", *tiny, *flags)
 
@@ -90,7 +90,7 @@ def test_ctrl_c_twice_leaves(terminal):
 
 def test_a_signal_is_a_bar_a_step():
     verdict = Verdict("sri", "during", True, 2.0, 1.5, 2, (1.0, 0.5, 0.0))
-    assert _told(verdict) == "guard     flagged after step 3 (score 2, threshold 1.5); signal █▅▁ 0.00"
+    assert verdict_line(verdict) == "guard     flagged after step 3 (score 2, threshold 1.5); signal █▅▁ 0.00"
 
 
 def test_a_terminal_hears_that_the_model_is_loading_and_may_pace_the_steps(terminal):

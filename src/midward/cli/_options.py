@@ -113,6 +113,25 @@ class SamplingOptions(Given[Sampling]):
         return chosen
 
 
+GuardFile = Annotated[Path | None, Flag("A fitted guard's file or folder; flagged responses become a stub.")]
+
+
+def load_behind(model: ModelOptions, sampling: SamplingOptions, guard: Path | None) -> tuple[Chat, Sampling]:
+    """The model behind a guard, if one is given, and its settings; those that aren't given are the guard's."""
+    from midward.cli._show import say
+
+    if guard is not None:
+        from midward import guards
+
+        guards.describe(guard)  # a wrong file is told before the model is loaded
+    loaded = model.load()
+    chosen = sampling.resolve(loaded, [guard] if guard else [])
+    if guard is not None:
+        loaded.guard = guards.load(guard, loaded, chosen)
+        say(f"guard     {loaded.guard.name} (threshold {loaded.guard.threshold:.4g})")
+    return loaded, chosen
+
+
 def pairs(flag: str, texts: Sequence[str] | None) -> dict[str, Any]:
     """KEY=VALUE -> its value, read as YAML. flag: for the error. Raises InputError."""
     import yaml

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import BatchSize, ModelOptions, Overwrite, SamplingOptions
+from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, load_behind
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
+from midward.store import require_writable
 
 
 def generate(
@@ -23,6 +24,7 @@ def generate(
     column: Annotated[str | None, Flag("The column that holds them (prompt, goal or behavior).")] = None,
     out_file: Annotated[Path | None, Flag("JSON lines, one a row, written as they come.", name="--out")] = None,
     limit: Annotated[int | None, Flag("Only the first rows.", min=1)] = None,
+    guard: GuardFile = None,
     batch_size: BatchSize = 8,
     check_agreement: Annotated[
         int | None, Flag("With --cache or --threshold: what they change on the first prompts.", min=1)
@@ -43,23 +45,26 @@ def generate(
 
         rows = read_table(prompts)
         column = text_column(rows, str(prompts), column, first="prompt")
-        _check_out(out_file, prompts)
+        if out_file.exists() and out_file.samefile(prompts):
+            raise InputError(f"--out {out_file} is the file of prompts; give another one.")
+        require_writable(out_file)
     elif not rows[0]["prompt"].strip():
         raise InputError("the prompt is empty.")
-    from midward import sampling as room  # imports torch: what is wrong above is told at once
-    from midward.runs.generate import generate as run
+    from midward.runs.generate import generate as run  # imports torch: what is wrong above is told at once
 
-    loaded = model.load()
-    chosen = sampling.resolve(loaded)
+    loaded, chosen = load_behind(model, sampling, guard)
+    loaded.encode("?")  # without a chat template no row has a response
     if check_agreement:
+        from midward.sampling import agreement
+
         texts = [row.get(column or "prompt") for row in rows]
         asked = [text for text in texts if isinstance(text, str) and text.strip()][:check_agreement]
-        exact = sampling.exact().settings(loaded)
-        say(f"agreement {room.agreement(loaded, asked, exact, chosen, batch_size=batch_size)}")
+        exact, fast = sampling.exact().settings(loaded), sampling.settings(loaded)
+        say(f"agreement {agreement(loaded, asked, exact, fast, batch_size=batch_size)}")
     with bar() as progress:
         watchers = [StepBar(progress)]
         if out_file is None:
-            [response] = room.sample(loaded, [rows[0]["prompt"]], chosen, watchers=watchers)
+            [response] = loaded.answer([rows[0]["prompt"]], chosen, watchers=watchers)
             text = response.checked().text
             return Result({**rows[0], "response": text, "ended": response.ended, "nfe": response.nfe}, text)
         task = progress.add_task("rows", total=None)
@@ -69,6 +74,7 @@ def generate(
             out_file,
             column=column or "prompt",
             sampling=chosen,
+            guard=loaded.guard,
             batch_size=batch_size,
             limit=limit,
             overwrite=overwrite,
@@ -80,19 +86,3 @@ def generate(
     return Result(
         {"out": out_file, "rows": len(written), "errors": len(errors)}, files=f"{len(written)} rows in {out_file}{lost}"
     )
-
-
-def _check_out(path: Path, prompts: Path) -> None:
-    """Before anything big is loaded: a place that can be written to, and not the input itself."""
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder; give the path of a file.")
-    if path.exists() and path.samefile(prompts):
-        raise InputError(f"--out {path} is the file of prompts; give another one.")
-    new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
-        if new:
-            path.unlink()
-    except OSError as error:
-        raise InputError(f"--out {path} can't be written: {error.strerror}.") from None

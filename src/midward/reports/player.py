@@ -5,6 +5,8 @@ with Player(console) as player:
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from types import TracebackType
 from typing import Any
@@ -13,7 +15,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from midward.sampling import Canvas, Step
+from midward.guards.guard import Verdict
+from midward.sampling.canvas import Canvas
+from midward.sampling.step import Step
 
 # Told apart by more than colour: weight, slant, underline.
 MASK_MARK, END_MARK = "·", "▪"
@@ -27,7 +31,8 @@ class Player:
     Model output is drawn as plain text: neither rich markup nor control characters in it have any effect.
 
     console: where to draw; None is the terminal. If it is no terminal, only the last state is printed.
-    predictions: show at masked positions what the step predicts (dim) instead of a dot.
+    predictions: show at masked positions what the step predicts (dim) instead of a dot; never with the dual cache,
+        which predicts a block alone.
     needs_all_steps: False by default, so rows stop at their end token.
     pace: seconds that a step stays on the screen at least, for models that are too fast to watch.
     """
@@ -72,7 +77,8 @@ class Player:
         of = "" if step.of is None else f" of {step.of}"
         self._head = f"step {step.index + 1}{of}, positions {step.block[0]}-{step.block[1] - 1}"
         forced_of = {row.index: canvas.forced[i] for i, row in enumerate(canvas.rows)}
-        predicted = step.predictions[0].tolist() if self.predictions else None
+        predicts = self.predictions and canvas.sampling.cache != "dual"
+        predicted = step.predictions[0].tolist() if predicts else None
         for i, row in enumerate(step.rows):
             self._lines[row] = _draw(
                 canvas.model,
@@ -93,6 +99,26 @@ class Player:
     def render(self) -> Group:
         """Return what is on the screen now."""
         return Group(Text(self._head, style="dim"), *(self._lines[row] for row in sorted(self._lines)))
+
+
+@contextmanager
+def playing(console: Console, pace: float = 0.0) -> Iterator[list[Player]]:
+    """A player as the watchers of a generation; none where the console is no terminal."""
+    if not console.is_terminal:
+        yield []
+        return
+    with Player(console, pace=pace) as player:
+        yield [player]
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """What a guard said, in a line; its signal is a bar a step: low refuses, high complies."""
+    score = "unscored" if verdict.score is None else f"score {verdict.score:.3g}"
+    what = "flagged" if verdict.flagged else "passed"
+    when = f" after step {verdict.step + 1}" if verdict.step is not None else ""
+    bars = "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * value))] for value in verdict.signal or ())
+    signal = f"; signal {bars} {verdict.signal[-1]:.2f}" if verdict.signal else ""
+    return f"guard     {what}{when} ({score}, threshold {verdict.threshold:.3g}){signal}"
 
 
 def _draw(
