@@ -75,7 +75,7 @@ class _Row(LogitsProcessor):
         # Which tokens a step accepts follows from its logits alone, so it is asked again here.
         own = self.network.generation_config.sampler_config
         self.bound = own or transformers.EntropyBoundSamplerConfig(entropy_bound=0.1)  # transformers' own default
-        self.sampler = transformers.EntropyBoundSampler(self.bound, self.size, canvas.model.vocab_size, self.steps)
+        self.sampler: Any = transformers.EntropyBoundSampler(self.bound, self.size, canvas.model.vocab_size, self.steps)
 
     def run(self) -> None:
         canvas = self.canvas
