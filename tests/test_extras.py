@@ -1,4 +1,4 @@
-"""Without the extras' packages runs go on, and say once what is missing."""
+"""What an extra brings is named where it is missing."""
 
 import os
 import subprocess
@@ -8,20 +8,7 @@ import pytest
 from inspect_ai._util.error import pip_dependency_error
 from inspect_ai.model._providers.util.util import environment_prerequisite_error
 
-from midward import _extras
 from midward._asking import unavailable
-from midward.reports import suffixes
-
-
-def test_without_matplotlib_nothing_is_drawn_and_it_is_said_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(_extras, "find_spec", lambda name: None)
-    _extras._say_once.cache_clear()
-    points = {"a": [{"word": 1, "value": 0.5, "low": 0.4, "high": 0.6}]}
-    with pytest.warns(_extras.ExtraWarning, match=r"pip install 'midward\[figures\]'") as told:
-        for _ in range(2):
-            assert suffixes.by_word(tmp_path / "f", points, title="t") == []
-    assert len(told) == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_cannot_be_had_is_told_in_our_words():

@@ -55,6 +55,10 @@ def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> 
         made.append(Statement(f"Warning: {warning}.", "unclear"))
         cards = [replace(card, tone="unclear", line=f"{card.line}. Warning: {warning}") for card in cards]
     made += cards
+    if about := summary.get("models"):
+        named = ("model", "adapter", "guard")
+        rows = [[label, *(row.get(name) for name in named)] for label, row in about.items()]
+        made.append(Table("rows", "What each model is", ["row", *named], rows))
     for goals, cells in by_goals.items():
         made += _success(summary, models, goals, cells, str(main), shown)
         made += _other_readings(summary, models, goals, (main, shown), judges, cells)
@@ -287,6 +291,9 @@ def _trouble(summary: Mapping[str, Any], shown: str) -> Iterator[Block]:
         if trouble := summary.get("unscored", {}).get(judge, {}).get(shown):
             yield Missing(f"{judge} gave no verdict on {trouble['n']}, most often as", _line(trouble["why"]))
     for attack, by_model in (summary.get("costs") or {}).items():
+        for model, cost in by_model.items():
+            if cost.get("errors"):
+                yield Missing(f"{cost['errors']} of {some(cost['n'], 'sample')} of {attack} on {model} failed")
         for trouble in [cost["role_trouble"] for cost in by_model.values() if cost.get("role_trouble")][:1]:
             yield Missing(f"a role of {attack} failed, for instance as", _line(trouble["why"]))
 

@@ -97,6 +97,16 @@ class Texts:
             return text
         return Path(text).name if "/" in text and " " not in text else self(text) if " " in text else text
 
+    def table(self, block: Block) -> Block:
+        """A table, in which no path tells where on a disk something is; any other block stays."""
+        if not self.redact or not isinstance(block, Table):
+            return block
+        rows = [
+            [Path(cell).name if isinstance(cell, str) and Path(cell).is_absolute() else cell for cell in row]
+            for row in block.rows
+        ]
+        return replace(block, rows=rows)
+
     def talk(self, talk: Talk) -> Talk:
         """A conversation."""
         turns = [replace(turn, asked=self(turn.asked), reply=self(turn.reply)) for turn in talk.turns]
@@ -196,7 +206,7 @@ def _build(report: Report, run: RunFolder) -> None:
             for block in blocks:  # what can't be drawn is told here
                 render.files(block)
                 render.markdown([block])
-            report.blocks[run.label] = blocks
+            report.blocks[run.label] = [report.texts.table(block) for block in blocks]
         else:
             report.found.troubles.append((run.label, f"is a run of midward {run.run.verb}, which has no part here"))
     except Exception as error:  # whatever a file holds that no command would have written
