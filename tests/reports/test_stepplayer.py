@@ -10,7 +10,7 @@ from midward import Forced, Request, Sampling, Trace, sample
 from midward.guards import Verdict
 from midward.reports import html, stepplayer
 from midward.reports.stepplayer import FORCED, MASK, NEVER, Generation
-from midward.reports.traced import of_trace
+from midward.reports.tracing import of_trace
 
 # --- from a trace to a record ------------------------------------------------------------------------------------
 
