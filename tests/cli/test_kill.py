@@ -13,8 +13,8 @@ FEW = ["--limit", 4, "--batch-size", 1]
 #: verb -> its arguments; each writes rows to its --out through the one loop.
 VERBS = {
     "generate": ["--prompts", "PROMPTS", "--batch-size", 1],
-    "probe prefill": [*FEW, "--goals", "sandbox", "--positions", "0,4", "--benign", 0, "--phrases", "affirmative"],
-    "probe mirror": [*FEW, "--goals", "sandbox", "--starts", "2,4", "--width", 2],
+    "probe prefill": [*FEW, "--goals", "sandbox", "--positions", "0,4", "--phrases", "procedural"],
+    "probe mirror": [*FEW, "--goals", "sandbox", "--attack", "wrapper", "--starts", "0,1", "--width", 2, "--tokens", 1],
     "probe ask": [*FEW, "--goals", "sandbox", "--words", "0,2"],
     "probe order": [*FEW, "--sets", "sums"],
     "probe gcg": [*FEW, "--goals", "sandbox", "--positions", "0", "--iterations", 1, "--width", 2, "--tokens", 3],
@@ -40,7 +40,7 @@ def guard(llada_folder, tmp_path_factory):
     from midward.cli import app
 
     folder = tmp_path_factory.mktemp("guard")
-    flags = ["--length", "12", "--steps", "6", "--held-out", "20", "--alpha", "0.2", "--out", str(folder)]
+    flags = ["--length", "12", "--steps", "6", "--held-out", "20", "--alpha", "0.2", "--harmless", "benign", "--out", str(folder)]
     result = CliRunner().invoke(
         app, ["guard", "fit", "--model", str(llada_folder), "--device", "cpu", "--guards", "perplexity", *flags]
     )
