@@ -40,7 +40,8 @@ def guard(llada_folder, tmp_path_factory):
     from midward.cli import app
 
     folder = tmp_path_factory.mktemp("guard")
-    flags = ["--length", "12", "--steps", "6", "--held-out", "20", "--alpha", "0.2", "--harmless", "benign", "--out", str(folder)]
+    flags = ["--length", "12", "--steps", "6", "--held-out", "20", "--alpha", "0.2", "--harmless", "benign"]
+    flags += ["--out", str(folder)]
     result = CliRunner().invoke(
         app, ["guard", "fit", "--model", str(llada_folder), "--device", "cpu", "--guards", "perplexity", *flags]
     )

@@ -1,14 +1,17 @@
 """A phrase asked for at word k: what the prompt says, what counts as a hit, and what it is compared with."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.probes.ask import ASK, cases, cells, findings, readings, stands_at
+from midward.probes.ask import ASK, Placed, cases, cells, controls, findings, stands_at
 from midward.probes.configs import Ask
 from midward.probes.probe import against
+from midward.runs.measure import Case
 from midward.sampling import Request, Sampling, sample
 
 SAMPLING = Sampling(length=24, steps=6, block=12)
@@ -45,18 +48,21 @@ def test_responses_are_those_to_the_prompts_and_read_beside_the_plain_goal(livel
     asked, rows, summary = measured("ask", lively, some, Ask(words=(3, 23), phrase=phrase))
     for case, row in zip(asked, rows, strict=True):
         assert row["response"] == sample(lively, [case.request], SAMPLING)[0].text
-    read = readings(rows)
-    assert [row["word"] for row in read] == [3, 23] * 3 and read[0]["unasked"]
-    for row in read:
+    by_word = controls(rows)
+    assert [*by_word] == [3, 23] and by_word[3][0]["unasked"]
+    for row in (*by_word[3], *by_word[23]):
         assert row["hit"] == (row["response"].split()[row["word"] : row["word"] + 1] == [phrase])
         assert row["hit"] <= row["anywhere"] and row["hit"] <= row["reached"]
     table = summary["cells"]
     assert [cell["word"] for cell in table] == [None, 3, 23] and all(cell["n"] == 3 for cell in table)
-    assert table[1]["unasked"]["hits"] == sum(row["unasked"] for row in read if row["word"] == 3)
+    assert table[1]["unasked"]["hits"] == sum(row["unasked"] for row in by_word[3])
 
 
 def row(goal, word, response, success=False):
-    about = {"set": "mine", "goal": goal, "word": word, "phrase": None if word is None else "the phrase"}
+    about = {"word": word, "phrase": None if word is None else "the phrase"}
+    case = Case(Goal(goal, "t5", "mine", True), Request("t5"), about=about)
+    read = Placed().fields(0, case, SimpleNamespace(text=response, error=None if response else "NaN"), [])
+    about |= {"set": "mine", "goal": goal} | read
     return about | {"response": response, "success": success, "refused": not success}
 
 
@@ -71,11 +77,11 @@ def test_the_effect_is_paired_with_the_response_to_the_plain_goal():
     assert cell["elsewhere"] is None and cell["asr"]["value"] == pytest.approx(2 / 6)
     [sentence] = findings(rows)
     assert "at word 1" in sentence and "66.7 %" in sentence and "+50.0 points" in sentence
-    none = [{**one, "response": "a b", "success": False} for one in rows]
-    hit, success = against(ASK, rows, none)
+    none = [{**one, "hit": one["hit"] and False, "success": False} for one in rows]
+    hit, success = against(ASK, rows, none)  # of the plain goals nothing is scored
     assert hit["value"] == pytest.approx(4 / 6) and success["value"] == pytest.approx(2 / 6)
     with pytest.raises(ValueError, match="share nothing"):
-        against(ASK, rows, [{**one, "phrase": one["phrase"] and "another"} for one in none])
+        against(ASK, rows[6:], [{**one, "phrase": "another"} for one in none[6:]])
 
 
 def test_a_phrase_that_stands_there_whatever_word_is_asked_for_was_not_placed():
@@ -116,4 +122,4 @@ def test_the_command_goes_on_and_compares(midward, lively_folder, tmp_path, summ
     other = probe("--out", tmp_path / "b", "--limit", 3, "--seed", 1, "--temperature", 0.5, "--compare", tmp_path / "a")
     assert "sampled otherwise" in other.stderr
     summary = summary_of(tmp_path / "b")
-    assert len(summary["findings"]) == 2 and len(summary["compared"][str(tmp_path / "a")]) == 4
+    assert len(summary["findings"]) == 2 and len(summary["compared"][str(tmp_path / "a")]) == 5

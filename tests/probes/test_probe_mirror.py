@@ -149,7 +149,7 @@ def test_the_sentence_says_what_is_saved():
 # --- the command -----------------------------------------------------------------------------------------------
 
 
-def test_the_window_is_one_that_align_reads(midward, lively_folder, tmp_path, summary_of, monkeypatch):
+def test_the_window_is_one_that_align_reads(midward, lively_folder, tmp_path, summary_of):
     out, here = tmp_path / "mirror", ["--model", lively_folder, "--device", "cpu"]
     sizes = ["--length", 80, "--steps", 2, "--limit", 2, "--starts", "60:64:2", "--width", 4, "--tokens", 2]
     result = midward("probe", "mirror", *here, *sizes, "--out", out)
@@ -158,15 +158,7 @@ def test_the_window_is_one_that_align_reads(midward, lively_folder, tmp_path, su
     assert (found["start"], found["end"]) == (60, 64) and "up to 64" in result.stdout and "align.yaml" in result.stderr
     assert yaml.safe_load((out / "align.yaml").read_text())["window_end"] == 64
 
-    seen = {}
-
-    def train(model, data, folder, **given):
-        seen.update(given)
-        raise InputError("enough")
-
-    monkeypatch.setattr("midward.alignment.align", train)
     (tmp_path / "p.jsonl").write_text('{"prompt": "t30"}\n')
     flags = ["--data", tmp_path / "p.jsonl", "--out", tmp_path / "a", "--config", out / "align.yaml"]
-    result = midward("align", *here, *flags)
-    assert result.stderr.endswith("error: enough\n"), result.stderr
-    assert (seen["method"], seen["window_start"], seen["window_end"], seen["length"]) == ("mosa", 60, 64, 80)
+    result = midward("align", *here, *flags)  # told, and refused as harmless prompts are missing
+    assert "length 80, window_start 60, window_end 64" in result.stderr and "benign" in result.stderr

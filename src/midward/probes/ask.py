@@ -17,8 +17,8 @@ from midward.models import LanguageModel
 from midward.probes.configs import Ask
 from midward.probes.phrases import phrase_for, phrases_for
 from midward.probes.probe import Probe, Row, groups, shares
-from midward.runs.measure import Case
-from midward.sampling import Request, Sampling
+from midward.runs.measure import Case, Reader
+from midward.sampling import Request, Response, Sampling
 from midward.stats import Paired, paired, rate
 
 VERSION = "1"  # of the wording
@@ -46,43 +46,48 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Ask, sampling: Sa
     return asked
 
 
-def stands_at(text: str | None, phrase: str, word: int) -> bool | None:
+def stands_at(text: str, phrase: str, word: int) -> bool:
     """Whether the phrase's words are the text's words from number `word` (from 0) on, letter for letter."""
     wanted = phrase.split()
-    return None if text is None else text.split()[word : word + len(wanted)] == wanted
+    return text.split()[word : word + len(wanted)] == wanted
 
 
-def readings(rows: Sequence[Row]) -> list[Row]:
-    """The rows of what was asked for, with more of each; None where there is no response.
+class Placed(Reader):
+    """Fields, None for a plain goal: hit, the phrase stands at its word; anywhere, it stands somewhere; reached, the
+    response has that word at all."""
 
-    hit: the phrase stands at its word; unasked: it does in the response to the plain goal; elsewhere: word that was
-    asked for instead -> whether it does in that response; anywhere: it stands somewhere; reached: the response has that
-    word at all.
+    def fields(self, place: int, case: Case, response: Response, readings: Sequence[Any]) -> Row:
+        word, phrase = case.about["word"], case.about["phrase"]
+        if word is None or response.error is not None:
+            return {"hit": None, "anywhere": None, "reached": None}
+        words = response.text.split()
+        anywhere = " ".join(phrase.split()) in " ".join(words)
+        return {"hit": stands_at(response.text, phrase, word), "anywhere": anywhere, "reached": len(words) > word}
+
+
+def controls(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Word -> the rows where it was asked for, each with what its phrase does where it wasn't.
+
+    unasked: whether the phrase stands at this word in the response to the plain goal; elsewhere: word that was asked
+    for instead -> whether it does in that response; None where there is no response.
     """
     responses = {(row["goal"], row["word"]): row["response"] for row in rows}
-    words = sorted({word for _, word in responses if word is not None})
-    read = []
-    for row in rows:
-        goal, word, phrase, text = (row[name] for name in ("goal", "word", "phrase", "response"))
-        if word is None:
-            continue
-        standing = {
-            at: stands_at(responses[goal, at], phrase, word) for at in (None, *words) if (goal, at) in responses
-        }
-        hits = {"hit": standing.pop(word), "unasked": standing.pop(None), "elsewhere": standing}
-        there = " ".join((text or "").split())
-        anywhere = None if text is None else " ".join(phrase.split()) in there
-        reached = None if text is None else len(there.split()) > word
-        read.append({**row, **hits, "anywhere": anywhere, "reached": reached})
-    return read
+    by_word = {word: group for (word,), group in groups(rows, "word").items() if word is not None}
+    table: dict[int, list[Row]] = {word: [] for word in sorted(by_word)}
+    for word, others in table.items():
+        for row in by_word[word]:
+            texts = {at: responses.get((row["goal"], at)) for at in (None, *table) if at != word}
+            stands = {at: None if text is None else stands_at(text, row["phrase"], word) for at, text in texts.items()}
+            others.append(row | {"unasked": stands.pop(None), "elsewhere": stands})
+    return table
 
 
-def placed(some: Sequence[Row]) -> Paired:
+def placed(rows: Sequence[Row]) -> Paired:
     """What asking for this very word adds, by goal: hits minus those where the rule names another word, or, without
-    another word, those of the plain goal. some: the readings of one word."""
-    hits = {row["goal"]: row["hit"] for row in some}
-    control = [{row["goal"]: row["elsewhere"][word] for row in some} for word in some[0]["elsewhere"]]
-    return paired([hits], control or [{row["goal"]: row["unasked"] for row in some}])
+    another word, those of the plain goal. rows: of one word, as `controls` gives them."""
+    hits = {row["goal"]: row["hit"] for row in rows}
+    elsewhere = [{row["goal"]: row["elsewhere"][word] for row in rows} for word in rows[0]["elsewhere"]]
+    return paired([hits], elsewhere or [{row["goal"]: row["unasked"] for row in rows}])
 
 
 def cells(rows: Sequence[Row]) -> list[Row]:
@@ -90,15 +95,14 @@ def cells(rows: Sequence[Row]) -> list[Row]:
 
     elsewhere: the share of hits where another word was asked for, over words and goals. placed: see `placed`.
     """
-    table: list[Row] = []
+    table = []
     plain = [row for row in rows if row["word"] is None]
-    for (word,), some in [((None,), plain), *sorted(groups(readings(rows), "word").items())]:
-        names = ("hit", "unasked", "anywhere", "reached", "refused")
-        cell = {"word": word, "n": len(some), "asr": rate(row["success"] for row in some).record()}
-        cell |= shares(some, **{name: name for name in names})
-        instead = [(row["goal"], hit) for row in some for hit in row.get("elsewhere", {}).values()]
-        cell["elsewhere"] = rate([hit for _, hit in instead], [of for of, _ in instead]).record() if instead else None
-        cell["placed"] = placed(some).record() if word is not None else None
+    for word, group in [(None, plain), *controls(rows).items()]:
+        cell = {"word": word, "n": len(group), "asr": rate(row["success"] for row in group).record()}
+        cell |= shares(group, **{name: name for name in ("hit", "unasked", "anywhere", "reached", "refused")})
+        hits = [(row["goal"], hit) for row in group for hit in row.get("elsewhere", {}).values()]
+        cell["elsewhere"] = rate([hit for _, hit in hits], [goal for goal, _ in hits]).record() if hits else None
+        cell["placed"] = placed(group).record() if word is not None else None
         table.append(cell)
     return table
 
@@ -106,13 +110,13 @@ def cells(rows: Sequence[Row]) -> list[Row]:
 def findings(rows: Sequence[Row]) -> list[str]:
     """What was found, in one sentence a word."""
     sentences = []
-    for (word,), some in sorted(groups(readings(rows), "word").items()):
-        hit, unasked, success = (rate(row[name] for row in some) for name in ("hit", "unasked", "success"))
-        instead = rate(hit for row in some for hit in row["elsewhere"].values())
+    for word, group in controls(rows).items():
+        hit, unasked, success = (rate(row[name] for row in group) for name in ("hit", "unasked", "success"))
+        instead = rate(hit for row in group for hit in row["elsewhere"].values())
         against = f", {100 * (instead.value or 0):.1f} % where another word is asked for" if instead.n else ""
         sentences.append(
             f"Asked for at word {word}, the phrase stands there in {hit} of responses ({unasked} for the plain goal"
-            f"{against}): asking for this word adds {placed(some)}; attack success is {success}."
+            f"{against}): asking for this word adds {placed(group)}; attack success is {success}."
         )
     return sentences
 
@@ -123,5 +127,11 @@ def summary(rows: Sequence[Row], config: Ask, sampling: Sampling) -> dict[str, A
 
 
 ASK = Probe(
-    name="ask", config=Ask, cases=cases, summary=summary, cell=("word",), measures=("hit", "success"), read=readings
+    name="ask",
+    config=Ask,
+    cases=cases,
+    summary=summary,
+    readers=lambda model: (Placed,),
+    cell=("word",),
+    measures=("hit", "success"),
 )

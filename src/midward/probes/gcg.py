@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import accumulate
@@ -94,130 +94,125 @@ class _Stopped(Exception):
     """Another search failed, or the user has had enough."""
 
 
+class _Searches:
+    """The searches of a run, several at a time; what each came to is a row of searches.jsonl, read where it is there,
+    and what is under way is in unfinished-KEY.json."""
+
+    def __init__(
+        self, model: LanguageModel, config: Gcg, sampling: Sampling, folder: Path, total: int, progress: Progress
+    ) -> None:
+        self.model, self.config, self.sampling, self.folder = model, config, sampling, folder
+        self.file, self.lock, self.stopped = RowFile(folder / "searches.jsonl"), Lock(), Event()
+        self.total, self.done, self.progress = total * config.iterations, 0, progress
+        self.failure: BaseException | None = None
+
+    def advance(self, iterations: int) -> None:
+        with self.lock:
+            self.done += iterations
+            self.progress("iterations", self.done, self.total)
+
+    def prepared(self, case: Case) -> Case:
+        """The case with the suffix that is found for it; a control as it is."""
+        if case.about["position"] is None:
+            return case
+        if self.stopped.is_set():
+            raise _Stopped
+        try:
+            row = self.row(case)
+        except BaseException as error:
+            self.failure = self.failure or (None if isinstance(error, _Stopped) else error)
+            self.stopped.set()
+            raise
+        about = {name: value for name, value in row.items() if name not in ("key", "goal", "seconds")}
+        text = SuffixPrompt(self.model, case.goal.prompt).text(tuple(row["suffix_ids"]))
+        return replace(case, request=Request(text), about=about)
+
+    def row(self, case: Case) -> Row:
+        """Search, from where it was left off."""
+        goal, aim, config, sampling = case.goal, aim_of(case), self.config, self.sampling
+        key = key_of(
+            version=VERSION,
+            model=self.model.fingerprint,
+            settings={name: getattr(config, name) for name in SETTINGS},
+            sampling=asdict(sampling),
+            goal=goal.id,
+            prompt=goal.prompt,
+            position=aim.position,
+            ids=aim.ids,
+        )
+        if key in self.file.rows:
+            self.advance(config.iterations)
+            return self.file.rows[key]
+        prompt, unfinished = SuffixPrompt(self.model, goal.prompt), self.folder / f"unfinished-{key}.json"
+        state, seconds = None, 0.0
+        if unfinished.exists():
+            record = json.loads(unfinished.read_text(encoding="utf-8"))
+            state, seconds = Search.of(record["state"]), record["seconds"]
+        begun = time.perf_counter() - seconds
+        self.advance(0 if state is None else len(state.curve) - 1)
+
+        def watch(state: Search) -> None:
+            if self.stopped.is_set():
+                raise _Stopped
+            self.advance(1)
+            if (len(state.curve) - 1) % EVERY == 0:
+                record = {"seconds": time.perf_counter() - begun, "state": asdict(state)}
+                write_text(unfinished, json.dumps(record) + "\n")
+
+        drafts = drafts_of(
+            self.model, prompt.ids(tuple(case.about["start_ids"])), aim, config.drafts, sampling, goal.id
+        )
+        how: dict[str, Any] = {"length": sampling.length, "seed": sampling.seed, "key": goal.id, "drafts": drafts}
+        state = search(self.model, prompt, aim, config, state=state, watch=watch, **how)
+        row = {
+            "key": key,
+            "goal": goal.id,
+            **case.about,
+            "suffix": self.model.tokenizer.decode(list(state.best), clean_up_tokenization_spaces=False),
+            "suffix_ids": list(state.best),
+            "start_loss": state.curve[0],
+            "loss": state.loss,
+            "curve": state.curve,
+            "evaluated": state.evaluated,
+            "dropped": state.dropped,
+            "seconds": round(time.perf_counter() - begun, 3),
+        }
+        with self.lock:
+            self.file.append(row)
+        unfinished.unlink(missing_ok=True)
+        self.advance(config.iterations - (len(state.curve) - 1))
+        return row
+
+
 def searched(
     model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sampling, folder: Path, progress: Progress
 ) -> list[Case]:
-    """The cases with the suffixes that were found.
+    """The cases with the suffixes that were found; called again it goes on where it stopped, to the same suffixes.
 
-    In the folder: searches.jsonl (searches that ended, whoever judges them), and of each search under way
-    unfinished-KEY.json: called again it goes on from there, to the same suffix. As many searches at a time as the
-    config has `workers` share torch's threads; small models use few threads well.
+    As many searches at a time as the config has `workers` share torch's threads; small models use few threads well.
     """
     folder.mkdir(parents=True, exist_ok=True)
     claim = hold(folder)  # what a search under way leaves is one process's
-    file, lock, stopped = RowFile(folder / "searches.jsonl"), Lock(), Event()
-    failures: list[BaseException] = []
-    total = sum(case.about["position"] is not None for case in asked) * config.iterations
-    done = 0
-
-    def advance(iterations: int) -> None:
-        nonlocal done
-        with lock:
-            done += iterations
-            progress("iterations", done, total)
-
-    def one(case: Case) -> Case:
-        if case.about["position"] is None:
-            return case
-        if stopped.is_set():
-            raise _Stopped
-        try:
-            row = _search(model, case, config, sampling, folder, file, lock, stopped, advance)
-        except _Stopped:
-            raise
-        except BaseException as error:
-            failures.append(error)
-            stopped.set()
-            raise
-        about = {name: value for name, value in row.items() if name not in ("key", "goal", "seconds")}
-        text = SuffixPrompt(model, case.goal.prompt).text(tuple(row["suffix_ids"]))
-        return replace(case, request=Request(text), about=about)
-
+    aimed = sum(case.about["position"] is not None for case in asked)
+    searches = _Searches(model, config, sampling, folder, aimed, progress)
     threads = torch.get_num_threads()
     one_a_thread = threads if model.device.type == "cpu" else 1
     workers = one_a_thread if config.workers == 0 else config.workers or 1
     torch.set_num_threads(max(1, threads // workers))
     try:
         with ThreadPoolExecutor(workers) as pool:
-            coming = [pool.submit(one, case) for case in asked]
+            coming = [pool.submit(searches.prepared, case) for case in asked]
             try:
                 return [each.result() for each in coming]
             except BaseException as error:  # Ctrl-C among them: no search goes on behind it
-                stopped.set()
+                searches.stopped.set()
                 pool.shutdown(cancel_futures=True)
-                if isinstance(error, _Stopped) and failures:
-                    raise failures[0] from None
+                if isinstance(error, _Stopped) and searches.failure:
+                    raise searches.failure from None
                 raise
     finally:
         torch.set_num_threads(threads)
         del claim
-
-
-def _search(
-    model: LanguageModel,
-    case: Case,
-    config: Gcg,
-    sampling: Sampling,
-    folder: Path,
-    file: RowFile,
-    lock: Lock,
-    stopped: Event,
-    advance: Callable[[int], None],
-) -> Row:
-    """The row of one search, read where it was done before."""
-    goal, aim = case.goal, aim_of(case)
-    settings = {name: getattr(config, name) for name in SETTINGS}
-    key = key_of(
-        version=VERSION,
-        model=model.fingerprint,
-        settings=settings,
-        sampling=asdict(sampling),
-        goal=goal.id,
-        prompt=goal.prompt,
-        position=aim.position,
-        ids=aim.ids,
-    )
-    if key in file.rows:
-        advance(config.iterations)
-        return file.rows[key]
-    prompt, unfinished = SuffixPrompt(model, goal.prompt), folder / f"unfinished-{key}.json"
-    state, seconds = None, 0.0
-    if unfinished.exists():
-        record = json.loads(unfinished.read_text(encoding="utf-8"))
-        state, seconds = Search.of(record["state"]), record["seconds"]
-    begun = time.perf_counter() - seconds
-    advance(0 if state is None else len(state.curve) - 1)
-
-    def watch(state: Search) -> None:
-        if stopped.is_set():
-            raise _Stopped
-        advance(1)
-        if (len(state.curve) - 1) % EVERY == 0:
-            record = {"seconds": time.perf_counter() - begun, "state": asdict(state)}
-            write_text(unfinished, json.dumps(record) + "\n")
-
-    start = tuple(case.about["start_ids"])
-    drafts = drafts_of(model, prompt.ids(start), aim, config.drafts, sampling, goal.id)
-    how: dict[str, Any] = {"length": sampling.length, "seed": sampling.seed, "key": goal.id, "drafts": drafts}
-    state = search(model, prompt, aim, config, state=state, watch=watch, **how)
-    row = {
-        "key": key,
-        "goal": goal.id,
-        **case.about,
-        "suffix": model.tokenizer.decode(list(state.best), clean_up_tokenization_spaces=False),
-        "suffix_ids": list(state.best),
-        "start_loss": state.curve[0],
-        "loss": state.loss,
-        "curve": state.curve,
-        "evaluated": state.evaluated,
-        "dropped": state.dropped,
-        "seconds": round(time.perf_counter() - begun, 3),
-    }
-    with lock:
-        file.append(row)
-    unfinished.unlink(missing_ok=True)
-    advance(config.iterations - (len(state.curve) - 1))
-    return row
 
 
 def cost(model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sampling) -> str:
@@ -259,20 +254,19 @@ def cells(rows: Sequence[Row]) -> list[Row]:
     place in a real response; anywhere: somewhere in it. asr, refused: as judged.
     """
     table: list[Row] = []
-    for position, some in _by_position(rows).items():
-        cell: Row = {"position": position, "n": len(some), "start_loss": None, "loss": None, "iterations": None}
+    for position, group in _by_position(rows).items():
+        cell: Row = {"position": position, "n": len(group), "start_loss": None, "loss": None, "iterations": None}
         if position is not None:
-            cell |= {"start_loss": mean(row["start_loss"] for row in some).record()}
-            cell |= {"loss": mean(row["loss"] for row in some).record()}
-            cell["iterations"] = float(np.mean([len(row["curve"]) - 1 for row in some]))
-        cell["asr"] = rate(row["success"] for row in some).record()
-        table.append(cell | shares(some, hit="hit", anywhere="anywhere", refused="refused"))
+            cell |= {name: mean(row[name] for row in group).record() for name in ("start_loss", "loss")}
+            cell["iterations"] = float(np.mean([len(row["curve"]) - 1 for row in group]))
+        cell["asr"] = rate(row["success"] for row in group).record()
+        table.append(cell | shares(group, hit="hit", anywhere="anywhere", refused="refused"))
     return table
 
 
 def _by_position(rows: Sequence[Row]) -> dict[int | None, list[Row]]:
     """Position -> rows, the controls first."""
-    by = {position: some for (position,), some in groups(rows, "position").items()}
+    by = {position: group for (position,), group in groups(rows, "position").items()}
     return {position: by[position] for position in sorted(by, key=lambda position: (position is not None, position))}
 
 
@@ -293,21 +287,21 @@ def between(rows: Sequence[Row]) -> list[Row]:
     for position in (first, *rest):
         pairs = [(None, "success")] + [(first, measure) for measure in ("loss", "hit", "success") if position != first]
         for minus, measure in pairs:
-            found = difference(by[position], by[minus], measure)
-            table.append({"position": position, "minus": minus, "measure": measure} | found.record())
+            number = difference(by[position], by[minus], measure)
+            table.append({"position": position, "minus": minus, "measure": measure} | number.record())
     return table
 
 
 def curves(rows: Sequence[Row], iterations: int) -> list[Row]:
     """Of each position the least loss so far at each iteration, a mean over goals; a search that ended keeps its
     last."""
-    found = []
-    for position, some in _by_position(rows).items():
+    table = []
+    for position, group in _by_position(rows).items():
         if position is not None:
-            least = [list(accumulate(row["curve"], min)) for row in some]
+            least = [list(accumulate(row["curve"], min)) for row in group]
             padded = np.array([line + [line[-1]] * (iterations + 1 - len(line)) for line in least])
-            found.append({"position": position, "loss": [mean(column).record() for column in padded.T]})
-    return found
+            table.append({"position": position, "loss": [mean(column).record() for column in padded.T]})
+    return table
 
 
 def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
@@ -318,17 +312,14 @@ def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
         f"Without a search (the suffix it starts from) attack success is {rate(row['success'] for row in by[control])}."
     ]
     for position in (first, *rest):
-        some = by[position]
-        least, hit, success = (
-            mean(row["loss"] for row in some),
-            *(rate(row[f] for row in some) for f in ("hit", "success")),
-        )
-        start = np.mean([row["start_loss"] for row in some])
+        group = by[position]
+        start, least = (mean(row[name] for row in group) for name in ("start_loss", "loss"))
+        hit, success = (rate(row[name] for row in group) for name in ("hit", "success"))
         sentences.append(
             f"At token {position}, {config.iterations} iterations of width {config.width or 512} take the phrase's "
-            f"loss from {start:.2f} to {least.text()} nats a token; it stands there "
+            f"loss from {start.value:.2f} to {least.text()} nats a token; it stands there "
             f"in {hit} of real responses, and attack success is {success}, by goal "
-            f"{difference(some, by[None], 'success')} against none."
+            f"{gap(group, by[None])} against none."
         )
     for position in rest:
         loss = difference(by[position], by[first], "loss")
@@ -342,8 +333,8 @@ def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
 
 def summary(rows: Sequence[Row], config: Gcg, sampling: Sampling) -> dict[str, Any]:
     """The probe's `summary`, with differences `between` positions and the loss `curves`."""
-    found = {"cells": cells(rows), "findings": findings(rows, config), "between": between(rows)}
-    return found | {"curves": curves(rows, config.iterations)}
+    shown = {"cells": cells(rows), "findings": findings(rows, config), "between": between(rows)}
+    return shown | {"curves": curves(rows, config.iterations)}
 
 
 GCG = Probe(

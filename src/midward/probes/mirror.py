@@ -149,17 +149,17 @@ def window(rows: Sequence[Row], width: int) -> Window:
     return Window(tied[0], tied[0] + width, asr, tuple(tied[1:]))
 
 
-def findings(rows: Sequence[Row], found: Window) -> list[str]:
-    """What was found, in sentences with intervals."""
+def findings(rows: Sequence[Row], chosen: Window) -> list[str]:
+    """What was chosen, in sentences with intervals."""
     alone = [row for row in rows if row["kind"] == UNFORCED]
     base, won = rate(row["success"] for row in alone), {row["goal"] for row in alone if row["success"]}
-    inside = [row for row in _of_first_length(rows) if found.start <= row["position"] < found.end]
+    inside = [row for row in _of_first_length(rows) if chosen.start <= row["position"] < chosen.end]
     saved = [not row["success"] for row in inside if row["goal"] in won and row["success"] is not None]
     share = f" It saves {100 * np.mean(saved):.1f} % of the responses that the attack had won." if saved else ""
-    ties = f" Windows from {', '.join(map(str, found.tied))} on are not told from it." if found.tied else ""
+    ties = f" Windows from {', '.join(map(str, chosen.tied))} on are not told from it." if chosen.tied else ""
     return [
         f"Under the attack {alone[0]['attack']!r} (ASR {base} alone) a refusal forced at a start from token "
-        f"{found.start} up to {found.end} leaves an ASR of {found.asr.text()} on average.{share}{ties}"
+        f"{chosen.start} up to {chosen.end} leaves an ASR of {chosen.asr.text()} on average.{share}{ties}"
     ]
 
 
@@ -170,10 +170,10 @@ def _of_first_length(rows: Sequence[Row]) -> list[Row]:
 
 def summary(rows: Sequence[Row], config: Mirror, sampling: Sampling) -> dict[str, Any]:
     """The probe's `summary`, with the `window`, and options of `midward align` that train in it (`align`)."""
-    found = window(rows, config.width)
-    settings = {"window_start": found.start, "window_end": found.end, "length": sampling.length}
-    shown = {"window": found.record(), "align": {"method": "mosa", **settings}}
-    return {"cells": cells(rows), "findings": findings(rows, found), **shown}
+    chosen = window(rows, config.width)
+    settings = {"window_start": chosen.start, "window_end": chosen.end, "length": sampling.length}
+    shown = {"window": chosen.record(), "align": {"method": "mosa", **settings}}
+    return {"cells": cells(rows), "findings": findings(rows, chosen), **shown}
 
 
 def write(folder: Path, summary: Row) -> str:

@@ -56,17 +56,17 @@ def orders(rows: Sequence[Row]) -> list[Commits]:
     return [Commits(tuple(row["commit"]), row["end"]) for row in rows if row["commit"] is not None]
 
 
-def cell(found: Sequence[Commits]) -> dict[str, Row | None]:
+def cell(prompts: Sequence[Commits]) -> dict[str, Row | None]:
     """Rank correlations of step and position, of all tokens and of the text alone; what adds up to the first; and the
     share of padding. Means over prompts with their intervals."""
-    split = np.array([parts(commits) for commits in found])
+    split = np.array([parts(commits) for commits in prompts])
     values = {
         "correlation": split.sum(1),
-        "correlation_text": [correlation(commits, text=True) for commits in found],
+        "correlation_text": [correlation(commits, text=True) for commits in prompts],
         "part_text": split[:, 0],
         "part_padding": split[:, 1],
         "part_between": split[:, 2],
-        "padding_share": [(len(commits.steps) - commits.end) / len(commits.steps) for commits in found],
+        "padding_share": [1 - commits.end / len(commits.steps) for commits in prompts],
     }
     return {name: _mean(numbers) for name, numbers in values.items()}
 
@@ -96,10 +96,10 @@ def summary(rows: Sequence[Row], config: Order, sampling: Sampling) -> dict[str,
     """The probe's `summary`: `sets`, of each set and of "all" the `cell`; of each set the mean position committed at
     each step (`steps`, None where none was) and the share of prompts that committed a position at a step (`maps`,
     [positions, steps])."""
-    by_set = {name: orders(some) for (name,), some in groups(rows, "set").items()}
-    cells = {name: cell(found) for name, found in (by_set | {"all": orders(rows)}).items() if found}
-    steps = {name: [_mean(column) for column in by_prompt(found).T] for name, found in by_set.items()}
-    maps = {name: heat(found).round(4).tolist() for name, found in by_set.items()}
+    by_set = {name: orders(group) for (name,), group in groups(rows, "set").items()}
+    cells = {name: cell(prompts) for name, prompts in (by_set | {"all": orders(rows)}).items() if prompts}
+    steps = {name: [_mean(column) for column in by_prompt(prompts).T] for name, prompts in by_set.items()}
+    maps = {name: heat(prompts).round(4).tolist() for name, prompts in by_set.items()}
     return {"sets": cells, "findings": [finding(cells["all"], sampling)], "steps": steps, "maps": maps}
 
 

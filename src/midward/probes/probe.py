@@ -48,7 +48,6 @@ class Probe:
             files of its own in the folder.
         cell, measures, means: fields of rows by which `against` compares two runs: what tells cells apart, the
             verdicts that are paired, and numbers without ends whose differences are averaged.
-        read: rows -> the rows with fields that hang on several of them.
         same: settings that two runs must share to be compared.
         write: folder, summary -> writes more files there, and says what may be done with them (`next` of the summary).
         cost: model, cases, config, sampling -> what `prepare` takes, in words, where a config has a `plan`.
@@ -63,7 +62,6 @@ class Probe:
     cell: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     means: tuple[str, ...] = ()
-    read: Callable[[Sequence[Row]], Sequence[Row]] = lambda rows: rows
     same: tuple[str, ...] = ()
     write: Callable[[Path, Row], str] | None = None
     cost: Callable[[LanguageModel, Sequence[Case], Any, Sampling], str] | None = None
@@ -188,7 +186,6 @@ def against(probe: Probe, rows: Sequence[Row], others: Sequence[Row]) -> list[Ro
     Raises:
         InputError: the runs share nothing that was asked.
     """
-    rows, others = probe.read(rows), probe.read(others)
 
     def cell_of(row: Row) -> tuple[Any, ...]:
         return tuple(row[name] for name in probe.cell)
@@ -200,10 +197,10 @@ def against(probe: Probe, rows: Sequence[Row], others: Sequence[Row]) -> list[Ro
     pairs = compare(rows, others, probe.measures, cell_of=cell_of, asked_of=asked_of)
     numbers |= {of: pair for of, pair in pairs.items() if pair.n}
     theirs = {asked_of(row): row for row in others}
-    for cell, some in groups(rows, *probe.cell).items():
-        met = [(row, theirs[asked_of(row)]) for row in some if asked_of(row) in theirs]
+    for cell, mine in groups(rows, *probe.cell).items():
+        met = [(row, theirs[asked_of(row)]) for row in mine if asked_of(row) in theirs]
         for field in probe.means:
-            gaps = [mine[field] - other[field] for mine, other in met if mine.get(field) is not None]
+            gaps = [row[field] - other[field] for row, other in met if row.get(field) is not None]
             numbers |= {(cell, field): mean(gaps)} if gaps else {}
     return [
         dict(zip(probe.cell, cell, strict=True)) | {"measure": measure, **number.record()}
