@@ -15,7 +15,6 @@ LATE = {
     "_plugins.py": "other packages load when one of theirs is asked for",
     "models/diffusion_gemma.py -> transformers": "newer releases than the least one have it",
     "models/llada2.py -> transformers": "newer releases than the least one have it",
-    "utility/run.py -> midward": "utility.lm is a class of lm-eval's, an extra",
     "utility/run.py -> midward.utility.lm": "the extra lm-eval brings its base class",
 }
 #: Packages that an extra brings, and that are imported where they are used.
