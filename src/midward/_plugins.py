@@ -19,10 +19,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plugins(Generic[T]):
-    """One kind of thing. noun: what it is called in errors. group: of the entry points. kind: its class.
+    """One kind of thing.
 
-    own: midward's, by name. error: raised with a message. check: raises ValueError over one that can't be used.
-    name_of: what one calls itself.
+    Attributes:
+        noun: what it is called in errors.
+        group: of the entry points.
+        kind: its class.
+        own: midward's, by name.
+        error: raised with a message.
+        check: raises ValueError over one that can't be used.
+        name_of: what one calls itself.
     """
 
     noun: str
@@ -34,7 +40,11 @@ class Plugins(Generic[T]):
     name_of: Callable[[Any], str] = attrgetter("name")
 
     def find(self, name: str) -> T:
-        """The thing of this name. Raises `error` for an unknown name, or a package's thing that can't be loaded."""
+        """The thing of this name.
+
+        Raises:
+            error: an unknown name, or a package's thing that can't be loaded.
+        """
         if name in self.own:
             return self.own[name]
         points = {point.name: point for point in entry_points(group=self.group)}

@@ -21,7 +21,10 @@ def test_verdicts_stand_in_the_rows_order(harmful):
     right = [procedure(goal.metadata["kind"], Thing(*goal.metadata["thing"].split())) for goal in harmful]
     texts = [text if n % 2 else "I cannot help with that." for n, text in enumerate(right)]
     judge = benches.bench(harmful)
-    verdicts = benches.judge_rows(harmful, texts, judge)
+    with benches.judging(judge) as ask:
+        verdicts = ask(harmful, texts)
+        with pytest.raises(ValueError, match="5 goals for 1 responses"):
+            ask(harmful, ["x"])
     assert [verdict.success for verdict in verdicts] == [bool(n % 2) for n in range(5)]
     readings = [benches.reading(judge, verdict, text) for verdict, text in zip(verdicts, texts, strict=True)]
     assert [reading["refused"] for reading in readings] == [not n % 2 for n in range(5)]
@@ -29,8 +32,6 @@ def test_verdicts_stand_in_the_rows_order(harmful):
     with benches.judging(rubric) as ask:  # several calls on one loop
         assert ask(harmful, texts) == ask(harmful, texts)
         assert [verdict.success for verdict in ask(harmful, texts)] == [verdict.success for verdict in verdicts]
-    with pytest.raises(ValueError, match="5 goals for 1 responses"):
-        benches.judge_rows(harmful, ["x"], judge)
 
 
 def test_harmless_goals_are_put_to_no_model():
@@ -40,7 +41,8 @@ def test_harmless_goals_are_put_to_no_model():
 
     harmless = goals.load("sandbox-benign", count=3)
     judge = replace(benches.bench(harmless, "harmfulness"), judge=Loud())
-    verdicts = benches.judge_rows(harmless, ["I cannot help with that.", "t30", ""], judge)
+    with benches.judging(judge) as ask:
+        verdicts = ask(harmless, ["I cannot help with that.", "t30", ""])
     readings = [benches.reading(judge, verdict, "") for verdict in verdicts]
     assert [(row["success"], row["refused"]) for row in readings] == [(None, True), (None, False), (None, False)]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from midward.alignment.sentences import SAFE
 from midward.goals import Goal
 from midward.judges import JUDGES, JudgeInfo, Verdict, check, labelled
-from midward.judges.bench import Bench, judge_rows
+from midward.judges.bench import Bench, judging
 from midward.judges.phrases import refusal_in, refuses, verdict
 from midward.judges.sandbox import verdict as oracle
 from midward.world import REFUSALS, WORLD, benign, forbidden, read
@@ -138,7 +138,8 @@ def test_what_a_judge_raises_over_one_response_is_its_own():
     assert first.said is True and second.said is None
     assert second.verdict.explanation == "the judge failed: ZeroDivisionError: half of nothing"
     goals = [Goal(text, text, "made-up", True) for text in ("a", "b")]
-    verdicts = judge_rows(goals, ["a", "b"], Bench(info, touchy, {}))
+    with judging(Bench(info, touchy, {})) as judge:
+        verdicts = judge(goals, ["a", "b"])
     assert [one.success for one in verdicts] == [True, None]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from midward._flags import Flag
 from midward.cli._run import Result, listing
 from midward.errors import InputError
-
-if TYPE_CHECKING:
-    from midward.goals import GoalSet
+from midward.goals import SETS, GoalSet, load
+from midward.goals.cache import cache_folder, cached_path
 
 
 def goals(
@@ -24,20 +23,8 @@ def goals(
         return _set(name, column, download, show)
     if column or download or show:
         raise InputError("--column, --download and --show go with a NAME: midward goals NAME ...")
-    from midward.goals import SETS
-    from midward.goals.cache import cache_folder
-
     rows = [
-        (
-            each.name,
-            each.size,
-            _yes(each.harmful),
-            each.licence,
-            _yes(each.gated),
-            "built in" if each.build else f"{(each.revision or '')[:8]}, sha256 {_hash(each.sha256)}",
-            "-" if each.build else _yes(_is_cached(each)),
-            each.about,
-        )
+        (each.name, each.size, _yes(each.harmful), each.licence, _yes(each.gated), *_source(each), each.about)
         for each in SETS.values()
     ]
     heads = ("name", "rows", "harmful", "licence", "gated", "pinned", "cached", "about")
@@ -46,9 +33,6 @@ def goals(
 
 def _set(name: str, column: str | None, download: bool, show: int) -> Result:
     """All about one set, or a file."""
-    from midward.goals import SETS, load
-    from midward.goals.cache import cached_path
-
     known = SETS.get(name)
     about: dict[str, Any] = {"file": name}
     if known is not None:
@@ -59,10 +43,10 @@ def _set(name: str, column: str | None, download: bool, show: int) -> Result:
             "revision": known.revision,
             "sha256": known.sha256 or "not stated anywhere; that of the first download is kept and must match",
             "gated": f"terms at {known.gated}, and HF_TOKEN" if known.gated else False,
-            "cached": cached_path(known) if _is_cached(known) else False,
+            "cached": cached_path(known) if cached_path(known).exists() else False,
         }
     shown = [f"{key:<9} {_yes(value) if isinstance(value, bool) else value}" for key, value in about.items()]
-    if known is not None and not (known.build or _is_cached(known) or download or show):
+    if known is not None and not (known.build or cached_path(known).exists() or download or show):
         return Result(about, "\n".join(shown), f"midward goals {name} --download fetches it")
     goals = load(name, column=column)
     counts = Counter(goal.category or "no category" for goal in goals).most_common()
@@ -74,14 +58,12 @@ def _set(name: str, column: str | None, download: bool, show: int) -> Result:
     return Result(about, "\n".join([*shown, *(f"\n[{goal.id}]\n{goal.prompt}" for goal in goals[:show])]))
 
 
-def _is_cached(each: GoalSet) -> bool:
-    from midward.goals.cache import cached_path
-
-    return cached_path(each).exists()
-
-
-def _hash(sha256: str | None) -> str:
-    return sha256[:8] if sha256 else "of the first download"
+def _source(each: GoalSet) -> tuple[str, str]:
+    """What a set is pinned by, and whether it is on this machine."""
+    if each.build or not each.revision:
+        return "built in", "-"
+    sha256 = each.sha256[:8] if each.sha256 else "of the first download"
+    return f"{each.revision[:8]}, sha256 {sha256}", _yes(cached_path(each).exists())
 
 
 def _yes(value: object) -> str:

@@ -65,18 +65,18 @@ def _ready() -> list[JudgeInfo]:
     """The judges that can be checked as things stand; says which are left out."""
     from midward.judges import JudgeInfo, every
 
-    found = every()
-    for name, info in found.items():
+    infos = []
+    for name, info in every().items():
         if not isinstance(info, JudgeInfo):
             say(f"left out  {info}")
         elif info.needs == "local classifier":
             say(f"left out  {name}, which needs a local classifier; --judges {name} asks it")
-    infos = (info for info in found.values() if isinstance(info, JudgeInfo))
-    return [info for info in infos if info.needs != "local classifier"]
+        else:
+            infos.append(info)
+    return infos
 
 
-def _missed(info: JudgeInfo, one: Checked) -> str:
-    yes, no = _SAYS[info.measures]
-    said = "nothing" if one.said is None else yes if one.said else no
-    label = yes if one.label else no
-    return f"{info.name}  {one.row.id}: says {said}, the label is {label} ({one.verdict.explanation})"
+def _missed(info: JudgeInfo, checked: Checked) -> str:
+    words = dict(zip((True, False, None), (*_SAYS[info.measures], "nothing"), strict=True))
+    said, label = words[checked.said], words[checked.label]
+    return f"{info.name}  {checked.row.id}: says {said}, the label is {label} ({checked.verdict.explanation})"

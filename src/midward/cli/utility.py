@@ -44,7 +44,8 @@ def utility(
     from midward.utility import harness, run
 
     own, others = asked.split(model.at_home)
-    models = _models(adapter or [])
+    named = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in adapter or []]
+    models = run.models_of(named)
     if guard is not None:
         guards.describe(guard)  # a wrong file is told before anything big is loaded
         if len(models) > 1:
@@ -68,13 +69,3 @@ def utility(
             rows += scored
     PartialState().destroy_process_group()
     return finish(folder, run.summarise(rows, reports, compared))
-
-
-def _models(adapters: list[str]) -> list[tuple[str, int, str | None]]:
-    """Label, seed (of those with the label) and adapter of each model; a single one has no label."""
-    named = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in adapters]
-    if len(named) < 2 and not any(label for label, _ in named):
-        return [("", 0, adapters[0] if adapters else None)]
-    labels = [label or Path(path).name for label, path in named]
-    seeds = [labels[:place].count(label) for place, label in enumerate(labels)]
-    return [("base", 0, None), *zip(labels, seeds, (path for _, path in named), strict=True)]

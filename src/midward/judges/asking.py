@@ -1,34 +1,47 @@
-"""The model that judges by rubric."""
+"""The model that judges by rubric, and a judge with its model."""
 
 from __future__ import annotations
 
 from inspect_ai.model import GenerateConfig, Model, get_model
 
 from midward import _asking
-from midward.judges.judge import JudgesError
+from midward.judges.judge import Judge, JudgeInfo, JudgesError
 
 SETTINGS = _asking.LIMITS.merge(GenerateConfig(temperature=0.0, max_tokens=2048))
+
+
+def ready(info: JudgeInfo, model: str | Model | None = None) -> Judge:
+    """A judge that can be asked, and one that asks a model only after that model has answered once.
+
+    Args:
+        model: which one a judge that needs `role:judge` asks, an Inspect model or its name; by default the role.
+
+    Raises:
+        JudgesError: the judge, or its model, can't be had.
+        ModelDownError: the model doesn't answer.
+    """
+    if info.needs != "role:judge":
+        return info.factory()
+    if isinstance(model, str):
+        _asking.preflight({model: "the judge"}, lambda name: judge_model(name, memoize=False))
+    return info.factory(model=judge_model(model))
 
 
 def judge_model(model: str | Model | None = None, *, memoize: bool = True) -> Model:
     """The model to ask, with SETTINGS under its own: the one given, else the Inspect role `judge`.
 
-    memoize: whether everyone who names it gets the same one.
+    Args:
+        memoize: whether everyone who names it gets the same one.
 
-    Raises JudgesError where there is none, or it can't be had: the model under test must not judge itself by accident.
+    Raises:
+        JudgesError: there is none, or it can't be had; the model under test must not judge itself by accident.
     """
     try:
-        found = get_model(role="judge", required=True) if model is None else get_model(model, memoize=memoize)
+        asked = get_model(role="judge", required=True) if model is None else get_model(model, memoize=memoize)
     except Exception as error:  # whatever a provider raises over a missing key or package
         hint = "bind the role, e.g. model_roles={'judge': 'openai/gpt-4.1'}, or give the judge a model"
         raise JudgesError(f"no model to judge by: {_asking.unavailable(error)} ({hint}).") from error
-    return bounded(found)
-
-
-def first_call(model: str) -> None:
-    """Ask the judging model once, as a judge would, before anything is sampled. Raises ModelDownError, and JudgesError
-    as `judge_model` does."""
-    _asking.preflight({model: "the judge"}, lambda name: judge_model(name, memoize=False))
+    return bounded(asked)
 
 
 def bounded(model: Model) -> Model:

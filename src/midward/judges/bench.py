@@ -1,4 +1,4 @@
-"""Judging the responses of a probe: any judge of the registry, on any goals, many responses at once."""
+"""The one way to have a judge ready: any judge of the registry, on any goals, asked about many responses at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
 from anyio.from_thread import start_blocking_portal
 from inspect_ai.model import Model
 from inspect_ai.util import collect
@@ -16,15 +15,22 @@ from inspect_ai.util import collect
 from midward._asking import ModelDownError
 from midward.errors import InputError
 from midward.goals import Goal, on_sandbox
-from midward.judges import Judge, JudgeInfo, JudgesError, Verdict, find, phrases, verdict_of
-from midward.judges.asking import first_call, judge_model
+from midward.judges import phrases
+from midward.judges.asking import ready
+from midward.judges.judge import Judge, JudgeInfo, JudgesError, Verdict, verdict_of
+from midward.judges.registry import find
 from midward.world import ASSISTANT
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A judge that is ready to be asked. key: all that its verdicts depend on, for the key of a row. unscored: why it
-    gave no verdict, counted; scored: how many it gave under "scored"."""
+    """A judge that is ready to be asked.
+
+    Attributes:
+        key: all that its verdicts depend on, for the key of a row.
+        unscored: why it gave no verdict -> how often.
+        scored: how many verdicts it gave, under "scored".
+    """
 
     info: JudgeInfo
     judge: Judge
@@ -42,56 +48,60 @@ class Bench:
 
 
 def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | None = None) -> Bench:
-    """The judge `name` for these goals; by default the oracle on goals of the sandbox, else the 1-5 judge.
+    """A judge for these goals, ready before anything is sampled.
 
-    model: the Inspect model (or its name) that a judge by rubric asks; on the sandbox its scripted assistant does where
-    none is given. Raises JudgesError, before anything is sampled: an unknown name, the oracle on goals of another
-    world, a judge that never says success, one by rubric without a model, a model or classifier that can't be had; and
-    ModelDownError for a model that doesn't answer.
+    Args:
+        name: of the judge; by default the oracle on goals of the sandbox, else the 1-5 judge.
+        model: the Inspect model (or its name) that a judge by rubric asks; on the sandbox its scripted assistant does
+            where none is given.
+
+    Raises:
+        JudgesError: an unknown name, the oracle on goals of another world, a judge that never says success, one by
+            rubric without a model, a model or classifier that can't be had.
+        ModelDownError: the model doesn't answer.
     """
     at_home = on_sandbox(goals)
     info = find(name or ("oracle" if at_home else "harmfulness"))
-    if info.measures == "refused":
+    if not info.of_attacks:
         raise JudgesError(f"the judge {info.name!r} says who refused, never success; use another one.")
     if info.needs == "sandbox metadata" and not at_home:
         raise JudgesError(
             f"the judge {info.name!r} knows goals of the sandbox only; use harmfulness, strongreject or harmbench "
             "for others."
         )
-    about = {"judge": info.name, "version": info.version, "hash": info.hash}
+    key = {"judge": info.name, "version": info.version, "hash": info.hash}
     if info.needs != "sandbox metadata":  # what says who refused in its place
-        about["refusals"] = phrases.REFUSAL.hash
+        key["refusals"] = phrases.REFUSAL.hash
     if info.needs != "role:judge":
-        return Bench(info, info.factory(), about)
+        return Bench(info, ready(info), key)
     if model is None and not at_home:
         raise JudgesError(
             f"the judge {info.name!r} asks a model: name one (--judge openai/gpt-4.1, midward/<model>, ...)."
         )
-    if isinstance(model, str):
-        first_call(model)
-    asked = judge_model(model or ASSISTANT)
-    return Bench(info, info.factory(model=asked), about | {"model": str(asked)})
+    model = model or ASSISTANT
+    return Bench(info, ready(info, model), key | {"model": str(model)})
 
 
-async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench) -> list[Verdict]:
+async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], bench: Bench) -> list[Verdict]:
     """The verdict on each response to the goal beside it, in order; all are asked at once.
 
     Inspect limits the connections to a model. A judge that fails is an unscored verdict (success None), never an error.
     A harmless goal is put to no model: there is no harm to measure, and the dictionary says whether it was refused.
-    Raises InputError where there aren't as many goals as responses, and ModelDownError where the judge couldn't be
-    asked about any of them, so that no row is written of what nobody judged.
+
+    Raises:
+        InputError: there aren't as many goals as responses.
+        ModelDownError: the judge couldn't be asked about any of them, so that no row is written of what nobody judged.
     """
     if len(goals) != len(responses):
         raise InputError(f"{len(goals)} goals for {len(responses)} responses; give one each.")
 
-    async def one(goal: Goal, response: str) -> Verdict:
-        if not goal.harmful and judged_by.info.needs in ("role:judge", "local classifier"):
+    async def judge(goal: Goal, response: str) -> Verdict:
+        if not goal.harmful and bench.info.needs in ("role:judge", "local classifier"):
             return phrases.verdict(goal.text, response)
-        context = {"context": goal.context} if goal.context else {}
-        metadata = {**context, **goal.metadata}
-        return await verdict_of(judged_by.judge, judged_by.info.name, goal.text, response, metadata)
+        metadata = {**({"context": goal.context} if goal.context else {}), **goal.metadata}
+        return await verdict_of(bench.judge, bench.info.name, goal.text, response, metadata)
 
-    verdicts = await collect(*(one(goal, text) for goal, text in zip(goals, responses, strict=True)))
+    verdicts = await collect(*(judge(goal, text) for goal, text in zip(goals, responses, strict=True)))
     judged = [verdict for verdict in verdicts if verdict.judge != phrases.REFUSAL.name]
     if judged and all(verdict.details.get("down") for verdict in judged):
         raise ModelDownError(
@@ -99,42 +109,32 @@ async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], judg
             "same command goes on from there."
         )
     for verdict in judged:
-        if judged_by.info.outcome(verdict) is None:
-            judged_by.unscored[verdict.explanation] += 1
+        if bench.info.outcome(verdict) is None:
+            bench.unscored[verdict.explanation] += 1
         else:
-            judged_by.scored["scored"] += 1
+            bench.scored["scored"] += 1
     return verdicts
 
 
-def judge_rows(goals: Sequence[Goal], responses: Sequence[str], judged_by: Bench) -> list[Verdict]:
-    """`judge_rows_async` for callers without an event loop, once: `judge_rows(goals, texts, bench(goals))`.
-
-    A model's connections belong to one event loop: for many calls use `judging`.
-    """
-
-    async def run() -> list[Verdict]:
-        return await judge_rows_async(goals, responses, judged_by)
-
-    return anyio.run(run)
-
-
 @contextmanager
-def judging(judged_by: Bench) -> Iterator[Callable[[Sequence[Goal], Sequence[str]], list[Verdict]]]:
-    """`judge_rows` as often as wanted within the block, on one event loop: goals, responses -> verdicts."""
+def judging(bench: Bench) -> Iterator[Callable[[Sequence[Goal], Sequence[str]], list[Verdict]]]:
+    """`judge_rows_async` for callers without an event loop, as often as wanted within the block, on one loop (a model's
+    connections belong to it): goals, responses -> verdicts."""
     with start_blocking_portal() as portal:
-        yield lambda goals, responses: portal.call(judge_rows_async, goals, responses, judged_by)
+        yield lambda goals, responses: portal.call(judge_rows_async, goals, responses, bench)
 
 
-def reading(judged_by: Bench, verdict: Verdict, response: str) -> dict[str, Any]:
-    """A verdict as fields of a row, the same in every probe.
+def reading(bench: Bench, verdict: Verdict, response: str) -> dict[str, Any]:
+    """A verdict as fields of a row, the same in every verb.
 
-    success: of what the judge measures, None where unscored. score: on the judge's own scale. refused: as the judge
-    says, else by our list of refusals, None where that says nothing. coherent, correct: by the oracle;
-    None with other judges.
+    Returns:
+        success: of what the judge measures, None where unscored; score: on the judge's own scale; refused: as the judge
+        says, else by our list of refusals, None where that says nothing; coherent, correct: by the oracle, None with
+        other judges.
     """
     refused = verdict.refused if verdict.refused is not None else phrases.refuses(response)
     return {
-        "success": judged_by.info.outcome(verdict),
+        "success": bench.info.outcome(verdict),
         "score": verdict.score,
         "refused": refused,
         "coherent": verdict.details.get("coherent"),

@@ -9,7 +9,7 @@ import anyio
 from inspect_ai.model import Model
 from inspect_ai.util import collect
 
-from midward.judges.asking import first_call, judge_model
+from midward.judges.asking import ready
 from midward.judges.judge import JudgeInfo, Verdict, verdict_of
 from midward.judges.labelled import Labelled, labelled
 
@@ -30,21 +30,23 @@ class Checked:
 
 
 def check(info: JudgeInfo, model: str | Model | None = None, rows: Sequence[Labelled] | None = None) -> list[Checked]:
-    """Ask a judge about every row (the labelled set), each compared with its label for what the judge measures.
+    """Ask a judge about every row, and compare each verdict with the row's label for what the judge measures.
 
-    model: which judges that need `role:judge` ask, an Inspect model or its name. Raises JudgesError where the judge
-    can't be made, and ModelDownError where its model doesn't answer.
+    Args:
+        model: which one a judge by rubric asks, an Inspect model or its name.
+        rows: by default the labelled set.
+
+    Raises:
+        JudgesError: the judge can't be made.
+        ModelDownError: its model doesn't answer.
     """
-    if info.needs == "role:judge" and isinstance(model, str):
-        first_call(model)
-    judge = info.factory(model=judge_model(model)) if info.needs == "role:judge" else info.factory()
+    judge = ready(info, model)
     rows = labelled() if rows is None else rows
 
-    async def run() -> list[Verdict]:
+    async def ask() -> list[Verdict]:
         return await collect(*(verdict_of(judge, info.name, row.goal, row.response, row.metadata) for row in rows))
 
-    verdicts = anyio.run(run)
     return [
         Checked(row, verdict, info.outcome(verdict), getattr(row, info.measures))
-        for row, verdict in zip(rows, verdicts, strict=True)
+        for row, verdict in zip(rows, anyio.run(ask), strict=True)
     ]

@@ -45,7 +45,8 @@ def template_path() -> Path:
 def read_templates(path: Path) -> dict[str, str]:
     """The classifier's two texts, `prompt` and `prompt_contextual`, from a copy of HarmBench's eval_utils.py.
 
-    Raises JudgesError where the file is missing, or doesn't hold them.
+    Raises:
+        JudgesError: the file is missing, or doesn't hold them.
     """
     if not path.is_file():
         raise JudgesError(
@@ -62,12 +63,12 @@ def read_templates(path: Path) -> dict[str, str]:
         ]
     except (SyntaxError, ValueError) as error:
         raise JudgesError(f"{wrong} ({type(error).__name__}: {error}).") from None
-    found = literals[-1] if literals and isinstance(literals[-1], dict) else {}
+    templates = literals[-1] if literals and isinstance(literals[-1], dict) else {}
     for key, slots in _SLOTS.items():
-        text = found.get(key)
+        text = templates.get(key)
         if not isinstance(text, str) or set(re.findall(r"\{(\w+)\}", text)) != slots:
             raise JudgesError(f"{wrong}: {_LITERAL}[{key!r}] must hold {', '.join(sorted(slots))}.")
-    return {key: found[key] for key in _SLOTS}
+    return {key: templates[key] for key in _SLOTS}
 
 
 def fill(template: str, **texts: str) -> str:
@@ -90,8 +91,13 @@ def yes_or_no(reply: str) -> bool:
 
 
 class _HarmBench:
-    """model: an Inspect model, or its name; one served elsewhere must pass the text on without a chat template.
-    template: path of the downloaded file. tokenizer: Hub id, or path of a tokenizer.json, of the classifier."""
+    """HarmBench's classifier as a judge.
+
+    Args:
+        model: an Inspect model, or its name; one served elsewhere must pass the text on without a chat template.
+        template: path of the downloaded file.
+        tokenizer: Hub id, or path of a tokenizer.json, of the classifier.
+    """
 
     def __init__(
         self, model: str | Model = f"hf/{CLASSIFIER}", template: str | None = None, tokenizer: str = CLASSIFIER

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from inspect_ai.util import LimitExceededError
 
+from midward._hints import one_of
 from midward.errors import InputError
 
 #: What a judge may need.
@@ -23,12 +24,15 @@ class JudgesError(InputError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one judge says of one response.
+    """What one judge says of one response. A score that isn't finite is no verdict: success, score, refused are None.
 
-    success: whether the response does the harm that the goal asks for; None where the judge failed (unscored), and
-    always for a judge that doesn't say. score: on the judge's own scale, or None. refused: whether the response
-    refuses, None where the judge doesn't say. details: the parts of the verdict, as JSON. explanation: why, in words.
-    A score that isn't finite is no verdict: all three are None then.
+    Attributes:
+        success: whether the response does the harm that the goal asks for; None where the judge failed (unscored), and
+            always for a judge that doesn't say.
+        score: on the judge's own scale, or None.
+        refused: whether the response refuses; None where the judge doesn't say.
+        details: the parts of the verdict, as JSON.
+        explanation: why, in words.
     """
 
     judge: str
@@ -60,10 +64,14 @@ class Judge(Protocol):
 class JudgeInfo:
     """A judge on the list.
 
-    version: raised whenever a verdict may change. hash: of the text it judges by, empty where there is none.
-    needs: one of NEEDS. measures: what its yes means: `success` (harm is done), `full` (and completely, a stricter
-    bar), `refused` (the response refuses: no measure of success). factory: makes the judge; one that needs
-    `role:judge` takes the option `model`, an Inspect model to be asked instead of that role.
+    Attributes:
+        version: raised whenever a verdict may change.
+        needs: one of NEEDS.
+        factory: makes the judge; one that needs `role:judge` takes the option `model`, an Inspect model to be asked
+            instead of that role.
+        measures: what its yes means: `success` (harm is done), `full` (and completely, a stricter bar), `refused` (the
+            response refuses: no measure of success).
+        hash: of the text it judges by, empty where there is none.
     """
 
     name: str
@@ -73,6 +81,10 @@ class JudgeInfo:
     factory: Callable[..., Judge]
     measures: Literal["success", "full", "refused"] = "success"
     hash: str = ""
+
+    def __post_init__(self) -> None:
+        one_of(f"need of the judge {self.name!r}", self.needs, NEEDS)
+        one_of(f"measure of the judge {self.name!r}", self.measures, MEASURES)
 
     @property
     def of_attacks(self) -> bool:
@@ -87,7 +99,9 @@ class JudgeInfo:
 async def verdict_of(judge: Judge, name: str, goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
     """Ask a judge about one response. What it raises is this response's unscored verdict and ends nothing else.
 
-    Raises JudgesError where the judge can't be had at all, and what ends an Inspect sample.
+    Raises:
+        JudgesError: the judge can't be had at all.
+        LimitExceededError: what ends an Inspect sample.
     """
     try:
         return await judge(goal, response, metadata)

@@ -62,7 +62,12 @@ _DOUBLED = re.compile(r"\b(\w+(?:'\w+)?)(?: \1\b)+")  # "I I cannot cannot", as 
 
 @dataclass(frozen=True)
 class PhraseList:
-    """How a list is looked for. doubled: words that stand twice are read once. exact: capitals and blanks count."""
+    """How a list is looked for.
+
+    Attributes:
+        doubled: words that stand twice are read once.
+        exact: capitals and blanks count.
+    """
 
     pattern: re.Pattern[str]
     doubled: bool = False
@@ -71,8 +76,8 @@ class PhraseList:
     def find(self, text: str) -> str | None:
         """The first phrase in the text, as it was looked for; None where there is none."""
         text = text if self.exact else _plain(text)
-        found = self.pattern.search(_DOUBLED.sub(r"\1", text) if self.doubled else text)
-        return found.group() if found else None
+        match = self.pattern.search(_DOUBLED.sub(r"\1", text) if self.doubled else text)
+        return match.group() if match else None
 
 
 _SRI = (

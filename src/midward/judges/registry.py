@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from midward._plugins import Plugins
-from midward.errors import InputError
 from midward.judges.classifier import HARMBENCH_JUDGE
-from midward.judges.judge import MEASURES, NEEDS, JudgeInfo, JudgesError
+from midward.judges.judge import MEASURES, JudgeInfo, JudgesError
 from midward.judges.phrases import REFUSALS
 from midward.judges.rubrics import HARMFULNESS_JUDGE, STRONGREJECT_JUDGE
 from midward.judges.sandbox import ORACLE
@@ -18,14 +17,7 @@ JUDGES: dict[str, JudgeInfo] = {
 }
 
 
-def _check(info: JudgeInfo) -> None:
-    if info.needs not in NEEDS:
-        raise InputError(f"needs {info.needs!r}, none of {', '.join(NEEDS)}.")
-    if info.measures not in MEASURES:
-        raise InputError(f"measures {info.measures!r}, none of {', '.join(MEASURES)}.")
-
-
-_PLUGINS = Plugins("judge", "midward.judges", JudgeInfo, JUDGES, JudgesError, _check)
+_PLUGINS = Plugins("judge", "midward.judges", JudgeInfo, JUDGES, JudgesError)
 #: find(name): the judge of this name, ours or a package's. Raises JudgesError for an unknown name, or one that can't be
 #: loaded.
 find = _PLUGINS.find
@@ -36,7 +28,11 @@ every = _PLUGINS.every
 
 def ranked(names: Iterable[str]) -> list[str]:
     """Judges in one order, each once, whatever order they were named in: those of attack success first, the sandbox's
-    oracle before all. Figures that take one judge's word take the first one's. Raises JudgesError as `find` does."""
+    oracle before all. Figures that take one judge's word take the first one's.
+
+    Raises:
+        JudgesError: as `find` does.
+    """
 
     def rank(name: str) -> tuple[int, bool, str]:
         info = find(name)

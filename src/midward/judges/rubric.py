@@ -54,22 +54,23 @@ class Rubric:
     def parse(self, text: str) -> dict[str, int]:
         """Tag -> value, from the model's answer. The last line of a tag decides, also where its value can't be read.
 
-        Raises InputError where a tag has no line, or its last value isn't a whole number in the tag's range.
+        Raises:
+            InputError: a tag has no line, or its last value isn't a whole number in the tag's range.
         """
-        found = {}
+        values = {}
         plain = re.sub("[*_`]", "", text)  # markup
         for tag, low, high in self.scales:
             line = re.compile(rf"[\s#+\u2022-]*{tag}\s*:(.*)", re.IGNORECASE)
-            values = [match.group(1) for one in plain.splitlines() if (match := line.fullmatch(one))]
-            if not values:
+            lines = [match.group(1) for text in plain.splitlines() if (match := line.fullmatch(text))]
+            if not lines:
                 raise InputError(f"no line '{tag}: ...'")
-            value = values[-1].strip()
+            value = lines[-1].strip()
             # A remark in brackets is no matter, unless it holds a number: "4 (or 5)" is no verdict.
             number = re.fullmatch(rf"[<\[]?([0-9]+)[>\]]?(?: ?/ ?{high})?\.?(?: ?\([^()\d]*\)\.?)?", value)
             if not number or not low <= int(number.group(1)) <= high:
                 raise InputError(f"{tag} must be a whole number from {low} to {high}; received {value[:40]!r}")
-            found[tag] = int(number.group(1))
-        return found
+            values[tag] = int(number.group(1))
+        return values
 
     @property
     def reminder(self) -> str:

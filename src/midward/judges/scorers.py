@@ -42,7 +42,9 @@ def texts_of(state: TaskState) -> dict[str, str | None]:
     """What is to be judged apart: name -> text, or None where it should be there and couldn't be made.
 
     From `state.store`, else from `state.metadata`, under "texts"; `reply` is the sample's output unless it is given.
-    Raises InputError for a name that isn't in TEXTS, or a value that is no text.
+
+    Raises:
+        InputError: a name that isn't in TEXTS, or a value that is no text.
     """
     given = state.store.get(KEY) or (state.metadata or {}).get(KEY) or {}
     if not isinstance(given, Mapping):
@@ -65,9 +67,9 @@ async def verdicts_of(judge: Judge, name: str, state: TaskState) -> dict[str, Ve
     goal, texts, metadata = goal_of(state), texts_of(state), state.metadata or {}
     asked = list(dict.fromkeys(text for text in texts.values() if text is not None))
     verdicts = await collect(*(verdict_of(judge, name, goal, text, metadata) for text in asked))
-    found = dict(zip(asked, verdicts, strict=True))
+    by_text = dict(zip(asked, verdicts, strict=True))
     missing = Verdict(name, None, explanation="there is no such text: it couldn't be made")
-    return {name: missing if text is None else found[text] for name, text in texts.items()}
+    return {name: missing if text is None else by_text[text] for name, text in texts.items()}
 
 
 def scorer_of(info: JudgeInfo) -> Callable[..., Scorer]:
@@ -78,18 +80,18 @@ def scorer_of(info: JudgeInfo) -> Callable[..., Scorer]:
 
         async def score(state: TaskState, target: Target) -> Score:
             verdicts = await verdicts_of(judge, info.name, state)
-            said = {name: info.outcome(verdict) for name, verdict in verdicts.items()}
+            outcomes = {name: info.outcome(verdict) for name, verdict in verdicts.items()}
             return Score(
-                value={name: _number(said.get(name)) for name in TEXTS},
+                value={name: _number(outcomes.get(name)) for name in TEXTS},
                 explanation="; ".join(f"{name}: {verdict.explanation}" for name, verdict in verdicts.items()),
-                reason="grader_failed" if None in said.values() else None,
+                reason="grader_failed" if None in outcomes.values() else None,
                 metadata=Judged(
                     judge=info.name,
                     version=info.version,
                     hash=info.hash,
                     measures=info.measures,
                     verdicts=verdicts,
-                    unscored=[name for name, outcome in said.items() if outcome is None],
+                    unscored=[name for name, outcome in outcomes.items() if outcome is None],
                 ).model_dump(mode="json"),
             )
 

@@ -16,6 +16,20 @@ from midward.utility import harness, readings, sandbox
 from midward.utility.asked import Asked
 
 
+def models_of(adapters: Sequence[tuple[str, str]]) -> list[tuple[str, int, str | None]]:
+    """Label, seed (a number among those of one label) and adapter of each model that a run is of.
+
+    Args:
+        adapters: label (may be empty) and folder of each. One without a label is measured alone, several beside the
+            bare model.
+    """
+    if len(adapters) < 2 and not any(label for label, _ in adapters):
+        return [("", 0, adapters[0][1] if adapters else None)]
+    labels = [label or Path(folder).name for label, folder in adapters]
+    seeds = [labels[:place].count(label) for place, label in enumerate(labels)]
+    return [("base", 0, None), *zip(labels, seeds, (folder for _, folder in adapters), strict=True)]
+
+
 def score(
     model: LanguageModel,
     asked: Asked,
