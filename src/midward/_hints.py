@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from midward.errors import InputError
@@ -38,6 +39,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     ours = ELSEWHERE.get(name)
     near = [ours] if ours in known else get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def near_path(path: str | Path) -> str:
+    """ " Did you mean 'x'?" for what lies beside a path that isn't there and has nearly its name, or an empty string."""
+    folder = Path(path).expanduser().parent
+    beside = {each.name: str(each) for each in folder.iterdir()} if folder.is_dir() else {}
+    near = get_close_matches(Path(path).name, beside, n=1)
+    return f" Did you mean {beside[near[0]]!r}?" if near else ""
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:

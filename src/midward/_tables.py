@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from midward._hints import did_you_mean
+from midward._hints import did_you_mean, near_path
 from midward.errors import InputError, MissingFile
 from midward.store import write_text
 
@@ -38,8 +38,7 @@ def read_table(path: str | Path) -> list[Row]:
     if reader is None:
         raise InputError(f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}.")
     if not path.exists():
-        beside = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise MissingFile(f"there is no file {path}.{did_you_mean(str(path), beside)}")
+        raise MissingFile(f"there is no file {path}.{near_path(path)}")
     try:
         rows = reader(path)
     except UnicodeDecodeError as error:

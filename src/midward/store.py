@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from midward._hints import near_path
 from midward.errors import InputError, MissingFile
 
 #: The lock of a folder, in it.
@@ -91,7 +92,7 @@ def load_tensors(path: str | Path, kind: type[R]) -> tuple[R, dict[str, np.ndarr
 def load_record(path: str | Path, kind: type[R]) -> R:
     """The record of such a file alone. Raises as `load_tensors` does."""
     if not Path(path).is_file():
-        raise MissingFile(f"there is no {kind.noun} at {path}.")
+        raise MissingFile(f"there is no {kind.noun} at {path}.{near_path(path)}")
     try:
         with safe_open(path, framework="np") as file:
             header = {name: _json(text) for name, text in (file.metadata() or {}).items()}

@@ -241,6 +241,26 @@ def test_texts_of_set_stay_texts_in_a_config(midward, config, tmp_path):
     assert shown.exit_code == 2 and "settings for 'tap-mid', which isn't among" in shown.stderr
 
 
-def test_no_such_config(midward, tmp_path):
-    shown = midward("generate", "t30", "--config", tmp_path / "none.yaml")
-    assert shown.exit_code == 2 and "can't be read" in shown.stderr
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["generate", "t30", "--config", "runs.yml"],
+        ["generate", "--prompts", "goal.csv", "--out", "x.jsonl"],
+        ["attack", "--goals", "goal.csv"],
+        ["generate", "t30", "--model", "modle"],
+        ["generate", "t30", "--adapter", "modle"],
+        ["chat", "--guard", "guards.safetensors"],
+        ["utility", "--tasks", "sums", "--compare", "modle"],
+        ["trace", "--html", "x.html", "--load", "guards.safetensors"],
+        ["report", "modle"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_isnt_there_comes_with_the_nearest_that_is(midward, tmp_path, monkeypatch, args):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs.yaml", "goals.csv", "guard.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "model").mkdir()
+    shown = midward(*args)
+    near = {"runs.yml": "runs.yaml", "goal.csv": "goals.csv", "modle": "model", "guards.safetensors": "guard."}
+    assert shown.exit_code == 2 and f"Did you mean '{near[args[-1] if args[-1] in near else args[2]]}" in shown.stderr

@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, g
 import typer
 
 from midward._flags import Flag
-from midward._hints import did_you_mean
+from midward._hints import did_you_mean, near_path
 from midward.errors import InputError
 
 Config = TypeVar("Config")
@@ -283,6 +283,8 @@ def _read_config(path: Path, known: Mapping[str, Option]) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise typer.BadParameter(f"there is no file {path}.{near_path(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} can't be read: {error}") from None
     except yaml.YAMLError as error:

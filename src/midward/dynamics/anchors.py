@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from midward._hints import differing
+from midward._hints import differing, near_path
 from midward.dynamics.sri import EPS, Mean
 from midward.dynamics.states import LAST, READINGS, PooledStates, steps_of
 from midward.errors import InputError, MissingFile
@@ -141,7 +141,7 @@ class Anchors:
         """Read what `save` wrote. Raises AnchorsError for any other file, and MissingFile without one."""
         path = Path(path)
         if not path.is_file():
-            raise MissingFile(f"there is no file of anchors at {path}.")
+            raise MissingFile(f"there is no file of anchors at {path}.{near_path(path)}")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from midward._hints import near_path
 from midward.errors import InputError
 from midward.guards.guard import Guard, GuardError, settings_of
 from midward.guards.registry import find
@@ -98,7 +99,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, n
     if path.is_dir():
         path = path / "sri.safetensors"
     if not path.is_file():
-        raise GuardError(f"there is no file {path}; midward guard fit writes one.")
+        raise GuardError(f"there is no file {path}; midward guard fit writes one.{near_path(path)}")
     if path.stat().st_size > LARGEST:
         raise GuardError(f"{path} has {path.stat().st_size} bytes, more than any guard; it isn't read.")
     try:

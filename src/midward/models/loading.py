@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
-from midward._hints import did_you_mean
+from midward._hints import did_you_mean, near_path
 from midward._plugins import Plugins
 from midward.errors import InputError
 
@@ -343,16 +342,8 @@ def checkpoint_folder(name: str | Path) -> Path:
         raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
     if _may_be_hub_id(name):
         return _download(name)
-    hint = _nearest_folder(path) or did_you_mean(name, _EMBEDDED)
+    hint = near_path(path) or did_you_mean(name, _EMBEDDED)
     raise ModelError(f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{hint}")
-
-
-def _nearest_folder(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    siblings = {other.name: str(other) for other in path.parent.iterdir() if other.is_dir()}
-    near = get_close_matches(path.name, siblings, n=1)
-    return f" Did you mean {siblings[near[0]]!r}?" if near else ""
 
 
 def adapter_folder(name: str | Path) -> Path:
@@ -360,9 +351,7 @@ def adapter_folder(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.exists() or not _may_be_hub_id(str(name)):
         if not path.is_dir():
-            raise ModelError(
-                f"no adapter {str(name)!r}: neither a folder nor a Hub id (org/adapter).{_nearest_folder(path)}"
-            )
+            raise ModelError(f"no adapter {str(name)!r}: neither a folder nor a Hub id (org/adapter).{near_path(path)}")
         return path
     return _snapshot(str(name), [*SMALL_FILES, WEIGHTS])
 
@@ -389,7 +378,7 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
         reason = f"the Hub answered: {str(error).splitlines()[0]}"
     except OSError as error:
         reason = f"the download failed ({error})"
-    raise ModelError(f"no folder {name!r}, and as a Hub id: {reason}.{_nearest_folder(Path(name))}")
+    raise ModelError(f"no folder {name!r}, and as a Hub id: {reason}.{near_path(name)}")
 
 
 def _kind(folder: Path, raw: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from midward._hints import near_path
 from midward.errors import InputError
 from midward.store import hold, write_text
 
@@ -99,7 +100,7 @@ class Run(BaseModel):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"{folder} holds no {RECORD}: no midward command wrote it.") from None
+            raise InputError(f"{folder} holds no {RECORD}: no midward command wrote it.{near_path(folder)}") from None
         except (ValueError, OSError) as error:
             raise InputError(f"{path} can't be read ({error}); give another folder.") from None
         found = content.get("schema_version") if isinstance(content, dict) else None

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from midward._hints import did_you_mean
+from midward._hints import near_path
 from midward.errors import InputError, MissingFile
 from midward.runs.run import RECORD, SUMMARY, Run
 
@@ -56,8 +56,7 @@ def find(roots: Sequence[Path], without: Sequence[Path] = ()) -> Found:
         if root.is_file():
             raise InputError(f"{root} is a file; give the folder that a midward command wrote (its --out).")
         if not root.exists():
-            beside = [str(other) for other in root.parent.glob("*")] if root.parent.is_dir() else []
-            raise MissingFile(f"there is no folder {root}.{did_you_mean(str(root), beside)}")
+            raise MissingFile(f"there is no folder {root}.{near_path(root)}")
     found = Found()
     seen = {path.resolve() for path in without}
     for top in dict.fromkeys(root.resolve() for root in roots):
