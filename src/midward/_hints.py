@@ -42,7 +42,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def near_path(path: str | Path) -> str:
-    """ " Did you mean 'x'?" for what lies beside a path that isn't there and has nearly its name, or an empty string."""
+    """The same for a path that isn't there: what lies beside it and has nearly its name."""
     folder = Path(path).expanduser().parent
     beside = {each.name: str(each) for each in folder.iterdir()} if folder.is_dir() else {}
     near = get_close_matches(Path(path).name, beside, n=1)

@@ -167,7 +167,7 @@ def test_out_of_memory_is_told(midward, tiny, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("midward.sampling.sample", full)
+    monkeypatch.setattr("midward.chat.sample", full)
     shown = midward("generate", "t30", *tiny)
     assert shown.exit_code == 2 and "use a smaller --batch-size" in shown.stderr
 

@@ -103,10 +103,10 @@ def align(
         )
     for message in trained.warnings:
         say(f"warning: {message}")
-    data = {"adapter": str(trained.adapter), "steps": trained.steps, "history": trained.history}
+    record = {"adapter": str(trained.adapter), "steps": trained.steps, "history": trained.history}
     if trained.reused:
-        return Result(data, files=f"{trained.adapter} is finished already ({trained.steps} steps)")
+        return Result(record, files=f"{trained.adapter} is finished already ({trained.steps} steps)")
     begun = f", from step {trained.resumed_from}" if trained.resumed_from else ""
     shown = finish(folder, {"finished": True, "steps": trained.steps, "warnings": trained.warnings})
     written = f"{trained.steps} steps{begun}; adapter, reward.csv and its figure are in {trained.adapter}"
-    return replace(shown, data={**data, "warnings": trained.warnings}, files=written)
+    return replace(shown, data={**record, "warnings": trained.warnings}, files=written)
