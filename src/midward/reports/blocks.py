@@ -23,7 +23,7 @@ Tone = Literal["exposed", "held", "unclear", "note"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row names it.
+    """A table; the first cell of a row names it, or the first `named_by` cells together.
 
     name: of its file. note: what its numbers are. finding: what they say, in a sentence. heat: all cells but the first
     are rates, which the page colours. folded: it is a detail, closed at first on the page and not on the terminal.
@@ -39,6 +39,7 @@ class Table:
     heat: bool = False
     folded: bool = False
     section: str = ""
+    named_by: int = 1
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):

@@ -68,7 +68,7 @@ def _show_table(console: Console, table: Table) -> None:
         widths, least = _widths(lines, r".*"), _widths(lines, r"\[[^\]]*\]|\S+")
         if sum(least if form is stacked else widths) + MARGIN * (len(heads) - 1) <= console.width:
             break
-    for columns in _side_by_side(least, console.width):
+    for columns in _side_by_side(least, table.named_by, console.width):
         grid = Grid(box=None, padding=(0, MARGIN, 0, 0), pad_edge=False)
         room = console.width - MARGIN * (len(columns) - 1)
         for place, width in _narrowed({place: widths[place] for place in columns}, least, room).items():
@@ -81,13 +81,14 @@ def _show_table(console: Console, table: Table) -> None:
     console.print()
 
 
-def _side_by_side(least: Sequence[int], width: int) -> Iterator[list[int]]:
-    """Which columns stand side by side: as many as fit, the first one, which names the rows, before each lot."""
-    columns = [0]
-    for place in range(1, len(least)):
-        if len(columns) > 1 and sum(least[at] + MARGIN for at in columns) + least[place] > width:
+def _side_by_side(least: Sequence[int], named_by: int, width: int) -> Iterator[list[int]]:
+    """Which columns stand side by side: as many as fit, those that name the rows before each lot."""
+    names = list(range(named_by))
+    columns = [*names]
+    for place in range(named_by, len(least)):
+        if len(columns) > named_by and sum(least[at] + MARGIN for at in columns) + least[place] > width:
             yield columns
-            columns = [0]
+            columns = [*names]
         columns.append(place)
     yield columns
 

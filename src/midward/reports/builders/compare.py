@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from midward.reports.blocks import Block, Cell, Statement, Table, Tone, apart, reading, some, text
+from midward.reports.blocks import Block, Statement, Table, Tone, apart, reading, some, text
+from midward.reports.builders.shared import Record, table
 from midward.stats import Paired
 
-_LABELS = ("model", "attack", "set", "sampler", "kind", "position", "word", "tokens", "subtask", "measure")
 
-
-def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
+def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
     """Differences, a table for each other run. summary: what `reports.compare.between` gives."""
     made: list[Block] = []
-    family = max((pair.get("family") or 1 for pair in summary["pairs"]), default=1)
-    note = "First minus second, paired by what both were asked, 95 % intervals."
-    note += f" Holm: p corrected for all {family} comparisons." if family > 1 else ""
-    for place, other in enumerate(dict.fromkeys(pair["minus"] for pair in summary["pairs"])):
-        pairs = [pair for pair in summary["pairs"] if pair["minus"] == other]
-        names = [name for name in _LABELS if any(pair.get(name) is not None for pair in pairs)]
-        rows: list[list[Cell]] = [[*(pair.get(name) for name in names), pair] for pair in pairs]
+    for place, other in enumerate(dict.fromkeys(record["minus"] for record in summary["pairs"])):
+        records = [
+            {key: value for key, value in record.items() if key != "minus"}
+            for record in summary["pairs"]
+            if record["minus"] == other
+        ]
         title = f"{summary['first']} minus {other}"
-        made.append(Table(f"compare-{place}", title, [*names, "difference"], rows, note))
-        made.append(_sentence(title, names, pairs))
+        note = "First minus second, paired by what both were asked, 95 % intervals."
+        shown = table(f"compare-{place}", title, records, note=note)
+        made += [shown, _sentence(shown, records)]
     return made
 
 
-def _sentence(title: str, names: list[str], pairs: list[Mapping[str, Any]]) -> Statement:
+def _sentence(shown: Table, records: Sequence[Record]) -> Statement:
     """What is measurable, and whether it is good news."""
-    told = [(pair, number) for pair in pairs if isinstance(number := reading(pair), Paired) and apart(number)]
+    told = []
+    for row, record in zip(shown.rows, records, strict=True):
+        number = reading(record)
+        if isinstance(number, Paired) and apart(number):
+            told.append((abs(number.value or 0), (number.value or 0) * record["better"], row, number))
     if not told:
-        return Statement(f"{title}: none of {some(len(pairs), 'difference')} is measurable.", "unclear")
-    better = [(number.value or 0) * pair["better"] > 0 for pair, number in told if pair["better"]]
-    tone: Tone = "note" if not better else "held" if all(better) else "exposed"
-    pair, largest = max(told, key=lambda one: abs(one[1].value or 0))
-    where = ", ".join(str(pair[name]) for name in names if pair.get(name) is not None)
-    measurable = f"{len(told)} of {some(len(pairs), 'difference')} measurable"
-    return Statement(f"{title}: {measurable}, the largest on {where}: {text(largest)}.", tone)
+        return Statement(f"{shown.title}: none of {some(len(records), 'difference')} is measurable.", "unclear")
+    news = [good for _, good, *_ in told if good]
+    tone: Tone = "note" if not news else "held" if min(news) > 0 else "exposed"
+    *_, row, largest = max(told, key=lambda one: one[0])
+    where = ", ".join(text(cell) for cell in row[: shown.named_by] if cell is not None)
+    measurable = f"{len(told)} of {some(len(records), 'difference')} measurable"
+    return Statement(f"{shown.title}: {measurable}, the largest on {where}: {text(largest)}.", tone)

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from midward.errors import InputError
-from midward.reports.blocks import Block, Cell, Figure, Statement, Table, by_chance, reading, text
+from midward.reports.blocks import Block, Figure, Statement, Table, by_chance, percent, reading, text
 from midward.reports.builders.guards import BANDS, apart_at, bands
+from midward.reports.builders.shared import Record, name_of, shares, table
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Area, Paired, Rate
-
-Record = Mapping[str, Any]
-_NAMES = {
-    "asr": "attack success",
-    "rr": "refused",
-    "right": "right answers",
-    "coherent": "coherent",
-    "harm-on-the-way": "harm on the way",
-    "hrr": "revised it (HRR)",
-    "frr": "ended harmless (FRR)",
-    "success": "attack success",
-    "correct": "right answers",
-    "irr": "inner recovery below 0.5",
-}
 
 
 def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
@@ -45,7 +31,10 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
     made += _bars("recovery-inner", "Inner recovery: refusal, the signal below 0.5", cells, [("irr-0.5", "")])
     pairs = [("asr", "attack success"), ("right", "right answers")]
     made += _bars("samplers", "Attack success and right answers by sampler", cells, pairs)
-    made += [_recovery(cells), *_gains(summary.get("gains") or []), *_areas(summary.get("auroc") or [])]
+    made.append(_recovery(cells))
+    if summary.get("gains"):
+        made.append(table("gains", "Samplers against each other, by prompt", summary["gains"]))
+    made += _areas(summary.get("auroc") or [])
     made += _maps(summary.get("maps") or [])
     return [*made, *_findings(summary, first, top)]
 
@@ -68,51 +57,34 @@ def _bars(name: str, title: str, cells: Record, measures: Sequence[tuple[str, st
                 bars.append(Point(x, rate.value, rate.low, rate.high))
         if bars:
             series.append(Series(sampler, bars, kind="bars"))
-    if series:
-        chart = Chart("", "share", series, "%", ylim=(0.0, 1.0), groups=[label for *_, label in groups])
-        yield Figure(name, title, [chart])
+    best = [(point.y, line.label, groups[int(point.x)][2]) for line in series for point in line.points]
+    if best:
+        top, sampler, where = max(best)
+        charts = shares("", "share", series, groups=[label for *_, label in groups])
+        yield Figure(name, title, charts, finding=f"Highest with {sampler} on {where}: {percent(top)}.")
 
 
 def _recovery(cells: Record) -> Table:
-    measures = list(dict.fromkeys(name for sets in cells.values() for found in sets.values() for name in found))
-    rows: list[list[Cell]] = [
-        [sampler, where, *(found.get(name) for name in measures)]
-        for sampler, sets in cells.items()
-        for where, found in sets.items()
+    records = [
+        {"sampler": name, "set": where, **found} for name, sets in cells.items() for where, found in sets.items()
     ]
-    heads = ["sampler", "prompts", *(_name(measure) for measure in measures)]
     note = "HRR and FRR: of the generations that did harm in some text before the last."
-    return Table("recovery", "Recovery by sampler", heads, rows, note, folded=True)
-
-
-def _gains(gains: Sequence[Record]) -> Iterator[Block]:
-    if not gains:
-        return
-    rows: list[list[Cell]] = []
-    for gain in gains:
-        rows.append([f"{gain['sampler']} minus {gain['against']}", gain["set"], _name(gain["measure"]), gain])
-    family = max(gain.get("family", 1) for gain in gains)
-    note = f"By prompt. Holm: p corrected for the {family} comparisons of this table."
-    yield Table("gains", "Samplers against each other", ["samplers", "prompts", "measure", "difference"], rows, note)
+    return table("recovery", "Recovery by sampler", records, note=note, folded=True)
 
 
 def _areas(areas: Sequence[Record]) -> Iterator[Block]:
     if not areas:
         return
-    labels = ("sampler", "reading", "detector", "positive", "negative")
-    rows: list[list[Cell]] = [
-        [*(area[name] for name in labels), _area(area), "control: 0.5 is right" if area["control"] else ""]
-        for area in areas
-    ]
-    heads = ["sampler", "signal", "detector", "AUROC of", "against", "AUROC", ""]
-    asked = [area for area in areas if not area["control"]]
+    asked = [(area, reading(area)) for area in areas if not area["control"]]
     finding = ""
     if asked:
-        best = max(asked, key=lambda area: _area(area).value)
-        told = "no better than chance" if by_chance(_area(best)) else "better than chance"
-        finding = f"At best {told}: {text(_area(best))} ({best['reading']}, {best['detector']}, sampler "
-        finding += f"{best['sampler']}, against {best['negative']})."
-    yield Table("auroc", "Do the signals tell jailbroken answers?", heads, rows, "", finding, folded=True)
+        best, number = max(asked, key=lambda pair: pair[1].value or 0.0)
+        chance = isinstance(number, Area) and by_chance(number)
+        finding = f"At best {'no ' if chance else ''}better than chance: {text(number)} ({best['reading']}, "
+        finding += f"{best['detector']}, sampler {best['sampler']}, against {best['negative']})."
+    note = "Of a control 0.5 is right."
+    title = "Do the signals tell jailbroken answers?"
+    yield table("auroc", title, areas, number="AUROC", note=note, finding=finding, folded=True)
 
 
 def _maps(maps: Sequence[Record]) -> Iterator[Figure]:
@@ -141,7 +113,7 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
             by_sampler.setdefault(gain["sampler"], {})[gain["set"], gain["measure"]] = pair
     for name, pairs in by_sampler.items():
         told = [
-            f"{_name(measure)} of {where} {pairs[where, measure].text()}"
+            f"{name_of(measure)} of {where} {pairs[where, measure].text()}"
             for where in dict.fromkeys(where for where, _ in pairs)
             for measure in ("success", "refused", "correct")
             if (where, measure) in pairs and (where == top or measure == "correct")
@@ -171,19 +143,6 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
         yield Statement(f"{sentence}.")
 
 
-def _name(measure: str) -> str:
-    if measure in _NAMES:
-        return _NAMES[measure]
-    return measure.replace("irr-", "inner recovery below ").replace("irr", "inner recovery below 0.5")
-
-
 def _rate(record: Any) -> Rate | None:
     rate = None if record is None else reading(record)
     return rate if isinstance(rate, Rate) else None
-
-
-def _area(record: Record) -> Area:
-    area = reading(record)
-    if not isinstance(area, Area):
-        raise InputError(f"{text(area)} stands where an area should")
-    return area

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from midward.reports.blocks import Block, Cell, Statement, Table, apart, listed, reading, some
+from midward.reports.builders.shared import table
 from midward.stats import FEW, Paired
 
 
@@ -58,12 +59,7 @@ def _compared(place: int, other: str, pairs: Any) -> Iterator[Block]:
             by_model.setdefault(record.get("model") or "", {})[_task(record)] = pair
     if not by_model:
         return
-    tasks = list(dict.fromkeys(task for gaps in by_model.values() for task in gaps))
-    family = max(pair.family for gaps in by_model.values() for pair in gaps.values())
-    note = "By sample." + (f" Holm: p corrected for {some(family, 'comparison')}." if family > 1 else "")
-    rows = [[task, *(gaps.get(task) for gaps in by_model.values())] for task in tasks]
-    heads = ["task", *(model or "difference" for model in by_model)]
-    yield Table(f"utility-compared-{place}", f"Minus {other}", heads, rows, note)
+    yield table(f"utility-compared-{place}", f"Minus {other}, by sample", pairs)
     for model, gaps in by_model.items():
         yield kept(f"{model} against {other}" if model else f"Against {other}", gaps)
 

@@ -1,0 +1,105 @@
+"""What several builders do alike: records as tables, records as points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from midward.reports.blocks import Cell, Table, reading
+from midward.reports.chart import Chart, Point, Series
+from midward.stats import Area, Mean, Paired, Rate
+
+Record = Mapping[str, Any]
+#: Words for a record's keys, and for the names of measures.
+NAMES = {
+    "set": "prompts",
+    "kind": "phrase",
+    "position": "at token",
+    "word": "at word",
+    "minus": "minus",
+    "reading": "signal",
+    "positive": "AUROC of",
+    "negative": "against",
+    "asr": "attack success",
+    "success": "attack success",
+    "rr": "refused",
+    "right": "right answers",
+    "correct": "right answers",
+    "landed": "phrase landed",
+    "hit": "phrase at its place",
+    "unasked": "the same for the plain goal",
+    "elsewhere": "the same for another word",
+    "placed": "placed by asking",
+    "loss": "loss, nats a token",
+    "start_loss": "loss before",
+    "correlation": "rank correlation",
+    "correlation_text": "text alone",
+    "part_text": "= within text",
+    "part_padding": "+ within padding",
+    "part_between": "+ text first",
+    "padding_share": "padding, share of response",
+    "harm-on-the-way": "harm on the way",
+    "hrr": "revised it (HRR)",
+    "frr": "ended harmless (FRR)",
+}
+#: What belongs to a record's number, and to no column of its own.
+_OWN = {"stat", "better", *(field.name for kind in (Rate, Mean, Area, Paired) for field in fields(kind))}
+
+
+def name_of(key: str) -> str:
+    """A key or a measure in words."""
+    if key.startswith("irr"):
+        return f"inner recovery below {key.removeprefix('irr').removeprefix('-') or '0.5'}"
+    return NAMES.get(key, key.replace("_", " "))
+
+
+def table(
+    name: str,
+    title: str,
+    records: Sequence[Record],
+    *,
+    number: str = "difference",
+    note: str = "",
+    finding: str = "",
+    folded: bool = False,
+) -> Table:
+    """Records as rows: first what tells them apart, then the numbers in them, and last the number that each is.
+
+    Args:
+        name, title, note, finding, folded: as of `Table`.
+        records: as of a summary; a value that is a mapping is a record of `stats`, and so may be the record itself.
+        number: head of the column of that number.
+    """
+    keys = list(dict.fromkeys(key for record in records for key in record if key not in _OWN))
+    keys = [key for key in keys if any(record.get(key) is not None for record in records)]
+    labels = [key for key in keys if not any(isinstance(record.get(key), Mapping | float) for record in records)]
+    keys = [*labels, *(key for key in keys if key not in labels)]
+    itself = any("stat" in record for record in records)
+    rows: list[list[Cell]] = [
+        [name_of(str(record[key])) if key == "measure" else record.get(key) for key in keys]
+        + ([record] if itself else [])
+        for record in records
+    ]
+    family = max((record.get("family") or 1 for record in records), default=1)
+    if family > 1:
+        note = f"{note} Holm: p corrected for all {family} comparisons.".strip()
+    heads = [*map(name_of, keys), *([number] if itself else [])]
+    return Table(name, title, heads, rows, note, finding, folded=folded, named_by=max(1, len(labels)))
+
+
+def ends(record: Any) -> tuple[float, float | None, float | None]:
+    """Value, low and high of a record, for a point."""
+    number = reading(record)
+    return number.value or 0.0, number.low, number.high
+
+
+def points(records: Sequence[Record], at: str, name: str) -> list[Point]:
+    """The numbers `name` of records by their place `at`."""
+    known = [record for record in records if record.get(name) and reading(record[name]).value is not None]
+    return sorted((Point(record[at], *ends(record[name])) for record in known), key=lambda point: point.x)
+
+
+def shares(xlabel: str, ylabel: str, series: Sequence[Series], **more: Any) -> list[Chart]:
+    """A chart of shares in per cent; none without series."""
+    return [Chart(xlabel, ylabel, series, "%", ylim=(0.0, 1.0), **more)] if series else []
