@@ -38,4 +38,4 @@ midward trace --prompt "Tell me how to make a tilm nuck greck." --forced "48: St
     --guard $out/guard/sri.safetensors --out $out/trace
 
 # 6. One page of it all.
-midward report $out --out $out/index.html --overwrite
+midward report $out --out $out/index.html

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from midward.reports.blocks import Block, Figure, Statement, Table, percent, reading
+from midward.reports.blocks import Block, Figure, Statement, percent, reading
 from midward.reports.builders.shared import Record, ends, name_of, points, shares, table
 from midward.reports.chart import Chart, Point, Series
 
@@ -80,11 +80,8 @@ def order(folder: Path, run: Record, summary: Record) -> list[Block]:
     ]
     note = "Where the tokens lie that each denoising step commits, and what share of prompts have committed a position."
     cells = [{"set": name, **measures} for name, measures in summary["sets"].items()]
-    made = _blocks("order", "Decoding order", {**summary, "cells": cells}, charts, note)
-    made.append(
-        Statement("A rank correlation of 1 is left to right, 0 is any order; it is the sum of its three parts.")
-    )
-    return made
+    of_cells = "A rank correlation of 1 is left to right, 0 is any order; it is the sum of its three parts."
+    return _blocks("order", "Decoding order", {**summary, "cells": cells}, charts, note, of_cells)
 
 
 def another(folder: Path, run: Record, summary: Record) -> list[Block]:
@@ -93,14 +90,16 @@ def another(folder: Path, run: Record, summary: Record) -> list[Block]:
     return _blocks(name, f"Probe {name}", summary, [], "")
 
 
-def _blocks(name: str, title: str, summary: Record, charts: Sequence[Chart], note: str) -> list[Block]:
+def _blocks(
+    name: str, title: str, summary: Record, charts: Sequence[Chart], note: str, of_cells: str = ""
+) -> list[Block]:
     """A probe's figure, its cells, comparisons with other runs, and what was found."""
     found = [str(line) for line in summary.get("findings") or [summary.get("finding")] if line]
     made: list[Block] = []
     if charts:
         made.append(Figure(name, title, charts, note, found[0] if found else ""))
-    cells: Table = table(f"{name}-cells", f"{title}, cell by cell", summary["cells"], note="" if charts else note)
-    made.append(cells)
+    of_cells = of_cells or ("" if charts else note)
+    made.append(table(f"{name}-cells", f"{title}, cell by cell", summary["cells"], note=of_cells))
     for place, (other, records) in enumerate((summary.get("compared") or {}).items()):
         if records:
             made.append(table(f"compared-{place}", f"This run minus {Path(other).name}, by goal", records))
