@@ -22,7 +22,8 @@ for method in initial mosa; do
 done
 
 # 2. Published attacks on the model bare and with each adapter, judged by the world's oracle.
-midward attack "${adapters[@]}" --attacks direct,wildjailbreak,prefill,prefill-mid,pad --count $goals --no-replay --out $out/attack
+midward attack "${adapters[@]}" --attacks direct,wildjailbreak,prefill,prefill-mid,pad --goals sandbox --judges oracle,readable --count $goals \
+    --no-replay --out $out/attack
 
 # 3. What it cost: harmless requests, and the world's three tasks.
 midward utility "${adapters[@]}" --tasks benign,benign-wrapped,banned --limit $goals --out $out/harmless
