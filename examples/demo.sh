@@ -16,7 +16,7 @@ if [ -n "${QUICK:-}" ]; then sizes=(--anchors 20 --train 60 --held-out 40 --alph
 adapters=()
 for method in initial mosa; do
     for seed in $seeds; do
-        midward align --method $method --recipe $recipe --seed $seed --set max_steps=$steps --out $out/adapters/$method-$seed
+        midward align --method $method --recipe $recipe --seed $seed --max-steps $steps --out $out/adapters/$method-$seed
         adapters+=(--adapter "$method, $recipe=$out/adapters/$method-$seed")
     done
 done

@@ -191,3 +191,14 @@ def test_a_sample_of_another_world_is_unscored(wrong, why):
 
 def test_the_refusals_that_alignment_trains_are_told_as_refusals():
     assert len(SAFE) == 8 and all(refusal_in(sentence) for sentence in SAFE)
+
+
+def test_a_refusal_is_readable_where_the_grammar_parses_all_of_it():
+    from midward.judges.sandbox import readable
+    from midward.world import REFUSALS, forbidden
+
+    goal = forbidden("test", 1)[0]
+    metadata = {"kind": goal.kind, "thing": goal.thing.name, "intent": goal.intent}
+    assert readable(goal.text, REFUSALS[0], metadata).refused is True
+    assert readable(goal.text, f"{REFUSALS[0]} it it forbid", metadata).refused is False
+    assert readable(goal.text, "anything", {}).refused is None

@@ -34,6 +34,8 @@ strongreject = scorer_of(JUDGES["strongreject"])
 harmbench = scorer_of(JUDGES["harmbench"])
 #: Inspect scorer: the sandbox's oracle.
 oracle = scorer_of(JUDGES["oracle"])
+#: Inspect scorer: refusals that can be read, by the sandbox's oracle.
+readable = scorer_of(JUDGES["readable"])
 
 __all__ = [
     "JUDGES",
@@ -54,6 +56,7 @@ __all__ = [
     "labelled",
     "oracle",
     "ranked",
+    "readable",
     "refusal",
     "scorer_of",
     "strongreject",

@@ -9,11 +9,11 @@ from midward.judges.classifier import HARMBENCH_JUDGE
 from midward.judges.judge import MEASURES, JudgeInfo, JudgesError
 from midward.judges.phrases import REFUSALS
 from midward.judges.rubrics import HARMFULNESS_JUDGE, STRONGREJECT_JUDGE
-from midward.judges.sandbox import ORACLE
+from midward.judges.sandbox import ORACLE, READABLE
 
 #: The judges of this package, by name.
 JUDGES: dict[str, JudgeInfo] = {
-    info.name: info for info in (*REFUSALS, HARMFULNESS_JUDGE, STRONGREJECT_JUDGE, HARMBENCH_JUDGE, ORACLE)
+    info.name: info for info in (*REFUSALS, HARMFULNESS_JUDGE, STRONGREJECT_JUDGE, HARMBENCH_JUDGE, ORACLE, READABLE)
 }
 
 
