@@ -86,6 +86,8 @@ def finish(run: RunFolder, summary: Mapping[str, Any], failed: str = "") -> Resu
     from midward.reports import render
     from midward.reports.present import present
 
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process has the rows
+        return Result(None)
     run.finish(summary)
     blocks = present(run.folder, run.run.model_dump(), summary)
     return Result(summary, render.terminal(blocks), f"{run.folder}: table.md, summary.json, rows.jsonl", failed)

@@ -47,7 +47,7 @@ def say(text: str) -> None:
 def result(shown: Result, *, as_json: bool) -> None:
     """What a verb returned: on stdout the result, on stderr what was written and why it is none. Raises Exit with
     status 1 where it is none."""
-    if as_json or shown.text:
+    if shown.data is not None and (as_json or shown.text):
         out(shown.json() if as_json else shown.text)
     if shown.files:
         say(shown.files)

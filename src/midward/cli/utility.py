@@ -67,5 +67,6 @@ def utility(
             about = {"model": label, "seed": seed} if label else {}
             scored, reports[label] = run.score(network, asked, out_folder, own, loaded, about=about, say=say, **how)
             rows += scored
-    PartialState().destroy_process_group()
+    if loaded:
+        PartialState().destroy_process_group()
     return finish(folder, run.summarise(rows, reports, compared))

@@ -151,20 +151,13 @@ def write(folder: Path, blocks: Sequence[Block]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images = {}
     for block in blocks:
-        if not isinstance(block, Table | Figure):
-            continue
         for ending, content in files(block).items():
-            path = folder / f"{slug(block.name)}.{ending}"
-            write_text(path, content)
+            name = f"{block.name}.{ending}"  # type: ignore[union-attr] # only a table and a figure have files
+            write_text(folder / name, content)
             if ending == "svg":
-                images[block.name] = path.name
-                png(path)
+                images[Path(name).stem] = name
+                png(folder / name)
     write_text(folder / "table.md", markdown(blocks, images=images))
-
-
-def slug(name: str) -> str:
-    """A block's name as that of a file."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "block"
 
 
 def png(path: Path) -> Path | None:

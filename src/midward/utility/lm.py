@@ -43,12 +43,14 @@ class Generation:
 
     Attributes:
         until: stop texts behind which nothing is wanted; the text may go on behind one, or end there.
+        tokens: how many of the response's are wanted; None for all.
         seed: sets apart repeated samples of one prompt; 0 for the only one.
     """
 
     prompt: Ids
     sampling: Sampling
     until: tuple[str, ...] = ()
+    tokens: int | None = None
     seed: int = 0
 
 
@@ -117,7 +119,7 @@ class MidwardLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Responses, cut at the first stop text; a flagged one is the guard's stub."""
         repeats: Counter[tuple[str, int | None, str]] = Counter()
-        generations, lengths = [], []
+        generations = []
         for request in requests:
             context, kwargs = request.args
             kwargs = normalize_gen_kwargs(kwargs)
@@ -127,14 +129,14 @@ class MidwardLM(TemplateLM):
                 sampled = (request.task_name or "", request.doc_id, context)
                 seed, repeats[sampled] = repeats[sampled], repeats[sampled] + 1
             prompt = self._fitted(self.tok_encode(context) or [self.prefix_token_id], sampling.length)
-            generations.append(Generation(tuple(prompt), sampling, tuple(kwargs["until"]), seed))
-            lengths.append(None if "length" in self.given else kwargs["max_gen_toks"])
+            tokens = None if "length" in self.given else kwargs["max_gen_toks"]
+            generations.append(Generation(tuple(prompt), sampling, tuple(kwargs["until"]), tokens, seed))
         texts = []
-        for row, generation, length in zip(self.texts(generations), generations, lengths, strict=True):
+        for row, generation in zip(self.texts(generations), generations, strict=True):
             text = row["text"]
             if not row["flagged"]:
-                if length is not None and len(row["ids"]) > length:
-                    text = self.model.decode(row["ids"][:length])
+                if generation.tokens is not None and len(row["ids"]) > generation.tokens:
+                    text = self.model.decode(row["ids"][: generation.tokens])
                 text = cut(text, generation.until)
             texts.append(text)
         return texts

@@ -243,7 +243,8 @@ def _sections(report: Report) -> list[_Section]:
     for section in sections.values():
         for place, (block, label) in enumerate(section.blocks):
             count += 1
-            block = replace(block, name=f"{count:02d}-{render.slug(block.name)}")
+            slug = re.sub(r"[^a-z0-9]+", "-", block.name.lower()).strip("-")[:60]
+            block = replace(block, name=f"{count:02d}-{slug}")
             section.blocks[place] = block, label
             report.files |= {f"{block.name}.{ending}": text for ending, text in render.files(block).items()}
     rows = [
