@@ -161,15 +161,19 @@ def test_data_must_be_given_for_other_models_and_hold_no_empty_prompt(midward, l
     assert result.exit_code == 2 and "row 1 has an empty 'prompt'; remove it" in result.stderr
 
 
-def test_a_recipe_may_set_alignment_numbers(midward, files, llada_folder, tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
+def test_a_config_holds_every_number(midward, files, llada_folder, tmp_path):
+    path = tmp_path / "config.yaml"
+    content = (
         f"model: {llada_folder}\ndata: {tmp_path / 'goals.csv'}\ncolumn: goal\nrecipe: paper\n"
-        f"sentences: {tmp_path / 'sentences.yaml'}\n"
-        "set: {length: 24, window_start: 6, window_end: 14, lr: 1e-3, negative_floor: null, max_steps: 1,\n"
-        "  log_steps: 1}\n"
+        f"sentences: {tmp_path / 'sentences.yaml'}\nlength: 24\nwindow-start: 6\nwindow_end: 14\nlr: 1e-3\n"
+        "max-steps: 1\nlog-steps: 1\nfit: true\n"
     )
-    result = midward("align", "--config", recipe, "--out", tmp_path / "adapter")
+    path.write_text(content + "set: {negative_floor: null}\n")
+    result = midward("align", "--config", path, "--out", tmp_path / "adapter", "--no-fit")
     assert result.exit_code == 0, result.stderr
     config = json.loads((tmp_path / "adapter" / "align.json").read_text())["config"]
     assert config["lr"] == 0.001 and config["negative_floor"] is None and config["recipe"] == "paper"
+    assert config["window_start"] == 6 and config["window_end"] == 14 and not config["fit"]
+    path.write_text(content + "negative_floor: null\n")  # null in a config is what isn't given
+    result = midward("align", "--config", path, "--out", tmp_path / "other")
+    assert result.exit_code == 2 and "set: {negative_floor: null}" in result.stderr

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -63,65 +62,66 @@ def names(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Option:
-    """One flag of a verb: its name in Python, how it is spelled, its type, and what a config says of it."""
+    """One flag of a verb.
+
+    Args:
+        name: of the parameter, or of the config's field.
+        kind: its type; None among its types means that it needn't be given.
+        default: what it is where it isn't given, MISSING where it must be.
+        flag: what is said of it.
+        panel: the heading of --help that it stands under.
+        null: whether null, in a file, would be a value other than the default.
+    """
 
     name: str
-    spellings: tuple[str, ...]
     kind: Any
     default: Any
     flag: Flag
     panel: str | None = None
+    null: bool = False
 
     @property
-    def kinds(self) -> tuple[Any, ...]:
-        """The types it may be of, None apart."""
+    def spellings(self) -> tuple[str, ...]:
+        """As it is written, the one that messages use first."""
+        return tuple(self.flag.name.split()) or (f"--{self.name.rstrip('_').replace('_', '-')}",)
+
+    @property
+    def base(self) -> Any:
+        """Its type, None apart."""
         union = get_origin(self.kind) in (Union, UnionType)
-        return tuple(kind for kind in (get_args(self.kind) if union else (self.kind,)) if kind is not NoneType)
+        return next(kind for kind in (get_args(self.kind) if union else (self.kind,)) if kind is not NoneType)
 
     @property
     def read(self) -> Callable[[str], Any] | None:
         """From a text to the value, where the flag takes a text and the config something else."""
-        [kind, *_] = self.kinds
-        return self.flag.read or (functools.partial(self._by_comma, get_args(kind)[0]) if self.is_tuple else None)
+        return self.flag.read or (self._by_comma if get_origin(self.base) is tuple else None)
 
-    @property
-    def is_tuple(self) -> bool:
-        return get_origin(self.kinds[0]) is tuple
-
-    def _by_comma(self, member: Any, text: str) -> tuple[Any, ...]:
+    def _by_comma(self, text: str) -> tuple[Any, ...]:
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            return TypeAdapter(tuple[member, ...]).validate_python(tuple(dict.fromkeys(names(text))))
+            return TypeAdapter(self.base).validate_python(tuple(dict.fromkeys(names(text))))
         except ValidationError as error:
             wrong = error.errors()[0]
-            raise InputError(
-                f"{self.spellings[0]}, by comma: {_lower(wrong['msg'])}; received {wrong['input']!r}."
-            ) from None
+            message = f"{self.spellings[0]}, by comma: {_lower(wrong['msg'])}; received {wrong['input']!r}."
+            raise InputError(message) from None
 
     def parameter(self) -> inspect.Parameter:
         """As typer takes it."""
-        kind, default, flag = self.kind, self.default, self.flag
-        if flag.choices:
-            kind = Literal[flag.choices] | None if len(self.kinds) < len(get_args(self.kind)) else Literal[flag.choices]
-        elif self.read:
-            kind = str | None if default is None or NoneType in get_args(self.kind) else str
-            default = ",".join(map(str, default)) or None if isinstance(default, tuple) else default
-            kind = str | None if default is None else kind
-        elif bool in self.kinds and default is None:
-            kind = bool | None
+        flag, default = self.flag, self.default
+        if isinstance(default, tuple):
+            default = ",".join(map(str, default)) or None
+        kind = Literal[flag.choices] if flag.choices else str if self.read else self.base
+        if default is None or NoneType in get_args(self.kind):
+            kind |= None
         about: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar, "rich_help_panel": self.panel}
-        if int in self.kinds or float in self.kinds:
+        if self.base in (int, float):
             about |= {"min": flag.min, "max": flag.max}
         if flag.argument:
             option: Any = typer.Argument(**about)
-        else:
-            # A truth that is false unless given needs no --no-...
-            declared = self.spellings if flag.name or (bool in self.kinds and default is False) else ()
-            option = typer.Option(*declared, **about)
-        return _parameter(
-            self.name, Annotated[kind, option], inspect.Parameter.empty if default is MISSING else default
-        )
+        else:  # a truth that is false unless given needs no --no-...
+            option = typer.Option(*(self.spellings if flag.name or default is False else ()), **about)
+        return _parameter(self.name, kind, option, inspect.Parameter.empty if default is MISSING else default)
 
 
 #: The verb that runs and its flags: parameter -> (the option, its value).
@@ -168,7 +168,7 @@ def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
     if not result:
         del shown["json_"]
     parameters = [option.parameter() for option in options.values()]
-    parameters += [_parameter(key, Annotated[kind, told], default) for key, (kind, default, told) in shown.items()]
+    parameters += [_parameter(key, kind, told, default) for key, (kind, default, told) in shown.items()]
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
@@ -201,26 +201,28 @@ def _config_of(kind: Any) -> Any:
 
 
 def _options_of(kind: Any, panel: str) -> Iterator[Option]:
-    config, partial = _config_of(kind), not is_dataclass(kind)
+    """The fields of a config that are flags; of `Given` none has a default."""
+    config = _config_of(kind)
     hints, plain = get_type_hints(config, include_extras=True), get_type_hints(config)
     for field in fields(config):
-        flag = next((each for each in getattr(hints[field.name], "__metadata__", ()) if isinstance(each, Flag)), None)
-        if flag is None:
-            continue
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        own = plain[field.name]
-        if partial and field.name not in kind.always:
-            own, default = own | None, None
-        yield _of_flag(field.name, own, default, flag, panel)
+        for flag in getattr(hints[field.name], "__metadata__", ()):
+            if isinstance(flag, Flag):
+                default = field.default if field.default_factory is MISSING else field.default_factory()
+                own, null = plain[field.name], False
+                if kind is not config and field.name not in kind.always:
+                    null = NoneType in get_args(own) and default is not None
+                    own, default = own | None, None
+                yield Option(field.name, own, default, flag, flag.panel or panel, null)
 
 
 def _option(name: str, kind: Any, default: Any) -> Option:
-    """Of a parameter that is a flag of its own: `Annotated[T, Flag(...)]`, or typer's own Option."""
+    """Of a parameter that is a flag of its own."""
     [told] = kind.__metadata__
     if isinstance(told, Flag):
-        return _of_flag(name, kind.__origin__, default, told, None)
-    flag = Flag(grows=name in _GROWS, free=name in _FREE)
-    return _Plain(name, _spellings_of(name, told), kind, default, flag)
+        return Option(name, kind.__origin__, default, told, told.panel)
+    declared = [told.default, *(told.param_decls or ())] if isinstance(told.default, str) else []
+    flag = Flag(name=" ".join(declared), grows=name in _GROWS, free=name in _FREE)
+    return _Plain(name, kind, default, flag)
 
 
 # Of flags that are declared for typer still.
@@ -232,28 +234,17 @@ _GROWS = (
 
 
 class _Plain(Option):
-    """A flag that is declared for typer."""
-
     @property
-    def kinds(self) -> tuple[Any, ...]:
-        return get_args(self.kind.__origin__) or (self.kind.__origin__,)
+    def base(self) -> Any:
+        return (get_args(self.kind.__origin__) or (self.kind.__origin__,))[0]
 
     @property
     def read(self) -> None:
         return None
 
     def parameter(self) -> inspect.Parameter:
-        return _parameter(self.name, self.kind, inspect.Parameter.empty if self.default is MISSING else self.default)
-
-
-def _spellings_of(name: str, told: Any) -> tuple[str, ...]:
-    declared = [told.default, *(told.param_decls or ())] if isinstance(told.default, str) else []
-    return tuple(declared) or (f"--{name.replace('_', '-')}",)
-
-
-def _of_flag(name: str, kind: Any, default: Any, flag: Flag, panel: str | None) -> Option:
-    spellings = tuple(flag.name.split()) or (f"--{name.rstrip('_').replace('_', '-')}",)
-    return Option(name, spellings, kind, default, flag, flag.panel or panel)
+        default = inspect.Parameter.empty if self.default is MISSING else self.default
+        return _parameter(self.name, self.kind.__origin__, self.kind.__metadata__[0], default)
 
 
 def _build(kind: Any, given: Mapping[str, Any]) -> Any:
@@ -270,7 +261,8 @@ def _build(kind: Any, given: Mapping[str, Any]) -> Any:
     return kind(**values)
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
+    annotation: Any = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -293,13 +285,15 @@ def _read_config(path: Path, known: Mapping[str, Option]) -> dict[str, Any]:
         raise typer.BadParameter(f"{path} must hold options as `name: value`; received {content!r}.")
     defaults = {}
     for name, value in content.items():
-        option = str(name).replace("-", "_")
-        if option not in known:
-            hint = did_you_mean(option, known)
+        option = known.get(str(name).replace("-", "_"))
+        if option is None:
+            hint = did_you_mean(str(name).replace("-", "_"), known)
             raise typer.BadParameter(f"{path}: no option {name!r}.{hint} Available: {', '.join(known)}.")
+        if value is None and option.null:
+            raise typer.BadParameter(f"{path}: {name}: null is not given; set: {{{option.name}: null}} says none.")
         if value is not None:
             try:
-                defaults[known[option].name] = _value(value, known[option])
+                defaults[option.name] = _value(value, option)
             except ValueError as error:
                 raise typer.BadParameter(f"{path}: {name}: {error}; received {value!r}.") from None
     return defaults
@@ -309,22 +303,16 @@ def _value(value: Any, option: Option) -> Any:
     """A value of the option's type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
     from pydantic import TypeAdapter, ValidationError
 
-    kinds = option.kinds
-    kind: Any = functools.reduce(operator.or_, kinds)
-    if option.flag.choices:
-        kind = Literal[option.flag.choices]
-    elif Path in kinds:
-        kind = str
-    elif list[Path] in kinds:
-        kind = list[str]
-    elif float in kinds and isinstance(value, str):
+    kind = Literal[option.flag.choices] if option.flag.choices else option.base
+    if kind is float and isinstance(value, str):
         return float(value)  # YAML reads 1e-3 as a text
-    elif (str in kinds or option.read) and isinstance(value, list):
-        value = ",".join(map(str, value))
-    elif isinstance(value, Mapping):  # of --set KEY=VALUE
+    if isinstance(value, Mapping):  # of --set KEY=VALUE
         value = [f"{key}={_yaml(item)}" for key, item in value.items()]
-    if option.read:
-        kind, value = str, str(value) if type(value) is int else value  # `positions: 40` is one of them
+    if option.read and type(value) is int:  # `positions: 40` is one of them
+        value = str(value)
+    if (option.read or kind is str) and isinstance(value, list):
+        value = ",".join(map(str, value))
+    kind = str if option.read or kind is Path else list[str] if kind == list[Path] else kind
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
