@@ -128,11 +128,11 @@ def test_a_chart_without_points_is_refused():
 
 
 def test_what_is_written_is_found_under_its_name(tmp_path):
-    render.write(tmp_path, [LINES, Table("asr", "t", ["a"], [["x"]]), Statement("said")])
+    render.write(tmp_path, [LINES, Table("asr ../b/C", "t", ["a"], [["x"]]), Statement("said")])
     assert {path.name for path in tmp_path.iterdir()} - {"lines.png"} == {
         "lines.csv",
         "lines.svg",
-        "asr.csv",
+        "asr-b-c.csv",
         "table.md",
     }
     assert "](lines.svg)" in (tmp_path / "table.md").read_text()

@@ -151,13 +151,20 @@ def write(folder: Path, blocks: Sequence[Block]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images = {}
     for block in blocks:
+        if not isinstance(block, Table | Figure):
+            continue
         for ending, content in files(block).items():
-            name = f"{block.name}.{ending}"  # type: ignore[union-attr] # only a table and a figure have files
-            write_text(folder / name, content)
+            path = folder / f"{slug(block.name)}.{ending}"
+            write_text(path, content)
             if ending == "svg":
-                images[Path(name).stem] = name
-                png(folder / name)
+                images[block.name] = path.name
+                png(path)
     write_text(folder / "table.md", markdown(blocks, images=images))
+
+
+def slug(name: str) -> str:
+    """A block's name as that of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "block"
 
 
 def png(path: Path) -> Path | None:

@@ -243,8 +243,7 @@ def _sections(report: Report) -> list[_Section]:
     for section in sections.values():
         for place, (block, label) in enumerate(section.blocks):
             count += 1
-            slug = re.sub(r"[^a-z0-9]+", "-", block.name.lower()).strip("-")[:60]
-            block = replace(block, name=f"{count:02d}-{slug}")
+            block = replace(block, name=f"{count:02d}-{render.slug(block.name)}")
             section.blocks[place] = block, label
             report.files |= {f"{block.name}.{ending}": text for ending, text in render.files(block).items()}
     rows = [
