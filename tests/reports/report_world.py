@@ -118,6 +118,7 @@ def guards(folder, auroc=(0.9, 0.85, 0.95), gain=None):
     }
     summary = {
         "defences": [row("none", 0.8, 0.0, {}), row("sri", 0.3, 0.02, {"benign": area(*auroc)})],
+        "alphas": {"sri": 0.01},
         "roc": {"sri": {"benign": [[0, 0], [0.1, 0.8], [1, 1]]}},
         "signals": {"last": bands},
     }

@@ -9,7 +9,6 @@ from typing import Any
 
 from midward.reports.blocks import (
     Block,
-    Cell,
     Figure,
     Statement,
     Table,
@@ -21,78 +20,49 @@ from midward.reports.blocks import (
     reading,
     text,
 )
+from midward.reports.builders.shared import Record, table
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Area, Paired
 
-Record = Mapping[str, Any]
 BANDS = "Read from hidden states at each denoising step: 0 refuses, 1 complies. Lines are medians, bands quartiles."
 
 
-def evaluation(folder: Path, run: Record, summary: Any) -> list[Block]:
+def evaluation(folder: Path, run: Record, summary: Record) -> list[Block]:
     """Guards side by side.
 
-    summary: defences, the rows of `guards.compare.table` as records; roc, guard -> harmless set -> points (share of
-    harmless flagged, share of jailbroken flagged); signals, name -> group -> n, and low, median, high [T].
+    summary: defences, the rows of a comparison as records; alphas, guard -> the false-positive rate asked for; roc,
+    guard -> harmless set -> points (share of harmless flagged, share of jailbroken flagged); signals, name -> group ->
+    n, and low, median, high [T].
     """
-    rows = summary["defences"] if isinstance(summary, Mapping) else summary
-    made: list[Block] = [*comparison(rows)]
-    if isinstance(summary, Mapping):
-        made += _roc(summary.get("roc") or {}, rows)
-        charts = [band for name, groups in (summary.get("signals") or {}).items() if (band := bands(groups, name))]
-        if charts:
-            made.append(Figure("signals", "SRI signals of the guarded answers", charts, BANDS, apart_at(charts[0])))
+    rows, alphas = summary["defences"], summary.get("alphas") or {}
+    harmless = list(rows[0]["flags"])
+    made: list[Block] = []
+    for key, title, heat in (("asr", "Attack success behind each guard", True), ("rr", "Refused or stopped", False)):
+        cells = [[row["defence"], *row[key].values()] for row in rows]
+        made.append(Table(f"guards-{key}", title, ["guard", *rows[0][key]], cells, heat=heat, folded=not heat))
+    records = [
+        {"guard": row["defence"], "attack success, all": row["asr"]["all"], "taken away": row.get("gain")}
+        | {f"flagged, {name}": rate for name, rate in row["flags"].items()}
+        | {"jailbroken answers flagged": row["caught"], "the same at 1 % of harmless ones": row.get("caught_at_1")}
+        | {f"AUROC against {name}": area for name, area in (row.get("auroc") or {}).items()}
+        | {"time added": row.get("overhead"), "steps saved": row.get("saved")}
+        for row in rows
+    ]
+    note = "All guards judge the same answers. Flagged harmless requests are false positives. Taken away: paired by "
+    note += (
+        "request, a goal in several sets counted once, p corrected for the number of guards. Time added: as a share "
+    )
+    note += "of answering without a guard. Steps saved: of a flagged generation."
+    made.append(table("guards", "Guards side by side", records, note=note))
+    made += [verdict(row, rows[0], harmless, alphas.get(row["defence"])) for row in rows[1:]]
+    made += _roc(summary.get("roc") or {}, rows)
+    charts = [band for name, groups in (summary.get("signals") or {}).items() if (band := bands(groups, name))]
+    if charts:
+        made.append(Figure("signals", "SRI signals of the guarded answers", charts, BANDS, apart_at(charts[0])))
     return made
 
 
-def comparison(rows: Sequence[Record]) -> Iterator[Block]:
-    """The table of defences, `none` first, and a sentence a guard."""
-    harmless, attacked = list(rows[0]["flags"]), list(rows[0]["asr"])
-    for key, title in (("asr", "Attack success"), ("rr", "Refused or stopped")):
-        cells: list[list[Cell]] = [[row["defence"], *(row[key][name] for name in attacked)] for row in rows]
-        heat = key == "asr"
-        yield Table(
-            f"guards-{key}", f"{title} behind each guard", ["guard", *attacked], cells, heat=heat, folded=not heat
-        )
-    lines: list[list[Cell]] = []
-    for row in rows:
-        areas = row.get("auroc") or {}
-        lines.append(
-            [
-                row["defence"],
-                row["asr"]["all"],
-                row.get("gain"),
-                *(row["flags"][name] for name in harmless),
-                row["caught"],
-                row.get("caught_at_1"),
-                *(areas.get(name) for name in harmless),
-                *(None if row.get(name) is None else f"{_percent(row[name])}" for name in ("overhead",)),
-                None if row.get("saved") is None else f"{finite(row['saved']):.1f}",
-            ]
-        )
-    heads = [
-        "defence",
-        "attack success, all",
-        "taken away",
-        *(f"flagged, {name}" for name in harmless),
-        "jailbroken answers flagged",
-        "the same at 1 % of harmless ones",
-        *(f"AUROC against {name}" for name in harmless),
-        "time added",
-        "steps saved",
-    ]
-    family = max((gap.family for row in rows if isinstance(gap := _reading(row.get("gain")), Paired)), default=1)
-    note = (
-        "All guards judge the same answers. Flagged harmless requests are false positives. Taken away: paired by "
-        "request, a goal in several sets counted once"
-        + (f"; p corrected for {family} guards (Holm)" if family > 1 else "")
-        + ". Steps saved: of a flagged generation."
-    )
-    yield Table("guards", "Guards side by side", heads, lines, note)
-    for row in rows[1:]:
-        yield verdict(row, rows[0], harmless)
-
-
-def verdict(row: Record, none: Record, harmless: Sequence[str]) -> Statement:
+def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | None = None) -> Statement:
     """What is said of a guard: whether it takes attack success away, and at what price.
 
     One whose AUROC against harmless answers may be one half, and that takes nothing away measurably, is useless.
@@ -103,6 +73,7 @@ def verdict(row: Record, none: Record, harmless: Sequence[str]) -> Statement:
     area = _reading((row.get("auroc") or {}).get(harmless[0])) if harmless else None
     guessing = isinstance(area, Area) and by_chance(area)
     flags = f"; it flags {text(row['flags'][harmless[0]])} of harmless requests ({harmless[0]})" if harmless else ""
+    flags += f", where {100 * alpha:g} % were asked for" if flags and alpha else ""
     chance = "it tells jailbroken from harmless answers no better than chance"
     chance += f" (AUROC {area.text()})" if isinstance(area, Area) else ""
     tone: Tone = "unclear"
@@ -127,12 +98,7 @@ def verdict(row: Record, none: Record, harmless: Sequence[str]) -> Statement:
 
 def fitted(folder: Path, run: Record, summary: Record) -> list[Block]:
     """What each guard says of itself. summary: guards, each with file, guard, alpha and calibrated."""
-    names = {"file": "file", "guard": "guard", "alpha": "false positives asked for", "calibrated": "calibrated on"}
-    rows: list[list[Cell]] = [
-        [percent(finite(guard[name])) if name == "alpha" else guard[name] for name in names]
-        for guard in summary["guards"]
-    ]
-    return [Table("fitted", "Fitted guards", list(names.values()), rows)]
+    return [table("fitted", "Fitted guards", summary["guards"])]
 
 
 # --- figures -------------------------------------------------------------------------------------------------
@@ -202,7 +168,3 @@ def apart_at(chart: Chart) -> str:
 
 def _reading(record: Any) -> Any:
     return None if record is None else reading(record)
-
-
-def _percent(share: Any) -> str:
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f} %"

@@ -13,6 +13,8 @@ from midward.stats import Area, Mean, Paired, Rate
 Record = Mapping[str, Any]
 #: Words for a record's keys, and for the names of measures.
 NAMES = {
+    "alpha": "false positives asked for",
+    "calibrated": "calibrated on",
     "set": "prompts",
     "kind": "phrase",
     "position": "at token",
