@@ -55,10 +55,9 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
 
 def read(folder: Path, raw: dict[str, Any], placement: Placement) -> Any:
     """Load the safetensors of a folder. Raises ModelError as `read_native` does, and where transformers is too old."""
-    try:
-        from transformers import DiffusionGemmaForBlockDiffusion
-    except ImportError:
+    network_class = getattr(transformers, "DiffusionGemmaForBlockDiffusion", None)
+    if network_class is None:
         raise ModelError(
             f"transformers {transformers.__version__} has no DiffusionGemma; 5.23 has (`pip install -U transformers`)."
-        ) from None
-    return read_native(DiffusionGemmaForBlockDiffusion, folder, placement, attn_implementation="sdpa")
+        )
+    return read_native(network_class, folder, placement, attn_implementation="sdpa")

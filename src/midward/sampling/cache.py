@@ -89,11 +89,13 @@ class _Slots(CacheLayerMixin):
         aim = self.aim
         assert aim.at is not None, "aim before a forward"
         rows, columns = aim.at
+        # 1. A forward of the whole canvas replaces everything.
         if rows is None and key_states.shape[2] == aim.length:
             self.keys, self.values, self.is_initialized = key_states, value_states, True
             return key_states, value_states
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        # 2. Another one overwrites its own columns, in its own rows,
         device = self.keys.device  # a model's layers may be on several
         rows, columns = None if rows is None else rows.to(device), columns.to(device)
         for held, new in ((self.keys, key_states), (self.values, value_states)):
@@ -102,6 +104,7 @@ class _Slots(CacheLayerMixin):
             else:
                 here = torch.arange(aim.rows, device=device) if rows is None else rows
                 held[here[:, None], :, columns] = new.transpose(1, 2)
+        # 3. and sees what stands before `stop` in them.
         if rows is None:
             return self.keys[:, :, : aim.stop], self.values[:, :, : aim.stop]
         return self.keys[rows, :, : aim.stop], self.values[rows, :, : aim.stop]
@@ -160,6 +163,7 @@ class BlockCache:
 
         ids, mask: [copies * B, L]. blocks: each row's, in response positions. alive: the rows that may still come.
         """
+        # 1. Which columns have to be computed: one run of them a row, all of one length.
         span = self.span(working, blocks, alive)
         assert self.slots is not None
         starts = span.starts[:1] if len(set(span.starts)) == 1 else span.starts
@@ -169,6 +173,7 @@ class BlockCache:
         else:
             columns = columns.repeat(self.copies, 1)
             part = ids.gather(1, columns)
+        # 2. Their keys and values go to their places, and attention sees all up to `stop`.
         if mask is None and self.exact:
             mask = torch.ones_like(ids)
         self.slots.aim(self._places(working), columns, span.stop)
@@ -241,15 +246,18 @@ class ExactCache(BlockCache):
         self._hold(list(range(len(canvas.rows))))
 
     def span(self, working: list[int], blocks: list[tuple[int, int]], alive: list[int]) -> Span:
+        # 1. Where each row's first mask stands: all before its attention block is final after this forward.
         self._shrink(alive)
         masks = self.canvas.ids[torch.tensor(working, device=self.canvas.ids.device)] == self.canvas.mask_id
         open_from = torch.where(masks.any(-1), masks.int().argmax(-1), self.length).tolist()
+        # 2. Each row computes from what was final before this forward to the end of its active block.
         starts, ends = [], []
         for row, (_, stop), first in zip(working, blocks, open_from, strict=True):
             starts.append(self.final[row])
             end = min(self._start_of(row, self.canvas.width + stop - 1) + self.size, self.length)
             ends.append(end)
             self.final[row] = min(self._start_of(row, first), end)
+        # 3. All rows compute as many columns as the one that needs most, up to their own ends.
         count = max(1, *(end - start for start, end in zip(starts, ends, strict=True)))
         return Span([max(0, end - count) for end in ends], count, max(ends))
 

@@ -32,16 +32,9 @@ class _Stopped(Exception):
 
 def refuse(name: str, sampling: Sampling, rows: Sequence[Row]) -> None:
     """Raise InputError for settings and requests that such a model can't follow."""
-    wrong = {
-        "order": sampling.order != "entropy",
-        "threshold": sampling.threshold is not None,
-        "guidance": sampling.guidance != 0,
-        "block": sampling.block is not None,
-        "end": sampling.end != "stop",
-        "schedule": sampling.schedule != "even",
-        "temperature": sampling.temperature == 0,
-    }
-    names = ", ".join(f"{key}={getattr(sampling, key)!r}" for key, is_wrong in wrong.items() if is_wrong)
+    names = sampling.unlike(order="entropy", threshold=None, guidance=0, block=None, end="stop", schedule="even")
+    if sampling.temperature == 0:
+        names = ", ".join(filter(None, (names, f"temperature={sampling.temperature}")))
     if names:
         raise InputError(
             f"{name!r} denoises whole canvases by entropy at a temperature above 0; it can't follow {names}. "
@@ -83,7 +76,7 @@ class _Row(LogitsProcessor):
         prompt = torch.tensor([self.prompt], device=self.ids.device)
         hook = self.network.model.decoder.register_forward_hook(self._keep)
         warmest = max(canvas.sampling.temperature, COLDEST)
-        self.cooling = transformers.LinearTemperatureScheduleLogitsProcessor(warmest / 2, warmest, self.steps)
+        self.cooling: Any = transformers.LinearTemperatureScheduleLogitsProcessor(warmest / 2, warmest, self.steps)
         devices = [prompt.device] if prompt.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices):

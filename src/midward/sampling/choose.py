@@ -7,7 +7,7 @@ import torch
 from midward.models import LanguageModel
 
 #: Logits held at once, in numbers: 2**25 float32 are 128 MiB, whatever the vocabulary.
-_CHUNK = 2**25
+CHUNK = 2**25
 
 #: Nats by which the others are lifted before their odds are summed: a token 150 nats ahead of them still has a finite,
 #: precise score, and a million of them stay far from overflow.
@@ -49,7 +49,7 @@ def choose(
         and keeps apart what rounds to 1; both of softmax(logits / temperature), as published with Dream. For any other
         order the score itself.
     """
-    rows = max(1, _CHUNK // model.vocab_size)
+    rows = max(1, CHUNK // model.vocab_size)
     temperature = max(temperature, COLDEST) if temperature > 0 else 0.0
     tokens, scores, ranks = [], [], []
     for start in range(0, len(hidden), rows):

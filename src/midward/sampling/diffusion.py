@@ -33,7 +33,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
 
 
 @dataclass
-class _Pass:
+class _Forward:
     """One forward: step, each row's block, canvas rows [B], their ids before it [B, L].
 
     draws [B]: the step number that random draws are made under.
@@ -60,6 +60,8 @@ class _Pass:
 
 
 class _Diffusion:
+    """One batch being filled (LLaDA, Nie et al. 2025, algorithms 4 and 5; Dream's and DiffuGuard's orders besides)."""
+
     def __init__(self, canvas: Canvas, watchers: Sequence[Watcher]) -> None:
         self.canvas = canvas
         self.model = canvas.model
@@ -79,16 +81,17 @@ class _Diffusion:
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
     def run(self) -> None:
+        """Take every step, of the schedule or until all are above the threshold."""
         if self.sampling.threshold is not None:
             self._run_by_threshold()
             return
         plans = self._schedule()
         self.steps = max(len(plan) for plan in plans)
         for index in range(self.steps):
-            now = {row: plans[row][index] for row in self.alive if index < len(plans[row])}
-            working = [row for row, (_, quota) in now.items() if quota or self.every_step]
+            planned = {row: plans[row][index] for row in self.alive if index < len(plans[row])}
+            working = [row for row, (_, quota) in planned.items() if quota or self.every_step]
             if working:
-                blocks, quota = zip(*(now[row] for row in working), strict=True)
+                blocks, quota = zip(*(planned[row] for row in working), strict=True)
                 self._step(index, list(blocks), working, list(quota))
 
     def _run_by_threshold(self) -> None:
@@ -155,42 +158,52 @@ class _Diffusion:
         return [row for row in self.alive if some[row]]
 
     def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> None:
-        canvas = self.canvas
-        now = self._forward(index, blocks, working)
-        masked = now.ids == self.mask_id
-        stops = torch.tensor([stop for _, stop in blocks], device=self.device)
-        eligible = masked & (self.coordinates < stops[:, None])  # [B, L]: masks in the prompt included
-        tokens, scores, ranks = self._predict(now, eligible)
-        canvas.broken[now.rows] |= scores.isnan().any(-1)  # read where the device is waited for anyway
-        commit = self._select(self._rank(now, eligible, ranks), quota) & eligible
-        after = torch.where(commit, tokens, now.ids)
-        canvas.ids[now.rows] = after
+        """One denoising step.
 
+        index: its number. working [B]: rows of the canvas. blocks [B]: each row's, in response positions. quota [B]:
+        how many positions each row commits.
+        """
+        canvas = self.canvas
+        # 1. Hidden states of the canvas as it stands.
+        forward = self._compute(index, blocks, working)
+        # 2. What may be committed: masks up to the end of the row's block, those of the prompt included.
+        masked = forward.ids == self.mask_id  # [B, L]
+        stops = torch.tensor([stop for _, stop in blocks], device=self.device)
+        eligible = masked & (self.coordinates < stops[:, None])  # [B, L]
+        # 3. A token for each of them, and how sure the model is of it.
+        tokens, scores, ranks = self._predict(forward, eligible)
+        canvas.broken[forward.rows] |= scores.isnan().any(-1)  # read where the device is waited for anyway
+        # 4. Commit the first of each row in the order asked for; the others stay masks.
+        commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
+        after = torch.where(commit, tokens, forward.ids)
+        canvas.ids[forward.rows] = after
+
+        # 5. Count, show the step, and let go of rows that are stopped or whose text is final.
         for row in working:
             canvas.steps_taken[row] += 1
-            canvas.forwards[row] += 1 if now.unguided is None else 2
+            canvas.forwards[row] += 1 if forward.unguided is None else 2
         if self.watchers:
-            step = self._report(now, after, masked, eligible, tokens, scores)
+            step = self._report(forward, after, masked, eligible, tokens, scores)
             if step.stopped:
                 self.alive = [row for row in self.alive if canvas.rows[row].index not in step.stopped]
         if self.sampling.end == "stop" and not self.every_step:
-            done = canvas.finished(now.rows).tolist()
+            done = canvas.finished(forward.rows).tolist()
             finished = {row for row, is_done in zip(working, done, strict=True) if is_done}
             self.alive = [row for row in self.alive if row not in finished]
 
-    def _forward(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> _Pass:
+    def _compute(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> _Forward:
         canvas = self.canvas
         rows = torch.tensor(working, device=self.device)
         draws = torch.full_like(rows, index)
         if self.sampling.threshold is not None:  # rows take different numbers of steps: each counts its own
             draws = torch.tensor([canvas.steps_taken[row] for row in working], device=self.device)
         ids = canvas.ids[rows]
-        return _Pass(index, blocks, rows, draws, ids, *self._states(rows, ids, blocks))
+        return _Forward(index, blocks, rows, draws, ids, *self._states(rows, ids, blocks))
 
     def _states(
         self, rows: torch.Tensor, ids: torch.Tensor, blocks: list[tuple[int, int]] | None
     ) -> tuple[list[int], torch.Tensor, torch.Tensor | None]:
-        """Starts, conditional and unconditional states, as `_Pass` has them. blocks: None for all columns."""
+        """Starts, conditional and unconditional states, as `_Forward` has them. blocks: None for all columns."""
         count, mask = len(ids), None if self.canvas.mask is None else self.canvas.mask[rows]
         guided = self.sampling.guidance > 0
         if guided:
@@ -203,26 +216,26 @@ class _Diffusion:
             hidden, starts = self.cache.hidden(ids, mask, rows.tolist(), blocks, self.alive)
         return starts, hidden[:count], hidden[count:] if guided else None
 
-    def _predict(self, now: _Pass, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens, scores and ranks [B, L] at the positions in `where` [B, L]; the canvas and 0 elsewhere."""
-        tokens, scores = now.ids.clone(), torch.zeros(now.ids.shape, device=self.device)
+    def _predict(self, forward: _Forward, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L]; the canvas and 0 elsewhere."""
+        tokens, scores = forward.ids.clone(), torch.zeros(forward.ids.shape, device=self.device)
         ranks = scores.clone()
-        row, column = where.nonzero(as_tuple=True)
+        row, column = wanted.nonzero(as_tuple=True)
         if len(row):
             at = row, column
-            tokens[at], scores[at], ranks[at] = self._choose(now, row, column, self.forbidden)
-            self._apply_bans(now, where, tokens, scores, ranks)
+            tokens[at], scores[at], ranks[at] = self._choose(forward, row, column, self.forbidden)
+            self._apply_bans(forward, wanted, tokens, scores, ranks)
         return tokens, scores, ranks
 
     def _choose(
-        self, now: _Pass, row: torch.Tensor, column: torch.Tensor, forbidden: list[int]
+        self, forward: _Forward, row: torch.Tensor, column: torch.Tensor, forbidden: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens, scores and ranks [N] at N positions, given by row of the pass and column."""
         uniforms = None
         if self.sampling.temperature > 0:
-            uniforms = uniform(self.canvas.seeds[now.rows][row], now.draws[row], self.coordinates[column])
-        source = torch.maximum(column - 1, self.first[now.rows][row]) if self.model.family.shift else column
-        hidden, unguided = now.states(row, source)
+            uniforms = uniform(self.canvas.seeds[forward.rows][row], forward.draws[row], self.coordinates[column])
+        source = torch.maximum(column - 1, self.first[forward.rows][row]) if self.model.family.shift else column
+        hidden, unguided = forward.states(row, source)
         return choose(
             self.model,
             hidden,
@@ -235,42 +248,41 @@ class _Diffusion:
         )
 
     def _apply_bans(
-        self, now: _Pass, where: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor
+        self, forward: _Forward, wanted: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor
     ) -> None:
         """Choose again in the bans' windows, left to right: no mask, and nothing that completes a ban."""
         width = self.canvas.width
-        for i, number in enumerate(now.rows.tolist()):
+        for i, number in enumerate(forward.rows.tolist()):
             if not self.windows[number]:
                 continue
             bans = self.canvas.rows[number].request.bans
-            is_open = where[i, width:].tolist()
-            decided = [None if token == self.mask_id else token for token in now.ids[i, width:].tolist()]
+            is_open = wanted[i, width:].tolist()
+            decided = [None if token == self.mask_id else token for token in forward.ids[i, width:].tolist()]
             for start, stop in self.windows[number]:
                 for position in range(start, stop):
                     if is_open[position]:
                         row, column = torch.tensor([[i], [width + position]], device=self.device)
                         avoid = [*self.forbidden, self.mask_id, *_bans.banned_at(bans, position, decided)]
-                        token, scores[i, column], ranks[i, column] = self._choose(now, row, column, avoid)
+                        token, scores[i, column], ranks[i, column] = self._choose(forward, row, column, avoid)
                         tokens[i, column] = token
                         decided[position] = int(token)
 
-    def _rank(self, now: _Pass, eligible: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
+    def _rank(self, forward: _Forward, eligible: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
         """What decides which positions are committed first [B, L]: larger first, -inf where not eligible."""
         if self.sampling.order == "random":
-            rank = uniform(self.canvas.seeds[now.rows][:, None], _ORDER_STEP, self.coordinates[None])
+            rank = uniform(self.canvas.seeds[forward.rows][:, None], _ORDER_STEP, self.coordinates[None])
         elif self.sampling.order == "annealed":
-            chance = torch.tensor([self.chance[row][now.index] for row in now.rows.tolist()], device=self.device)[
-                :, None
-            ]
-            numbers = _ORDER_STEP - 1 - now.draws[:, None]  # not those that tokens are drawn by
-            drawn = uniform(self.canvas.seeds[now.rows][:, None], numbers, self.coordinates[None])
+            shares = [[self.chance[row][forward.index]] for row in forward.rows.tolist()]
+            chance = torch.tensor(shares, device=self.device)  # [B, 1]
+            numbers = _ORDER_STEP - 1 - forward.draws[:, None]  # not those that tokens are drawn by
+            drawn = uniform(self.canvas.seeds[forward.rows][:, None], numbers, self.coordinates[None])
             rank = (1 - chance) * probability(ranks) + chance * drawn
         elif self.sampling.order == "left_to_right":
             rank = -self.coordinates.float().expand(eligible.shape)
         else:
             rank = ranks
         rank = rank.masked_fill(~eligible, -torch.inf)
-        for i, number in enumerate(now.rows.tolist()):
+        for i, number in enumerate(forward.rows.tolist()):
             for start, stop in self.windows[number]:
                 # A position never outranks an open one to its left in its window, so never goes before it.
                 window = (i, slice(self.canvas.width + start, self.canvas.width + stop))
@@ -294,7 +306,7 @@ class _Diffusion:
 
     def _report(
         self,
-        now: _Pass,
+        forward: _Forward,
         after: torch.Tensor,
         masked: torch.Tensor,
         eligible: torch.Tensor,
@@ -304,16 +316,16 @@ class _Diffusion:
         width, response = self.canvas.width, self.canvas.response
         shown = slice(0, self.canvas.length)
         if self.cache is not None and not self.cache.exact:  # all rows in one block
-            first = max(now.starts[0], width)
-            shown = slice(first - width, now.starts[0] + now.hidden.shape[1] - width)
+            first = max(forward.starts[0], width)
+            shown = slice(first - width, forward.starts[0] + forward.hidden.shape[1] - width)
 
         @cache
-        def full() -> _Pass:
+        def full() -> _Forward:
             """With an exact cache, the whole forward that it spared."""
             if self.cache is None or not self.cache.exact:
-                return now
-            starts, hidden, unguided = self._states(now.rows, now.ids, None)
-            return replace(now, starts=starts, hidden=hidden, unguided=unguided)
+                return forward
+            starts, hidden, unguided = self._states(forward.rows, forward.ids, None)
+            return replace(forward, starts=starts, hidden=hidden, unguided=unguided)
 
         def hidden() -> torch.Tensor:
             start = full().starts[0]
@@ -331,10 +343,10 @@ class _Diffusion:
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
         step = Step(
-            index=now.index,
+            index=forward.index,
             of=None if self.sampling.threshold is not None else self.steps,
-            block=(min(start for start, _ in now.blocks), max(stop for _, stop in now.blocks)),
-            rows=[self.canvas.rows[row].index for row in now.rows.tolist()],
+            block=(min(start for start, _ in forward.blocks), max(stop for _, stop in forward.blocks)),
+            rows=[self.canvas.rows[row].index for row in forward.rows.tolist()],
             ids=after,
             response=response,
             new=(masked & (after != self.mask_id))[:, response],
@@ -352,7 +364,7 @@ def fading(total: int, parts: int) -> list[int]:
     """Split `total` into `parts` as Dream's published code does, in its float32."""
     levels = torch.linspace(1, 1e-3, parts + 1)
     shares, left = [], total
-    for now, after in pairwise(levels[:-1]):
-        shares.append(int(left * (1 - after / now)))
+    for forward, after in pairwise(levels[:-1]):
+        shares.append(int(left * (1 - after / forward)))
         left -= shares[-1]
     return [*shares, left]

@@ -21,7 +21,7 @@ from midward.errors import InputError
 from midward.models import LanguageModel
 
 from .canvas import Canvas, Row
-from .choose import _CHUNK
+from .choose import CHUNK
 from .noise import row_seed
 from .requests import Forced, Prompt, Request, resolve
 from .settings import Sampling
@@ -63,8 +63,8 @@ class SpanScore:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One row of a forward: these offsets of the span are masked, these are scored; share * scale weighs them."""
+class _Masking:
+    """Of one span: these offsets are masked, these are scored; share * scale weighs their sum. One row of a forward."""
 
     span: int
     masked: tuple[int, ...]
@@ -83,20 +83,30 @@ def span_log_probs(
     seed: int = 0,
     batch_size: int = 8,
 ) -> list[SpanScore]:
-    """Return the log-probability of each span in a response of `length` positions, in the spans' order.
+    """Return the log-probability of each span in a response.
 
-    length: None ends each response with its span.
-    mode: "parallel": each token with the whole span masked (one forward); "sequential": the span revealed from left to
-        right (n forwards), a proper log-likelihood; "mc": the mean of `samples` random masks of l of the n tokens,
-        l uniform in 1..n, the masked tokens' sum weighted by n / l: unbiased for the mean over all orders of revealing
-        (LLaDA, Nie et al. 2025, eq. 6); "even": the same with the `samples` values of l spread evenly over 1..n from a
-        random one on, which is less noisy; "all": what both estimate, by all 2^n - 1 masks. Rows that show the model
-        the same are evaluated once, be they of one span or of several.
-    An autoregressive model knows one order, so that every mode gives its exact log-likelihood with one forward; it sees
-    nothing on the right, so the forced spans must cover what stands before the span and nothing else.
-    samples: 2 or more. seed: of the masks; they depend on it and on the span, never on the batch.
-    batch_size: rows a forward. In float32 what else is in its batch changes a score by rounding only.
-    Raises TypeError or ValueError, naming the span, before the first forward.
+    Rows that show the model the same are evaluated once, be they of one span or of several. An autoregressive model
+    knows one order, so that every mode gives its exact log-likelihood with one forward; it sees nothing on the right,
+    so the forced spans must cover what stands before the span and nothing else.
+
+    Args:
+        model: Diffusion or autoregressive.
+        spans: What is asked for.
+        mode: "parallel": each token with the whole span masked (one forward); "sequential": the span revealed from left
+            to right (n forwards), a proper log-likelihood; "mc": the mean of `samples` random masks of l of the n
+            tokens, l uniform in 1..n, the masked tokens' sum weighted by n / l: unbiased for the mean over all orders
+            of revealing (LLaDA, Nie et al. 2025, eq. 6); "even": the same with the `samples` values of l spread evenly
+            over 1..n from a random one on, which is less noisy; "all": what both estimate, by all 2^n - 1 masks.
+        length: Response positions; None ends each response with its span.
+        samples: 2 or more.
+        seed: Of the masks; they depend on it and on the span, never on the batch.
+        batch_size: Rows a forward. In float32 what else is in its batch changes a score by rounding only.
+
+    Returns:
+        Scores, in the spans' order.
+
+    Raises:
+        TypeError, InputError: Before the first forward, naming the span.
     """
     one_of("mode", mode, MODES)
     for name, value, least in (("samples", samples, 2), ("batch_size", batch_size, 1)):
@@ -110,50 +120,52 @@ def span_log_probs(
     ):
         lengths = [longest] * len(lengths)  # nothing behind a span matters, so they may share a batch
 
-    looks: list[_Look] = []
+    # 1. What has to be masked and scored of each span.
+    maskings: list[_Masking] = []
     for row, span in zip(rows, spans, strict=True):
         offsets = tuple(range(len(span.ids)))
         if model.family.kind == "autoregressive":
-            looks.append(_Look(row.index, (), offsets))
+            maskings.append(_Masking(row.index, (), offsets))
         elif mode == "parallel":
-            looks.append(_Look(row.index, offsets, offsets))
+            maskings.append(_Masking(row.index, offsets, offsets))
         elif mode == "sequential":
-            looks += [_Look(row.index, offsets[k:], (k,)) for k in offsets]
+            maskings += [_Masking(row.index, offsets[k:], (k,)) for k in offsets]
         elif mode == "all":
-            looks += _all_looks(row, len(offsets))
+            maskings += _all_maskings(row, len(offsets))
         else:
-            looks += _random_looks(row, len(offsets), samples, seed, even=mode == "even")
+            maskings += _random_maskings(row, len(offsets), samples, seed, even=mode == "even")
 
-    # Rows of similar length share a forward, and it takes one length of response.
-    looks.sort(key=lambda look: (lengths[look.span], len(rows[look.span].prompt_ids)))
-    found: list[list[tuple[_Look, list[float]]]] = [[] for _ in spans]
+    # 2. Evaluate them: rows of similar length share a forward, which takes one length of response.
+    maskings.sort(key=lambda masking: (lengths[masking.span], len(rows[masking.span].prompt_ids)))
+    scored: list[list[tuple[_Masking, list[float]]]] = [[] for _ in spans]
     top = [True] * len(spans)
-    for batch in _batches(spans, rows, looks, lengths, batch_size):
+    for batch in _batches(spans, rows, maskings, lengths, batch_size):
         with torch.no_grad():
             scores, best = _forward(model, spans, rows, batch, lengths[batch[0][0].span])
         values, bests = scores.tolist(), best.tolist()
         start = 0
-        for look in chain.from_iterable(batch):
-            stop = start + len(look.scored)
-            found[look.span].append((look, values[start:stop]))
-            top[look.span] &= all(bests[start:stop])
+        for masking in chain.from_iterable(batch):
+            stop = start + len(masking.scored)
+            scored[masking.span].append((masking, values[start:stop]))
+            top[masking.span] &= all(bests[start:stop])
             start = stop
+    # 3. Add up what belongs to each span.
     draws = samples if mode in ("mc", "even") else None
-    return [_score(len(span.ids), parts, draws, is_top) for span, parts, is_top in zip(spans, found, top, strict=True)]
+    return [_score(len(span.ids), parts, draws, is_top) for span, parts, is_top in zip(spans, scored, top, strict=True)]
 
 
 def _batches(
-    spans: Sequence[Span], rows: Sequence[Row], looks: Sequence[_Look], lengths: Sequence[int], batch_size: int
-) -> Iterator[list[list[_Look]]]:
-    """Up to `batch_size` rows of one length of response each, a row being the looks that show the model the same."""
+    spans: Sequence[Span], rows: Sequence[Row], maskings: Sequence[_Masking], lengths: Sequence[int], batch_size: int
+) -> Iterator[list[list[_Masking]]]:
+    """Up to `batch_size` rows of one length of response each, a row being the maskings that show the model the same."""
     numbers: dict[tuple[int, ...], int] = {}  # a prompt's place among the prompts
     prompts = [numbers.setdefault(tuple(row.prompt_ids), len(numbers)) for row in rows]
-    shown: dict[tuple[object, ...], list[_Look]] = {}
-    for look in looks:
-        span = spans[look.span]
-        seen = tuple((forced.position, forced.ids) for forced in _shown(span, look))
-        shown.setdefault((lengths[look.span], prompts[look.span], seen), []).append(look)
-    batch: list[list[_Look]] = []
+    shown: dict[tuple[object, ...], list[_Masking]] = {}
+    for masking in maskings:
+        span = spans[masking.span]
+        seen = tuple((forced.position, forced.ids) for forced in _shown(span, masking))
+        shown.setdefault((lengths[masking.span], prompts[masking.span], seen), []).append(masking)
+    batch: list[list[_Masking]] = []
     for row in shown.values():
         if batch and (len(batch) == batch_size or lengths[row[0].span] != lengths[batch[0][0].span]):
             yield batch
@@ -163,9 +175,9 @@ def _batches(
         yield batch
 
 
-def _shown(span: Span, look: _Look) -> list[Forced]:
-    """What a look shows of the response, in the order of its positions."""
-    seen = [Forced(span.position + k, (token,)) for k, token in enumerate(span.ids) if k not in look.masked]
+def _shown(span: Span, masking: _Masking) -> list[Forced]:
+    """What a masking shows of the response, in the order of its positions."""
+    seen = [Forced(span.position + k, (token,)) for k, token in enumerate(span.ids) if k not in masking.masked]
     return sorted((*span.forced, *seen), key=lambda forced: forced.position)
 
 
@@ -180,12 +192,20 @@ def span_gradient(
 ) -> torch.Tensor:
     """Return the gradient [S, V] of the span's negative log-probability with respect to the prompt's one-hot tokens.
 
-    span: its prompt best as token ids, since slots: indices into the prompt's ids, from 0.
-    drafts: the loss is the mean over these of the "parallel" one with the draft's tokens seen as well; the default is
-        one draft that reveals nothing. batch_size: drafts a forward.
     The entry [s, v] says how the loss would change, to first order, if token v stood at slot s: the gradient of the
     greedy coordinate search (Zou et al. 2023). It is taken at the embeddings of the slots, so no [P, V] one-hot exists.
-    Raises TypeError or ValueError as `span_log_probs` does.
+
+    Args:
+        model: Diffusion or autoregressive.
+        span: Its prompt best as token ids, since slots count them.
+        slots: Indices into the prompt's ids, from 0.
+        length: Response positions.
+        drafts: The loss is the mean over these of the "parallel" one with the draft's tokens seen as well; the default
+            is one draft that reveals nothing.
+        batch_size: Drafts a forward.
+
+    Raises:
+        TypeError, InputError: As `span_log_probs`.
     """
     if not drafts:
         raise InputError("drafts is empty; leave it out for a response that is all masks.")
@@ -197,10 +217,11 @@ def span_gradient(
         raise InputError(f"slots are one or more of the prompt's {width} positions, from 0; received {list(slots)!r}.")
 
     offsets = tuple(range(len(span.ids)))
-    looks = [_Look(row.index, () if model.family.kind == "autoregressive" else offsets, offsets) for row in rows]
+    maskings = [_Masking(row.index, () if model.family.kind == "autoregressive" else offsets, offsets) for row in rows]
     embedding = model.causal_lm.get_input_embeddings()
+    # 1. The gradient at the embeddings of the slots: the graph begins behind the embedding.
     at_slots: list[torch.Tensor] = []
-    for start in range(0, len(looks), batch_size):
+    for start in range(0, len(maskings), batch_size):
         leaves: list[torch.Tensor] = []
         mine = get_ident()
 
@@ -215,16 +236,17 @@ def span_gradient(
         hook = embedding.register_forward_hook(cut)
         try:
             with torch.enable_grad():
-                batch = [[look] for look in looks[start : start + batch_size]]
+                batch = [[masking] for masking in maskings[start : start + batch_size]]
                 loss = -_forward(model, revealed, rows, batch, length)[0].sum()
         finally:
             hook.remove()
-        (gradient,) = torch.autograd.grad(loss / len(looks), leaves)  # [B, L, D]; one prompt, so no padding
+        (gradient,) = torch.autograd.grad(loss / len(maskings), leaves)  # [B, L, D]; one prompt, so no padding
         at_slots.append(gradient[:, list(slots)].sum(0))
     slope = torch.stack(at_slots).sum(0)  # [S, D]
 
+    # 2. Its product with every token's embedding, a chunk of the vocabulary at a time.
     parts = []
-    rows_at_once = max(1, _CHUNK // model.hidden_size)
+    rows_at_once = max(1, CHUNK // model.hidden_size)
     with torch.no_grad():
         for start in range(0, embedding.weight.shape[0], rows_at_once):
             # Through the module, not its weight: some models scale their embeddings.
@@ -252,7 +274,7 @@ def _row(model: LanguageModel, span: Span, length: int, index: int) -> Row:
     return Row(index, request, prompt_ids)
 
 
-def _random_looks(row: Row, n: int, samples: int, seed: int, *, even: bool) -> list[_Look]:
+def _random_maskings(row: Row, n: int, samples: int, seed: int, *, even: bool) -> list[_Masking]:
     generator = torch.Generator().manual_seed(row_seed(seed, row.request, row.prompt_ids))
     drawn: Counter[tuple[int, ...]] = Counter()
     first = int(torch.randint(n, (), generator=generator)) if even else 0
@@ -260,48 +282,49 @@ def _random_looks(row: Row, n: int, samples: int, seed: int, *, even: bool) -> l
         count = (first + i * n // samples) % n + 1 if even else int(torch.randint(1, n + 1, (), generator=generator))
         drawn[tuple(sorted(torch.randperm(n, generator=generator)[:count].tolist()))] += 1
     return [
-        _Look(row.index, masked, masked, share=times / samples, scale=n / len(masked))
+        _Masking(row.index, masked, masked, share=times / samples, scale=n / len(masked))
         for masked, times in drawn.items()
     ]
 
 
-def _all_looks(row: Row, n: int) -> list[_Look]:
+def _all_maskings(row: Row, n: int) -> list[_Masking]:
     return [
-        _Look(row.index, masked, masked, share=1 / (n * math.comb(n, count)), scale=n / count)
+        _Masking(row.index, masked, masked, share=1 / (n * math.comb(n, count)), scale=n / count)
         for count in range(1, n + 1)
         for masked in combinations(range(n), count)
     ]
 
 
 def _forward(
-    model: LanguageModel, spans: Sequence[Span], rows: Sequence[Row], batch: Sequence[Sequence[_Look]], length: int
+    model: LanguageModel, spans: Sequence[Span], rows: Sequence[Row], batch: Sequence[Sequence[_Masking]], length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [N] of what the looks score, in their order, and whether nothing was likelier [N].
+    """Log-probabilities [N] of what the maskings score, in their order, and whether nothing was likelier [N].
 
-    batch: for each row of the forward the looks that it serves.
+    batch: for each row of the forward the maskings that it serves.
     """
     if model.family.kind == "autoregressive":  # nothing behind the last span matters
-        length = max(spans[look.span].position + len(spans[look.span].ids) for look in chain.from_iterable(batch))
-    shown, where, columns, targets = [], [], [], []
-    for i, looks in enumerate(batch):
-        row = rows[looks[0].span]
-        request = Request(row.prompt_ids, forced=tuple(_shown(spans[looks[0].span], looks[0])))
+        asked = [spans[masking.span] for masking in chain.from_iterable(batch)]
+        length = max(span.position + len(span.ids) for span in asked)
+    shown, owners, columns, targets = [], [], [], []
+    for i, maskings in enumerate(batch):
+        row = rows[maskings[0].span]
+        request = Request(row.prompt_ids, forced=tuple(_shown(spans[maskings[0].span], maskings[0])))
         shown.append(Row(i, request, row.prompt_ids))
-        for look in looks:
-            span = spans[look.span]
-            where += [i] * len(look.scored)
-            columns += [span.position + k for k in look.scored]
-            targets += [span.ids[k] for k in look.scored]
+        for masking in maskings:
+            span = spans[masking.span]
+            owners += [i] * len(masking.scored)
+            columns += [span.position + k for k in masking.scored]
+            targets += [span.ids[k] for k in masking.scored]
     canvas = Canvas(model, Sampling(length=length, steps=1), shown)
     hidden = model.hidden(canvas.ids, canvas.mask)  # [B, L, D]
     device = hidden.device
     source = torch.tensor(columns, device=device) + canvas.width - int(model.family.shift)
-    return _log_probs(model, hidden[torch.tensor(where, device=device), source], torch.tensor(targets, device=device))
+    return _log_probs(model, hidden[torch.tensor(owners, device=device), source], torch.tensor(targets, device=device))
 
 
 def _log_probs(model: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability [N] of one token at each hidden state [N, D], and whether no other is more probable [N]."""
-    rows = max(1, _CHUNK // model.vocab_size)
+    rows = max(1, CHUNK // model.vocab_size)
     parts, best = [], []
     for start in range(0, len(hidden), rows):
         logits = model.head(hidden[start : start + rows])
@@ -312,15 +335,15 @@ def _log_probs(model: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor
     return torch.cat(parts), torch.cat(best)
 
 
-def _score(n: int, parts: Sequence[tuple[_Look, list[float]]], draws: int | None, top: bool) -> SpanScore:
+def _score(n: int, parts: Sequence[tuple[_Masking, list[float]]], draws: int | None, top: bool) -> SpanScore:
     """draws: how many masks were drawn at random; None where nothing was."""
     tokens = [0.0] * n
-    for look, values in parts:
-        for offset, value in zip(look.scored, values, strict=True):
-            tokens[offset] += look.share * look.scale * value
+    for masking, values in parts:
+        for offset, value in zip(masking.scored, values, strict=True):
+            tokens[offset] += masking.share * masking.scale * value
     total = sum(tokens)
     stderr = 0.0
     if draws is not None:
-        spread = sum(look.share * (look.scale * sum(values) - total) ** 2 for look, values in parts)
+        spread = sum(masking.share * (masking.scale * sum(values) - total) ** 2 for masking, values in parts)
         stderr = math.sqrt(spread / (draws - 1))
     return SpanScore(tokens, total, stderr, len(parts), top)

@@ -24,17 +24,24 @@ def sample(
     batch_size: int = 8,
     watchers: Sequence[Watcher] = (),
 ) -> list[Response]:
-    """Sample one response per request; the results stand in the requests' order.
+    """Sample one response per request.
 
-    requests: `Request`s, or plain prompts (texts, conversations, lists of token ids).
-    sampling: the settings; None takes the model's own defaults.
-    batch_size: rows per forward, 1 or more. Requests of similar length share a batch; in float32 what else is
-        in its batch, and the order of requests, change a response only where logits tie to rounding.
-    watchers: see every step, in the order given.
-    A row whose logits aren't finite numbers has an `error` and no text; the others are as they would be without it.
-    Raises TypeError or ValueError, naming the request, before the first forward: an empty or too long prompt,
-    a forced span or ban past the end, overlapping spans, ids outside the vocabulary, settings that the
-    model's kind can't follow.
+    Args:
+        model: What answers.
+        requests: `Request`s, or plain prompts (texts, conversations, lists of token ids).
+        sampling: The settings; None takes the model's own defaults.
+        batch_size: Rows a forward, 1 or more. Requests of similar length share a batch; in float32 what else is in its
+            batch, and the order of requests, change a response only where logits tie to rounding.
+        watchers: See every step, in the order given.
+
+    Returns:
+        The responses, in the requests' order. A row whose logits aren't finite numbers has an `error` and no text; the
+        others are as they would be without it.
+
+    Raises:
+        InputError: Before the first forward, naming the request: an empty or too long prompt, a forced span or ban past
+            the end, overlapping spans, ids outside the vocabulary, settings that the model's kind can't follow.
+        TypeError: What is no request.
     """
     if isinstance(requests, str | Request | Mapping) or not isinstance(requests, Sequence):
         raise TypeError(f"requests are a list, one entry a response; received {type(requests).__name__}.")
@@ -70,15 +77,9 @@ def sample(
 def _check_kind(model: LanguageModel, sampling: Sampling) -> None:
     if model.family.kind != "autoregressive":
         return
-    wrong = {
-        "order": sampling.order != "left_to_right",
-        "threshold": sampling.threshold is not None,
-        "guidance": sampling.guidance != 0,
-        "block": sampling.block not in (None, sampling.length),
-        "prompt_masks": sampling.prompt_masks != "joint",
-        "schedule": sampling.schedule != "even",
-    }
-    names = ", ".join(f"{name}={getattr(sampling, name)!r}" for name, is_wrong in wrong.items() if is_wrong)
+    whole = None if sampling.block is None else sampling.length
+    followed = {"order": "left_to_right", "threshold": None, "guidance": 0, "prompt_masks": "joint", "schedule": "even"}
+    names = sampling.unlike(**followed, block=whole)
     if names:
         raise InputError(
             f"{model.name!r} is autoregressive and samples one token a step, left to right; it can't follow "

@@ -110,6 +110,11 @@ class Sampling:
         """What makes the tokens other than those of the model's own forwards, in words; None where nothing does."""
         return None if self.cache is None else f"{self.cache} cache"
 
+    def unlike(self, **values: Any) -> str:
+        """Those of these settings that have another value here, as "name=value, ..."; "" where none has."""
+        own = {name: getattr(self, name) for name in values}
+        return ", ".join(f"{name}={own[name]!r}" for name, value in values.items() if own[name] != value)
+
     @property
     def blocks(self) -> list[tuple[int, int]]:
         """The blocks as (start, stop) response positions, left to right."""
