@@ -264,3 +264,12 @@ def test_a_file_that_isnt_there_comes_with_the_nearest_that_is(midward, tmp_path
     shown = midward(*args)
     near = {"runs.yml": "runs.yaml", "goal.csv": "goals.csv", "modle": "model", "guards.safetensors": "guard."}
     assert shown.exit_code == 2 and f"Did you mean '{near[args[-1] if args[-1] in near else args[2]]}" in shown.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_list_folds_on_a_terminal_alone(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    lines = _show.columns([("name", "about"), ("one", "a long sentence " * 5), ("two", "short")])
+    assert (max(map(len, lines)) <= 40) is terminal and (len(lines) > 3) is terminal
+    assert "".join(lines).count("sentence") == 5

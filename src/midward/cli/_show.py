@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,6 +160,11 @@ def in_points(pair: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """The rows as lines of aligned columns."""
+    """The rows as lines of aligned columns; on a terminal no wider than it, with cells that fold."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        from midward.reports import render
+        from midward.reports.blocks import Table
+
+        return render.terminal([Table("", "", rows[0], rows[1:])]).splitlines()
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -62,7 +62,8 @@ def _show_table(console: Console, table: Table) -> None:
     heads = [_printable(name) for name in table.columns]
     stacked: Callable[[Cell], str] = lambda cell: "\n".join(filter(None, parts(cell)))  # noqa: E731
     forms = [text, stacked, *([lambda cell: parts(cell)[0]] if table.heat else [])]
-    console.print(Text(_printable(table.title), style="bold"))
+    if table.title:
+        console.print(Text(_printable(table.title), style="bold"))
     for form in forms:
         lines = [heads, *([_printable(form(cell)) for cell in row] for row in table.rows)]
         widths, least = _widths(lines, r".*"), _widths(lines, r"\[[^\]]*\]|\S+")

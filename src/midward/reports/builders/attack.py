@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from midward.reports.blocks import (
     some,
     text,
 )
+from midward.reports.builders.shared import table
 from midward.stats import FEW, Paired, Rate
 
 #: A model is exposed where an attack surely succeeds more often than this, and held where none possibly does.
@@ -261,23 +262,16 @@ def _paired(name: str, title: str, gaps: Gaps, note: str, section: str = "") -> 
 
 
 def _costs(costs: Mapping[str, Any]) -> Iterator[Table]:
-    names = {"n": "goals", "errors": "errors", "queries": "queries", "nfe": "forwards", "role_calls": "role calls"}
-    names |= {"seconds": "seconds", "role_failures": "role failures", "budget_spent": "budget spent"}
-    rows = [
-        [attack, model, *(cost.get(name) for name in names), *(_listing(cost.get(name)) for name in _LISTS)]
+    records = [
+        {"attack": attack, "model": model, "goals": cost["n"]}
+        | {key: ", ".join(value) if isinstance(value, list) else value for key, value in cost.items()}
+        | {"role_trouble": None}
         for attack, by_model in costs.items()
         for model, cost in by_model.items()
     ]
-    if rows:
-        head = ["attack", "model", *names.values(), *_LISTS]
-        yield Table("costs", "What it took, a goal", head, rows, "Means over goals; failures are counts.", folded=True)
-
-
-_LISTS = ("access", "capabilities")
-
-
-def _listing(names: Iterable[str] | None) -> str:
-    return ", ".join(names or ()) or "-"
+    if records:
+        note = "Means over goals; errors, failures and spent budgets are counts."
+        yield table("costs", "What it took, a goal", records, note=note, folded=True)
 
 
 # --- what went wrong, and what was said ----------------------------------------------------------------------

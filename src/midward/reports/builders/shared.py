@@ -33,6 +33,7 @@ NAMES = {
     "unasked": "the same for the plain goal",
     "elsewhere": "the same for another word",
     "placed": "placed by asking",
+    "nfe": "forwards",
     "loss": "loss, nats a token",
     "start_loss": "loss before",
     "correlation": "rank correlation",
