@@ -1,88 +1,103 @@
-"""One run a folder: what is there is never replaced by another run's tables."""
+"""One run a folder: what is there is never replaced by another run's, and a run goes on with more of the same."""
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from midward._flags import Flag
+from midward.cli._run import Result, finish, run_folder
+from midward.cli._verb import Given, verb
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the toy verb is about."""
+
+    sets: Annotated[tuple[str, ...], Flag("Sets.", grows=True)] = ("plain",)
+    count: Annotated[int, Flag("Goals.", min=1, name="--limit --count", grows=True)] = 10
+    width: Annotated[float, Flag("Width.")] = 1.0
+    inside: int = 3
 
 
 @pytest.fixture
-def attack(midward, tiny, tmp_path):
-    """`midward attack` of two goals into one folder."""
+def toy(tmp_path):
+    """A verb of flags of every kind; what it was given last is in `toy.given`."""
 
-    def run(*flags):
-        return midward(
-            "attack", *tiny, "--goals", "sandbox", "--count", 2, "--no-replay", "--out", tmp_path / "out", *flags
-        )
+    def measure(
+        config: Config,
+        words: Given[Config],
+        goals: Annotated[str, Flag("A file.", argument=True)] = "none",
+        batch_size: Annotated[int, Flag("Rows.", free=True)] = 8,
+        out: Annotated[Path, Flag("Folder.", name="--out", free=True)] = tmp_path / "out",
+    ) -> Result:
+        """Do nothing."""
+        run.given = config
+        folder = run_folder(out)
+        folder.start()
+        (out / "rows.jsonl").touch()
+        return Result({"words": words.values})
+
+    app = typer.Typer()
+    app.command()(verb(measure, "toy"))
+
+    def run(*args):
+        return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200"})
 
     return run
 
 
-@pytest.fixture
-def tables(tmp_path):
-    """The tables of the folder, as bytes."""
-    return lambda: {
-        name: (tmp_path / "out" / name).read_bytes() for name in ("table.md", "summary.json", "samples.csv")
-    }
+def test_a_config_is_filled_from_flags_of_its_types(toy):
+    assert toy("--sets", "plain, benign,plain", "--count", 5).exit_code == 0
+    assert toy.given == Config(("plain", "benign"), 5)
+    assert toy("--count", 0).exit_code == 2 and toy("--inside", 1).exit_code == 2
 
 
-def test_a_smaller_attack_leaves_the_larger_ones_tables(attack, tables):
-    assert attack("--attacks", "direct,pad").exit_code == 0
-    before = tables()
-    for flags, message in (
-        (["--attacks", "direct"], "--attacks lacks pad here"),
-        (["--attacks", "direct,pad", "--count", 1], "--limit 2 there, 1 here"),
-        (["--attacks", "direct,pad", "--goals", "sandbox-contextual"], "--goals lacks sandbox here"),
-        (["--attacks", "direct,pad", "--seed", 1, "--budget", 1], "--seed 0 there, 1 here; --budget not given"),
-        (["--attacks", "direct,pad", "--set", "pad.count=3"], "--set not given there, pad.count=3 here"),
-    ):
-        result = attack(*flags)
-        assert result.exit_code == 2 and message in result.stderr and "Give another --out." in result.stderr
-        assert tables() == before
-    # what changes no result is as it likes, and more of the same goes on
-    result = attack("--attacks", "pad,direct,prefill", "--batch-size", 1)
-    assert result.exit_code == 0
-    assert {"direct", "pad", "prefill"} == json.loads(tables()["summary.json"])["costs"].keys()
+def test_given_holds_what_was_given(toy):
+    shown = toy("--width", 2, "--json")
+    assert json.loads(shown.stdout)["words"] == {"sets": ["plain"], "count": 10, "width": 2.0}
 
 
-def test_a_file_of_goals_that_was_changed_is_another_one(attack, tables, tmp_path):
+@pytest.mark.parametrize("flags", [["--sets", "plain"], ["--limit", 4], ["--width", 2], ["other.csv"]], ids=str)
+def test_a_run_that_is_smaller_or_another_is_refused(toy, flags):
+    given = ["--sets", "plain,benign", "--limit", 5]
+    assert toy(*given).exit_code == 0
+    shown = toy(*given, *flags)
+    assert shown.exit_code == 1 and "Give another --out." in str(shown.exception)
+
+
+def test_a_run_goes_on_with_more_and_with_what_changes_no_result(toy):
+    assert toy("--limit", 5).exit_code == 0
+    assert toy("--limit", 6, "--sets", "benign,plain", "--batch-size", 1).exit_code == 0
+
+
+def test_a_file_that_was_changed_is_another_one(toy, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("goal\nt30\n")
-    assert attack("--attacks", "direct", "--goals", path).exit_code == 0
+    assert toy(path).exit_code == 0 and toy(path).exit_code == 0
     path.write_text("goal\nt31\n")
-    result = attack("--attacks", "direct", "--goals", path)
-    assert result.exit_code == 2 and "--goals lacks" in result.stderr and "sha256" in result.stderr
+    assert "sha256" in str(toy(path).exception)
 
 
-def test_a_run_that_never_began_is_no_run(attack):
-    assert attack("--attacks", "direct", "--adapter", "x=/nowhere/at/all").exit_code == 2
-    assert attack("--attacks", "direct").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    "verb, first, second, message",
-    [
-        (["probe", "order"], ["--sets", "sums,programs"], ["--sets", "sums"], "--sets lacks programs here"),
-        (["utility"], ["--tasks", "sums,recall"], ["--tasks", "sums"], "--tasks lacks recall here"),
-        (["utility"], ["--tasks", "sums"], ["--tasks", "sums", "--limit", 2], "--limit 3 there, 2 here"),
-    ],
-)
-def test_nor_do_other_verbs(midward, tiny, tmp_path, verb, first, second, message):
-    base = [*verb, *tiny, "--limit", 3, "--out", tmp_path / "out"]
-    assert midward(*base, *first).exit_code == 0
-    before = (tmp_path / "out" / "summary.json").read_bytes()
-    result = midward(*base, *second)
-    assert result.exit_code == 2 and message in result.stderr
-    assert (tmp_path / "out" / "summary.json").read_bytes() == before
-
-
-def test_another_verbs_folder_is_left_alone(midward, tiny, tmp_path):
-    base = [*tiny, "--limit", 2, "--out", tmp_path / "out"]
-    assert midward("utility", *base, "--tasks", "sums").exit_code == 0
-    result = midward("probe", "order", *base, "--sets", "sums")
-    assert result.exit_code == 2 and "holds a run of midward utility" in result.stderr
+def test_a_folder_says_how_its_run_ended(tmp_path, midward):
+    out = tmp_path / "out"
+    folder = ["--limit", 2, "--goals", "sandbox", "--attacks", "direct", "--judges", "oracle", "--no-replay"]
+    shown = midward("attack", "--length", 8, "--steps", 2, *folder, "--out", out)
+    assert shown.exit_code == 0, shown.stderr
+    tables = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    record = json.loads((out / "run.json").read_text())
+    assert record["verb"] == "attack" and record["started"] and record["settings"]["--attacks"] == ["direct"]
+    shown = midward("attack", "--length", 8, "--steps", 2, *folder, "--seed", 1, "--out", out)
+    assert shown.exit_code == 2 and "--seed 0 there, 1 here" in shown.stderr
+    shown = midward("utility", "--tasks", "sums", "--limit", 2, "--out", out)
+    assert shown.exit_code == 2 and "holds a run of midward attack" in shown.stderr
+    assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == tables
 
 
 HOLDER = """
@@ -94,58 +109,58 @@ sys.stdin.read()
 """
 
 
-def test_two_processes_dont_share_a_folder(attack, tmp_path):
+def test_two_processes_dont_share_a_folder(toy, tmp_path):
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-c", HOLDER, tmp_path / "out"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        result = attack("--attacks", "direct")
+        shown = toy()
         other.kill()
-    assert result.exit_code == 2 and "another process is writing to" in result.stderr
+    assert "another process is writing to" in str(shown.exception)
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 
-def run_alone(*args):
-    """A verb in a process of its own, which prints at last whether torch was imported."""
-    code = "import sys\nfrom midward.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-@pytest.mark.parametrize("verb", [["attack"], ["probe", "ask"]], ids=" ".join)
-def test_a_wrong_file_of_goals_is_told_before_torch_is_imported(tmp_path, verb):
-    (tmp_path / "goals.csv").touch()
-    result = run_alone(*verb, "--goals", tmp_path / "goals.cvs", "--out", tmp_path / "out")
-    assert result.returncode == 2 and "Did you mean" in result.stderr
-    assert result.stdout == "False\n" and not (tmp_path / "out").exists()
-
-
-VERBS = [
-    ["attack"],
-    ["probe", "prefill"],
-    ["probe", "mirror"],
-    ["probe", "ask"],
-    ["probe", "gcg"],
-    ["probe", "order"],
-    ["dynamics"],
-    ["utility", "--tasks", "sums"],
-    ["guard", "eval"],
+MEASURING = ["attack", *(f"probe {name}" for name in ("prefill", "mirror", "ask", "gcg", "order")), "dynamics", "guard eval"]
+    "attack",
+    "probe prefill",
+    "probe mirror",
+    "probe ask",
+    "probe gcg",
+    "probe order",
+    "dynamics",
+    "guard eval",
 ]
+BEFORE_TORCH = f"""
+import sys
+from typer.testing import CliRunner
+from midward.cli import app
+
+for verb in {[*MEASURING, "utility --tasks sums"]!r}:
+    shown = CliRunner().invoke(app, [*verb.split(), "--model", "/nowhere", "--out", sys.argv[1] + "/out"])
+    assert shown.exit_code == 2 and "is a file; give another path" in shown.stderr, (verb, shown.stderr)
+    assert "torch" not in sys.modules, verb
+for verb in ("attack", "probe ask"):
+    shown = CliRunner().invoke(app, [*verb.split(), "--goals", "gaols.csv", "--out", "out"])
+    assert shown.exit_code == 2 and "Did you mean 'goals.csv'?" in shown.stderr, (verb, shown.stderr)
+    assert "torch" not in sys.modules, verb
+"""
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_an_out_that_cant_be_is_told_before_torch_is_imported(tmp_path, verb):
+def test_a_wrong_out_or_file_is_told_before_torch_is_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    code = "import sys\nfrom midward.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", code, *verb, "--model", "/nowhere", "--out", tmp_path / "file" / "out"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert result.returncode == 2 and "is a file; give another path" in result.stderr
-    assert result.stdout == "False\n"
+    (tmp_path / "goals.csv").touch()
+    done = subprocess.run([sys.executable, "-c", BEFORE_TORCH, tmp_path / "file"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_end_of_a_verb_writes_and_shows_its_summary(tmp_path):
+    from midward.runs.run import RunFolder
+
+    folder = RunFolder(tmp_path / "out", "utility")
+    folder.start()
+    shown = finish(folder, {"cells": [], "compared": {}}, "nothing was scored")
+    assert json.loads(shown.json()) == {"cells": [], "compared": {}}
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == shown.data
+    assert (tmp_path / "out" / "table.md").exists() and shown.failed == "nothing was scored"

@@ -303,7 +303,7 @@ def _value(value: Any, option: Option) -> Any:
     """A value of the option's type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
     from pydantic import TypeAdapter, ValidationError
 
-    kind = Literal[option.flag.choices] if option.flag.choices else option.base
+    kind: Any = Literal[option.flag.choices] if option.flag.choices else option.base
     if kind is float and isinstance(value, str):
         return float(value)  # YAML reads 1e-3 as a text
     if isinstance(value, Mapping):  # of --set KEY=VALUE

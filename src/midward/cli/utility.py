@@ -36,6 +36,7 @@ def utility(
     Without --length, a response has the length that its task asks for. Run again, it goes on where it stopped; works
     under torchrun.
     """
+    folder = run_folder(out_folder)
     from accelerate import PartialState
 
     from midward import guards
@@ -52,7 +53,6 @@ def utility(
             raise InputError("--guard goes with one model: it was fitted for one adapter, or for none.")
     compared = {str(path): runs.load(path)[1] for path in compare or []}
     loaded = harness.load(others, asked.include_path, asked.allow_code_execution) if others else None
-    folder = run_folder(out_folder)
     measured, rows, reports = [], [], {}
     with following() as progress:
         for label, seed, path in models:
