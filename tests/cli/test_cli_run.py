@@ -120,22 +120,13 @@ def test_two_processes_dont_share_a_folder(toy, tmp_path):
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 
-MEASURING = ["attack", *(f"probe {name}" for name in ("prefill", "mirror", "ask", "gcg", "order")), "dynamics", "guard eval"]
-    "attack",
-    "probe prefill",
-    "probe mirror",
-    "probe ask",
-    "probe gcg",
-    "probe order",
-    "dynamics",
-    "guard eval",
-]
+PROBES = [f"probe {name}" for name in ("prefill", "mirror", "ask", "gcg", "order")]
 BEFORE_TORCH = f"""
 import sys
 from typer.testing import CliRunner
 from midward.cli import app
 
-for verb in {[*MEASURING, "utility --tasks sums"]!r}:
+for verb in {["attack", *PROBES, "dynamics", "guard eval", "utility --tasks sums"]!r}:
     shown = CliRunner().invoke(app, [*verb.split(), "--model", "/nowhere", "--out", sys.argv[1] + "/out"])
     assert shown.exit_code == 2 and "is a file; give another path" in shown.stderr, (verb, shown.stderr)
     assert "torch" not in sys.modules, verb
