@@ -13,7 +13,6 @@ LATE = {
     "_front.py": "the same for a room whose config classes are flags",
     "_inspect.py": "Inspect imports it for every task of anybody's",
     "_plugins.py": "other packages load when one of theirs is asked for",
-
     "models/llada2.py -> transformers": "newer releases than the least one have it",
     "utility/run.py -> midward.utility.lm": "the extra lm-eval brings its base class",
 }
