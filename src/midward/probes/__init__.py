@@ -1,6 +1,37 @@
 """Probes: where in a response a model's safety sits, and what of it an attacker can reach.
 
 Each probe forces, asks for or optimises something at a response position, has the responses judged, and leaves rows,
-tables and one sentence that says what was found with its interval. `probe.Probe` is the record of one, `registry.find`
-gives it by name, `probe.run` measures it.
+tables and one sentence that says what was found with its interval:
+
+    from midward import probes
+    from midward.probes.configs import Prefill
+
+    summary = probes.run(probes.find("prefill"), midward.load(), Prefill(limit=20, positions=(0, 40)), "runs/prefill")
 """
+
+from typing import TYPE_CHECKING
+
+from midward._front import front_door
+from midward.probes.configs import Attacking, ProbeConfig
+
+if TYPE_CHECKING:
+    from midward.probes.probe import Probe, ProbeError, Ready, against, groups, ready, run, shares
+    from midward.probes.registry import PROBES, every, find
+
+__all__ = [
+    "PROBES",
+    "Attacking",
+    "Probe",
+    "ProbeConfig",
+    "ProbeError",
+    "Ready",
+    "against",
+    "every",
+    "find",
+    "groups",
+    "ready",
+    "run",
+    "shares",
+]
+
+__getattr__ = front_door(__name__, "probe", "registry")
