@@ -45,11 +45,11 @@ def gcg(folder: Path, run: Record, summary: Record) -> list[Block]:
     """Suffixes of the prompt, optimised.
 
     summary: as of `prefill`, a cell a position (None: the start suffix); between, differences of positions; curves,
-    each with model, position and loss, a record of a mean for every iteration from 0.
+    each with position and loss, a record of a mean for every iteration from 0.
     """
     lines = [
         Series(
-            f"{curve['model']}, token {curve['position']}",
+            f"token {curve['position']}",
             [Point(step, *ends(record)) for step, record in enumerate(curve["loss"])],
             marks=False,
         )
