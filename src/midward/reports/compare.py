@@ -41,8 +41,8 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
         raise InputError(f"it takes two runs to compare; received {', '.join(map(str, folders))}.")
     verbs = {run.verb for run in runs.values()}
     if len(verbs) > 1:
-        told = "; ".join(f"{folder}: midward {run.verb}" for folder, run in runs.items())
-        raise InputError(f"only runs of one verb can be compared; received {told}.")
+        verbs_of = "; ".join(f"{folder}: midward {run.verb}" for folder, run in runs.items())
+        raise InputError(f"only runs of one verb can be compared; received {verbs_of}.")
     (first, measures), *others = (_rows(folder, run) for folder, run in runs.items())
     labels = _labels(list(runs))
     pairs: list[tuple[dict[str, Any], Paired]] = []

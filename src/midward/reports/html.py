@@ -30,8 +30,10 @@ _JOINERS = "\u200c\u200d"  # words and emoji need them
 class Part:
     """A piece of a page's body.
 
-    styles, scripts: files of `templates/` that it needs; each stands once on a page, styles in the head, scripts behind
-    the body in the order of their first mention.
+    Attributes:
+        markup: it.
+        styles, scripts: files of `templates/` that it needs. Each stands once on a page, styles in the head, scripts
+            behind the body in the order of their first mention.
     """
 
     markup: Markup
@@ -47,7 +49,9 @@ def render(template: str, **values: Any) -> Markup:
 def data(identifier: str, value: Any) -> Markup:
     """A value as JSON in an element that scripts find by its id. No text in it can end the element.
 
-    Raises InputError for NaN and infinities, which JSON lacks; TypeError for what is no JSON.
+    Raises:
+        ValueError: it holds NaN or an infinity, which JSON lacks.
+        TypeError: it is no JSON.
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 and lone surrogates are escaped
     for character in "<>&":
@@ -92,7 +96,8 @@ def redacted(text: str) -> str:
 def asset(name: str) -> Markup:
     """A script or style of `templates/`, as it stands in a page.
 
-    Raises InputError for one whose element would end early, or whose hash a browser would take over another text.
+    Raises:
+        InputError: its element would end early, or a browser would take its hash over another text.
     """
     text = files("midward.reports").joinpath("templates", name).read_text(encoding="utf-8")
     for wrong in ("</script", "</style", "<!--", "\r", "\0"):

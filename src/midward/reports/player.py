@@ -30,11 +30,12 @@ class Player:
 
     Model output is drawn as plain text: neither rich markup nor control characters in it have any effect.
 
-    console: where to draw; None is the terminal. If it is no terminal, only the last state is printed.
-    predictions: show at masked positions what the step predicts (dim) instead of a dot; never with the dual cache,
-        which predicts a block alone.
-    needs_all_steps: False by default, so rows stop at their end token.
-    pace: seconds that a step stays on the screen at least, for models that are too fast to watch.
+    Args:
+        console: where to draw; None is the terminal. If it is no terminal, only the last state is printed.
+        predictions: show at masked positions what the step predicts (dim) instead of a dot; never with the dual cache,
+            which predicts a block alone.
+        needs_all_steps: False by default, so rows stop at their end token.
+        pace: seconds that a step stays on the screen at least, for models that are too fast to watch.
     """
 
     def __init__(

@@ -107,7 +107,8 @@ def _narrowed(widths: dict[int, int], least: Sequence[int], room: int) -> dict[i
 def _widths(lines: Sequence[Sequence[str]], piece: str) -> list[int]:
     """The longest piece of each column, by a pattern of what isn't broken."""
     return [
-        max(cell_len(found) for cell in column for found in ["", *re.findall(piece, cell)]) for column in zip(*lines)
+        max(cell_len(text_piece) for cell in column for text_piece in ["", *re.findall(piece, cell)])
+        for column in zip(*lines)
     ]
 
 
@@ -199,13 +200,13 @@ def _spread(table: Table) -> tuple[list[str], list[list[Any]]]:
 
 
 def _points(figure: Figure) -> Iterable[list[Any]]:
-    for one in figure.charts:
-        for series in one.series:
+    for panel in figure.charts:
+        for series in panel.series:
             for point in series.points:
-                x = one.groups[int(point.x)] if one.groups else point.x
-                yield [one.title, series.label, x, point.y, point.low, point.high]
-        for y, row in enumerate(one.grid):
-            yield from ([one.title, "share", x, y, share, None] for x, share in enumerate(row, 1))
+                x = panel.groups[int(point.x)] if panel.groups else point.x
+                yield [panel.title, series.label, x, point.y, point.low, point.high]
+        for y, row in enumerate(panel.grid):
+            yield from ([panel.title, "share", x, y, share, None] for x, share in enumerate(row, 1))
 
 
 def _inline(words: str) -> str:

@@ -105,7 +105,7 @@ class Generation:
         )
 
     def record(self) -> dict[str, Any]:
-        """As JSON: the first frame whole, of the others what differs from the one before, as [position, token, ...]."""
+        """As JSON: of each frame what differs from the one before it, as [position, token, ...]; at first all masks."""
         changes = []
         before: Sequence[int] = (MASK,) * self.length
         for frame in self.frames:

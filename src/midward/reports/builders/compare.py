@@ -28,16 +28,16 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
 
 def _sentence(shown: Table, records: Sequence[Record]) -> Statement:
     """What is measurable, and whether it is good news."""
-    told = []
+    measurable = []
     for row, record in zip(shown.rows, records, strict=True):
         number = reading(record)
         if isinstance(number, Paired) and apart(number):
-            told.append((abs(number.value or 0), (number.value or 0) * record["better"], row, number))
-    if not told:
+            measurable.append((abs(number.value or 0), (number.value or 0) * record["better"], row, number))
+    if not measurable:
         return Statement(f"{shown.title}: none of {some(len(records), 'difference')} is measurable.", "unclear")
-    news = [good for _, good, *_ in told if good]
+    news = [good for _, good, *_ in measurable if good]
     tone: Tone = "note" if not news else "held" if min(news) > 0 else "exposed"
-    *_, row, largest = max(told, key=lambda one: one[0])
+    *_, row, largest = max(measurable, key=lambda change: change[0])
     where = ", ".join(text(cell) for cell in row[: shown.named_by] if cell is not None)
-    measurable = f"{len(told)} of {some(len(records), 'difference')} measurable"
-    return Statement(f"{shown.title}: {measurable}, the largest on {where}: {text(largest)}.", tone)
+    count = f"{len(measurable)} of {some(len(records), 'difference')} measurable"
+    return Statement(f"{shown.title}: {count}, the largest on {where}: {text(largest)}.", tone)

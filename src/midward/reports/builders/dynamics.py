@@ -66,7 +66,7 @@ def _bars(name: str, title: str, cells: Record, measures: Sequence[tuple[str, st
 
 def _recovery(cells: Record) -> Table:
     records = [
-        {"sampler": name, "set": where, **found} for name, sets in cells.items() for where, found in sets.items()
+        {"sampler": name, "set": where, **rates} for name, sets in cells.items() for where, rates in sets.items()
     ]
     note = "HRR and FRR: of the generations that did harm in some text before the last."
     return table("recovery", "Recovery by sampler", records, note=note, folded=True)
@@ -90,13 +90,13 @@ def _areas(areas: Sequence[Record]) -> Iterator[Block]:
 def _maps(maps: Sequence[Record]) -> Iterator[Figure]:
     """Linear discriminant maps. A map: sampler, layer, kinds [N], points [N, 2]."""
     charts = []
-    for found in maps:
-        if found.get("points"):
+    for each in maps:
+        if each.get("points"):
             by_kind: dict[str, list[Point]] = {}
-            for kind, (x, y, *_) in zip(found["kinds"], found["points"], strict=True):
+            for kind, (x, y, *_) in zip(each["kinds"], each["points"], strict=True):
                 by_kind.setdefault(kind, []).append(Point(x, y))
             series = [Series(kind, points_, kind="points") for kind, points_ in by_kind.items()]
-            title = f"{found['sampler']}, {found['layer']} layer"
+            title = f"{each['sampler']}, {each['layer']} layer"
             charts.append(Chart("first discriminant", "second", series, title=title if len(maps) > 1 else ""))
     if charts:
         note = "A linear map of the signals, fitted to part the kinds; near points have similar signals."
@@ -112,13 +112,13 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
         if isinstance(pair, Paired):
             by_sampler.setdefault(gain["sampler"], {})[gain["set"], gain["measure"]] = pair
     for name, pairs in by_sampler.items():
-        told = [
+        changes = [
             f"{name_of(measure)} of {where} {pairs[where, measure].text()}"
             for where in dict.fromkeys(where for where, _ in pairs)
             for measure in ("success", "refused", "correct")
             if (where, measure) in pairs and (where == top or measure == "correct")
         ]
-        yield Statement(f"{name} against left to right, one token a step (ar): {'; '.join(told)}.")
+        yield Statement(f"{name} against left to right, one token a step (ar): {'; '.join(changes)}.")
     here = cells[first][top]
     if "hrr" in here:
         yield Statement(
@@ -132,14 +132,12 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
                 f"{text(cells[name][top][f'irr-{at}{beside}'])} below {at}" for at in ("0.5", "0.25", "0.1")
             )
             yield Statement(f"Inner recovery of {name}{beside}: {ends}.")
-    for found in summary.get("maps") or []:
-        begun = ", ".join(f"{kind} {value:.2f}" for kind, value in (found.get("begun") or {}).items())
-        sentence = f"{found['sampler']}, {found['layer']} layer: mean signal at the first step {begun}"
-        if found.get("accuracy"):
-            sentence += (
-                f"; a linear map tells the kinds apart in {text(found['accuracy'])}, cross-validated, where the "
-            )
-            sentence += f"commonest alone would give {100 * found['majority']:.1f} %"
+    for each in summary.get("maps") or []:
+        begun = ", ".join(f"{kind} {value:.2f}" for kind, value in (each.get("begun") or {}).items())
+        sentence = f"{each['sampler']}, {each['layer']} layer: mean signal at the first step {begun}"
+        if each.get("accuracy"):
+            sentence += f"; a linear map tells the kinds apart in {text(each['accuracy'])}, cross-validated, where the "
+            sentence += f"commonest alone would give {100 * each['majority']:.1f} %"
         yield Statement(f"{sentence}.")
 
 

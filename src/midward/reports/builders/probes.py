@@ -94,16 +94,16 @@ def _blocks(
     name: str, title: str, summary: Record, charts: Sequence[Chart], note: str, of_cells: str = ""
 ) -> list[Block]:
     """A probe's figure, its cells, comparisons with other runs, and what was found."""
-    found = [str(line) for line in summary.get("findings") or [summary.get("finding")] if line]
+    findings = [str(line) for line in summary.get("findings") or [summary.get("finding")] if line]
     made: list[Block] = []
     if charts:
-        made.append(Figure(name, title, charts, note, found[0] if found else ""))
+        made.append(Figure(name, title, charts, note, findings[0] if findings else ""))
     of_cells = of_cells or ("" if charts else note)
     made.append(table(f"{name}-cells", f"{title}, cell by cell", summary["cells"], note=of_cells))
     for place, (other, records) in enumerate((summary.get("compared") or {}).items()):
         if records:
             made.append(table(f"compared-{place}", f"This run minus {Path(other).name}, by goal", records))
-    return [*made, *map(Statement, found)]
+    return [*made, *map(Statement, findings)]
 
 
 def _by_position(cells: Sequence[Record], xlabel: str, level: str, **more: Any) -> list[Chart]:
