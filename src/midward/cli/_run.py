@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +26,9 @@ def run_folder(folder: Path) -> RunFolder:
     from midward.runs.run import RunFolder
 
     verb, given = running.get()
-    deciding = {option: value for option, value in given.values() if not option.flag.free}
-    return RunFolder(
-        folder,
-        verb,
-        {option.spellings[0]: _as_json(value, option.flag.grows) for option, value in deciding.items()},
-        grows=[option.spellings[0] for option in deciding if option.flag.grows],
-    )
+    deciding = [(each.spellings[0], each.flag.grows, value) for each, value in given.values() if not each.flag.free]
+    settings = {flag: _as_json(value, grows) for flag, grows, value in deciding}
+    return RunFolder(folder, verb, settings, grows=[flag for flag, grows, _ in deciding if grows])
 
 
 def _as_json(value: Any, by_comma: bool) -> Any:
@@ -63,7 +60,15 @@ class Result:
 
     def json(self) -> str:
         """The data on lines; numbers that aren't finite are null."""
-        return json.dumps(self.data, indent=1, ensure_ascii=False, default=str)
+        return json.dumps(_finite(self.data), indent=1, ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def listing(columns: Sequence[str], rows: Sequence[Sequence[Any]], text: str = "") -> Result:

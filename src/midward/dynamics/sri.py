@@ -27,7 +27,8 @@ from scipy.special import expit
 
 from midward.errors import InputError
 
-TAU = 0.1  # the temperature of the signal
+#: The temperature of the signal
+TAU = 0.1
 EPS = 1e-8  # in its logarithms
 COMPLIANT = 0.5  # a state with sigma above it is compliant
 THRESHOLDS = (0.5, 0.25, 0.1)  # sigma below one is a refusal; the paper has three and names none of them

@@ -97,11 +97,13 @@ class Mahalanobis:
         return cls(np.linalg.inv(np.linalg.cholesky(covariance)), values.mean(0))
 
     def error_at(self, begun: np.ndarray) -> np.ndarray:
+        """The mean squared Mahalanobis distance of the first steps [N, t], in logits [N]."""
         known = begun.shape[1]
         apart = (_logits(begun) - self.mean[:known]) @ self.whiten[:known, :known].T
         return np.einsum("nt,nt->n", apart, apart) / known
 
     def tensors(self) -> dict[str, np.ndarray]:
+        """All that was fitted, for a guard's file."""
         return {"whiten": self.whiten, "mean": self.mean}
 
     @classmethod
