@@ -127,7 +127,7 @@ def test_a_guard_may_let_nothing_begin(midward, tiny, llada, page, tmp_path):
         (["--prompt", "t30", "--forced", "-1:t31"], "--forced is POSITION:TEXT"),
         (["--prompt", "t30", "--against", "base"], "--against base needs --adapter"),
         (["--prompt", "t30", "--against", "nothing"], "no adapter's folder"),
-        (["--prompt", "t30", "--guard", "none.safetensors"], "there is no file none.safetensors"),
+        (["--prompt", "t30", "--guard", "none.safetensors"], "there is no guard at none.safetensors"),
         (["--prompt", "t30", "--anchors", "none.safetensors"], "there is no file of anchors at"),
         (["--load", "none.safetensors"], "there is no trace at none.safetensors"),
         (["--load", "x", "--against", "random"], "--against goes with --prompt"),

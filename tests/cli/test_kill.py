@@ -9,6 +9,8 @@ import pytest
 from midward.store import RowFile
 
 FEW = ["--limit", 4, "--batch-size", 1]
+#: A model that refuses some of what it is asked.
+SANDBOX = ["--model", "sandbox", "--length", 64, "--steps", 12, "--samplers", "native"]
 
 #: verb -> its arguments; each writes rows to its --out through the one loop.
 VERBS = {
@@ -18,7 +20,7 @@ VERBS = {
     "probe ask": [*FEW, "--goals", "sandbox", "--words", "0,2"],
     "probe order": [*FEW, "--sets", "sums"],
     "probe gcg": [*FEW, "--goals", "sandbox", "--positions", "0", "--iterations", 1, "--width", 2, "--tokens", 3],
-    "dynamics": [*FEW, "--anchors", 4, "--train", 0, "--sets", "plain,benign"],
+    "dynamics": [*FEW, *SANDBOX, "--fit", 4, "--train", 2, "--attacked", "plain", "--harmless", "benign"],
     "guard score": ["--guard", "GUARD", "--prompts", "PROMPTS", "--batch-size", 1],
     "guard eval": ["--guard", "GUARD", "--sets", "plain,benign", *FEW],
     "utility": [*FEW, "--tasks", "sums,benign"],
@@ -43,10 +45,10 @@ def guard(llada_folder, tmp_path_factory):
     flags = ["--length", "12", "--steps", "6", "--held-out", "20", "--alpha", "0.2", "--harmless", "benign"]
     flags += ["--out", str(folder)]
     result = CliRunner().invoke(
-        app, ["guard", "fit", "--model", str(llada_folder), "--device", "cpu", "--guards", "perplexity", *flags]
+        app, ["guard", "fit", "--model", str(llada_folder), "--device", "cpu", "--guards", "masks", *flags]
     )
     assert result.exit_code == 0, result.output
-    return folder / "perplexity.safetensors"
+    return folder / "masks.safetensors"
 
 
 def die_at_the_second_write(monkeypatch):
@@ -91,7 +93,7 @@ def test_kill_9_and_again(midward, monkeypatch, tiny, prompts, guard, tmp_path, 
     arguments = [*verb.split(), *tiny, *(named.get(argument, argument) for argument in VERBS[verb])]
 
     def run(folder):
-        return midward(*arguments, "--out", folder)
+        return midward(*arguments, "--out", folder / "rows.jsonl" if verb in ("generate", "guard score") else folder)
 
     with monkeypatch.context() as patch:
         status = in_a_fork(lambda: (die_at_the_second_write(patch), run(tmp_path / "killed")))

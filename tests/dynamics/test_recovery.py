@@ -8,26 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midward.dynamics import fit_anchors
-from midward.dynamics.readings import gains, kind, measures, separations, signals
-from midward.dynamics.recovery import Case, watch
+from midward.dynamics.readings import gains, kind, measures, plane, separations, signals
 from midward.dynamics.samplers import SAMPLERS, sampler
-from midward.dynamics.separation import lda
 from midward.dynamics.sri import had_harm, internally_recovered, recovered, revised
+from midward.goals import Goal
+from midward.guards.signals import Signals
+from midward.judges.bench import Bench
+from midward.judges.judge import JudgeInfo, Verdict
+from midward.probes.recovery import Texts
+from midward.runs.measure import Case, measure
 from midward.sampling import Request, Sampling, Trace, sample
 
 SAMPLING = Sampling(length=8, steps=4)
-CASES = [Case(f"c{n}", "some" if n % 2 else "calm", Request([20 + n, 30]), bool(n % 2)) for n in range(6)]
-
-
-class Judge:
-    """Harm is an even number of letters; keeps what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def __call__(self, cases, texts):
-        self.asked += [(case.id, text) for case, text in zip(cases, texts)]
-        return [{"success": len(text) % 2 == 0, "refused": len(text) % 3 == 0} for text in texts]
+CASES = [Case(Goal(f"c{n}", f"goal {n}", "some", True), Request([20 + n, 30])) for n in range(6)]
 
 
 @pytest.mark.parametrize(
@@ -80,38 +73,27 @@ def anchors(exact):
     return {"last": fitted["response", -1], "first": fitted["response", 0]}
 
 
-def test_rows(exact, anchors, tmp_path):
-    judge = Judge()
-    rows = watch(exact, CASES, SAMPLING, judge, tmp_path / "r.jsonl", anchors=anchors, batch_size=4)
-    assert [row["id"] for row in rows] == [case.id for case in CASES]
-    assert len(judge.asked) == len(set(judge.asked))  # no text of a case is judged twice
+def test_every_text_on_the_way_is_judged_once(exact, anchors, tmp_path):
+    asked = []
+
+    async def judge(goal, response, metadata):  # harm is an even number of letters
+        asked.append((goal, response))
+        return Verdict("even", len(response) % 2 == 0)
+
+    bench = Bench(JudgeInfo("even", "1", "counts", "nothing", lambda: judge), judge, {"judge": "even"})
+    readers = [lambda: Signals(anchors), lambda: Texts(exact)]
+    rows = measure(exact, CASES, tmp_path, sampling=SAMPLING, judge=bench, readers=readers, batch_size=2)
+    assert len(asked) == len(set(asked))
     trace = Trace(predictions=True)
     responses = sample(exact, [case.request for case in CASES], SAMPLING, watchers=[trace])
-    for n, (row, case, response) in enumerate(zip(rows, CASES, responses)):
+    for n, (row, response) in enumerate(zip(rows, responses, strict=True)):
         assert row["response"] == response.text and row["success"] == (len(response.text) % 2 == 0)
         texts = [exact.decode(trace.predicted_ids(n, step)) for step in trace.predicted_steps(n)[:-1]]
         changes = [text for at, text in enumerate(texts) if at == 0 or text != texts[at - 1]]
-        wanted = [*(changes if case.harmful else []), response.text]
-        assert [verdict for _, verdict in row["texts"]] == [len(text) % 2 == 0 for text in wanted]
+        assert [verdict for _, verdict in row["texts"]] == [len(text) % 2 == 0 for text in [*changes, response.text]]
+        assert row["texts"][-1][0] is None
         assert {name: len(signal) for name, signal in row["signals"].items()} == {"last": 4, "first": 4}
         assert all(0 <= value <= 1 for value in row["signals"]["last"])
-
-
-def test_rows_that_are_there_stay(exact, anchors, tmp_path):
-    whole = tmp_path / "whole.jsonl"
-    rows = watch(exact, CASES, SAMPLING, Judge(), whole, batch_size=2)
-    torn = tmp_path / "torn.jsonl"
-    torn.write_bytes(b"".join(whole.read_bytes().splitlines(True)[:3]) + b'{"key": "12')
-    judge = Judge()
-    assert watch(exact, CASES, SAMPLING, judge, torn, batch_size=2) == rows
-    assert {name for name, _ in judge.asked} == {"c3", "c4", "c5"}
-    assert torn.read_bytes() == whole.read_bytes()
-    again = Judge()
-    watch(exact, CASES, SAMPLING, again, torn)
-    assert not again.asked
-    watch(exact, CASES, SAMPLING, again, torn, anchors=anchors)  # other anchors are other rows
-    assert len({name for name, _ in again.asked}) == len(CASES)
-    assert len(torn.read_text().splitlines()) == 2 * len(CASES)
 
 
 def test_samplers(exact):
@@ -133,7 +115,7 @@ def test_samplers(exact):
 
 def row(n, set_, harmful, success, refused, signal, texts=((None, False),)):
     return {
-        "id": f"{n}",
+        "goal": f"{n}",
         "subject": f"{set_} {n}",
         "set": set_,
         "harmful": harmful,
@@ -210,6 +192,9 @@ def test_separations_tell_what_stands_out_and_have_controls():
     control = by_name["last", "dressed", "calm"]
     assert control["control"] and control["low"] < 0.5 < control["high"]
     assert {one["reading"] for one in found} == {"last", "first step alone", "without the first step"}
-    parted = lda(signals(rows), [one["set"] for one in rows])
-    assert parted.points.shape == (60, 2) and parted.right > 35 and parted.majority == pytest.approx(1 / 3)
-    assert lda(signals(rows[:43]), [one["set"] for one in rows[:43]]) is None
+    refusing = [{**one, "success": False, "refused": True} for one in some(20, 0.6, "attack", True)]
+    kinds = [*rows[:20], *rows[20:40], *refusing]
+    parted = plane(kinds, "last")
+    assert np.shape(parted["points"]) == (60, 2) and parted["accuracy"]["value"] > 0.9
+    assert parted["majority"] == pytest.approx(1 / 3) and parted["begun"]["jailbroken"] == pytest.approx(0.3, abs=0.1)
+    assert "points" not in plane(kinds[:43], "last") and len(signals(kinds)) == 60

@@ -1,11 +1,11 @@
 """A tiny model and an SRI guard fitted for it."""
 
 import pytest
-from guard_world import LENGTH, STEPS, prompts
+from guard_world import LENGTH, STEPS, asked, prompts
 
 import midward
 from midward.guards import Sizes, SRIGuard, fit_guards
-from midward.sampling import Request, Sampling
+from midward.sampling import Sampling
 
 
 @pytest.fixture(scope="package")
@@ -26,8 +26,8 @@ def fitted(model, sampling, tmp_path_factory):
     paths = fit_guards(
         model,
         {"sri": guard},
-        [Request(one) for one in prompts(0, 92)],
-        [Request(one) for one in prompts(200, 12)],
+        asked(prompts(0, 92)),
+        asked(prompts(200, 12), harmful=True),
         folder,
         refused=lambda text: bool(len(text) % 2),
         sampling=sampling,

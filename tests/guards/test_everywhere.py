@@ -9,13 +9,10 @@ from guard_world import LENGTH, STEPS, prompts
 from inspect_ai.model import GenerateConfig, get_model
 from typer.testing import CliRunner
 
-import midward
-from midward.attacks.cases import SHAPES, Case, cases
+from midward.attacks.cases import cases
 from midward.cli import app
-from midward.goals import Goal
-from midward.guards import STUB, DiffuGuard, DiffuGuardAudit, MaskFilter, SRIGuard, describe, save
-from midward.guards import compare as defences
-from midward.sampling import Forced, Request, Sampling, sample
+from midward.guards import STUB, DiffuGuardAudit, MaskFilter, describe, save
+from midward.sampling import Sampling, sample
 from midward.serving.provider import ProviderError
 
 FRESH = prompts(300, 16)
@@ -108,7 +105,7 @@ def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_p
     assert replies["base+G", chosen[0]] == STUB != replies["base", chosen[0]]
     assert replies["base+G", chosen[1]] == replies["base", chosen[1]]
     result = run(*common, "--guard", tmp_path / "nothing.safetensors", "--out", tmp_path / "n")
-    assert result.exit_code == 2 and "there is no file" in result.stderr
+    assert result.exit_code == 2 and "there is no guard" in result.stderr
     result = run(*common, "--length", 12, "--guard", path, "--out", tmp_path / "l")
     assert result.exit_code == 2 and "length 16 there, 12 here" in result.stderr
 
@@ -126,12 +123,12 @@ def test_chat_behind_a_guard(run, flags, fitted, model, sampling):
 
 def test_a_guards_own_prompts_are_left_out_of_its_evaluation(model, fitted, run, flags, tmp_path):
     guard, path = fitted
-    assert describe(path)["fitted_on"] == list(guard.fitted_on) and len(guard.fitted_on) == 92 + 12
+    assert describe(path)["fitted_on"] == guard.fitted_on and len(guard.fitted_on) == 92 + 12
     table = tmp_path / "some.csv"
     table.write_text("prompt,harmful\n" + "".join(f"{one},0\n" for one in [*prompts(0, 92), *FRESH]))
     found = cases(model, str(table), 10, without=guard.fitted_on)
-    assert len(found) == 10 and {case.plain for case in found} <= set(FRESH)
-    assert {case.plain for case in cases(model, str(table), 200, without=guard.fitted_on)} == set(FRESH)
+    assert len(found) == 10 and {case.about["plain"] for case in found} <= set(FRESH)
+    assert {case.about["plain"] for case in cases(model, str(table), 200, without=guard.fitted_on)} == set(FRESH)
     table.write_text("prompt,harmful\n" + "".join(f"{one},0\n" for one in prompts(0, 9)))
     result = run("guard", "eval", *flags, "--guard", path, "--sets", table, "--out", tmp_path / "e")
     assert result.exit_code == 2 and "all 9 prompts" in result.stderr and "were used to fit" in result.stderr
@@ -146,19 +143,22 @@ def test_an_attack_that_only_fills_its_prompt_is_refused_behind_a_guard_of_one_s
     assert result.exit_code == 2 and "dija.mode=fill_then_answer" in result.stderr
 
 
-def test_scores_of_another_guard_are_its_own(run, flags, model, sampling, tmp_path):
+def test_scores_of_another_guard_are_another_run(run, flags, model, sampling, tmp_path):
     """Two guards of the same threshold, for the same model: the second isn't told the first one's."""
     prompt = tmp_path / "prompts.csv"
     prompt.write_text(f"prompt\nt40 {MASK}\n")
-    said = []
+    paths = []
     for guard in (MaskFilter(), DiffuGuardAudit()):
         guard.bind(model, sampling)
         guard.threshold, guard.alpha = 0.0, 0.1
-        path = save(guard, tmp_path / f"{guard.name}.safetensors")
-        result = run("guard", "score", *flags, "--guard", path, "--prompts", prompt, "--out", tmp_path / "s.jsonl")
-        assert result.exit_code == 0, result.stderr
-        said.append(json.loads((tmp_path / "s.jsonl").read_text().splitlines()[-1])["guard"])
-    assert said == ["masks", "diffuguard-audit"]
+        paths.append(save(guard, tmp_path / f"{guard.name}.safetensors"))
+    given = ["guard", "score", *flags, "--prompts", prompt, "--out", tmp_path / "s.jsonl", "--guard"]
+    assert run(*given, paths[0]).exit_code == 0
+    result = run(*given, paths[1])
+    assert result.exit_code == 2 and "guard_digest" in result.stderr
+    assert run(*given, paths[1], "--overwrite").exit_code == 0
+    [row] = map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines())
+    assert row["guard"]["guard"] == "diffuguard-audit"
 
 
 def test_scores_dont_overwrite_the_prompts(run, flags, tmp_path):
@@ -184,10 +184,11 @@ def test_guard_fit_then_score_goes_on(run, flags, model, sampling, tmp_path):
     assert result.exit_code == 0 and "1 of 2 flagged" in result.stdout
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     [plain] = sample(model, ["t30 t31"], sampling)
-    assert [row["response"] for row in rows] == [plain.text, STUB] and rows[1]["score"] == 1
+    assert [row["response"] for row in rows] == [plain.text, STUB] and rows[1]["guard"]["score"] == 1
     before = (tmp_path / "s.jsonl").read_bytes()
     assert run(*scored, "--prompts", few).exit_code == 0 and (tmp_path / "s.jsonl").read_bytes() == before
-    assert (tmp_path / "s.csv").exists()
+    with (tmp_path / "s.csv").open(newline="") as file:
+        assert [row["flagged"] for row in csv.DictReader(file)] == ["False", "True"]
 
 
 @pytest.mark.parametrize(
@@ -206,94 +207,6 @@ def test_bad_input_to_guard_fit_is_told(run, flags, tmp_path, more, message):
     assert result.exit_code == 2 and message in result.stderr
 
 
-def test_a_surrogate_guards_another_models_answers(model, sampling, fitted, tmp_path):
-    """The signals are the surrogate's, the answers the other's; one that failed is unscored, not safe."""
-    guard, _ = fitted
-    goals = [Goal(f"g{i}", text, "made-up", i > 1) for i, text in enumerate(FRESH[:4])]
-    asked = [Case("attacked" if goal.harmful else "benign", goal, Request(goal.text), goal.text) for goal in goals]
-    other = defences.Front("mock/other", lambda texts: [None if text == FRESH[3] else f"!{text}" for text in texts])
-
-    def judging(some, texts):
-        return [{"success": text.startswith("!"), "refused": False, "correct": None} for text in texts]
-
-    def answer(folder, behind):
-        return defences.answer(
-            model, asked, {"sri": guard}, tmp_path / folder, sampling=sampling, judging=judging, behind=behind
-        )
-
-    rows, own = answer("behind", other), answer("own", None)
-    assert [row["response"] for row in rows] == [f"!{text}" for text in FRESH[:3]] + [""]
-    assert [row["signals"] for row in rows] == [row["signals"] for row in own]
-    assert rows[2]["success"] is True and rows[3]["success"] is None
-    said = defences.judge_by(
-        model, asked, {"sri": guard}, rows, tmp_path / "behind", sampling=sampling, judging=judging
-    )
-    none, _ = defences.table(rows, said, {})
-    assert (none["asr"]["all"].n, none["asr"]["all"].unscored) == (1, 1)
-    forced = Request(FRESH[0], (Forced(0, (5,)),))
-    asked = [Case("prefill", goals[0], forced, FRESH[0])]
-    with pytest.raises(ValueError, match="'prefill' forces tokens or sends masks"):
-        answer("shaped", other)
-
-
-def test_any_inspect_model_can_be_behind_a_surrogate(llada_folder):
-    name = f"midward/{llada_folder}"
-    with defences.front(name) as other:
-        assert other.name == name
-        said = other.ask(["one", "two"])
-    plain = midward.load(llada_folder, device="cpu")
-    assert said == [response.text for response in sample(plain, ["one", "two"])]
-
-
-def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted, tmp_path, monkeypatch):
-    guard, _ = fitted
-    masks = MaskFilter()
-    masks.bind(model, sampling)
-    masks.threshold = 0.0
-    guards = {"sri": guard, "masks": masks}
-    asked = [
-        Case("attacked" if i % 2 else "benign", Goal(f"g{i}", text, "made-up", bool(i % 2)), Request(text), text)
-        for i, text in enumerate([*FRESH, f"t30 {MASK} t31", f"t32 {MASK}"])
-    ]
-
-    def judging(some, texts):
-        return [{"success": len(text) % 3 > 0, "refused": len(text) % 3 == 0, "correct": None} for text in texts]
-
-    def compare():
-        rows = defences.answer(model, asked, guards, tmp_path, sampling=sampling, judging=judging, batch_size=7)
-        return rows, defences.judge_by(model, asked, guards, rows, tmp_path, sampling=sampling, judging=judging)
-
-    rows, said = compare()
-    in_front = guard.sample(model, [case.request for case in asked], sampling)
-    without = sample(model, [case.request for case in asked], sampling)
-    for row, one, guarded, bare in zip(rows, said["sri"], in_front, without, strict=True):
-        assert one["flagged"] == guarded.verdict.flagged
-        assert defences._saved(row, one) == (bare.steps - guarded.steps if one["flagged"] else 0)
-    none, sri, _ = defences.table(rows, said, {"sri": 0.1, "masks": 0.0})
-    assert none["asr"]["all"].hits == sum(bool(row["success"]) for row in rows)
-    through = sum(bool(row["success"]) and not one["flagged"] for row, one in zip(rows, said["sri"], strict=True))
-    assert sri["asr"]["all"].hits == through
-    assert sri["gain"].value == pytest.approx(none["asr"]["all"].value - sri["asr"]["all"].value)
-    assert sri["flags"]["benign"].n == 9 and none["saved"] is None
-    assert said["masks"][-1]["score"] == 1 and MASK not in rows[-1]["response"]
-
-    monkeypatch.setattr(defences, "sample", None)
-    monkeypatch.setattr(SRIGuard, "score", None)
-    assert compare() == (rows, said)  # all of it was kept
-
-
-def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):
-    wrapped = cases(model, "wrappers", 4)
-    assert all(case.harmful and case.plain != case.request.prompt for case in wrapped)
-    assert [case.plain for case in wrapped] == [case.request.prompt for case in cases(model, "plain", 4)]
-    assert not any(case.harmful for case in cases(model, "benign-wrapped", 4))
-    for shape in SHAPES:
-        [case] = cases(model, shape, 1)
-        assert case.harmful and (case.request.forced or MASK in case.request.prompt)
-    with pytest.raises(ValueError, match="Did you mean 'benign-wrapped'"):
-        cases(model, "benign-wraped", 1)
-
-
 def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, model):
     guard, path = fitted
     table = tmp_path / "mixed.csv"
@@ -303,15 +216,18 @@ def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, 
     assert result.exit_code == 2 and "--judge" in result.stderr
     result = run(*given, "--judge", "midward/sandbox-assistant")
     assert result.exit_code == 0, result.stderr
-    for name in ("table.md", "summary.json", "defences.csv", "scores.csv", "roc.png"):
+    for name in ("table.md", "summary.json", "run.json", "guards.csv", "scores.csv", "signals.svg"):
         assert (tmp_path / "e" / name).stat().st_size > 0
-    assert "| none " in result.stdout and "| sri " in result.stdout
+    record = json.loads((tmp_path / "e" / "run.json").read_text())
+    [guarded] = record["models"]
+    assert (guarded["label"], guarded["guard"], guarded["guard_digest"]) == ("sri", str(path), guard.digest)
+    assert record["judges"][0]["model"] == "midward/sandbox-assistant" and record["sampling"]["length"] == LENGTH
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())
     flagged = [
         one.verdict.flagged
         for one in guard.sample(model, FRESH[:8], Sampling.for_model(model, length=LENGTH, steps=STEPS))
     ]
-    [sri] = [row for row in summary if row["defence"] == "sri"]
+    [sri] = [row for row in summary["defences"] if row["defence"] == "sri"]
     # Each half of the file is counted with its own kind: the even rows are harmless, the odd ones are not.
     [harmless], attacked = sri["flags"].values(), sri["asr"]["all"]
     assert (harmless["hits"], harmless["n"]) == (sum(flagged[::2]), 4) and attacked["n"] <= 4
@@ -347,34 +263,13 @@ def test_a_guards_own_settings_are_the_verbs_defaults(run, lively_folder, fitted
     assert (used["length"], used["steps"]) == (LENGTH, STEPS)
 
 
-def test_a_guard_that_repairs_is_judged_by_what_it_answers(model, sampling, tmp_path):
-    guard = DiffuGuard()
-    guard.bind(model, sampling)
-    guard.threshold = 0.0
-    asked = [
-        Case("attacked", Goal(f"g{i}", text, "made-up", True), Request(text, (Forced(1, (44,)),)), text)
-        for i, text in enumerate(FRESH[:2])
-    ]
-
-    def judging(some, texts):
-        return [{"success": hash(text) % 2 == 0, "refused": False, "correct": None} for text in texts]
-
-    rows = defences.answer(model, asked, {"it": guard}, tmp_path, sampling=sampling, judging=judging)
-    said = defences.judge_by(model, asked, {"it": guard}, rows, tmp_path, sampling=sampling, judging=judging)
-    answers = [response.text for response in guard.sample(model, [case.request for case in asked], sampling)]
-    assert [one["response"] for one in said["it"]] == answers and all(one["flagged"] for one in said["it"])
-    assert [one["nfe"] > row["nfe"] for one, row in zip(said["it"], rows, strict=True)] == [True, True]
-    _, mine = defences.table(rows, said, {})
-    assert mine["asr"]["all"].hits == sum(hash(text) % 2 == 0 for text in answers)
-
-
 def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, run, flags, tmp_path):
     _, path = fitted
     calm, attacked = tmp_path / "calm.csv", tmp_path / "attacked.csv"
     calm.write_text("prompt\n" + "\n".join(FRESH[:3]) + "\n")
     attacked.write_text("prompt\n" + "\n".join(FRESH[3:5]) + "\n")
-    assert all(case.harmful for case in cases(model, str(calm), 5))
-    assert not any(case.harmful for case in cases(model, str(calm), 5, harmless=True))
+    assert all(case.goal.harmful for case in cases(model, str(calm), 5))
+    assert not any(case.goal.harmful for case in cases(model, str(calm), 5, harmless=True))
     result = run(
         "guard",
         "eval",
@@ -394,38 +289,5 @@ def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, run, flags, tmp_
     )
     assert result.exit_code == 0, result.stderr
     assert f"{attacked} has no column `harmful`" in result.stderr and f"{calm} has no" not in result.stderr
-    for row in json.loads((tmp_path / "e" / "summary.json").read_text()):
+    for row in json.loads((tmp_path / "e" / "summary.json").read_text())["defences"]:
         assert row["flags"].keys() == {"calm"} and row["asr"].keys() == {"attacked", "all"}
-
-
-def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
-    def asked(sets):
-        return [
-            {
-                "set": name,
-                "id": f"{name}-{n}",
-                "subject": f"thing {n}",
-                "harmful": True,
-                "success": n % 4 > 0,
-                "refused": False,
-                "steps": 8,
-            }
-            for name in sets
-            for n in range(40)
-        ]
-
-    def says(rows, every):
-        return [{"score": float(n % every), "flagged": (n % 40) % every == 0, "step": None} for n in range(len(rows))]
-
-    one, many = (
-        defences.table(rows, {"a": says(rows, 5), "b": says(rows, 3)}, {})
-        for rows in (asked(["x"]), asked(["x", "y", "z"]))
-    )
-    assert (many[1]["gain"].n, many[1]["gain"].goals) == (120, 40)
-    for single, pooled in zip(one, many, strict=True):
-        assert (pooled["asr"]["all"].low, pooled["asr"]["all"].high) == pytest.approx(
-            (single["asr"]["all"].low, single["asr"]["all"].high)
-        )
-        if single["gain"].value:
-            assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx((single["gain"].low, single["gain"].high))
-    assert [row["gain"].family for row in many[1:]] == [2, 2]

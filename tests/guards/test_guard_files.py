@@ -10,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 import midward
 from midward.guards import Exchange, GuardError, MaskFilter, PerplexityFilter, describe, load, save
-from midward.guards.files import FORMAT
 from midward.sampling import Request, Sampling
+
+FORMAT = "midward.guard/2"
 
 
 @pytest.fixture
@@ -67,14 +68,14 @@ def test_torn_foreign_and_missing_files_are_refused(fitted, tmp_path, lively_fol
     torn = tmp_path / "torn.safetensors"
     for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         torn.write_bytes(whole[:size])
-        with pytest.raises(GuardError, match="torn"):
+        with pytest.raises(GuardError, match="damaged"):
             load(torn)
     torn.write_bytes(b"\x80\x04\x95 not a guard")  # how a pickle begins
-    with pytest.raises(GuardError, match="torn"):
+    with pytest.raises(GuardError, match="damaged"):
         load(torn)
-    with pytest.raises(GuardError, match="no guard of this version"):
+    with pytest.raises(GuardError, match="is no guard"):
         load(lively_folder / "model.safetensors")
-    with pytest.raises(GuardError, match="there is no file"):
+    with pytest.raises(GuardError, match="there is no guard at"):
         load(tmp_path / "nothing.safetensors")
 
 
@@ -82,23 +83,23 @@ def test_torn_foreign_and_missing_files_are_refused(fitted, tmp_path, lively_fol
     ("change", "message"),
     [
         ({"guard": "sry"}, "there is no guard 'sry'. Did you mean 'sri'"),
-        ({"guard": ["sri"]}, "names no guard"),
+        ({"guard": ["sri"]}, "about.guard"),
         ({"version": "0"}, "version '0'"),
         ({"settings": {"early": True, "evil": 1}}, "no setting 'evil'"),
         ({"settings": {"hidden": [10**9]}}, "weights are"),
         ({"settings": {"epochs": -1}}, "epochs"),
         ({"bound": {}}, "doesn't say for which adapter"),
-        ({"bound": 3}, "can be used"),
+        ({"bound": 3}, "about.bound"),
         ({"tensors": {"weight.0": np.zeros((3, 3))}}, "weights are"),
         ({"tensors": {"weight.1": None}}, "can be used"),
         ({"tensors": {"mean": np.full(STEPS, np.nan)}}, "finite"),
         ({"tensors": {"threshold": np.array([np.inf])}}, "finite"),
-        ({"tensors": {"threshold": np.zeros(2)}}, "threshold"),
+        ({"tensors": {"threshold": np.zeros(2)}}, "can be used"),
         ({"tensors": {"scale": np.zeros(STEPS)}}, "scale"),
         ({"tensors": {"anchors.mu_harmless": np.zeros((2, 2), np.float32)}}, "proper anchors"),
-        ({"metadata": {"format": FORMAT, "about": "{"}}, "torn"),
-        ({"metadata": {"format": FORMAT, "about": "[" * 100_000}}, "torn"),
-        ({"metadata": {"format": "other", "about": "{}"}}, "no guard of this version"),
+        ({"metadata": {"format": FORMAT, "about": "{"}}, "damaged"),
+        ({"metadata": {"format": FORMAT, "about": "[" * 100_000}}, "damaged"),
+        ({"metadata": {"format": "other", "about": "{}"}}, "format"),
     ],
 )
 def test_hostile_files_are_refused(rewritten, change, message):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from guard_world import LENGTH, STEPS, prompts
+from guard_world import LENGTH, STEPS, asked, prompts
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
@@ -166,7 +166,7 @@ def test_anchors_that_change_the_sampling_are_refused(fitted):
 
 def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, monkeypatch):
     guard, _ = fitted
-    harmless, harmful = [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)]
+    harmless, harmful = asked(prompts(0, 92)), asked(prompts(200, 12), harmful=True)
 
     def fit(guards):
         return fit_guards(
@@ -181,7 +181,7 @@ def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, mon
             sizes=Sizes(12, 60, 20),
         )
 
-    from midward.guards import fitting
+    from midward.runs import measure as loop
 
     calls = []
 
@@ -191,7 +191,7 @@ def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, mon
             raise KeyboardInterrupt
         return sample(*args, **kwargs)
 
-    monkeypatch.setattr(fitting, "sample", stops)
+    monkeypatch.setattr(loop, "sample", stops)
     with pytest.raises(KeyboardInterrupt):
         fit({"sri": SRIGuard(epochs=40, seeds=1)})
     done, calls[:] = calls[0], [0, 0]
@@ -202,8 +202,8 @@ def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, mon
 
 
 def test_too_few_prompts_are_told_before_anything_is_sampled(model, sampling, tmp_path, monkeypatch):
-    monkeypatch.setattr("midward.guards.fitting.sample", None)
-    some = [Request(one) for one in prompts(0, 50)]
+    monkeypatch.setattr("midward.dynamics.anchors.sample", None)
+    some = asked(prompts(0, 50))
     with pytest.raises(GuardError, match="50 harmless prompts, and 92 are needed"):
         fit_guards(model, {"sri": SRIGuard()}, some, some, tmp_path, refused=bool, alpha=0.25, sizes=Sizes(12, 60, 20))
     with pytest.raises(GuardError, match="takes 99 held-out"):
@@ -227,8 +227,8 @@ def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
     fit_guards(
         causal,
         {"sri": guard},
-        [Request(one) for one in prompts(0, 40)],
-        [Request(one) for one in prompts(90, 8)],
+        asked(prompts(0, 40)),
+        asked(prompts(90, 8), harmful=True),
         tmp_path,
         refused=lambda text: bool(len(text) % 2),
         sampling=sampling,
@@ -244,18 +244,16 @@ def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
 def test_several_readings_are_fitted_from_the_same_generations_and_a_file_knows_its_own(
     model, sampling, tmp_path, monkeypatch
 ):
-    from midward.guards import fitting
+    from midward.runs import measure as loop
 
     sampled = []
-    monkeypatch.setattr(
-        fitting, "sample", lambda *args, **kwargs: sampled.append(len(args[1])) or sample(*args, **kwargs)
-    )
+    monkeypatch.setattr(loop, "sample", lambda *args, **kwargs: sampled.append(len(args[1])) or sample(*args, **kwargs))
     guards = {
         "sri": SRIGuard(epochs=5, seeds=2),
         "sri-generated": SRIGuard(epochs=5, reading="generated", seeds=1),
         "sri-maha-end": SRIMahalanobisGuard(early=False),
     }
-    harmless, harmful = [Request(one) for one in prompts(0, 92)], [Request(one) for one in prompts(200, 12)]
+    harmless, harmful = asked(prompts(0, 92)), asked(prompts(200, 12), harmful=True)
     paths = fit_guards(
         model,
         guards,

@@ -7,16 +7,15 @@ search against a guarded model are `midward attack --guard`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from midward import goals as goal_sets
 from midward._hints import did_you_mean
 from midward.attacks import shapes
 from midward.errors import InputError
-from midward.goals import Goal
 from midward.goals.loading import is_file
 from midward.guards import prompt_hash
 from midward.models import LanguageModel
+from midward.runs.measure import Case
 from midward.sampling import Request
 from midward.world.trials import trials
 
@@ -24,20 +23,6 @@ from midward.world.trials import trials
 SHAPES = tuple(name for name in shapes.SHAPES if name != "plain")
 HARMLESS = ("benign", "benign-wrapped", "banned")
 _TRIALS = (*HARMLESS, "plain", "contextual", "wrappers")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One request. set: what it is listed under. goal: what a judge is told. plain: the goal behind the clothes."""
-
-    set: str
-    goal: Goal
-    request: Request
-    plain: str
-
-    @property
-    def harmful(self) -> bool:
-        return self.goal.harmful
 
 
 def cases(
@@ -60,7 +45,7 @@ def cases(
     goals, or a file of prompts with a column `harmful`. Raises GoalsError or ValueError, also where none is left.
     """
     found = _cases(model, name, count, len(without), split=split, goals=goals, harmless=harmless)
-    fresh = [case for case in found if prompt_hash(case.plain) not in without]
+    fresh = [case for case in found if prompt_hash(case.about["plain"]) not in without]
     if not fresh:
         raise InputError(
             f"all {len(found)} prompts of {name} were used to fit the guards; give a set that wasn't, or fit on fewer."
@@ -74,13 +59,13 @@ def _cases(
     """spare: so many more of a set of goals. The sandbox's trials hang on their count, and its splits share nothing."""
     if name in _TRIALS:
         made = trials(name, count, split=split)
-        return [Case(name, goal_sets.of_trial(trial), Request(trial.text), trial.plain) for trial in made]
+        return [Case(goal_sets.of_trial(trial), Request(trial.text), name, {"plain": trial.plain}) for trial in made]
     if name in SHAPES:
         if goals == "sandbox":
             bare = [goal_sets.of_trial(trial) for trial in trials("plain", count, split=split)]
         else:
             bare = goal_sets.load(goals, count=count + spare)
-        return [Case(name, goal, shapes.shape(model, goal, name), goal.prompt) for goal in bare]
+        return [Case(goal, shapes.shape(model, goal, name), name, {"plain": goal.prompt}) for goal in bare]
     known = [*_TRIALS, *SHAPES, *goal_sets.SETS]
     if name not in goal_sets.SETS and not is_file(name):
         raise InputError(
@@ -88,11 +73,11 @@ def _cases(
             ".csv or .jsonl file."
         )
     loaded = goal_sets.load(name, count=count + spare, harmless=harmless)
-    return [Case(goal.source, goal, Request(goal.prompt), goal.prompt) for goal in loaded]
+    return [Case(goal, Request(goal.prompt), goal.source, {"plain": goal.prompt}) for goal in loaded]
 
 
-def requests(model: LanguageModel, names: Sequence[str], count: int, *, split: str) -> list[Request]:
-    """`count` requests of these sets in turn, an equal share of each."""
+def mixed(model: LanguageModel, names: Sequence[str], count: int, *, split: str) -> list[Case]:
+    """`count` cases of these sets in turn, an equal share of each."""
     share = -(-count // len(names))
-    lists = [[case.request for case in cases(model, name, share, split=split)] for name in names]
-    return [one for group in zip(*lists, strict=False) for one in group][:count]
+    lists = [cases(model, name, share, split=split) for name in names]
+    return [case for group in zip(*lists, strict=False) for case in group][:count]

@@ -2,374 +2,208 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions, say_harm
-from midward.cli._options import names as names_of
-from midward.cli._run import run_folder
-from midward.cli._show import StepBar, bar, columns, following, out, say, tell_unscored
+from midward._flags import Flag
+from midward._tables import read_table, write_table
+from midward.cli._options import BatchSize, JudgeModel, JudgeName, ModelOptions, Overwrite, SamplingOptions, say_harm
+from midward.cli._run import Result, finish, listing, run_folder
+from midward.cli._show import StepBar, bar, following, say
+from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
+from midward.goals.columns import text_column
+from midward.goals.loading import is_file
+from midward.guards.config import EvalConfig, FitConfig, Sizes
+from midward.runs.run import Measured
 
 if TYPE_CHECKING:
-    from midward.attacks.cases import Case
-
-Split = Annotated[
-    Literal["train", "tuning", "test"], typer.Option(help="Of the sandbox's sets: whose things they are about.")
-]
-Batch = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
-
-_SRI = (
-    "sri,sri-end=sri:early=false,sri-generated=sri:reading=generated,"
-    "sri-generated-end=sri:reading=generated;early=false,sri-maha,sri-maha-end=sri-maha:early=false,"
-)
-_ON_SANDBOX = (
-    f"{_SRI}perplexity,self-examine:question=sandbox,diffuguard,diffuguard:oracle=true,diffuguard-audit,"
-    "diffuguard-audit:oracle=true,masks"
-)
-_ELSEWHERE = f"{_SRI}perplexity,self-examine,diffuguard,diffuguard-audit,masks"
-_PLAIN_SETS = "benign,benign-wrapped,banned,plain,wrappers"
-_SETS = "benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija"
+    from midward.models import LanguageModel
 
 
 def fit(
     model: ModelOptions,
     sampling: SamplingOptions,
-    guards: Annotated[
-        str | None,
-        typer.Option(
-            help="By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; all that need no other model. See "
-            "--list."
-        ),
-    ] = None,
-    harmless: Annotated[
-        str | None, typer.Option(help="Sets or files, by comma; benign on the sandbox, else alpaca. See midward goals.")
-    ] = None,
-    harmful: Annotated[
-        str | None, typer.Option(help="Sets or files, for the anchors; plain on the sandbox, else advbench.")
-    ] = None,
-    split: Split = "tuning",
-    alpha: Annotated[float, typer.Option(help="The false-positive rate that is asked for.")] = 0.01,
-    anchors: Annotated[int, typer.Option(min=2, help="Prompts of each kind for the anchors.")] = 400,
-    train: Annotated[int, typer.Option(min=2, help="Harmless prompts for the autoencoder.")] = 1200,
-    held_out: Annotated[int, typer.Option(min=2, help="Harmless prompts for the threshold.")] = 200,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.")
-    ] = False,
-    batch_size: Batch = 16,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the guards' files.")] = Path("guard"),
-    listing: Annotated[bool, typer.Option("--list", help="List the guards.")] = False,
-) -> None:
+    fitting: FitConfig,
+    sizes: Sizes,
+    out_folder: Annotated[Path, Flag("Folder of the guards' files.", name="--out", free=True)] = Path("guard"),
+    listed: Annotated[bool, Flag("List the guards.", name="--list", free=True)] = False,
+) -> Result:
     """Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.
 
     The same command again goes on where it stopped. A folder of guards stands for its sri.safetensors elsewhere.
     """
-    if listing:
-        out(_listing())
-        return
-    from midward.attacks.cases import requests
-    from midward.dynamics.samplers import PAPER
-    from midward.guards import Sizes, fit_guards, make
+    from midward.guards import conformal_threshold, make
+
+    if listed:
+        return _listing()
+    planned = {label: make(spec) for label, spec in fitting.specs(model.at_home).items()}
+    conformal_threshold(range(sizes.held_out), fitting.alpha)  # too few prompts are told before a model is loaded
+    run = run_folder(out_folder)
+    from midward.attacks.cases import mixed
+    from midward.guards import fit_guards
     from midward.judges.phrases import refusal_in
 
-    at_home = model.at_home
-    specs = names_of(guards or (_ON_SANDBOX if at_home else _ELSEWHERE))
-    planned = {label: make(spec) for label, spec in map(_labelled, specs)}
-    sizes = Sizes(anchors, train, held_out)
-    sizes.check(alpha)
     loaded = _load(model)
-    sri = any(guard.view(loaded) for guard in planned.values())
-    if guards is None and loaded.family.mask_id is None:
-        planned = {label: one for label, one in planned.items() if not _for_masks(one)}
-    chosen = sampling.resolve(loaded, **(PAPER if paper else {}))
-    asked = names_of(harmless or ("benign" if at_home else "alpaca"))
-    refusing = names_of(harmful or ("plain" if at_home else "advbench"))
+    useful = fitting.specs(model.at_home, loaded.family.mask_id is not None)
+    planned = {label: guard for label, guard in planned.items() if label in useful}
+    chosen = sampling.resolve(loaded, **(PAPER if fitting.paper else {}))
+    signals = any(guard.view(loaded) for guard in planned.values())
+    calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
+    harmful = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
+    harmless = mixed(loaded, calm, sizes.harmless if signals else sizes.held_out, split=fitting.split)
+    refusing = mixed(loaded, harmful, sizes.anchors, split=fitting.split) if signals else []
+    counts = {"harmless": len(harmless), "harmful": len(refusing)}
+    run.start([Measured.of(loaded)], sampling=asdict(chosen), goals=counts, seed=chosen.seed)
     with following() as progress:
         paths = fit_guards(
             loaded,
             planned,
-            requests(loaded, asked, sizes.harmless if sri else held_out, split=split),
-            requests(loaded, refusing, anchors, split=split) if sri else [],
+            harmless,
+            refusing,
             out_folder,
             refused=lambda text: refusal_in(text) is not None,
             sampling=chosen,
-            alpha=alpha,
+            alpha=fitting.alpha,
             sizes=sizes,
-            batch_size=batch_size,
+            batch_size=fitting.batch_size,
             progress=progress,
         )
-    rows: list[tuple[str, ...]] = [("guard", "looks", "threshold", "file")]
-    rows += [
-        (label, planned[label].looks, f"{planned[label].threshold:.4g}", str(path)) for label, path in paths.items()
+    about = ("name", "looks", "threshold", "alpha", "calibrated")
+    rows = [
+        {"file": str(path), "guard": label} | {name: getattr(planned[label], name) for name in about}
+        for label, path in paths.items()
     ]
-    out("\n".join(columns(rows)))
+    return finish(run, {"guards": rows})
 
 
 def score(
     model: ModelOptions,
     sampling: SamplingOptions,
-    guard: Annotated[Path, typer.Option(help="A guard's file, or the folder that guard fit wrote.")],
-    prompts: Annotated[Path, typer.Option(help="A .csv or .jsonl file of prompts.")],
-    column: Annotated[str | None, typer.Option(help="The column that holds them (prompt, goal or behavior).")] = None,
-    batch_size: Batch = 16,
-    out_file: Annotated[Path, typer.Option("--out", help="JSON lines; .csv beside it.")] = Path("scores.jsonl"),
-) -> None:
+    guard: Annotated[Path, Flag("A guard's file, or the folder that guard fit wrote.")],
+    prompts: Annotated[Path, Flag("A .csv or .jsonl file of prompts.")],
+    column: Annotated[str | None, Flag("The column that holds them (prompt, goal or behavior).")] = None,
+    batch_size: BatchSize = 16,
+    out_file: Annotated[Path, Flag("JSON lines; .csv beside it.", name="--out", free=True)] = Path("scores.jsonl"),
+    overwrite: Overwrite = False,
+) -> Result:
     """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped."""
-    from midward._tables import read_table
-    from midward.goals.columns import text_column
-
     table = read_table(prompts)
     column = text_column(table, str(prompts), column, first="prompt")
     if out_file.suffix != ".jsonl":
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv")}:
         raise InputError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
-    texts = [row.get(column) or "" for row in table]
-    talk = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
-    if talk is not None:
-        raise InputError(f"{prompts}: row {talk} holds {texts[talk]!r} as {column!r}, no text.")
-    empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
-    if empty is not None:
-        raise InputError(f"{prompts}: row {empty} has an empty {column!r}; fill it in or take the row out.")
-    from midward.guards import describe  # imports torch: what is wrong above is told at once
+    from midward.guards import describe, load  # imports torch: what is wrong above is told at once
+    from midward.runs.generate import generate
 
     describe(guard)  # a wrong file is told before the model is loaded
     loaded = _load(model)
-    _score(loaded, sampling.resolve(loaded, [guard]), guard, texts, batch_size, out_file)
-
-
-def _score(loaded: Any, chosen: Any, guard: Path, texts: Sequence[str], batch_size: int, out_file: Path) -> None:
-    from dataclasses import asdict
-
-    from midward._tables import write_table
-    from midward.guards import load
-    from midward.sampling.requests import require_some
-    from midward.store import RowFile, key_of
-
+    chosen = sampling.resolve(loaded, [guard])
     fitted = load(guard, loaded, chosen)
-    file = RowFile(out_file)
-    about = {"model": loaded.fingerprint, "sampling": asdict(chosen), "guard": fitted.digest}
-    keys = [key_of(**about, index=i, prompt=text) for i, text in enumerate(texts)]
-    todo = [i for i, key in enumerate(keys) if key not in file.rows]
     with bar() as progress:
-        task = progress.add_task("prompts", total=len(texts), completed=len(texts) - len(todo))
-        for start in range(0, len(todo), batch_size):
-            chunk = todo[start : start + batch_size]
-            found = fitted.sample(
-                loaded, [texts[i] for i in chunk], chosen, batch_size=batch_size, watchers=[StepBar(progress)]
-            )
-            file.extend(
-                {
-                    "key": keys[i],
-                    "index": i,
-                    "prompt": texts[i],
-                    "response": response.text,
-                    **response.verdict.record(),
-                    "nfe": response.nfe,
-                    **response.unscored("flagged", "score"),
-                }
-                for i, response in zip(chunk, found, strict=True)
-            )
-            progress.advance(task, len(chunk))
-    rows = [file.rows[key] for key in keys]
-    write_table(out_file.with_suffix(""), rows)
-    require_some(rows)
-    flagged = sum(bool(row["flagged"]) for row in rows)
-    if errors := [row for row in rows if row.get("error")]:
+        task = progress.add_task("prompts", total=len(table))
+        rows = generate(
+            loaded,
+            table,
+            out_file,
+            column=column,
+            sampling=chosen,
+            guard=fitted,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            watchers=[StepBar(progress)],
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    flat = [{**row, "guard": fitted.name, **(row.get("guard") or {})} for row in rows]
+    path = write_table(out_file.with_suffix(""), [{name: row[name] for name in row if name != "key"} for row in flat])
+    flagged = sum(bool(row.get("flagged")) for row in flat)
+    if errors := [row for row in rows if row["error"]]:
         say(f"{len(errors)} rows without a response; the first: {errors[0]['error']}")
-    out(f"{flagged} of {len(rows)} flagged (threshold {fitted.threshold:.4g}); {out_file}")
+    data = {"flagged": flagged, "of": len(rows), "errors": len(errors), "threshold": fitted.threshold}
+    text = f"{flagged} of {len(rows)} flagged (threshold {fitted.threshold:.4g}); {out_file}"
+    return Result(data, text, f"{out_file}, {path}")
 
 
 def evaluate(
     model: ModelOptions,
     sampling: SamplingOptions,
-    guard: Annotated[str, typer.Option(help="Folders or files of fitted guards, by comma.")] = "guard",
-    sets: Annotated[
-        str | None,
-        typer.Option(help=f"Sets of requests by comma: {_SETS}, sets of goals, or files with a column `harmful`."),
-    ] = None,
-    harmless: Annotated[
-        str | None, typer.Option(help="More sets or files, of harmless requests: false positives, no attacks.")
-    ] = None,
-    goals: Annotated[
-        str, typer.Option(help="What prefill, prefill-mid, pad and dija are put on: a set or file.")
-    ] = "sandbox",
-    split: Split = "test",
-    count: Annotated[int, typer.Option("--limit", "--count", min=1, help="Requests of each set.")] = 100,
+    trial: EvalConfig,
     judges: JudgeName = None,
     judge: JudgeModel = None,
-    behind: Annotated[
-        str | None,
-        typer.Option(
-            help="An Inspect model whose answers are guarded instead; --model, the guards' own, is then a surrogate "
-            "that answers the same plain prompts beside it."
-        ),
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of the overhead's measurement.")] = 5,
-    batch_size: Batch = 16,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of rows, tables and figures.")] = Path("guard-eval"),
-) -> None:
+    out_folder: Annotated[Path, Flag("Folder of rows, tables and figures.", name="--out", free=True)] = Path(
+        "guard-eval"
+    ),
+) -> Result:
     """Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.
 
     The same command again goes on where it stopped.
     """
     run = run_folder(out_folder)
-    from midward.goals.loading import is_file
-
-    say_harm([name for name in [*names_of(sets or ""), goals] if is_file(name)])
+    say_harm([name for name in (*trial.sets, trial.goals) if is_file(name)])
     from midward.attacks.cases import cases
-    from midward.guards import describe
+    from midward.guards import compare, load
+    from midward.guards.files import files_of
+    from midward.judges.bench import bench
 
-    files = _files(guard)
-    fitted_on = {one for file in files.values() for one in describe(file)["fitted_on"]}
+    files = files_of(trial.guard)
     loaded = _load(model)
     chosen = sampling.resolve(loaded, files.values())
-    names = names_of(sets or (_PLAIN_SETS if behind else _SETS))
-    if loaded.family.mask_id is None and sets is None:
-        names = [name for name in names if name != "dija"]
-    calm = names_of(harmless or "")
-    found = [
-        one
-        for name in [*names, *calm]
-        for one in cases(loaded, name, count, split=split, goals=goals, without=fitted_on, harmless=name in calm)
-    ]
-    run.start()
-    with _behind(behind) as other:
-        _evaluate(loaded, chosen, files, found, judges, judge, other, repeats, batch_size, out_folder)
-
-
-@contextmanager
-def _behind(name: str | None) -> Iterator[Any]:
-    from midward.guards import compare as defences
-
-    if name is None:
-        yield None
-        return
-    with defences.front(name) as other:
-        say(f"guarded   {other.name}")
-        yield other
-
-
-def _evaluate(
-    loaded: Any,
-    chosen: Any,
-    files: dict[str, Path],
-    cases: list[Case],
-    judges: str | None,
-    judge: str | None,
-    behind: Any,
-    repeats: int,
-    batch_size: int,
-    out_folder: Path,
-) -> None:
-    from midward.guards import compare as defences
-    from midward.guards import load
-    from midward.judges.bench import bench, judging, reading
-    from midward.reports import guards as report
-
     guards = {label: load(path, loaded, chosen) for label, path in files.items()}
-    judged_by = bench([case.goal for case in cases], judges, judge)
-    with following() as progress, judging(judged_by) as ask:
-
-        def verdicts(some: Sequence[Case], texts: Sequence[str]) -> list[dict[str, Any]]:
-            said = ask([case.goal for case in some], texts)
-            return [reading(judged_by, one, text) for one, text in zip(said, texts, strict=True)]
-
-        rows = defences.answer(
+    used = {prompt for guard in guards.values() for prompt in guard.fitted_on}
+    how: dict[str, Any] = {"split": trial.split, "goals": trial.goals, "without": used}
+    sets = {
+        name: cases(loaded, name, trial.count, harmless=name in trial.harmless, **how)
+        for name in (*trial.names(loaded.family.mask_id is not None), *trial.harmless)
+    }
+    asked = [case for some in sets.values() for case in some]
+    judged_by = bench([case.goal for case in asked], judges, judge)
+    run.start(
+        [Measured.of(loaded, label=label, guard=str(files[label]), digest=guards[label].digest) for label in guards],
+        sampling=asdict(chosen),
+        judges=[judged_by.key],
+        goals={name: len(some) for name, some in sets.items()},
+        seed=chosen.seed,
+    )
+    with following() as progress, compare.behind(trial.behind) if trial.behind else nullcontext() as other:
+        summary = compare.compare(
             loaded,
-            cases,
+            asked,
             guards,
             out_folder,
             sampling=chosen,
-            judging=verdicts,
-            judged_by=judged_by.key,
-            behind=behind,
-            batch_size=batch_size,
+            judge=judged_by,
+            other=other,
+            repeats=trial.repeats,
+            batch_size=trial.batch_size,
             progress=progress,
         )
-        said = defences.judge_by(
-            loaded,
-            cases,
-            guards,
-            rows,
-            out_folder,
-            sampling=chosen,
-            judging=verdicts,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        costs: dict[str, float] = {}
-        if behind is None:
-            say("overhead  measuring")
-            costs = defences.overhead(
-                loaded, guards, cases, said, sampling=chosen, batch_size=batch_size, repeats=repeats
-            )
-        else:
-            say("overhead  not measured: the surrogate answers beside the other model")
-    table = defences.table(rows, said, costs)
-    alphas = {label: guard.alpha for label, guard in guards.items()}
-    out(report.write(out_folder, rows, said, table, alphas))
-    say(f"{out_folder}: table.md, summary.json, defences.csv, scores.csv")
-    tell_unscored(judged_by)
+    if judged_by.trouble and judged_by.scored:
+        say(f"judge     {judged_by.trouble}")
+    return finish(run, summary, "" if judged_by.scored else judged_by.trouble)
 
 
-def _listing() -> str:
-    from dataclasses import fields
-
+def _listing() -> Result:
     from midward.guards import GuardInfo, every
 
-    rows: list[tuple[str, ...]] = [("guard", "version", "looks", "settings", "about")]
-    broken = []
-    for name, info in every().items():
-        if isinstance(info, GuardInfo):
-            settings = " ".join(field.name for field in fields(info.kind.Settings)) or "-"
-            rows.append((name, info.version, info.looks, settings, info.about))
-        else:
-            broken.append(f"{name}: {info}")
-    return "\n".join([*columns(rows), *broken])
+    guards = {name: info for name, info in every().items() if isinstance(info, GuardInfo)}
+    broken = [f"{name}: {error}" for name, error in every().items() if name not in guards]
+    rows = [
+        (
+            name,
+            info.version,
+            info.looks,
+            " ".join(field.name for field in fields(info.kind.Settings)) or "-",
+            info.about,
+        )
+        for name, info in guards.items()
+    ]
+    return listing(("guard", "version", "looks", "settings", "about"), rows, "\n".join(broken))
 
 
-def _load(model: ModelOptions) -> Any:
+def _load(model: ModelOptions) -> LanguageModel:
     loaded = model.load()
     loaded.fold_adapter()
     return loaded
-
-
-def _files(given: str) -> dict[str, Path]:
-    """Label -> file of a guard. Raises InputError for what isn't there, or two of one name."""
-    from midward.guards import describe
-
-    found: dict[str, Path] = {}
-    for name in names_of(given):
-        path = Path(name)
-        inside = sorted(one for one in path.glob("*.safetensors") if not one.name.startswith("anchors-"))
-        if path.is_dir() and not inside:
-            raise InputError(f"{path} holds no guard; midward guard fit --out {path} writes them there.")
-        for one in inside or [path]:
-            describe(one)
-            if one.stem in found:
-                raise InputError(f"two guards are called {one.stem!r}: {found[one.stem]} and {one}; rename one.")
-            found[one.stem] = one
-    if not found:
-        raise InputError("--guard names no guard; give files or folders that midward guard fit wrote.")
-    return found
-
-
-def _labelled(given: str) -> tuple[str, str]:
-    """[LABEL=]SPEC as the name of the guard's file, and SPEC; without a label sri:early=false is sri-early-false."""
-    label, equals, spec = given.partition("=")
-    if not equals or ":" in label:
-        label, spec = given, given
-    return "".join(c if c.isalnum() else "-" for c in label.strip()), spec
-
-
-def _for_masks(guard: Any) -> bool:
-    """Whether a guard is of no use without masks: what looks at them, and another reading of their states."""
-    return (
-        guard.name in ("diffuguard", "diffuguard-audit", "masks")
-        or getattr(guard.settings, "reading", "") == "generated"
-    )

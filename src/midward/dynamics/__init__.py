@@ -1,13 +1,19 @@
 """What the steps of a generation say: pooled states, SRI anchors and signal, recovery rates, generation order.
 
-`sri` is the paper in code. Knows models and sampling only; whether a text refuses is said by a callable that is passed
-in.
+`sri` is the paper in code. Knows models, goals and sampling only; whether a text refuses is said by a callable that is
+passed in.
 """
 
-from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, View, fit_anchors
-from midward.dynamics.signal import SRISignal, sri_signal
-from midward.dynamics.sri import TAU, Autoencoder
-from midward.dynamics.states import PooledStates, Pooling, layers_of, steps_of
+from typing import TYPE_CHECKING
+
+from midward._front import front_door
+from midward.dynamics.config import DynamicsConfig
+
+if TYPE_CHECKING:
+    from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, View, fit_anchors
+    from midward.dynamics.signal import SRISignal, sri_signal
+    from midward.dynamics.sri import TAU, Autoencoder
+    from midward.dynamics.states import PooledStates, Pooling, layers_of, steps_of
 
 __all__ = [
     "TAU",
@@ -15,6 +21,7 @@ __all__ = [
     "AnchorsError",
     "AnchorsMismatch",
     "Autoencoder",
+    "DynamicsConfig",
     "PooledStates",
     "Pooling",
     "SRISignal",
@@ -24,3 +31,5 @@ __all__ = [
     "sri_signal",
     "steps_of",
 ]
+
+__getattr__ = front_door(__name__, "anchors", "signal", "sri", "states")

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from midward._hints import differing, near_path
+from midward._hints import differing
+from midward.dynamics.config import READINGS
 from midward.dynamics.sri import EPS, Mean
-from midward.dynamics.states import LAST, READINGS, PooledStates, steps_of
+from midward.dynamics.states import LAST, PooledStates, steps_of
 from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
-from midward.store import key_of, replacing
-
-FORMAT = "midward sri anchors 1"
+from midward.store import Record, key_of, load_tensors, save_tensors
 
 #: Whether a response refuses; None says that it can't be told, and the response is left out.
 Refused = Callable[[str], bool | None]
@@ -93,14 +90,19 @@ class Anchors:
 
     # --- on the disk ------------------------------------------------------------------------------------------
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, np.ndarray]:
         """The arrays, as `rebuild` takes them."""
-        return {"mu_harmless": self.mu_harmless.contiguous(), "mu_harmful": self.mu_harmful.contiguous()}
+        return {"mu_harmless": self.mu_harmless.numpy(), "mu_harmful": self.mu_harmful.numpy()}
 
     def record(self) -> dict[str, Any]:
         """Everything else, as JSON."""
         names = [field.name for field in fields(self) if not field.name.startswith("mu_")]
         return {**{name: getattr(self, name) for name in names}, "sampling": asdict(self.sampling)}
+
+    @property
+    def title(self) -> str:
+        """How states are read, in words."""
+        return f"{self.reading}, {'last layer' if self.layer == LAST else f'layer {self.layer}'}"
 
     @property
     def digest(self) -> str:
@@ -109,15 +111,11 @@ class Anchors:
         return key_of(**values, record=self.record())
 
     @classmethod
-    def rebuild(cls, tensors: Mapping[str, torch.Tensor], record: Any, source: str) -> Anchors:
+    def rebuild(cls, tensors: Mapping[str, np.ndarray], record: Any, source: str) -> Anchors:
         """Make anchors of what a file holds. Raises AnchorsError, naming `source`, for anything that is none."""
         try:
-            settings: dict[str, Any] = {
-                **tensors,
-                **record,
-                "sampling": Sampling(**record["sampling"]),
-                "counts": tuple(record["counts"]),
-            }
+            settings: dict[str, Any] = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
+            settings |= {**record, "sampling": Sampling(**record["sampling"]), "counts": tuple(record["counts"])}
             if lacking := {field.name for field in fields(cls)} - set(settings):
                 raise InputError(f"it lacks {min(lacking)}")
             return cls(**settings)
@@ -132,26 +130,20 @@ class Anchors:
         """Write one safetensors file, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            save_file(self.tensors(), part, metadata={"format": FORMAT, "settings": json.dumps(self.record())})
+        save_tensors(path, self.tensors(), _File(settings=self.record()))
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Anchors:
-        """Read what `save` wrote. Raises AnchorsError for any other file, and MissingFile without one."""
-        path = Path(path)
-        if not path.is_file():
-            raise MissingFile(f"there is no file of anchors at {path}.{near_path(path)}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            record = json.loads(metadata.get("settings", ""))
-        except (SafetensorError, ValueError, OSError, RecursionError) as error:
-            raise AnchorsError(f"{path} is no file of anchors, or a damaged one ({error}).") from None
-        if metadata.get("format") != FORMAT:
-            raise AnchorsError(f"{path} is no file of anchors: its format is {metadata.get('format')!r}.")
-        return cls.rebuild(tensors, record, str(path))
+        """Read what `save` wrote. Raises InputError for any other file, and MissingFile without one."""
+        record, tensors = load_tensors(path, _File)
+        return cls.rebuild(tensors, record.settings, str(path))
+
+
+class _File(Record):
+    noun: ClassVar[str] = "file of anchors"
+    format: Literal["midward sri anchors 1"] = "midward sri anchors 1"
+    settings: dict[str, Any]
 
 
 # --- fitting -------------------------------------------------------------------------------------------------------
@@ -267,27 +259,33 @@ def fit_anchors(
 _Means = dict[str, tuple[int, dict[View, Mean]]]
 
 
+class _Unfinished(Record):
+    """done: kind of prompt -> how many are done, and how many of them count."""
+
+    noun: ClassVar[str] = "unfinished fit of anchors"
+    done: dict[str, tuple[int, int]]
+
+
 def _write_means(path: Path, means: _Means) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors, done = {}, {}
-    for kind, (prompts, of_kind) in means.items():
-        done[kind] = (prompts, next(iter(of_kind.values())).count)
-        for (reading, layer), mean in of_kind.items():
-            if mean.total is not None:
-                tensors[f"{kind}.{reading}.{layer}"] = mean.total
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={"done": json.dumps(done)})
+    done = {kind: (prompts, next(iter(of_kind.values())).count) for kind, (prompts, of_kind) in means.items()}
+    tensors = {
+        f"{kind}.{reading}.{layer}": mean.total
+        for kind, (_, of_kind) in means.items()
+        for (reading, layer), mean in of_kind.items()
+        if mean.total is not None
+    }
+    save_tensors(path, tensors, _Unfinished(done=done))
 
 
 def _read_means(path: Path) -> _Means:
     """What `_write_means` wrote; nothing where there is no such file, or a damaged one."""
     try:
-        with safe_open(path, framework="pt") as file:
-            done = json.loads((file.metadata() or {})["done"])
-            means: _Means = {kind: (int(prompts), {}) for kind, (prompts, _) in done.items()}
-            for name in file.keys():  # noqa: SIM118
-                kind, reading, layer = name.split(".")
-                means[kind][1][reading, int(layer)] = Mean(int(done[kind][1]), file.get_tensor(name))
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError):
+        record, tensors = load_tensors(path, _Unfinished)
+        means: _Means = {kind: (prompts, {}) for kind, (prompts, _) in record.done.items()}
+        for name, total in tensors.items():
+            kind, reading, layer = name.split(".")
+            means[kind][1][reading, int(layer)] = Mean(record.done[kind][1], torch.from_numpy(total))
+    except (InputError, MissingFile, ValueError, KeyError):
         return {}
     return means

@@ -24,6 +24,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPRegressor
 
 from midward.errors import InputError
 
@@ -178,9 +180,6 @@ class Autoencoder:
         Raises:
             InputError: without two finite signals.
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.neural_network import MLPRegressor
-
         if signals.ndim != 2 or len(signals) < 2 or not np.isfinite(signals).all():
             raise InputError(f"an autoencoder takes two or more finite signals [N, T]; received {signals.shape}.")
         network = MLPRegressor(

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from midward._hints import one_of
+from midward.dynamics.config import READINGS
 from midward.dynamics.sri import pooled
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
 
-READINGS = ("response", "generated")  # the default first
 REGIONS = ("response", "prompt")
 LAST = -1  # the states after the final norm
 

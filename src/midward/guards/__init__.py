@@ -3,26 +3,23 @@
 Knows models, sampling and dynamics; whether a text refuses or does harm is said by callables that are passed in.
 """
 
-from midward.guards.classifier import ClassifierGuard
-from midward.guards.detectors import Detector, Mahalanobis
-from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
-from midward.guards.examine import SelfExamine
-from midward.guards.files import describe, load, sampling_of, save
-from midward.guards.fitting import Sizes, fit_guards
-from midward.guards.guard import (
-    STUB,
-    Exchange,
-    Guard,
-    GuardError,
-    Verdict,
-    conformal_order,
-    conformal_threshold,
-    prompt_hash,
-)
-from midward.guards.masks import MaskFilter
-from midward.guards.perplexity import PerplexityFilter
-from midward.guards.registry import GUARDS, GuardInfo, every, find, make
-from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
+from typing import TYPE_CHECKING
+
+from midward._front import front_door
+from midward.guards.config import EvalConfig, FitConfig, GuardError, Sizes
+
+if TYPE_CHECKING:
+    from midward.guards.classifier import ClassifierGuard
+    from midward.guards.detectors import Detector, Mahalanobis
+    from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
+    from midward.guards.examine import SelfExamine
+    from midward.guards.files import describe, load, sampling_of, save
+    from midward.guards.fitting import fit_guards
+    from midward.guards.guard import STUB, Exchange, Guard, Verdict, conformal_order, conformal_threshold, prompt_hash
+    from midward.guards.masks import MaskFilter
+    from midward.guards.perplexity import PerplexityFilter
+    from midward.guards.registry import GUARDS, GuardInfo, every, find, make
+    from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 __all__ = [
     "GUARDS",
@@ -31,7 +28,9 @@ __all__ = [
     "Detector",
     "DiffuGuard",
     "DiffuGuardAudit",
+    "EvalConfig",
     "Exchange",
+    "FitConfig",
     "Guard",
     "GuardError",
     "GuardInfo",
@@ -55,3 +54,6 @@ __all__ = [
     "sampling_of",
     "save",
 ]
+
+# In this order: the guards' own modules also hold names that aren't theirs (the `load` of a model).
+__getattr__ = front_door(__name__, "guard", "files", "registry", "detectors", "fitting")

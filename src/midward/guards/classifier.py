@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import anyio
 import numpy as np
+from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, GenerateConfig, get_model
+from inspect_ai.util import collect
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from midward import _asking
 from midward.guards.guard import Exchange, Guard, GuardError, user_text
 from midward.models import LanguageModel
 
@@ -40,9 +44,6 @@ class ClassifierGuard(Guard):
     tied_to = ()
 
     def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
-        import anyio
-        from inspect_ai.util import collect
-
         if any(each.text is None for each in exchanges) and self.settings.reads == "both":
             raise GuardError("the classifier looks at responses; an exchange has none. Set reads='prompt'.")
 
@@ -54,8 +55,6 @@ class ClassifierGuard(Guard):
         return np.array(anyio.run(ask), dtype=float)
 
     async def _one(self, model: LanguageModel, classifier: Any, exchange: Exchange) -> float:
-        from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, GenerateConfig
-
         messages: list[Any] = [ChatMessageUser(content=user_text(model, exchange.request))]
         if self.settings.reads == "both":
             messages.append(ChatMessageAssistant(content=exchange.text or ""))
@@ -87,10 +86,6 @@ class ClassifierGuard(Guard):
 
     @cached_property
     def _model(self) -> Any:
-        from inspect_ai.model import get_model
-
-        from midward import _asking
-
         if self.settings.model.startswith("midward/"):
             raise GuardError("a model of this process examines itself: use the guard self-examine.")
         try:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from scipy.special import logit
+from sklearn.covariance import ledoit_wolf
 
 from midward.errors import InputError
 
@@ -88,8 +89,6 @@ class Mahalanobis:
 
         The covariance is shrunk towards a multiple of the identity as Ledoit and Wolf have it (2004).
         """
-        from sklearn.covariance import ledoit_wolf
-
         if signals.ndim != 2 or len(signals) < 2 or not np.isfinite(signals).all():
             raise InputError(f"a covariance takes two or more finite signals [N, T]; received {signals.shape}.")
         values = _logits(signals)

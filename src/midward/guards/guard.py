@@ -20,6 +20,7 @@ from midward._hints import differing
 from midward._settings import read_settings
 from midward.dynamics import Anchors, SRISignal, View
 from midward.errors import InputError
+from midward.guards.config import GuardError
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
@@ -33,10 +34,6 @@ LOOKS: tuple[Look, ...] = ("before", "during", "after")
 
 #: What stands in the place of a flagged response.
 STUB = "I can't help with that."
-
-
-class GuardError(InputError):
-    """A guard can't be fitted, read or used as things stand; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def prompt_hash(prompt: Any) -> str:
     return key_of(prompt=prompt)
 
 
-def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
+def conformal_threshold(scores: Sequence[float] | np.ndarray, alpha: float) -> float:
     """The threshold that a fresh exchangeable score exceeds with probability alpha at most (split conformal
     prediction).
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -205,18 +204,18 @@ class SRIGuard(Guard):
 
     def tensors(self) -> dict[str, np.ndarray]:
         assert self.anchors is not None
-        anchors = {f"anchors.{name}": value.numpy() for name, value in self.anchors.tensors().items()}
+        anchors = {f"anchors.{name}": value for name, value in self.anchors.tensors().items()}
         tensors = self._trained.tensors()
         for number, other in enumerate(self.detectors[1:], 1):
             tensors |= {f"seed{number}/{name}": value for name, value in other.tensors().items()}
         return {**anchors, **tensors}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        anchors: dict[str, torch.Tensor] = {}
+        anchors: dict[str, np.ndarray] = {}
         detectors: dict[str, dict[str, np.ndarray]] = {"": {}}  # by seed, the first one's without a name
         for name, value in tensors.items():
             if name.startswith("anchors."):
-                anchors[name.removeprefix("anchors.")] = torch.from_numpy(value.copy())
+                anchors[name.removeprefix("anchors.")] = value
             else:
                 seed, _, own = name.rpartition("/")
                 detectors.setdefault(seed, {})[own] = value

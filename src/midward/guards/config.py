@@ -1,0 +1,122 @@
+"""The settings of `midward guard fit` and `guard eval`; their flags are derived from them, and nothing needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from midward._flags import Flag
+from midward.errors import InputError
+
+
+class GuardError(InputError):
+    """A guard can't be fitted, read or used as things stand; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Harmless prompts, each used for one thing; the defaults are the paper's numbers."""
+
+    anchors: Annotated[int, Flag("Prompts of each kind for the anchors.", min=2)] = 400
+    train: Annotated[int, Flag("Harmless prompts for the autoencoder.", min=2)] = 1200
+    held_out: Annotated[int, Flag("Harmless prompts for the threshold.", min=2)] = 200
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 2:
+                raise GuardError(f"{name} must be 2 or more; received {value}.")
+
+    @property
+    def harmless(self) -> int:
+        """How many harmless prompts it takes."""
+        return self.anchors + self.train + self.held_out
+
+
+Names = tuple[str, ...]
+Split = Annotated[str, Flag("Of the sandbox's sets: whose things they are about.", choices=("train", "tuning", "test"))]
+BatchSize = Annotated[int, Flag("Rows per forward pass.", min=1, free=True)]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What is fitted, and on what."""
+
+    guards: Annotated[
+        Names,
+        Flag(
+            "By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; all that need no other model. See --list.",
+            grows=True,
+        ),
+    ] = ()
+    harmless: Annotated[
+        Names, Flag("Sets or files, by comma; benign on the sandbox, else alpaca. See midward goals.")
+    ] = ()
+    harmful: Annotated[Names, Flag("Sets or files, for the anchors; plain on the sandbox, else advbench.")] = ()
+    split: Split = "tuning"
+    alpha: Annotated[float, Flag("The false-positive rate that is asked for.")] = 0.01
+    paper: Annotated[bool, Flag("Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.")] = False
+    batch_size: BatchSize = 16
+
+    def specs(self, at_home: bool, masks: bool = True) -> dict[str, str]:
+        """Label -> what is to be fitted, as `make` takes it.
+
+        Args:
+            at_home: whether the model is one of those in the package.
+            masks: whether it has a mask token, without which some guards are of no use.
+        """
+        given = self.guards
+        if not given:
+            generated = "sri-generated=sri:reading=generated", "sri-generated-end=sri:reading=generated;early=false"
+            examine = "self-examine:question=sandbox" if at_home else "self-examine"
+            oracles = ("diffuguard:oracle=true", "diffuguard-audit:oracle=true") if at_home else ()
+            given = "sri", "sri-end=sri:early=false", "sri-maha", "sri-maha-end=sri-maha:early=false"
+            given += ("perplexity", examine)
+            given += (*generated, "diffuguard", "diffuguard-audit", *oracles, "masks") if masks else ()
+        return dict(_labelled(spec) for spec in given)
+
+
+def _labelled(given: str) -> tuple[str, str]:
+    """[LABEL=]SPEC as the name of the guard's file, and SPEC; without a label sri:early=false is sri-early-false."""
+    label, equals, spec = given.partition("=")
+    if not equals or ":" in label:
+        label, spec = given, given
+    return "".join(c if c.isalnum() else "-" for c in label.strip()), spec
+
+
+_PLAIN = ("benign", "benign-wrapped", "banned", "plain", "wrappers")
+_SHAPED = ("prefill", "prefill-mid", "pad", "dija")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What fitted guards are tried on."""
+
+    guard: Annotated[Names, Flag("Folders or files of fitted guards, by comma.", grows=True)] = ("guard",)
+    sets: Annotated[
+        Names,
+        Flag(
+            f"Sets of requests by comma: {','.join((*_PLAIN, *_SHAPED))}, sets of goals, or files with a column "
+            "`harmful`.",
+            grows=True,
+        ),
+    ] = ()
+    harmless: Annotated[
+        Names, Flag("More sets or files, of harmless requests: false positives, no attacks.", grows=True)
+    ] = ()
+    goals: Annotated[str, Flag("What prefill, prefill-mid, pad and dija are put on: a set or file.")] = "sandbox"
+    split: Split = "test"
+    count: Annotated[int, Flag("Requests of each set.", min=1, name="--limit --count", grows=True)] = 100
+    behind: Annotated[
+        str | None,
+        Flag(
+            "An Inspect model whose answers are guarded instead; --model, the guards' own, is then a surrogate that "
+            "answers the same plain prompts beside it."
+        ),
+    ] = None
+    repeats: Annotated[int, Flag("Of the overhead's measurement.", min=1, free=True)] = 5
+    batch_size: BatchSize = 16
+
+    def names(self, masks: bool) -> Names:
+        """The sets that are asked for. masks: whether the model has a mask token, which dija needs."""
+        shaped = () if self.behind else _SHAPED if masks else _SHAPED[:-1]
+        return self.sets or (*_PLAIN, *shaped)

@@ -1,0 +1,177 @@
+"""Guards side by side: a comparison on the same answers says what each guard does in front of the model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from guard_world import STEPS, asked, prompts
+
+import midward
+from midward.attacks.cases import SHAPES
+from midward.attacks.cases import cases as sandbox_cases
+from midward.errors import InputError
+from midward.guards import DiffuGuard, Exchange, MaskFilter, SRIGuard, compare
+from midward.judges.bench import Bench
+from midward.judges.judge import JudgeInfo, Verdict
+from midward.runs import measure as loop
+from midward.runs.measure import Case
+from midward.sampling import Forced, Request, sample
+
+FRESH = prompts(300, 16)
+MASK = "<|mdm_mask|>"
+
+
+def judging(said):
+    """A judge that says of a text (success, refused)."""
+
+    async def judge(goal, response, metadata):
+        success, refused = said(response)
+        return Verdict("said", success, None, refused)
+
+    return Bench(JudgeInfo("said", "1", "says", "nothing", lambda: judge), judge, {"judge": "said"})
+
+
+def test_a_surrogate_guards_another_models_answers(model, sampling, fitted, tmp_path):
+    """The signals are the surrogate's, the answers the other's; one that failed is unscored, not safe."""
+    guard, _ = fitted
+    cases = [*asked(FRESH[:2], set="benign"), *asked(FRESH[2:4], harmful=True, set="attacked")]
+    other = compare.Behind("mock/other", lambda texts: [None if text == FRESH[3] else f"!{text}" for text in texts])
+    judge = judging(lambda text: (text.startswith("!"), False))
+
+    def answer(folder, behind):
+        return compare.answer(
+            model, cases, {"sri": guard}, tmp_path / folder, sampling=sampling, judge=judge, other=behind
+        )
+
+    rows, own = answer("behind", other), answer("own", None)
+    assert [row["response"] for row in rows] == [*(f"!{text}" for text in FRESH[:3]), None]
+    assert [row["signals"] for row in rows] == [row["signals"] for row in own]
+    assert rows[2]["success"] is True and rows[3]["success"] is None
+    decisions = compare.decide(
+        model, cases, {"sri": guard}, rows, tmp_path / "behind", sampling=sampling, judge=judge, repairs=False
+    )
+    none, _ = compare.defences(rows, decisions)
+    assert (none["asr"]["all"].n, none["asr"]["all"].unscored) == (1, 1)
+    cases = [Case(cases[0].goal, Request(FRESH[0], (Forced(0, (5,)),)), "prefill")]
+    with pytest.raises(InputError, match="'prefill' forces tokens or sends masks"):
+        answer("shaped", other)
+
+
+def test_any_inspect_model_can_be_behind_a_surrogate(llada_folder):
+    name = f"midward/{llada_folder}"
+    with compare.behind(name) as other:
+        assert other.name == name
+        said = other.ask(["one", "two"])
+    plain = midward.load(llada_folder, device="cpu")
+    assert said == [response.text for response in sample(plain, ["one", "two"])]
+
+
+def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted, tmp_path, monkeypatch):
+    guard, _ = fitted
+    masks = MaskFilter()
+    masks.bind(model, sampling)
+    masks.threshold = 0.0
+    guards = {"sri": guard, "masks": masks}
+    texts = [*FRESH, f"t30 {MASK} t31", f"t32 {MASK}"]
+    cases = [*asked(texts[::2], set="benign"), *asked(texts[1::2], harmful=True, set="attacked")]
+    judge = judging(lambda text: (len(text) % 3 > 0, len(text) % 3 == 0))
+
+    def measured():
+        how = {"sampling": sampling, "judge": judge, "batch_size": 7}
+        rows = compare.answer(model, cases, guards, tmp_path, **how)
+        return rows, compare.decide(model, cases, guards, rows, tmp_path, **how)
+
+    rows, decisions = measured()
+    in_front = guard.sample(model, [case.request for case in cases], sampling)
+    without = sample(model, [case.request for case in cases], sampling)
+    for row, decision, guarded, bare in zip(rows, decisions["sri"], in_front, without, strict=True):
+        assert decision["flagged"] == guarded.verdict.flagged
+        if decision["step"] is not None:
+            assert row["steps"] - max(bare.steps - guarded.steps, 0) == min(decision["step"] + 1, bare.steps)
+    none, sri, _ = compare.defences(rows, decisions, {"sri": 0.1, "masks": 0.0})
+    attacked = [(row, decision) for row, decision in zip(rows, decisions["sri"], strict=True) if row["harmful"]]
+    assert none["asr"]["all"].hits == sum(bool(row["success"]) for row, _ in attacked)
+    assert sri["asr"]["all"].hits == sum(row["success"] and not decision["flagged"] for row, decision in attacked)
+    assert sri["gain"].value == pytest.approx(none["asr"]["all"].value - sri["asr"]["all"].value)
+    assert sri["flags"]["benign"].n == 9 and none["saved"] is None
+    assert decisions["masks"][-1]["score"] == 1 and MASK not in rows[-1]["response"]
+    assert sri["caught_at_1"] is None  # nine harmless answers don't tell what one in a hundred would score
+    told = json.loads(json.dumps(compare.summary(rows, decisions, guards), allow_nan=False))
+    assert told["alphas"] == {"sri": 0.25, "masks": None} and told["roc"]["sri"]["benign"][-1] == [1, 1]
+    [signals] = told["signals"].values()
+    assert signals["benign"]["n"] == 9 and len(signals["benign"]["median"]) == STEPS
+    assert all(
+        cost > 0 for cost in compare.overhead(model, {"sri": guard}, rows, decisions, sampling=sampling).values()
+    )
+
+    monkeypatch.setattr(loop, "sample", None)
+    monkeypatch.setattr(SRIGuard, "scores_by_seed", None)
+    assert measured() == (rows, decisions)  # all of it was kept
+
+
+def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):
+    wrapped = sandbox_cases(model, "wrappers", 4)
+    assert all(case.goal.harmful and case.about["plain"] != case.request.prompt for case in wrapped)
+    assert [case.about["plain"] for case in wrapped] == [
+        case.request.prompt for case in sandbox_cases(model, "plain", 4)
+    ]
+    assert not any(case.goal.harmful for case in sandbox_cases(model, "benign-wrapped", 4))
+    for shape in SHAPES:
+        [case] = sandbox_cases(model, shape, 1)
+        assert case.goal.harmful and (case.request.forced or MASK in case.request.prompt)
+    with pytest.raises(ValueError, match="Did you mean 'benign-wrapped'"):
+        sandbox_cases(model, "benign-wraped", 1)
+
+
+def test_a_guard_that_repairs_is_judged_by_what_it_answers(model, sampling, tmp_path):
+    guard = DiffuGuard(oracle=True)
+    guard.bind(model, sampling)
+    guard.threshold = 0.0
+    cases = [
+        replace(case, request=Request(case.request.prompt, (Forced(1, (44,)),)))
+        for case in asked(FRESH[:2], harmful=True, set="attacked")
+    ]
+    judge = judging(lambda text: (len(text) % 2 == 0, False))
+    how = {"sampling": sampling, "judge": judge}
+    rows = compare.answer(model, cases, {"it": guard}, tmp_path, **how)
+    decisions = compare.decide(model, cases, {"it": guard}, rows, tmp_path, **how)["it"]
+    exchanges = [Exchange(case.request, plain=case.goal.text) for case in cases]
+    answers = [response.text for response in guard.answer(model, exchanges, sampling)]
+    assert [decision["response"] for decision in decisions] == answers
+    assert all(decision["flagged"] for decision in decisions)
+    assert all(decision["nfe"] > row["nfe"] for decision, row in zip(decisions, rows, strict=True))
+    _, mine = compare.defences(rows, {"it": decisions})
+    assert mine["asr"]["all"].hits == sum(len(text) % 2 == 0 for text in answers)
+
+
+def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
+    def answered(sets):
+        return [
+            {
+                "set": name,
+                "goal": f"{name}-{n}",
+                "subject": f"thing {n}",
+                "harmful": True,
+                "success": n % 4 > 0,
+                "refused": False,
+                "steps": 8,
+            }
+            for name in sets
+            for n in range(40)
+        ]
+
+    def says(rows, every):
+        return [{"score": float(n % every), "flagged": (n % 40) % every == 0, "step": None} for n in range(len(rows))]
+
+    one, many = (
+        compare.defences(rows, {"a": says(rows, 5), "b": says(rows, 3)})
+        for rows in (answered(["x"]), answered(["x", "y", "z"]))
+    )
+    assert (many[1]["gain"].n, many[1]["gain"].goals) == (120, 40)
+    for single, pooled in zip(one, many, strict=True):
+        assert (pooled["asr"]["all"].low, pooled["asr"]["all"].high) == pytest.approx(
+            (single["asr"]["all"].low, single["asr"]["all"].high)
+        )
+        if single["gain"].value:
+            assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx((single["gain"].low, single["gain"].high))
+    assert [row["gain"].family for row in many[1:]] == [2, 2]
