@@ -30,8 +30,13 @@ LIMITS = GenerateConfig(max_retries=3, attempt_timeout=90, timeout=300)
 
 @dataclass(frozen=True)
 class Asked(Generic[T]):
-    """What came of asking: value is None where it failed, and then why says so. text: the last reply. down: whether it
-    couldn't even be asked."""
+    """What came of asking.
+
+    Attributes:
+        value: None where it failed, and then `why` says so.
+        text: the last reply.
+        down: whether it couldn't even be asked.
+    """
 
     value: T | None
     why: str
@@ -73,11 +78,14 @@ async def ask(
     """Put `prompt` to the model and parse its reply; try once more where it fails, is empty, or can't be parsed.
 
     A reply that was cut off, or whose thinking never ends, is none, whatever stands in it so far; of any other, what
-    comes behind the thinking is parsed. whole: False where `config` itself cuts the reply to what is wanted of it.
+    comes behind the thinking is parsed. A limit of the sample ends the sample, as everywhere.
 
-    parse: raises ValueError, saying why, over a reply that can't be read. who: what the model is called in `why`.
-    reminder: what the second try adds after such a reply; without one the prompt is put again as it was. config: over
-    the model's own settings. A limit of the sample ends the sample, as everywhere.
+    Args:
+        parse: raises ValueError, saying why, over a reply that can't be read.
+        who: what the model is called in `why`.
+        reminder: what the second try adds after such a reply; without one the prompt is put again as it was.
+        config: over the model's own settings.
+        whole: False where `config` itself cuts the reply to what is wanted of it.
     """
     messages: list[ChatMessage] = [ChatMessageUser(content=prompt)]
     why, text, down = "", "", False
@@ -176,7 +184,11 @@ def _far(name: str) -> bool:
 
 
 def _spoken(text: str) -> str:
-    """What stands behind the thinking. Raises InputError where that never ends."""
+    """What stands behind the thinking.
+
+    Raises:
+        InputError: that never ends.
+    """
     marks = list(_THINKING.finditer(text))
     if marks and not marks[-1].group(1):
         raise InputError("its thinking never ends")

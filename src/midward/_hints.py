@@ -59,7 +59,14 @@ def differing(there: Mapping[str, Any], here: Mapping[str, Any], but: Collection
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
-    """Raise InputError, naming the nearest allowed value, unless `value` is one. name: of what, for the error."""
+    """Check a choice.
+
+    Args:
+        name: of what it is, for the error.
+
+    Raises:
+        InputError: `value` is none of `allowed`; names the nearest.
+    """
     if value not in allowed:
         hint = did_you_mean(str(value), allowed)
         raise InputError(f"unknown {name} {value!r}.{hint} Available: {', '.join(allowed)}.")

@@ -15,11 +15,15 @@ from midward.errors import InputError
 
 
 def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
-    """An instance of a pydantic dataclass. what: whose settings they are, for the error.
+    """An instance of a pydantic dataclass.
 
-    Raises InputError, naming the setting and the nearest known one, or the value and what it should be.
+    Args:
+        what: whose settings they are, for the error.
+
+    Raises:
+        InputError: an unknown setting, with the nearest known one, or a value, with what it should be.
     """
-    known = [one.name for one in fields(kind)]
+    known = [field.name for field in fields(kind)]
     for name in given:
         if name not in known:
             raise InputError(
@@ -29,18 +33,23 @@ def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
         return TypeAdapter(kind).validate_python(dict(given))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        if not where:  # of several settings together
+        if not place:  # of several settings together
             raise InputError(f"{what}: {message}") from None
-        raise InputError(f"{what}: {where}: {message[0].lower()}{message[1:]}; received {first['input']!r}.") from None
+        raise InputError(f"{what}: {place}: {message[0].lower()}{message[1:]}; received {first['input']!r}.") from None
 
 
 def read_value(kind: type[Any], name: str, text: str, what: str) -> Any:
     """The value of the setting `name` of a dataclass, from `text` on a command line: read as YAML.
 
-    Where the setting is a text it stands as it is, unless it is in quotes, or the word null for none. what: where it
-    was given, for the error. Raises InputError for what is no YAML.
+    Where the setting is a text it stands as it is, unless it is in quotes, or the word null for none.
+
+    Args:
+        what: where it was given, for the error.
+
+    Raises:
+        InputError: it is no YAML.
     """
     hint = get_type_hints(kind).get(name)
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

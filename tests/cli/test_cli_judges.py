@@ -40,10 +40,11 @@ def test_check_prints_agreement_with_interval(midward):
         "harmfulness",
         "strongreject",
         "oracle",
+        "readable",
     ]
     n = len(labelled())
     for row in rows[1:]:
-        if not row[0].startswith("refusal"):
+        if row[2] != "refused":
             assert row[1] == str(n) and row[3:5] == ["100.0", "%"] and row[-1] == f"{n})"
     assert rows[1][3:5] == ["100.0", "%"] and rows[1][-2:] == ["unscored", "1)"]
     assert "the scripted judge: this checks the machinery" in result.stderr

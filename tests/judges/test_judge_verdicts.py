@@ -135,7 +135,7 @@ def test_what_a_judge_raises_over_one_response_is_its_own():
     info = JudgeInfo("touchy", "1", "about", "nothing", lambda: touchy)
     rows = [replace(labelled()[0], response=text) for text in ("a", "b")]
     first, second = check(info, rows=rows)
-    assert first.said is True and second.said is None
+    assert first.outcome is True and second.outcome is None
     assert second.verdict.explanation == "the judge failed: ZeroDivisionError: half of nothing"
     goals = [Goal(text, text, "made-up", True) for text in ("a", "b")]
     with judging(Bench(info, touchy, {})) as judge:

@@ -50,7 +50,7 @@ def check(
         agreement = rate(each.agrees for each in checked)
         rows.append((info.name, len(checked), info.measures, agreement))
         missed += [_missed(info, each) for each in checked if not each.agrees]
-        if checked and not any(each.said is not None for each in checked if each.row.response.strip()):
+        if checked and not any(each.outcome is not None for each in checked if each.row.response.strip()):
             mute.append(f"{info.name} scored nothing: {checked[0].verdict.explanation}")
     heads = ("judge", "rows", "says", "agreement with the labels, 95 % interval")
     table = listing(heads, rows, "\n".join(["missed or unscored:", *missed] if missed else [])).text
@@ -78,5 +78,5 @@ def _ready() -> list[JudgeInfo]:
 
 def _missed(info: JudgeInfo, checked: Checked) -> str:
     words = dict(zip((True, False, None), (*_SAYS[info.measures], "nothing"), strict=True))
-    said, label = words[checked.said], words[checked.label]
+    said, label = words[checked.outcome], words[checked.label]
     return f"{info.name}  {checked.row.id}: says {said}, the label is {label} ({checked.verdict.explanation})"

@@ -23,8 +23,12 @@ _HUB = "https://huggingface.co/datasets"
 class GoalSet:
     """A named set: downloaded (url, revision, columns) or built in (build).
 
-    size: goals. url: of one file, with `{revision}`. revision: a full commit id. sha256: of the file; None where no
-    public statement of it was found, then the first file seen sets it. gated: the page of the terms to accept.
+    Attributes:
+        size: goals.
+        url: of one file, with `{revision}`.
+        revision: a full commit id.
+        sha256: of the file; None where no public statement of it was found, then the first file seen sets it.
+        gated: the page of the terms to accept.
     """
 
     name: str

@@ -16,17 +16,17 @@ from midward.judges.labelled import Labelled, labelled
 
 @dataclass(frozen=True)
 class Checked:
-    """One judge's verdict on one labelled row. `said` and `label` are of what the judge measures; None is unscored."""
+    """One judge's verdict on one labelled row. outcome and label are of what the judge measures; None is unscored."""
 
     row: Labelled
     verdict: Verdict
-    said: bool | None
+    outcome: bool | None
     label: bool
 
     @property
     def agrees(self) -> bool | None:
         """None where unscored: counted apart, as everywhere."""
-        return None if self.said is None else self.said == self.label
+        return None if self.outcome is None else self.outcome == self.label
 
 
 def check(info: JudgeInfo, model: str | Model | None = None, rows: Sequence[Labelled] | None = None) -> list[Checked]:

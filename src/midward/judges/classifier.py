@@ -83,7 +83,11 @@ def clip(text: str, tokenizer: Tokenizer, tokens: int = CLIP) -> str:
 
 
 def yes_or_no(reply: str) -> bool:
-    """Raises InputError for anything else."""
+    """The classifier's answer as a truth.
+
+    Raises:
+        InputError: it is neither yes nor no.
+    """
     word = reply.strip().lower()
     if word not in ("yes", "no"):
         raise InputError(f"expected yes or no; received {reply[:40]!r}")

@@ -77,17 +77,17 @@ def load(names: Sequence[str], include: Path | None = None, allow_code: bool = F
     loaded: dict[str, list[Task | Group]] = {}
     for name, spec in specs.items():
         try:
-            found = manager.load([spec])
+            built = manager.load([spec])
         except Exception as error:  # whatever the task's own code, its packages and its data raise
             raise InputError(
                 f"the task {name!r} can't be loaded: {type(error).__name__}: {str(error)[:300]}. Data that aren't on "
                 "this machine are fetched where there is a network and HF_HUB_OFFLINE isn't set."
             ) from error
-        if any(_runs_code(task) and not _is_ours(task) for task in found["tasks"].values()):  # a group's
+        if any(_runs_code(task) and not _is_ours(task) for task in built["tasks"].values()):  # a group's
             _require_leave(name, allow_code)
             raise InputError(f"{name!r} holds tasks that run code; of those name HumanEval's, each by itself.")
-        groups = found.get("groups", {})
-        loaded[name] = [groups[name]] if name in groups else list(found["tasks"].values())
+        groups = built.get("groups", {})
+        loaded[name] = [groups[name]] if name in groups else list(built["tasks"].values())
     return Loaded(manager, loaded)
 
 
@@ -194,7 +194,7 @@ def _rows(lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any], oth
     if isinstance(answers[0], str):
         response = answers[0]
     else:  # log-probabilities, of each choice or of the text
-        response = " ".join(f"{one[0] if isinstance(one, tuple | list) else one:.4f}" for one in answers)
+        response = " ".join(f"{value[0] if isinstance(value, tuple | list) else value:.4f}" for value in answers)
     for metric in sample["metrics"]:
         if metric in others:
             continue

@@ -146,7 +146,7 @@ class MidwardLM(TemplateLM):
         guard = self.guard
 
         def respond(chunk: Sequence[Generation]) -> list[Row]:
-            requests = [Request(one.prompt, seed=one.seed) if one.seed else Request(one.prompt) for one in chunk]
+            requests = [Request(each.prompt, seed=each.seed or None) for each in chunk]
             until = chunk[0].until
             # Not before a guard, who must see what it was fitted on, and not where what stands may fall again.
             ends = any(until) and guard is None and self.model.family.kind != "canvas"
@@ -170,8 +170,8 @@ class MidwardLM(TemplateLM):
             "texts",
             generations,
             respond,
-            alike=lambda one: (str(one.sampling), one.until),
-            length=lambda one: len(one.prompt),
+            alike=lambda each: (str(each.sampling), each.until),
+            length=lambda each: len(each.prompt),
             guard=guard and guard.digest,
         )
 
@@ -209,9 +209,9 @@ class MidwardLM(TemplateLM):
             Continuation(tuple(self._fitted(context or [self.prefix_token_id], len(ids))), tuple(ids))
             for _, context, ids in requests
         ]
-        scores = iter(self.log_probs([one for one in wanted if one.ids]))
+        scores = iter(self.log_probs([each for each in wanted if each.ids]))
         # Nothing is certain, and the greedy choice of nothing.
-        rows = [next(scores) if one.ids else {"total": 0.0, "greedy": True} for one in wanted]
+        rows = [next(scores) if each.ids else {"total": 0.0, "greedy": True} for each in wanted]
         return [(row["total"], bool(row["greedy"])) for row in rows]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
@@ -250,13 +250,13 @@ class MidwardLM(TemplateLM):
         """
         decodes = self.greedy if greedy is None else greedy
 
-        def exact(one: Continuation) -> bool:
-            return 2 ** len(one.ids) - 1 <= self.draws
+        def exact(each: Continuation) -> bool:
+            return 2 ** len(each.ids) - 1 <= self.draws
 
         def score(chunk: Sequence[Continuation]) -> list[Row]:
             scores = span_log_probs(
                 self.model,
-                [Span(one.prompt, 0, one.ids) for one in chunk],
+                [Span(each.prompt, 0, each.ids) for each in chunk],
                 mode="all" if exact(chunk[0]) else "even",
                 length=None,
                 samples=self.draws,
@@ -266,28 +266,30 @@ class MidwardLM(TemplateLM):
             if any(math.isnan(score.total) for score in scores):
                 raise ModelError(f"{self.model.name!r} computes NaN or infinite numbers, so tasks can't be scored.")
             # One look at the model tells of one token, and of an autoregressive model's.
-            told = [self.model.family.kind == "autoregressive" or len(one.ids) == 1 for one in chunk]
-            decoded = self._decoded([one for one, known in zip(chunk, told) if not known]) if decodes else {}
+            clear = [self.model.family.kind == "autoregressive" or len(each.ids) == 1 for each in chunk]
+            unclear = [each for each, known in zip(chunk, clear, strict=True) if not known]
+            decoded = self._decoded(unclear) if decodes else {}
             return [
-                {"total": score.total, "stderr": score.stderr, "greedy": score.top if known else decoded.get(one)}
-                for one, score, known in zip(chunk, scores, told, strict=True)
+                {"total": score.total, "stderr": score.stderr, "greedy": score.top if known else decoded.get(each)}
+                for each, score, known in zip(chunk, scores, clear, strict=True)
             ]
 
         key = {"draws": self.draws, "seed": self.seed, "greedy": decodes}
-        return self._kept("likelihoods", continuations, score, alike=exact, length=lambda one: 0, **key)
+        return self._kept("likelihoods", continuations, score, alike=exact, length=lambda each: 0, **key)
 
     def _decoded(self, continuations: Sequence[Continuation]) -> dict[Continuation, bool]:
         """Whether decoding greedily, a token a step, gives just the continuation."""
         by_length = defaultdict(list)
-        for one in continuations:
-            by_length[len(one.ids)].append(one)
+        for each in continuations:
+            by_length[len(each.ids)].append(each)
         greedy: dict[Continuation, bool] = {}
         base = Sampling.for_model(self.model, threshold=None, temperature=0.0, guidance=0.0, cache=None, end="keep")
-        for length, some in by_length.items():
+        for length, alike in by_length.items():
             sampling = replace(base, length=length, steps=length, block=base.block and min(base.block, length))
-            requests = [Request(one.prompt) for one in some]
+            requests = [Request(each.prompt) for each in alike]
             responses = sample(self.model, requests, sampling, batch_size=self.batch_size)
-            greedy |= {one: tuple(response.raw_ids) == one.ids for one, response in zip(some, responses, strict=True)}
+            decoded = [tuple(response.raw_ids) for response in responses]
+            greedy |= {each: ids == each.ids for each, ids in zip(alike, decoded, strict=True)}
         return greedy
 
     def _kept(
@@ -361,7 +363,14 @@ class MidwardLM(TemplateLM):
         )
 
     def _fitted(self, prompt: Sequence[int], behind: int) -> list[int]:
-        """The prompt's last tokens, as many as the model's positions leave. Raises InputError where they leave none."""
+        """The prompt's last tokens, as many as the model's positions leave.
+
+        Args:
+            behind: positions that the response or continuation takes.
+
+        Raises:
+            InputError: they leave none.
+        """
         room = self.model.max_positions - behind
         if room < 1:
             raise InputError(

@@ -90,7 +90,11 @@ def task_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def score(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    """1 where the completed program passes its tests. Raises InputError for a data set without HumanEval's columns."""
+    """1 where the completed program passes its tests.
+
+    Raises:
+        InputError: the data set lacks one of HumanEval's columns.
+    """
     if missing := [name for name in COLUMNS if name not in doc]:
         raise InputError(f"programs are judged by the columns {', '.join(COLUMNS)}; the data set lacks {missing[0]!r}.")
     return {MEASURE: float(run_program(program(doc, results[0])))}
