@@ -164,6 +164,7 @@ def write(
     names = [Path(folder).resolve().name or "/" for folder in folders]
     where = listed(names) if len(names) <= 3 else some(len(names), "folder")
     models = list(dict.fromkeys(name for run in report.found.runs for name in _models(run)))
+    models = [*models[:1], *(name.removeprefix(f"{models[0]} ") for name in models[1:])]
     what = listed(models) if 1 <= len(models) <= 3 else some(len(models), "model") if models else "no model yet"
     html.write(page, f"Safety of {html.visible(what)}", [_part(report, sections, page, where, unfold)])
     return report
@@ -229,8 +230,13 @@ class _Section:
 def _sections(report: Report) -> list[_Section]:
     """The parts of the page, and the files of its tables and figures."""
     sections = {name: _Section(name, *words, [], []) for name, words in SECTIONS.items()}
-    scores = {run.label: run.summary for run in report.found.runs if run.run.verb == "utility" and run.summary}
-    if len(scores) > 1:
+    scores = {
+        run.label: run.summary
+        for run in report.found.runs
+        if run.run.verb == "utility" and report.blocks.get(run.label)
+    }
+    asked = Counter(task for summary in scores.values() for task in {cell["task"] for cell in summary["cells"]})
+    if asked and max(asked.values()) > 1:
         sections["use"].blocks.append((side_by_side(scores), ""))
     for run in report.found.runs:
         for block in report.blocks.get(run.label, ()):
