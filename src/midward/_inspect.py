@@ -44,7 +44,7 @@ def attack(
     Arguments as in `midward attack`. Roles are played by the sandbox's scripted assistant unless a model is bound:
     `--model-role attacker=openai/...`.
     """
-    from midward.attacks.matrix import one_task
+    from midward.attacks.evalset import one_task
 
     names = judges.split(",") if isinstance(judges, str) else judges or []
     return one_task(

@@ -19,9 +19,10 @@ from inspect_ai.log import list_eval_logs, read_eval_log
 from typer.testing import CliRunner
 
 from midward._asking import ModelDownError
-from midward.attacks import AttackError, CapabilityError, Target, results, solver
+from midward.attacks import AttackError, CapabilityError, Target, evalset, results, solver
 from midward.attacks import matrix as room
 from midward.cli import app
+from midward.errors import MidwardError
 from midward.goals import Goal
 from midward.serving.provider import MidwardAPI
 from midward.world import ASSISTANT
@@ -44,7 +45,7 @@ def plan(folder, *, attacks=("direct", "pair"), goals=GOALS, profile="quick", **
 
 
 def go(matrix, out):
-    return results.read(room.run(matrix, out, display="none"))
+    return results.read(evalset.run(matrix, out, display="none"))
 
 
 def lasting(outcomes):
@@ -84,11 +85,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from test_matrix import begun, plan
-from midward.attacks import matrix as room
+from midward.attacks import evalset
 
-room.MAX_SAMPLES = room.MAX_TASKS = 1  # one after the other, so that whoever begins has all before it in the log
+evalset.MAX_SAMPLES = evalset.MAX_TASKS = 1  # one after the other, so that whoever begins has all before it in the log
 with begun(lambda attack, goal: print(attack, goal, file=sys.__stdout__, flush=True)):
-    room.run(plan(sys.argv[1]), Path(sys.argv[2]), display="none")
+    evalset.run(plan(sys.argv[1]), Path(sys.argv[2]), display="none")
 """
 
 
@@ -271,7 +272,7 @@ def test_what_cannot_run_is_told_before_anything_runs(llada_folder, tmp_path, as
             go(plan(llada_folder, rows=[room.Row("far", name, served=True)]), tmp_path)
         with pytest.raises(AttackError, match=name):
             go(plan(llada_folder, roles={"attacker": name, "scorer": ASSISTANT}), tmp_path)
-    with pytest.raises(ValueError, match="adapter"):
+    with pytest.raises(MidwardError, match=r"^midward[^:]*: no adapter"):
         go(plan(llada_folder, rows=[room.Row("a", str(llada_folder), str(tmp_path / "none"), SHORT)]), tmp_path)
     assert not asked and not list(tmp_path.glob("logs/*.eval"))
 
@@ -325,7 +326,8 @@ def test_a_target_that_misbehaves_ends_in_errors_that_are_counted(llada_folder, 
     summary = results.summarise(
         list(found.values()), rows=["far"], sets={"made-up": 6}, attacks=["direct"], judges=["refusal"]
     )
-    assert "0.0 [0.0, 65.8] n=2, 4 errors" in results.tables(summary)
+    cell = summary["asr"] or summary["refusals"]["refusal"]["reply"]["made-up"]["direct"]["far"]
+    assert (cell["value"], cell["n"], cell["errors"]) == (0.0, 2, 4)
     assert len(again) == 6 and not any(one.error for one in again)
     assert asked_again == {"broken", "garbled", "empty", "slow"}  # the failed ones anew, and no other
 
@@ -352,10 +354,11 @@ def test_a_judge_and_an_attacker_that_misbehave_are_counted(llada_folder, tmp_pa
     judged = [one.success("harmfulness", "reply") for one in found]
     assert judged and set(judged) == {None}  # "All is well." is no score either
     summary = results.summarise(found, rows=["base"], sets={"made-up": 2}, attacks=["pair"], judges=["harmfulness"])
-    table = results.tables(summary)
-    assert "- n=0, 2 unscored" in table
-    assert re.search(r"Unscored by harmfulness: 2, most often: (the judge|there is no such text)", table)
-    assert re.search(r"Role failures of pair, e.g.: the (attacker|scorer)", table)
+    cell = summary["asr"]["harmfulness"]["reply"]["made-up"]["pair"]["base"]
+    assert (cell["value"], cell["n"], cell["unscored"]) == (None, 0, 2)
+    trouble = summary["unscored"]["harmfulness"]["reply"]
+    assert trouble["n"] == 2 and re.match("the judge|there is no such text", trouble["why"])
+    assert re.match("the (attacker|scorer)", summary["costs"]["pair"]["base"]["role_trouble"]["why"])
 
 
 DOWN = {
@@ -402,7 +405,7 @@ def test_a_local_server_under_inspects_openai_provider_is_told_what_to_do(llada_
 
 def test_a_finished_run_needs_no_endpoint(llada_folder, tmp_path, monkeypatch):
     matrix = plan(llada_folder, attacks=["direct"], judges=["harmfulness"], roles={"judge": "openai-api/rough/x"})
-    monkeypatch.setattr(room, "_identity", lambda model: [str(model)])  # the server's port is another one below
+    monkeypatch.setattr(evalset, "_identity", lambda model: [str(model)])  # the server's port is another one below
     with endpoint(lambda text, times: (200, "SCORE: 1"), monkeypatch):
         before = go(matrix, tmp_path)
     with endpoint(lambda text, times: (500, b"{}"), monkeypatch, first=(500, b"{}")) as seen:

@@ -10,6 +10,8 @@ from midward.attacks.record import Record
 from midward.attacks.results import Outcome
 from midward.judges import TEXTS, Verdict, find
 from midward.judges.scorers import Judged
+from midward.reports import present
+from midward.reports.blocks import Table
 
 NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["oracle"]}
 
@@ -111,24 +113,9 @@ def test_unscored_and_errors_are_counted_apart(outcomes):
     assert base["value"] == 0.25 and base["low"] == pytest.approx(0.0456, abs=1e-3)
 
 
-def test_a_cell_that_fails_wholly_stands_in_the_table(outcomes):
-    table = results.tables(summarise(outcomes))
-    line = next(line for line in table.splitlines() if line.startswith("| mosa "))
-    assert "0.0 [0.0, 65.8] n=2, 1 unscored, 1 error" in line and "-, 4 errors" in line
-    assert "| tap    | mosa  | 4     | 4      | -       |" in table
-
-
 def test_goals_that_never_came_are_errors_too(outcomes):
     rates = summarise(outcomes, count=6)["asr"]["oracle"]["reply"]["made-up"]
     assert rates["direct"]["base"]["errors"] == 2 and rates["tap"]["mosa"]["errors"] == 6
-
-
-@pytest.mark.parametrize("text, shown", [("reply", "100.0"), ("replay", "25.0"), ("authored", "0.0")])
-def test_the_table_shows_the_verdict_that_was_asked_for(outcomes, text, shown):
-    table = results.tables(summarise(outcomes, attacks=["tap"]), text)
-    assert f"interval; the {text})" in table
-    [line] = [line for line in table.splitlines() if line.startswith("| base ")]
-    assert line.split("|")[2].strip().startswith(f"{shown} [")
 
 
 def test_rows_are_compared_by_goal_where_they_share_one(outcomes):
@@ -139,8 +126,8 @@ def test_rows_are_compared_by_goal_where_they_share_one(outcomes):
     apart = [outcome("base", "direct", "g0", True), outcome("mosa", "direct", "g1", True)]
     assert summarise(apart)["paired"]["oracle"]["reply"]["made-up"]["direct"] == {}
     unscored = [outcome("base", "direct", "g0", None), outcome("mosa", "direct", "g0", None)]
-    table = results.tables(summarise(unscored, attacks=["direct"]))
-    assert "mosa - base" in table and "- n=0, 1 unscored" in table
+    pair = summarise(unscored, attacks=["direct"])["paired"]["oracle"]["reply"]["made-up"]["direct"]["mosa - base"]
+    assert pair["n"] == 0 and pair["value"] is None
 
 
 def test_costs_are_means_over_what_was_attacked(outcomes):
@@ -166,13 +153,10 @@ def refuse(constant):
     raise AssertionError(f"{constant} is no JSON")
 
 
-def test_the_summary_is_json(outcomes, tmp_path):
+def test_the_summary_is_json(outcomes):
     summary = summarise([*outcomes, outcome("base", "direct", "g9", None)])
-    results.write(tmp_path, outcomes, summary)
-    read = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
-    assert read == json.loads(json.dumps(summary))
+    read = json.loads(json.dumps(summary), parse_constant=refuse)
     assert set(read["asr"]["oracle"]) == set(read["paired"]["oracle"]) == set(TEXTS)
-    assert (tmp_path / "table.md").read_text() == results.tables(summary) + "\n"
 
 
 NASTY = ['a "quoted", one', "two\nlines", "two\r\nlines", "a\rbare return", "é 😀 \u2028 x", "=1+1", "  spaces ", ""]
@@ -181,7 +165,7 @@ NASTY = ['a "quoted", one', "two\nlines", "two\r\nlines", "a\rbare return", "é 
 def test_samples_csv_can_be_read_back(tmp_path):
     outcomes = [outcome("base", "direct", f"g{i}", i % 2 == 0, text=text) for i, text in enumerate(NASTY)]
     outcomes += [outcome("base", "direct", "gx", None), outcome("mosa", "direct", "gy", None, error='it "broke",\nso')]
-    results.write(tmp_path, outcomes, summarise(outcomes))
+    results.write_samples(tmp_path, outcomes, ["oracle"])
     with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, strict=True))
     assert [row["goal"] for row in rows] == [one.goal for one in outcomes]
@@ -227,29 +211,17 @@ def refusing():
 
 
 @pytest.mark.parametrize("judges", [["refusal", "oracle"], ["oracle", "refusal"], ["refusal"]])
-def test_refusals_stand_in_a_table_of_their_own(judges):
+def test_refusals_stand_in_a_table_of_their_own(judges, tmp_path):
     summary = summarise(refusing(), 2, attacks=["direct"], judges=judges)
     assert set(summary["asr"]) == set(judges) - {"refusal"} and set(summary["refusals"]) == {"refusal"}
     assert summary["judges"][-1] == "refusal" and summary["measures"]["refusal"] == "refused"
-    parts = results.tables(summary).split("\n\n")
-    titles = [part for part in parts if part.endswith(":")]
-    assert [title.split(" on ")[0] for title in titles[:-1:2]] == [
-        *(["Attack success by oracle"] if "oracle" in judges else []),
-        "Refusal rate by refusal",
-    ]
-    assert "above zero the first refuses more" in titles[-2] and ("below zero" in "".join(titles)) == (
-        "oracle" in judges
-    )
-    [refused] = [parts[i + 1] for i, part in enumerate(parts) if part.startswith("Refusal rate")]
-    assert "| base  | 100.0 [" in refused and "| mosa  | 50.0 [" in refused
-
-
-def test_the_judges_order_does_not_matter():
-    tables = {
-        results.tables(summarise(refusing(), 2, attacks=["direct"], judges=judges))
-        for judges in (["refusal", "oracle"], ["oracle", "refusal"], ["oracle", "refusal", "oracle"])
-    }
-    assert len(tables) == 1
+    assert summary["refusals"]["refusal"]["reply"]["made-up"]["direct"]["base"]["value"] == 1.0
+    blocks = present.build(tmp_path, {"verb": "attack"}, summary)
+    tables = {block.title: block for block in blocks if isinstance(block, Table)}
+    assert ("Attack success on made-up, judged by oracle" in tables) == ("oracle" in judges)
+    refusals = tables["Refusals on made-up, by refusal, paired"]
+    assert "above zero the first refuses more" in refusals.note and refusals.section == "refusals"
+    assert summary == summarise(refusing(), 2, attacks=["direct"], judges=[*judges[::-1], judges[0]])
 
 
 def test_a_refusal_is_never_exported_as_a_jailbreak(tmp_path):
@@ -272,7 +244,6 @@ def test_the_pairs_of_a_table_are_one_family():
     assert len(pairs) == 6 and {pair["family"] for pair in pairs} == {6}
     least = min(pair["p"] for pair in pairs)
     assert min(pair["holm"] for pair in pairs) == pytest.approx(6 * least)
-    assert "Holm: p corrected for the 6 comparisons of this table" in results.tables(summary)
 
 
 def test_attacks_that_put_the_same_prompts_are_told():
@@ -283,6 +254,5 @@ def test_attacks_that_put_the_same_prompts_are_told():
     attacks = ["direct", "tap", "pair", "aos"]
     found = summarise(outcomes, 3, rows=["base"], attacks=attacks)
     assert found["prompts"]["base"] == {"asked": 18, "distinct": 12, "alike": [["aos", "pair", "tap"]], "mechanisms": 2}
-    assert "aos, pair, tap put the same ones: 2 mechanisms in 4 columns." in results.tables(found)
     apart = summarise(outcomes[:6], 3, rows=["base"], attacks=["direct", "tap"])
-    assert apart["prompts"]["base"]["alike"] == [] and "mechanisms" not in results.tables(apart)
+    assert apart["prompts"]["base"]["alike"] == []

@@ -11,7 +11,8 @@ import pytest
 from inspect_ai.model import ModelAPI, ModelOutput, modelapi
 from safetensors import safe_open
 
-from midward.cli.attack import _settings
+from midward.attacks.matrix import settings_of
+from midward.runs.run import Run
 from midward.serving.provider import MidwardAPI
 
 MIDWARD = [sys.executable, "-c", "from midward.cli import main; main()"]
@@ -23,11 +24,17 @@ def base(tiny, tmp_path):
     return [*tiny, "--goals", "sandbox", "--count", 2, "--attacks", "direct,pad", "--out", tmp_path / "out"]
 
 
-def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path, monkeypatch):
+def fingerprint(flags):
+    import midward
+
+    return midward.load(flags[flags.index("--model") + 1], device="cpu").fingerprint
+
+
+def test_a_matrix_prints_its_table_and_leaves_its_files(midward, tiny, base, tmp_path, monkeypatch):
     result = midward("attack", *base, "--verdict", "authored", "--export", tmp_path / "artifacts.json")
     assert result.exit_code == 0
-    assert "Attack success by oracle on sandbox (per cent, 95 % Wilson interval; the authored)" in result.stdout
-    assert "0.0 [0.0, 65.8] n=2" in result.stdout
+    assert "Attack success on sandbox, judged by oracle; only what the model wrote itself" in result.stdout
+    assert "0.0 % [0.0, 65.8] (n 2)" in result.stdout
     for line in (
         "row       base: ",
         "attacks   direct, pad (profile quick)",
@@ -38,7 +45,10 @@ def test_a_matrix_prints_its_table_and_leaves_its_files(midward, base, tmp_path,
     out = tmp_path / "out"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["profile"] == "quick" and summary["seed"] == 0 and summary["goals"] == {"sandbox": 2}
-    assert (out / "table.md").read_text() == result.stdout
+    run = Run.load(out)
+    assert run.verb == "attack" and run.goals == {"sandbox": 2} and run.finished
+    assert [(model.label, model.fingerprint) for model in run.models] == [("base", fingerprint(tiny))]
+    assert [judge["judge"] for judge in run.judges] == ["oracle", "harmfulness"]
     with (out / "samples.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     assert len(json.loads((tmp_path / "artifacts.json").read_text())["jailbreaks"]) == 4
@@ -116,7 +126,7 @@ def test_bad_input_is_told_before_anything_runs(midward, base, tmp_path, args, m
 )
 def test_a_text_of_a_setting_stays_as_it_is(given, value):
     attack, name = given.partition("=")[0].split(".")
-    assert _settings([given]) == {attack: {name: value}}
+    assert settings_of([given]) == {attack: {name: value}}
 
 
 def test_an_empty_file_of_goals(midward, base, tmp_path):
@@ -144,7 +154,7 @@ def test_a_row_of_failures_only_ends_with_status_1_behind_its_table(midward, bas
 
     monkeypatch.setattr(MidwardAPI, "generate", broken)
     failed = midward("attack", *base, "--attacks", "direct")
-    assert failed.exit_code == 1 and ", 2 errors" in failed.stdout
+    assert failed.exit_code == 1
     assert "error: every sample of base failed" in failed.stderr and "out of order" in failed.stderr
 
 
@@ -162,9 +172,9 @@ def refusing(monkeypatch):
 def test_a_model_that_refuses_all_has_no_attack_success(midward, base, tmp_path, refusing, judges):
     path = tmp_path / "artifacts.json"
     shown = midward("attack", *base, "--attacks", "direct", "--judges", judges, "--export", path).stdout
-    success, refusals = shown.split("Refusal rate by refusal on sandbox")
-    assert "Attack success by harmfulness on sandbox" in success and "0.0 [0.0, 65.8] n=2" in success
-    assert "Attack success" not in refusals and "100.0 [34.2, 100.0] n=2" in refusals
+    success, refusals = shown.split("Refusals on sandbox, by refusal")
+    assert "Attack success on sandbox, judged by harmfulness" in success and "0.0 % [0.0, 65.8] (n 2)" in success
+    assert "Attack success" not in refusals and "100.0 % [34.2, 100.0] (n 2)" in refusals
     assert {row["jailbroken"] for row in json.loads(path.read_text())["jailbreaks"]} == {False}
     page = tmp_path / "page.html"
     midward("report", tmp_path / "out", "--out", page)
@@ -177,7 +187,7 @@ def test_without_a_judge_of_attack_success_it_says_so_before_it_runs(midward, ba
     args = [*base, "--attacks", "direct", "--judges", "refusal"]
     result = midward("attack", *args)
     assert result.exit_code == 0 and "there will be refusal rates only" in result.stderr
-    assert "Attack success" not in result.stdout and "Refusal rate by refusal" in result.stdout
+    assert "Attack success" not in result.stdout and "Refusals on sandbox, by refusal" in result.stdout
     page = tmp_path / "page.html"
     midward("report", tmp_path / "out", "--out", page)
     assert "▲ Exposed" not in page.read_text() and "says who refused, and nothing of attack success" in page.read_text()
@@ -191,7 +201,7 @@ def test_goals_of_another_world_are_warned_of(midward, tiny, tmp_path):
     result = midward("attack", *tiny, "--goals", path, "--count", 1, "--attacks", "direct", "--out", tmp_path / "o")
     assert result.exit_code == 0 and "judges    harmfulness, strongreject" in result.stderr
     assert "warning   judge: played by the sandbox's scripted assistant" in result.stderr
-    assert result.stdout.startswith("Warning: judge: played by the sandbox's scripted assistant")
+    assert "Warning: judge: played by the sandbox's scripted assistant" in result.stdout
     midward("report", tmp_path / "o", "--out", tmp_path / "page.html")
     card = (tmp_path / "page.html").read_text().split('<ul class="cards">')[1].split("</ul>")[0]
     assert "These figures are no evidence" in card
@@ -283,8 +293,7 @@ def test_harmless_requests_are_never_attacked(midward, tiny, tmp_path):
     assert summary["harmless"]["goals"] == {"mixed-harmless": 1, "calm": 3}
     assert summary["harmless"]["asr"] == {} and summary["costs"]["pad"]["base"]["n"] == 3
     assert summary["harmless"]["refusals"]["refusal"]["reply"]["calm"]["direct"]["base"]["n"] <= 3
-    assert "Refusal rate by refusal on calm" in result.stdout
-    assert "Attack success by harmfulness on calm" not in result.stdout
+    assert "Attack success on calm" not in result.stdout
     with (out / "samples.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["attack"] for row in rows if row["goals"] in ("calm", "mixed-harmless")] == ["direct"] * 4
@@ -305,9 +314,10 @@ def test_harm_in_the_wrong_place_is_told(midward, base, flags, message):
 
 def test_the_table_says_what_each_row_is(midward, base, llada_folder, tmp_path):
     folder = adapter(llada_folder, tmp_path / "mine")
-    result = midward("attack", *base, "--attacks", "direct", "--adapter", f"x={folder}")
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()]
-    assert ["base", str(llada_folder), "-", "-"] in lines and ["x", str(llada_folder), str(folder), "-"] in lines
+    assert midward("attack", *base, "--attacks", "direct", "--adapter", f"x={folder}").exit_code == 0
+    base, adapted = Run.load(tmp_path / "out").models
+    assert (base.label, base.adapter) == ("base", None) and (adapted.label, adapted.adapter) == ("x", str(folder))
+    assert base.name == adapted.name == str(llada_folder) and base.fingerprint != adapted.fingerprint
     report = midward("report", tmp_path / "out", "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert report.exit_code == 0 and "llada-tiny + mine, judged by oracle" in page
@@ -356,5 +366,5 @@ def test_an_empty_response_is_no_verdict_of_the_judges(midward, base, monkeypatc
     flags = ["--attacks", "direct", "--judges", "harmfulness", "--judge", "wordless/x", "--no-replay"]
     result = midward("attack", *base, *flags)
     assert result.exit_code == 1 and "error: harmfulness scored nothing: the judge's reply" in result.stderr
-    assert "0.0 [0.0, 79.3] n=1, 1 unscored" in result.stdout
-    assert "Empty responses: 1. They count as no success; harmfulness wasn't asked about them." in result.stdout
+    assert "0.0 % [0.0, 79.3] (n 1" in result.stdout
+    assert "1 empty response, no success; harmfulness wasn't asked about them." in result.stdout

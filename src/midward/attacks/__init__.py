@@ -4,12 +4,17 @@ Each is one file: what it is (`AttackInfo`), its settings, its search; and an In
 `Target` is the handle on the model under attack: it counts, keeps to the budget, and knows what the model can do.
 """
 
-from midward.attacks.attack import AttackInfo, Attempt, Offer
-from midward.attacks.capabilities import AttackError, Capability, CapabilityError
-from midward.attacks.registry import ATTACKS, every, find
-from midward.attacks.roles import RolePrompt, Roles
-from midward.attacks.solver import solver_of
-from midward.attacks.target import Ask, BudgetSpent, Reply, Target
+from typing import TYPE_CHECKING
+
+from midward._front import front_door
+
+if TYPE_CHECKING:
+    from midward.attacks.attack import AttackInfo, Attempt, Offer
+    from midward.attacks.capabilities import AttackError, Capability, CapabilityError
+    from midward.attacks.registry import ATTACKS, every, find
+    from midward.attacks.roles import RolePrompt, Roles
+    from midward.attacks.solver import solver_of
+    from midward.attacks.target import Ask, BudgetSpent, Reply, Target
 
 __all__ = [
     "ATTACKS",
@@ -29,3 +34,5 @@ __all__ = [
     "find",
     "solver_of",
 ]
+
+__getattr__ = front_door(__name__, "capabilities", "target", "roles", "attack", "registry", "solver")

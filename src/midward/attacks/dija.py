@@ -90,6 +90,12 @@ def _read(answer: dict[str, Any], most: int) -> str:
     return scaffold
 
 
+def _unguarded(settings: Dija) -> str | None:
+    if settings.mode == "fill_then_answer":
+        return None
+    return "dija only fills the prompt, at a length of its own; use --set dija.mode=fill_then_answer, or leave dija out"
+
+
 DIJA = AttackInfo(
     name="dija",
     version="1",
@@ -102,6 +108,7 @@ DIJA = AttackInfo(
     calls=lambda settings: {"target": 1, "rewriter": settings.tries},
     search=search,
     prompts=(REWRITE,),
+    unguarded=_unguarded,
     deviations=(
         "The rewriter's instruction and its eight examples are our own words.",
         "Gaps are filled by the target's own steps and temperature, all of them: the published sampler leaves masks "

@@ -8,7 +8,7 @@ from typing import Any
 
 from midward._hints import one_of
 from midward.attacks.attack import AttackInfo
-from midward.attacks.registry import ATTACKS
+from midward.attacks.registry import ATTACKS, every
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,21 @@ def profile_of(name: str) -> Profile:
     """The profile of this name. Raises InputError for an unknown one."""
     one_of("profile", name, PROFILES)
     return PROFILES[name]
+
+
+def table() -> tuple[list[str], list[list[Any]], str]:
+    """All attacks and profiles: the columns of a table of attacks, its rows, and what stands below it."""
+    everything = every()
+    known = {name: info for name, info in everything.items() if isinstance(info, AttackInfo)}
+    rows = []
+    for name, info in known.items():
+        most = info.calls(info.configure({}))["target"]
+        needs, roles = " ".join(info.needs), " ".join(info.roles) or "-"
+        rows.append([name, info.version, info.access, needs, roles, most, info.about])
+    lines = [f"{name}: {error}" for name, error in everything.items() if name not in known]
+    lines += ["queries: the most to the target a goal, at the reference settings", ""]
+    lines += [f"{each.name:14}  {each.about}: {', '.join(attacks_of(each))}" for each in PROFILES.values()]
+    return ["attack", "version", "access", "needs", "roles", "queries", "about"], rows, "\n".join(lines)
 
 
 def attacks_of(profile: Profile) -> tuple[str, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,18 @@ from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 
 from midward._tables import csv_text
 from midward.attacks import replay
+from midward.attacks.matrix import Matrix
 from midward.attacks.record import Record, read_record
 from midward.errors import InputError
-from midward.judges import MEASURES, TEXTS, Verdict, find, ranked
+from midward.judges import TEXTS, Verdict, find, ranked
 from midward.judges.scorers import Judged
-from midward.reports.page import cell as rate_text
-from midward.reports.page import difference, markdown
-from midward.stats import corrected, family, paired, rate
+from midward.stats import corrected, paired, rate
 from midward.store import write_text
 
 #: (row, goals, attack) -> goal -> verdict
 Cells = dict[tuple[str, str, str], dict[str, bool | None]]
 BULKY = {"events", "messages", "attachments"}
+SAMPLES = "samples.csv"
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,13 @@ def read(logs: Iterable[EvalLog]) -> list[Outcome]:
     newest: dict[str, EvalLog] = {}
     for log in sorted(logs, key=lambda log: log.eval.created):
         newest[str((log.eval.metadata or {}).get("cell"))] = log
-    found = []
-    for log in newest.values():
-        about = log.eval.metadata or {}
+    return [
+        _outcome(log.eval.metadata or {}, sample)
+        for log in newest.values()
         for sample in read_eval_log_samples(
             log.location, all_samples_required=False, exclude_fields=BULKY, resolve_attachments=False
-        ):
-            found.append(_outcome(about, sample))
-    return found
+        )
+    ]
 
 
 def _outcome(about: Mapping[str, Any], sample: EvalSample) -> Outcome:
@@ -98,14 +96,29 @@ def _outcome(about: Mapping[str, Any], sample: EvalSample) -> Outcome:
     )
 
 
-def success(outcomes: Iterable[Outcome], judge: str, text: str = "reply") -> Cells:
-    """(row, goals, attack) -> goal -> verdict; what failed, or has no such text, is left out."""
-    cells: Cells = {}
-    for outcome in outcomes:
-        cell = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
-        if outcome.error is None and outcome.verdict(judge, text) is not None:
-            cell[outcome.goal] = outcome.success(judge, text)
-    return cells
+# --- the summary -------------------------------------------------------------------------------------------
+
+
+def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The summary of a run, see `summarise`; with what its rows, roles and seed are, its profile, why its figures are
+    no evidence (or None), and the refusals of harmless goals."""
+    rows = [row.label for row in matrix.rows]
+    summary = summarise(
+        outcomes,
+        rows=rows,
+        sets={name: len(chosen) for name, chosen in matrix.sets.items()},
+        attacks=[planned.info.name for planned in matrix.attacks],
+        judges=matrix.judges,
+    )
+    summary |= {"profile": matrix.profile, "roles": dict(matrix.roles), "seed": matrix.seed}
+    summary["warning"] = matrix.no_evidence
+    if matrix.harmless:
+        sizes = {name: len(chosen) for name, chosen in matrix.harmless.items()}
+        judges = matrix.refusal_judges
+        summary["harmless"] = summarise(outcomes, rows=rows, sets=sizes, attacks=["direct"], judges=judges)
+    parts = ("model", "adapter", "guard")
+    summary["models"] = {row.label: {name: getattr(row, name) for name in parts} for row in matrix.rows}
+    return summary
 
 
 def summarise(
@@ -116,19 +129,24 @@ def summarise(
     attacks: Sequence[str],
     judges: Sequence[str],
 ) -> dict[str, Any]:
-    """Everything that the tables print, as JSON: rates by judge, text, goals, attack and row; the rows compared by
-    goal; costs.
+    """Everything that the tables show, as JSON.
 
-    sets: name -> number of goals; outcomes of others are left out. A rate's record also has `errors`: goals without a
-    result, which aren't in its n.
-    `asr` holds the judges that measure attack success, `refusals` those that say who refused; `measures` says which is
-    which, and `judges` has them `ranked`. `unscored` has for each judge and text how many got no verdict, and the
-    commonest reason.
+    Args:
+        outcomes: those of other sets are left out.
+        rows, attacks, judges: names, in the tables' order; the judges are `ranked`.
+        sets: name -> number of goals.
+
+    Returns:
+        `asr` and `refusals`: judge -> text -> goals -> attack -> row -> a rate's record with `errors`: goals without a
+        result, which aren't in its n; of judges that measure attack success, and of those that say who refused.
+        `measures` says which is which. `paired`: the rows compared by goal. `unscored`: for each judge and text how
+        many got no verdict, and the commonest reason; `empty`: how many texts were empty. `prompts`: see `prompts`.
+        `costs`: attack -> row -> see `cost`.
     """
-    outcomes = [one for one in outcomes if one.goals in sets]
+    outcomes = [outcome for outcome in outcomes if outcome.goals in sets]
     judges = ranked(judges)
     measures = {judge: find(judge).measures for judge in judges}
-    done = Counter((one.row, one.goals, one.attack) for one in outcomes if one.error is None)
+    done = Counter((outcome.row, outcome.goals, outcome.attack) for outcome in outcomes if outcome.error is None)
     rates: dict[str, Any] = {}
     pairs: dict[str, Any] = {}
     for judge in judges:
@@ -147,38 +165,50 @@ def summarise(
                 for name, count in sets.items()
             }
             pairs[judge][text] = {name: _pairs(cells, rows, name, attacks) for name in sets}
+    of_text = {
+        judge: {text: [o for o in outcomes if o.verdict(judge, text) is not None] for text in TEXTS} for judge in judges
+    }
     return {
         "rows": list(rows),
         "goals": dict(sets),
         "attacks": list(attacks),
         "judges": judges,
         "measures": measures,
-        "asr": {judge: found for judge, found in rates.items() if measures[judge] != "refused"},
-        "refusals": {judge: found for judge, found in rates.items() if measures[judge] == "refused"},
+        "asr": {judge: rates[judge] for judge in judges if measures[judge] != "refused"},
+        "refusals": {judge: rates[judge] for judge in judges if measures[judge] == "refused"},
         "paired": pairs,
         "unscored": {
-            judge: {text: reason for text in TEXTS if (reason := _unscored(outcomes, judge, text))} for judge in judges
+            judge: {text: why for text in TEXTS if (why := commonest(_silences(by_text[text], judge, text)))}
+            for judge, by_text in of_text.items()
         },
-        "empty": {judge: {text: n for text in TEXTS if (n := _empty(outcomes, judge, text))} for judge in judges},
-        "prompts": {row: prompts([one for one in outcomes if one.row == row]) for row in rows},
-        "costs": {attack: {row: cost(_of(outcomes, row, attack)) for row in rows} for attack in attacks},
+        "empty": {
+            judge: {text: n for text in TEXTS if (n := sum(o.empty(judge, text) for o in by_text[text]))}
+            for judge, by_text in of_text.items()
+        },
+        "prompts": {row: prompts([outcome for outcome in outcomes if outcome.row == row]) for row in rows},
+        "costs": {
+            attack: {row: cost([o for o in outcomes if (o.row, o.attack) == (row, attack)]) for row in rows}
+            for attack in attacks
+        },
     }
 
 
-def _unscored(outcomes: Iterable[Outcome], judge: str, text: str) -> dict[str, Any] | None:
-    """How many a judge gave no verdict on, and why most often; None where it scored all."""
-    return commonest(
-        verdict.explanation or "no reason given"
-        for outcome in outcomes
-        if outcome.error is None
-        and (verdict := outcome.verdict(judge, text)) is not None
-        and outcome.success(judge, text) is None
-    )
+def success(outcomes: Iterable[Outcome], judge: str, text: str = "reply") -> Cells:
+    """(row, goals, attack) -> goal -> verdict; what failed, or has no such text, is left out."""
+    cells: Cells = {}
+    for outcome in outcomes:
+        cell = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
+        if outcome.error is None and outcome.verdict(judge, text) is not None:
+            cell[outcome.goal] = outcome.success(judge, text)
+    return cells
 
 
-def _empty(outcomes: Iterable[Outcome], judge: str, text: str) -> int:
-    """How many responses were empty, so that the judge wasn't asked."""
-    return sum(outcome.empty(judge, text) for outcome in outcomes)
+def _silences(outcomes: Iterable[Outcome], judge: str, text: str) -> Iterator[str]:
+    """Why a judge gave no verdict, for each text that it gave none on."""
+    for outcome in outcomes:
+        verdict = outcome.verdict(judge, text)
+        if outcome.error is None and verdict is not None and outcome.success(judge, text) is None:
+            yield verdict.explanation or "no reason given"
 
 
 def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
@@ -199,15 +229,11 @@ def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str])
         for first, second in itertools.combinations(rows, 2)
     }
     sides = {key: (a, b) for key, (a, b) in sides.items() if a.keys() & b.keys()}
-    found: dict[str, Any] = {attack: {} for attack in attacks}
+    records: dict[str, Any] = {attack: {} for attack in attacks}
     pairs = corrected([paired([a], [b]) for a, b in sides.values()])
     for (attack, title), pair in zip(sides, pairs, strict=True):
-        found[attack][title] = pair.record()
-    return found
-
-
-def _of(outcomes: Iterable[Outcome], row: str, attack: str) -> list[Outcome]:
-    return [one for one in outcomes if one.row == row and one.attack == attack]
+        records[attack][title] = pair.record()
+    return records
 
 
 def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -233,8 +259,8 @@ def prompts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     (half or more of the smaller attack's): such columns are one mechanism."""
     asked: dict[str, set[tuple[str, str]]] = {}
     for outcome in outcomes:
-        prompts = outcome.record.prompts if outcome.record else ()
-        asked.setdefault(outcome.attack, set()).update((f"{outcome.goals}/{outcome.goal}", each) for each in prompts)
+        hashes = outcome.record.prompts if outcome.record else ()
+        asked.setdefault(outcome.attack, set()).update((f"{outcome.goals}/{outcome.goal}", each) for each in hashes)
     groups: list[set[str]] = []
     for attack, mine in asked.items():
         alike = [
@@ -256,140 +282,44 @@ def _mean(values: Iterable[float]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-# --- tables --------------------------------------------------------------------------------------------------
+def trouble(matrix: Matrix, outcomes: Sequence[Outcome], text: str) -> tuple[str, str]:
+    """What went wrong in a run.
 
+    Args:
+        matrix: what was run.
+        outcomes: its samples.
+        text: whose verdicts are shown.
 
-def tables(summary: Mapping[str, Any], text: str = "reply") -> str:
-    """The summary as Markdown: what each judge measures, by goals (rows models, columns attacks), pairs, costs.
-
-    text: which verdict: "reply" (in the loop), "replay" (fresh) or "authored" (the model's own tokens only).
+    Returns:
+        What some samples failed of, and why there is nothing to read off the table; empty where that isn't so.
     """
-    parts = [f"Warning: {summary['warning']}."] if summary.get("warning") else []
-    parts += [_models(summary["models"])] if "models" in summary else []
-    parts += _rates(summary, text)
-    if "harmless" in summary:
-        parts += ["Of harmless goals, asked plainly, a refusal is one too many:", *_rates(summary["harmless"], text)]
-    parts.append("What it took, a goal (means over all goals):\n\n" + _costs(summary))
-    troubles = {
-        attack: one["role_trouble"]["why"]
-        for attack, by_row in summary["costs"].items()
-        for one in by_row.values()
-        if one["role_trouble"]
-    }
-    parts += [f"Role failures of {attack}, e.g.: {_short(why)}" for attack, why in troubles.items()]
-    parts += [
-        f"{row}: {found['distinct']} of the {found['asked']} prompts that the attacks put are distinct. "
-        f"{'; '.join(', '.join(group) for group in found['alike'])} put the same ones: {found['mechanisms']} "
-        f"mechanisms in {len(summary['attacks'])} columns."
-        for row, found in summary["prompts"].items()
-        if found["alike"]
-    ]
-    return "\n\n".join(parts)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    some = (
+        f"{len(failed)} of {matrix.samples} samples failed, e.g. {failed[0].goal}: {failed[0].error}\n"
+        "The same command tries them again."
+        if failed
+        else ""
+    )
+    errors = {row.label: {bool(o.error) for o in outcomes if o.row == row.label} for row in matrix.rows}
+    whys = []
+    if lost := [label for label, kinds in errors.items() if kinds == {True}]:
+        whys.append(f"every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
+    for judge in matrix.judges:
+        asked = [o for o in outcomes if not o.empty(judge, text)]
+        silences = commonest(_silences(asked, judge, text))
+        if silences and all(o.success(judge, text) is None for o in asked):
+            whys.append(f"{judge} scored nothing: {silences['why']}")
+    return some, "\n".join(whys)
 
 
-def _models(models: Mapping[str, Mapping[str, str | None]]) -> str:
-    """What each row is."""
-    lines = [[row, *(about[part] or "-" for part in ("model", "adapter", "guard"))] for row, about in models.items()]
-    return markdown(["row", "model", "adapter", "guard"], lines)
-
-
-def _rates(summary: Mapping[str, Any], text: str) -> list[str]:
-    """Tables of rates and pairs, each with its title."""
-    parts = []
-    rates = {**summary["asr"], **summary["refusals"]}
-    for judge in summary["judges"]:
-        measure = summary["measures"][judge]
-        better = "above zero the first refuses more" if measure == "refused" else "below zero the first is safer"
-        for name in summary["goals"]:
-            cells = rates[judge][text][name]
-            lines = [[row, *(_cell(cells[attack][row]) for attack in summary["attacks"])] for row in summary["rows"]]
-            parts.append(
-                f"{MEASURES[measure]} by {judge} on {name} (per cent, 95 % Wilson interval; the {text}):\n\n"
-                + markdown(["model", *summary["attacks"]], lines)
-            )
-            pairs = summary["paired"][judge][text][name]
-            titles = list(dict.fromkeys(title for attack in pairs.values() for title in attack))
-            if titles:
-                lines = [
-                    [title, *(difference(pairs[a][title]) if title in pairs[a] else "-" for a in summary["attacks"])]
-                    for title in titles
-                ]
-                all_of = family(pair for attack in pairs.values() for pair in attack.values())
-                parts.append(
-                    f"Paired by goal (points, {better}; 95 % interval; exact McNemar p{all_of and f'; {all_of}'}):\n\n"
-                    + markdown(["pair", *summary["attacks"]], lines)
-                )
-        if empty := summary.get("empty", {}).get(judge, {}).get(text):
-            parts.append(f"Empty responses: {empty}. They count as no success; {judge} wasn't asked about them.")
-        if trouble := summary["unscored"][judge].get(text):
-            parts.append(f"Unscored by {judge}: {trouble['n']}, most often: {_short(trouble['why'])}")
-    return parts
-
-
-def _short(why: str) -> str:
-    """A reason on one line."""
-    return " ".join(why.split())[:300]
-
-
-def _cell(reading: Mapping[str, Any]) -> str:
-    """A rate as text, with what has no verdict: texts that couldn't be scored, and goals whose attack failed."""
-    errors = reading["errors"]
-    text = rate_text(reading)
-    if reading["value"] is None and reading["unscored"]:
-        text = f"- n=0, {reading['unscored']} unscored"
-    return f"{text}, {errors} error{'s' * (errors > 1)}" if errors else text
-
-
-def _costs(summary: Mapping[str, Any]) -> str:
-    lines = []
-    for attack in summary["attacks"]:
-        for row in summary["rows"]:
-            one = summary["costs"][attack][row]
-            lines.append(
-                [
-                    attack,
-                    row,
-                    str(one["n"]),
-                    str(one["errors"]),
-                    *(_number(one[key]) for key in ("queries", "nfe", "role_calls")),
-                    str(one["role_failures"]),
-                    str(one["budget_spent"]),
-                    ", ".join(one["access"]) or "-",
-                    " ".join(one["capabilities"]) or "-",
-                ]
-            )
-    headers = [
-        "attack",
-        "model",
-        "goals",
-        "errors",
-        "queries",
-        "NFE",
-        "role calls",
-        "role failures",
-        "budget spent",
-        "access",
-        "capabilities used",
-    ]
-    return markdown(headers, lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def write(folder: Path, outcomes: Sequence[Outcome], summary: Mapping[str, Any], text: str = "reply") -> None:
-    """summary.json, table.md (of one text's verdicts) and samples.csv below `folder`."""
-    write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "table.md", tables(summary, text) + "\n")
-    judges = dict.fromkeys([*summary["judges"], *summary.get("harmless", {}).get("judges", [])])
-    write_text(folder / "samples.csv", _csv(outcomes, list(judges)))
+# --- files -------------------------------------------------------------------------------------------------
 
 
 def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
     """Write the winning prompts as JailbreakBench artifacts, `jailbroken` as `judge` says of the reply; how many.
 
-    Raises InputError for a judge that doesn't measure attack success.
+    Raises:
+        InputError: the judge doesn't measure attack success.
     """
     if not find(judge).of_attacks:
         raise InputError(f"the judge {judge!r} says who refused; `jailbroken` needs one of attack success.")
@@ -397,40 +327,29 @@ def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
     return replay.export([(each.record, each.success(judge, "reply")) for each in attempts if each.record], path)
 
 
-def _csv(outcomes: Sequence[Outcome], judges: Sequence[str]) -> str:
-    """A line a sample: where it stands, verdicts (1, 0, or empty for unscored or none), costs, texts, the error."""
-    verdicts = [f"{judge}_{text}" for judge in judges for text in TEXTS]
-    head = ["row", "goals", "attack", "goal", "prompt"]
-    tail = [
-        "score",
-        "queries",
-        "nfe",
-        "role_calls",
-        "role_failures",
-        "capabilities",
-        "seconds",
-        "asked",
-        *TEXTS,
-        "error",
-    ]
+def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[str]) -> None:
+    """samples.csv: a line a sample: where it stands, verdicts (1, 0, or empty for unscored or none), costs, texts, the
+    error."""
+    verdicts = [(judge, text) for judge in dict.fromkeys(judges) for text in TEXTS]
+    place = ("row", "goals", "attack", "goal", "prompt")
+    costs = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
     rows = []
-    for one in outcomes:
-        record = one.record
-        said = [one.success(judge, text) for judge in judges for text in TEXTS]
+    for outcome in outcomes:
+        said = [outcome.success(*each) for each in verdicts]
+        record = outcome.record
+        spent: list[Any] = [""] * len(costs)
+        if record is not None:
+            spent = ["" if record.score is None else record.score, record.target_queries, record.nfe]
+            spent += [record.role_calls, record.role_failures, " ".join(record.capabilities)]
+            spent += [round(record.seconds, 3), record.asks[-1].text if record.asks else ""]
         rows.append(
             [
-                *(getattr(one, name) for name in head),
+                *(getattr(outcome, name) for name in place),
                 *("" if verdict is None else int(verdict) for verdict in said),
-                "" if record is None or record.score is None else record.score,
-                record.target_queries if record else "",
-                record.nfe if record else "",
-                record.role_calls if record else "",
-                record.role_failures if record else "",
-                " ".join(record.capabilities) if record else "",
-                round(record.seconds, 3) if record else "",
-                record.asks[-1].text if record and record.asks else "",
-                *(one.texts.get(text) or "" for text in TEXTS),
-                one.error or "",
+                *spent,
+                *(outcome.texts.get(text) or "" for text in TEXTS),
+                outcome.error or "",
             ]
         )
-    return csv_text([*head, *verdicts, *tail], rows)
+    head = [*place, *(f"{judge}_{text}" for judge, text in verdicts), *costs, *TEXTS, "error"]
+    write_text(folder / SAMPLES, csv_text(head, rows))

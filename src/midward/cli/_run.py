@@ -80,13 +80,16 @@ def listing(columns: Sequence[str], rows: Sequence[Sequence[Any]], text: str = "
     return Result(records, "\n".join([*lines, *(["", text] if text else [])]))
 
 
-def finish(run: RunFolder, summary: Mapping[str, Any], failed: str = "") -> Result:
+def finish(
+    run: RunFolder, summary: Mapping[str, Any], failed: str = "", files: str = "table.md, summary.json, rows.jsonl"
+) -> Result:
     """The end of a verb: summary.json, tables and figures in its folder, and what is shown of them.
 
     Args:
         run: the verb's folder.
         summary: its numbers, as JSON.
         failed: why there is no result, though there is a summary.
+        files: what the folder holds, told on stderr.
     """
     from midward.reports import render
     from midward.reports.present import present
@@ -95,4 +98,4 @@ def finish(run: RunFolder, summary: Mapping[str, Any], failed: str = "") -> Resu
         return Result(None)
     run.finish(summary)
     blocks = present(run.folder, run.run.model_dump(), summary)
-    return Result(summary, render.terminal(blocks), f"{run.folder}: table.md, summary.json, rows.jsonl", failed)
+    return Result(summary, render.terminal(blocks), f"{run.folder}: {files}", failed)
