@@ -78,6 +78,13 @@ class Generation:
         return len(self.commit_step)
 
     @property
+    def summary(self) -> str:
+        """What it is and what its guard said, in a line."""
+        said = "" if not self.verdict else "flagged" if self.verdict["flagged"] else "passed"
+        verdict = f"; guard {self.verdict['guard']}: {said}" if self.verdict else ""
+        return f"{self.title}: {len(self.steps)} steps{verdict}{f' ({self.note})' if self.note else ''}"
+
+    @property
     def text(self) -> str:
         """What stands at the end, up to the first end token; a mask that was left is a middle dot."""
         if not self.frames:

@@ -1,0 +1,75 @@
+"""`TraceConfig`: what `midward trace` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from midward._flags import Flag
+from midward.errors import InputError
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """A generation to be made, with what watches it and what stands beside it; or recorded traces.
+
+    Raises:
+        InputError: the settings don't go together, or --forced can't be read.
+    """
+
+    prompt: Annotated[str | None, Flag("What is asked.")] = None
+    forced: Annotated[
+        list[str] | None,
+        Flag("A text that stands at a response token from the start; repeatable.", metavar="POSITION:TEXT"),
+    ] = None
+    against: Annotated[
+        str | None,
+        Flag(
+            "What stands beside it: another adapter's folder, base (no adapter), or another sampler of the same "
+            "weights: ar, left-to-right, random ... (see midward dynamics)."
+        ),
+    ] = None
+    guard: Annotated[
+        list[Path] | None, Flag("A fitted guard; repeatable: each generation is watched by the one fitted for it.")
+    ] = None
+    anchors: Annotated[
+        list[Path] | None, Flag("Anchors (guard fit writes them): the SRI signal without a guard; repeatable.")
+    ] = None
+    load: Annotated[list[Path] | None, Flag("A recorded trace instead of a prompt; twice for two side by side.")] = None
+    row: Annotated[int, Flag("Which request of recorded traces.", min=0)] = 0
+    page: Annotated[Path | None, Flag("The page to write; the traces go beside it as .safetensors.", name="--html")] = (
+        None
+    )
+    out: Annotated[Path | None, Flag("Or a folder: the page and all that midward report needs to show it.")] = None
+    redact: Annotated[bool, Flag("Leave out what was said, for sharing; no trace is kept.")] = False
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.load is None):
+            raise InputError('give a prompt (--prompt "...") or a recorded trace (--load FILE), one of them.')
+        if (self.page is None) == (self.out is None):
+            raise InputError("give --html PAGE or --out FOLDER, one of them.")
+        if self.file.suffix not in (".html", ".htm") or self.file.is_dir():
+            raise InputError(f"--html takes a file that ends in .html; received {self.file}.")
+        for name in ("forced", "against", "guard", "anchors") if self.load else ():
+            if getattr(self, name):
+                raise InputError(f"--{name} goes with --prompt; a recorded trace is shown as it is.")
+        if self.prompt is not None and not self.prompt.strip():
+            raise InputError("the prompt is empty.")
+        assert self.spans is not None  # it raises
+
+    @property
+    def file(self) -> Path:
+        """The page."""
+        return self.page or Path(self.out or "") / "index.html"
+
+    @property
+    def spans(self) -> list[tuple[int, str]]:
+        """Response token and text of everything that is forced."""
+        spans = []
+        for text in self.forced or ():
+            at, _, words = text.partition(":")
+            if not at.strip().isdecimal() or not words:
+                raise InputError(f'--forced is POSITION:TEXT, e.g. "0:Sure, here is"; received {text!r}.')
+            spans.append((int(at), words))
+        return spans
