@@ -6,10 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from midward.dynamics.order import Order, by_prompt, correlation, heat, mean_positions, orders, parts
-from midward.sampling import Forced, Request, Sampling, Trace, sample
-
-PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14], [15, 16, 17, 18]]
+from midward.dynamics.order import Order, by_prompt, correlation, heat, parts
 
 
 @st.composite
@@ -47,28 +44,15 @@ def test_known_orders():
     assert parts(all_text)[1:] == (0, 0)
 
 
-@pytest.mark.parametrize("block", [None, 4])
-def test_orders_are_those_of_the_trace(exact, block):
-    sampling = Sampling(length=12, steps=6, block=block)
-    found = orders(exact, PROMPTS, sampling, batch_size=3)
-    trace = Trace(needs_all_steps=True)
-    responses = sample(exact, PROMPTS, sampling, watchers=[trace])
-    for row, (order, response) in enumerate(zip(found, responses)):
-        assert list(order.steps) == trace.commit_step[row].tolist()
-        assert response.raw_ids[: order.end] == response.ids
-    assert np.allclose(mean_positions(found), trace.mean_positions().numpy())
-    assert np.nanmean(by_prompt(found), axis=0) == pytest.approx(mean_positions(found))  # two each, everywhere
-    shares = heat(found)
-    assert shares.shape == (12, 6) and np.allclose(shares.sum(1), 1)
-
-
-def test_forced_positions_are_in_no_order(exact):
-    [order] = orders(exact, [Request([5], forced=(Forced(2, (40, 41)),))], Sampling(length=6, steps=3))
-    assert [at for at, step in enumerate(order.steps) if step < 0] == [2, 3]
-    assert np.allclose(heat([order]).sum(1), [1, 1, 0, 0, 1, 1])
-
-
-def test_a_threshold_has_the_rows_own_steps(exact):
-    sampling = Sampling(length=12, block=4, threshold=0.3)
-    alone = [orders(exact, [prompt], sampling)[0] for prompt in PROMPTS]
-    assert orders(exact, PROMPTS, sampling, batch_size=4) == alone
+@settings(deadline=None, max_examples=50)
+@given(st.lists(some_order(), min_size=1, max_size=4))
+def test_each_position_is_committed_once_and_counts_at_its_step(orders):
+    shares, means = heat(orders), by_prompt(orders)
+    committed = [[(at, step) for at, step in enumerate(order.steps) if step >= 0] for order in orders]
+    for at, row in enumerate(shares):
+        for step, share in enumerate(row):
+            assert share == pytest.approx(sum((at, step) in pairs for pairs in committed) / len(orders))
+    for pairs, row in zip(committed, means):
+        for step, mean in enumerate(row):
+            places = [at for at, when in pairs if when == step]
+            assert mean == pytest.approx(np.mean(places) if places else np.nan, nan_ok=True)

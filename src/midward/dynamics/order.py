@@ -6,17 +6,11 @@ the order within the padding behind its end token, and the one being earlier tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
-
-from midward.models import LanguageModel
-from midward.sampling import Request, Sampling, Trace, sample
-
-Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -28,33 +22,6 @@ class Order:
 
     steps: tuple[int, ...]
     end: int
-
-
-def orders(
-    model: LanguageModel,
-    prompts: Sequence[Request | Any],
-    sampling: Sampling,
-    *,
-    batch_size: int = 16,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> list[Order]:
-    """Sample every prompt, with all steps run, as the figure's source does; orders in the prompts' order."""
-    found = []
-    ends = model.family.end_ids
-    for start in range(0, len(prompts), batch_size):
-        batch = list(prompts[start : start + batch_size])
-        trace = Trace(needs_all_steps=True)
-        responses = sample(model, batch, sampling, batch_size=batch_size, watchers=[trace])
-        for row, response in enumerate(responses):
-            response.checked()
-            end = next((at for at, token in enumerate(response.raw_ids) if token in ends), sampling.length)
-            steps = trace.commit_step[row]
-            if sampling.threshold is not None:  # numbered by the batch there; a row's own count is wanted
-                _, number = steps[steps >= 0].unique(return_inverse=True)
-                steps = steps.masked_scatter(steps >= 0, number.to(steps.dtype))
-            found.append(Order(tuple(steps.tolist()), end))
-        progress(len(batch))
-    return found
 
 
 def committed(order: Order, *, text: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -92,29 +59,22 @@ def parts(order: Order) -> tuple[float, float, float]:
     return within[0], within[1], between
 
 
-def mean_positions(found: Sequence[Order]) -> list[float]:
-    """Mean position of the tokens committed at each step, over all generations; NaN where a step committed none."""
-    shares = heat(found)
-    with np.errstate(invalid="ignore"):
-        return ((np.arange(len(shares)) @ shares) / shares.sum(0)).tolist()
-
-
-def by_prompt(found: Sequence[Order], *, text: bool = False) -> np.ndarray:
-    """The same for each generation [N, steps]; text: of what stands before its end token alone."""
-    total = 1 + max((max(order.steps) for order in found), default=-1)
-    means = np.full((len(found), total), np.nan)
-    for row, order in enumerate(found):
-        steps, positions = committed(order, text=text)
+def by_prompt(orders: Sequence[Order]) -> np.ndarray:
+    """Mean position of the tokens that each generation committed at each step [N, steps]; NaN where it did none."""
+    total = 1 + max((-1, *(max(order.steps) for order in orders)))
+    means = np.full((len(orders), total), np.nan)
+    for row, order in enumerate(orders):
+        steps, positions = committed(order)
         for step in np.unique(steps):
             means[row, step] = positions[steps == step].mean()
     return means
 
 
-def heat(found: Sequence[Order]) -> np.ndarray:
+def heat(orders: Sequence[Order]) -> np.ndarray:
     """Share of the generations that committed position p at step s [length, steps]."""
-    total = 1 + max((max(order.steps) for order in found), default=-1)
-    counts = np.zeros((max((len(order.steps) for order in found), default=0), total))
-    for order in found:
+    total = 1 + max((-1, *(max(order.steps) for order in orders)))
+    counts = np.zeros((max((len(order.steps) for order in orders), default=0), total))
+    for order in orders:
         steps, positions = committed(order)
         counts[positions, steps] += 1
-    return counts / max(1, len(found))
+    return counts / max(1, len(orders))
