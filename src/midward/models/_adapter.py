@@ -114,8 +114,8 @@ def _read(folder: Path) -> Tensors:
 def _renamed(tensors: Tensors, config: PeftConfig, network: Any, published: Renaming, folder: Path) -> Tensors:
     """The tensors under the network's own names. Where that renames any, the config is told of the modules by their own
     full names: patterns of published ones would meet others, or none."""
-    found: Tensors = {}
-    theirs: dict[str, str] = {}  # of each adapted module
+    renamed: Tensors = {}
+    published_of: dict[str, str] = {}  # own module -> published, of each adapted one
     whole = set()  # modules that are stored as a whole
     modules = {name for name, _ in network.named_modules()}
     changed = False
@@ -130,8 +130,8 @@ def _renamed(tensors: Tensors, config: PeftConfig, network: Any, published: Rena
             if tail in (".weight", ".bias"):
                 whole.add(module)
             elif ".base_layer." not in tail:
-                theirs[module] = published_key[: -len(tail)]
-            found[_PREFIX + own] = part
+                published_of[module] = published_key[: -len(tail)]
+            renamed[_PREFIX + own] = part
     if not changed:
         return tensors
     if not isinstance(config, LoraConfig) or config.target_parameters or config.layer_replication:
@@ -140,27 +140,27 @@ def _renamed(tensors: Tensors, config: PeftConfig, network: Any, published: Rena
             f"{config.peft_type}."
         )
     for pattern in ("alpha_pattern", "rank_pattern"):
-        by_theirs = getattr(config, pattern)
-        keys = {own: get_pattern_key(by_theirs, name) for own, name in theirs.items()}
-        setattr(config, pattern, {re.escape(own): by_theirs[k] for own, k in keys.items() if k in by_theirs})
-    config.target_modules = sorted(theirs)
+        by_published = getattr(config, pattern)
+        keys = {own: get_pattern_key(by_published, name) for own, name in published_of.items()}
+        setattr(config, pattern, {re.escape(own): by_published[k] for own, k in keys.items() if k in by_published})
+    config.target_modules = sorted(published_of)
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
-    config.modules_to_save = sorted(whole - set(theirs)) if config.modules_to_save else None
-    return found
+    config.modules_to_save = sorted(whole - set(published_of)) if config.modules_to_save else None
+    return renamed
 
 
 def _without_the_base(tensors: Tensors, network: Any, folder: Path, name: str) -> Tensors:
     """The tensors without the base's own layers, which PEFT stores beside an adapter of the embeddings or the head."""
-    found = {key: tensor for key, tensor in tensors.items() if not key.endswith(".base_layer.weight")}
+    adapter = {key: tensor for key, tensor in tensors.items() if not key.endswith(".base_layer.weight")}
     parameters = dict(network.named_parameters(remove_duplicate=False))
-    for key in tensors.keys() - found.keys():
+    for key in tensors.keys() - adapter.keys():
         own = parameters.get(key.removeprefix(_PREFIX).replace(".base_layer.", "."))
         if own is None or own.shape != tensors[key].shape or not _alike(own.detach(), tensors[key]):
             raise ModelError(
                 f"the adapter {folder} doesn't fit {name!r}: the base's layer stored with it ({key}) is another; it "
                 "was made for another base model."
             )
-    return found
+    return adapter
 
 
 def _alike(own: torch.Tensor, stored: torch.Tensor) -> bool:
@@ -170,12 +170,12 @@ def _alike(own: torch.Tensor, stored: torch.Tensor) -> bool:
 
 
 def _check_shapes(tensors: Tensors, wanted: Mapping[str, torch.Tensor], folder: Path, name: str) -> None:
-    there = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    here = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
-    if there != here:
-        key = min(there.items() ^ here.items())[0]
+    in_file = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    in_model = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
+    if in_file != in_model:
+        key = min(in_file.items() ^ in_model.items())[0]
         experts = " Single experts can't be adapted: they are one fused tensor here." if ".experts." in key else ""
         raise ModelError(
-            f"the adapter {folder} doesn't fit {name!r}: {key} has shape {there.get(key)} in the file and "
-            f"{here.get(key)} in the model; it was made for another base model.{experts}"
+            f"the adapter {folder} doesn't fit {name!r}: {key} has shape {in_file.get(key)} in the file and "
+            f"{in_model.get(key)} in the model; it was made for another base model.{experts}"
         )

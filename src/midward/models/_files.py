@@ -111,8 +111,8 @@ def renaming(mapping: Mapping[str, str]) -> Renaming:
     """By regular expressions, as transformers' `key_mapping`."""
 
     def rename(name: str, tensor: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
-        for pattern, ours in mapping.items():
-            name = re.sub(pattern, ours, name)
+        for pattern, own in mapping.items():
+            name = re.sub(pattern, own, name)
         yield name, tensor
 
     return rename

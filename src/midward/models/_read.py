@@ -103,9 +103,9 @@ def read_native(
         raise ModelError(f"{folder} can't be read by transformers ({type(error).__name__}: {error}).") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind] and (strict or kind != "unexpected_keys"):
-            some = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])
+            names = ", ".join(str(key) for key in sorted(info[kind], key=str)[:3])
             raise ModelError(
-                f"{folder}: {len(info[kind])} {kind.replace('_keys', '')} weights ({some}); "
+                f"{folder}: {len(info[kind])} {kind.replace('_keys', '')} weights ({names}); "
                 "the files don't belong to this config.json."
             )
     return network.eval()
@@ -126,10 +126,10 @@ def require(raw: Mapping[str, Any], usual: Mapping[str, Any], family: str) -> No
 
 def entries(raw: Mapping[str, Any], names: Mapping[str, str], family: str) -> dict[str, Any]:
     """Return the backbone's entries (names: backbone's -> published); ModelError for one that is missing."""
-    missing = [theirs for theirs in names.values() if raw.get(theirs) is None]
+    missing = [published for published in names.values() if raw.get(published) is None]
     if missing:
         raise ModelError(f"the {family} config lacks {missing[0]!r}; is config.json complete?")
-    return {ours: raw[theirs] for ours, theirs in names.items()}
+    return {own: raw[published] for own, published in names.items()}
 
 
 def rope(raw: Mapping[str, Any], family: str, **more: Any) -> dict[str, Any]:

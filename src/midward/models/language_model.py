@@ -246,15 +246,15 @@ class LanguageModel:
                 weights = _base_weights(weights, self.network.base_model.prefix)
             self._base_hash = _hash_tensors(weights) + _hash_tokenizer(self.tokenizer)
         config = {k: v for k, v in self.causal_lm.config.to_dict().items() if k not in _CONFIG_NOISE}
-        about = [config, repr(self.family), getattr(self.tokenizer, "chat_template", None), self._base_hash]
+        parts = [config, repr(self.family), getattr(self.tokenizer, "chat_template", None), self._base_hash]
         if self.family.kind == "canvas":  # sampled by its own `generate`
-            about.append(self.causal_lm.generation_config.to_dict())
+            parts.append(self.causal_lm.generation_config.to_dict())
         if adapted:
             name = self.network.active_adapter
             tensors = get_peft_model_state_dict(self.network, adapter_name=name, save_embedding_layers=False)
             settings = self.network.peft_config[name].to_dict().items()
-            about += [_hash_tensors(tensors), {k: v for k, v in settings if k not in _ADAPTER_NOISE}]
-        return hashlib.sha256(json.dumps(about, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
+            parts += [_hash_tensors(tensors), {k: v for k, v in settings if k not in _ADAPTER_NOISE}]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
 
 def _base_weights(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -279,12 +279,12 @@ def _plain(value: Any) -> Any:
 def _hash_tokenizer(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        about = {"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
+        parts = {"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
     else:
-        about = json.loads(backend.to_str())
+        parts = json.loads(backend.to_str())
         for state in ("padding", "truncation"):  # of the last call
-            about.pop(state, None)
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+            parts.pop(state, None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

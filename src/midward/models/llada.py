@@ -53,7 +53,7 @@ def _by_pattern(modules: Mapping[str, str]) -> dict[str, str]:
 
 KEY_MAPPING = _by_pattern(_MODULES)
 #: The way back, for writing a checkpoint in the published layout.
-PUBLISHED_MAPPING = _by_pattern({ours: theirs for theirs, ours in _MODULES.items()})
+PUBLISHED_MAPPING = _by_pattern({own: published for published, own in _MODULES.items()})
 
 # The published config can switch on parts that Llama lacks; each must have this value (or be absent).
 REQUIRED = {

@@ -91,7 +91,7 @@ def _register_conversion() -> None:
     register_checkpoint_conversion_mapping(
         LLaDA2ForMaskedDiffusion.__name__,
         [
-            *(WeightRenaming(theirs, ours) for theirs, ours in _KEY_MAPPING.items()),
+            *(WeightRenaming(published, own) for published, own in _KEY_MAPPING.items()),
             WeightConverter(
                 source_patterns=f"{_FUSED}weight",
                 target_patterns=[f".self_attn.{name}_proj.weight" for name in "qkv"],

@@ -90,15 +90,15 @@ def load(
         ModelError: Wrong folder, missing or torn file, missing shard, pickle-only weights, weights that aren't finite
             numbers, unknown family, unusual config, too little memory, or an adapter made for another model.
     """
-    where = placement(device, dtype, quantize, device_map)
+    placed = placement(device, dtype, quantize, device_map)
     folder = checkpoint_folder(name)
     beside = None if adapter is None else adapter_folder(adapter)
     raw = read_json(folder / "config.json")
     kind = _kind(folder, raw)
     _check_quantised(folder, raw, kind)
     with _config_errors(folder):
-        need = estimate(folder, where.dtype, where.quantize, **(use or {}))
-    require(need, where, tell)
+        need = estimate(folder, placed.dtype, placed.quantize, **(use or {}))
+    require(need, placed, tell)
     tokenizer = _tokenizer(folder, kind)
 
     network: Any
@@ -107,9 +107,9 @@ def load(
             raw = mmada.complete(folder, raw) if kind == "mmada" else raw
             module = _PLUGINS.find(kind)
             family = module.family(raw, tokenizer)
-            network = module.read(folder, raw, where)
+            network = module.read(folder, raw, placed)
         else:
-            network = autoregressive.read(folder, raw, where)
+            network = autoregressive.read(folder, raw, placed)
             family = autoregressive.family(folder, raw, tokenizer, network)
     _check_mask_token(folder, family, tokenizer)
     own_sampling = _own_sampling(folder)
@@ -178,8 +178,8 @@ def check_attention(model: LanguageModel) -> None:
     ids[:, -1] = torch.linspace(0, model.vocab_size - 1, 4).long()
     before = model.hidden(ids)[:, :-1].float()
     whole = ids[:1, : min(block, length)]
-    ours = model.head(model.hidden(whole))
-    if not (before.isfinite().all() and ours.isfinite().all()):
+    own = model.head(model.hidden(whole))
+    if not (before.isfinite().all() and own.isfinite().all()):
         raise ModelError(f"{model.name!r} computes NaN or infinite numbers; {_remedy(model.dtype)}")
     change = (before - before[:1]).norm(dim=-1).max(0).values / before[0].norm(dim=-1)  # [length - 1]
     # Rounding: an expert's tokens are multiplied together, so that a position's last bits depend on the others.
@@ -195,7 +195,7 @@ def check_attention(model: LanguageModel) -> None:
             "upgrade transformers?"
         )
     logits = model.causal_lm(input_ids=whole, use_cache=False).logits
-    if not torch.allclose(ours, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item()):
+    if not torch.allclose(own, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item()):
         raise ModelError(f"{model.name!r} transforms its logits after the output head in a way that isn't supported.")
 
 
@@ -225,8 +225,8 @@ def _check_quantised(folder: Path, raw: dict[str, Any], kind: str) -> None:
 
 def _check_mask_token(folder: Path, family: Family, tokenizer: Any) -> None:
     """Warn where the config's mask id isn't the tokenizer's mask token: a prompt's masks wouldn't be the canvas's."""
-    theirs = tokenizer.mask_token_id
-    if family.mask_id is None or theirs in (None, family.mask_id):
+    stated = tokenizer.mask_token_id
+    if family.mask_id is None or stated in (None, family.mask_id):
         return
     text = tokenizer.convert_ids_to_tokens(family.mask_id)
     if "mask" not in str(text).lower():
@@ -237,7 +237,7 @@ def _check_mask_token(folder: Path, family: Family, tokenizer: Any) -> None:
             family.mask_id,
             text,
             tokenizer.mask_token,
-            theirs,
+            stated,
         )
 
 
@@ -264,13 +264,13 @@ def placement(
     elif isinstance(device_map, dict) and device_map:
         _require_one_process(device_map)
         devices = {
-            module: _device(f"cuda:{where}" if isinstance(where, int) else where)
-            for module, where in device_map.items()
+            module: _device(f"cuda:{place}" if isinstance(place, int) else place)
+            for module, place in device_map.items()
         }
         first = next(iter(devices.values()))
-        if len({where.type for where in devices.values()}) > 1:
+        if len({place.type for place in devices.values()}) > 1:
             raise ModelError(
-                f"the device map names {', '.join(sorted({str(where) for where in devices.values()}))}; "
+                f"the device map names {', '.join(sorted({str(place) for place in devices.values()}))}; "
                 "layers on the CPU beside a GPU would be copied at every step, which isn't offered."
             )
     else:
@@ -291,8 +291,8 @@ def _check_nothing_offloaded(model: LanguageModel) -> None:
     """transformers' own map puts on the CPU or the disk what the devices have no room for."""
     outside = sorted(
         str(module)
-        for module, where in getattr(model.network, "hf_device_map", {}).items()
-        if str(where) in ("disk", "meta") or (str(where) == "cpu" and model.device.type != "cpu")
+        for module, device in getattr(model.network, "hf_device_map", {}).items()
+        if str(device) in ("disk", "meta") or (str(device) == "cpu" and model.device.type != "cpu")
     )
     if outside:
         raise ModelError(
@@ -431,10 +431,10 @@ def _check_special_tokens(folder: Path, tokenizer: Any) -> None:
     """Tokens that vocab.json lacks are numbered on from its end; that must be what tokenizer_config.json says."""
     stated = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
     for number, token in stated.items():
-        found = tokenizer.convert_tokens_to_ids(token["content"])
-        if found != int(number):
+        own = tokenizer.convert_tokens_to_ids(token["content"])
+        if own != int(number):
             raise ModelError(
-                f"{folder}: {token['content']} is token {found} of vocab.json and {number} of tokenizer_config.json; "
+                f"{folder}: {token['content']} is token {own} of vocab.json and {number} of tokenizer_config.json; "
                 "the tokenizer's files don't belong together."
             )
 

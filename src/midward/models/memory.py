@@ -153,14 +153,14 @@ def available(placement: Placement) -> tuple[int | None, str]:
         chosen = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     else:
         chosen = list(dict.fromkeys(devices.values())) if isinstance(devices, dict) else [devices]
-    where = " and ".join(map(str, chosen))
+    names = " and ".join(map(str, chosen))
     kinds = {device.type for device in chosen}
     if not kinds <= {"cuda", "cpu", "mps"}:
-        return None, where
+        return None, names
     free = sum(torch.cuda.mem_get_info(device)[0] for device in chosen if device.type == "cuda")
     if kinds & {"cpu", "mps"}:
         free += psutil.virtual_memory().available
-    return free, where
+    return free, names
 
 
 def dtype_name(dtype: torch.dtype, quantize: str | None) -> str:

@@ -49,15 +49,14 @@ class Agreement:
 def compare(exact: Sequence[Response], fast: Sequence[Response]) -> Agreement:
     """Compare responses to the same requests. Raises InputError for unequal numbers of them."""
     tokens = equal_tokens = equal_responses = 0
-    for ours, theirs in zip(exact, fast, strict=True):
-        count = len(ours.ids) + ours.ended
-        pairs = zip(ours.raw_ids[:count], theirs.raw_ids[:count], strict=True)
+    for reference, approximate in zip(exact, fast, strict=True):
+        count = len(reference.ids) + reference.ended
+        pairs = zip(reference.raw_ids[:count], approximate.raw_ids[:count], strict=True)
         tokens += count
         equal_tokens += sum(a == b for a, b in pairs)
-        equal_responses += ours.ids == theirs.ids and ours.ended == theirs.ended
-    return Agreement(
-        tokens, equal_tokens, len(exact), equal_responses, sum(one.nfe for one in exact), sum(one.nfe for one in fast)
-    )
+        equal_responses += reference.ids == approximate.ids and reference.ended == approximate.ended
+    forwards = [sum(response.nfe for response in responses) for responses in (exact, fast)]
+    return Agreement(tokens, equal_tokens, len(exact), equal_responses, *forwards)
 
 
 def agreement(
@@ -68,8 +67,8 @@ def agreement(
     At a temperature above 0 a row's draws are the same in both, but a threshold numbers its steps otherwise, so that
     equal tokens then are no more than two samples of one distribution would share.
     """
-    found = [
-        [one.checked() for one in sample(model, requests, settings, batch_size=batch_size)]
+    both = [
+        [response.checked() for response in sample(model, requests, settings, batch_size=batch_size)]
         for settings in (exact, fast)
     ]
-    return compare(*found)
+    return compare(*both)

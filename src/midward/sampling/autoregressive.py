@@ -41,11 +41,11 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
             decided = [line[p] if p < position or behind[p] else None for p in range(sampling.length)]
             avoid = _bans.banned_at(bans, position, decided)
             if avoid:
-                one = slice(i, i + 1)
-                token[one], score[one], _ = choose(
+                this = slice(i, i + 1)
+                token[this], score[this], _ = choose(
                     model,
-                    hidden[one],
-                    None if uniforms is None else uniforms[one],
+                    hidden[this],
+                    None if uniforms is None else uniforms[this],
                     temperature=sampling.temperature,
                     forbidden=[*always, *avoid],
                 )

@@ -102,8 +102,8 @@ class _Slots(CacheLayerMixin):
             if rows is None and len(columns) == 1:
                 held.index_copy_(2, columns[0], new)
             else:
-                here = torch.arange(aim.rows, device=device) if rows is None else rows
-                held[here[:, None], :, columns] = new.transpose(1, 2)
+                kept = torch.arange(aim.rows, device=device) if rows is None else rows
+                held[kept[:, None], :, columns] = new.transpose(1, 2)
         # 3. and sees what stands before `stop` in them.
         if rows is None:
             return self.keys[:, :, : aim.stop], self.values[:, :, : aim.stop]

@@ -52,9 +52,9 @@ class Canvas:
         forced = torch.zeros(len(rows), self.length, dtype=torch.bool)
         for i, row in enumerate(rows):
             for span in row.request.forced:
-                where = slice(span.position, span.position + len(span.ids))
-                ids[i, self.width :][where] = torch.tensor(span.ids)
-                forced[i, where] = True
+                place = slice(span.position, span.position + len(span.ids))
+                ids[i, self.width :][place] = torch.tensor(span.ids)
+                forced[i, place] = True
         self.ids = ids.to(device)
         self.forced = forced.to(device)
 

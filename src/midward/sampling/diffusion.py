@@ -98,9 +98,9 @@ class _Diffusion:
         blocks = [self.sampling.blocks_after(offset) for offset in self.offsets]
         index = 0
         for number in range(max(len(each) for each in blocks)):
-            here = {row: each[number] for row, each in enumerate(blocks) if number < len(each)}
-            while working := self._with_masks(here):
-                self._step(index, [here[row] for row in working], working, [1] * len(working))
+            block_of = {row: each[number] for row, each in enumerate(blocks) if number < len(each)}
+            while working := self._with_masks(block_of):
+                self._step(index, [block_of[row] for row in working], working, [1] * len(working))
                 index += 1
 
     # --- known before the first step ---------------------------------------------------------------------
@@ -154,8 +154,8 @@ class _Diffusion:
         """The rows that still have a mask before the end of their block."""
         stops = [blocks[row][1] if row in blocks else -self.canvas.width for row in range(len(self.offsets))]
         before = self.coordinates < torch.tensor(stops, device=self.device)[:, None]
-        some = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
-        return [row for row in self.alive if some[row]]
+        any_left = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
+        return [row for row in self.alive if any_left[row]]
 
     def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> None:
         """One denoising step.
