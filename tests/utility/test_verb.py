@@ -118,7 +118,7 @@ def test_a_guard_stands_in_front(midward, own, llada, tmp_path):
     assert load_run(tmp_path / "out")[0].models[0].guard_digest == guard.digest
     assert [(row["response"], row["correct"]) for row in rows] == [(STUB, False)] * 2
     assert summary["cells"][0]["flagged"] == 2
-    several = midward(*own, "--adapter", "a=x", "--guard", file, "--tasks", "sums", "--out", tmp_path / "no")
+    several = midward(*own, "--adapter", f"a={tmp_path}", "--guard", file, "--tasks", "sums", "--out", tmp_path / "no")
     assert several.exit_code == 2 and "--guard goes with one model" in several.stderr
 
 
@@ -127,7 +127,8 @@ def test_a_guard_stands_in_front(midward, own, llada, tmp_path):
     [
         (["--tasks", ","], "give --tasks"),
         (["--model", "elsewhere"], "give --tasks"),
-        (["--tasks", "sums", "--guard", "absent"], "there is no file"),
+        (["--tasks", "sums", "--guard", "absent"], "there is no guard at absent"),
+        (["--tasks", "sums", "--adapter", "a=./absent"], "no adapter './absent'"),
         (["--tasks", "sums", "--compare", "absent"], "absent holds no run.json"),
         (["--tasks", "gsm8k"], "the task 'gsm8k' can't be loaded"),
         (["--tasks", "humaneval"], "--allow-code-execution"),

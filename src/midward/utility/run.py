@@ -9,6 +9,7 @@ from typing import Any
 
 from midward.guards import Guard
 from midward.models import LanguageModel
+from midward.models.loading import adapter_folder
 from midward.runs.measure import ROWS, Row
 from midward.sampling import Sampling
 from midward.store import RowFile, key_of
@@ -22,7 +23,12 @@ def models_of(adapters: Sequence[tuple[str, str]]) -> list[tuple[str, int, str |
     Args:
         adapters: label (may be empty) and folder of each. One without a label is measured alone, several beside the
             bare model.
+
+    Raises:
+        ModelError: there is no such adapter.
     """
+    for _, folder in adapters:
+        adapter_folder(folder)
     if len(adapters) < 2 and not any(label for label, _ in adapters):
         return [("", 0, adapters[0][1] if adapters else None)]
     labels = [label or Path(folder).name for label, folder in adapters]
