@@ -170,15 +170,6 @@ def test_devices_that_share_the_systems_memory_or_cannot_be_asked(monkeypatch):
     memory.require(Memory(600 * GB, 0), at("xpu"))
 
 
-def test_how_it_reads():
-    need = Memory(16 * GB, 2 * GB, 10**6, "4bit over bfloat16")
-    weights, rest = (
-        "16.0 GB of weights (4bit over bfloat16)",
-        "2.0 GB of activations, 1.0 MB of adapter and optimizer",
-    )
-    assert str(need) == f"about 18.0 GB: {weights}, {rest}"
-
-
 def test_verbs_tell_a_large_estimate_and_stop_before_reading(llada_folder, monkeypatch, capsys):
     from midward.cli._options import ModelOptions
 

@@ -95,6 +95,7 @@ def align(
         AlignError: Before training, for settings, data, sentences, an `out` or processes that cannot work; and where
             the loss is no finite number.
     """
+    # 1. What is asked for, checked: settings, model, prompts, sentences, and the order in which they will be seen.
     config = resolve({"method": method, "recipe": recipe, **overrides})
     out = Path(out)
     _check_model(model, config)
@@ -112,6 +113,7 @@ def align(
     schedule = Schedule(config, harmful, calm, ids, model.family.end_ids[0])
     record = _record(model, config, harmful, calm, ids, schedule.steps)
 
+    # 2. Where: the processes, and the folder, which may hold this very run already.
     state = PartialState(cpu=model.device.type == "cpu")
     _check_launch(state.num_processes, processes, model)
     processes = state.num_processes
@@ -124,6 +126,7 @@ def align(
     resumed_from = int(checkpoint.name.split("-")[1]) if checkpoint else None
     state.wait_for_everyone()
 
+    # 3. Train, from the last checkpoint if there is one.
     accumulation = config.batch_size // (micro * processes)
     start = (
         f"processes {processes}{_sharding()}: {schedule.steps} steps of {config.batch_size} prompts = {processes} "
@@ -141,6 +144,7 @@ def align(
             warnings.filterwarnings("ignore", message=".*don't match.*")
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         save_adapter(model.network, out, write=state.is_main_process)
+    # 4. Say that it is finished, and what it is.
     if state.is_main_process:
         write_text(out / CARD, card(record))  # in place of PEFT's, which says nothing
         _write_json(out / RECORD, {**record, "finished": True, "warnings": trainer.warned})
