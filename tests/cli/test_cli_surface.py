@@ -205,7 +205,7 @@ def test_a_config_holds_any_option_and_flags_override_it(midward, config, tiny):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("stpes: 3", "no option 'stpes'. Did you mean 'steps'? Available: model,"),
+        ("stpes: 3", "no option 'stpes'. Did you mean 'steps'? Available: "),
         ("goals: x.csv", "no option 'goals'"),
         ("config: other.yaml", "no option 'config'"),
         ("steps: 3.7", "steps: input should be a valid integer; received 3.7"),

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Given", "names"]  # a verb finds all that it needs here
 
-Quantize = Annotated[Literal["8bit", "4bit"] | None, Flag("Quantise the linear layers (needs bitsandbytes).")]
-DeviceMap = Annotated[
-    Literal["auto"] | None, Flag("auto: spread the layers over all GPUs, instead of --device.", free=True)
-]
-Device = Annotated[str, Flag("auto, cpu, cuda, cuda:1 ...", free=True)]
-Dtype = Annotated[str, Flag("auto, float32, bfloat16 or float16.")]
 JudgeName = Annotated[
     str | None, Flag("The judge; the oracle on the sandbox, else harmfulness.", name="--judges", grows=True)
 ]
@@ -40,15 +34,23 @@ Compare = Annotated[
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class Placement:
+    """Where a model runs, and how exactly."""
+
+    device: Annotated[str, Flag("auto, cpu, cuda, cuda:1 ...", free=True)] = "auto"
+    dtype: Annotated[str, Flag("auto, float32, bfloat16 or float16.")] = "auto"
+    quantize: Annotated[Literal["8bit", "4bit"] | None, Flag("Quantise the linear layers (needs bitsandbytes).")] = None
+    device_map: Annotated[
+        Literal["auto"] | None, Flag("auto: spread the layers over all GPUs, instead of --device.", free=True)
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelOptions(Placement):
     """Which model, and where it runs."""
 
     model: Annotated[str, Flag("sandbox, sandbox-ar, a checkpoint folder, or a Hub id.")] = "sandbox"
     adapter: Annotated[str | None, Flag("Folder of a PEFT adapter made for the model.")] = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    quantize: Quantize = None
-    device_map: DeviceMap = None
 
     @property
     def at_home(self) -> bool:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from midward.cli._show import columns as aligned
+from midward.cli._show import say
 from midward.cli._verb import names, running
 
 if TYPE_CHECKING:
+    from midward.judges.bench import Bench
     from midward.runs.run import RunFolder
 
 
@@ -73,15 +76,17 @@ def _finite(value: Any) -> Any:
 
 def listing(columns: Sequence[str], rows: Sequence[Sequence[Any]], text: str = "") -> Result:
     """A list: JSON records, or lines of aligned columns; text stands behind them."""
-    from midward.cli._show import columns as aligned
-
     lines = aligned([tuple(columns), *(tuple(map(str, row)) for row in rows)])
     records = [dict(zip(columns, row, strict=True)) for row in rows]
     return Result(records, "\n".join([*lines, *(["", text] if text else [])]))
 
 
 def finish(
-    run: RunFolder, summary: Mapping[str, Any], failed: str = "", files: str = "table.md, summary.json, rows.jsonl"
+    run: RunFolder,
+    summary: Mapping[str, Any],
+    failed: str = "",
+    files: str = "table.md, summary.json, rows.jsonl",
+    judge: Bench | None = None,
 ) -> Result:
     """The end of a verb: summary.json, tables and figures in its folder, and what is shown of them.
 
@@ -90,6 +95,7 @@ def finish(
         summary: its numbers, as JSON.
         failed: why there is no result, though there is a summary.
         files: what the folder holds, told on stderr.
+        judge: what it gave no verdict on is told; where that is all that it was asked, there is no result.
     """
     from midward.reports import render
     from midward.reports.present import present
@@ -98,4 +104,9 @@ def finish(
         return Result(None)
     run.finish(summary)
     blocks = present(run.folder, run.run.model_dump(), summary)
+    if judge is not None and judge.trouble:
+        if judge.scored:
+            say(f"judge     {judge.trouble}")
+        else:
+            failed = judge.trouble
     return Result(summary, render.terminal(blocks), f"{run.folder}: {files}", failed)

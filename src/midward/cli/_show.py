@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Event, Thread
@@ -18,7 +18,6 @@ from typer import Exit
 
 if TYPE_CHECKING:
     from midward.cli._run import Result
-    from midward.judges.bench import Bench
 
 LINES_EVERY = 30.0  # seconds between lines where there is no terminal
 
@@ -101,33 +100,22 @@ def _tell(progress: Progress, over: Event) -> None:
 
 
 @contextmanager
-def following(*, aloud: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """(what, done, of) on a progress display, one task a thing that is done. aloud: where there is no display, a line
-    on stderr as each begins."""
+def following() -> Iterator[Callable[[str, int, int], None]]:
+    """(what, done, of) on a progress display, one task a thing that is done."""
     with bar() as progress:
-        yield tasks_of(progress, aloud=aloud)
+        yield tasks_of(progress)
 
 
-def tasks_of(progress: Progress, *, aloud: bool = False) -> Callable[[str, int, int], None]:
+def tasks_of(progress: Progress) -> Callable[[str, int, int], None]:
     """What `following` yields, on a display that is there."""
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, done: int, of: int) -> None:
         if what not in tasks:
             tasks[what] = progress.add_task(what, total=of)
-            if aloud and progress.disable:
-                say(what)
         progress.update(tasks[what], completed=done, total=of)
 
     return show
-
-
-def tell_unscored(judged_by: Bench) -> None:
-    """What a judge gave no verdict on, and why most often; status 1 where that is all it was asked."""
-    if judged_by.trouble:
-        say(f"{'judge     ' if judged_by.scored else 'error: '}{judged_by.trouble}")
-        if not judged_by.scored:
-            raise Exit(1)
 
 
 class StepBar:
@@ -147,16 +135,6 @@ class StepBar:
 
     def on_end(self, canvas: Any) -> None:
         pass
-
-
-def in_points(pair: Mapping[str, Any]) -> tuple[str, str]:
-    """A paired difference of shares in points with its interval, and its p, also corrected; dashes where no pair was
-    scored."""
-    if pair["value"] is None:
-        return "-", "-"
-    ends = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
-    holm = f" (Holm {pair['holm']:.2g})" if pair.get("family", 1) > 1 else ""
-    return f"{100 * pair['value']:+.1f} {ends}", f"{pair['p']:.2g}{holm}"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -138,8 +138,9 @@ def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
     for parameter in inspect.signature(function).parameters.values():
         kind, default = hints[parameter.name], parameter.default
         if _config_of(kind) is None:
-            missing = default is inspect.Parameter.empty
-            options[parameter.name] = _option(parameter.name, kind, MISSING if missing else default)
+            [flag] = kind.__metadata__
+            default = MISSING if default is inspect.Parameter.empty else default
+            options[parameter.name] = Option(parameter.name, kind.__origin__, default, flag, flag.panel)
             continue
         configs[parameter.name] = kind
         for option in _options_of(kind, f"{parameter.name.capitalize()} options"):
@@ -213,38 +214,6 @@ def _options_of(kind: Any, panel: str) -> Iterator[Option]:
                     null = NoneType in get_args(own) and default is not None
                     own, default = own | None, None
                 yield Option(field.name, own, default, flag, flag.panel or panel, null)
-
-
-def _option(name: str, kind: Any, default: Any) -> Option:
-    """Of a parameter that is a flag of its own."""
-    [told] = kind.__metadata__
-    if isinstance(told, Flag):
-        return Option(name, kind.__origin__, default, told, told.panel)
-    declared = [told.default, *(told.param_decls or ())] if isinstance(told.default, str) else []
-    flag = Flag(name=" ".join(declared), grows=name in _GROWS, free=name in _FREE)
-    return _Plain(name, kind, default, flag)
-
-
-# Of flags that are declared for typer still.
-_FREE = "out_folder batch_size device device_map compare workers repeats plan listing verdict export".split()
-_GROWS = (
-    "count limit benign adapter guard served attacks goals harmless judges sets attacked positions starts words "
-    "phrases tokens tasks"
-).split()
-
-
-class _Plain(Option):
-    @property
-    def base(self) -> Any:
-        return (get_args(self.kind.__origin__) or (self.kind.__origin__,))[0]
-
-    @property
-    def read(self) -> None:
-        return None
-
-    def parameter(self) -> inspect.Parameter:
-        default = inspect.Parameter.empty if self.default is MISSING else self.default
-        return _parameter(self.name, self.kind.__origin__, self.kind.__metadata__[0], default)
 
 
 def _build(kind: Any, given: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from midward._flags import Flag
 from midward.attacks.config import AttackConfig
-from midward.cli._options import Device, DeviceMap, Dtype, Quantize, SamplingOptions, labelled, say_harm
+from midward.cli._options import Placement, SamplingOptions, labelled, say_harm
 from midward.cli._run import Result, finish, listing, run_folder
 from midward.cli._show import console, say
 from midward.goals import says_harm
@@ -17,10 +17,7 @@ from midward.goals import says_harm
 def attack(
     sampling: SamplingOptions,
     config: AttackConfig,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    device_map: DeviceMap = None,
+    placement: Placement,
     out: Annotated[Path, Flag("Folder of logs and tables.", free=True)] = Path("attack"),
 ) -> Result:
     """Attack a model, and adapters of it, with published attacks; judge, count, compare.
@@ -39,8 +36,7 @@ def attack(
     from midward.attacks import evalset, results
     from midward.attacks.matrix import matrix_of, rows_of
 
-    given: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "device_map": device_map}
-    given |= {**sampling.values, "device": device, "batch_size": config.batch_size, "seed": None}
+    given = {**vars(placement), **sampling.values, "batch_size": config.batch_size, "seed": None}
     arguments = {name: value for name, value in given.items() if value is not None}
     adapters = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in config.adapter or ()]
     guards = [labelled("--guard", text, "a guard's file, or LABEL=FILE") for text in config.guard or ()]

@@ -48,6 +48,4 @@ def dynamics(
     )
     with following() as progress:
         summary = recovery.run(loaded, config, goals, out_folder, samplers=samplers, judge=judged_by, progress=progress)
-    if judged_by.trouble and judged_by.scored:
-        say(f"judge     {judged_by.trouble}")
-    return finish(run, summary, "" if judged_by.scored else judged_by.trouble)
+    return finish(run, summary, judge=judged_by)

@@ -180,9 +180,7 @@ def evaluate(
             batch_size=trial.batch_size,
             progress=progress,
         )
-    if judged_by.trouble and judged_by.scored:
-        say(f"judge     {judged_by.trouble}")
-    return finish(run, summary, "" if judged_by.scored else judged_by.trouble)
+    return finish(run, summary, judge=judged_by)
 
 
 def _listing() -> Result:

@@ -109,7 +109,4 @@ def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: conf
         summary = run(probe, loaded, config, out, sampling=resolved, asked=asked, cases=cases, **how)
     if "next" in summary:
         say(summary["next"])
-    trouble, scored = (asked.judge.trouble, asked.judge.scored) if asked.judge else ("", True)
-    if trouble and scored:
-        say(f"judge     {trouble}")
-    return finish(folder, summary, "" if scored else trouble)
+    return finish(folder, summary, judge=asked.judge)
