@@ -15,23 +15,9 @@ from midward._front import front_door
 from midward.probes.configs import Attacking, ProbeConfig
 
 if TYPE_CHECKING:
-    from midward.probes.probe import Probe, ProbeError, Ready, against, groups, ready, run, shares
-    from midward.probes.registry import PROBES, every, find
+    from midward.probes.probe import Probe, ProbeError, Ready, against, ready, run
+    from midward.probes.registry import every, find
 
-__all__ = [
-    "PROBES",
-    "Attacking",
-    "Probe",
-    "ProbeConfig",
-    "ProbeError",
-    "Ready",
-    "against",
-    "every",
-    "find",
-    "groups",
-    "ready",
-    "run",
-    "shares",
-]
+__all__ = ["Attacking", "Probe", "ProbeConfig", "ProbeError", "Ready", "against", "every", "find", "ready", "run"]
 
 __getattr__ = front_door(__name__, "probe", "registry")

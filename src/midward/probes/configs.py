@@ -256,7 +256,7 @@ class Gcg(Attacking):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert self.own is not None  # it raises
+        _ = self.own  # raises for what is no POSITION=TEXT
 
     def at_home(self) -> Gcg:
         """The sandbox's width, top and workers."""
