@@ -133,11 +133,17 @@ class Paired(Estimate):
         p = "" if self.p is None else f", p {self.p:.2g}"
         return super().size + p + ("" if self.holm is None else f", Holm {self.holm:.2g}")
 
+    def apart(self, *, corrected: bool = True) -> bool:
+        """Whether it can be told from none: its interval leaves 0 out, and p (corrected, where it is) is below 5 %."""
+        if self.low is None or self.high is None:
+            return False
+        tests = (self.p, self.holm if corrected else None)
+        return (self.low > 0 or self.high < 0) and all(p is None or p < LEVEL for p in tests)
+
     @property
     def untold(self) -> str:
-        """Why the difference can't be told from none; empty where it can (p, corrected where it is, below 5 %)."""
-        p = self.p if self.holm is None else self.holm
-        if p is not None and p < LEVEL:
+        """Why the difference can't be told from none; empty where it can."""
+        if self.apart():
             return ""
         return "too few goals to tell" if self.n < FEW else "not told apart from no change"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from midward.errors import InputError
@@ -147,10 +147,7 @@ def apart(pair: Paired, *, corrected: bool = True) -> bool:
         pair: the difference.
         corrected: p is that for all the comparisons of its table, where there are several.
     """
-    if pair.value is None or pair.low is None or pair.high is None:
-        return False
-    outside = pair.low > 0 or pair.high < 0
-    return outside and (pair.p is None or not (pair if corrected else replace(pair, holm=None)).untold)
+    return pair.apart(corrected=corrected)
 
 
 def by_chance(area: Area) -> bool:

@@ -90,9 +90,8 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
     elif not (before or after):
         sentence = f"The guard {name} has nothing to take away: no attack of {gain.n} succeeds without it"
     else:
-        why = gain.untold or "not told apart from no change"
-        sentence = f"Behind the guard {name} attack success is {percent(after)}, without it {percent(before)}: {why} "
-        sentence += f"({text(gain)})"
+        sentence = f"Behind the guard {name} attack success is {percent(after)}, without it {percent(before)}: "
+        sentence += f"{gain.untold} ({text(gain)})"
     return Statement(f"{sentence}{flags}.", tone)
 
 
