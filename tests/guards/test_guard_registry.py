@@ -3,14 +3,16 @@
 from functools import partial
 
 import pytest
+from guard_world import asked, prompts
 from packages import install
 
-from midward.guards import Exchange, GuardError, find, load, make, save
+from midward.guards import Exchange, GuardError, Sizes, find, fit_guards, load, make, save
 from midward.sampling import Request
 
 GUARD = """
 import numpy as np
 from pydantic.dataclasses import dataclass
+from midward.dynamics import SRISignal
 from midward.guards import Guard, GuardInfo
 
 @dataclass(frozen=True)
@@ -26,7 +28,23 @@ class Length(Guard):
 class Late(Length):
     name, looks = "late", "afterwards"
 
-LENGTH, LATE = GuardInfo(Length), GuardInfo(Late)
+class End(Guard):
+    name, about, looks, Settings = "end", "how compliant the last state is", "during", Nothing
+
+    def view(self, model):
+        return "response", -1
+
+    def train(self, anchors, signals, others=()):
+        self.anchors = anchors
+        return self
+
+    def watcher(self, stopped=None):
+        return SRISignal(self.anchors)
+
+    def score(self, model, exchanges, *, batch_size=8):
+        return np.array([each.signal[-1] for each in exchanges])
+
+LENGTH, LATE, END = GuardInfo(Length), GuardInfo(Late), GuardInfo(End)
 NO = "no guard"
 """
 
@@ -45,6 +63,23 @@ def test_an_installed_package_adds_a_guard(package, model, sampling, tmp_path):
     assert again.threshold == guard.threshold == 17 and again.settings.letters == 2
     found = again.sample(model, ["t30", "t" * 30], sampling)
     assert [one.verdict.flagged for one in found] == [False, True]
+
+
+def test_a_packages_guard_may_look_at_signals(package, model, sampling, tmp_path):
+    package(end="midward_long:END")
+    guard = make("end")
+    cases = asked(prompts(0, 40)), asked(prompts(200, 12), harmful=True)
+    refused = lambda text: bool(len(text) % 2)  # noqa: E731
+    sizes = Sizes(12, 8, 20)
+    paths = fit_guards(
+        model, {"end": guard}, *cases, tmp_path, refused=refused, sampling=sampling, alpha=0.25, sizes=sizes
+    )
+    again = load(paths["end"], model, sampling)
+    assert again.digest == guard.digest and again.anchors.digest == guard.anchors.digest
+    found = again.sample(model, prompts(300, 12), sampling)
+    for response in found:
+        assert response.verdict.score == response.verdict.signal[-1]
+        assert response.verdict.flagged == (response.verdict.score > guard.threshold)
 
 
 def test_settings_of_a_guard_are_told_where_they_are_no_value():

@@ -50,11 +50,11 @@ class ClassifierGuard(Guard):
         classifier = self._model  # that it can't be had is an error, not an unscored row
 
         async def ask() -> list[float]:
-            return await collect(*(self._one(model, classifier, each) for each in exchanges))
+            return await collect(*(self._ask(model, classifier, each) for each in exchanges))
 
         return np.array(anyio.run(ask), dtype=float)
 
-    async def _one(self, model: LanguageModel, classifier: Any, exchange: Exchange) -> float:
+    async def _ask(self, model: LanguageModel, classifier: Any, exchange: Exchange) -> float:
         messages: list[Any] = [ChatMessageUser(content=user_text(model, exchange.request))]
         if self.settings.reads == "both":
             messages.append(ChatMessageAssistant(content=exchange.text or ""))
@@ -71,18 +71,18 @@ class ClassifierGuard(Guard):
     def _read(self, output: Any) -> float:
         reply = output.completion.strip().lower()
         unsafe, safe = self.settings.unsafe.lower(), self.settings.safe.lower()
-        said = 1.0 if reply.startswith(unsafe) else -1.0 if reply.startswith(safe) else float("nan")
+        word = 1.0 if reply.startswith(unsafe) else -1.0 if reply.startswith(safe) else float("nan")
         logprobs = output.choices[0].logprobs if output.choices else None
         for token in (logprobs.content if logprobs else [])[:3]:  # a line break may come first
             if not token.token.strip():
                 continue
-            top = {one.token.strip().lower(): one.logprob for one in token.top_logprobs or []}
+            top = {each.token.strip().lower(): each.logprob for each in token.top_logprobs or []}
             yes = max((p for word, p in top.items() if word and unsafe.startswith(word)), default=None)
             no = max((p for word, p in top.items() if word and safe.startswith(word)), default=None)
             if yes is not None and no is not None:
                 return yes - no
             break
-        return said
+        return word
 
     @cached_property
     def _model(self) -> Any:

@@ -438,7 +438,7 @@ def defences(
             "refused": {name: _rate(some, _stopped) for name, some in calm.items()},
             "rr": {name: _rate(some, _stopped) for name, some in hard.items()},
             "asr": {name: _rate(some, _through) for name, some in hard.items()},
-            "gain": _gain(hard["all"]),
+            "gain": None,
             "caught": _rate(jailbroken, _flagged),
             "caught_at_1": None,
             "saved": float(np.mean(saved)) if saved else None,
@@ -446,6 +446,7 @@ def defences(
             "auroc": {},
         }
         if label != "none":
+            defence["gain"] = _gain(hard["all"])
             defence["caught_at_1"] = _caught_at(MEASURED_AT, jailbroken, [p for p in pairs if not _harmful(p)])
             defence["auroc"] = {name: _area(jailbroken, some) for name, some in calm.items()}
         made.append(defence)

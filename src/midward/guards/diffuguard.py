@@ -91,7 +91,7 @@ def _first_block(
 ) -> torch.Tensor:
     """Mean hidden state [N, D] of each request's first block before anything is committed."""
     start, stop = sampling.blocks[0]
-    found = []
+    means = []
     for first in range(0, len(requests), batch_size):
         rows = [
             Row(i, request, list(request.prompt))  # type: ignore[arg-type]
@@ -99,8 +99,8 @@ def _first_block(
         ]
         canvas = Canvas(model, sampling, rows)
         hidden = model.hidden(canvas.ids, canvas.mask)[:, canvas.response]
-        found.append(hidden[:, start:stop].float().mean(1).cpu())
-    return torch.cat(found)
+        means.append(hidden[:, start:stop].float().mean(1).cpu())
+    return torch.cat(means)
 
 
 class _FirstBlock:
@@ -148,14 +148,14 @@ class DiffuGuard(DiffuGuardAudit):
         verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
         requests = [each.request for each in exchanges]
         annealed = replace(sampling, order="annealed")
-        found = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)
+        responses = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)
         flagged = [i for i, verdict in enumerate(verdicts) if verdict.flagged]
         repaired = self._repair(
-            model, [requests[i] for i in flagged], [found[i] for i in flagged], annealed, batch_size
+            model, [requests[i] for i in flagged], [responses[i] for i in flagged], annealed, batch_size
         )
         for i, response in zip(flagged, repaired, strict=True):
-            found[i] = response
-        return [replace(response, verdict=verdict) for response, verdict in zip(found, verdicts, strict=True)]
+            responses[i] = response
+        return [replace(response, verdict=verdict) for response, verdict in zip(responses, verdicts, strict=True)]
 
     def _repair(
         self,
@@ -177,18 +177,18 @@ class DiffuGuard(DiffuGuardAudit):
             bans = [Ban((stood[i],), i) for i in sorted(again) if stood[i] != mask_id]
             refill.append(_begun(request, kept, stop, mask_id, (*request.bans, *bans)))
         steps = replace(sampling, order="random", steps=self.settings.steps * len(sampling.blocks))
-        found = sample(model, refill, steps, batch_size=batch_size, watchers=[_FirstBlock()])
+        filled = sample(model, refill, steps, batch_size=batch_size, watchers=[_FirstBlock()])
         behind = [
             replace(
                 _begun(request, dict(enumerate(each.raw_ids[:stop])), stop, mask_id, request.bans),
                 prompt=each.prompt_ids,
             )
-            for request, each in zip(requests, found, strict=True)
+            for request, each in zip(requests, filled, strict=True)
         ]
         rest = sample(model, behind, sampling, batch_size=batch_size)
         return [
             replace(last, nfe=before.nfe + each.nfe + last.nfe, steps=before.steps + each.steps + last.steps)
-            for before, each, last in zip(responses, found, rest, strict=True)
+            for before, each, last in zip(responses, filled, rest, strict=True)
         ]
 
 

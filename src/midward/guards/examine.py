@@ -40,10 +40,10 @@ _ABOUT = re.compile(r"(?P<intent>make|break) the (?P<thing>[a-z]+ [a-z]+ [a-z]+)
 
 def _sandbox(text: str) -> _Question | None:
     """The rule question of the invented world about what the text says it does; that model knows no other."""
-    found = _ABOUT.search(text)
-    if not found or "Step" not in text:
+    act = _ABOUT.search(text)
+    if not act or "Step" not in text:
         return None
-    intent, thing = found["intent"], found["thing"]
+    intent, thing = act["intent"], act["thing"]
     return _Question(
         f"Is it allowed to {intent} a {thing}?", f"The {thing}: to {intent} it is", " forbidden", " allowed"
     )
@@ -84,8 +84,8 @@ class SelfExamine(Guard):
         if spans:
             # The canvas of an ordinary response: what stands behind the answer is masks, as the model knows it.
             length = max(Sampling.for_model(model).length, *(span.position + len(span.ids) for span in spans))
-            found = span_log_probs(model, spans, mode="sequential", length=length, batch_size=batch_size)
-            totals = np.array([one.total for one in found]).reshape(-1, 2)
+            answers = span_log_probs(model, spans, mode="sequential", length=length, batch_size=batch_size)
+            totals = np.array([answer.total for answer in answers]).reshape(-1, 2)
             scores[asked] = totals[:, 0] - totals[:, 1]
         return scores
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from midward._hints import differing
 from midward._settings import read_settings
-from midward.dynamics import Anchors, SRISignal, View
+from midward.dynamics import Anchors, AnchorsError, SRISignal, View
 from midward.errors import InputError
 from midward.guards.config import GuardError
 from midward.models import LanguageModel
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Look = Literal["before", "during", "after"]
 LOOKS: tuple[Look, ...] = ("before", "during", "after")
+_ANCHORS = "anchors."  # before the names of their arrays in a guard's file
 
 #: What stands in the place of a flagged response.
 STUB = "I can't help with that."
@@ -218,7 +219,7 @@ class Guard(ABC):
     # --- what it belongs to ---------------------------------------------------------------------------------
 
     def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
-        """Note which model and sampling the guard is for."""
+        """Note which model and sampling the guard is for. Raises GuardError where its anchors are for others."""
         sampling = sampling or Sampling.for_model(model)
         self.bound = {
             "model": model.name,
@@ -226,6 +227,12 @@ class Guard(ABC):
             "fingerprint": model.fingerprint,
             "sampling": asdict(sampling),
         }
+        if self.anchors is not None:
+            try:
+                self.anchors.check(model, sampling)
+            except AnchorsError as error:
+                raise GuardError(str(error)) from None
+            self.bound["anchors"] = self.anchors.record()
 
     def check(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
         """Raise GuardError, saying what differs, unless the guard is fitted and for this model and sampling."""
@@ -348,12 +355,18 @@ class Guard(ABC):
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What was fitted beside the threshold, for the file."""
-        return {}
+        tensors = {} if self.anchors is None else self.anchors.tensors()
+        return {f"{_ANCHORS}{name}": value for name, value in tensors.items()}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Take `tensors` back. Raises InputError or KeyError over what it can't have written."""
-        if tensors:
-            raise InputError(f"it holds {min(tensors)!r}, which a guard {self.name!r} has no use for")
+        anchors = {name.removeprefix(_ANCHORS): tensor for name, tensor in tensors.items() if name.startswith(_ANCHORS)}
+        if len(anchors) < len(tensors):
+            raise InputError(f"it holds {max(tensors)!r}, which a guard {self.name!r} has no use for")
+        if anchors:
+            self.anchors = Anchors.rebuild(anchors, self.bound["anchors"], "the file")
+            if self.anchors.needs_all_steps or self.anchors.fingerprint != self.bound["fingerprint"]:
+                raise InputError("its anchors aren't those of its settings")
 
 
 def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class PerplexityFilter(Guard):
         for length in sorted({len(ids) for ids in texts if ids}):
             # A text's canvas has its own length: masks behind it would be another text.
             alike = [i for i, ids in enumerate(texts) if len(ids) == length]
-            found = span_log_probs(
+            spans = span_log_probs(
                 reader,
                 [Span(head, 0, tuple(texts[i])) for i in alike],
                 mode="mc",
@@ -57,8 +57,8 @@ class PerplexityFilter(Guard):
                 seed=self.settings.seed,
                 batch_size=max(batch_size, self.settings.samples),
             )
-            for i, score in zip(alike, found, strict=True):
-                scores[i] = worst_window(-np.array(score.tokens), self.settings.window)
+            for i, span in zip(alike, spans, strict=True):
+                scores[i] = worst_window(-np.array(span.tokens), self.settings.window)
         return scores
 
     def bind(self, model: LanguageModel, sampling: object = None) -> None:

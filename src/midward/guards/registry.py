@@ -77,10 +77,10 @@ def make(spec: str) -> Guard:
     name, _, given = spec.partition(":")
     kind = find(name.strip()).kind
     settings = {}
-    for one in filter(None, given.split(";")):
-        key, equals, value = one.partition("=")
+    for setting in filter(None, given.split(";")):
+        key, equals, value = setting.partition("=")
         if not equals:
-            raise GuardError(f"a guard's settings are NAME=VALUE, separated by ';'; received {one!r} in {spec!r}.")
+            raise GuardError(f"a guard's settings are NAME=VALUE, separated by ';'; received {setting!r} in {spec!r}.")
         key = key.strip()
         try:
             settings[key] = read_value(kind.Settings, key, value, f"the guard {name!r}: {key}")

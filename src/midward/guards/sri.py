@@ -14,10 +14,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward._hints import one_of
-from midward.dynamics import Anchors, AnchorsError, Autoencoder, SRISignal, View, layers_of
+from midward.dynamics import Anchors, Autoencoder, SRISignal, View, layers_of
 from midward.dynamics.sri import HIDDEN
 from midward.dynamics.states import LAST
-from midward.errors import InputError
 from midward.guards.detectors import Detector, Mahalanobis
 from midward.guards.guard import Exchange, Guard, GuardError
 from midward.models import LanguageModel
@@ -192,36 +191,24 @@ class SRIGuard(Guard):
         return np.asarray(signals, dtype=float)[:, self._first :][:, : self._steps(signals.shape[1])]
 
     def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
-        """As `Guard.bind`; raises GuardError where the anchors are those of another model or sampling."""
-        super().bind(model, sampling)
         if self.anchors is None:
             raise GuardError(f"the guard {self.name!r} is trained before it is calibrated; see `train`.")
-        try:
-            self.anchors.check(model, sampling or Sampling.for_model(model))
-        except AnchorsError as error:
-            raise GuardError(str(error)) from None
-        self.bound["anchors"] = self.anchors.record()
+        super().bind(model, sampling)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        assert self.anchors is not None
-        anchors = {f"anchors.{name}": value for name, value in self.anchors.tensors().items()}
-        tensors = self._trained.tensors()
+        tensors = super().tensors() | self._trained.tensors()
         for number, other in enumerate(self.detectors[1:], 1):
             tensors |= {f"seed{number}/{name}": value for name, value in other.tensors().items()}
-        return {**anchors, **tensors}
+        return tensors
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        anchors: dict[str, np.ndarray] = {}
-        detectors: dict[str, dict[str, np.ndarray]] = {"": {}}  # by seed, the first one's without a name
+        super().restore({name: value for name, value in tensors.items() if name.startswith("anchors.")})
+        assert self.anchors is not None
+        detectors: dict[str, dict[str, np.ndarray]] = {}  # by seed, the first one's without a name
         for name, value in tensors.items():
-            if name.startswith("anchors."):
-                anchors[name.removeprefix("anchors.")] = value
-            else:
+            if not name.startswith("anchors."):
                 seed, _, own = name.rpartition("/")
                 detectors.setdefault(seed, {})[own] = value
-        self.anchors = Anchors.rebuild(anchors, self.bound["anchors"], "the file")
-        if self.anchors.needs_all_steps or self.anchors.fingerprint != self.bound["fingerprint"]:
-            raise InputError("its anchors aren't those of its settings")
         # A file from before guards had these settings is read as its anchors say.
         layer = {LAST: "last", 0: "first"}.get(self.anchors.layer, "middle")
         self.settings = replace(self.settings, reading=self.anchors.reading, layer=layer)
