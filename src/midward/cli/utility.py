@@ -10,7 +10,6 @@ from midward._flags import Flag
 from midward.cli._options import Compare, ModelOptions, SamplingOptions, labelled
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import following, say
-from midward.errors import InputError
 from midward.utility.asked import Asked
 
 
@@ -46,12 +45,12 @@ def utility(
 
     own, others = asked.split(model.at_home)
     named = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in adapter or []]
-    models = run.models_of(named)
+    models = run.models_of(named, guarded=guard is not None)
     if guard is not None:
         guards.describe(guard)  # a wrong file is told before anything big is loaded
-        if len(models) > 1:
-            raise InputError("--guard goes with one model: it was fitted for one adapter, or for none.")
     compared = {str(path): runs.load(path)[1] for path in compare or []}
+    if others:
+        say("tasks     reading lm-evaluation-harness's index, and the tasks' data")
     loaded = harness.load(others, asked.include_path, asked.allow_code_execution) if others else None
     measured, rows, reports = [], [], {}
     with following() as progress:

@@ -35,7 +35,7 @@ class GoalSet:
     about: str
     licence: str
     size: int
-    harmful: bool
+    harmful: bool = True
     url: str | None = None
     revision: str | None = None
     sha256: str | None = None
@@ -77,7 +77,6 @@ _SANDBOX = GoalSet(
     "forbidden requests of the invented world, bare imperatives",
     licence="MIT",
     size=SANDBOX_SIZE,
-    harmful=True,
     build=_sandbox,
 )
 _HARMBENCH = GoalSet(
@@ -85,7 +84,6 @@ _HARMBENCH = GoalSet(
     "standard behaviours, without the copyright ones (Mazeika et al. 2024)",
     licence="MIT",
     size=200,
-    harmful=True,
     url=f"{_GITHUB}/centerforaisafety/HarmBench/{{revision}}/data/behavior_datasets/harmbench_behaviors_text_all.csv",
     revision="c0423b952435fcc8467108d8f25962dbae5b7de2",
     sha256="8d81accedd38eaaf8b760618622bb888417d1fd0c86eba65c427a16f1cbb4afc",
@@ -96,7 +94,6 @@ _JAILBREAKBENCH = GoalSet(
     "JBB-Behaviors, harmful (Chao et al. 2024)",
     licence="MIT",
     size=100,
-    harmful=True,
     url=f"{_HUB}/JailbreakBench/JBB-Behaviors/resolve/{{revision}}/data/harmful-behaviors.csv",
     revision="886acc352a31533ffbcf4ef22c744658688086fc",
     sha256="4a8ec6832056b631eb092dccc60d37a61c3d441268268888b3d006288afeffa1",
@@ -127,7 +124,6 @@ _ALL = (
         "harmful behaviours with target openings (Zou et al. 2023)",
         licence="MIT",
         size=520,
-        harmful=True,
         url=f"{_GITHUB}/llm-attacks/llm-attacks/{{revision}}/data/advbench/harmful_behaviors.csv",
         revision="098262edf85f807224e70ecd87b9d83716bf6b73",
         sha256="6cd1a5c63c07610d7eb67307772ee5606017ee950b5770ab288a2c487489d3e1",
@@ -162,7 +158,6 @@ _ALL = (
         "forbidden prompts in six categories (Souly et al. 2024)",
         licence="MIT, some rows under their sources'",
         size=313,
-        harmful=True,
         url=f"{_GITHUB}/alexandrasouly/strongreject/{{revision}}/strongreject_dataset/strongreject_dataset.csv",
         revision="f7cad6c17e624e21d8df2278e918ae1dddb4cb56",
         sha256="4dd70357e4ff8b5d0ba5ebafecab5d6dd5633ce8046e3dd1c8bd93e64de44381",
@@ -173,7 +168,6 @@ _ALL = (
         "unsafe instructions in 44 classes, base style (Xie et al. 2025)",
         licence="SORRY-Bench's own",
         size=440,
-        harmful=True,
         url=f"{_HUB}/sorry-bench/sorry-bench-202503/resolve/{{revision}}/question.jsonl",
         revision="612a4e1f45db8adf884fa62318ddf9fa1c6e75e9",
         gated=f"{_HUB}/sorry-bench/sorry-bench-202503",

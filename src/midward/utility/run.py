@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from midward.errors import InputError
 from midward.guards import Guard
 from midward.models import LanguageModel
 from midward.models.loading import adapter_folder
@@ -17,20 +18,24 @@ from midward.utility import harness, readings, sandbox
 from midward.utility.asked import Asked
 
 
-def models_of(adapters: Sequence[tuple[str, str]]) -> list[tuple[str, int, str | None]]:
+def models_of(adapters: Sequence[tuple[str, str]], guarded: bool = False) -> list[tuple[str, int, str | None]]:
     """Label, seed (a number among those of one label) and adapter of each model that a run is of.
 
     Args:
         adapters: label (may be empty) and folder of each. One without a label is measured alone, several beside the
             bare model.
+        guarded: whether a guard stands in front.
 
     Raises:
         ModelError: there is no such adapter.
+        InputError: several models are to stand behind one guard.
     """
     for _, folder in adapters:
         adapter_folder(folder)
     if len(adapters) < 2 and not any(label for label, _ in adapters):
         return [("", 0, adapters[0][1] if adapters else None)]
+    if guarded:
+        raise InputError("--guard goes with one model: it was fitted for one adapter, or for none.")
     labels = [label or Path(folder).name for label, folder in adapters]
     seeds = [labels[:place].count(label) for place, label in enumerate(labels)]
     return [("base", 0, None), *zip(labels, seeds, (folder for _, folder in adapters), strict=True)]
