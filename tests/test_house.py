@@ -17,13 +17,7 @@ LATE = {
     "utility/run.py -> midward.utility.lm": "the extra lm-eval brings its base class",
 }
 #: Packages that an extra brings, and that are imported where they are used.
-EXTRAS = {
-    "resvg_py": "png",
-    "matplotlib": "figures",
-    "lm_eval": "lm-eval",
-    "bitsandbytes": "quantized",
-    "openai": "served",
-}
+EXTRAS = {"resvg_py": "png", "lm_eval": "lm-eval", "bitsandbytes": "quantized", "openai": "served"}
 
 #: What doesn't keep the rules yet (27 November 2026); nothing may be added.
 UP: set[str] = set()

@@ -6,7 +6,7 @@ import sys
 import pytest
 from peft import LoraConfig, get_peft_model
 
-OPTIONAL = "bitsandbytes datasets lm_eval matplotlib openai pandas playwright pyarrow sklearn"
+OPTIONAL = "bitsandbytes datasets lm_eval openai pandas playwright pyarrow sklearn"
 
 PLAIN = """
 import sys

@@ -136,3 +136,9 @@ def test_what_is_written_is_found_under_its_name(tmp_path):
         "table.md",
     }
     assert "](lines.svg)" in (tmp_path / "table.md").read_text()
+
+
+def test_a_picture_is_drawn_as_png_too_where_the_extra_is(tmp_path):
+    pytest.importorskip("resvg_py", reason="the extra png isn't installed")
+    render.write(tmp_path, [LINES])
+    assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
