@@ -56,6 +56,14 @@ def test_a_file_imports_its_neighbours_and_not_a_front_door_that_imports_late():
     assert not [str(each) for each in ALL if each.to in late and each.to == f"{house.room_of(each.file)}/__init__.py"]
 
 
+def test_no_file_is_left_that_nobody_imports():
+    """But for verbs, which are named in a table, and the doors to the street."""
+    used = {each.to for each in ALL if each.to != each.file}
+    doors = house.ORDER[-1]
+    left = [file for file in house.files() if file not in used and not file.endswith("__init__.py")]
+    assert not [file for file in left if house.room_of(file) not in ("cli", *doors)]
+
+
 def test_no_file_is_long():
     assert not {file: lines for file, lines in count(house.SOURCE).items() if lines >= 450}
 
