@@ -388,7 +388,7 @@ def test_the_tokenizer_is_in_the_fingerprint(copy, llada):
 
 
 def test_quantizing_without_the_package_says_what_to_install(llada_folder, monkeypatch):
-    monkeypatch.setattr("midward.models._read.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("midward.models.reading.is_bitsandbytes_available", lambda: False)
     fails(llada_folder, r"quantize='4bit' needs bitsandbytes: pip install -U bitsandbytes", quantize="4bit")
     fails(llada_folder, r"Did you mean '4bit'\? Available: 8bit, 4bit", quantize="4bits")
 

@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 
 import midward
 from midward.models import memory
-from midward.models._read import Placement
 from midward.models.family import LLAMA_PROJECTIONS
 from midward.models.memory import GB, Memory, estimate
+from midward.models.reading import Placement
 from tools.world import layout
 
 

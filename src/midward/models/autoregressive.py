@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ._read import Placement, read_native
 from .errors import ModelError
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+from .reading import Placement, read_native
 
 INFO = FamilyInfo(
     name="autoregressive",

@@ -13,9 +13,9 @@ from typing import Any
 
 import transformers
 
-from ._read import Placement, read_native
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+from .reading import Placement, read_native
 
 INFO = FamilyInfo(
     name="diffusion-gemma",

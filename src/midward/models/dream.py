@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ._read import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+from .reading import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 
 INFO = FamilyInfo(
     name="dream",

@@ -12,10 +12,10 @@ from typing import Any
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ._files import Renaming, renaming
-from ._read import Placement, SpecialToken, diffusion_family, read_native, require
 from ._rope import keep_rope_in_float32
 from .errors import ModelError
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+from .reading import Placement, SpecialToken, diffusion_family, read_native, require
 
 ARCHITECTURE = "LLaDAModelLM"
 INFO = FamilyInfo(

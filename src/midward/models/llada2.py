@@ -16,10 +16,10 @@ from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from ._files import Renaming, renaming
-from ._read import QWEN_SIZES, Placement, diffusion_family, entries, read_native, require, rope
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
 from .llada_moe import END, MASK
+from .reading import QWEN_SIZES, Placement, diffusion_family, entries, read_native, require, rope
 
 BLOCK = 32  # published; no config says so
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ._read import Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+from .reading import Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 
 INFO = FamilyInfo(
     name="llada-moe",

@@ -23,11 +23,11 @@ from midward.errors import InputError
 from . import autoregressive, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
 from ._adapter import WEIGHTS, attach
 from ._files import SMALL_FILES, digest, not_finite, read_json, renaming, weight_files
-from ._read import Placement
 from .errors import ModelError
 from .family import Family, FamilyInfo
 from .language_model import LanguageModel
 from .memory import GB, QUANTIZED, Memory, dtype_name, estimate, require
+from .reading import Placement
 
 log = python_logging.getLogger("midward.models")
 

@@ -16,8 +16,8 @@ import psutil
 import torch
 
 from ._files import read_json, stored_tensors, weight_files
-from ._read import Placement
 from .errors import ModelError
+from .reading import Placement
 
 GB = 10**9
 

@@ -10,9 +10,9 @@ from safetensors import safe_open
 
 from . import llada
 from ._files import weight_files
-from ._read import Placement
 from .errors import ModelError
 from .family import Family, FamilyInfo
+from .reading import Placement
 
 INFO = FamilyInfo(
     name="mmada",

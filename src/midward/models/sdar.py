@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ._read import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 from .family import ATTENTION_PROJECTIONS, LLAMA_PROJECTIONS, Family, FamilyInfo
+from .reading import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
 
 BLOCK = 4
 

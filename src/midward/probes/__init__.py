@@ -11,13 +11,29 @@ tables and one sentence that says what was found with its interval:
 
 from typing import TYPE_CHECKING
 
+from midward._flags import Flag
 from midward._front import front_door
 from midward.probes.configs import Attacking, ProbeConfig
 
 if TYPE_CHECKING:
-    from midward.probes.probe import Probe, ProbeError, Ready, against, ready, run
+    from midward.probes.probe import Case, Probe, ProbeError, Ready, against, groups, ready, run, shares
     from midward.probes.registry import every, find
 
-__all__ = ["Attacking", "Probe", "ProbeConfig", "ProbeError", "Ready", "against", "every", "find", "ready", "run"]
+__all__ = [
+    "Attacking",
+    "Case",
+    "Flag",
+    "Probe",
+    "ProbeConfig",
+    "ProbeError",
+    "Ready",
+    "against",
+    "every",
+    "find",
+    "groups",
+    "ready",
+    "run",
+    "shares",
+]
 
 __getattr__ = front_door(__name__, "probe", "registry")
