@@ -79,6 +79,8 @@ def imports(file: str) -> list[Import]:
             inside = [f"{module}.{alias.name}" for alias in node.names]
             targets = [name if module.startswith("midward") and _file_of(name) else module for name in inside]
             found.extend(Import(file, target, late, typing) for target in dict.fromkeys(targets))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module"):
+            found.append(Import(file, "import_module", late, typing))
         late = late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         only_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.iter_child_nodes(node):
