@@ -1,8 +1,7 @@
-"""Training examples: which prompts, which sentences and which revealed tokens stand at each place of the
-schedule.
+"""Training examples: which prompts, which sentences and which revealed tokens stand at each place of the schedule.
 
-Everything drawn is a pure function of (seed, epoch, place in the data), never of a global random state, so
-that gradient accumulation, several processes and a resumed run see the same draws.
+Everything drawn is a pure function of (seed, epoch, place in the data), never of a global random state, so that
+gradient accumulation, several processes and a resumed run see the same draws.
 """
 
 import hashlib
@@ -48,9 +47,14 @@ class Example:
 def encode_prompts(model: LanguageModel, data: Sequence[Any], config: AlignConfig, name: str) -> list[Prompt]:
     """Prompts with their answers, as token ids.
 
-    `data`: texts, conversations (lists of {"role", "content"}), or pairs (prompt, answer or None).
-    Raises AlignError when there are none, for a duplicate, or for a prompt too long to leave room for the
-    response.
+    Args:
+        model: Its chat template and tokenizer are used.
+        data: Texts, conversations (lists of {"role", "content"}), or pairs (prompt, answer or None).
+        config: Says how much room a response takes.
+        name: Of the data, for errors.
+
+    Raises:
+        AlignError: There are none, two are equal, or one is too long to leave room for the response.
     """
     if isinstance(data, str | Mapping) or not isinstance(data, Sequence):
         raise AlignError(f"{name} must be a list of prompts; received a {type(data).__name__}.")
@@ -96,10 +100,16 @@ def digest(*parts: Any) -> str:
 
 
 class Schedule(torch.utils.data.Dataset):
-    """The run's examples in training order: item i is the i-th example of the whole run, `steps * batch_size`
-    long.
+    """The run's examples in training order: item i is the i-th example of the whole run, `steps * batch_size` of them.
 
     Each epoch is a permutation of the harmful prompts; the benign ones go round in permutations of their own.
+
+    Args:
+        config: The settings.
+        harmful: Prompts that are to be refused.
+        benign: Prompts on which the model stays as it is; may be empty.
+        sentences: What is drawn from.
+        end_id: The end-of-sequence token.
     """
 
     def __init__(
@@ -120,10 +130,12 @@ class Schedule(torch.utils.data.Dataset):
 
     def __getitem__(self, place: int) -> Example:
         config = self.config
+        # 1. Which harmful prompt stands here, and whether its response is partly revealed.
         epoch, index = self._at("harmful", place, len(self.harmful))
         rng = Random(f"{config.seed}/{epoch}/{index}")
         reveal = rng.random() < config.reveal
         harmful = self._harmful_row(self.harmful[index], rng) if reveal else Row(self.harmful[index].ids, {})
+        # 2. Its sentence pairs: its own, or those that all prompts of the step share.
         pairs_rng = rng
         if config.draw == "step":
             pairs_rng = Random(f"{config.seed}/step/{place // config.batch_size}")
@@ -131,6 +143,7 @@ class Schedule(torch.utils.data.Dataset):
             (pairs_rng.choice(self.sentences.safe), pairs_rng.choice(self.sentences.harmful))
             for _ in range(config.pairs)
         ]
+        # 3. The benign prompts beside it, each with the opening of a refusal, which is measured only.
         benign = []
         if self.benign:
             for j in range(config.benign_per_prompt):
@@ -235,6 +248,7 @@ class Collator:
         self.scored = range(config.window_start, min(last, config.length))
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
+        # 1. The canvas: prompts padded on the left, responses of masks but for what is revealed.
         length, family = self.config.length, self.family
         openings = [opening for example in examples for _, opening in example.benign]
         rows = [example.harmful for example in examples]
@@ -254,6 +268,7 @@ class Collator:
                 ids[number, widest + place] = token
                 masked[number, place] = False
 
+        # 2. Which masked positions the head runs on: those that sentences are scored at, then the rest of the KL's.
         wanted = masked.clone()
         score = torch.zeros_like(masked)
         score[: len(examples), self.scored.start : self.scored.stop] = True
@@ -275,6 +290,7 @@ class Collator:
         )
         if not mask.all():
             batch["mask"] = mask
+        # 3. The sentences, as indices into the vocabulary entries that any of them uses.
         columns: dict[int, int] = {}
         batch["safe"] = _index([[safe for safe, _ in e.pairs] for e in examples], columns)
         batch["harmful"] = _index([[harmful for _, harmful in e.pairs] for e in examples], columns)

@@ -39,9 +39,17 @@ _ADAPTER_NOISE = {
 class LanguageModel:
     """A tokenizer, a network and the `Family` record that says how to use them.
 
-    `network` is a transformers causal-LM module or the `PeftModel` around it; it may be replaced (alignment
-    wraps it), everything below follows it. Gradients flow through `hidden` and `head`. stored: digest of the base's
-    weights as its folder stores them (the same for every dtype), None where it wasn't read from one.
+    Gradients flow through `hidden` and `head`.
+
+    Attributes:
+        name: What it was loaded by.
+        family: Ids, attention and default sampling.
+        tokenizer: transformers' own.
+        network: A transformers causal-LM module or the `PeftModel` around it; it may be replaced (alignment wraps it),
+            everything below follows it.
+        adapter: Folder or Hub id of the adapter, None without one.
+        stored: Digest of the base's weights as its folder stores them (the same for every dtype), None where it wasn't
+            read from one.
     """
 
     def __init__(
@@ -114,11 +122,13 @@ class LanguageModel:
     ) -> torch.Tensor:
         """Return the hidden states [B, L, D] after the final norm.
 
-        ids: [B, L] long. mask: [B, L], 1 at real tokens and 0 at padding (either side), or None.
-        Positions are cumsum(mask) - 1, so padding on the left shifts nothing.
-        cache: a transformers `Cache` to read and extend; the mask then covers all positions that it gives back. Block-
-        causal attention needs a mask with it.
-        columns: [B or 1, L] where `ids` stand among those positions; by default behind what the cache holds.
+        Args:
+            ids: [B, L] long.
+            mask: [B, L], 1 at real tokens and 0 at padding (either side), or None. Positions are cumsum(mask) - 1, so
+                padding on the left shifts nothing.
+            cache: A transformers `Cache` to read and extend; the mask then covers all positions that it gives back.
+                Block-causal attention needs a mask with it.
+            columns: [B or 1, L] where `ids` stand among those positions; by default behind what the cache holds.
         """
         if self.family.kind == "canvas":
             raise ModelError(
@@ -195,9 +205,12 @@ class LanguageModel:
     def encode(self, messages: str | Sequence[Message]) -> list[int]:
         """Return the prompt's ids: one user turn (str) or a conversation, through the chat template.
 
-        The template's generation prompt is appended. Special tokens written out in the text (a mask, say)
-        become those tokens. Raises ModelError without a chat template or with a broken one, TypeError or InputError for
-        anything that is no conversation, or one that the template can't follow.
+        The template's generation prompt is appended. Special tokens written out in the text (a mask, say) become those
+        tokens.
+
+        Raises:
+            ModelError: There is no chat template, or a broken one.
+            TypeError, InputError: It is no conversation, or one that the template can't follow.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
