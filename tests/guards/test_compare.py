@@ -172,6 +172,6 @@ def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
         assert (pooled["asr"]["all"].low, pooled["asr"]["all"].high) == pytest.approx(
             (single["asr"]["all"].low, single["asr"]["all"].high)
         )
-        if single["gain"].value:
+        if single["gain"] and single["gain"].value:
             assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx((single["gain"].low, single["gain"].high))
     assert [row["gain"].family for row in many[1:]] == [2, 2]

@@ -32,7 +32,7 @@ from midward.guards.signals import Signals, signals_of
 from midward.judges.bench import Bench
 from midward.models import LanguageModel
 from midward.runs.measure import Answers, Case, Row, measure
-from midward.sampling import Canvas, Request, Response, Sampling, Step, Watcher, sample
+from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.stats import Area, Estimate, Paired, Rate, area, corrected, paired, rate
 from midward.store import RowFile, key_of
 
@@ -316,28 +316,21 @@ def _decided(guard: Guard, rows: Sequence[Row], scores: Sequence[Row]) -> list[R
 # --- what it costs ---------------------------------------------------------------------------------------------
 
 
-class _Timed:
-    """A watcher with its own CPU time added up in `spent`, which other load on the machine hardly moves."""
+def _timed(watcher: Any) -> list[float]:
+    """Make a watcher count its own CPU seconds, which other load on the machine hardly moves; they are appended."""
+    spent: list[float] = []
 
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher, self.spent = watcher, 0.0
-        self.needs_all_steps = watcher.needs_all_steps
-        self.needs_all_positions = getattr(watcher, "needs_all_positions", False)
+    def timed(call: Callable[[Any], None]) -> Callable[[Any], None]:
+        def run(argument: Any) -> None:
+            started = time.process_time()
+            call(argument)
+            spent.append(time.process_time() - started)
 
-    def on_start(self, canvas: Canvas) -> None:
-        self._run(self.watcher.on_start, canvas)
-        self.needs_all_steps = self.watcher.needs_all_steps  # which may depend on the model's kind
+        return run
 
-    def on_step(self, step: Step) -> None:
-        self._run(self.watcher.on_step, step)
-
-    def on_end(self, canvas: Canvas) -> None:
-        self._run(self.watcher.on_end, canvas)
-
-    def _run(self, call: Callable[[Any], None], argument: Any) -> None:
-        started = time.process_time()
-        call(argument)
-        self.spent += time.process_time() - started
+    for name in ("on_start", "on_step", "on_end"):
+        setattr(watcher, name, timed(getattr(watcher, name)))
+    return spent
 
 
 def overhead(
@@ -373,12 +366,12 @@ def overhead(
             guard = guards[label]
             threshold, guard.threshold = guard.threshold, np.inf
             try:
-                signals = guard.watcher({})
-                assert signals is not None
-                watcher = _Timed(signals)
+                watcher = guard.watcher({})
+                assert watcher is not None
+                spent = _timed(watcher)
                 started = time.process_time()
                 sample(model, prompts, sampling, batch_size=batch_size, watchers=[watcher])
-                shares[label].append(watcher.spent / (time.process_time() - started - watcher.spent))
+                shares[label].append(sum(spent) / (time.process_time() - started - sum(spent)))
             finally:
                 guard.threshold = threshold
     costs = {}

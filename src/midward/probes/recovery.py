@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from midward.attacks.shapes import shape
-from midward.dynamics import Anchors, Autoencoder, View, fit_anchors, layers_of
+from midward.dynamics import Autoencoder, View, fit_anchors, layers_of
 from midward.dynamics.config import PREFILL, READINGS, DynamicsConfig
 from midward.dynamics.readings import summary
 from midward.dynamics.samplers import sampler
@@ -106,8 +107,8 @@ def run(
     fit_harmless, training = more[: config.fit], [replace(case, set="training") for case in more[config.fit :]]
     rows: dict[str, list[Row]] = {}
     trained: dict[str, list[Row]] = {}
-    for number, (name, sampling) in enumerate(samplers.items()):
-        closely = number == 0 or name == "paper"
+    for name, sampling in samplers.items():
+        closely = not rows or name == "paper"
         views = _views(model, config.reading, all_layers=closely)
         done = 0
 
@@ -129,32 +130,23 @@ def run(
             progress=count,
         )
         anchors = {label: fitted[view] for label, view in views.items()}
-
-        def answered(
-            cases: Sequence[Case],
-            what: str,
-            *readers: Callable[[], Reader],
-            name: str = name,
-            sampling: Sampling = sampling,
-            anchors: Mapping[str, Anchors] = anchors,
-        ) -> list[Row]:
-            return measure(
-                model,
-                cases,
-                folder,
-                sampling=sampling,
-                judge=judge,
-                readers=[lambda: Signals(anchors), *readers],
-                depends={label: each.digest for label, each in anchors.items()},
-                batch_size=config.batch_size,
-                watchers=watchers,
-                progress=lambda rows, of: progress(f"{name}: {what} prompts", rows, of),
-                file=f"rows-{name}.jsonl",
-            )
-
-        rows[name] = answered(attacked, "attacked", lambda: Texts(model)) + answered(harmless, "harmless")
+        signals = partial(Signals, anchors)
+        answered = partial(
+            measure,
+            model,
+            folder=folder,
+            sampling=sampling,
+            judge=judge,
+            depends={label: each.digest for label, each in anchors.items()},
+            batch_size=config.batch_size,
+            watchers=watchers,
+            progress=partial(progress, f"{name}: prompts"),
+            file=f"rows-{name}.jsonl",
+        )
+        rows[name] = answered(attacked, readers=[signals, partial(Texts, model)])
+        rows[name] += answered(harmless, readers=[signals])
         if closely:
-            trained[name] = answered(training, "training")
+            trained[name] = answered(training, readers=[signals])
     return summary(rows, trained, {"autoencoder": _autoencoders, "mahalanobis": _mahalanobis})
 
 
