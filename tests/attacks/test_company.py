@@ -31,7 +31,7 @@ def test_a_goal_alone_and_among_others(roomy_folder, tmp_path, name):
             Sample(id=text, input=text, metadata={"goal": text, "source": "test", "harmful": True}) for text in texts
         ]
         [log] = eval(
-            Task(dataset=samples, solver=solver_of(info)(**info.profiles["quick"])),
+            Task(dataset=samples, solver=solver_of(info)(**info.profiles.get("quick", {}))),
             model=model,
             model_roles=roles,
             log_dir=str(tmp_path),

@@ -461,7 +461,7 @@ def test_an_advbench_file_on_random_weights_shows_zero_with_its_interval(llada_f
 
 PACKAGE = '''
 from pydantic.dataclasses import dataclass
-from midward.attacks import Ask, AttackInfo, Capability
+from midward.attacks import Ask, AttackInfo
 from midward.judges import JudgeInfo, Verdict
 
 @dataclass(frozen=True)
@@ -474,8 +474,8 @@ async def search(attempt, settings):
     for reply in await attempt.target.respond(*[Ask.of(text, seed=i) for i in range(settings.times)]):
         attempt.offer(reply)
 
-SHOUT = AttackInfo("shout", "1", "in capital letters", "none", "black", (Capability.CHAT,), (), Shout,
-                   lambda settings: {"target": settings.times}, search)
+SHOUT = AttackInfo(name="shout", about="in capital letters", citation="none", settings=Shout, search=search,
+                   calls=lambda settings: {"target": settings.times})
 
 def factory():
     async def judge(goal, response, metadata):

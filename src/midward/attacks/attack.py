@@ -18,7 +18,7 @@ Access = Literal["black", "grey", "white"]
 Compose = Callable[[Sequence[str]], Awaitable[str | None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttackInfo:
     """An attack on the list.
 
@@ -42,15 +42,15 @@ class AttackInfo:
     """
 
     name: str
-    version: str
     about: str
     citation: str
-    access: Access
-    needs: tuple[Capability, ...]
-    roles: tuple[str, ...]
     settings: type[Any]
-    calls: Callable[[Any], Mapping[str, int]]
     search: Callable[[Attempt, Any], Awaitable[None]]
+    version: str = "1"
+    access: Access = "black"
+    needs: tuple[Capability, ...] = (Capability.CHAT,)
+    roles: tuple[str, ...] = ()
+    calls: Callable[[Any], Mapping[str, int]] = lambda settings: {"target": 1}
     prompts: tuple[RolePrompt, ...] = ()
     deviations: tuple[str, ...] = ()
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

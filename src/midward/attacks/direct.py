@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.capabilities import Capability
 from midward.attacks.target import Ask
 
 
@@ -21,14 +20,5 @@ async def search(attempt: Attempt, settings: Direct) -> None:
 
 
 DIRECT = AttackInfo(
-    name="direct",
-    version="1",
-    about="the goal as it stands, no attack",
-    citation="none",
-    access="black",
-    needs=(Capability.CHAT,),
-    roles=(),
-    settings=Direct,
-    calls=lambda settings: {"target": 1},
-    search=search,
+    name="direct", about="the goal as it stands, no attack", citation="none", settings=Direct, search=search
 )

@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.capabilities import Capability
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask
 from midward.goals import Goal
@@ -126,30 +125,20 @@ _DEVIATIONS = (
 )
 FLIP = AttackInfo(
     name="flip",
-    version="1",
     about="the goal written backwards, in one of four modes (FlipAttack)",
     citation="Liu et al. 2024, arXiv 2410.02832",
-    access="black",
-    needs=(Capability.CHAT,),
-    roles=(),
     settings=Flip,
-    calls=lambda settings: {"target": 1},
     search=search,
     deviations=_DEVIATIONS,
-    profiles={"quick": {}},
 )
 FLIP_BEST = AttackInfo(
     name="flip-best-of-4",
-    version="1",
     about="FlipAttack in all four modes, the best reply by the in-loop scorer",
     citation="Liu et al. 2024, arXiv 2410.02832",
-    access="black",
-    needs=(Capability.CHAT,),
     roles=("scorer",),
     settings=FlipOptions,
     calls=lambda settings: {"target": len(MODES), "scorer": len(MODES)},
     search=search_best,
     prompts=(SCORE,),
     deviations=(*_DEVIATIONS, "Four queries, not the paper's one: a mode for each, labelled best of 4."),
-    profiles={"quick": {}},
 )

@@ -44,19 +44,15 @@ async def search(attempt: Attempt, settings: Pad) -> None:
 
 PAD = AttackInfo(
     name="pad",
-    version="1",
     about="labels of numbered steps forced at spread-out response positions",
     citation="Zhang et al. 2025, arXiv 2507.19227; offsets as in DiffuGuard's code (arXiv 2509.24296)",
     access="grey",
     needs=(Capability.POS,),
-    roles=(),
     settings=Pad,
-    calls=lambda settings: {"target": 1},
     search=search,
     deviations=(
         "The prompt is the plain goal; the code that the offsets are from also puts mask tokens behind it, which is "
         "another attack (dija).",
         "The length, steps, blocks and temperature are the target's own settings, not fixed by the attack.",
     ),
-    profiles={"quick": {}},
 )

@@ -207,7 +207,6 @@ _DEVIATIONS = (
 
 PAL = AttackInfo(
     name="pal",
-    version="1",
     about="a suffix found by a proxy's gradient and the target's log-probabilities",
     citation="Sitawarin et al. 2024, arXiv 2402.09674",
     access="grey",
@@ -222,7 +221,6 @@ PAL = AttackInfo(
 )
 RAL = AttackInfo(
     name="ral",
-    version="1",
     about="PAL without a proxy: random changes of a suffix, chosen by the target's log-probabilities",
     citation="Sitawarin et al. 2024, arXiv 2402.09674",
     access="grey",

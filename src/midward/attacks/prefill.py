@@ -61,20 +61,16 @@ def _phrase(attempt: Attempt, settings: Prefill) -> str:
 
 PREFILL = AttackInfo(
     name="prefill",
-    version="1",
     about="one phrase forced at a response position: agreement at 0, the label of a step further on",
     citation="MOSA, arXiv 2508.12398, figure 3",
     access="grey",
     needs=(Capability.POS,),
-    roles=(),
     settings=Prefill,
-    calls=lambda settings: {"target": 1},
     search=search,
     deviations=(
         "MOSA's phrase sets are unpublished: ours are the goal set's target text (or a plain agreement) at 0, and the "
         "label of the step that a text of ten tokens a step has reached elsewhere.",
     ),
-    profiles={"quick": {}},
 )
 PREFILL_MID = replace(
     PREFILL, name="prefill-mid", about="the label of a step forced in the middle of the response", settings=PrefillMid

@@ -107,7 +107,6 @@ async def _climb(
 
 RANDOM_SEARCH = AttackInfo(
     name="random-search",
-    version="1",
     about="a suffix, found by random changes, that makes a compliant reply's first token probable",
     citation="Andriushchenko et al. 2024, arXiv 2404.02151",
     access="grey",

@@ -112,29 +112,19 @@ _CITATION = "Wei et al. 2023, arXiv 2307.02483"
 
 REFUSAL_SUPPRESSION = AttackInfo(
     name="refusal-suppression",
-    version="1",
     about="the goal under rules that forbid the words of a refusal; keyword judges don't apply",
     citation=_CITATION,
-    access="black",
-    needs=(Capability.CHAT,),
-    roles=(),
     settings=RefusalSuppression,
-    calls=lambda settings: {"target": 1},
     search=search,
     deviations=_DEVIATIONS,
-    profiles={"quick": {}},
 )
 REFUSAL_BAN = AttackInfo(
     name="refusal-ban",
-    version="1",
     about="refusal suppression with the refusals' openings banned as tokens; keyword judges don't apply",
     citation=_CITATION,
     access="grey",
     needs=(Capability.CHAT, Capability.BAN),
-    roles=(),
     settings=RefusalBan,
-    calls=lambda settings: {"target": 1},
     search=search_banned,
     deviations=(*_DEVIATIONS, "Tokens are banned beside the rules; the paper only asks. Phrases are our choice."),
-    profiles={"quick": {}},
 )

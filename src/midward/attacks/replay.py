@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.capabilities import AttackError, Capability
+from midward.attacks.capabilities import AttackError
 from midward.attacks.record import Record
 from midward.attacks.target import Ask, Target, Turns
 from midward.errors import InputError
@@ -241,14 +241,9 @@ def _row(number: int, record: Record, jailbroken: bool | None) -> dict[str, Any]
 
 REPLAY = AttackInfo(
     name="replay",
-    version="1",
     about="prompts that others found, from a file in JailbreakBench's artifact format",
     citation="Chao et al. 2024, arXiv 2404.01318",
-    access="black",
-    needs=(Capability.CHAT,),
-    roles=(),
     settings=Replay,
-    calls=lambda settings: {"target": 1},
     search=search,
     deviations=("The response comes from this run's target, length and seed, not from the file.",),
     required=("path",),
