@@ -83,7 +83,7 @@ def visible(text: str) -> str:
 
     Line breaks, tabs and the joiners of scripts and emoji stay.
     """
-    return "".join(_visible(character) for character in text)
+    return "".join(_visible(character) for character in str(text))
 
 
 def redacted(text: str) -> str:

@@ -235,7 +235,9 @@ def _sections(report: Report) -> list[_Section]:
         for run in report.found.runs
         if run.run.verb == "utility" and report.blocks.get(run.label)
     }
-    asked = Counter(task for summary in scores.values() for task in {cell["task"] for cell in summary["cells"]})
+    asked = Counter(
+        task for summary in scores.values() for task in {str(cell.get("task")) for cell in summary["cells"]}
+    )
     if asked and max(asked.values()) > 1:
         sections["use"].blocks.append((side_by_side(scores), ""))
     for run in report.found.runs:
