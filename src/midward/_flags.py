@@ -8,8 +8,11 @@ A config dataclass says it once, in the field's annotation, and `midward.cli` de
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+from midward._hints import one_of
+from midward.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,18 @@ class Flag:
     read: Callable[[str], Any] | None = None
     grows: bool = False
     free: bool = False
+
+
+def check(config: Any) -> None:
+    """Raise InputError where a field of a config is none of its flag's choices, or outside its bounds."""
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        for flag in getattr(hints[field.name], "__metadata__", ()):
+            for each in value if isinstance(value, tuple) else [value]:
+                if flag.choices and each is not None:
+                    one_of(field.name, each, flag.choices)
+                if flag.min is not None and each is not None and each < flag.min:
+                    raise InputError(f"{field.name} is {flag.min:g} or more; received {each}.")
+                if flag.max is not None and each is not None and each > flag.max:
+                    raise InputError(f"{field.name} is {flag.max:g} or less; received {each}.")

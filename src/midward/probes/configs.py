@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
 from midward import goals as sets
-from midward._flags import Flag
+from midward._flags import Flag, check
 from midward._hints import one_of
 from midward._tables import read_table, require_column
 from midward.errors import InputError
@@ -94,15 +94,7 @@ class ProbeConfig:
     ] = None
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            for flag in getattr(hints[field.name], "__metadata__", ()):
-                for each in value if isinstance(value, tuple) else [value]:
-                    if flag.choices:
-                        one_of(field.name, each, flag.choices)
-                    elif flag.min is not None and each is not None and each < flag.min:
-                        raise InputError(f"{field.name} is {flag.min:g} or more; received {each}.")
+        check(self)
 
     def at_home(self) -> ProbeConfig:
         """The same with the defaults for the models in the package where a setting wasn't given."""
