@@ -1,13 +1,10 @@
 """Settings, recipes and sentences: what is refused, and what the paper's recipe says."""
 
-from dataclasses import replace
-
 import pytest
 from align_world import SENTENCES, words
 
 from midward.alignment import AlignError, SentenceSet, resolve
 from midward.alignment.sentences import encode_sentences
-from midward.world import ALIGNMENT
 
 
 def test_the_paper_recipe_has_the_papers_numbers():
@@ -18,28 +15,9 @@ def test_the_paper_recipe_has_the_papers_numbers():
     assert config.negative_floor is None and config.benign_beta == 0 and config.reveal == 0
 
 
-@pytest.mark.parametrize("method", ["mosa", "initial"])
-@pytest.mark.parametrize("settings", [{}, ALIGNMENT], ids=["defaults", "sandbox"])
-def test_only_stable_reveals_tokens_and_published_differs_in_nothing_else(method, settings):
-    """The recipe beside a number is what was run: no table of settings may change what the name says."""
-    stable, published, paper = (
-        resolve({"method": method, "recipe": name, **settings.get(name, {})})
-        for name in ("stable", "published", "paper")
-    )
-    assert stable.reveal > 0 and stable.benign_reveal > 0
-    assert published == replace(stable, recipe="published", reveal=0, benign_reveal=0)
-    assert published.negative_floor is not None and published.benign_beta > 0
-    assert (paper.reveal, paper.benign_reveal, paper.negative_floor, paper.benign_beta) == (0, 0, None, 0)
-
-
 def test_initial_alignment_starts_at_the_first_token_only():
     assert resolve({"method": "initial"}).window == (0, 1)
     assert resolve({"method": "initial", "window_end": 3}).window == (0, 3)
-
-
-def test_the_stable_recipe_bounds_the_harmful_term_and_keeps_benign_prompts():
-    config = resolve({})
-    assert config.recipe == "stable" and config.negative_floor is not None and config.benign_beta > 0
 
 
 def test_settings_survive_a_round_trip_and_yaml_writes_5e_5_as_text():

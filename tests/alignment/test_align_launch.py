@@ -193,10 +193,6 @@ def test_the_launcher_asks_for_fsdp2_with_the_file_s_settings(monkeypatch):
     assert plugin.reshard_after_forward is True and not plugin.cpu_ram_efficient_loading
 
 
-def test_there_is_a_test_for_every_file():
-    assert sorted(path.name for path in CONFIGS.iterdir()) == ["ddp.yaml", "deepspeed_zero2.yaml", "fsdp2.yaml"]
-
-
 # --- what launchers don't say --------------------------------------------------------
 
 
