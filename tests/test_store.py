@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midward import store
+from midward import tensors as tensors_
 from midward.errors import InputError, MissingFile
 from midward.store import LockWarning, RowFile, hold, key_of, replacing
 
@@ -171,13 +172,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-class _Kind(store.Record):
+class _Kind(tensors_.Record):
     noun = "test file"
     format: Literal["midward.test/1"] = "midward.test/1"
     names: tuple[str, ...] = ()
 
 
-class _Other(store.Record):
+class _Other(tensors_.Record):
     noun = "other file"
     format: Literal["midward.other/1"] = "midward.other/1"
 
@@ -185,9 +186,9 @@ class _Other(store.Record):
 def test_tensors_come_back_with_their_record(tmp_path):
     path = tmp_path / "a.safetensors"
     tensors = {"a": torch.arange(6, dtype=torch.int16).view(2, 3).T, "b": np.array([True, False]), "c": np.float32(2)}
-    store.save_tensors(path, tensors, _Kind(names=("x", 'y"z')))
-    record, arrays = store.load_tensors(path, _Kind)
-    assert record == store.load_record(path, _Kind) == _Kind(names=("x", 'y"z'))
+    tensors_.save_tensors(path, tensors, _Kind(names=("x", 'y"z')))
+    record, arrays = tensors_.load_tensors(path, _Kind)
+    assert record == tensors_.load_record(path, _Kind) == _Kind(names=("x", 'y"z'))
     for name, tensor in tensors.items():
         assert arrays[name].dtype == np.asarray(tensor).dtype and np.array_equal(arrays[name], np.asarray(tensor))
     assert [each.name for each in tmp_path.iterdir()] == ["a.safetensors"]
@@ -196,10 +197,10 @@ def test_tensors_come_back_with_their_record(tmp_path):
 def test_a_file_of_another_kind_or_a_torn_one_is_told(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(MissingFile, match="no test file at"):
-        store.load_tensors(path, _Kind)
-    store.save_tensors(path, {"a": np.ones(4)}, _Other())
+        tensors_.load_tensors(path, _Kind)
+    tensors_.save_tensors(path, {"a": np.ones(4)}, _Other())
     with pytest.raises(InputError, match=r"no test file, or a damaged one .format: input should be 'midward.test/1'"):
-        store.load_record(path, _Kind)
+        tensors_.load_record(path, _Kind)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InputError, match="no other file, or a damaged one"):
-        store.load_tensors(path, _Other)
+        tensors_.load_tensors(path, _Other)

@@ -1,5 +1,4 @@
-"""What is kept on the disk: rows as they come, files that are whole or not there, tensors with a typed record, one
-process at a time."""
+"""What is kept on the disk: rows as they come, files that are whole or not there, one process at a time."""
 
 from __future__ import annotations
 
@@ -7,19 +6,14 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
-import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from midward._hints import near_path
-from midward.errors import InputError, MissingFile
+from midward.errors import InputError
 
 #: The lock of a folder, in it.
 LOCK = ".lock"
@@ -46,76 +40,12 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-class Record(BaseModel):
-    """What stands beside the tensors of a file, in its header; a kind of file is a subclass.
-
-    noun: what such a file is called in errors. A field `format: Literal["midward.trace/1"] = ...` tells kinds apart.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    noun: ClassVar[str]
-
-
-R = TypeVar("R", bound=Record)
-
-
-def save_tensors(path: str | Path, tensors: Mapping[str, Any], record: Record) -> None:
-    """Write a safetensors file, whole or not at all.
-
-    Args:
-        path: Of the file; its folder is there.
-        tensors: By name; arrays, or torch tensors on the CPU, of any dtype that numpy has.
-        record: Kept in the header, each field as JSON.
-    """
-    arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    header = {name: json.dumps(value) for name, value in record.model_dump(mode="json").items()}
-    with replacing(Path(path)) as part:
-        save_file(arrays, part, metadata=header)
-
-
-def load_tensors(path: str | Path, kind: type[R]) -> tuple[R, dict[str, np.ndarray]]:
-    """Read what `save_tensors` wrote with a record of this kind.
-
-    Raises:
-        MissingFile: There is no such file.
-        InputError: It is torn, no safetensors file, or its record is of another kind or lacks a field.
-    """
-    record = load_record(path, kind)
-    try:
-        with safe_open(path, framework="np") as file:
-            return record, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # numpy has no bfloat16
-        raise InputError(f"{path} is no {kind.noun}, or a damaged one ({error}).") from None
-
-
-def load_record(path: str | Path, kind: type[R]) -> R:
-    """The record of such a file alone. Raises as `load_tensors` does."""
-    if not Path(path).is_file():
-        raise MissingFile(f"there is no {kind.noun} at {path}.{near_path(path)}")
-    try:
-        with safe_open(path, framework="np") as file:
-            header = {name: _json(text) for name, text in (file.metadata() or {}).items()}
-        return kind.model_validate(header)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    except (SafetensorError, OSError, RecursionError) as error:
-        reason = str(error)
-    raise InputError(f"{path} is no {kind.noun}, or a damaged one ({reason}).")
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def require_writable(path: Path) -> None:
-    """Make the folder of a file. Raises InputError where the file can't be written."""
+def require_writable(path: Path, read: Path) -> None:
+    """Make the folder of a file. Raises InputError where the file can't be written, or is the one that is read."""
     if path.is_dir():
         raise InputError(f"--out {path} is a folder; give the path of a file.")
+    if path.exists() and path.samefile(read):
+        raise InputError(f"--out {path} is the file that is read; give another one.")
     new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

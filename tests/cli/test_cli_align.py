@@ -59,7 +59,7 @@ def test_files_become_an_adapter_and_a_finished_one_is_kept(midward, files, llad
     command = ["align", "--model", llada_folder, "--device", "cpu", "--out", out, *files]
     result = midward(*command)
     assert result.exit_code == 0, result.stderr
-    assert "mosa, stable: 8 harmful and 4 benign prompts" in result.stderr
+    assert "8 harmful and 4 benign prompts" in result.stderr
     steps = [line for line in result.stderr.splitlines() if line.startswith("step ")]
     assert len(steps) == 2
     assert all(part in steps[-1] for part in ("reward", "pos", "neg", "KL", "over-refusal"))
@@ -155,7 +155,7 @@ def test_bad_settings_are_told_before_training(midward, files, llada_folder, tmp
 
 def test_data_must_be_given_for_other_models_and_hold_no_empty_prompt(midward, llada_folder, tmp_path):
     result = midward("align", "--model", llada_folder, "--out", tmp_path / "adapter")
-    assert result.exit_code == 2 and "--data is needed for --model" in result.stderr
+    assert result.exit_code == 2 and "--data is needed" in result.stderr
     (tmp_path / "p.jsonl").write_text('{"prompt": "t30"}\n{"prompt": ""}\n')
     result = midward("align", "--model", llada_folder, "--out", tmp_path / "adapter", "--data", tmp_path / "p.jsonl")
     assert result.exit_code == 2 and "row 1 has an empty 'prompt'; remove it" in result.stderr

@@ -87,7 +87,7 @@ def test_rows_without_the_column_are_told_beside_an_agreement(midward, tiny, tmp
         (["--prompts", "GOALS"], "go together"),
         (["--prompts", "DIR/gaols.csv", "--out", "OUT"], "there is no file"),
         (["--prompts", "GOALS", "--out", "OUT", "--column", "goals"], "Did you mean 'goal'?"),
-        (["--prompts", "GOALS", "--out", "GOALS", "--column", "goal"], "is the file of prompts; give another one"),
+        (["--prompts", "GOALS", "--out", "GOALS", "--column", "goal"], "is the file that is read; give another one"),
         (["--prompts", "GOALS", "--out", "DIR", "--column", "goal"], "is a folder; give the path of a file"),
         (["--prompts", "GOALS", "--out", "GOALS/x.jsonl", "--column", "goal"], "can't be written"),
         (["--prompts", "GOALS", "--out", "/proc/x.jsonl", "--column", "goal"], "can't be written"),

@@ -24,6 +24,21 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _WHAT, _OURS, _HOW = "The objective", "What the paper doesn't have", "Adapter, optimizer, machine"
 
 
+@dataclass(frozen=True)
+class DataConfig:
+    """What alignment learns from; `sandbox` is the sandbox's world, which its models learn from by default."""
+
+    data: Annotated[str | None, Flag("Harmful prompts: a .csv or .jsonl file, or `sandbox`.")] = None
+    benign: Annotated[str | None, Flag("Benign prompts: the same; answers are taken from a column `answer`.")] = None
+    column: Annotated[str | None, Flag("The column of --data that holds the prompts (prompt, goal or behavior).")] = (
+        None
+    )
+    benign_column: Annotated[str | None, Flag("The column of --benign; by default --column.")] = None
+    sentences: Annotated[
+        str | None, Flag("YAML file of the lists `safe` and `harmful`, or `sandbox`; default: built in, or the data's.")
+    ] = None
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class AlignConfig:
     """Settings of `align`; what each is stands in its `Flag`. "The paper" is arXiv 2508.12398; [ours] marks where it is

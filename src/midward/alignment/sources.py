@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from midward import world
-from midward._tables import read_table
+from midward.alignment.config import AlignConfig, DataConfig
 from midward.errors import InputError
-from midward.goals.columns import text_column
+from midward.goals.columns import prompts_of
 
 #: The name of the world's own prompts and sentences.
 SANDBOX = "sandbox"
@@ -30,8 +31,7 @@ def prompts(source: str, column: str | None = None, *, harmful: bool) -> list[An
     """
     if source == SANDBOX:
         return list(world.alignment_prompts() if harmful else world.instructions())
-    rows = read_table(source)
-    column = text_column(rows, source, column, first="prompt")
+    rows, column = prompts_of(source, column)
     pairs = []
     for index, row in enumerate(rows):
         prompt = row.get(column)
@@ -61,6 +61,37 @@ def sentences(source: str | None, method: str) -> dict[str, list[str]]:
     return lists
 
 
-def defaults(source: str, recipe: str) -> Mapping[str, Any]:
-    """The settings that go with a source's prompts: the sandbox's sizes and rates."""
-    return world.ALIGNMENT.get(recipe, {}) if source == SANDBOX else {}
+@dataclass(frozen=True)
+class Sources:
+    """What was read: prompts as `alignment.align` takes them, the fields of a `SentenceSet`, and all settings that were
+    given, over those that go with the sandbox's prompts."""
+
+    harmful: list[Any]
+    benign: list[Any] | None
+    sentences: dict[str, list[str]]
+    settings: dict[str, Any]
+
+
+def read(config: DataConfig, given: Mapping[str, Any], *, at_home: bool) -> Sources:
+    """Read what a config names.
+
+    Args:
+        config: the names.
+        given: fields of `AlignConfig`.
+        at_home: whether the model is the sandbox's, which learns from the sandbox unless told otherwise.
+
+    Raises:
+        InputError: no data are named, or they can't be read.
+    """
+    data = config.data or (SANDBOX if at_home else None)
+    if data is None:
+        raise InputError("--data is needed for this --model: a .csv or .jsonl file of harmful prompts.")
+    own = SANDBOX if data == SANDBOX else None
+    benign, method = config.benign or own, given.get("method", AlignConfig.method)
+    tuned = world.ALIGNMENT.get(given.get("recipe", AlignConfig.recipe), {}) if own else {}
+    return Sources(
+        prompts(data, config.column, harmful=True),
+        prompts(benign, config.benign_column or config.column, harmful=False) if benign else None,
+        sentences(config.sentences or own, method),
+        {**tuned, **given},
+    )

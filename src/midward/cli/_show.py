@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +116,22 @@ def tasks_of(progress: Progress) -> Callable[[str, int, int], None]:
         if what not in tasks:
             tasks[what] = progress.add_task(what, total=of)
         progress.update(tasks[what], completed=done, total=of)
+
+    return show
+
+
+def curve_of(progress: Progress, record: Path) -> Callable[[dict[str, float]], None]:
+    """Shows each row of a reward curve; the record of the run says of how many steps."""
+    task = progress.add_task("align", total=None)
+    names = {"reward": "reward", "positive": "pos", "negative": "neg", "kl": "KL", "over_refusal": "over-refusal"}
+
+    def show(row: dict[str, float]) -> None:
+        values = [f"{short} {row[name]:.3g}" for name, short in names.items() if name in row]
+        line = f"step {row['step']:>5}  {'  '.join(values)}"
+        steps = json.loads(record.read_text(encoding="utf-8"))["steps"]
+        progress.update(task, completed=row["step"], total=steps, description=line)
+        if progress.disable:
+            say(line)
 
     return show
 

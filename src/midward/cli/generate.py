@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from midward._flags import Flag
 from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, load_behind
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
-from midward.store import require_writable
 
 
 def generate(
@@ -38,29 +37,24 @@ def generate(
         raise InputError("--prompts and --out FILE.jsonl go together; the response to a single prompt goes to stdout.")
     if check_agreement and sampling.cache is None and sampling.threshold is None:
         raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
-    rows: list[dict[str, Any]] = [{"prompt": sys.stdin.read().strip() if prompt == "-" else prompt}]
+    rows, field = [{"prompt": sys.stdin.read().strip() if prompt == "-" else prompt}], "prompt"
     if prompts is not None and out_file is not None:
-        from midward._tables import read_table
-        from midward.goals.columns import text_column
+        from midward.goals.columns import prompts_of
+        from midward.store import require_writable
 
-        rows = read_table(prompts)
-        column = text_column(rows, str(prompts), column, first="prompt")
-        if out_file.exists() and out_file.samefile(prompts):
-            raise InputError(f"--out {out_file} is the file of prompts; give another one.")
-        require_writable(out_file)
-    elif not rows[0]["prompt"].strip():
+        rows, field = prompts_of(prompts, column)
+        require_writable(out_file, prompts)
+    elif not str(rows[0]["prompt"]).strip():
         raise InputError("the prompt is empty.")
     from midward.runs.generate import generate as run  # imports torch: what is wrong above is told at once
+    from midward.sampling import agreement
 
     loaded, chosen = load_behind(model, sampling, guard)
     loaded.encode("?")  # without a chat template no row has a response
     if check_agreement:
-        from midward.sampling import agreement
-
-        texts = [row.get(column or "prompt") for row in rows]
-        asked = [text for text in texts if isinstance(text, str) and text.strip()][:check_agreement]
+        texts = [text for row in rows if isinstance(text := row.get(field), str) and text.strip()]
         exact, fast = sampling.exact().settings(loaded), sampling.settings(loaded)
-        say(f"agreement {agreement(loaded, asked, exact, fast, batch_size=batch_size)}")
+        say(f"agreement {agreement(loaded, texts[:check_agreement], exact, fast, batch_size=batch_size)}")
     with bar() as progress:
         watchers = [StepBar(progress)]
         if out_file is None:
@@ -72,7 +66,7 @@ def generate(
             loaded,
             rows,
             out_file,
-            column=column or "prompt",
+            column=field,
             sampling=chosen,
             guard=loaded.guard,
             batch_size=batch_size,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from midward._flags import Flag
-from midward._tables import read_table, write_table
+from midward._tables import write_table
 from midward.cli._options import BatchSize, JudgeModel, JudgeName, ModelOptions, Overwrite, SamplingOptions, say_harm
 from midward.cli._run import Result, finish, listing, run_folder
 from midward.cli._show import StepBar, bar, following, say
 from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
-from midward.goals.columns import text_column
+from midward.goals.columns import prompts_of
 from midward.goals.loading import is_file
 from midward.guards.config import EvalConfig, FitConfig, Sizes
 from midward.runs.run import Measured
@@ -90,8 +90,7 @@ def score(
     overwrite: Overwrite = False,
 ) -> Result:
     """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped."""
-    table = read_table(prompts)
-    column = text_column(table, str(prompts), column, first="prompt")
+    table, column = prompts_of(prompts, column)
     if out_file.suffix != ".jsonl":
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv")}:

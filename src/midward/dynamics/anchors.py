@@ -19,7 +19,8 @@ from midward.dynamics.states import LAST, PooledStates, steps_of
 from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
-from midward.store import Record, key_of, load_tensors, save_tensors
+from midward.store import key_of
+from midward.tensors import Record, load_tensors, save_tensors
 
 #: Whether a response refuses; None says that it can't be told, and the response is left out.
 Refused = Callable[[str], bool | None]

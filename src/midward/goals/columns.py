@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from midward._tables import Row, require_column
+from midward._tables import Row, read_table, require_column
 from midward.goals.goal import Goal, GoalsError
 
 #: What a column may be called in somebody's file, in any case; the first that is there counts.
@@ -70,6 +71,12 @@ def text_column(rows: Sequence[Row], where: str, column: str | None = None, firs
             f"(--column, column=). Its columns: {', '.join(reversed(names.values()))}."
         )
     return text
+
+
+def prompts_of(path: str | Path, column: str | None = None) -> tuple[list[Row], str]:
+    """The rows of a file, and the column of the prompts: prompt, goal or behavior by default. Raises InputError."""
+    rows = read_table(path)
+    return rows, text_column(rows, str(path), column, first="prompt")
 
 
 def detect(rows: Sequence[Row], where: str, column: str | None = None) -> Columns:

@@ -17,7 +17,7 @@ from midward.guards.guard import Guard, GuardError, settings_of
 from midward.guards.registry import find
 from midward.models import LanguageModel
 from midward.sampling import Sampling
-from midward.store import Record, load_record, load_tensors, save_tensors
+from midward.tensors import Record, load_record, load_tensors, save_tensors
 
 #: Bytes; a guard of an 8B model with 1,024 steps is a tenth of it.
 LARGEST = 1 << 28

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from midward.errors import InputError
-from midward.store import Record, load_tensors, save_tensors
+from midward.tensors import Record, load_tensors, save_tensors
 
 from .canvas import Canvas
 from .settings import Sampling

@@ -4,6 +4,13 @@
 tasks, `programs` runs what a model wrote, `sandbox` measures the sandbox's own tasks.
 """
 
-from midward.utility.readings import against, cells
+from typing import TYPE_CHECKING
+
+from midward._front import front_door
+
+if TYPE_CHECKING:
+    from midward.utility.readings import against, cells
 
 __all__ = ["against", "cells"]
+
+__getattr__ = front_door(__name__, "readings")
