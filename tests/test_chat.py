@@ -5,7 +5,7 @@ import pytest
 import midward
 from midward import models
 from midward.chat import Chat, Conversation
-from midward.guards import STUB, Exchange, GuardError, MaskFilter, save
+from midward.guards import STUB, Exchange, MaskFilter, save
 from midward.sampling import Request, Sampling
 
 SETTINGS = {"length": 8, "steps": 4}
@@ -20,7 +20,7 @@ def test_the_rooms_model_neither_generates_nor_has_a_guard(llada_folder):
     assert midward.sample(plain, ["t30"], Sampling(**SETTINGS)) == model.generate("t30", **SETTINGS)
 
 
-def test_a_guard_answers_in_front_and_must_be_the_models(llada, llada_folder, llama_folder, tmp_path):
+def test_a_guard_answers_in_front(llada, llada_folder, tmp_path):
     guard = MaskFilter().fit(llada, [Exchange(Request("t30"))] * 3, alpha=0.5)
     guard.threshold = -1.0  # everything is flagged
     path = save(guard, tmp_path / "guard.safetensors")
@@ -29,8 +29,6 @@ def test_a_guard_answers_in_front_and_must_be_the_models(llada, llada_folder, ll
     assert response.text == STUB and response.verdict.flagged
     [bare] = midward.sample(model, ["t30"], Sampling(**SETTINGS))
     assert bare.verdict is None
-    with pytest.raises(GuardError):
-        midward.load(llama_folder, device="cpu", guard=path)
 
 
 def test_a_turn_that_cannot_be_answered_is_no_part_of_the_talk(llada):
