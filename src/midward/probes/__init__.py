@@ -6,7 +6,8 @@ tables and one sentence that says what was found with its interval:
     from midward import probes
     from midward.probes.configs import Prefill
 
-    summary = probes.run(probes.find("prefill"), midward.load(), Prefill(limit=20, positions=(0, 40)), "runs/prefill")
+    model = midward.load("sandbox")
+    summary = probes.run(probes.find("prefill"), model, Prefill(limit=20, positions=(0, 40)), "runs/prefill")
 """
 
 from typing import TYPE_CHECKING
