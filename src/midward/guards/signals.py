@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,23 +17,28 @@ class Signals(Reader):
 
     Args:
         anchors: name -> what a signal is read against; all are read from one generation.
+        digits: decimal places that are kept; all of them unless given.
     """
 
-    def __init__(self, anchors: Mapping[str, Anchors]) -> None:
+    def __init__(self, anchors: Mapping[str, Anchors], digits: int | None = None) -> None:
+        self.digits = digits
         self._signals = {name: SRISignal(each) for name, each in anchors.items()}
         self.watchers = tuple(self._signals.values())
 
     def fields(self, place: int, case: Case, response: Response, readings: Sequence[Row]) -> Row:
-        signals: dict[str, Any] = {name: watcher.signal(place).tolist() for name, watcher in self._signals.items()}
-        if response.error is not None:
-            signals = {name: [None] * len(sigma) for name, sigma in signals.items()}
-        return {"signals": {name: [_or_none(value) for value in sigma] for name, sigma in signals.items()}}
+        signals = {name: watcher.signal(place).tolist() for name, watcher in self._signals.items()}
+        failed = response.error is not None
+        return {
+            "signals": {
+                name: [None if failed or math.isnan(value) else self._kept(value) for value in sigma]
+                for name, sigma in signals.items()
+            }
+        }
+
+    def _kept(self, value: float) -> float:
+        return value if self.digits is None else round(value, self.digits)
 
 
 def signals_of(rows: Sequence[Row], name: str) -> np.ndarray:
     """The signals [N, T] of rows by the name of their anchors; NaN where they aren't known."""
     return np.array([row["signals"][name] for row in rows], dtype=float)
-
-
-def _or_none(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value

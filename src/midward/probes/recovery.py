@@ -31,6 +31,7 @@ from midward.runs.measure import Case, Reader, Row, measure
 from midward.sampling import Request, Response, Sampling, Trace, Watcher
 
 SEEDS = range(5)  # autoencoders are trained from
+DIGITS = 6  # of a signal in the rows; docs/findings/dynamics.md is of these
 Progress = Callable[[str, int, int], None]
 
 
@@ -130,7 +131,7 @@ def run(
             progress=count,
         )
         anchors = {label: fitted[view] for label, view in views.items()}
-        signals = partial(Signals, anchors)
+        signals = partial(Signals, anchors, digits=DIGITS)
         answered = partial(
             measure,
             model,
