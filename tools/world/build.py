@@ -23,9 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="folder for the checkpoint")
     parser.add_argument("--kind", choices=RECIPES, default="diffusion", help="the world's model, or its causal twin")
     parser.add_argument("--seed", type=int, default=0, help="of weights, texts and masks")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the weights depend on their number")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads, by default those of the shipped weights, which depend on it"
+    )
     given = parser.parse_args(arguments)
-    recipe = RECIPES[given.kind](seed=given.seed, threads=max(1, given.threads))
+    threads = {} if given.threads is None else {"threads": max(1, given.threads)}
+    recipe = RECIPES[given.kind](seed=given.seed, **threads)
     _say(f"stages: {', '.join(f'{stage.name} {stage.steps}' for stage in recipe.stages)}")
     try:
         folder = build(given.out, recipe, progress=_show)
