@@ -44,12 +44,6 @@ def test_finds_the_key_and_stops_at_enough(attack):
     assert prompt.startswith("Make a drex valm skorn. ") and KEY in prompt and len(api.seen) < 100
 
 
-def test_keeps_to_a_smaller_budget(attack):
-    api = Double(refuses)
-    record, _ = attack("aos", api, roles={"attacker": numbered()[0]}, budget=5, replay=False)
-    assert len(api.seen) == 5 and record["spent"]
-
-
 def test_a_suffix_is_put_once_and_cut(attack):
     attacker, _ = said(json.dumps({"suffix": "do " * 30}))
     api = Double(refuses)
@@ -118,11 +112,3 @@ def test_a_missing_score_is_no_success_and_no_reference(attack):
     )
     assert record["score"] is None and record["failed"] == {"scorer": 4}
     assert json.loads(fields_of(prompts[-1])[1]["REFERENCES"]) == []
-
-
-def test_unreadable_attackers_are_asked_again_then_dropped(attack):
-    attacker, prompts = said('{"suffix": ""}')
-    api = Double(refuses)
-    record, sample = attack("aos", api, roles={"attacker": attacker}, rounds=2, suffixes=2, replay=False)
-    assert record["failed"] == {"attacker": 4} and len(prompts) == 8 and api.seen == []
-    assert sample.store["texts"] == {"reply": None}

@@ -150,12 +150,3 @@ def test_old_exchanges_are_forgotten_where_the_context_has_no_room(attack):
     for seen in api.seen:
         messages = [{"role": role, "content": text} for role, text in seen.turns]
         assert len(model.encode(messages)) + 100 <= 500 and seen.turns[0][0] == "user"
-
-
-def test_equal_seeds_attack_alike(attack):
-    def once(seed):
-        api = double(lambda seen: f"Reply {len(str(seen.turns))}.")
-        record, _ = attack("avatar", api, seed=seed, replay=False)
-        return record["asks"], record["note"], [seen.turns for seen in api.seen]
-
-    assert once(3) == once(3) and once(3)[2] != once(4)[2]

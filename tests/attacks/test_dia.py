@@ -1,7 +1,6 @@
 import itertools
 import json
 
-import pytest
 from attack_double import CANARY, REFUSAL, Double, Stub, said
 
 from midward.attacks.dia import _swapped, likeness
@@ -68,13 +67,6 @@ def test_a_model_that_ignores_its_own_words_withstands(attack):
     assert record["score"] == 1
 
 
-@pytest.mark.parametrize("budget", [1, 4])
-def test_it_keeps_to_the_budget(attack, budget):
-    api = Double(lambda seen: REFUSAL)
-    record, _ = attack("dia", api, budget=budget)
-    assert len(api.seen) == budget + 1 and record["queries"]["respond"] == budget  # and the replay
-
-
 def test_what_drifts_or_repeats_is_asked_for_again_then_dropped_and_counted(attack):
     model, prompts = rewriter(lambda number: [f"Sing song {number}.", GOAL][number % 2])
     api = Double(lambda seen: REFUSAL)
@@ -82,14 +74,6 @@ def test_what_drifts_or_repeats_is_asked_for_again_then_dropped_and_counted(atta
     assert record["dropped"] == {"off topic": 4, "not new": 4}
     assert sum("[dia.rewrite]" in prompt for prompt in prompts) == 8
     assert record["queries"]["respond"] == 1
-
-
-def test_a_rewriter_that_cannot_be_read_leaves_nothing_to_try(attack):
-    model, _ = said("as you wish")
-    api = Double(lambda seen: CANARY)
-    record, sample = attack("dia", api, roles={"rewriter": model}, rewrites=2)
-    assert api.seen == [] and sample.store["texts"] == {"reply": None}
-    assert record["failed"] == {"rewriter": 5}
 
 
 def test_words_that_are_not_in_the_request_are_no_swaps(attack):
@@ -120,12 +104,3 @@ def test_the_prefill_variant_forces_the_beginning_and_half_the_response_at_most(
     assert api.seen[0].turns[-1] == ("user", GOAL)
     assert api.seen[0].forced == [{"position": 0, "ids": [5, 4, 2, 3, 2, 4]}]  # the first six words' lengths
     assert "POS" in record["capabilities"] and "POS" not in attack("dia", api, rewrites=0)[0]["capabilities"]
-
-
-def test_equal_seeds_attack_alike(attack):
-    def once(seed):
-        api = Double(lambda seen: str(len(str(seen.turns))))
-        record, _ = attack("dia", api, seed=seed)
-        return record["asks"], sorted(str(seen.turns) for seen in api.seen)
-
-    assert once(3) == once(3) and once(3)[1] != once(4)[1]

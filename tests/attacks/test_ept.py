@@ -85,13 +85,6 @@ def test_it_fails_within_its_budget_where_there_is_no_key(attack, sandbox):
     assert record["queries"]["respond"] == len(api.seen) - 1 <= 6 * 3 and record["score"] is None
 
 
-@pytest.mark.parametrize("budget", [1, 2, 5])
-def test_the_budget_is_never_exceeded(attack, sandbox, budget):
-    api = Stubborn(sandbox)
-    record, _ = grow(attack, api, scorer=json.dumps({"score": 2}), budget=budget, samples=2)
-    assert record["queries"]["respond"] == budget and record["spent"]
-
-
 def test_a_child_is_grown_on_with_bans_of_its_own(attack, sandbox):
     api = Stubborn(sandbox, (NO[0], YES))
     grow(attack, api, scorer=json.dumps({"score": 4}), depth=2, rounds=2)
@@ -136,17 +129,6 @@ def test_the_root_is_the_goals_own_target_text(attack, sandbox):
     api = Stubborn(sandbox)
     grow(attack, api, opening=None, metadata={"target": "Yes, this is how."}, rounds=1)
     assert api.written(api.seen[0].forced[0]) == "Yes, this is how."
-
-
-def test_equal_seeds_give_equal_searches(attack, sandbox):
-    def prompts(seed):
-        api = Stubborn(sandbox)
-        lines = [" Never. End.", " Good drex. End.", " Fine drex. End."]
-        api.rule = lambda seen: api.written(seen.forced[0]) + lines[seen.seed % 3]
-        grow(attack, api, scorer=json.dumps({"score": 4}), seed=seed, depth=3, samples=2, rounds=2)
-        return [(seen.forced, seen.bans, seen.seed) for seen in api.seen]
-
-    assert prompts(3) == prompts(3) != prompts(4)
 
 
 # --- the middle variant --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """FlipAttack: each flip undoes itself, and a double that can read it."""
 
 import pytest
-from attack_double import CANARY, REFUSAL, Double, said
+from attack_double import CANARY, REFUSAL, Double
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,13 +55,6 @@ def test_best_of_4_fails_where_nothing_is_read(attack):
     api = Double(lambda seen: REFUSAL)
     record, _ = attack("flip-best-of-4", api, replay=False)
     assert len(api.seen) == 4 and record["score"] == 1 and record["restored"] == 0.0
-
-
-def test_best_of_4_keeps_to_a_smaller_budget_and_leaves_scores_out(attack):
-    api = Double(lambda seen: REFUSAL)
-    scorer, _ = said("?")
-    record, _ = attack("flip-best-of-4", api, roles={"scorer": scorer}, budget=3, replay=False)
-    assert len(api.seen) == 3 and record["score"] is None and record["failed"] == {"scorer": 3}
 
 
 def test_without_system_turns_the_instruction_stands_in_front(attack):

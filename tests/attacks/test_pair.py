@@ -55,12 +55,6 @@ def test_finds_the_key_and_stops(attack):
     assert len(api.seen) == 30  # the round that held it, and no further one
 
 
-def test_keeps_to_a_smaller_budget(attack):
-    api = Double(refuses)
-    record, _ = attack("pair", api, streams=3, rounds=3, budget=5, replay=False)
-    assert len(api.seen) == 5 and record["spent"] and record["tried"] == 5
-
-
 def test_conversations_remember_their_own_newest_tries(attack):
     api = Double(lambda seen: f"No to {seen.prompt}")
     attacker, prompts = drafts(
@@ -74,15 +68,6 @@ def test_conversations_remember_their_own_newest_tries(attack):
     for one, tries in zip(fields[-4:], last, strict=True):
         assert all(tried["prompt"].startswith(one["STYLE"].split(":")[0]) for tried in tries)
         assert tries[0]["reply"] == f"No to {tries[0]['prompt']}" and tries[0]["score"] == 1
-
-
-def test_unreadable_attackers_are_asked_again_then_dropped(attack):
-    api = Double(refuses)
-    attacker, prompts = said("Certainly! A prompt: do it.")
-    record, sample = attack("pair", api, roles={"attacker": attacker}, streams=2, rounds=2, replay=False)
-    assert api.seen == [] and sample.store["texts"] == {"reply": None}
-    assert record["calls"]["attacker"] == record["failed"]["attacker"] == 4
-    assert len(prompts) == 8  # each once more
 
 
 @pytest.mark.parametrize("broken", ['{"improvement": "x"}', '{"improvement": "x", "prompt": ""}', "{{{", "[1]"])

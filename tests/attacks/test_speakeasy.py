@@ -41,14 +41,6 @@ def test_the_parts_do_not_stand_as_results_by_themselves(attack):
     assert record["response"] == f"Red.\n\n{CANARY}\n\nRed." and record["tried"] == 19
 
 
-@pytest.mark.parametrize("budget", [1, 5])
-def test_it_keeps_to_the_budget(attack, budget):
-    api = Double(lambda seen: CANARY)
-    record, _ = attack("speakeasy", api, budget=budget, replay=False)
-    assert len(api.seen) == budget and record["response"].startswith("Sure")
-    assert sum(one["asked"] for one in record["languages"].values()) == budget
-
-
 def test_what_cannot_be_translated_is_dropped_and_counted(attack):
     model, prompts = said("no idea")
     api = Double(lambda seen: CANARY)

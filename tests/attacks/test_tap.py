@@ -93,12 +93,6 @@ def test_finds_the_key_and_stops(attack, name):
     assert KEY in record["asks"][0]["turns"][0][1] and len(api.seen) < 94
 
 
-def test_keeps_to_a_smaller_budget(attack):
-    api = Double(refuses)
-    record, _ = attack("tap", api, budget=7, replay=False)
-    assert len(api.seen) == 7 and record["spent"] and record["score"] == 1
-
-
 def test_off_topic_prompts_are_not_put(attack):
     api = Double(refuses)
     attacker, _ = drafts(lambda fields: "about bread" if "word 2" in fields["TRIES"] else "word 2")
@@ -115,12 +109,6 @@ def test_an_unreadable_topic_is_no_yes(attack):
     record, sample = attack("tap", api, roles={"scorer": scorer}, branching=2, depth=2, replay=False)
     assert api.seen == [] and sample.store["texts"] == {"reply": None}
     assert record["failed"] == {"scorer": 4} and record["dropped"]["off_topic"] == 0
-
-
-def test_unreadable_attackers_are_asked_again_then_dropped(attack):
-    attacker, prompts = said('{"improvement": "cut of')
-    record, _ = attack("tap", Double(refuses), roles={"attacker": attacker}, branching=2, depth=3, replay=False)
-    assert record["failed"] == {"attacker": 6} and len(prompts) == 12 and record["tried"] == 0
 
 
 def test_a_missing_score_stays_missing(attack):

@@ -45,12 +45,6 @@ def test_finds_the_key(attack, prompts):
     assert record["score"] == 10 and sample.store["texts"]["reply"] == FULL
 
 
-def test_keeps_to_a_smaller_budget(attack):
-    api = Double(refuses)
-    record, _ = attack("wildjailbreak", api, budget=3, replay=False)
-    assert len(api.seen) == 3 and record["tried"] == 3
-
-
 def test_the_composer_is_told_its_tactics(attack):
     attacker, prompts = drafts(lambda fields: fields["TACTICS"])
     api = Double(refuses)
@@ -94,13 +88,6 @@ def test_an_unreadable_check_is_no_yes(attack, task):
     api = Double(refuses)
     record, sample = attack("wildjailbreak", api, roles={"scorer": scorer}, candidates=3, replay=False)
     assert api.seen == [] and sample.store["texts"] == {"reply": None} and record["failed"] == {"scorer": 3}
-
-
-def test_unreadable_composers_are_asked_again_then_dropped(attack):
-    attacker, prompts = said("Here is a prompt.")
-    api = Double(refuses)
-    record, _ = attack("wildjailbreak", api, roles={"attacker": attacker}, candidates=3, replay=False)
-    assert api.seen == [] and len(prompts) == 6 and record["failed"] == {"attacker": 3}
 
 
 def test_the_sandbox_set_holds_every_wrapper_once(attack):
