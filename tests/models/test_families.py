@@ -273,10 +273,9 @@ def test_weights_of_another_model_are_refused(name, folders, tmp_path):
             midward.load(folder, device="cpu")
 
 
-def test_verb(capsys):
+def test_verb():
     from midward.cli.models import models
 
-    models()
-    listed = capsys.readouterr().out
+    listed = models().text
     for info in families():
         assert info.name in listed and info.checkpoints in listed and info.verified in listed
