@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from midward._flags import Flag
 from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, load_behind
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
+
+if TYPE_CHECKING:
+    from midward.chat import Chat
+    from midward.sampling import Sampling
 
 
 def generate(
@@ -37,6 +41,7 @@ def generate(
         raise InputError("--prompts and --out FILE.jsonl go together; the response to a single prompt goes to stdout.")
     if check_agreement and sampling.cache is None and sampling.threshold is None:
         raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
+    rows: list[dict[str, Any]]
     rows, field = [{"prompt": sys.stdin.read().strip() if prompt == "-" else prompt}], "prompt"
     if prompts is not None and out_file is not None:
         from midward.goals.columns import prompts_of
@@ -46,8 +51,7 @@ def generate(
         require_writable(out_file, prompts)
     elif not str(rows[0]["prompt"]).strip():
         raise InputError("the prompt is empty.")
-    from midward.runs.generate import generate as run  # imports torch: what is wrong above is told at once
-    from midward.sampling import agreement
+    from midward.sampling import agreement  # imports torch: what is wrong above is told at once
 
     loaded, chosen = load_behind(model, sampling, guard)
     loaded.encode("?")  # without a chat template no row has a response
@@ -55,28 +59,24 @@ def generate(
         texts = [text for row in rows if isinstance(text := row.get(field), str) and text.strip()]
         exact, fast = sampling.exact().settings(loaded), sampling.settings(loaded)
         say(f"agreement {agreement(loaded, texts[:check_agreement], exact, fast, batch_size=batch_size)}")
-    with bar() as progress:
-        watchers = [StepBar(progress)]
-        if out_file is None:
-            [response] = loaded.answer([rows[0]["prompt"]], chosen, watchers=watchers)
-            text = response.checked().text
-            return Result({**rows[0], "response": text, "ended": response.ended, "nfe": response.nfe}, text)
-        task = progress.add_task("rows", total=None)
-        written = run(
-            loaded,
-            rows,
-            out_file,
-            column=field,
-            sampling=chosen,
-            guard=loaded.guard,
-            batch_size=batch_size,
-            limit=limit,
-            overwrite=overwrite,
-            watchers=watchers,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    if out_file is None:
+        with bar() as progress:
+            [response] = loaded.answer([rows[0]["prompt"]], chosen, watchers=[StepBar(progress)])
+        text = response.checked().text
+        return Result({**rows[0], "response": text, "ended": response.ended, "nfe": response.nfe}, text)
+    how = {"column": field, "batch_size": batch_size, "limit": limit, "overwrite": overwrite}
+    written = answer(loaded, chosen, rows, out_file, **how)
     errors = [row["error"] for row in written if row["error"] is not None]
     lost = f"\n{len(errors)} of them without a response; the first: {errors[0]}" if errors else ""
-    return Result(
-        {"out": out_file, "rows": len(written), "errors": len(errors)}, files=f"{len(written)} rows in {out_file}{lost}"
-    )
+    data = {"out": out_file, "rows": len(written), "errors": len(errors)}
+    return Result(data, files=f"{len(written)} rows in {out_file}{lost}")
+
+
+def answer(loaded: Chat, chosen: Sampling, rows: list[dict[str, Any]], out: Path, **how: Any) -> list[dict[str, Any]]:
+    """A response for every row of a table, as `midward.runs.generate` writes it, with its progress shown."""
+    from midward.runs.generate import generate as run
+
+    with bar() as progress:
+        task = progress.add_task("rows", total=None)
+        how |= {"progress": lambda done, total: progress.update(task, completed=done, total=total)}
+        return run(loaded, rows, out, sampling=chosen, guard=loaded.guard, watchers=[StepBar(progress)], **how)

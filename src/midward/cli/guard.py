@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from midward._flags import Flag
 from midward._tables import write_table
-from midward.cli._options import BatchSize, JudgeModel, JudgeName, ModelOptions, Overwrite, SamplingOptions, say_harm
+from midward.cli._options import (
+    BatchSize,
+    JudgeModel,
+    JudgeName,
+    ModelOptions,
+    Overwrite,
+    SamplingOptions,
+    load_behind,
+    say_harm,
+)
 from midward.cli._run import Result, finish, listing, run_folder
-from midward.cli._show import StepBar, bar, following, say
+from midward.cli._show import following, say
+from midward.cli.generate import answer
 from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
 from midward.goals.columns import prompts_of
@@ -95,27 +105,10 @@ def score(
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv")}:
         raise InputError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
-    from midward.guards import describe, load  # imports torch: what is wrong above is told at once
-    from midward.runs.generate import generate
-
-    describe(guard)  # a wrong file is told before the model is loaded
-    loaded = _load(model)
-    chosen = sampling.resolve(loaded, [guard])
-    fitted = load(guard, loaded, chosen)
-    with bar() as progress:
-        task = progress.add_task("prompts", total=len(table))
-        rows = generate(
-            loaded,
-            table,
-            out_file,
-            column=column,
-            sampling=chosen,
-            guard=fitted,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            watchers=[StepBar(progress)],
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    loaded, chosen = load_behind(model, sampling, guard)
+    loaded.fold_adapter()
+    fitted: Any = loaded.guard
+    rows = answer(loaded, chosen, table, out_file, column=column, batch_size=batch_size, overwrite=overwrite)
     flat = [{**row, "guard": fitted.name, **(row.get("guard") or {})} for row in rows]
     path = write_table(out_file.with_suffix(""), [{name: row[name] for name in row if name != "key"} for row in flat])
     flagged = sum(bool(row.get("flagged")) for row in flat)
