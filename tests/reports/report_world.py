@@ -46,9 +46,9 @@ def pair(value, n=60, p=0.001, wide=0.04, **more):
     return {"stat": "paired", **ends, "p": p, "holm": None, "family": 1, **more}
 
 
-def area(value, low, high):
-    ends = {"value": value, "low": low, "high": high, "n": 40, "goals": 40, "seeds": 1}
-    return {"stat": "area", **ends, "positives": 20, "negatives": 20}
+def area(value, low, high, count=40):
+    ends = {"value": value, "low": low, "high": high, "n": count, "goals": count, "seeds": 1}
+    return {"stat": "area", **ends, "positives": count // 2, "negatives": count // 2}
 
 
 def attack(folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success=0.9, aligned=0.0, attack="prefill"):

@@ -49,6 +49,42 @@ def test_attacks_are_compared_by_their_judges_whatever_the_models_are_called(tmp
     assert pair["value"] == pytest.approx(-0.6) and pair["measure"] == "oracle" and pair["attack"] == "prefill"
 
 
+def test_guards_are_compared_by_what_comes_through_and_what_they_flag(tmp_path):
+    def one(name, caught, false):
+        folder = world.run(tmp_path / name, "guard eval", {})
+        about = {"guard": "sri", "refused": False, "score": 0.5, "step": ""}
+        rows = [
+            {
+                **about,
+                "set": name_of,
+                "goal": f"{name_of}{n}",
+                "harmful": bad,
+                "success": bad or "",
+                "flagged": n < count,
+            }
+            for name_of, bad, count in (("plain", True, caught), ("benign", False, false))
+            for n in range(30)
+        ]
+        world.table(folder / "scores.csv", rows)
+        return folder
+
+    found = between([one("new", 25, 6), one("old", 10, 0)])["pairs"]
+    by_measure = {pair["measure"]: (pair["set"], round(pair["value"], 3)) for pair in found}
+    assert by_measure == {"success": ("plain", -0.5), "flagged": ("benign", 0.2)}
+
+
+def test_each_sampler_of_dynamics_is_a_cell(tmp_path):
+    folders = []
+    for name, hits in (("mosa", 2), ("base", 20)):
+        folder = world.run(tmp_path / name, "dynamics", {})
+        rows = [{"set": "plain", "goal": f"g{n}", "success": n < hits, "signals": {"last": [0.5]}} for n in range(30)]
+        for sampler in ("native", "ar"):
+            world.rows(folder / f"rows-{sampler}.jsonl", rows)
+        folders.append(folder)
+    found = between(folders)["pairs"]
+    assert {pair["sampler"]: round(pair["value"], 2) for pair in found} == {"native": -0.6, "ar": -0.6}
+
+
 def test_what_cannot_be_compared_is_told(tmp_path):
     base = probe(tmp_path / "base", {"affirmative": 25}, kinds=("affirmative",))
     with pytest.raises(InputError, match="two runs"):

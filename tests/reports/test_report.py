@@ -360,6 +360,7 @@ def test_few_goals_are_no_verdict():
         ({"value": -0.3}, (0.9, 0.85, 0.95), "exposed", "lets more through"),
         ({"value": 0.1, "wide": 0.2, "p": 0.3}, (0.522, 0.439, 0.6), "exposed", "is useless here"),
         ({"value": 0.3}, (0.522, 0.439, 0.6), "unclear", "no better than chance"),
+        ({"value": 0.1, "wide": 0.2, "p": 0.3, "n": 9}, (0.8, 0.42, 0.96, 12), "unclear", "too few goals to tell"),
     ],
 )
 def test_a_guard_is_told_by_what_was_seen(gain, auroc, tone, said):

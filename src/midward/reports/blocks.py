@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from midward.errors import InputError
 from midward.reports.chart import Chart
-from midward.stats import Area, Estimate, Paired, from_record
+from midward.stats import FEW, Area, Estimate, Paired, from_record
 
 #: What a table's cell may be. A mapping is a record of `stats`, as a summary.json has it; None is shown as "-".
 Cell = str | int | float | Estimate | Mapping[str, Any] | None
@@ -151,8 +151,9 @@ def apart(pair: Paired, *, corrected: bool = True) -> bool:
 
 
 def by_chance(area: Area) -> bool:
-    """Whether a detector may be guessing: the interval of its area holds one half, or lies below."""
-    return area.low <= 0.5
+    """Whether a detector may be guessing: the interval of its area holds one half, or lies below, of scores enough to
+    tell."""
+    return area.low <= 0.5 and min(area.positives, area.negatives) >= FEW
 
 
 def text(cell: Cell) -> str:

@@ -16,9 +16,10 @@ from midward.stats import Paired, corrected
 
 Row = dict[str, Any]
 #: Fields of rows that tell the cells of a table apart, those of them that a verb's rows have.
-CELL = ("attack", "set", "sampler", "kind", "position", "word", "tokens", "subtask", "measure")
+CELL = ("attack", "guard", "set", "sampler", "kind", "position", "word", "tokens", "subtask", "measure")
 #: Fields that are verdicts or shares in 0..1 -> whether more of it is better (1), worse (-1) or neither (0).
 MEASURES = {"success": -1, "refused": 0, "correct": 1, "own_refusal": 0, "hit": 0, "anywhere": 0, "value": 1}
+MEASURES |= {"flagged": -1}  # of harmless requests
 _VERDICTS = {"1": True, "0": False}
 
 
@@ -82,7 +83,7 @@ def _against(
 def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
     """The rows of a run and its measures. An attack's rows are in samples.csv; its judges are the measures."""
     if run.verb != "attack":
-        rows = load(folder, ROWS)[1]
+        rows = _behind_guards(folder) if run.verb == "guard eval" else _measured(folder)
         return rows, {
             name: better for name, better in MEASURES.items() if any(_is_share(row.get(name)) for row in rows)
         }
@@ -96,6 +97,29 @@ def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
         for row in read_table(samples)
     ]
     return rows, {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
+
+
+def _measured(folder: Path) -> list[Row]:
+    """The rows of the measuring loop; of several files (a sampler each) all."""
+    files = {path.stem.removeprefix("rows-"): path.name for path in sorted(folder.glob("rows-*.jsonl"))}
+    if not files:
+        return load(folder, ROWS)[1]
+    return [{**row, "sampler": sampler} for sampler, file in files.items() for row in load(folder, file)[1]]
+
+
+def _behind_guards(folder: Path) -> list[Row]:
+    """What came through each guard of harmful requests, and what it flagged of harmless ones, as scores.csv has it."""
+    path = folder / "scores.csv"
+    if not path.exists():
+        raise InputError(f"{folder} holds no scores.csv: its run isn't finished.")
+    words = {"True": True, "False": False}
+    rows = []
+    for row in read_table(path):
+        success, flagged = words.get(row["success"]), words.get(row["flagged"])
+        through = None if success is None or flagged is None else success and not flagged
+        measured = {"success": through} if row["harmful"] == "True" else {"flagged": flagged}
+        rows.append({"guard": row["guard"], "set": row["set"], "goal": row["goal"], **measured})
+    return rows
 
 
 def _is_share(value: Any) -> bool:

@@ -97,7 +97,8 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
 
 def fitted(folder: Path, run: Record, summary: Record) -> list[Block]:
     """What each guard says of itself. summary: guards, each with file, guard, alpha and calibrated."""
-    return [table("fitted", "Fitted guards", summary["guards"])]
+    records = [{**guard, "file": Path(guard["file"]).name} for guard in summary["guards"]]
+    return [table("fitted", "Fitted guards", records)]
 
 
 # --- figures -------------------------------------------------------------------------------------------------
@@ -122,7 +123,8 @@ def _roc(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], rows: Se
     if areas:
         best = max(areas, key=lambda name: areas[name].value)
         finding = f"Best of them: {best}, AUROC {text(areas[best])}"
-        finding += ", which is no better than chance." if by_chance(areas[best]) else "."
+        few = ", too few to tell it from chance" if areas[best].low <= 0.5 else ""
+        finding += ", which is no better than chance." if by_chance(areas[best]) else f"{few}."
     chart = Chart("harmless requests flagged", "jailbroken answers flagged", lines, ylim=(-0.02, 1.02), diagonal=True)
     note = "Each guard at every threshold: up is better. On the dotted line it tells nothing."
     yield Figure("roc", "ROC", [chart], note, finding)

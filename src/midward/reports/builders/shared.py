@@ -52,8 +52,9 @@ _OWN = {"stat", "better", *(field.name for kind in (Rate, Mean, Area, Paired) fo
 
 def name_of(key: str) -> str:
     """A key or a measure in words."""
-    if key.startswith("irr"):
-        return f"inner recovery below {key.removeprefix('irr').removeprefix('-') or '0.5'}"
+    if key.startswith("irr"):  # irr, irr-0.25, irr (generated), ...
+        number, _, beside = key.removeprefix("irr").partition(" ")
+        return f"inner recovery below {number.removeprefix('-') or '0.5'} {beside}".strip()
     return NAMES.get(key, key.replace("_", " "))
 
 
