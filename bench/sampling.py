@@ -73,7 +73,9 @@ def random_model(shape, device, dtype):
     if dtype.itemsize < 4:
         network.model.rotary_emb = type(network.model.rotary_emb)(network.config).to(device)
         keep_rope_in_float32(network)
-    tokenizer = SimpleNamespace(get_vocab=dict, chat_template=None, decode=lambda ids, **options: "")
+    tokenizer = SimpleNamespace(
+        get_vocab=dict, special_tokens_map={}, chat_template=None, decode=lambda ids, **options: ""
+    )
     return LanguageModel("random", llada.family(config, tokenizer), tokenizer, network.requires_grad_(False))
 
 
