@@ -21,7 +21,7 @@ from sampling import SHAPES, published_sampler, random_model
 
 import midward
 from midward import Sampling
-from midward.attacks import matrix, results
+from midward.attacks import evalset, matrix, results
 from midward.models import LanguageModel
 from midward.serving import provider
 from midward.serving.queue import Engine
@@ -43,7 +43,7 @@ class Clock:
 
 def attack(planned, goals, arguments, *, batch, samples, tasks, seed):
     """Queries answered, replays included, and the seconds it took; samples and tasks: in flight at a time."""
-    matrix.MAX_SAMPLES, matrix.MAX_TASKS = samples, tasks
+    evalset.MAX_SAMPLES, evalset.MAX_TASKS = samples, tasks
     todo = matrix.Matrix(
         rows=[matrix.Row("base", "sandbox", arguments={**arguments, "batch_size": batch})],
         attacks=planned,
@@ -54,7 +54,7 @@ def attack(planned, goals, arguments, *, batch, samples, tasks, seed):
     )
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
-        found = results.read(matrix.run(todo, Path(folder), display="none"))
+        found = results.read(evalset.run(todo, Path(folder), display="none"))
         seconds = clock.read()
     assert not any(one.error for one in found), next(one.error for one in found if one.error)
     asked = sum(one.record.target_queries + (one.record.replay == "asked") for one in found)

@@ -47,12 +47,12 @@ class Avatar:
 
 @dataclass
 class _Dialogue:
-    """One metaphor, and what was said about it. heard: all replies; said: message and reply of each turn that wasn't
+    """One metaphor, and what was said of it. heard: all replies; exchanges: message and reply of each turn that wasn't
     turned down, the history that the model sees."""
 
     number: int
     pairs: dict[str, str]
-    said: list[tuple[str, Reply]] = field(default_factory=list)
+    exchanges: list[tuple[str, Reply]] = field(default_factory=list)
     heard: list[Reply] = field(default_factory=list)
     calibrated: bool = False
     over: bool = False
@@ -63,11 +63,13 @@ class _Dialogue:
 
     @property
     def history(self) -> Turns:
-        return tuple(turn for message, reply in self.said for turn in (("user", message), ("assistant", reply.text)))
+        return tuple(
+            turn for message, reply in self.exchanges for turn in (("user", message), ("assistant", reply.text))
+        )
 
     @property
     def transcript(self) -> str:
-        return "\n\n".join(reply.text for _, reply in self.said)
+        return "\n\n".join(reply.text for _, reply in self.exchanges)
 
     @property
     def missing(self) -> list[str]:
@@ -76,24 +78,24 @@ class _Dialogue:
         return [stand_in for stand_in in self.pairs.values() if stand_in.lower() not in heard]
 
     def kind(self, last: bool) -> Kind:
-        if last or (self.said and not self.missing):
+        if last or (self.exchanges and not self.missing):
             return "calibration"
-        return "detail" if self.said else "scenario"
+        return "detail" if self.exchanges else "scenario"
 
 
 async def search(attempt: Attempt, settings: Avatar) -> None:
     """Make metaphors, and lead all their dialogues side by side, a turn at a time."""
     dialogues = await _dialogues(attempt, settings)
     for turn in range(settings.turns):
-        live = [one for one in dialogues if not one.over]
+        live = [dialogue for dialogue in dialogues if not dialogue.over]
         if not live or attempt.target.left == 0:
             break
         await _turn(attempt, settings, live, turn)
-        await _finish(attempt, [one for one in live if one.over])
+        await _finish(attempt, [dialogue for dialogue in live if dialogue.over])
         if attempt.best and attempt.best.score is not None and attempt.best.score >= settings.cutoff:
             break
-    await _finish(attempt, [one for one in dialogues if not one.over])
-    attempt.spent = attempt.target.left == 0 and any(not one.over for one in dialogues)
+    await _finish(attempt, [dialogue for dialogue in dialogues if not dialogue.over])
+    attempt.spent = attempt.target.left == 0 and any(not dialogue.over for dialogue in dialogues)
 
 
 async def _dialogues(attempt: Attempt, settings: Avatar) -> list[_Dialogue]:
@@ -103,27 +105,27 @@ async def _dialogues(attempt: Attempt, settings: Avatar) -> list[_Dialogue]:
     def read(answer: dict[str, Any]) -> tuple[list[str], list[str]]:
         return list(dict.fromkeys(texts("entities")(answer)))[: settings.entities], texts("relations")(answer)
 
-    found = await attempt.roles.ask(ENTITIES, {"GOAL": goal}, read, turn=0)
-    if found is None:
+    answer = await attempt.roles.ask(ENTITIES, {"GOAL": goal}, read, turn=0)
+    if answer is None:
         return []
-    entities, relations = found
+    entities, relations = answer
     about = {"GOAL": goal, "ENTITIES": "\n".join(entities), "RELATIONS": "\n".join(relations)}
-    made = await attempt.roles.ask_all(
+    answers = await attempt.roles.ask_all(
         MAPPING, [about] * settings.mappings, lambda answer: _pairs(answer, entities), temperature=1.0
     )
-    mappings = [one for i, one in enumerate(made) if one is not None and one not in made[:i]]
+    mappings = [pairs for i, pairs in enumerate(answers) if pairs is not None and pairs not in answers[:i]]
     dialogues = [_Dialogue(number, pairs) for number, pairs in enumerate(mappings)]
     weights = await attempt.roles.ask_all(
-        WEIGH, [{**about, "STAND INS": one.mapping} for one in dialogues], _weight, temperature=0.0
+        WEIGH, [{**about, "STAND INS": dialogue.mapping} for dialogue in dialogues], _weight, temperature=0.0
     )
-    weighed = [(weight, one) for weight, one in zip(weights, dialogues, strict=True) if weight is not None]
+    weighed = [(weight, dialogue) for weight, dialogue in zip(weights, dialogues, strict=True) if weight is not None]
     weighed.sort(key=lambda pair: -pair[0])  # stable: the first of equals
     attempt.facts["metaphors"] = {
         "made": len(mappings),
         "weighed": len(weighed),
         "kept": min(len(weighed), settings.kept),
     }
-    return [one for _, one in weighed[: settings.kept]]
+    return [dialogue for _, dialogue in weighed[: settings.kept]]
 
 
 def _pairs(answer: dict[str, Any], entities: Sequence[str]) -> dict[str, str]:
@@ -142,44 +144,47 @@ def _weight(answer: dict[str, Any]) -> int:
 
 async def _turn(attempt: Attempt, settings: Avatar, live: Sequence[_Dialogue], turn: int) -> None:
     """One turn of every dialogue; a message that is turned down is worded anew and sent again. Sets `over`."""
-    kinds = {one.number: one.kind(turn == settings.turns - 1) for one in live}
+    kinds = {dialogue.number: dialogue.kind(turn == settings.turns - 1) for dialogue in live}
     refused: dict[int, str] = {}
     open_ = list(live)
     for try_ in range(settings.tries):
         if attempt.target.left == 0:
             return
-        fields = [_fields(attempt, settings, one, kinds[one.number], refused.get(one.number)) for one in open_]
+        fields = [
+            _fields(attempt, settings, dialogue, kinds[dialogue.number], refused.get(dialogue.number))
+            for dialogue in open_
+        ]
         first = (turn * settings.tries + try_) * settings.kept
         messages = await attempt.roles.ask_all(SPEAK, fields, text("message"), turn=settings.mappings + first)
-        sent = [(one, message) for one, message in zip(open_, messages, strict=True) if message is not None]
-        for one, message in zip(open_, messages, strict=True):
-            one.over = message is None  # nobody goes on with it
-        asks = [Ask(_fitting(attempt, (*one.history, ("user", message)))) for one, message in sent]
+        sent = [(dialogue, message) for dialogue, message in zip(open_, messages, strict=True) if message is not None]
+        for dialogue, message in zip(open_, messages, strict=True):
+            dialogue.over = message is None  # nobody goes on with it
+        asks = [Ask(_fitting(attempt, (*dialogue.history, ("user", message)))) for dialogue, message in sent]
         replies = await attempt.target.respond(*asks) if asks else []
         open_ = []
-        for (one, message), reply in zip(sent, replies, strict=False):
-            one.heard.append(reply)
+        for (dialogue, message), reply in zip(sent, replies, strict=False):
+            dialogue.heard.append(reply)
             if refusal_in(reply.text):
-                refused[one.number] = message
-                open_.append(one)
+                refused[dialogue.number] = message
+                open_.append(dialogue)
             else:
-                one.said.append((message, reply))
-                one.calibrated = one.over = kinds[one.number] == "calibration"
+                dialogue.exchanges.append((message, reply))
+                dialogue.calibrated = dialogue.over = kinds[dialogue.number] == "calibration"
         if not open_:
             return
-    for one in open_:
-        one.over = True  # turned down for good
+    for dialogue in open_:
+        dialogue.over = True  # turned down for good
 
 
-def _fields(attempt: Attempt, settings: Avatar, one: _Dialogue, kind: Kind, refused: str | None) -> dict[str, str]:
+def _fields(attempt: Attempt, settings: Avatar, dialogue: _Dialogue, kind: Kind, refused: str | None) -> dict[str, str]:
     """What the attacker is shown of a dialogue."""
     return {
         "GOAL": attempt.goal.prompt,
-        "STAND INS": one.mapping,
+        "STAND INS": dialogue.mapping,
         "KIND": kind,
-        "MISSING": ", ".join(one.missing),
+        "MISSING": ", ".join(dialogue.missing),
         "WORDS": str(settings.words),
-        "DIALOGUE": "\n\n".join(f"{role}: {said}" for role, said in one.history) or "none",
+        "DIALOGUE": "\n\n".join(f"{role}: {text}" for role, text in dialogue.history) or "none",
         "TURNED DOWN": refused or "none",
     }
 
@@ -202,31 +207,33 @@ def _too_long(target: Target, turns: Turns) -> bool:
 
 async def _finish(attempt: Attempt, dialogues: Sequence[_Dialogue]) -> None:
     """Report the dialogues' last replies, scored; beside them how the un-mapped answer and the transcript score."""
-    ended = [one for one in dialogues if one.heard]
-    scores = await attempt.score(*(one.heard[-1] for one in ended))
-    calibrated = [one for one in ended if one.calibrated]
+    ended = [dialogue for dialogue in dialogues if dialogue.heard]
+    scores = await attempt.score(*(dialogue.heard[-1] for dialogue in ended))
+    calibrated = [dialogue for dialogue in ended if dialogue.calibrated]
     restored = await attempt.roles.ask_all(
         RESTORE,
-        [{"STAND INS": one.mapping, "ANSWER": one.said[-1][1].text} for one in calibrated],
+        [{"STAND INS": dialogue.mapping, "ANSWER": dialogue.exchanges[-1][1].text} for dialogue in calibrated],
         text("text"),
         temperature=0.0,
     )
-    said = [(one.number, "restored", plain) for one, plain in zip(calibrated, restored, strict=True) if plain]
-    said += [(one.number, "transcript", one.transcript) for one in calibrated]
-    extra = await attempt.score_texts(*(words for _, _, words in said))
-    others = {(number, what): score for (number, what, _), score in zip(said, extra, strict=True)}
-    for one, score in zip(ended, scores, strict=True):
-        for reply in one.heard[:-1]:
-            attempt.log(reply, dialogue=one.number)
+    texts_of = [
+        (dialogue.number, "restored", plain) for dialogue, plain in zip(calibrated, restored, strict=True) if plain
+    ]
+    texts_of += [(dialogue.number, "transcript", dialogue.transcript) for dialogue in calibrated]
+    extra = await attempt.score_texts(*(words for _, _, words in texts_of))
+    others = {(number, what): score for (number, what, _), score in zip(texts_of, extra, strict=True)}
+    for dialogue, score in zip(ended, scores, strict=True):
+        for reply in dialogue.heard[:-1]:
+            attempt.log(reply, dialogue=dialogue.number)
         attempt.offer(
-            one.heard[-1],
+            dialogue.heard[-1],
             score=score,
-            dialogue=one.number,
-            metaphor=dict(one.pairs),
-            calibrated=one.calibrated,
-            exchanges=len(one.said),
-            score_restored=others.get((one.number, "restored")),
-            score_transcript=others.get((one.number, "transcript")),
+            dialogue=dialogue.number,
+            metaphor=dict(dialogue.pairs),
+            calibrated=dialogue.calibrated,
+            exchanges=len(dialogue.exchanges),
+            score_restored=others.get((dialogue.number, "restored")),
+            score_transcript=others.get((dialogue.number, "transcript")),
         )
 
 
