@@ -12,6 +12,7 @@ LATE = {
     "__init__.py": "import midward loads no torch",
     "_front.py": "the same for a room whose config classes are flags",
     "_inspect.py": "Inspect imports it for every task of anybody's",
+    "chat.py -> midward.guards": "a model without a guard loads no scikit-learn",
     "models/llada2.py -> transformers.core_model_loading": "newer releases than the least one have it",
     "utility/run.py -> midward.utility.lm": "lm-eval, an extra, brings its base class",
 }

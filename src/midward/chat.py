@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from midward import guards, models
-from midward.guards import Guard
+from midward import models
 from midward.models import LanguageModel
 from midward.models.language_model import Message
 from midward.sampling import Response, Sampling, Watcher, sample
+
+if TYPE_CHECKING:
+    from midward.guards import Guard
 
 
 class Chat(LanguageModel):
@@ -112,4 +114,8 @@ def load(
         GuardError: Where the guard can't be read, or was fitted for another model or adapter.
     """
     model = models.load(name, adapter, device, dtype, quantize, device_map, **how)
-    return Chat(model, None if guard is None else guards.load(guard, model))
+    if guard is None:
+        return Chat(model)
+    from midward import guards  # brings scikit-learn, which a model without a guard has no use for
+
+    return Chat(model, guards.load(guard, model))
