@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,9 +76,19 @@ def _finite(value: Any) -> Any:
 
 def listing(columns: Sequence[str], rows: Sequence[Sequence[Any]], text: str = "") -> Result:
     """A list: JSON records, or lines of aligned columns; text stands behind them."""
-    lines = aligned([tuple(columns), *(tuple(map(str, row)) for row in rows)])
+    lines = aligned([tuple(columns), *(tuple(str(cell) or "-" for cell in row) for row in rows)])
     records = [dict(zip(columns, row, strict=True)) for row in rows]
     return Result(records, "\n".join([*lines, *(["", text] if text else [])]))
+
+
+def plugins(found: Mapping[str, Any], kind: type, columns: Mapping[str, Callable[[Any], Any]]) -> Result:
+    """A list of what the package and others offer. columns: name -> what of an info stands there. What can't be loaded
+    stands below, with its reason."""
+    rows = [
+        [name, *(cell(info) for cell in columns.values())] for name, info in found.items() if isinstance(info, kind)
+    ]
+    broken = [f"{name}: {error}" for name, error in found.items() if not isinstance(error, kind)]
+    return listing(["name", *columns], rows, "\n".join(broken))
 
 
 def finish(

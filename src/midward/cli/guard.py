@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from midward.cli._options import (
     load_behind,
     say_harm,
 )
-from midward.cli._run import Result, finish, listing, run_folder
+from midward.cli._run import Result, finish, plugins, run_folder
 from midward.cli._show import following, say
 from midward.cli.generate import answer
 from midward.dynamics.samplers import PAPER
@@ -178,19 +179,12 @@ def evaluate(
 def _listing() -> Result:
     from midward.guards import GuardInfo, every
 
-    guards = {name: info for name, info in every().items() if isinstance(info, GuardInfo)}
-    broken = [f"{name}: {error}" for name, error in every().items() if name not in guards]
-    rows = [
-        (
-            name,
-            info.version,
-            info.looks,
-            " ".join(field.name for field in fields(info.kind.Settings)) or "-",
-            info.about,
-        )
-        for name, info in guards.items()
-    ]
-    return listing(("guard", "version", "looks", "settings", "about"), rows, "\n".join(broken))
+    def settings(info: GuardInfo) -> str:
+        return " ".join(field.name for field in fields(info.kind.Settings))
+
+    version, looks, about = map(attrgetter, ("version", "looks", "about"))
+    columns = {"version": version, "looks": looks, "settings": settings, "about": about}
+    return plugins(every(), GuardInfo, columns)
 
 
 def _load(model: ModelOptions) -> LanguageModel:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 from midward._flags import Flag
 from midward.cli._options import names
-from midward.cli._run import Result, listing
+from midward.cli._run import Result, listing, plugins
 from midward.cli._show import say
 
 if TYPE_CHECKING:
@@ -19,14 +20,8 @@ def judges() -> Result:
     """List the judges, and what each needs."""
     from midward.judges import JudgeInfo, every
 
-    infos = every()
-    rows = [
-        (name, info.version, info.hash or "-", info.measures, info.needs, info.about)
-        for name, info in infos.items()
-        if isinstance(info, JudgeInfo)
-    ]
-    broken = [f"{name}: {info}" for name, info in infos.items() if not isinstance(info, JudgeInfo)]
-    return listing(("name", "version", "hash", "says", "needs", "about"), rows, "\n".join(broken))
+    told = {name: attrgetter(name) for name in ("version", "hash", "measures", "needs", "about")}
+    return plugins(every(), JudgeInfo, told)
 
 
 def check(
