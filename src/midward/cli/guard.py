@@ -183,7 +183,7 @@ def _listing() -> Result:
         return " ".join(field.name for field in fields(info.kind.Settings))
 
     version, looks, about = map(attrgetter, ("version", "looks", "about"))
-    columns = {"version": version, "looks": looks, "settings": settings, "about": about}
+    columns: dict[str, Any] = {"version": version, "looks": looks, "settings": settings, "about": about}
     return plugins(every(), GuardInfo, columns)
 
 
