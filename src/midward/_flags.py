@@ -1,15 +1,21 @@
 """What the command line has to know of a setting beside its name, type and default.
 
-A config dataclass says it once, in the field's annotation, and `midward.cli` derives the flag:
+A config dataclass says it once, and `midward.cli` derives the flag. The field's annotation holds what the parser needs,
 
-    length: Annotated[int, Flag("Response tokens.", min=1)] = 128
+    length: Annotated[int, Flag(min=1)] = 128
+
+and the `Args:` of the class's docstring what it is; its first sentence there is what `--help` says. The parameters of a
+verb's function are flags in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
 from midward._hints import one_of
 from midward.errors import InputError
@@ -20,7 +26,7 @@ class Flag:
     """A setting as a flag; a field of a config without one is none.
 
     Args:
-        help: a sentence or two for `--help`.
+        help: the sentence for `--help`, of a type that several verbs share; else it stands in the docstring.
         min, max: bounds of a number, both included.
         choices: the texts that it may be.
         name: how it is spelled where that isn't the field's own name; several spellings apart by blanks ("--limit
@@ -46,16 +52,45 @@ class Flag:
     free: bool = False
 
 
+_SECTION = re.compile(r"^(?:Args|Attributes):\n((?:(?: .*)?\n)*(?: .*)?)", re.MULTILINE)
+_ENTRY = re.compile(r"^    (\w+(?:, \w+)*): (.+(?:\n {5,}.+)*)", re.MULTILINE)
+
+
+def summary(owner: Any) -> str:
+    """What the docstring of a function or a class says before its sections."""
+    return re.split(r"\n+(?:Args|Attributes|Returns|Raises):\n", inspect.getdoc(owner) or "")[0]
+
+
+@cache
+def flags_of(owner: Any) -> Mapping[str, Flag]:
+    """Field of a config, or parameter of a function -> its flag, with the help from the docstring.
+
+    What a class doesn't say of a field, the class says that it is from.
+    """
+    sections = [_SECTION.search(inspect.cleandoc(each.__doc__ or "")) for each in getattr(owner, "__mro__", [owner])]
+    helps: dict[str, str] = {}
+    for names, text in _ENTRY.findall("".join(section[1] + "\n" for section in reversed(sections) if section)):
+        sentence = re.split(r"(?<=\.) (?=["A-Z])", " ".join(text.split()))[0]
+        helps |= dict.fromkeys(names.split(", "), sentence)
+    return {
+        name: replace(flag, help=helps.get(name, flag.help))
+        for name, hint in get_type_hints(owner, include_extras=True).items()
+        for flag in getattr(hint, "__metadata__", ())
+        if isinstance(flag, Flag)
+    }
+
+
 def check(config: Any) -> None:
     """Raise InputError where a field of a config is none of its flag's choices, or outside its bounds."""
-    hints = get_type_hints(type(config), include_extras=True)
-    for field in fields(config):
-        value = getattr(config, field.name)
-        for flag in getattr(hints[field.name], "__metadata__", ()):
-            for each in value if isinstance(value, tuple) else [value]:
-                if flag.choices and each is not None:
-                    one_of(field.name, each, flag.choices)
-                if flag.min is not None and each is not None and each < flag.min:
-                    raise InputError(f"{field.name} is {flag.min:g} or more; received {each}.")
-                if flag.max is not None and each is not None and each > flag.max:
-                    raise InputError(f"{field.name} is {flag.max:g} or less; received {each}.")
+    for name, flag in flags_of(config.__class__).items():
+        value = getattr(config, name)
+        for each in value if isinstance(value, tuple) else () if value is None else (value,):
+            if flag.choices:
+                one_of(name, each, flag.choices)
+            if flag.min is not None and each < flag.min:
+                raise InputError(f"{name} is {flag.min:g} or more; received {each}.")
+            if flag.max is not None and each > flag.max:
+                raise InputError(f"{name} is {flag.max:g} or less; received {each}.")
+
+
+BatchSize = Annotated[int, Flag("Rows per forward pass.", min=1, free=True)]

@@ -17,11 +17,30 @@ from midward.cli._verb import Given, verb
 
 
 @dataclass(frozen=True)
-class Config:
-    """What the toy verb is about."""
+class Sets:
+    """What is asked.
 
-    sets: Annotated[tuple[str, ...], Flag("Sets.", grows=True)] = ("plain",)
-    count: Annotated[int, Flag("Goals.", min=1, name="--limit --count", grows=True)] = 10
+    Args:
+        sets: Sets, by
+            comma. The first is looked at closely.
+        count: Prompts.
+    """
+
+    sets: Annotated[tuple[str, ...], Flag(grows=True)] = ("plain",)
+    count: Annotated[int, Flag(min=1, name="--limit --count", grows=True)] = 10
+
+
+@dataclass(frozen=True)
+class Config(Sets):
+    """What the toy verb is about.
+
+    Args:
+        count: Goals, e.g. 5.
+
+    Raises:
+        InputError: never.
+    """
+
     width: Annotated[float, Flag("Width.")] = 1.0
     inside: int = 3
 
@@ -34,10 +53,14 @@ def toy(tmp_path):
         config: Config,
         words: Given[Config],
         goals: Annotated[str, Flag("A file.", argument=True)] = "none",
-        batch_size: Annotated[int, Flag("Rows.", free=True)] = 8,
+        batch_size: Annotated[int, Flag(free=True)] = 8,
         out: Annotated[Path, Flag("Folder.", name="--out", free=True)] = tmp_path / "out",
     ) -> Result:
-        """Do nothing."""
+        """Do nothing.
+
+        Args:
+            batch_size: Rows [ours].
+        """
         run.given = config
         folder = run_folder(out)
         folder.start()
@@ -57,6 +80,13 @@ def test_a_config_is_filled_from_flags_of_its_types(toy):
     assert toy("--sets", "plain, benign,plain", "--count", 5).exit_code == 0
     assert toy.given == Config(("plain", "benign"), 5)
     assert toy("--count", 0).exit_code == 2 and toy("--inside", 1).exit_code == 2
+
+
+def test_help_says_the_first_sentence_that_the_docstring_says(toy):
+    shown = " ".join(toy("--help").stdout.split())
+    for help in ("Do nothing.", "Sets, by comma. [", "Goals, e.g. 5.", "Width.", "Rows [ours].", "A file.", "Folder."):
+        assert help in shown
+    assert "closely" not in shown and "Args" not in shown and "Prompts" not in shown
 
 
 def test_given_holds_what_was_given(toy):

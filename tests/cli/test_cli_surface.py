@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from midward.cli import _show
-from midward.cli._app import VERBS
+from midward.cli._app import VERBS, load
 from midward.cli._show import printable
 from midward.models import ModelError
 
@@ -41,6 +41,11 @@ assert not {{"torch", "transformers", "inspect_ai"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_every_flag_has_a_help_text(words):
+    assert [param.name for param in load(words).params if not (param.help or "").strip()] == []
 
 
 def test_the_list_of_verbs_imports_none_and_tells_what_each_does():

@@ -26,127 +26,112 @@ _WHAT, _OURS, _HOW = "The objective", "What the paper doesn't have", "Adapter, o
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What alignment learns from; `sandbox` is the sandbox's world, which its models learn from by default."""
+    """What alignment learns from; `sandbox` is the sandbox's world, which its models learn from by default.
 
-    data: Annotated[str | None, Flag("Harmful prompts: a .csv or .jsonl file, or `sandbox`.")] = None
-    benign: Annotated[str | None, Flag("Benign prompts: the same; answers are taken from a column `answer`.")] = None
-    column: Annotated[str | None, Flag("The column of --data that holds the prompts (prompt, goal or behavior).")] = (
-        None
-    )
-    benign_column: Annotated[str | None, Flag("The column of --benign; by default --column.")] = None
-    sentences: Annotated[
-        str | None, Flag("YAML file of the lists `safe` and `harmful`, or `sandbox`; default: built in, or the data's.")
-    ] = None
+    Args:
+        data: Harmful prompts: a .csv or .jsonl file, or `sandbox`.
+        benign: Benign prompts: the same; answers are taken from a column `answer`.
+        column: The column of --data that holds the prompts (prompt, goal or behavior).
+        benign_column: The column of --benign; by default --column.
+        sentences: YAML file of the lists `safe` and `harmful`, or `sandbox`; default: built in, or the data's.
+    """
+
+    data: Annotated[str | None, Flag()] = None
+    benign: Annotated[str | None, Flag()] = None
+    column: Annotated[str | None, Flag()] = None
+    benign_column: Annotated[str | None, Flag()] = None
+    sentences: Annotated[str | None, Flag()] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class AlignConfig:
-    """Settings of `align`; what each is stands in its `Flag`. "The paper" is arXiv 2508.12398; [ours] marks where it is
+    """Settings of `align`. "The paper" is arXiv 2508.12398; [ours] marks where it is
     silent. The adapter and the optimizer are the paper's: LoRA r 32, alpha 64, AdamW at 5e-5, gradients clipped at
     0.01.
+
+    Args:
+        method: The middle of the response, or its first token as the only start (the baseline).
+        recipe: Names the defaults below. published: the paper's method with a floor and a benign KL; stable: with
+            revealed starts too; paper: the paper to the letter.
+        length: Response tokens in the training pass; the model's own length unless given [ours].
+        window_start: First token at which a sentence may start (initial: 0).
+        window_end: The token before which it must have started (initial: 1).
+        fit: A sentence must end in the window too [ours].
+        pool: Over starts: max is the paper's.
+        pairs: Sentence pairs that an example is scored on, averaged (paper: 1).
+        draw: Who shares a drawn pair: all prompts of a step (the paper), or nobody.
+        beta: Weight of KL(policy || reference) on harmful prompts (paper: 0.05).
+        kl_rows: Masked tokens that this KL covers [ours]; the window's end where the longest sentence that starts in it
+            can end.
+        kl_reduction: Over those tokens [ours]; beta means 100 times more with sum.
+        negative_floor: The harmful sentence's score stops counting once it is this many nats below the reference's;
+            --set negative_floor=null: unbounded, the paper's.
+        benign_beta: Weight of the KL on benign prompts; with 0 they are measured only.
+        benign_per_prompt: Benign prompts beside each harmful one.
+        reveal: Share of harmful examples whose response is partly revealed from a compliant text.
+        benign_reveal: The same of benign examples that have an answer.
+        reveal_kind: What is revealed: a prefix, a random subset, or either, at even odds.
+        over_refusal_tokens: First tokens of a safe sentence that the over-refusal figure looks at.
+        lora_rank: Rank of the adapter.
+        lora_alpha: Its scale.
+        lora_dropout: Its dropout.
+        lr: AdamW's learning rate.
+        lr_schedule: Of the rate [ours].
+        warmup_steps: Steps of rising rate.
+        weight_decay: AdamW's.
+        clip: Norm that gradients are clipped at.
+        batch_size: Harmful prompts of an optimizer step, over all processes [ours].
+        micro_batch: Of those, how many a process holds at a time; all of its share.
+        epochs: Passes over the harmful prompts (paper: 1); the last step is filled up from the next.
+        max_steps: Optimizer steps, instead of epochs.
+        seed: Of the adapter's first weights, the order, the drawn sentences, the revealed tokens.
+        gradient_checkpointing: Recompute the body's activations backwards: less memory, a third slower.
+        chunk_rows: Rows of logits in memory at a time; by vocabulary size.
+        log_steps: Steps between rows of the reward curve.
+        save_steps: Steps between checkpoints, a multiple of --log-steps.
     """
 
-    method: Annotated[
-        Literal["mosa", "initial"],
-        Flag("The middle of the response, or its first token as the only start (the baseline)."),
-    ] = "mosa"
-    recipe: Annotated[
-        Literal["stable", "published", "paper"],
-        Flag(
-            "Names the defaults below. published: the paper's method with a floor and a benign KL; stable: with "
-            "revealed starts too; paper: the paper to the letter."
-        ),
-    ] = "stable"
+    method: Annotated[Literal["mosa", "initial"], Flag()] = "mosa"
+    recipe: Annotated[Literal["stable", "published", "paper"], Flag()] = "stable"
 
-    length: Annotated[
-        Count, Flag("Response tokens in the training pass; the model's own length unless given [ours].", panel=_WHAT)
-    ] = 128
-    window_start: Annotated[
-        int, Field(ge=0), Flag("First token at which a sentence may start (initial: 0).", panel=_WHAT)
-    ] = 20
-    window_end: Annotated[Count, Flag("The token before which it must have started (initial: 1).", panel=_WHAT)] = 60
-    fit: Annotated[bool, Flag("A sentence must end in the window too [ours].", panel=_WHAT)] = False
-    pool: Annotated[Literal["max", "logsumexp"], Flag("Over starts: max is the paper's.", panel=_WHAT)] = "max"
-    pairs: Annotated[Count, Flag("Sentence pairs that an example is scored on, averaged (paper: 1).", panel=_WHAT)] = 1
-    draw: Annotated[
-        Literal["step", "example"],
-        Flag("Who shares a drawn pair: all prompts of a step (the paper), or nobody.", panel=_WHAT),
-    ] = "example"
-    beta: Annotated[
-        NotNegative, Flag("Weight of KL(policy || reference) on harmful prompts (paper: 0.05).", panel=_WHAT)
-    ] = 0.05
-    kl_rows: Annotated[
-        Literal["response", "window"],
-        Flag(
-            "Masked tokens that this KL covers [ours]. The window's end where the longest sentence that starts in it "
-            "can end.",
-            panel=_WHAT,
-        ),
-    ] = "response"
-    kl_reduction: Annotated[
-        Literal["mean", "sum"], Flag("Over those tokens [ours]; beta means 100 times more with sum.", panel=_WHAT)
-    ] = "mean"
+    length: Annotated[Count, Flag(panel=_WHAT)] = 128
+    window_start: Annotated[int, Field(ge=0), Flag(panel=_WHAT)] = 20
+    window_end: Annotated[Count, Flag(panel=_WHAT)] = 60
+    fit: Annotated[bool, Flag(panel=_WHAT)] = False
+    pool: Annotated[Literal["max", "logsumexp"], Flag(panel=_WHAT)] = "max"
+    pairs: Annotated[Count, Flag(panel=_WHAT)] = 1
+    draw: Annotated[Literal["step", "example"], Flag(panel=_WHAT)] = "example"
+    beta: Annotated[NotNegative, Flag(panel=_WHAT)] = 0.05
+    kl_rows: Annotated[Literal["response", "window"], Flag(panel=_WHAT)] = "response"
+    kl_reduction: Annotated[Literal["mean", "sum"], Flag(panel=_WHAT)] = "mean"
 
-    negative_floor: Annotated[
-        NotNegative | None,
-        Flag(
-            "The harmful sentence's score stops counting once it is this many nats below the reference's; --set "
-            "negative_floor=null: unbounded, the paper's.",
-            panel=_OURS,
-        ),
-    ] = 10.0
-    benign_beta: Annotated[
-        NotNegative, Flag("Weight of the KL on benign prompts; with 0 they are measured only.", panel=_OURS)
-    ] = 100.0
-    benign_per_prompt: Annotated[Count, Flag("Benign prompts beside each harmful one.", panel=_OURS)] = 1
-    reveal: Annotated[
-        Share, Flag("Share of harmful examples whose response is partly revealed from a compliant text.", panel=_OURS)
-    ] = 0.5
-    benign_reveal: Annotated[Share, Flag("The same of benign examples that have an answer.", panel=_OURS)] = 0.5
-    reveal_kind: Annotated[
-        Literal["prefix", "subset", "both"],
-        Flag("What is revealed: a prefix, a random subset, or either, at even odds.", panel=_OURS),
-    ] = "subset"
-    over_refusal_tokens: Annotated[
-        Count, Flag("First tokens of a safe sentence that the over-refusal figure looks at.", panel=_OURS)
-    ] = 4
+    negative_floor: Annotated[NotNegative | None, Flag(panel=_OURS)] = 10.0
+    benign_beta: Annotated[NotNegative, Flag(panel=_OURS)] = 100.0
+    benign_per_prompt: Annotated[Count, Flag(panel=_OURS)] = 1
+    reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
+    benign_reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
+    reveal_kind: Annotated[Literal["prefix", "subset", "both"], Flag(panel=_OURS)] = "subset"
+    over_refusal_tokens: Annotated[Count, Flag(panel=_OURS)] = 4
 
-    lora_rank: Annotated[Count, Flag("Rank of the adapter.", panel=_HOW)] = 32
-    lora_alpha: Annotated[Count, Flag("Its scale.", panel=_HOW)] = 64
-    lora_dropout: Annotated[float, Field(ge=0, lt=1), Flag("Its dropout.", panel=_HOW)] = 0.0
+    lora_rank: Annotated[Count, Flag(panel=_HOW)] = 32
+    lora_alpha: Annotated[Count, Flag(panel=_HOW)] = 64
+    lora_dropout: Annotated[float, Field(ge=0, lt=1), Flag(panel=_HOW)] = 0.0
 
-    lr: Annotated[Positive, Flag("AdamW's learning rate.", panel=_HOW)] = 5e-5
-    lr_schedule: Annotated[Literal["constant", "linear", "cosine"], Flag("Of the rate [ours].", panel=_HOW)] = (
-        "constant"
-    )
-    warmup_steps: Annotated[int, Field(ge=0), Flag("Steps of rising rate.", panel=_HOW)] = 0
-    weight_decay: Annotated[NotNegative, Flag("AdamW's.", panel=_HOW)] = 0.0
-    clip: Annotated[Positive, Flag("Norm that gradients are clipped at.", panel=_HOW)] = 0.01
-    batch_size: Annotated[
-        Count, Flag("Harmful prompts of an optimizer step, over all processes [ours].", panel=_HOW)
-    ] = 4
-    micro_batch: Annotated[
-        Count | None, Flag("Of those, how many a process holds at a time; all of its share.", panel=_HOW)
-    ] = None
-    epochs: Annotated[
-        Positive,
-        Flag("Passes over the harmful prompts (paper: 1); the last step is filled up from the next.", panel=_HOW),
-    ] = 1.0
-    max_steps: Annotated[Count | None, Flag("Optimizer steps, instead of epochs.", panel=_HOW)] = None
-    seed: Annotated[
-        int,
-        Field(ge=0, lt=2**31),
-        Flag("Of the adapter's first weights, the order, the drawn sentences, the revealed tokens.", panel=_HOW),
-    ] = 0
+    lr: Annotated[Positive, Flag(panel=_HOW)] = 5e-5
+    lr_schedule: Annotated[Literal["constant", "linear", "cosine"], Flag(panel=_HOW)] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0), Flag(panel=_HOW)] = 0
+    weight_decay: Annotated[NotNegative, Flag(panel=_HOW)] = 0.0
+    clip: Annotated[Positive, Flag(panel=_HOW)] = 0.01
+    batch_size: Annotated[Count, Flag(panel=_HOW)] = 4
+    micro_batch: Annotated[Count | None, Flag(panel=_HOW)] = None
+    epochs: Annotated[Positive, Flag(panel=_HOW)] = 1.0
+    max_steps: Annotated[Count | None, Flag(panel=_HOW)] = None
+    seed: Annotated[int, Field(ge=0, lt=2**31), Flag(panel=_HOW)] = 0
 
-    gradient_checkpointing: Annotated[
-        bool, Flag("Recompute the body's activations backwards: less memory, a third slower.", panel=_HOW)
-    ] = False
-    chunk_rows: Annotated[Count | None, Flag("Rows of logits in memory at a time; by vocabulary size.", panel=_HOW)] = (
-        None
-    )
-    log_steps: Annotated[Count, Flag("Steps between rows of the reward curve.", panel=_HOW)] = 10
-    save_steps: Annotated[Count, Flag("Steps between checkpoints, a multiple of --log-steps.", panel=_HOW)] = 100
+    gradient_checkpointing: Annotated[bool, Flag(panel=_HOW)] = False
+    chunk_rows: Annotated[Count | None, Flag(panel=_HOW)] = None
+    log_steps: Annotated[Count, Flag(panel=_HOW)] = 10
+    save_steps: Annotated[Count, Flag(panel=_HOW)] = 100
 
     def __post_init__(self) -> None:
         if self.window_end <= self.window_start:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from midward._flags import Flag
+from midward._flags import BatchSize, Flag
 from midward.cli._verb import Given, names
 from midward.errors import InputError
 from midward.sampling import Sampling
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from midward.chat import Chat
     from midward.models import LanguageModel
 
-__all__ = ["Given", "names"]  # a verb finds all that it needs here
+__all__ = ["BatchSize", "Given", "names"]  # a verb finds all that it needs here
 
 JudgeName = Annotated[
     str | None, Flag("The judge; the oracle on the sandbox, else harmfulness.", name="--judges", grows=True)
@@ -25,7 +25,6 @@ JudgeName = Annotated[
 JudgeModel = Annotated[
     str | None, Flag("The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.")
 ]
-BatchSize = Annotated[int, Flag("Rows per forward pass.", min=1, free=True)]
 Overwrite = Annotated[bool, Flag("Start anew where --out holds something already.")]
 Compare = Annotated[
     list[Path] | None,
@@ -35,22 +34,32 @@ Compare = Annotated[
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model runs, and how exactly."""
+    """Where a model runs, and how exactly.
 
-    device: Annotated[str, Flag("auto, cpu, cuda, cuda:1 ...", free=True)] = "auto"
-    dtype: Annotated[str, Flag("auto, float32, bfloat16 or float16.")] = "auto"
-    quantize: Annotated[Literal["8bit", "4bit"] | None, Flag("Quantise the linear layers (needs bitsandbytes).")] = None
-    device_map: Annotated[
-        Literal["auto"] | None, Flag("auto: spread the layers over all GPUs, instead of --device.", free=True)
-    ] = None
+    Args:
+        device: auto, cpu, cuda, cuda:1 ...
+        dtype: auto, float32, bfloat16 or float16.
+        quantize: Quantise the linear layers (needs bitsandbytes).
+        device_map: auto: spread the layers over all GPUs, instead of --device.
+    """
+
+    device: Annotated[str, Flag(free=True)] = "auto"
+    dtype: Annotated[str, Flag()] = "auto"
+    quantize: Annotated[Literal["8bit", "4bit"] | None, Flag()] = None
+    device_map: Annotated[Literal["auto"] | None, Flag(free=True)] = None
 
 
 @dataclass(frozen=True)
 class ModelOptions(Placement):
-    """Which model, and where it runs."""
+    """Which model, and where it runs.
 
-    model: Annotated[str, Flag("sandbox, sandbox-ar, a checkpoint folder, or a Hub id.")] = "sandbox"
-    adapter: Annotated[str | None, Flag("Folder of a PEFT adapter made for the model.")] = None
+    Args:
+        model: sandbox, sandbox-ar, a checkpoint folder, or a Hub id.
+        adapter: Folder of a PEFT adapter made for the model.
+    """
+
+    model: Annotated[str, Flag()] = "sandbox"
+    adapter: Annotated[str | None, Flag()] = None
 
     @property
     def at_home(self) -> bool:

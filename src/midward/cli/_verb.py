@@ -1,8 +1,9 @@
 """A verb made of a function: flags derived from what its parameters are, and `--config`.
 
-A parameter is a flag of its own (`Annotated[int, Flag("Goals.", min=1)] = 100`) or a config dataclass of a room: each
-of its fields that carry a `Flag` becomes one. `Given[Config]` are those of its flags that were given, for what is
-filled up later (by the model's own defaults, by a recipe's).
+A parameter is a flag of its own (`Annotated[int, Flag(min=1)] = 100`) or a config dataclass of a room: each of its
+fields that carry a `Flag` becomes one. What they are stands in the docstring's `Args:` (see `midward._flags`).
+`Given[Config]` are those of its flags that were given, for what is filled up later (by the model's own defaults, by a
+recipe's).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
+from rich.markup import escape
 
-from midward._flags import Flag
+from midward._flags import Flag, flags_of, summary
 from midward._hints import did_you_mean, near_path
 from midward.errors import InputError
 
@@ -114,7 +116,7 @@ class Option:
         kind = Literal[flag.choices] if flag.choices else str if self.read else self.base
         if default is None or NoneType in get_args(self.kind):
             kind |= None
-        about: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar, "rich_help_panel": self.panel}
+        about: dict[str, Any] = {"help": escape(flag.help), "metavar": flag.metavar, "rich_help_panel": self.panel}
         if self.base in (int, float):
             about |= {"min": flag.min, "max": flag.max}
         if flag.argument:
@@ -134,12 +136,11 @@ def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
     options: dict[str, Option] = {}
     configs: dict[str, Any] = {}
     hints = get_type_hints(function, include_extras=True)
-    result = hints.pop("return") is not NoneType
+    result, flags = hints.pop("return") is not NoneType, flags_of(function)
     for parameter in inspect.signature(function).parameters.values():
         kind, default = hints[parameter.name], parameter.default
         if _config_of(kind) is None:
-            [flag] = kind.__metadata__
-            default = MISSING if default is inspect.Parameter.empty else default
+            flag, default = flags[parameter.name], MISSING if default is inspect.Parameter.empty else default
             options[parameter.name] = Option(parameter.name, kind.__origin__, default, flag, flag.panel)
             continue
         configs[parameter.name] = kind
@@ -185,6 +186,7 @@ def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
         if returned is not None:
             _show.result(returned, as_json=given["json_"])
 
+    run.__doc__ = summary(function)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
@@ -204,16 +206,16 @@ def _config_of(kind: Any) -> Any:
 def _options_of(kind: Any, panel: str) -> Iterator[Option]:
     """The fields of a config that are flags; of `Given` none has a default."""
     config = _config_of(kind)
-    hints, plain = get_type_hints(config, include_extras=True), get_type_hints(config)
+    flags, plain = flags_of(config), get_type_hints(config)
     for field in fields(config):
-        for flag in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(flag, Flag):
-                default = field.default if field.default_factory is MISSING else field.default_factory()
-                own, null = plain[field.name], False
-                if kind is not config and field.name not in kind.always:
-                    null = NoneType in get_args(own) and default is not None
-                    own, default = own | None, None
-                yield Option(field.name, own, default, flag, flag.panel or panel, null)
+        if field.name not in flags:
+            continue
+        flag, own, null = flags[field.name], plain[field.name], False
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if kind is not config and field.name not in kind.always:
+            null = NoneType in get_args(own) and default is not None
+            own, default = own | None, None
+        yield Option(field.name, own, default, flag, flag.panel or panel, null)
 
 
 def _build(kind: Any, given: Mapping[str, Any]) -> Any:

@@ -20,18 +20,19 @@ def align(
     model: ModelOptions,
     config: Given[AlignConfig],
     data: DataConfig,
-    out: Annotated[Path, Flag("Folder for the adapter, the reward curve and the record.")],
-    set_: Annotated[
-        list[str] | None, Flag("A setting below, as YAML, null included; repeat it.", name="--set", metavar="KEY=VALUE")
-    ] = None,
-    processes: Annotated[
-        int | None, Flag("Fail unless torchrun or accelerate launch started this many processes.", min=1)
-    ] = None,
+    out: Annotated[Path, Flag()],
+    set_: Annotated[list[str] | None, Flag(name="--set", metavar="KEY=VALUE")] = None,
+    processes: Annotated[int | None, Flag(min=1)] = None,
     overwrite: Overwrite = False,
 ) -> Result:
     """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped.
 
     Works under torchrun and accelerate launch too (configs/accelerate).
+
+    Args:
+        out: Folder for the adapter, the reward curve and the record.
+        set_: A setting below, as YAML, null included; repeat it.
+        processes: Fail unless torchrun or accelerate launch started this many processes.
     """
     from midward.alignment import sources
 

@@ -18,12 +18,15 @@ def attack(
     sampling: SamplingOptions,
     config: AttackConfig,
     placement: Placement,
-    out: Annotated[Path, Flag("Folder of logs and tables.", free=True)] = Path("attack"),
+    out: Annotated[Path, Flag(free=True)] = Path("attack"),
 ) -> Result:
     """Attack a model, and adapters of it, with published attacks; judge, count, compare.
 
     The same command again goes on where it stopped. inspect view --log-dir OUT/logs shows every conversation.
     Ends with status 1 where every sample of a row failed, or a judge scored nothing.
+
+    Args:
+        out: Folder of logs and tables.
     """
     if config.listing:
         from midward.attacks.profiles import table

@@ -18,12 +18,13 @@ _HELP = (
 
 
 def chat(
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    guard: GuardFile = None,
-    pace: Annotated[float, Flag("Seconds a step stays on the screen at least; .1 for fast models.", min=0)] = 0.0,
+    model: ModelOptions, sampling: SamplingOptions, guard: GuardFile = None, pace: Annotated[float, Flag(min=0)] = 0.0
 ) -> None:
-    """Talk to a model and watch the denoising steps. /help lists the commands, /quit or Ctrl-D leaves."""
+    """Talk to a model and watch the denoising steps. /help lists the commands, /quit or Ctrl-D leaves.
+
+    Args:
+        pace: Seconds a step stays on the screen at least; .1 for fast models.
+    """
     from midward.chat import Conversation
 
     at_terminal = sys.stdin.isatty()

@@ -10,21 +10,16 @@ from midward.cli._run import Result, finish, run_folder
 
 
 def compare(
-    folders: Annotated[
-        list[Path],
-        Flag(
-            "Folders of two runs or more of one verb; what the others are taken from first.",
-            argument=True,
-            metavar="DIR",
-        ),
-    ],
-    out_folder: Annotated[
-        Path | None, Flag("A folder for the tables, which midward report shows.", name="--out", free=True)
-    ] = None,
+    folders: Annotated[list[Path], Flag(argument=True, metavar="DIR")],
+    out_folder: Annotated[Path | None, Flag(name="--out", free=True)] = None,
 ) -> Result:
     """Hold runs against each other: the first minus each other one, paired by what both were asked.
 
     Runs of attack, utility, guard eval, dynamics and the probes; p is corrected for all comparisons (Holm).
+
+    Args:
+        folders: Folders of two runs or more of one verb; what the others are taken from first.
+        out_folder: A folder for the tables, which midward report shows.
     """
     run = run_folder(out_folder) if out_folder else None
     from midward.reports import compare as room

@@ -19,13 +19,14 @@ def dynamics(
     prompts: DynamicsConfig,
     judges: JudgeName = None,
     judge: JudgeModel = None,
-    out_folder: Annotated[Path, Flag("Folder of rows, anchors, tables and figures.", name="--out", free=True)] = Path(
-        "dynamics"
-    ),
+    out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("dynamics"),
 ) -> Result:
     """Does a model come back from harm while it generates, and does its internal state tell?
 
     Run again, it goes on where it stopped.
+
+    Args:
+        out_folder: Folder of rows, anchors, tables and figures.
     """
     run = run_folder(out_folder)
     config = prompts.filled(model.at_home)

@@ -20,21 +20,26 @@ if TYPE_CHECKING:
 def generate(
     model: ModelOptions,
     sampling: SamplingOptions,
-    prompt: Annotated[
-        str | None, Flag("One prompt, - for standard input; its response goes to stdout.", argument=True)
-    ] = None,
-    prompts: Annotated[Path | None, Flag("A .csv or .jsonl file of prompts.")] = None,
-    column: Annotated[str | None, Flag("The column that holds them (prompt, goal or behavior).")] = None,
-    out_file: Annotated[Path | None, Flag("JSON lines, one a row, written as they come.", name="--out")] = None,
-    limit: Annotated[int | None, Flag("Only the first rows.", min=1)] = None,
+    prompt: Annotated[str | None, Flag(argument=True)] = None,
+    prompts: Annotated[Path | None, Flag()] = None,
+    column: Annotated[str | None, Flag()] = None,
+    out_file: Annotated[Path | None, Flag(name="--out")] = None,
+    limit: Annotated[int | None, Flag(min=1)] = None,
     guard: GuardFile = None,
     batch_size: BatchSize = 8,
-    check_agreement: Annotated[
-        int | None, Flag("With --cache or --threshold: what they change on the first prompts.", min=1)
-    ] = None,
+    check_agreement: Annotated[int | None, Flag(min=1)] = None,
     overwrite: Overwrite = False,
 ) -> Result:
-    """Answer one prompt, or every row of a file. Run again, it goes on where it stopped."""
+    """Answer one prompt, or every row of a file. Run again, it goes on where it stopped.
+
+    Args:
+        prompt: One prompt, - for standard input; its response goes to stdout.
+        prompts: A .csv or .jsonl file of prompts.
+        column: The column that holds them (prompt, goal or behavior).
+        out_file: JSON lines, one a row, written as they come.
+        limit: Only the first rows.
+        check_agreement: With --cache or --threshold: what they change on the first prompts.
+    """
     if (prompt is None) == (prompts is None):
         raise InputError('give a prompt (midward generate "...") or --prompts FILE, one of them.')
     if (prompts is None) != (out_file is None):

@@ -13,12 +13,19 @@ from midward.goals.cache import cache_folder, cached_path
 
 
 def goals(
-    name: Annotated[str | None, Flag("A set, or a .csv or .jsonl file.", argument=True)] = None,
-    column: Annotated[str | None, Flag("Of a file: the column of the goals (goal, prompt or behavior).")] = None,
-    download: Annotated[bool, Flag("Fetch the set into the cache if it isn't there.")] = False,
-    show: Annotated[int, Flag("Print the first N goals; they may be harmful.", min=0)] = 0,
+    name: Annotated[str | None, Flag(argument=True)] = None,
+    column: Annotated[str | None, Flag()] = None,
+    download: Annotated[bool, Flag()] = False,
+    show: Annotated[int, Flag(min=0)] = 0,
 ) -> Result:
-    """List the sets of goals; with NAME, everything about one. Goals themselves are printed by --show only."""
+    """List the sets of goals; with NAME, everything about one. Goals themselves are printed by --show only.
+
+    Args:
+        name: A set, or a .csv or .jsonl file.
+        column: Of a file: the column of the goals (goal, prompt or behavior).
+        download: Fetch the set into the cache if it isn't there.
+        show: Print the first N goals; they may be harmful.
+    """
     if name is not None:
         return _set(name, column, download, show)
     if column or download or show:

@@ -39,12 +39,16 @@ def fit(
     sampling: SamplingOptions,
     fitting: FitConfig,
     sizes: Sizes,
-    out_folder: Annotated[Path, Flag("Folder of the guards' files.", name="--out", free=True)] = Path("guard"),
-    listed: Annotated[bool, Flag("List the guards.", name="--list", free=True)] = False,
+    out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("guard"),
+    listed: Annotated[bool, Flag(name="--list", free=True)] = False,
 ) -> Result:
     """Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.
 
     The same command again goes on where it stopped. A folder of guards stands for its sri.safetensors elsewhere.
+
+    Args:
+        out_folder: Folder of the guards' files.
+        listed: List the guards.
     """
     from midward.guards import conformal_threshold, make
 
@@ -93,14 +97,21 @@ def fit(
 def score(
     model: ModelOptions,
     sampling: SamplingOptions,
-    guard: Annotated[Path, Flag("A guard's file, or the folder that guard fit wrote.")],
-    prompts: Annotated[Path, Flag("A .csv or .jsonl file of prompts.")],
-    column: Annotated[str | None, Flag("The column that holds them (prompt, goal or behavior).")] = None,
+    guard: Annotated[Path, Flag()],
+    prompts: Annotated[Path, Flag()],
+    column: Annotated[str | None, Flag()] = None,
     batch_size: BatchSize = 16,
-    out_file: Annotated[Path, Flag("JSON lines; .csv beside it.", name="--out", free=True)] = Path("scores.jsonl"),
+    out_file: Annotated[Path, Flag(name="--out", free=True)] = Path("scores.jsonl"),
     overwrite: Overwrite = False,
 ) -> Result:
-    """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped."""
+    """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped.
+
+    Args:
+        guard: A guard's file, or the folder that guard fit wrote.
+        prompts: A .csv or .jsonl file of prompts.
+        column: The column that holds them (prompt, goal or behavior).
+        out_file: JSON lines; .csv beside it.
+    """
     table, column = prompts_of(prompts, column)
     if out_file.suffix != ".jsonl":
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
@@ -126,13 +137,14 @@ def evaluate(
     trial: EvalConfig,
     judges: JudgeName = None,
     judge: JudgeModel = None,
-    out_folder: Annotated[Path, Flag("Folder of rows, tables and figures.", name="--out", free=True)] = Path(
-        "guard-eval"
-    ),
+    out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("guard-eval"),
 ) -> Result:
     """Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.
 
     The same command again goes on where it stopped.
+
+    Args:
+        out_folder: Folder of rows, tables and figures.
     """
     run = run_folder(out_folder)
     say_harm([name for name in (*trial.sets, trial.goals) if is_file(name)])

@@ -24,13 +24,13 @@ def judges() -> Result:
     return plugins(every(), JudgeInfo, told)
 
 
-def check(
-    judges: Annotated[str | None, Flag("By comma; all that need no download.")] = None,
-    judge: Annotated[
-        str | None, Flag("The Inspect model that judges by rubric, e.g. openai/gpt-4.1; offline a scripted one.")
-    ] = None,
-) -> Result:
-    """Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss."""
+def check(judges: Annotated[str | None, Flag()] = None, judge: Annotated[str | None, Flag()] = None) -> Result:
+    """Ask judges about labelled responses in the sandbox's world: agreement, unscored, and the rows they miss.
+
+    Args:
+        judges: By comma; all that need no download.
+        judge: The Inspect model that judges by rubric, e.g. openai/gpt-4.1; offline a scripted one.
+    """
     from midward.judges import check as run
     from midward.judges import find
     from midward.stats import rate

@@ -11,18 +11,20 @@ from midward.cli._show import say
 
 
 def report(
-    folders: Annotated[
-        list[Path], Flag("Folders that midward commands wrote, or above them.", argument=True, metavar="DIR")
-    ],
-    page: Annotated[Path, Flag("The page; tables and figures go to a folder beside it.", name="--out")] = Path(
-        "report.html"
-    ),
-    redact: Annotated[bool, Flag("Prompts, goals and responses by length and hash only, for sharing.")] = False,
-    unfold: Annotated[bool, Flag("Show what was said at once; it may hold harmful text.")] = False,
+    folders: Annotated[list[Path], Flag(argument=True, metavar="DIR")],
+    page: Annotated[Path, Flag(name="--out")] = Path("report.html"),
+    redact: Annotated[bool, Flag()] = False,
+    unfold: Annotated[bool, Flag()] = False,
 ) -> Result:
     """Make one self-contained HTML page of what other commands computed: verdict, figures, tables, settings.
 
     What is missing is named. Nothing is computed and no model is loaded.
+
+    Args:
+        folders: Folders that midward commands wrote, or above them.
+        page: The page; tables and figures go to a folder beside it.
+        redact: Prompts, goals and responses by length and hash only, for sharing.
+        unfold: Show what was said at once; it may hold harmful text.
     """
     from midward.reports import report as room
 

@@ -15,25 +15,24 @@ from midward.utility.asked import Asked
 
 def utility(
     *,
-    adapter: Annotated[
-        list[str] | None,
-        Flag(
-            "Folder of a PEFT adapter made for the model; as LABEL=FOLDER, or given several times, each beside the "
-            "bare model. Adapters of one label are seeds of one model.",
-            grows=True,
-        ),
-    ] = None,
+    adapter: Annotated[list[str] | None, Flag(grows=True)] = None,
     model: ModelOptions,
     sampling: SamplingOptions,
     asked: Asked,
-    guard: Annotated[Path | None, Flag("A fitted guard's file or folder; flagged responses become a stub.")] = None,
+    guard: Annotated[Path | None, Flag()] = None,
     compare: Compare = None,
-    out_folder: Annotated[Path, Flag("Folder of answers, rows and tables.", name="--out", free=True)] = Path("utility"),
+    out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("utility"),
 ) -> Result:
     """What can a model do? Exact scores of tasks, for any adapters and guard, against other runs.
 
     Without --length, a response has the length that its task asks for. Run again, it goes on where it stopped; works
     under torchrun.
+
+    Args:
+        adapter: Folder of a PEFT adapter made for the model; as LABEL=FOLDER, or given several times, each beside the
+            bare model; adapters of one label are seeds of one model.
+        guard: A fitted guard's file or folder; flagged responses become a stub.
+        out_folder: Folder of answers, rows and tables.
     """
     folder = run_folder(out_folder)
     from accelerate import PartialState

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from midward import goals as goal_sets
-from midward._flags import Flag
+from midward._flags import BatchSize, Flag
 from midward._hints import one_of
 from midward.dynamics.samplers import sampler
 from midward.errors import InputError
@@ -24,38 +24,36 @@ Names = tuple[str, ...]
 @dataclass(frozen=True)
 class DynamicsConfig:
     """Which prompts, in which samplers. A set is one of the sandbox's (plain, wrappers, benign, benign-wrapped,
-    banned), a set of goals, or a .csv or .jsonl file; `prefill:` before it forces agreement at the response's start."""
+    banned), a set of goals, or a .csv or .jsonl file; `prefill:` before it forces agreement at the response's start.
 
-    attacked: Annotated[
-        Names, Flag("Sets of harmful prompts, attacked ones; on the sandbox plain,wrappers,prefill:plain.", grows=True)
-    ] = ()
-    harmless: Annotated[
-        Names, Flag("Sets of harmless ones; the first is the reference, the others are controls.", grows=True)
-    ] = ()
-    fit_harmful: Annotated[Names, Flag("Harmful prompts that anchors are fitted on; never those of --attacked.")] = ()
-    fit_harmless: Annotated[Names, Flag("Harmless prompts for the same.")] = ()
-    column: Annotated[str | None, Flag("Of files: the column of the prompts.")] = None
-    count: Annotated[int, Flag("Prompts of each set.", min=2, name="--limit --count", grows=True)] = 100
-    fit: Annotated[int, Flag("Prompts of each kind for anchors.", min=2)] = 200
-    train: Annotated[int, Flag("More harmless prompts, whose signals a detector is fitted on.", min=2)] = 200
-    samplers: Annotated[
-        Names,
-        Flag(
-            "Samplers by comma: native, paper, ar, greedy, static, random, random-greedy, left-to-right, dynamic. The "
-            "first and the paper's are looked at closely, and all are held against ar.",
-            grows=True,
-        ),
-    ] = ()
-    reading: Annotated[
-        str,
-        Flag(
-            "What a state is the mean of: all of the response, or generated tokens. The other stands beside it, in the "
-            "last layer.",
-            choices=READINGS,
-        ),
-    ] = READINGS[0]
-    all_steps: Annotated[bool, Flag("Run every step, also of responses that have ended.")] = False
-    batch_size: Annotated[int, Flag("Rows per forward pass.", min=1, free=True)] = 16
+    Args:
+        attacked: Sets of harmful prompts, attacked ones; on the sandbox plain,wrappers,prefill:plain.
+        harmless: Sets of harmless ones; the first is the reference, the others are controls.
+        fit_harmful: Harmful prompts that anchors are fitted on; never those of --attacked.
+        fit_harmless: Harmless prompts for the same.
+        column: Of files: the column of the prompts.
+        count: Prompts of each set.
+        fit: Prompts of each kind for anchors.
+        train: More harmless prompts, whose signals a detector is fitted on.
+        samplers: Samplers by comma: native, paper, ar, greedy, static, random, random-greedy, left-to-right, dynamic;
+            the first and the paper's are looked at closely, and all are held against ar.
+        reading: What a state is the mean of: all of the response, or generated tokens; the other stands beside it, in
+            the last layer.
+        all_steps: Run every step, also of responses that have ended.
+    """
+
+    attacked: Annotated[Names, Flag(grows=True)] = ()
+    harmless: Annotated[Names, Flag(grows=True)] = ()
+    fit_harmful: Annotated[Names, Flag()] = ()
+    fit_harmless: Annotated[Names, Flag()] = ()
+    column: Annotated[str | None, Flag()] = None
+    count: Annotated[int, Flag(min=2, name="--limit --count", grows=True)] = 100
+    fit: Annotated[int, Flag(min=2)] = 200
+    train: Annotated[int, Flag(min=2)] = 200
+    samplers: Annotated[Names, Flag(grows=True)] = ()
+    reading: Annotated[str, Flag(choices=READINGS)] = READINGS[0]
+    all_steps: Annotated[bool, Flag()] = False
+    batch_size: BatchSize = 16
 
     def __post_init__(self) -> None:
         one_of("--reading", self.reading, READINGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-from midward._flags import Flag
+from midward._flags import BatchSize, Flag
 from midward.errors import InputError
 
 
@@ -15,11 +15,17 @@ class GuardError(InputError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Harmless prompts, each used for one thing; the defaults are the paper's numbers."""
+    """Harmless prompts, each used for one thing; the defaults are the paper's numbers.
 
-    anchors: Annotated[int, Flag("Prompts of each kind for the anchors.", min=2)] = 400
-    train: Annotated[int, Flag("Harmless prompts for the autoencoder.", min=2)] = 1200
-    held_out: Annotated[int, Flag("Harmless prompts for the threshold.", min=2)] = 200
+    Args:
+        anchors: Prompts of each kind for the anchors.
+        train: Harmless prompts for the autoencoder.
+        held_out: Harmless prompts for the threshold.
+    """
+
+    anchors: Annotated[int, Flag(min=2)] = 400
+    train: Annotated[int, Flag(min=2)] = 1200
+    held_out: Annotated[int, Flag(min=2)] = 200
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -34,27 +40,26 @@ class Sizes:
 
 Names = tuple[str, ...]
 Split = Annotated[str, Flag("Of the sandbox's sets: whose things they are about.", choices=("train", "tuning", "test"))]
-BatchSize = Annotated[int, Flag("Rows per forward pass.", min=1, free=True)]
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What is fitted, and on what."""
+    """What is fitted, and on what.
 
-    guards: Annotated[
-        Names,
-        Flag(
-            "By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; all that need no other model. See --list.",
-            grows=True,
-        ),
-    ] = ()
-    harmless: Annotated[
-        Names, Flag("Sets or files, by comma; benign on the sandbox, else alpaca. See midward goals.")
-    ] = ()
-    harmful: Annotated[Names, Flag("Sets or files, for the anchors; plain on the sandbox, else advbench.")] = ()
+    Args:
+        guards: By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; all that need no other model; see --list.
+        harmless: Sets or files, by comma; benign on the sandbox, else alpaca; see midward goals.
+        harmful: Sets or files, for the anchors; plain on the sandbox, else advbench.
+        alpha: The false-positive rate that is asked for.
+        paper: Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.
+    """
+
+    guards: Annotated[Names, Flag(grows=True)] = ()
+    harmless: Annotated[Names, Flag()] = ()
+    harmful: Annotated[Names, Flag()] = ()
     split: Split = "tuning"
-    alpha: Annotated[float, Flag("The false-positive rate that is asked for.")] = 0.01
-    paper: Annotated[bool, Flag("Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.")] = False
+    alpha: Annotated[float, Flag()] = 0.01
+    paper: Annotated[bool, Flag()] = False
     batch_size: BatchSize = 16
 
     def specs(self, at_home: bool, masks: bool = True) -> dict[str, str]:
@@ -89,31 +94,28 @@ _SHAPED = ("prefill", "prefill-mid", "pad", "dija")
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What fitted guards are tried on."""
+    """What fitted guards are tried on.
 
-    guard: Annotated[Names, Flag("Folders or files of fitted guards, by comma.", grows=True)] = ("guard",)
-    sets: Annotated[
-        Names,
-        Flag(
-            f"Sets of requests by comma: {','.join((*_PLAIN, *_SHAPED))}, sets of goals, or files with a column "
-            "`harmful`.",
-            grows=True,
-        ),
-    ] = ()
-    harmless: Annotated[
-        Names, Flag("More sets or files, of harmless requests: false positives, no attacks.", grows=True)
-    ] = ()
-    goals: Annotated[str, Flag("What prefill, prefill-mid, pad and dija are put on: a set or file.")] = "sandbox"
+    Args:
+        guard: Folders or files of fitted guards, by comma.
+        sets: Sets of requests by comma: benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija, sets
+            of goals, or files with a column `harmful`.
+        harmless: More sets or files, of harmless requests: false positives, no attacks.
+        goals: What prefill, prefill-mid, pad and dija are put on: a set or file.
+        count: Requests of each set.
+        behind: An Inspect model whose answers are guarded instead; --model, the guards' own, is then a surrogate that
+            answers the same plain prompts beside it.
+        repeats: Of the overhead's measurement.
+    """
+
+    guard: Annotated[Names, Flag(grows=True)] = ("guard",)
+    sets: Annotated[Names, Flag(grows=True)] = ()
+    harmless: Annotated[Names, Flag(grows=True)] = ()
+    goals: Annotated[str, Flag()] = "sandbox"
     split: Split = "test"
-    count: Annotated[int, Flag("Requests of each set.", min=1, name="--limit --count", grows=True)] = 100
-    behind: Annotated[
-        str | None,
-        Flag(
-            "An Inspect model whose answers are guarded instead; --model, the guards' own, is then a surrogate that "
-            "answers the same plain prompts beside it."
-        ),
-    ] = None
-    repeats: Annotated[int, Flag("Of the overhead's measurement.", min=1, free=True)] = 5
+    count: Annotated[int, Flag(min=1, name="--limit --count", grows=True)] = 100
+    behind: Annotated[str | None, Flag()] = None
+    repeats: Annotated[int, Flag(min=1, free=True)] = 5
     batch_size: BatchSize = 16
 
     def names(self, masks: bool) -> Names:

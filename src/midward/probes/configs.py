@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from midward import goals as sets
-from midward._flags import Flag, check
+from midward._flags import BatchSize, Flag, check
 from midward._hints import one_of
 from midward._tables import read_table, require_column
 from midward.errors import InputError
@@ -72,26 +72,25 @@ def read_phrases(path: Path) -> dict[str, tuple[str, ...]]:
 Tokens = Annotated[
     tuple[int, ...], Flag("Force only a phrase's first k tokens: 1,2,4,8 (all of it).", min=1, grows=True)
 ]
-GOALS = Flag("A set of harmful goals, or a .csv or .jsonl file; see midward goals.")
-PLACES = "Response tokens, 0,40,80, or sweeps start:stop:step"
-ROWS = Flag("Rows per forward pass.", min=1, free=True)
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
     """What every probe has; its own config adds its settings and says in `load` what is asked.
 
+    Args:
+        column: Of a file: the column of the goals.
+        limit: Goals.
+        compare: Folder of another model's run, to be compared by goal; may be given several times.
+
     Raises:
         InputError: a setting is outside the bounds that its `Flag` names.
     """
 
-    column: Annotated[str | None, Flag("Of a file: the column of the goals.")] = None
-    limit: Annotated[int, Flag("Goals.", min=1, name="--limit --count", grows=True)] = 100
-    batch_size: Annotated[int, ROWS] = 16
-    compare: Annotated[
-        list[Path] | None,
-        Flag("Folder of another model's run, to be compared by goal; may be given several times.", free=True),
-    ] = None
+    column: Annotated[str | None, Flag()] = None
+    limit: Annotated[int, Flag(min=1, name="--limit --count", grows=True)] = 100
+    batch_size: BatchSize = 16
+    compare: Annotated[list[Path] | None, Flag(free=True)] = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -111,16 +110,19 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Attacking(ProbeConfig):
-    """A probe that measures attack success, with phrases that it forces or asks for."""
+    """A probe that measures attack success, with phrases that it forces or asks for.
 
-    goals: Annotated[str, GOALS] = "sandbox"
-    phrases_file: Annotated[
-        Path | None, Flag("Your own phrases: a .csv or .jsonl file with the columns kind and text.")
-    ] = None
-    judges: Annotated[str | None, Flag("The judge; the oracle on the sandbox, else harmfulness.")] = None
-    judge: Annotated[
-        str | None, Flag("The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.")
-    ] = None
+    Args:
+        goals: A set of harmful goals, or a .csv or .jsonl file; see midward goals.
+        phrases_file: Your own phrases: a .csv or .jsonl file with the columns kind and text.
+        judges: The judge; the oracle on the sandbox, else harmfulness.
+        judge: The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.
+    """
+
+    goals: Annotated[str, Flag()] = "sandbox"
+    phrases_file: Annotated[Path | None, Flag()] = None
+    judges: Annotated[str | None, Flag()] = None
+    judge: Annotated[str | None, Flag()] = None
 
     def load(self) -> list[Goal]:
         """Harmful goals. Raises InputError also where some are harmless."""
@@ -137,23 +139,21 @@ class Attacking(ProbeConfig):
 
 @dataclass(frozen=True)
 class Prefill(Attacking):
-    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase."""
+    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase.
 
-    positions: Annotated[
-        tuple[int, ...], Flag(f"{PLACES}; an even sweep unless given.", min=0, read=positions_of, grows=True)
-    ] = ()
-    phrases: Annotated[tuple[str, ...], Flag("Kinds of phrase by comma.", grows=True)] = KINDS
+    Args:
+        positions: Response tokens, 0,40,80, or sweeps start:stop:step; an even sweep unless given.
+        phrases: Kinds of phrase by comma.
+        benign: Harmless goals as well, asked with neutral phrases, refusals and none, at every position (none; 50 with
+            --benign-goals).
+        benign_goals: The set they are of; sandbox-benign on the sandbox.
+    """
+
+    positions: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = ()
+    phrases: Annotated[tuple[str, ...], Flag(grows=True)] = KINDS
     tokens: Tokens = ()
-    benign: Annotated[
-        int | None,
-        Flag(
-            "Harmless goals as well, asked with neutral phrases, refusals and none, at every position (none; 50 with "
-            "--benign-goals).",
-            min=0,
-            grows=True,
-        ),
-    ] = None
-    benign_goals: Annotated[str | None, Flag("The set they are of; sandbox-benign on the sandbox.")] = None
+    benign: Annotated[int | None, Flag(min=0, grows=True)] = None
+    benign_goals: Annotated[str | None, Flag()] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,35 +178,31 @@ class Mirror(Attacking):
     """Which tokens, if made safe, save the response? Writes MOSA's window on this model for midward align.
 
     The window is a setting, so look for it on goals that no result is reported on.
+
+    Args:
+        attack: What the refusal has to stop: an affirmative phrase at token 0, or a dressed-up request (sandbox).
+        starts: Response tokens, 0,40,80, or sweeps start:stop:step, where a refusal is forced; an even sweep.
+        width: Starts in the window that is looked for (the paper's are 20 to 60).
     """
 
-    goals: Annotated[str, GOALS] = "sandbox-tuning"
-    attack: Annotated[
-        str,
-        Flag(
-            "What the refusal has to stop: an affirmative phrase at token 0, or a dressed-up request (sandbox).",
-            choices=("prefill", "wrapper"),
-        ),
-    ] = "prefill"
-    starts: Annotated[
-        tuple[int, ...],
-        Flag(f"{PLACES}, where a refusal is forced; an even sweep.", min=0, read=positions_of, grows=True),
-    ] = ()
-    width: Annotated[int, Flag("Starts in the window that is looked for (the paper's are 20 to 60).", min=1)] = 40
+    goals: Annotated[str, Flag()] = "sandbox-tuning"
+    attack: Annotated[str, Flag(choices=("prefill", "wrapper"))] = "prefill"
+    starts: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = ()
+    width: Annotated[int, Flag(min=1)] = 40
     tokens: Tokens = ()
 
 
 @dataclass(frozen=True)
 class Ask(Attacking):
-    """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls."""
+    """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.
 
-    words: Annotated[
-        tuple[int, ...],
-        Flag("Words of the response where a phrase is asked for, from 0.", min=0, read=positions_of, grows=True),
-    ] = (0, 10, 20, 30, 40)
-    phrase: Annotated[
-        str | None, Flag("One phrase for every word; by default agreement at 0 and a step's wording elsewhere.")
-    ] = None
+    Args:
+        words: Words of the response where a phrase is asked for, from 0.
+        phrase: One phrase for every word; by default agreement at 0 and a step's wording elsewhere.
+    """
+
+    words: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = (0, 10, 20, 30, 40)
+    phrase: Annotated[str | None, Flag()] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,31 +216,32 @@ class Gcg(Attacking):
 
     One run is one model with its adapter; a search that was stopped goes on, too. The defaults are the published ones,
     but on the sandbox, where they would take hours.
+
+    Args:
+        positions: Response tokens, 0,40,80, or sweeps start:stop:step, where a phrase is aimed at: agreement at 0, a
+            step.
+        phrase: Your own phrase at one position; may be given several times.
+        tokens: Tokens of the suffix.
+        iterations: Iterations, at most.
+        width: Suffixes evaluated an iteration (512; on the sandbox 4).
+        top: Tokens of steepest descent a slot that they are drawn from (256; sandbox 64).
+        stop_loss: Nats a token at which a search ends early.
+        drafts: Partly revealed drafts of the model's own response to average over (0: all masked).
+        workers: Searches at a time, sharing the threads (1; sandbox 0: on a CPU one a thread).
+        plan: Say what it would cost, at the measured rate, and run nothing.
     """
 
-    batch_size: Annotated[int, ROWS] = 64
-    positions: Annotated[
-        tuple[int, ...],
-        Flag(f"{PLACES}, where a phrase is aimed at: agreement at 0, a step.", min=0, read=positions_of, grows=True),
-    ] = (0, 30)
-    phrase: Annotated[
-        list[str] | None, Flag("Your own phrase at one position; may be given several times.", metavar="POSITION=TEXT")
-    ] = None
-    tokens: Annotated[int, Flag("Tokens of the suffix.", min=1)] = 20
-    iterations: Annotated[int, Flag("Iterations, at most.", min=1)] = 100
-    width: Annotated[int | None, Flag("Suffixes evaluated an iteration (512; on the sandbox 4).", min=1)] = None
-    top: Annotated[
-        int | None, Flag("Tokens of steepest descent a slot that they are drawn from (256; sandbox 64).", min=1)
-    ] = None
-    stop_loss: Annotated[float, Flag("Nats a token at which a search ends early.", min=0)] = 0.05
-    drafts: Annotated[
-        int, Flag("Partly revealed drafts of the model's own response to average over (0: all masked).", min=0)
-    ] = 0
-    workers: Annotated[
-        int | None,
-        Flag("Searches at a time, sharing the threads (1; sandbox 0: on a CPU one a thread).", min=0, free=True),
-    ] = None
-    plan: Annotated[bool, Flag("Say what it would cost, at the measured rate, and run nothing.", free=True)] = False
+    batch_size: BatchSize = 64
+    positions: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = (0, 30)
+    phrase: Annotated[list[str] | None, Flag(metavar="POSITION=TEXT")] = None
+    tokens: Annotated[int, Flag(min=1)] = 20
+    iterations: Annotated[int, Flag(min=1)] = 100
+    width: Annotated[int | None, Flag(min=1)] = None
+    top: Annotated[int | None, Flag(min=1)] = None
+    stop_loss: Annotated[float, Flag(min=0)] = 0.05
+    drafts: Annotated[int, Flag(min=0)] = 0
+    workers: Annotated[int | None, Flag(min=0, free=True)] = None
+    plan: Annotated[bool, Flag(free=True)] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -274,17 +271,15 @@ class Order(ProbeConfig):
     """Mean position of newly committed tokens by step, with padding told apart.
 
     All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
+
+    Args:
+        sets: Prompts by comma: sets of goals, .csv or .jsonl files, the sandbox's tasks (sums, recall, programs); on
+            the sandbox by default its harmless and forbidden goals, sums and programs; else alpaca,advbench.
+        limit: Prompts of each set.
     """
 
-    sets: Annotated[
-        tuple[str, ...],
-        Flag(
-            "Prompts by comma: sets of goals, .csv or .jsonl files, the sandbox's tasks (sums, recall, programs). On "
-            "the sandbox by default its harmless and forbidden goals, sums and programs; else alpaca,advbench.",
-            grows=True,
-        ),
-    ] = ()
-    limit: Annotated[int, Flag("Prompts of each set.", min=2, name="--limit --count", grows=True)] = 50
+    sets: Annotated[tuple[str, ...], Flag(grows=True)] = ()
+    limit: Annotated[int, Flag(min=2, name="--limit --count", grows=True)] = 50
 
     def at_home(self) -> Order:
         """The sandbox's sets: what the paper asks its models, in its terms."""

@@ -14,35 +14,33 @@ from midward.errors import InputError
 class TraceConfig:
     """A generation to be made, with what watches it and what stands beside it; or recorded traces.
 
+    Args:
+        prompt: What is asked.
+        forced: A text that stands at a response token from the start; repeatable.
+        against: What stands beside it: another adapter's folder, base (no adapter), or another sampler of the same
+            weights: ar, left-to-right, random ... (see midward dynamics).
+        guard: A fitted guard; repeatable: each generation is watched by the one fitted for it.
+        anchors: Anchors (guard fit writes them): the SRI signal without a guard; repeatable.
+        load: A recorded trace instead of a prompt; twice for two side by side.
+        row: Which request of recorded traces.
+        page: The page to write; the traces go beside it as .safetensors.
+        out: Or a folder: the page and all that midward report needs to show it.
+        redact: Leave out what was said, for sharing; no trace is kept.
+
     Raises:
         InputError: the settings don't go together, or --forced can't be read.
     """
 
-    prompt: Annotated[str | None, Flag("What is asked.")] = None
-    forced: Annotated[
-        list[str] | None,
-        Flag("A text that stands at a response token from the start; repeatable.", metavar="POSITION:TEXT"),
-    ] = None
-    against: Annotated[
-        str | None,
-        Flag(
-            "What stands beside it: another adapter's folder, base (no adapter), or another sampler of the same "
-            "weights: ar, left-to-right, random ... (see midward dynamics)."
-        ),
-    ] = None
-    guard: Annotated[
-        list[Path] | None, Flag("A fitted guard; repeatable: each generation is watched by the one fitted for it.")
-    ] = None
-    anchors: Annotated[
-        list[Path] | None, Flag("Anchors (guard fit writes them): the SRI signal without a guard; repeatable.")
-    ] = None
-    load: Annotated[list[Path] | None, Flag("A recorded trace instead of a prompt; twice for two side by side.")] = None
-    row: Annotated[int, Flag("Which request of recorded traces.", min=0)] = 0
-    page: Annotated[Path | None, Flag("The page to write; the traces go beside it as .safetensors.", name="--html")] = (
-        None
-    )
-    out: Annotated[Path | None, Flag("Or a folder: the page and all that midward report needs to show it.")] = None
-    redact: Annotated[bool, Flag("Leave out what was said, for sharing; no trace is kept.")] = False
+    prompt: Annotated[str | None, Flag()] = None
+    forced: Annotated[list[str] | None, Flag(metavar="POSITION:TEXT")] = None
+    against: Annotated[str | None, Flag()] = None
+    guard: Annotated[list[Path] | None, Flag()] = None
+    anchors: Annotated[list[Path] | None, Flag()] = None
+    load: Annotated[list[Path] | None, Flag()] = None
+    row: Annotated[int, Flag(min=0)] = 0
+    page: Annotated[Path | None, Flag(name="--html")] = None
+    out: Annotated[Path | None, Flag()] = None
+    redact: Annotated[bool, Flag()] = False
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.load is None):

@@ -22,57 +22,59 @@ CACHES = ("prefix", "dual")
 class Sampling:
     """How responses are sampled. The defaults are those of LLaDA's published function.
 
-    length: response positions, 1 or more.
-    steps: denoising steps over the whole response; each block gets its share (the first ones one more where
-        it doesn't divide). More steps than masks is fine: a step with nothing to commit is skipped. Without
-        effect with a threshold, and for autoregressive models (one token a step).
-    block: positions of a semi-autoregressive block; None is the whole response. The last may be shorter. With
-        block-causal attention blocks are counted from the prompt's start, as published: the first may be shorter too.
-    order: which masked positions of the block are committed first: "low_confidence" (the most confident ones;
-        the published name says which are remasked), "random", "left_to_right", or Dream's "entropy" (lowest first)
-        and "margin" (of the two most probable tokens, largest first; published as topk_margin), or "annealed"
-        (DiffuGuard's: the confidence mixed with chance, 30 % of it in a block's first step and none in its last).
-    threshold: in (0, 1]; commit every position at least this probable, one or more a step, instead of the
-        schedule. The number of forwards then depends on the data. Only with order="low_confidence".
-    temperature: 0 takes the most probable token; above it, tokens are drawn from
-        softmax(logits / temperature). Confidence is always that of temperature 1.
-    guidance: w in u + (w + 1)(c - u), classifier-free; 0 is off, above it each step costs a second forward.
-    end: "stop" ends a row once a committed end token has no mask before it (the text is the same as without,
-        positions behind may stay masks); "keep" decodes everything, and the text goes on behind end tokens
-        as in the published script; "forbid" never chooses an end token.
-    prompt_masks: masks inside the prompt are filled with the first block. "joint" counts them in its
-        schedule, so everything is filled; "published" doesn't, so they compete and masks may be left over.
-    schedule: how the masks of a block are shared out over its steps. "even", the larger shares first, is LLaDA's;
-        "published" is Dream's: of the masks that are left the share that the noise level falls by from step to step (of
-        linear levels from 1 to 0.001), rounded down, and the rest in the last. Counted by row, where the published code
-        takes the batch's mean. Without effect with a threshold.
-    seed: any integer; see `midward.sampling.noise` for what it reaches.
-    cache: None computes every position in every step. "prefix" and "dual" are approximate (Fast-dLLM, Wu et al.
-        2025): a block's first step computes all, its later ones the block and what is behind it, or the block alone,
-        against the keys and values of the first. The mask token is then never chosen, and masks in prompts are refused.
-        Block-causal models have an exact cache, always on, and take none of these.
+    Source: LLaDA (Nie et al. 2025), algorithms 4 and 5.
 
-    Raises InputError for a value outside its range. Source: LLaDA (Nie et al. 2025), algorithms 4 and 5.
+    Args:
+        length: Response tokens.
+        steps: Denoising steps. Over the whole response; each block gets its share (the first ones one more where it
+            doesn't divide). More steps than masks is fine: a step with nothing to commit is skipped. Without effect
+            with a threshold, and for autoregressive models (one token a step).
+        block: Tokens of a semi-autoregressive block. None is the whole response. The last may be shorter. With
+            block-causal attention blocks are counted from the prompt's start, as published: the first may be shorter
+            too.
+        order: Which positions are committed first. Of the block's masked ones: "low_confidence" (the most confident
+            ones; the published name says which are remasked), "random", "left_to_right", or Dream's "entropy" (lowest
+            first) and "margin" (of the two most probable tokens, largest first; published as topk_margin), or
+            "annealed" (DiffuGuard's: the confidence mixed with chance, 30 % of it in a block's first step and none in
+            its last).
+        threshold: Commit all tokens at least this probable, instead of by schedule. In (0, 1], one or more a step; the
+            number of forwards then depends on the data. Only with order="low_confidence".
+        temperature: 0 takes the most probable token. Above it, tokens are drawn from softmax(logits / temperature).
+            Confidence is always that of temperature 1.
+        guidance: Classifier-free guidance; 0 is off. It is w in u + (w + 1)(c - u); above 0 each step costs a second
+            forward.
+        end: What an end token does. "stop" ends a row once a committed end token has no mask before it (the text is the
+            same as without, positions behind may stay masks); "keep" decodes everything, and the text goes on behind
+            end tokens as in the published script; "forbid" never chooses an end token.
+        prompt_masks: Masks inside the prompt are filled with the first block. "joint" counts them in its schedule, so
+            everything is filled; "published" doesn't, so they compete and masks may be left over.
+        schedule: How many tokens a step commits: evenly many, or as Dream was published. "even", the larger shares
+            first, is LLaDA's; "published" is Dream's: of the masks that are left the share that the noise level falls
+            by from step to step (of linear levels from 1 to 0.001), rounded down, and the rest in the last. Counted by
+            row, where the published code takes the batch's mean. Without effect with a threshold.
+        seed: Seed of every random draw. See `midward.sampling.noise` for what it reaches.
+        cache: Approximate: compute a block and what is behind it, or the block alone. None computes every position in
+            every step. With "prefix" and "dual" (Fast-dLLM, Wu et al. 2025) a block's first step computes all, its
+            later ones the block and what is behind it, or the block alone, against the keys and values of the first.
+            The mask token is then never chosen, and masks in prompts are refused. Block-causal models have an exact
+            cache, always on, and take none of these.
+
+    Raises:
+        InputError: a value is outside its range.
     """
 
-    length: Annotated[int, Flag("Response tokens.", min=1)] = 128
-    steps: Annotated[int, Flag("Denoising steps.", min=1)] = 128
-    block: Annotated[int | None, Flag("Tokens of a semi-autoregressive block.", min=1)] = None
-    order: Annotated[str, Flag("Which positions are committed first.", choices=ORDERS)] = "low_confidence"
-    threshold: Annotated[
-        float | None, Flag("Commit all tokens at least this probable, instead of by schedule.", min=0, max=1)
-    ] = None
-    temperature: Annotated[float, Flag("0 takes the most probable token.", min=0)] = 0.0
-    guidance: Annotated[float, Flag("Classifier-free guidance; 0 is off.", min=0)] = 0.0
-    end: Annotated[str, Flag("What an end token does.", choices=ENDS)] = "stop"
+    length: Annotated[int, Flag(min=1)] = 128
+    steps: Annotated[int, Flag(min=1)] = 128
+    block: Annotated[int | None, Flag(min=1)] = None
+    order: Annotated[str, Flag(choices=ORDERS)] = "low_confidence"
+    threshold: Annotated[float | None, Flag(min=0, max=1)] = None
+    temperature: Annotated[float, Flag(min=0)] = 0.0
+    guidance: Annotated[float, Flag(min=0)] = 0.0
+    end: Annotated[str, Flag(choices=ENDS)] = "stop"
     prompt_masks: str = "joint"
-    schedule: Annotated[
-        str, Flag("How many tokens a step commits: evenly many, or as Dream was published.", choices=SCHEDULES)
-    ] = "even"
-    seed: Annotated[int, Flag("Seed of every random draw.")] = 0
-    cache: Annotated[
-        str | None, Flag("Approximate: compute a block and what is behind it, or the block alone.", choices=CACHES)
-    ] = None
+    schedule: Annotated[str, Flag(choices=SCHEDULES)] = "even"
+    seed: Annotated[int, Flag()] = 0
+    cache: Annotated[str | None, Flag(choices=CACHES)] = None
 
     def __post_init__(self) -> None:
         for name in ("length", "steps", "block", "seed"):
