@@ -70,7 +70,7 @@ def flags_of(owner: Any) -> Mapping[str, Flag]:
     sections = [_SECTION.search(inspect.cleandoc(each.__doc__ or "")) for each in getattr(owner, "__mro__", [owner])]
     helps: dict[str, str] = {}
     for names, text in _ENTRY.findall("".join(section[1] + "\n" for section in reversed(sections) if section)):
-        sentence = re.split(r"(?<=\.) (?=["A-Z])", " ".join(text.split()))[0]
+        sentence = re.split(r'(?<=\.) (?=["A-Z])', " ".join(text.split()))[0]
         helps |= dict.fromkeys(names.split(", "), sentence)
     return {
         name: replace(flag, help=helps.get(name, flag.help))
