@@ -58,12 +58,12 @@ def test_rows_of_an_error_are_unscored():
 
 
 def test_likelihoods_that_are_nan_stop_a_task(half_broken):
-    from midward.utility.answers import Answers
+    from midward.utility.lm import Continuation, MidwardLM
 
-    answers = Answers(half_broken)
-    assert torch.isfinite(torch.tensor(answers.log_probs([((5, 6), (7,))])[0].total))
+    harness = MidwardLM(half_broken)
+    assert math.isfinite(harness.log_probs([Continuation((5, 6), (7,))])[0]["total"])
     with pytest.raises(ModelError, match="tasks can't be scored"):
-        answers.log_probs([((5, 77), (7,))])
+        harness.log_probs([Continuation((5, 77), (7,))])
 
 
 def test_a_provider_without_a_chat_template_says_so_at_once(llada_folder, tmp_path):

@@ -132,5 +132,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "redacted": redacted}
+    environment.filters |= {"visible": visible, "redacted": redacted, "px": "{:.1f}".format}
     return environment

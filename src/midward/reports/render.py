@@ -22,6 +22,7 @@ from midward.store import replacing, write_text
 
 MARKS = {"exposed": "▲", "held": "●", "unclear": "?", "note": "-"}
 MARGIN = 2  # between columns on a terminal
+UNFOLDED = 1_000_000  # columns of what is no terminal: nothing is folded there
 
 
 def terminal(blocks: Sequence[Block], width: int | None = None) -> str:
@@ -33,9 +34,9 @@ def terminal(blocks: Sequence[Block], width: int | None = None) -> str:
 
     Args:
         blocks: what to show.
-        width: in columns; by default the terminal's, and 80 where there is none.
+        width: in columns; by default the terminal's; into a pipe or a file no line is folded.
     """
-    width = width or shutil.get_terminal_size().columns
+    width = width or shutil.get_terminal_size((UNFOLDED, 24)).columns
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_terminal=False)
     sentences = _sentences(blocks)
     for block in blocks:

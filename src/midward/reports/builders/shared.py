@@ -70,13 +70,15 @@ def table(
 ) -> Table:
     """Records as rows: first what tells them apart, then the numbers in them, and last the number that each is.
 
+    What no record has (None or "") is no column.
+
     Args:
         name, title, note, finding, folded: as of `Table`.
         records: as of a summary; a value that is a mapping is a record of `stats`, and so may be the record itself.
         number: head of the column of that number.
     """
     keys = list(dict.fromkeys(key for record in records for key in record if key not in _OWN))
-    keys = [key for key in keys if any(record.get(key) is not None for record in records)]
+    keys = [key for key in keys if any(record.get(key) not in (None, "") for record in records)]
     labels = [key for key in keys if not any(isinstance(record.get(key), Mapping | float) for record in records)]
     keys = [*labels, *(key for key in keys if key not in labels)]
     itself = any("stat" in record for record in records)
