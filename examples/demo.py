@@ -89,8 +89,10 @@ def main(out: Path) -> None:
     asked = [case for name in sets for case in cases(model, name, GOALS, split="test")]
     judge = bench([case.goal for case in asked])
     summary = compare.compare(model, asked, guards, out / "guarded", sampling=sampling, judge=judge)
-    for row in summary["guards"]:
-        print(f"{row['defence']:8} attack success {row['asr']['all']['value']:.3f}, caught {row['caught']['value']:.3f}")
+    for row in summary["defences"]:
+        print(
+            f"{row['defence']:8} attack success {row['asr']['all']['value']:.3f}, caught {row['caught']['value']:.3f}"
+        )
 
 
 if __name__ == "__main__":

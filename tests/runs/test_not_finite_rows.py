@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-import torch
 
 from midward import ModelError
 from midward.guards.guard import STUB, Verdict, told
