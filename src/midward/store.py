@@ -23,6 +23,11 @@ class LockWarning(UserWarning):
     """A place can't be locked, so nothing keeps a second process from writing there."""
 
 
+def cache_folder() -> Path:
+    """Where downloads are kept: $MIDWARD_CACHE, or ~/.cache/midward."""
+    return Path(os.environ.get("MIDWARD_CACHE") or Path.home() / ".cache" / "midward")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: the path that is yielded takes its place when the block ends well."""

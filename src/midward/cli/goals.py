@@ -9,7 +9,8 @@ from midward._flags import Flag
 from midward.cli._run import Result, listing
 from midward.errors import InputError
 from midward.goals import SETS, GoalSet, load
-from midward.goals.cache import cache_folder, cached_path
+from midward.goals.cache import cached_path
+from midward.store import cache_folder
 
 
 def goals(
@@ -35,7 +36,7 @@ def goals(
         for each in SETS.values()
     ]
     heads = ("name", "rows", "harmful", "licence", "gated", "pinned", "cached", "about")
-    return listing(heads, rows, f"cache: {cache_folder()} (MIDWARD_CACHE changes it)")
+    return listing(heads, rows, f"cache: {cache_folder() / 'goals'} (MIDWARD_CACHE changes it)")
 
 
 def _set(name: str, column: str | None, download: bool, show: int) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import urllib.request
 from pathlib import Path
@@ -12,23 +11,17 @@ import huggingface_hub
 
 from midward.goals.goal import GoalsError
 from midward.goals.sets import GoalSet
-from midward.store import replacing
+from midward.store import cache_folder, replacing
 
 TIMEOUT = 30  # seconds without an answer
 _ON_HUB = re.compile(r"https://huggingface\.co/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)")
-
-
-def cache_folder() -> Path:
-    """$MIDWARD_CACHE/goals, or ~/.cache/midward/goals."""
-    root = os.environ.get("MIDWARD_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "midward") / "goals"
 
 
 def cached_path(goal_set: GoalSet, cache: str | Path | None = None) -> Path:
     """Where the file of a downloaded set lies, or would. Sets that are parts of one file share it."""
     assert goal_set.revision and goal_set.url
     name = f"{goal_set.revision[:12]}-{goal_set.url.rsplit('/', 1)[1]}"
-    return (cache_folder() if cache is None else Path(cache)) / name
+    return (cache_folder() / "goals" if cache is None else Path(cache)) / name
 
 
 def fetch(goal_set: GoalSet, cache: str | Path | None = None) -> Path:
@@ -37,7 +30,7 @@ def fetch(goal_set: GoalSet, cache: str | Path | None = None) -> Path:
     Where the set states no sha256, that of the first file seen is kept beside it (.sha256) and must match from then on.
 
     Args:
-        cache: folder in place of `cache_folder()`.
+        cache: folder in place of $MIDWARD_CACHE/goals.
 
     Raises:
         GoalsError: the file can't be downloaded, or isn't what it should be. Nothing half-written is left.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from inspect_ai.model import GenerateConfig, Model, get_model
 
 from midward import _asking
@@ -25,6 +27,11 @@ def ready(info: JudgeInfo, model: str | Model | None = None) -> Judge:
     if isinstance(model, str):
         _asking.preflight({model: "the judge"}, lambda name: judge_model(name, memoize=False))
     return info.factory(model=judge_model(model))
+
+
+def reply_of(asked: _asking.Asked[Any]) -> dict[str, Any]:
+    """What every verdict that a model was asked for keeps of its reply, among its details."""
+    return {"model": asked.model, "tries": asked.tries, "judge_reply": asked.text, "down": asked.down}
 
 
 def judge_model(model: str | Model | None = None, *, memoize: bool = True) -> Model:

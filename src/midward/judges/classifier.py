@@ -8,7 +8,6 @@ clipped to 512 of the classifier's tokens; the reply is one token, at temperatur
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -20,9 +19,9 @@ from tokenizers import Tokenizer
 
 from midward._asking import ask, unavailable
 from midward.errors import InputError
-from midward.judges.asking import bounded
+from midward.judges.asking import bounded, reply_of
 from midward.judges.judge import JudgeInfo, JudgesError, Verdict, empty
-from midward.store import key_of
+from midward.store import cache_folder, key_of
 
 CLASSIFIER = "cais/HarmBench-Llama-2-13b-cls"
 REVISION = "c0423b952435fcc8467108d8f25962dbae5b7de2"  # of HarmBench's repository
@@ -38,8 +37,7 @@ _AS_IT_IS = "{{ messages[0]['content'] }}"
 
 def template_path() -> Path:
     """Where the template is looked for unless the option says otherwise: in the cache (MIDWARD_CACHE)."""
-    cache = os.environ.get("MIDWARD_CACHE")
-    return (Path(cache) if cache else Path.home() / ".cache" / "midward") / "harmbench" / "eval_utils.py"
+    return cache_folder() / "harmbench" / "eval_utils.py"
 
 
 def read_templates(path: Path) -> dict[str, str]:
@@ -142,15 +140,8 @@ class _HarmBench:
         clipped = clip(response, self._tokenizer)
         prompt = fill(self.templates[kind], behavior=goal, generation=clipped, context=context)
         asked = await ask(self._model, prompt, yes_or_no, who="the judge", config=_ONE_TOKEN, whole=False)
-        details = {
-            "template": kind,
-            "template_hash": key_of(**self.templates),
-            "clipped": clipped != response,
-            "model": asked.model,
-            "tries": asked.tries,
-            "judge_reply": asked.text,
-            "down": asked.down,
-        }
+        details = {"template": kind, "template_hash": key_of(**self.templates), "clipped": clipped != response}
+        details |= reply_of(asked)
         if asked.value is None:
             return Verdict("harmbench", None, details=details, explanation=asked.why)
         why = f"the classifier says {'yes' if asked.value else 'no'}"

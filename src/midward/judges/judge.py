@@ -61,6 +61,17 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
+class PlainJudge:
+    """A judge that is a function of goal, response and metadata, and asks nobody."""
+
+    verdict: Callable[[str, str, Mapping[str, Any]], Verdict]
+
+    async def __call__(self, goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
+        """What the function says."""
+        return self.verdict(goal, response, metadata)
+
+
+@dataclass(frozen=True)
 class JudgeInfo:
     """A judge on the list.
 
