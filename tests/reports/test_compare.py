@@ -103,10 +103,12 @@ def test_the_verb_prints_and_keeps_what_the_report_shows(tmp_path):
     mosa = probe(tmp_path / "mosa", {"affirmative": 2, "neutral": 3})
     shown = CliRunner().invoke(app, ["compare", str(mosa), str(base), "--out", str(tmp_path / "c")])
     assert (
-        shown.exit_code == 0 and "mosa minus base" in shown.stdout and "1 of 2 differences measurable" in shown.stdout
+        shown.exit_code == 0
+        and "mosa minus base" in shown.stdout
+        and "measurably lower on 1 of 2 differences" in shown.stdout
     )
     data = CliRunner().invoke(app, ["compare", str(mosa), str(base), "--json"])
     assert json.loads(data.stdout) == json.loads((tmp_path / "c" / "summary.json").read_text())
     page = tmp_path / "r.html"
     assert CliRunner().invoke(app, ["report", str(tmp_path / "c"), "--out", str(page)]).exit_code == 0
-    assert "mosa minus base: 1 of 2 differences measurable" in page.read_text()
+    assert "mosa minus base: results measurably lower on 1 of 2 differences" in page.read_text()

@@ -333,7 +333,7 @@ def test_utility_runs_stand_side_by_side(tmp_path):
     world.utility(tmp_path / "x" / "mosa", adapter="mosa-0", value=0.7, other=base)
     report.write([tmp_path / "x"], tmp_path / "r.html")
     files = made(tmp_path / "r.html")
-    assert "Against base: measurably worse on sums, right" in files["r.html"]
+    assert "Against base: right answers measurably lower on 1 of 1 task, sums, right" in files["r.html"]
     [table] = [text for name, text in files.items() if name.endswith("-utility-all.csv")]
     right, perplexity = csv.DictReader(table.splitlines())
     assert (right["x/base"], right["x/mosa"]) == ("0.8", "0.7") and perplexity["x/base: high"] == "14"
@@ -376,7 +376,10 @@ def test_a_guard_is_told_by_what_was_seen(gain, auroc, tone, said):
 def test_too_few_goals_are_no_measured_absence_of_change(tmp_path):
     folder = world.attack(tmp_path / "run")
     summary = summary_of(folder)
-    for n, said in ((3, "too few goals to tell a change on 1 attack; the largest is prefill"), (60, "no measurable")):
+    for n, said in (
+        (3, "too few goals to tell a change of attack success on 1 attack; the largest is prefill"),
+        (60, "no measurable"),
+    ):
         summary["paired"]["oracle"]["reply"]["advbench"]["prefill"]["mosa - base"] |= {"n": n, "p": 0.25}
         world.write(folder / "summary.json", summary)
         blocks = report.write([folder], tmp_path / "r.html").blocks["run"]

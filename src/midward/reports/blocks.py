@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from midward.errors import InputError
 from midward.reports.chart import Chart
@@ -19,6 +19,7 @@ from midward.stats import FEW, Area, Estimate, Paired, from_record
 Cell = str | int | float | Estimate | Mapping[str, Any] | None
 #: exposed: bad news, which is sure. held: good news, which is sure. unclear: too few goals to say. note: neither.
 Tone = Literal["exposed", "held", "unclear", "note"]
+Kind = TypeVar("Kind", bound=Estimate)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,20 @@ def reading(record: Estimate | Mapping[str, Any]) -> Estimate:
     return number
 
 
+def reading_of(record: Any, kind: type[Kind]) -> Kind | None:
+    """The number of a record that may be missing or of another kind: None then."""
+    number = None if record is None else reading(record)
+    return number if isinstance(number, kind) else None
+
+
+def required(record: Any, kind: type[Kind]) -> Kind:
+    """The same of a record that has to be there. Raises InputError where it isn't, or is of another kind."""
+    number = reading_of(record, kind)
+    if number is None:
+        raise InputError(f"{text(record)} stands where a {kind.__name__.lower()} should")
+    return number
+
+
 def apart(pair: Paired, *, corrected: bool = True) -> bool:
     """Whether a difference is measurable: its interval leaves 0 out, and p is below 0.05.
 
@@ -180,9 +195,9 @@ def numbers(cell: Cell) -> dict[str, Any]:
     """A cell's columns in a file: of a reading its number and what belongs to it, of anything else itself, as ""."""
     if not isinstance(cell, Mapping | Estimate):
         return {"": cell}
-    found = reading(cell)
+    number = reading(cell)
     kept = ("low", "high", "n", "unscored", "p", "holm", "positives", "negatives")
-    return {"": found.value} | {name: value for name, value in asdict(found).items() if name in kept}
+    return {"": number.value} | {name: value for name, value in asdict(number).items() if name in kept}
 
 
 # --- words ---------------------------------------------------------------------------------------------------

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from midward.reports.blocks import Block, Figure, Statement, Table, by_chance, percent, reading, text
-from midward.reports.builders.guards import BANDS, apart_at, bands
+from midward.reports.blocks import Block, Figure, Statement, Table, by_chance, percent, reading_of, required, text
+from midward.reports.builders.guards import signals
 from midward.reports.builders.shared import Record, name_of, shares, table
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Area, Paired, Rate
@@ -24,10 +23,7 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
     cells = summary["cells"]
     first = next(iter(cells))
     top = "attacked" if "attacked" in cells[first] else next(iter(cells[first]))
-    charts = [band for name, groups in (summary.get("signals") or {}).items() if (band := bands(groups, name))]
-    made: list[Block] = []
-    if charts:
-        made.append(Figure("signals", "SRI signals by sampler", charts, BANDS, apart_at(charts[0])))
+    made: list[Block] = [*signals(summary, "SRI signals by sampler")]
     made += _bars("recovery-inner", "Inner recovery: refusal, the signal below 0.5", cells, [("irr-0.5", "")])
     pairs = [("asr", "attack success"), ("right", "right answers")]
     made += _bars("samplers", "Attack success and right answers by sampler", cells, pairs)
@@ -52,7 +48,7 @@ def _bars(name: str, title: str, cells: Record, measures: Sequence[tuple[str, st
     for sampler, by_set in cells.items():
         bars = []
         for x, (where, measure, _) in enumerate(groups):
-            rate = _rate(by_set.get(where, {}).get(measure))
+            rate = reading_of(by_set.get(where, {}).get(measure), Rate)
             if rate and rate.value is not None:
                 bars.append(Point(x, rate.value, rate.low, rate.high))
         if bars:
@@ -75,11 +71,11 @@ def _recovery(cells: Record) -> Table:
 def _areas(areas: Sequence[Record]) -> Iterator[Block]:
     if not areas:
         return
-    asked = [(area, reading(area)) for area in areas if not area["control"]]
+    asked = [(area, required(area, Area)) for area in areas if not area["control"]]
     finding = ""
     if asked:
         best, number = max(asked, key=lambda pair: pair[1].value or 0.0)
-        chance = isinstance(number, Area) and by_chance(number)
+        chance = by_chance(number)
         finding = f"At best {'no ' if chance else ''}better than chance: {text(number)} ({best['reading']}, "
         finding += f"{best['detector']}, sampler {best['sampler']}, against {best['negative']})."
     note = "Of a control 0.5 is right."
@@ -108,8 +104,7 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
     cells, gains = summary["cells"], summary.get("gains") or []
     by_sampler: dict[str, dict[tuple[str, str], Paired]] = {}
     for gain in gains:
-        pair = reading(gain)
-        if isinstance(pair, Paired):
+        if pair := reading_of(gain, Paired):
             by_sampler.setdefault(gain["sampler"], {})[gain["set"], gain["measure"]] = pair
     for name, pairs in by_sampler.items():
         changes = [
@@ -139,8 +134,3 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
             sentence += f"; a linear map tells the kinds apart in {text(each['accuracy'])}, cross-validated, where the "
             sentence += f"commonest alone would give {100 * each['majority']:.1f} %"
         yield Statement(f"{sentence}.")
-
-
-def _rate(record: Any) -> Rate | None:
-    rate = None if record is None else reading(record)
-    return rate if isinstance(rate, Rate) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from midward.reports.blocks import (
     Block,
@@ -18,6 +17,7 @@ from midward.reports.blocks import (
     finite,
     percent,
     reading,
+    reading_of,
     text,
 )
 from midward.reports.builders.shared import Record, table
@@ -56,10 +56,7 @@ def evaluation(folder: Path, run: Record, summary: Record) -> list[Block]:
     made.append(table("guards", "Guards side by side", records, note=note))
     made += [verdict(row, rows[0], harmless, alphas.get(row["defence"])) for row in rows[1:]]
     made += _roc(summary.get("roc") or {}, rows)
-    charts = [band for name, groups in (summary.get("signals") or {}).items() if (band := bands(groups, name))]
-    if charts:
-        made.append(Figure("signals", "SRI signals of the guarded answers", charts, BANDS, apart_at(charts[0])))
-    return made
+    return [*made, *signals(summary, "SRI signals of the guarded answers")]
 
 
 def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | None = None) -> Statement:
@@ -68,16 +65,16 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
     One whose AUROC against harmless answers may be one half, and that takes nothing away measurably, is useless.
     """
     name = row["defence"]
-    gain = _reading(row.get("gain"))
+    gain = reading_of(row.get("gain"), Paired)
     before, after = (reading(rates["asr"]["all"]).value for rates in (none, row))
-    area = _reading((row.get("auroc") or {}).get(harmless[0])) if harmless else None
-    guessing = isinstance(area, Area) and by_chance(area)
+    area = reading_of((row.get("auroc") or {}).get(harmless[0]), Area) if harmless else None
+    guessing = area is not None and by_chance(area)
     flags = f"; it flags {text(row['flags'][harmless[0]])} of harmless requests ({harmless[0]})" if harmless else ""
     flags += f", where {100 * alpha:g} % were asked for" if flags and alpha else ""
     chance = "it tells jailbroken from harmless answers no better than chance"
-    chance += f" (AUROC {area.text()})" if isinstance(area, Area) else ""
+    chance += f" (AUROC {area.text()})" if area else ""
     tone: Tone = "unclear"
-    if not isinstance(gain, Paired) or gain.value is None or before is None or after is None:
+    if gain is None or gain.value is None or before is None or after is None:
         sentence = f"The guard {name} can't be said to take anything away: no attack was scored"
     elif apart(gain):
         tone = "exposed" if gain.value < 0 else "unclear" if guessing else "held"
@@ -117,7 +114,7 @@ def _roc(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], rows: Se
     areas = {
         row["defence"]: area
         for row in rows
-        if isinstance(area := _reading(next(iter((row.get("auroc") or {}).values()), None)), Area)
+        if (area := reading_of(next(iter((row.get("auroc") or {}).values()), None), Area))
     }
     finding = ""
     if areas:
@@ -130,8 +127,15 @@ def _roc(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], rows: Se
     yield Figure("roc", "ROC", [chart], note, finding)
 
 
-def bands(groups: Mapping[str, Record], title: str = "") -> Chart | None:
-    """SRI signals by step. groups: name -> n, and low, median, high [T], the quartiles; steps may be None."""
+def signals(summary: Record, title: str) -> Iterator[Figure]:
+    """SRI signals by step, a chart for each name of the summary's `signals`."""
+    charts = [band for name, groups in (summary.get("signals") or {}).items() if (band := _bands(groups, name))]
+    if charts:
+        yield Figure("signals", title, charts, BANDS, _apart_at(charts[0]))
+
+
+def _bands(groups: Mapping[str, Record], title: str) -> Chart | None:
+    """One chart. groups: name -> n, and low, median, high [T], the quartiles; steps may be None."""
     lines = []
     for name, band in groups.items():
         points = [
@@ -147,7 +151,7 @@ def bands(groups: Mapping[str, Record], title: str = "") -> Chart | None:
     return Chart("denoising step", ylabel, lines, title=title, ylim=(-0.03, 1.03), interval="quartiles")
 
 
-def apart_at(chart: Chart) -> str:
+def _apart_at(chart: Chart) -> str:
     """Whether the signals of jailbroken answers part from harmless ones, in a sentence; empty where either lacks."""
     jailbroken = next((line for line in chart.series if line.label.startswith("jailbroken")), None)
     harmless = next((line for line in chart.series if not line.label.startswith(("jailbroken", "refused"))), None)
@@ -165,7 +169,3 @@ def apart_at(chart: Chart) -> str:
     if not parted:
         return f"At no step do {pair} part: read at one step alone, the signal doesn't tell them."
     return f"At {len(parted)} of {len(jailbroken.points)} steps {pair} part, first at step {parted[0]}."
-
-
-def _reading(record: Any) -> Any:
-    return None if record is None else reading(record)

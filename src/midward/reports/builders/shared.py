@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from midward.reports.blocks import Cell, Table, reading
+from midward.reports.blocks import Cell, Statement, Table, Tone, apart, reading, some, text
 from midward.reports.chart import Chart, Point, Series
-from midward.stats import Area, Mean, Paired, Rate
+from midward.stats import FEW, Area, Mean, Paired, Rate, family
 
 Record = Mapping[str, Any]
 #: Words for a record's keys, and for the names of measures.
@@ -87,9 +88,8 @@ def table(
         + ([record] if itself else [])
         for record in records
     ]
-    family = max((record.get("family") or 1 for record in records), default=1)
-    if family > 1:
-        note = f"{note} Holm: p corrected for all {family} comparisons.".strip()
+    if several := family(records):
+        note = f"{note} {several}.".strip()
     heads = [*map(name_of, keys), *([number] if itself else [])]
     return Table(name, title, heads, rows, note, finding, folded=folded, named_by=max(1, len(labels)))
 
@@ -109,3 +109,58 @@ def points(records: Sequence[Record], at: str, name: str) -> list[Point]:
 def shares(xlabel: str, ylabel: str, series: Sequence[Series], **more: Any) -> list[Chart]:
     """A chart of shares in per cent; none without series."""
     return [Chart(xlabel, ylabel, series, "%", ylim=(0.0, 1.0), **more)] if series else []
+
+
+def change(
+    sides: str,
+    gaps: Mapping[str, Paired],
+    better: Mapping[str, int],
+    *,
+    what: str,
+    of: str,
+    still: Tone = "unclear",
+    corrected: bool = True,
+) -> Statement:
+    """What changed from one side to another, in a sentence, and whether that is good news.
+
+    Args:
+        sides: how the sentence begins.
+        gaps: what was measured -> the difference.
+        better: the same -> whether more of it is better (1), worse (-1) or neither (0).
+        what: the differences are of.
+        of: what one of them is: an attack, a task.
+        still: the tone where nothing changed, measured on goals enough.
+        corrected: as of `apart`.
+    """
+    gaps = {name: pair for name, pair in gaps.items() if pair.value is not None}
+    if not gaps:
+        return Statement(f"{sides}: nothing was scored on both sides.", "unclear")
+
+    def most(names: Sequence[str]) -> str:
+        return max(names, key=lambda name: abs(gaps[name].value or 0))
+
+    count, sizes = some(len(gaps), of), [pair.n for pair in gaps.values()]
+    moved = [name for name, pair in gaps.items() if apart(pair, corrected=corrected)]
+    if not moved:
+        name = most(list(gaps))
+        sentence = "too few goals to tell a" if max(sizes) < FEW else "no measurable"
+        sentence += f" change of {what} on {count}"
+        sentence += f"; the largest is {name}: {text(gaps[name])}" if gaps[name].value else ""
+        return Statement(f"{sides}: {sentence}.", "unclear" if min(sizes) < FEW else still)
+    sentences = []
+    for word, sign in (("lower", -1), ("higher", 1)):
+        names = [name for name in moved if sign * (gaps[name].value or 0) > 0]
+        if names:
+            top = most(names)
+            where = f"{len(names)} of {count}, {'most on ' if len(names) > 1 else ''}{top}"
+            sentences.append(f"measurably {word} on {where}: {gaps[top].text()}")
+    news = [better[name] * (gaps[name].value or 0) for name in moved if better[name]]
+    tone: Tone = "note" if not news else "held" if min(news) > 0 else "exposed"
+    return Statement(f"{sides}: {what} {'; '.join(sentences)}.", tone)
+
+
+def short(model: Any, adapter: Any, guard: Any) -> str:
+    """A model, its adapter and its guard by the ends of their paths: LLaDA-8B-Instruct + mosa behind sri."""
+    model, adapter, guard = (Path(str(part or "").rstrip("/")).name for part in (model, adapter, guard))
+    guard = guard.removesuffix(".safetensors")
+    return model + (f" + {adapter}" if adapter else "") + (f" behind {guard}" if guard else "")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from midward.reports.blocks import Block, Cell, Statement, Table, apart, listed, reading, some
-from midward.reports.builders.shared import table
-from midward.stats import FEW, Paired
+from midward.reports.blocks import Block, Cell, Table, reading_of
+from midward.reports.builders.shared import change, table
+from midward.stats import Paired
 
 
 def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
@@ -21,10 +21,10 @@ def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> 
     made: list[Block] = []
     if summary["cells"]:
         made.append(_scores("utility", "Scores by task", _columns({"": summary})))
-    if flagged := [cell for cell in summary["cells"] if cell.get("flagged")]:
-        rows: list[list[Cell]] = [[_task(cell), cell.get("model") or "", cell["flagged"]] for cell in flagged]
+    names = ("task", "subtask", "measure", "model", "flagged")
+    if flagged := [{name: cell.get(name) for name in names} for cell in summary["cells"] if cell.get("flagged")]:
         note = "Samples that were answered with the guard's stub, and count as the answers that they are."
-        made.append(Table("flagged", "Flagged samples", ["task", "model", "flagged"], rows, note, folded=True))
+        made.append(table("flagged", "Flagged samples", flagged, note=note, folded=True))
     for place, (other, pairs) in enumerate((summary.get("compared") or {}).items()):
         made += _compared(place, Path(other).name, pairs)
     return made
@@ -51,37 +51,17 @@ def _scores(name: str, title: str, columns: Mapping[str, Mapping[str, Cell]]) ->
     return Table(name, title, ["task", *columns], rows, "Means over samples with 95 % intervals.")
 
 
-def _compared(place: int, other: str, pairs: Any) -> Iterator[Block]:
+def _compared(place: int, other: str, records: Any) -> Iterator[Block]:
     by_model: dict[str, dict[str, Paired]] = {}
-    for record in pairs:
-        pair = reading(record)
-        if isinstance(pair, Paired):
+    for record in records:
+        if pair := reading_of(record, Paired):
             by_model.setdefault(record.get("model") or "", {})[_task(record)] = pair
-    if not by_model:
-        return
-    yield table(f"utility-compared-{place}", f"Minus {other}, by sample", pairs)
+    if by_model:
+        yield table(f"utility-compared-{place}", f"Minus {other}, by sample", records)
     for model, gaps in by_model.items():
-        yield kept(f"{model} against {other}" if model else f"Against {other}", gaps)
-
-
-def kept(against: str, gaps: Mapping[str, Paired]) -> Statement:
-    """Whether what a model can do was kept, in a sentence that begins with `against`."""
-    scored = {task: pair for task, pair in gaps.items() if pair.value is not None}
-    if not scored:
-        return Statement(f"{against} there is no scored sample in common.", "unclear")
-    lost = [task for task, pair in scored.items() if apart(pair, corrected=False) and (pair.value or 0) < 0]
-    name, worst = min(scored.items(), key=lambda item: item[1].value or 0.0)
-    if lost:
-        return Statement(f"{against}: measurably worse on {listed(lost)}; most: {name} {worst.text()}.", "exposed")
-    few = min(pair.n for pair in scored.values())
-    if few < FEW:
-        return Statement(
-            f"{against}: {few} pairs are too few to say whether it does worse; {name} {worst.text()}.", "unclear"
-        )
-    return Statement(
-        f"{against}: no measurable loss on {some(len(scored), 'task')}; the least favourable: {name} {worst.text()}.",
-        "held",
-    )
+        sides = f"{model} against {other}" if model else f"Against {other}"
+        better = dict.fromkeys(gaps, 1)
+        yield change(sides, gaps, better, what="right answers", of="task", still="held", corrected=False)
 
 
 def _task(cell: Mapping[str, Any]) -> str:

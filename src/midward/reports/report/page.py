@@ -32,6 +32,7 @@ from midward.reports.blocks import (
     reading,
     some,
 )
+from midward.reports.builders.shared import short
 from midward.reports.builders.utility import side_by_side
 from midward.reports.report.find import Found, RunFolder, find
 from midward.reports.report.next import steps
@@ -373,14 +374,7 @@ def _view(cell: Cell) -> dict[str, Any]:
 
 def _models(run: RunFolder) -> list[str]:
     """The models of a run by short names: LLaDA-8B-Instruct + mosa behind sri."""
-    names = []
-    for model in run.run.models:
-        name, adapter, guard = (
-            Path(str(part or "").rstrip("/")).name for part in (model.name, model.adapter, model.guard)
-        )
-        guard = guard.removesuffix(".safetensors")
-        names.append(name + (f" + {adapter}" if adapter else "") + (f" behind {guard}" if guard else ""))
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(short(model.name, model.adapter, model.guard) for model in run.run.models))
 
 
 def _at_home(runs: Sequence[RunFolder]) -> str:
