@@ -47,11 +47,18 @@ def _page(room: str) -> str:
 
 
 def exported(room: str) -> list[str]:
-    """The names in a room's `__all__`; none where its modules are its public names."""
-    for node in _tree(room).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return list(ast.literal_eval(node.value))
-    return []
+    """A room's public names: what its `__init__` imports or sets; none where its modules are its public names."""
+    return _names(_tree(room)) if (SOURCE / room).is_dir() else []
+
+
+def _names(tree: ast.Module) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module not in ("__future__", "typing", "midward._front"):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            names.append(node.targets[0].id)
+    return sorted(names)
 
 
 def _first_line(room: str) -> str:
@@ -64,7 +71,13 @@ def _tree(room: str) -> ast.Module:
 
 
 class Comments(griffe.Extension):
-    """Takes the `#:` comment above a constant for its docstring."""
+    """Takes the `#:` comment above a constant for its docstring, and what a room's `__init__` imports for its public
+    names."""
+
+    def on_module_members(self, *, node: Any, mod: griffe.Module, **_: Any) -> None:
+        """Called for each module, once its members are there."""
+        if mod.is_init_module and isinstance(node, ast.Module):
+            mod.exports = list(_names(node))
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """Called for each attribute that is found in the source."""

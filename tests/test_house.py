@@ -9,8 +9,7 @@ ALL = [each for file in house.files() for each in house.imports(file)]
 
 #: What imports late, a file or an import of one, and why; verbs do as well, so that `--help` is quick.
 LATE = {
-    "__init__.py": "import midward loads no torch",
-    "_front.py": "the same for a room whose config classes are flags",
+    "_front.py": "import midward loads no torch, nor does a room whose config classes are flags",
     "_inspect.py": "Inspect imports it for every task of anybody's",
     "chat.py -> midward.guards": "a model without a guard loads no scikit-learn",
     "models/llada2.py -> transformers.core_model_loading": "newer releases than the least one have it",

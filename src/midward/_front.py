@@ -6,29 +6,32 @@ such a class and needs torch for the rest keeps its `__init__` light.
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 
-def front_door(room: str, *modules: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a room's `__init__`.
+def front_door(room: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """The `__getattr__`, `__dir__` and `__all__` of an `__init__`.
+
+    The names are those that its source imports, be it for type checkers alone (`if TYPE_CHECKING:`): listed once, each
+    with its home.
 
     Args:
         room: its `__name__`.
-        modules: of the room, those that hold the names of its `__all__`, none called as such a name. They are looked
-            through in this order.
     """
+    package = sys.modules[room]
+    homes: dict[str, str] = {}
+    for node in ast.walk(ast.parse(package.__spec__.loader.get_source(room))):  # type: ignore[union-attr]
+        if isinstance(node, ast.ImportFrom) and node.module not in ("__future__", "typing", __name__):
+            homes |= {alias.name: f"{'.' * node.level}{node.module}" for alias in node.names}
+    names = sorted(homes)
 
     def find(name: str) -> Any:
-        package = sys.modules[room]
-        if name in package.__all__:
-            for module in modules:
-                home = import_module(f"{room}.{module}")
-                if hasattr(home, name):
-                    setattr(package, name, getattr(home, name))
-                    return getattr(home, name)
-        raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        if name not in homes:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}; there are {', '.join(names)}")
+        return getattr(import_module(homes[name], room), name)
 
-    return find
+    return find, lambda: sorted({*vars(package), *names}), names

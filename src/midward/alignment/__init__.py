@@ -16,20 +16,4 @@ if TYPE_CHECKING:
     from midward.alignment.sentences import SentenceSet
     from midward.alignment.trainer import METRICS, MosaTrainer, RewardWarning
 
-__all__ = [
-    "METRICS",
-    "RECIPES",
-    "AlignConfig",
-    "AlignError",
-    "AlignResult",
-    "MosaObjective",
-    "MosaTrainer",
-    "RewardWarning",
-    "SentenceSet",
-    "align",
-    "best_start",
-    "resolve",
-    "span_scores",
-]
-
-__getattr__ = front_door(__name__, "mosa", "run", "sentences", "trainer")
+__getattr__, __dir__, __all__ = front_door(__name__)

@@ -16,23 +16,4 @@ if TYPE_CHECKING:
     from midward.attacks.solver import solver_of
     from midward.attacks.target import Ask, BudgetSpent, Reply, Target
 
-__all__ = [
-    "ATTACKS",
-    "Ask",
-    "AttackError",
-    "AttackInfo",
-    "Attempt",
-    "BudgetSpent",
-    "Capability",
-    "CapabilityError",
-    "Offer",
-    "Reply",
-    "RolePrompt",
-    "Roles",
-    "Target",
-    "every",
-    "find",
-    "solver_of",
-]
-
-__getattr__ = front_door(__name__, "capabilities", "target", "roles", "attack", "registry", "solver")
+__getattr__, __dir__, __all__ = front_door(__name__)

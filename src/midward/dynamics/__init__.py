@@ -15,21 +15,4 @@ if TYPE_CHECKING:
     from midward.dynamics.sri import TAU, Autoencoder
     from midward.dynamics.states import PooledStates, Pooling, layers_of, steps_of
 
-__all__ = [
-    "TAU",
-    "Anchors",
-    "AnchorsError",
-    "AnchorsMismatch",
-    "Autoencoder",
-    "DynamicsConfig",
-    "PooledStates",
-    "Pooling",
-    "SRISignal",
-    "View",
-    "fit_anchors",
-    "layers_of",
-    "sri_signal",
-    "steps_of",
-]
-
-__getattr__ = front_door(__name__, "anchors", "signal", "sri", "states")
+__getattr__, __dir__, __all__ = front_door(__name__)

@@ -7,5 +7,3 @@
 from midward.goals.goal import Goal, GoalsError, of_trial, on_sandbox
 from midward.goals.loading import load, says_harm
 from midward.goals.sets import SETS, GoalSet
-
-__all__ = ["SETS", "Goal", "GoalSet", "GoalsError", "load", "of_trial", "on_sandbox", "says_harm"]

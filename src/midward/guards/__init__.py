@@ -21,39 +21,4 @@ if TYPE_CHECKING:
     from midward.guards.registry import GUARDS, GuardInfo, every, find, make
     from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
-__all__ = [
-    "GUARDS",
-    "STUB",
-    "ClassifierGuard",
-    "Detector",
-    "DiffuGuard",
-    "DiffuGuardAudit",
-    "EvalConfig",
-    "Exchange",
-    "FitConfig",
-    "Guard",
-    "GuardError",
-    "GuardInfo",
-    "Mahalanobis",
-    "MaskFilter",
-    "PerplexityFilter",
-    "SRIGuard",
-    "SRIMahalanobisGuard",
-    "SelfExamine",
-    "Sizes",
-    "Verdict",
-    "conformal_order",
-    "conformal_threshold",
-    "describe",
-    "every",
-    "find",
-    "fit_guards",
-    "load",
-    "make",
-    "prompt_hash",
-    "sampling_of",
-    "save",
-]
-
-# In this order: the guards' own modules also hold names that aren't theirs (the `load` of a model).
-__getattr__ = front_door(__name__, "guard", "files", "registry", "detectors", "fitting")
+__getattr__, __dir__, __all__ = front_door(__name__)

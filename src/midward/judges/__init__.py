@@ -36,30 +36,3 @@ harmbench = scorer_of(JUDGES["harmbench"])
 oracle = scorer_of(JUDGES["oracle"])
 #: Inspect scorer: refusals that can be read, by the sandbox's oracle.
 readable = scorer_of(JUDGES["readable"])
-
-__all__ = [
-    "JUDGES",
-    "MEASURES",
-    "NEEDS",
-    "TEXTS",
-    "Checked",
-    "Judge",
-    "JudgeInfo",
-    "JudgesError",
-    "Labelled",
-    "Verdict",
-    "check",
-    "every",
-    "find",
-    "harmbench",
-    "harmfulness",
-    "labelled",
-    "oracle",
-    "ranked",
-    "readable",
-    "refusal",
-    "scorer_of",
-    "strongreject",
-    "texts_of",
-    "verdict_of",
-]

@@ -8,5 +8,3 @@ from .errors import ModelError
 from .family import Family, FamilyInfo
 from .language_model import LanguageModel
 from .loading import families, load
-
-__all__ = ["Family", "FamilyInfo", "LanguageModel", "ModelError", "families", "load"]

@@ -20,21 +20,4 @@ if TYPE_CHECKING:
     from midward.probes.probe import Case, Probe, ProbeError, Ready, against, groups, ready, run, shares
     from midward.probes.registry import every, find
 
-__all__ = [
-    "Attacking",
-    "Case",
-    "Flag",
-    "Probe",
-    "ProbeConfig",
-    "ProbeError",
-    "Ready",
-    "against",
-    "every",
-    "find",
-    "groups",
-    "ready",
-    "run",
-    "shares",
-]
-
-__getattr__ = front_door(__name__, "probe", "registry")
+__getattr__, __dir__, __all__ = front_door(__name__)

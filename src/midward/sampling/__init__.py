@@ -21,23 +21,4 @@ if TYPE_CHECKING:
     from .step import Step, Watcher
     from .trace import Trace
 
-__all__ = [
-    "Agreement",
-    "Ban",
-    "Canvas",
-    "Forced",
-    "Request",
-    "Response",
-    "Sampling",
-    "Span",
-    "SpanScore",
-    "Step",
-    "Trace",
-    "Watcher",
-    "agreement",
-    "sample",
-    "span_gradient",
-    "span_log_probs",
-]
-
-__getattr__ = front_door(__name__, "_agreement", "canvas", "likelihood", "requests", "sampler", "step", "trace")
+__getattr__, __dir__, __all__ = front_door(__name__)

@@ -11,6 +11,4 @@ from midward._front import front_door
 if TYPE_CHECKING:
     from midward.utility.readings import against, cells
 
-__all__ = ["against", "cells"]
-
-__getattr__ = front_door(__name__, "readings")
+__getattr__, __dir__, __all__ = front_door(__name__)

@@ -10,32 +10,3 @@ from midward.world.oracle import Reading, coherent, judge, read, refused, steps_
 from midward.world.tasks import TASKS, Task, exercises, score
 from midward.world.world import WORLD, Thing, World
 from midward.world.wrappers import WRAPPERS, Wrapper, wrappers
-
-__all__ = [
-    "ALIGNMENT",
-    "ASSISTANT",
-    "OPENINGS",
-    "REFUSALS",
-    "TASKS",
-    "WORLD",
-    "WRAPPERS",
-    "Reading",
-    "Task",
-    "Thing",
-    "Trial",
-    "World",
-    "Wrapper",
-    "alignment_prompts",
-    "benign",
-    "coherent",
-    "exercises",
-    "forbidden",
-    "instructions",
-    "judge",
-    "read",
-    "refused",
-    "score",
-    "sentences",
-    "steps_right",
-    "wrappers",
-]
