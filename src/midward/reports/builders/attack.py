@@ -22,6 +22,7 @@ from midward.reports.blocks import (
     parts,
     percent,
     reading_of,
+    required,
     some,
     text,
 )
