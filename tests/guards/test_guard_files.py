@@ -9,6 +9,7 @@ from guard_world import LENGTH, STEPS, prompts
 from safetensors.numpy import load_file, save_file
 
 import midward
+from midward.errors import InputError
 from midward.guards import Exchange, GuardError, MaskFilter, PerplexityFilter, describe, load, save
 from midward.sampling import Request, Sampling
 
@@ -68,12 +69,12 @@ def test_torn_foreign_and_missing_files_are_refused(fitted, tmp_path, lively_fol
     torn = tmp_path / "torn.safetensors"
     for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         torn.write_bytes(whole[:size])
-        with pytest.raises(GuardError, match="damaged"):
+        with pytest.raises(InputError, match="damaged"):
             load(torn)
     torn.write_bytes(b"\x80\x04\x95 not a guard")  # how a pickle begins
-    with pytest.raises(GuardError, match="damaged"):
+    with pytest.raises(InputError, match="damaged"):
         load(torn)
-    with pytest.raises(GuardError, match="is no guard"):
+    with pytest.raises(InputError, match="is no guard"):
         load(lively_folder / "model.safetensors")
     with pytest.raises(GuardError, match="there is no guard at"):
         load(tmp_path / "nothing.safetensors")
@@ -103,7 +104,7 @@ def test_torn_foreign_and_missing_files_are_refused(fitted, tmp_path, lively_fol
     ],
 )
 def test_hostile_files_are_refused(rewritten, change, message):
-    with pytest.raises(GuardError, match=message):
+    with pytest.raises(InputError, match=message):
         load(rewritten(**change))
 
 

@@ -6,6 +6,7 @@ import pytest
 from guard_world import asked, prompts
 from packages import install
 
+from midward.errors import InputError
 from midward.guards import Exchange, GuardError, Sizes, find, fit_guards, load, make, save
 from midward.sampling import Request
 
@@ -85,7 +86,7 @@ def test_a_packages_guard_may_look_at_signals(package, model, sampling, tmp_path
 def test_settings_of_a_guard_are_told_where_they_are_no_value():
     assert make("perplexity:reference=models: mine;window=5").settings.reference == "models: mine"
     assert make("perplexity:reference=null").settings.reference is None
-    with pytest.raises(GuardError, match=r"the guard 'sri': early: '\[' is no value"):
+    with pytest.raises(InputError, match=r"the guard 'sri': early: '\[' is no value"):
         make("sri:early=[")
 
 

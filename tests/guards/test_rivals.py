@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import midward
+from midward.errors import InputError
 from midward.guards import (
     STUB,
     ClassifierGuard,
@@ -239,9 +240,9 @@ def test_specs_name_a_guard_and_its_settings():
     assert make("sri:early=false;steps=first").settings.steps == "first"
     with pytest.raises(GuardError, match="Did you mean 'perplexity'"):
         make("perplexty")
-    with pytest.raises(GuardError, match=r"no setting .windw.\. Did you mean"):
+    with pytest.raises(InputError, match=r"no setting .windw.\. Did you mean"):
         make("perplexity:windw=5")
-    with pytest.raises(GuardError, match="window"):
+    with pytest.raises(InputError, match="window"):
         make("perplexity:window=-1")
     with pytest.raises(GuardError, match="NAME=VALUE"):
         make("sri:early")
@@ -249,7 +250,7 @@ def test_specs_name_a_guard_and_its_settings():
 
 def test_every_guard_is_of_one_shape():
     for name, info in every().items():
-        assert find(name) is info and info.looks in ("before", "during", "after") and info.about
+        assert find(name) is info and info.kind.looks in ("before", "during", "after") and info.kind.about
         assert {"fit", "score", "flag", "sample"} <= set(dir(info.kind))
 
 

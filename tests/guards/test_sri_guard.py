@@ -274,11 +274,6 @@ def test_several_readings_are_fitted_from_the_same_generations_and_a_file_knows_
     by_seed = loaded["sri"].scores_by_seed(model, [Exchange(Request("t30"), signal=signal) for signal in signals])
     assert by_seed.shape == (2, 30) and np.array_equal(by_seed[0], loaded["sri"].score_signals(signals))
     assert not np.allclose(by_seed[0], by_seed[1])
-    # A file from before the setting is read as its anchors say.
-    old = SRIGuard(epochs=5, seeds=1)
-    old.bound, old.settings = loaded["sri-generated"].bound, replace(old.settings, reading="response")
-    old.restore(loaded["sri-generated"].tensors())
-    assert old.settings.reading == "generated"
 
 
 def test_the_distance_is_scikit_learns_shrunk_one_and_its_prefixes_are_their_own():

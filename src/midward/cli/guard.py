@@ -194,7 +194,7 @@ def _listing() -> Result:
     def settings(info: GuardInfo) -> str:
         return " ".join(field.name for field in fields(info.kind.Settings))
 
-    version, looks, about = map(attrgetter, ("version", "looks", "about"))
+    version, looks, about = map(attrgetter, ("kind.version", "kind.looks", "kind.about"))
     columns: dict[str, Any] = {"version": version, "looks": looks, "settings": settings, "about": about}
     return plugins(every(), GuardInfo, columns)
 

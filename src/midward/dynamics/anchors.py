@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -73,14 +73,7 @@ class Anchors:
 
         The seed of the sampling may differ.
         """
-        different = []
-        if self.fingerprint != model.fingerprint:
-            theirs = f"{self.model}{f' + {self.adapter}' if self.adapter else ''}"
-            ours = f"{model.name}{f' + {model.adapter}' if model.adapter else ''}"
-            different.append(
-                f"the model {theirs} (fingerprint {self.fingerprint}) there, {ours} ({model.fingerprint}) here"
-            )
-        different += differing(asdict(self.sampling), asdict(sampling), but=("seed",))
+        different = mismatches(self.record(), made_for(model, sampling))
         shape = (steps_of(model, sampling), model.hidden_size)
         if not different and tuple(self.mu_harmless.shape) != shape:
             different.append(f"[T, D] {tuple(self.mu_harmless.shape)} there, {shape} here")
@@ -141,6 +134,35 @@ class Anchors:
         return cls.rebuild(tensors, record.settings, str(path))
 
 
+def made_for(model: LanguageModel, sampling: Sampling) -> dict[str, Any]:
+    """What anchors and guards are bound to, as JSON: model, adapter (names), fingerprint, sampling (its settings)."""
+    names = {"model": model.name, "adapter": model.adapter, "fingerprint": model.fingerprint}
+    return {**names, "sampling": asdict(sampling)}
+
+
+def mismatches(
+    there: Mapping[str, Any], here: Mapping[str, Any], tied_to: Collection[str] = ("model", "sampling")
+) -> list[str]:
+    """What of `here` isn't what something was fitted for, in words; names and the sampling's seed may differ.
+
+    Args:
+        there: what it was fitted for, as `made_for` has it.
+        here: what is at hand, as `made_for` has it.
+        tied_to: which of model and sampling must be the same.
+    """
+    different = []
+    if "model" in tied_to and there["fingerprint"] != here["fingerprint"]:
+        different.append(f"the model {_titled(there)} there, {_titled(here)} here")
+    if "sampling" in tied_to:
+        different += differing(there["sampling"], here["sampling"], but=("seed",))
+    return different
+
+
+def _titled(bound: Mapping[str, Any]) -> str:
+    adapter = f" with adapter {bound['adapter']!r}" if bound["adapter"] else ""
+    return f"{bound['model']!r}{adapter} ({bound['fingerprint']})"
+
+
 class _File(Record):
     noun: ClassVar[str] = "file of anchors"
     format: Literal["midward sri anchors 1"] = "midward sri anchors 1"
@@ -162,7 +184,7 @@ def fit_anchors(
     needs_all_steps: bool = True,
     batch_size: int = 16,
     kept: Path | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[View, Anchors]:
     """Fit anchors for a model and sampling, in all views from the same generations; the paper takes 400 prompts each.
 
@@ -178,7 +200,7 @@ def fit_anchors(
         kept: what the names of files begin with, `<kept>-<reading>-<layer>-<key>.safetensors`, the key over all that
             the anchors depend on. What is there is read; what isn't is fitted and written, and a fit that broke off
             goes on with the batch it was at.
-        progress: called with the number of prompts just done.
+        progress: called with the number of prompts done, and of how many.
 
     Returns:
         view -> anchors.
@@ -188,6 +210,8 @@ def fit_anchors(
     """
     sampling = sampling or Sampling.for_model(model)
     settings: dict[str, Any] = {"region": region, "needs_all_steps": needs_all_steps}
+    total = len(harmless) + len(harmful)
+    # 1. What is there: anchors, or the sums of a fit that broke off.
     paths: dict[View, Path] = {}
     unfinished = None
     if kept is not None:
@@ -199,20 +223,18 @@ def fit_anchors(
         for reading, layer in views:
             name = f"{reading}-{'last' if layer == LAST else layer}-{key_of(**about, view=[reading, layer])}"
             paths[reading, layer] = kept.with_name(f"{kept.name}-{name}.safetensors")
-        unfinished = kept.with_name(f"{kept.name}-{key_of(**about, views=sorted(views))}.unfinished")
-    there = {view: Anchors.load(path) for view, path in paths.items() if path.exists()}
-    missing = [view for view in views if view not in there]
-    if not missing:
-        progress(len(harmless) + len(harmful))
-        return there
-    layers = {reading: sorted({layer for name, layer in missing if name == reading}) for reading, _ in missing}
-
-    means = _read_means(unfinished) if unfinished else {}
+        unfinished = kept.with_name(f"{kept.name}-{key_of(**about, in_order=list(views))}.unfinished")
+    fitted = {view: Anchors.load(path) for view, path in paths.items() if path.exists()}
+    if len(fitted) == len(views):
+        progress(total, total)
+        return fitted
+    done, means = _resumed(unfinished)
+    progress(sum(done.values()), total)
+    # 2. States of the generations that count, all views of one stacked: [V, T, D].
+    layers = {reading: sorted({layer for name, layer in views if name == reading}) for reading, _ in views}
     for kind, prompts, wanted in (("harmless", harmless, False), ("harmful", harmful, True)):
-        done, of_kind = means.get(kind, (0, {}))
-        of_kind = of_kind or {view: Mean() for view in missing}
-        progress(done)
-        for start in range(done, len(prompts), batch_size):
+        mean = means.setdefault(kind, Mean())
+        for start in range(done.get(kind, 0), len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             watchers = {
                 reading: PooledStates(numbers, reading=reading, region=region, needs_all_steps=needs_all_steps)
@@ -221,25 +243,29 @@ def fit_anchors(
             responses = sample(model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values()))
             for row, response in enumerate(responses):
                 if response.error is None and refused(response.text) is wanted:
-                    for (reading, layer), mean in of_kind.items():
-                        mean.add(watchers[reading].states(row, layer))
-            means[kind] = (start + len(batch), of_kind)
+                    mean.add(torch.stack([watchers[reading].states(row, layer) for reading, layer in views]))
+            done[kind] = start + len(batch)
             if unfinished:
-                _write_means(unfinished, means)
-            progress(len(batch))
-        if not all(mean.count for mean in of_kind.values()):
+                unfinished.parent.mkdir(parents=True, exist_ok=True)
+                totals = {name: each.total for name, each in means.items() if each.total is not None}
+                counts = {name: (done[name], each.count) for name, each in means.items()}
+                save_tensors(unfinished, totals, _Unfinished(done=counts))
+            progress(sum(done.values()), total)
+        if not mean.count:
             if unfinished:
                 unfinished.unlink(missing_ok=True)
             raise AnchorsError(
                 f"none of the {len(prompts)} {kind} prompts was {'refused' if wanted else 'answered'}, so there is "
                 "nothing to average; use other prompts or another sampling."
             )
-        means[kind] = (len(prompts), of_kind)
-    for reading, layer in missing:
-        complying, refusing = (means[kind][1][reading, layer] for kind in ("harmless", "harmful"))
-        there[reading, layer] = Anchors(
-            complying.value,
-            refusing.value,
+    # 3. Their means.
+    complying, refusing = means["harmless"], means["harmful"]
+    for number, (reading, layer) in enumerate(views):
+        if (reading, layer) in fitted:
+            continue
+        fitted[reading, layer] = Anchors(
+            complying.value[number],
+            refusing.value[number],
             counts=(complying.count, refusing.count),
             model=model.name,
             adapter=model.adapter,
@@ -250,43 +276,27 @@ def fit_anchors(
             **settings,
         )
         if paths:
-            there[reading, layer].save(paths[reading, layer])
+            fitted[reading, layer].save(paths[reading, layer])
     if unfinished:
         unfinished.unlink(missing_ok=True)
-    return there
-
-
-#: Kind of prompt -> how many are done, and the mean of each view so far.
-_Means = dict[str, tuple[int, dict[View, Mean]]]
+    return fitted
 
 
 class _Unfinished(Record):
-    """done: kind of prompt -> how many are done, and how many of them count."""
+    """done: kind of prompt -> how many are done, and how many of them count. The tensors are their sums, by kind."""
 
     noun: ClassVar[str] = "unfinished fit of anchors"
     done: dict[str, tuple[int, int]]
 
 
-def _write_means(path: Path, means: _Means) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = {kind: (prompts, next(iter(of_kind.values())).count) for kind, (prompts, of_kind) in means.items()}
-    tensors = {
-        f"{kind}.{reading}.{layer}": mean.total
-        for kind, (_, of_kind) in means.items()
-        for (reading, layer), mean in of_kind.items()
-        if mean.total is not None
-    }
-    save_tensors(path, tensors, _Unfinished(done=done))
-
-
-def _read_means(path: Path) -> _Means:
-    """What `_write_means` wrote; nothing where there is no such file, or a damaged one."""
+def _resumed(path: Path | None) -> tuple[dict[str, int], dict[str, Mean]]:
+    """How many prompts of each kind are done, and their means; nothing without a file, or with a damaged one."""
     try:
+        if path is None:
+            return {}, {}
         record, tensors = load_tensors(path, _Unfinished)
-        means: _Means = {kind: (prompts, {}) for kind, (prompts, _) in record.done.items()}
-        for name, total in tensors.items():
-            kind, reading, layer = name.split(".")
-            means[kind][1][reading, int(layer)] = Mean(record.done[kind][1], torch.from_numpy(total))
-    except (InputError, MissingFile, ValueError, KeyError):
-        return {}
-    return means
+    except (InputError, MissingFile):
+        return {}, {}
+    totals = {kind: torch.from_numpy(total) for kind, total in tensors.items()}
+    means = {kind: Mean(count, totals.get(kind)) for kind, (_, count) in record.done.items()}
+    return {kind: prompts for kind, (prompts, _) in record.done.items()}, means

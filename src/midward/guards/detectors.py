@@ -10,26 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy.special import logit
 from sklearn.covariance import ledoit_wolf
 
+from midward.dynamics import Autoencoder
 from midward.errors import InputError
 
 QUANTILE = 0.99  # of the training signals' errors, which is their scale
 _CLOSEST = 1e-13  # to 0 and 1 that a signal is read: its logit is within 30 of 0, where float64 still tells it
-
-
-class Fitted(Protocol):
-    """What was fitted on harmless signals: an `Autoencoder`, or a `Mahalanobis`."""
-
-    def error_at(self, begun: np.ndarray) -> np.ndarray:
-        """How far the first steps [N, t] are from those of harmless signals [N]."""
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """All that was fitted, for a guard's file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,3 +106,7 @@ class Mahalanobis:
 
 def _logits(signals: np.ndarray) -> np.ndarray:
     return np.asarray(logit(np.clip(signals, _CLOSEST, 1 - _CLOSEST)))
+
+
+#: What is fitted on harmless signals: `error_at` says how far the first steps of others are from them.
+Fitted = Autoencoder | Mahalanobis

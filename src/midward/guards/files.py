@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,7 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from midward.errors import InputError, MissingFile
+from midward._hints import near_path
+from midward.errors import InputError
 from midward.guards.guard import Guard, GuardError, settings_of
 from midward.guards.registry import find
 from midward.models import LanguageModel
@@ -21,6 +21,8 @@ from midward.tensors import Record, load_record, load_tensors, save_tensors
 
 #: Bytes; a guard of an 8B model with 1,024 steps is a tenth of it.
 LARGEST = 1 << 28
+#: Attributes of a guard that stand in its file as they are.
+_KEPT = ("alpha", "calibrated", "fitted_on", "bound")
 
 
 class About(BaseModel):
@@ -51,15 +53,8 @@ def save(guard: Guard, path: str | Path) -> Path:
         raise GuardError(f"the guard {guard.name!r} isn't fitted yet, so there is nothing to save.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = About(
-        guard=guard.name,
-        version=guard.version,
-        settings=asdict(guard.settings),
-        alpha=guard.alpha,
-        calibrated=guard.calibrated,
-        fitted_on=guard.fitted_on,
-        bound=guard.bound,
-    )
+    kept = {name: getattr(guard, name) for name in _KEPT}
+    about = About(guard=guard.name, version=guard.version, settings=asdict(guard.settings), **kept)
     save_tensors(path, {"threshold": np.array([guard.threshold]), **guard.tensors()}, GuardFile(about=about))
     return path
 
@@ -67,14 +62,13 @@ def save(guard: Guard, path: str | Path) -> Path:
 def describe(path: str | Path) -> dict[str, Any]:
     """What a guard's file says of itself: guard, version, settings, alpha, calibrated, fitted_on, bound.
 
-    Raises GuardError.
+    Raises InputError for what is no guard's file.
     """
-    with _readable(path) as file:
-        return load_record(file, GuardFile).about.model_dump()
+    return load_record(_file(path), GuardFile).about.model_dump()
 
 
 def sampling_of(path: str | Path) -> dict[str, Any]:
-    """The settings of `Sampling` that a guard's file is bound to, see `settings_of`. Raises GuardError."""
+    """The settings of `Sampling` that a guard's file is bound to, see `settings_of`. Raises as `describe` does."""
     about = describe(path)
     return settings_of(find(about["guard"]).kind, about["bound"])
 
@@ -88,25 +82,25 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
         sampling: what it must have been fitted for, but for the seed.
 
     Raises:
-        GuardError: a missing, torn or foreign file, a guard there isn't, one of another version, values that no fitted
-            guard has, or another model, adapter or sampling, saying what differs.
+        InputError: a torn or foreign file; GuardError, which is one, for a missing file, a guard there isn't, one of
+            another version, values that no fitted guard has, or another model, adapter or sampling, saying what
+            differs.
     """
-    with _readable(path) as file:
-        record, tensors = load_tensors(file, GuardFile)
-    about, info = record.about, find(record.about.guard)
-    if about.version != info.version:
+    record, tensors = load_tensors(_file(path), GuardFile)
+    about, kind = record.about, find(record.about.guard).kind
+    if about.version != kind.version:
         raise GuardError(
-            f"{path} holds version {about.version!r} of the guard {info.name!r}, and this is version "
-            f"{info.version!r}; fit it anew."
+            f"{path} holds version {about.version!r} of the guard {kind.name!r}, and this is version "
+            f"{kind.version!r}; fit it anew."
         )
     if strange := [name for name, value in tensors.items() if not np.isfinite(value.astype(np.float64)).all()]:
         raise GuardError(f"{path} holds values that aren't finite numbers, in {strange[0]!r}; it isn't used.")
     try:
-        guard = info.kind(**about.settings)
+        guard = kind(**about.settings)
         [threshold] = tensors.pop("threshold")
         guard.threshold = float(threshold)
-        guard.alpha, guard.calibrated, guard.bound = about.alpha, about.calibrated, about.bound
-        guard.fitted_on = about.fitted_on
+        for name in _KEPT:
+            setattr(guard, name, getattr(about, name))
         if missing := {"model", "adapter", "fingerprint", "sampling"} - set(guard.bound):
             raise InputError(f"it doesn't say for which {min(missing)} it is")
         Sampling(**guard.bound["sampling"])
@@ -125,7 +119,7 @@ def files_of(paths: Sequence[str | Path]) -> dict[str, Path]:
         label -> file.
 
     Raises:
-        GuardError: for what isn't there or is no guard, or two of one name.
+        InputError: for what isn't there or is no guard, or two of one name.
     """
     files: dict[str, Path] = {}
     for path in map(Path, paths):
@@ -142,18 +136,12 @@ def files_of(paths: Sequence[str | Path]) -> dict[str, Path]:
     return files
 
 
-@contextmanager
-def _readable(path: str | Path) -> Iterator[Path]:
-    """The file of a guard, in a block that reads it."""
+def _file(path: str | Path) -> Path:
+    """The file of a guard, or the one that its folder stands for. Raises GuardError for none, or one too large."""
     path = Path(path)
     path = path / "sri.safetensors" if path.is_dir() else path
-    try:
-        if path.is_file() and path.stat().st_size > LARGEST:
-            raise InputError(f"{path} has {path.stat().st_size} bytes, more than any guard; it isn't read.")
-        yield path
-    except MissingFile as error:
-        raise GuardError(f"{error} midward guard fit writes one.") from None
-    except GuardError:
-        raise
-    except InputError as error:
-        raise GuardError(str(error)) from None
+    if not path.is_file():
+        raise GuardError(f"there is no guard at {path}.{near_path(path)} midward guard fit writes one.")
+    if path.stat().st_size > LARGEST:
+        raise GuardError(f"{path} has {path.stat().st_size} bytes, more than any guard; it isn't read.")
+    return path

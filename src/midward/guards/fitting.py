@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from midward.dynamics import Anchors, AnchorsError, View, fit_anchors
+from midward.dynamics import Anchors, View, fit_anchors
 from midward.guards.config import Sizes
 from midward.guards.files import save
 from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold, prompt_hash
@@ -58,11 +59,23 @@ def fit_guards(
 
     Raises:
         GuardError: where there are too few prompts, before anything is sampled.
+        AnchorsError: where the model answers none of the harmless prompts, or refuses none of the harmful ones.
     """
     folder = Path(folder)
     sampling, sizes = sampling or Sampling.for_model(model), sizes or Sizes()
     views = {label: view for label, guard in guards.items() if (view := guard.view(model))}
-    _check(guards, bool(views), harmless, harmful, sizes, alpha)
+    if not guards:
+        raise GuardError("there is no guard to fit; name one or more.")
+    conformal_threshold(np.arange(sizes.held_out), alpha)  # too few for alpha is told before anything is sampled
+    least = sizes.harmless if views else sizes.held_out
+    if len(harmless) < least:
+        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if views else ""
+        raise GuardError(
+            f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
+            "Give more, or smaller parts."
+        )
+    if views and not harmful:
+        raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some.")
     # 1. Harmless prompts, each used for one thing.
     for_anchors, harmful = harmless[: sizes.anchors], harmful[: sizes.anchors]
     train = harmless[sizes.anchors : sizes.anchors + sizes.train] if views else []
@@ -70,28 +83,18 @@ def fit_guards(
     # 2. Anchors in every view that some guard has.
     anchors: dict[View, Anchors] = {}
     if views:
-        done = 0
-
-        def count(prompts: int) -> None:
-            nonlocal done
-            done += prompts
-            progress("anchors", done, len(for_anchors) + len(harmful))
-
-        try:
-            anchors = fit_anchors(
-                model,
-                [case.request for case in for_anchors],
-                [case.request for case in harmful],
-                refused=refused,
-                sampling=sampling,
-                views=sorted(set(views.values())),
-                needs_all_steps=False,
-                batch_size=batch_size,
-                kept=folder / "anchors",
-                progress=count,
-            )
-        except AnchorsError as error:
-            raise GuardError(str(error)) from None
+        anchors = fit_anchors(
+            model,
+            [case.request for case in for_anchors],
+            [case.request for case in harmful],
+            refused=refused,
+            sampling=sampling,
+            views=sorted(set(views.values())),
+            needs_all_steps=False,
+            batch_size=batch_size,
+            kept=folder / "anchors",
+            progress=partial(progress, "anchors"),
+        )
     # 3. Answers to the others, with their signals.
     by_digest = {each.digest: each for each in anchors.values()}
     rows = measure(
@@ -106,7 +109,7 @@ def fit_guards(
         readers=[lambda: Signals(by_digest)],
         depends={"anchors": sorted(by_digest)},
         batch_size=batch_size,
-        progress=lambda done, of: progress("harmless prompts", done, of),
+        progress=partial(progress, "harmless prompts"),
     )
     if failed := next((row for row in rows if row.get("error")), None):
         raise GuardError(f"a harmless prompt has no response to fit on: {failed['error']}")
@@ -115,8 +118,8 @@ def fit_guards(
     for number, (label, guard) in enumerate(guards.items()):
         progress("calibrating", number, len(guards))
         exchanges = [
-            Exchange(case.request, row["response"], plain=_text(case))
-            for case, row in zip(held_out, rows, strict=False)
+            Exchange(case.request, row["response"], plain=prompt if isinstance(prompt, str) else None)
+            for case, row, prompt in zip(held_out, rows, (case.request.prompt for case in held_out), strict=False)
         ]
         if label in views:
             signals = signals_of(rows, anchors[views[label]].digest)
@@ -130,29 +133,3 @@ def fit_guards(
         paths[label] = save(guard, folder / f"{label}.safetensors")
     progress("calibrating", len(guards), len(guards))
     return paths
-
-
-def _text(case: Case) -> str | None:
-    return case.request.prompt if isinstance(case.request.prompt, str) else None
-
-
-def _check(
-    guards: Mapping[str, Guard],
-    signals: bool,
-    harmless: Sequence[Case],
-    harmful: Sequence[Case],
-    sizes: Sizes,
-    alpha: float,
-) -> None:
-    if not guards:
-        raise GuardError("there is no guard to fit; name one or more.")
-    conformal_threshold(np.arange(sizes.held_out), alpha)  # too few for alpha is told before anything is sampled
-    least = sizes.harmless if signals else sizes.held_out
-    if len(harmless) < least:
-        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if signals else ""
-        raise GuardError(
-            f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
-            "Give more, or smaller parts."
-        )
-    if signals and not harmful:
-        raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some.")

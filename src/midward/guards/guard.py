@@ -12,13 +12,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from midward._hints import differing
 from midward._settings import read_settings
-from midward.dynamics import Anchors, AnchorsError, SRISignal, View
+from midward.dynamics import Anchors, SRISignal, View
+from midward.dynamics.anchors import made_for, mismatches
 from midward.errors import InputError
 from midward.guards.config import GuardError
 from midward.models import LanguageModel
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Look = Literal["before", "during", "after"]
 LOOKS: tuple[Look, ...] = ("before", "during", "after")
-_ANCHORS = "anchors."  # before the names of their arrays in a guard's file
+ANCHORS = "anchors."  # before the names of their arrays in a guard's file
 
 #: What stands in the place of a flagged response.
 STUB = "I can't help with that."
@@ -134,10 +135,7 @@ class Guard(ABC):
     repairs: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
-        try:
-            self.settings = read_settings(self.Settings, settings, f"the guard {self.name!r}")
-        except ValueError as error:
-            raise GuardError(str(error)) from None
+        self.settings = read_settings(self.Settings, settings, f"the guard {self.name!r}")
         self.threshold = math.inf
         self.alpha: float | None = None
         self.calibrated = 0
@@ -219,34 +217,19 @@ class Guard(ABC):
     # --- what it belongs to ---------------------------------------------------------------------------------
 
     def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
-        """Note which model and sampling the guard is for. Raises GuardError where its anchors are for others."""
+        """Note which model and sampling the guard is for. Raises AnchorsMismatch where its anchors are for others."""
         sampling = sampling or Sampling.for_model(model)
-        self.bound = {
-            "model": model.name,
-            "adapter": model.adapter,
-            "fingerprint": model.fingerprint,
-            "sampling": asdict(sampling),
-        }
+        self.bound = made_for(model, sampling)
         if self.anchors is not None:
-            try:
-                self.anchors.check(model, sampling)
-            except AnchorsError as error:
-                raise GuardError(str(error)) from None
+            self.anchors.check(model, sampling)
             self.bound["anchors"] = self.anchors.record()
 
     def check(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
         """Raise GuardError, saying what differs, unless the guard is fitted and for this model and sampling."""
         if not self.bound:
             raise GuardError(f"the guard {self.name!r} isn't fitted yet; see midward guard fit.")
-        different = []
-        if "model" in self.tied_to and self.bound["fingerprint"] != model.fingerprint:
-            different.append(
-                f"model {_titled(self.bound)} ({self.bound['fingerprint']}) there, "
-                f"{_titled({'model': model.name, 'adapter': model.adapter})} ({model.fingerprint}) here"
-            )
-        if "sampling" in self.tied_to and sampling is not None:
-            different += differing(self.bound["sampling"], asdict(sampling), but=("seed",))
-        if different:
+        tied_to = self.tied_to if sampling else [thing for thing in self.tied_to if thing != "sampling"]
+        if different := mismatches(self.bound, made_for(model, sampling or Sampling()), tied_to):
             raise GuardError(
                 f"the guard {self.name!r} was fitted for something else: {'; '.join(different)}. Fit one for these "
                 "settings: midward guard fit."
@@ -294,44 +277,26 @@ class Guard(ABC):
         sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
         self.check(model, sampling)
         pairs = [resolve(model, request, sampling.length, index) for index, request in enumerate(requests)]
-        return self._guarded(model, pairs, sampling, batch_size, watchers)
-
-    def _guarded(
-        self,
-        model: LanguageModel,
-        pairs: Sequence[tuple[Request, list[int]]],
-        sampling: Sampling,
-        batch_size: int,
-        watchers: Sequence[Watcher],
-    ) -> list[Response]:
-        requests = [request for request, _ in pairs]
-        exchanges = [Exchange(request) for request in requests]
+        exchanges = [Exchange(request) for request, _ in pairs]
+        how: dict[str, Any] = {"batch_size": batch_size, "watchers": watchers}
         if self.repairs:
-            return self.answer(model, exchanges, sampling, batch_size=batch_size, watchers=watchers)
-        verdicts: list[Verdict | None] = [None] * len(pairs)
+            return self.answer(model, exchanges, sampling, **how)
         if self.looks == "before":
-            verdicts = list(self._verdicts(self.score(model, exchanges, batch_size=batch_size)))
-        passed = [i for i, verdict in enumerate(verdicts) if verdict is None or not verdict.flagged]
-        stopped: dict[int, int] = {}
-        signals = self.watcher(stopped)
-        watchers = [*watchers, *([signals] if signals else [])]
-        sampled = sample(model, [requests[i] for i in passed], sampling, batch_size=batch_size, watchers=watchers)
-        responses = dict(zip(passed, sampled, strict=True))
-        if self.looks != "before":
-            for i, exchange in enumerate(exchanges):
-                stop = stopped[i] + 1 if i in stopped else None
-                signal = None if signals is None else signals.signal(i).numpy()[:stop]
-                exchanges[i] = replace(exchange, text=responses[i].text, signal=signal)
-            verdicts = [
-                _seen(verdict, exchange.signal, stopped.get(i))
-                for i, (verdict, exchange) in enumerate(
-                    zip(self._verdicts(self.score(model, exchanges, batch_size=batch_size)), exchanges, strict=True)
-                )
-            ]
-        return [
-            told(model, responses.get(i), verdict, prompt_ids)
-            for i, (verdict, (_, prompt_ids)) in enumerate(zip(verdicts, pairs, strict=True))
-        ]
+            verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
+            passed = [i for i, verdict in enumerate(verdicts) if not verdict.flagged]
+            sampled = sample(model, [exchanges[i].request for i in passed], sampling, **how)
+            responses: dict[int, Response] = dict(zip(passed, sampled, strict=True))
+        else:
+            stopped: dict[int, int] = {}
+            signals = self.watcher(stopped)
+            how["watchers"] = [*watchers, *([signals] if signals else [])]
+            responses = dict(enumerate(sample(model, [request for request, _ in pairs], sampling, **how)))
+            for i, response in responses.items():
+                signal = signals.signal(i).numpy()[: stopped[i] + 1 if i in stopped else None] if signals else None
+                exchanges[i] = replace(exchanges[i], text=response.text, signal=signal)
+            verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
+            verdicts = [_seen(verdicts[i], each.signal, stopped.get(i)) for i, each in enumerate(exchanges)]
+        return [told(model, responses.get(i), verdicts[i], ids) for i, (_, ids) in enumerate(pairs)]
 
     def answer(
         self,
@@ -346,21 +311,20 @@ class Guard(ABC):
         raise NotImplementedError
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
-        return [
-            Verdict(self.name, self.looks, bool(flagged), _or_none(score), self.threshold)
-            for score, flagged in zip(scores.tolist(), self.flag(scores).tolist(), strict=True)
-        ]
+        known = [None if math.isnan(score) else score for score in scores.tolist()]
+        flags = self.flag(scores).tolist()
+        return [Verdict(self.name, self.looks, flags[i], score, self.threshold) for i, score in enumerate(known)]
 
     # --- on the disk ----------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What was fitted beside the threshold, for the file."""
         tensors = {} if self.anchors is None else self.anchors.tensors()
-        return {f"{_ANCHORS}{name}": value for name, value in tensors.items()}
+        return {f"{ANCHORS}{name}": value for name, value in tensors.items()}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Take `tensors` back. Raises InputError or KeyError over what it can't have written."""
-        anchors = {name.removeprefix(_ANCHORS): tensor for name, tensor in tensors.items() if name.startswith(_ANCHORS)}
+        anchors = {name.removeprefix(ANCHORS): tensor for name, tensor in tensors.items() if name.startswith(ANCHORS)}
         if len(anchors) < len(tensors):
             raise InputError(f"it holds {max(tensors)!r}, which a guard {self.name!r} has no use for")
         if anchors:
@@ -377,12 +341,11 @@ def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in bound["sampling"].items() if name != "seed"}
 
 
-def told(model: LanguageModel, response: Response | None, verdict: Verdict | None, prompt_ids: list[int]) -> Response:
+def told(model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int]) -> Response:
     """The response as it leaves the guard: with its verdict, or the stub. An error stays one, unscored."""
     if response is not None and response.error is not None:
-        return replace(response, verdict=verdict and replace(verdict, flagged=False, score=None))
-    if verdict is None or not verdict.flagged:
-        assert response is not None
+        return replace(response, verdict=replace(verdict, flagged=False, score=None))
+    if response is not None and not verdict.flagged:
         return replace(response, verdict=verdict)
     ids = model.tokenizer.encode(STUB, add_special_tokens=False)
     nfe, steps = (response.nfe, response.steps) if response else (0, 0)
@@ -415,15 +378,13 @@ def around(model: LanguageModel) -> tuple[list[int], list[int]]:
     if not getattr(model.tokenizer, "chat_template", None):
         return [], []
     empty, word = model.encode(""), model.encode("a")
-    start = _shared(empty, word)
-    stop = min(_shared(empty[::-1], word[::-1]), len(empty) - start)
-    return empty[:start], empty[len(empty) - stop :]
+    head, tail = _shared(empty, word), _shared(empty[::-1], word[::-1])[::-1]
+    return head, tail[max(0, len(head) + len(tail) - len(empty)) :]
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _shared(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    """The tokens that both begin with."""
+    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
 
 
 def _between(model: LanguageModel, ids: list[int]) -> str:
@@ -440,11 +401,3 @@ def _seen(verdict: Verdict, signal: np.ndarray | None, step: int | None) -> Verd
         return verdict
     shown = tuple(signal.tolist()) if np.isfinite(signal).all() else None
     return replace(verdict, flagged=verdict.flagged or step is not None, step=step, signal=shown)
-
-
-def _or_none(score: float) -> float | None:
-    return None if math.isnan(score) else score
-
-
-def _titled(model: Mapping[str, Any]) -> str:
-    return f"{model['model']!r}" + (f" with adapter {model['adapter']!r}" if model["adapter"] else "")

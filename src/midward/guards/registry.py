@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from midward._plugins import Plugins
 from midward._settings import read_value
@@ -10,7 +11,7 @@ from midward.errors import InputError
 from midward.guards.classifier import ClassifierGuard
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
-from midward.guards.guard import LOOKS, Guard, GuardError, Look
+from midward.guards.guard import LOOKS, Guard, GuardError
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
 from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
@@ -18,25 +19,9 @@ from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 @dataclass(frozen=True)
 class GuardInfo:
-    """A guard on the list. kind: its class, from which the rest is read."""
+    """A guard on the list. kind: its class, which says its name, version, what it is about and when it looks."""
 
     kind: type[Guard]
-
-    @property
-    def name(self) -> str:
-        return self.kind.name
-
-    @property
-    def version(self) -> str:
-        return self.kind.version
-
-    @property
-    def about(self) -> str:
-        return self.kind.about
-
-    @property
-    def looks(self) -> Look:
-        return self.kind.looks
 
 
 #: The guards of this package, by name.
@@ -56,11 +41,11 @@ GUARDS: dict[str, GuardInfo] = {
 
 
 def _check(info: GuardInfo) -> None:
-    if info.looks not in LOOKS:
-        raise InputError(f"looks {info.looks!r}, none of {', '.join(LOOKS)}.")
+    if info.kind.looks not in LOOKS:
+        raise InputError(f"looks {info.kind.looks!r}, none of {', '.join(LOOKS)}.")
 
 
-_PLUGINS = Plugins("guard", "midward.guards", GuardInfo, GUARDS, GuardError, _check)
+_PLUGINS = Plugins("guard", "midward.guards", GuardInfo, GUARDS, GuardError, _check, attrgetter("kind.name"))
 #: find(name): the guard of this name, ours or a package's. Raises GuardError for an unknown name, or one that can't be
 #: loaded.
 find = _PLUGINS.find
@@ -72,7 +57,7 @@ every = _PLUGINS.every
 def make(spec: str) -> Guard:
     """A guard by name, perhaps with settings: `sri`, `sri:early=false`, `perplexity:reference=gpt2;window=5`.
 
-    Raises GuardError for an unknown name or setting, and for a value out of range.
+    Raises InputError for an unknown name or setting, and for a value out of range.
     """
     name, _, given = spec.partition(":")
     kind = find(name.strip()).kind
@@ -82,8 +67,5 @@ def make(spec: str) -> Guard:
         if not equals:
             raise GuardError(f"a guard's settings are NAME=VALUE, separated by ';'; received {setting!r} in {spec!r}.")
         key = key.strip()
-        try:
-            settings[key] = read_value(kind.Settings, key, value, f"the guard {name!r}: {key}")
-        except ValueError as error:
-            raise GuardError(str(error)) from None
+        settings[key] = read_value(kind.Settings, key, value, f"the guard {name!r}: {key}")
     return kind(**settings)

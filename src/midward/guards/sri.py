@@ -16,11 +16,10 @@ from pydantic.dataclasses import dataclass
 from midward._hints import one_of
 from midward.dynamics import Anchors, Autoencoder, SRISignal, View, layers_of
 from midward.dynamics.sri import HIDDEN
-from midward.dynamics.states import LAST
-from midward.guards.detectors import Detector, Mahalanobis
-from midward.guards.guard import Exchange, Guard, GuardError
+from midward.guards.detectors import Detector, Fitted, Mahalanobis
+from midward.guards.guard import ANCHORS, Exchange, Guard, GuardError
 from midward.models import LanguageModel
-from midward.sampling import Sampling, Step
+from midward.sampling import Step
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,12 +94,12 @@ class SRIGuard(Guard):
         self.detectors = tuple(Detector.of(fitted, seen) for fitted in self._fitted(seen))
         return self
 
-    def _fitted(self, signals: np.ndarray) -> Sequence[Autoencoder | Mahalanobis]:
+    def _fitted(self, signals: np.ndarray) -> Sequence[Fitted]:
         own = self.settings
         seeds = range(own.seed, own.seed + own.seeds)
         return [Autoencoder.fit(signals, hidden=own.hidden, epochs=own.epochs, seed=seed) for seed in seeds]
 
-    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Autoencoder | Mahalanobis:
+    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Fitted:
         return Autoencoder.rebuild(tensors, self.settings.hidden, steps)
 
     def score(self, model: LanguageModel | None, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
@@ -147,9 +146,8 @@ class SRIGuard(Guard):
     # --- while sampling -------------------------------------------------------------------------------------
 
     def watcher(self, stopped: dict[int, int] | None = None) -> SRISignal:
-        if self.anchors is None:
-            raise GuardError(f"the guard {self.name!r} isn't trained yet; see midward guard fit.")
         trained, first = self._trained, self._first
+        assert self.anchors is not None  # `train` takes both
         most = self._steps(len(self.anchors.mu_harmless))
 
         def decide(step: Step, sigma: np.ndarray, reached: list[int]) -> None:
@@ -190,11 +188,6 @@ class SRIGuard(Guard):
         """The steps that are looked at, of signals [N, t]."""
         return np.asarray(signals, dtype=float)[:, self._first :][:, : self._steps(signals.shape[1])]
 
-    def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
-        if self.anchors is None:
-            raise GuardError(f"the guard {self.name!r} is trained before it is calibrated; see `train`.")
-        super().bind(model, sampling)
-
     def tensors(self) -> dict[str, np.ndarray]:
         tensors = super().tensors() | self._trained.tensors()
         for number, other in enumerate(self.detectors[1:], 1):
@@ -202,16 +195,13 @@ class SRIGuard(Guard):
         return tensors
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        super().restore({name: value for name, value in tensors.items() if name.startswith("anchors.")})
+        anchors = {name: value for name, value in tensors.items() if name.startswith(ANCHORS)}
+        super().restore(anchors)
         assert self.anchors is not None
         detectors: dict[str, dict[str, np.ndarray]] = {}  # by seed, the first one's without a name
-        for name, value in tensors.items():
-            if not name.startswith("anchors."):
-                seed, _, own = name.rpartition("/")
-                detectors.setdefault(seed, {})[own] = value
-        # A file from before guards had these settings is read as its anchors say.
-        layer = {LAST: "last", 0: "first"}.get(self.anchors.layer, "middle")
-        self.settings = replace(self.settings, reading=self.anchors.reading, layer=layer)
+        for name in tensors.keys() - anchors.keys():
+            seed, _, own = name.rpartition("/")
+            detectors.setdefault(seed, {})[own] = tensors[name]
         steps = self._steps(len(self.anchors.mu_harmless))
         self.detectors = tuple(
             Detector.rebuild(self._rebuilt(own, steps), own, steps) for _, own in sorted(detectors.items())
@@ -226,8 +216,8 @@ class SRIMahalanobisGuard(SRIGuard):
     about = "the distance from harmless SRI signals on the logit scale, over the steps"
     Settings = SRIMaha
 
-    def _fitted(self, signals: np.ndarray) -> Sequence[Autoencoder | Mahalanobis]:
+    def _fitted(self, signals: np.ndarray) -> Sequence[Fitted]:
         return [Mahalanobis.fit(signals)]
 
-    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Autoencoder | Mahalanobis:
+    def _rebuilt(self, tensors: Mapping[str, np.ndarray], steps: int) -> Fitted:
         return Mahalanobis.rebuild(tensors, steps)

@@ -104,20 +104,13 @@ def run(
     attacked = _cases(model, goals["attacked"], harmful=True)
     harmless = _cases(model, goals["harmless"], harmful=False)
     fit_harmful = [case.request for case in _cases(model, goals["fit_harmful"], harmful=True)]
-    more = [case for case in _cases(model, goals["fit_harmless"], harmful=False)]
+    more = _cases(model, goals["fit_harmless"], harmful=False)
     fit_harmless, training = more[: config.fit], [replace(case, set="training") for case in more[config.fit :]]
     rows: dict[str, list[Row]] = {}
     trained: dict[str, list[Row]] = {}
     for name, sampling in samplers.items():
         closely = not rows or name == "paper"
         views = _views(model, config.reading, all_layers=closely)
-        done = 0
-
-        def count(prompts: int, name: str = name) -> None:
-            nonlocal done
-            done += prompts
-            progress(f"{name}: anchors", done, len(fit_harmless) + len(fit_harmful))
-
         fitted = fit_anchors(
             model,
             [case.request.prompt for case in fit_harmless],
@@ -128,7 +121,7 @@ def run(
             needs_all_steps=config.all_steps,
             batch_size=config.batch_size,
             kept=folder / "anchors" / name,
-            progress=count,
+            progress=partial(progress, f"{name}: anchors"),
         )
         anchors = {label: fitted[view] for label, view in views.items()}
         signals = partial(Signals, anchors, digits=DIGITS)
