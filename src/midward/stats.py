@@ -2,14 +2,15 @@
 
 What was seen is a sample of goals and, where a model or a detector was trained several times, of seeds. Both are drawn
 from more than was seen, so both make an interval wider: a goal is one draw, however often it was asked (in several
-sets, of several seeds), and a seed is one draw, however many goals it answered. One rule makes every interval:
+sets, of several seeds), and a seed is one draw, however many goals it answered. One rule makes every interval of a share, an area
+or a difference; a mean of numbers without ends takes steps 1 and 2 alone, and has no interval where all are alike:
 
 1. `_variance` takes the estimate's variance apart: what goals give, and what seeds give beyond what their answers' own
    chance explains (two-way variance components).
 2. `_half` adds the two with the quantile that each one's number allows, which for three seeds is 4.3 and not 1.96.
 3. Where values have ends (0..1), `_wilson` gives Wilson's interval for the size that has this variance, so it stays
    between the ends. One verdict a goal and one seed give Wilson's interval itself.
-4. The variance is taken with two goals more, one at each end, so that no interval is without width.
+4. The variance is taken with two goals more, one at each end, so that no interval of these is without width.
 
 `rate`, `mean`, `area` and `paired` each say how far every goal moves the estimate, and ask the rule.
 """

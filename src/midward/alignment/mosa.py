@@ -3,20 +3,24 @@
 Xie, Song, Luo, "Where to Start Alignment? Diffusion Large Language Model May Demand a Distinct Position", AAAI 2026,
 arXiv 2508.12398. No code was published. The trainer runs what stands here. A training step, and where each part is:
 
-1. Draw harmful prompts, and for each a safe sentence and a harmful one. Every safe sentence ends in the end-of-sequence
-   token: an attacker who wins the opening gets a response that breaks off in the middle. (data.Schedule, sentences.py)
+1. Draw harmful prompts, and a safe and a harmful sentence: one pair for the step (paper, `draw="step"`), or one for
+   each prompt [ours, the default]. Every safe sentence ends in the end-of-sequence token: an attacker who wins the
+   opening gets a response that breaks off in the middle. (data.Schedule, sentences.py)
 2. Put each prompt before a response of masks, and run the body twice: policy (adapter on), reference (adapter off).
 3. L[i, v]: the policy's log-probability of token v at response position i. (_head.head_rows, a chunk at a time)
-4. score(s) = max over starts k in the window, tokens 20 to 60, of the sum over j of L[k + j, s_j]. (Algorithm 1)
-5. Reward R = score(safe) - score(harmful).
-6. Minimise -R + beta KL(policy || reference), beta 0.05.
+4. score(s) = max over starts k in the window, 20 to 59 counted from 0, of the sum over j of L[k + j, s_j]. (Algorithm 1)
+5. Reward R = score(safe) - score(harmful), each at its own best start.
+6. Minimise -R + beta KL(policy || reference), beta 0.05. The KL is a mean over the response's tokens by default (the
+   paper doesn't say; `kl_reduction="sum"` weighs it a hundred times more).
 7. AdamW at 5e-5, gradients clipped at norm 0.01, one epoch, LoRA r 32 and alpha 64. (config.AlignConfig, trainer.py)
 
-"Initial alignment", the paper's baseline, has the response's first token as its only start. Recipe "paper" is all this
-and no more; the terms marked [ours] below are off in it.
+"Initial alignment", the paper's baseline, has the response's first token as its only start. Recipe "paper" leaves out
+every term marked [ours] below: floor, benign KL, revealed tokens. Where the paper is silent (the masked response, what
+the KL covers, a window that a sentence need only start in, the batch size) it takes our choice (docs/papers.md).
 
-Shapes: H harmful prompts, N benign prompts, T canvas length, L response length, R rows of the head, of which the first
-S are scored, C needed vocabulary columns, K starts in the window, M longest sentence, P sentence pairs a prompt.
+Shapes: H harmful prompts, N benign prompts, T canvas length, L response length, R response positions that the head is
+run on (the first S can hold a sentence), C vocabulary entries that occur in a sentence, K starts in the window, M
+longest sentence, P sentence pairs a prompt.
 """
 
 from dataclasses import dataclass
@@ -79,7 +83,8 @@ def reward(positive: Tensor, negative: Tensor, floor: Tensor | None = None) -> t
 
 @dataclass(frozen=True)
 class Terms:
-    """`loss`: mean over the batch's prompts, differentiable. `metrics`: name -> (sum, count), detached."""
+    """The loss, differentiable: -(mean reward of the pairs) + beta (mean KL of harmful prompts) + benign_beta (mean KL of
+    benign prompts) [ours]. `metrics`: name -> (sum, count), detached."""
 
     loss: Tensor
     metrics: dict[str, tuple[Tensor, int | Tensor]]
@@ -167,8 +172,12 @@ class MosaObjective:
 
 
 def over_refusal(batch: Batch, log_probs: Tensor, reference: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Measured only: on benign prompts, how much likelier than under the reference a refusal begins, in nats summed
-    over the prompts that have room for one, and how many these are. It may begin at token 0 or in the window."""
+    """Logged, not trained: how much likelier a refusal begins on benign prompts than under the reference.
+
+    Returns:
+        The sum over benign prompts of the log-probability of a refusal's first tokens at its best start (token 0, or in
+        the window), policy minus reference, in nats; and how many prompts have room for one.
+    """
     harmful = batch["safe"].shape[0]
     masked = batch["masked"][harmful:]
     best = []
