@@ -2,8 +2,9 @@
 
 What was seen is a sample of goals and, where a model or a detector was trained several times, of seeds. Both are drawn
 from more than was seen, so both make an interval wider: a goal is one draw, however often it was asked (in several
-sets, of several seeds), and a seed is one draw, however many goals it answered. One rule makes every interval of a share, an area
-or a difference; a mean of numbers without ends takes steps 1 and 2 alone, and has no interval where all are alike:
+sets, of several seeds), and a seed is one draw, however many goals it answered. One rule makes every interval of a
+share, an area or a difference; a mean of numbers without ends takes steps 1 and 2 alone, and has no interval where all
+are alike:
 
 1. `_variance` takes the estimate's variance apart: what goals give, and what seeds give beyond what their answers' own
    chance explains (two-way variance components).

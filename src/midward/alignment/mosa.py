@@ -8,7 +8,8 @@ arXiv 2508.12398. No code was published. The trainer runs what stands here. A tr
    opening gets a response that breaks off in the middle. (data.Schedule, sentences.py)
 2. Put each prompt before a response of masks, and run the body twice: policy (adapter on), reference (adapter off).
 3. L[i, v]: the policy's log-probability of token v at response position i. (_head.head_rows, a chunk at a time)
-4. score(s) = max over starts k in the window, 20 to 59 counted from 0, of the sum over j of L[k + j, s_j]. (Algorithm 1)
+4. score(s) = max over starts k in the window, tokens 20 to 59 counted from 0, of the sum over j of L[k + j, s_j].
+   (Algorithm 1)
 5. Reward R = score(safe) - score(harmful), each at its own best start.
 6. Minimise -R + beta KL(policy || reference), beta 0.05. The KL is a mean over the response's tokens by default (the
    paper doesn't say; `kl_reduction="sum"` weighs it a hundred times more).
@@ -83,7 +84,7 @@ def reward(positive: Tensor, negative: Tensor, floor: Tensor | None = None) -> t
 
 @dataclass(frozen=True)
 class Terms:
-    """The loss, differentiable: -(mean reward of the pairs) + beta (mean KL of harmful prompts) + benign_beta (mean KL of
+    """`loss`, differentiable: -(mean reward of the pairs) + beta (mean KL of harmful prompts) + benign_beta (mean KL of
     benign prompts) [ours]. `metrics`: name -> (sum, count), detached."""
 
     loss: Tensor

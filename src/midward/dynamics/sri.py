@@ -6,12 +6,12 @@
     2  mu_t      two anchors: the mean phi_t of harmless prompts that were answered, of harmful ones that were refused
     3  sigma_t   the signal: where phi_t lies between them, from 0 (as where it refuses) to 1 (as where it complies)
     4  recovery  HRR, FRR (of the texts on the way) and IRR (of the signal)
-    5  the guard an autoencoder of harmless signals; what it rebuilds badly is flagged. The paper judges the whole signal
-                 once, at the end (`early=False`); the default here judges it at every step, with a threshold calibrated
-                 on the largest ratio over the steps, and stops the generation [ours]
+    5  the guard an autoencoder of harmless signals; what it rebuilds badly is flagged. The paper judges the whole
+                 signal once, at the end (`early=False`); the default here judges it at every step, with a threshold
+                 calibrated on the largest ratio over the steps, and stops the generation [ours]
 
-Pure functions; no model is loaded here. What runs while one samples (batches, rows that end early, autoregressive models, the
-device) is in `states` and `signal`, fitting in `anchors`, the threshold and the stop in `midward.guards`; all call the
+Pure functions; no model is loaded here. What runs while one samples (batches, rows that end early, autoregressive
+models, the device) is in `states` and `signal`, fitting in `anchors`, the threshold and the stop in `midward.guards`; all call the
 functions below. Where the published code reads otherwise than the paper, docs/papers.md says which is taken.
 
 Shapes: N generations, T steps, L positions, D hidden size.
@@ -41,7 +41,7 @@ THRESHOLDS = (
     0.5,
     0.25,
     0.1,
-)  # sigma below one counts as refusing, for IRR; the values are [ours], the paper names none
+)  # sigma below one counts as refusing, for IRR; [ours]: the paper names none
 HIDDEN = (32, 8, 32)  # the autoencoder is T-32-8-32-T
 
 _TINY = 1e-12  # keeps a state of zeros from dividing by zero
@@ -119,8 +119,8 @@ def signal(phi: np.ndarray, units: np.ndarray, *, eps: float = EPS, tau: float =
 
 
 def numbers(states: torch.Tensor) -> np.ndarray:
-    """States on the host in float64: in float32 a distance 1 - cos near 0.001 has about four digits, and dividing by tau
-    (0.1) costs one more. A step has few numbers, and the sampler waits for the device at every step as it is."""
+    """States on the host in float64: in float32 a distance 1 - cos near 0.001 has about four digits, and dividing by
+    tau (0.1) costs one more. A step has few numbers, and the sampler waits for the device at every step as it is."""
     return states.cpu().numpy().astype(np.float64)
 
 

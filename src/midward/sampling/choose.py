@@ -1,7 +1,7 @@
 """From hidden states to tokens and scores: the sampler's one sweep of the vocabulary, in `_from_logits`.
 
-Which of the tokens are kept is `diffusion._rank` and `_select`'s; bans choose again there, under a mask. DiffusionGemma's
-canvases are filled by transformers' own `generate` (`canvases`).
+Which of the tokens are kept is `diffusion._rank` and `_select`'s; bans choose again there, under a mask.
+DiffusionGemma's canvases are filled by transformers' own `generate` (`canvases`).
 """
 
 from collections.abc import Sequence
