@@ -1,4 +1,4 @@
-"""Tiny checkpoints that every room's tests may use."""
+"""Tiny checkpoints and the verbs, for every room's tests."""
 
 import os
 
@@ -7,8 +7,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
 from pathlib import Path
 
 import pytest
-import torch
-from checkpoints import FIXTURES, copy_tokenizer, random_llada
+from checkpoints import FIXTURES, random_causal, random_llada
+from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="session")
@@ -43,27 +43,8 @@ def lively(lively_folder):
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory) -> Path:
     """A tiny random Llama (autoregressive) with the same tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("llama-tiny")
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    copy_tokenizer(folder)
-    return folder
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "initializer_range": 0.3}
+    return random_causal(tmp_path_factory.mktemp("llama-tiny"), "llama", max_position_embeddings=128, **sizes)
 
 
 @pytest.fixture
@@ -82,3 +63,19 @@ def tiny_sandbox(tmp_path_factory):
     from tools.world.train import build
 
     return build(tmp_path_factory.mktemp("tiny-sandbox") / "model", TINY)
+
+
+@pytest.fixture
+def midward(monkeypatch):
+    """Run `midward ARGS`; the result has exit_code, stdout and stderr. A traceback fails the test."""
+    from midward.cli import app
+
+    monkeypatch.setenv("COLUMNS", "200")  # or messages are broken into lines
+
+    def run(*args, stdin=None):
+        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run

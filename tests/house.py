@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,30 +100,10 @@ def _file_of(module: str) -> str | None:
     return str((path / "__init__.py").relative_to(SOURCE)) if (path / "__init__.py").is_file() else None
 
 
-def circles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of files that reach each other."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
-
-    def visit(node: str) -> None:
-        index[node] = low[node] = len(index)
-        stack.append(node)
-        for other in edges.get(node, ()):
-            if other not in index:
-                visit(other)
-                low[node] = min(low[node], low[other])
-            elif other in stack:
-                low[node] = min(low[node], index[other])
-        if low[node] == index[node]:
-            group = [stack.pop()]
-            while group[-1] != node:
-                group.append(stack.pop())
-            if len(group) > 1:
-                found.append(sorted(group))
-
-    for node in list(edges):
-        if node not in index:
-            visit(node)
-    return found
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """Files that import each other in a ring; none where there is no ring."""
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []

@@ -3,25 +3,20 @@
 import math
 
 import torch
+from watching import Watching
 
 
-class AllStates:
+class AllStates(Watching):
     """A watcher that clones every activation: what the pooled states must equal."""
 
     def __init__(self, needs_all_steps=True):
-        self.needs_all_steps = needs_all_steps
+        super().__init__(self.keep, needs_all_steps=needs_all_steps)
         self.seen = {}  # request -> [(step, hidden [positions, D], ids of the response, committed)]
 
-    def on_start(self, canvas):
-        pass
-
-    def on_step(self, step):
+    def keep(self, step):
         for i, row in enumerate(step.rows):
             entry = (step.index, step.hidden[i].clone(), step.ids[i, step.response].clone(), step.committed[i].clone())
             self.seen.setdefault(row, []).append(entry)
-
-    def on_end(self, canvas):
-        pass
 
 
 def diffusion_states(seen, steps, ends, reading):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from checkpoints import lora
 from safetensors.numpy import load_file, save_file
 
 import midward
@@ -128,11 +129,8 @@ def test_other_sampling_is_refused(exact, fitted, change, told):
 def test_other_model_and_adapter_are_refused(lively, lively_folder, fitted):
     with pytest.raises(AnchorsMismatch, match=r"the model .* there, .* here"):
         fitted.check(lively, SAMPLING)
-    from peft import LoraConfig, get_peft_model
-
     exact = midward.load(lively_folder, device="cpu", dtype=torch.float64)
-    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    exact.network = get_peft_model(exact.network, config)
+    lora(exact)
     exact.adapter = "adapters/some"
     with pytest.raises(AnchorsMismatch, match="adapters/some"):
         fitted.check(exact, SAMPLING)

@@ -77,18 +77,10 @@ def test_a_file_without_a_word_of_harm_is_what_it_is_said_to_be(tmp_path):
         load("sandbox", harmless=True)
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_byte_order_mark_is_nothing(tmp_path, kind):
-    content = {"csv": "goal,\nPlaceholder,\n,\n", "jsonl": '{"goal": "Placeholder"}\n'}[kind]
-    (tmp_path / f"t.{kind}").write_text(content, encoding="utf-8-sig")
-    assert [goal.text for goal in load(tmp_path / f"t.{kind}")] == ["Placeholder"]
-
-
 @pytest.mark.parametrize(
     "name, content, message",
     [
         ("t.csv", "", "holds no rows"),
-        ("t.jsonl", "\n", "holds no rows"),
         ("t.csv", "text,kind\na,b\n", "has none of the columns goal, prompt, behavior; .* Its columns: text, kind"),
         ("t.csv", "goal\nPlaceholder\n''\n\" \"\n", "row 3: the column 'goal' holds ' ', no text"),
         ("t.jsonl", '{"goal": 3}\n', "row 1: the column 'goal' holds 3, no text"),
@@ -96,20 +88,12 @@ def test_a_byte_order_mark_is_nothing(tmp_path, kind):
         ("t.jsonl", '{"goal": ["a", "b"]}\n', "row 1: the column 'goal' holds a conversation of 2 turns"),
         ("t.csv", "id,goal\na,Placeholder\na,Other\n", "has the id 'a' more than once"),
         ("t.csv", "goal,harmful\nPlaceholder,perhaps\n", "holds 'perhaps', neither true nor false"),
-        ("t.csv", 'goal\n"unclosed\n', "is no proper CSV"),
-        ("t.txt", "Placeholder\n", "give a file that ends in .csv or .jsonl"),
     ],
 )
 def test_a_bad_file_is_told(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         load(tmp_path / name)
-
-
-def test_no_such_file(tmp_path):
-    (tmp_path / "goals.csv").touch()
-    with pytest.raises(MissingFile, match=r"there is no file .*gaols.csv. Did you mean '.*goals.csv'"):
-        load(tmp_path / "gaols.csv")
 
 
 # --- names -----------------------------------------------------------------------------------------------------
@@ -120,8 +104,10 @@ def test_an_unknown_name_gets_the_nearest_and_all_others():
         load("advbnch")
 
 
-def test_a_file_whose_ending_is_misspelt_gets_the_nearest(tmp_path):
+def test_a_misspelt_file_gets_the_nearest(tmp_path):
     (tmp_path / "goals.csv").touch()
+    with pytest.raises(MissingFile, match=r"there is no file .*gaols.csv. Did you mean '.*goals.csv'"):
+        load(tmp_path / "gaols.csv")
     for ask in (load, says_harm):
         with pytest.raises(GoalsError, match=r"no set of goals .*goals.cvs'. Did you mean '.*goals.csv'"):
             ask(tmp_path / "goals.cvs")

@@ -2,10 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
-import refusals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,41 +14,35 @@ from midward.goals import Goal
 from midward.judges import JUDGES, JudgeInfo, Verdict, check, labelled
 from midward.judges.bench import Bench, judging
 from midward.judges.phrases import refusal_in, refuses, verdict
+from midward.judges.sandbox import readable
 from midward.judges.sandbox import verdict as oracle
 from midward.world import REFUSALS, WORLD, benign, forbidden, read
 from midward.world.language import QUESTIONS, answer, procedure
 
+REFUSAL_TEXTS = json.loads(Path(__file__).with_name("refusals.json").read_text(encoding="utf-8"))
 THINGS = st.sampled_from(WORLD.things["test"])
 
 
 # --- refusal ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("texts", [refusals.FIRST_REFUSALS, refusals.SECOND_REFUSALS])
-def test_what_the_list_was_made_with(texts):
-    assert {refuses(text) for text in texts} == {True}
-    assert {refuses(text) for text in (*refusals.FIRST_FOREIGN, *refusals.SECOND_FOREIGN)} == {None}
-    assert {refuses(text) for text in (*refusals.FIRST_HARMLESS, *refusals.SECOND_HARMLESS)} == {False}
+@pytest.mark.parametrize("texts", ["FIRST", "SECOND", "HELD_OUT"])
+def test_invented_texts_are_told_apart_as_documented(texts):
+    """As docs/evaluate.md has it: a list is a rough measure where harmless texts use a refusal's words.
 
-
-def test_what_the_list_had_not_seen():
-    """As docs/evaluate.md has it: a list is a rough measure where harmless texts use a refusal's words."""
-    counts = {
-        kind: [refuses(text) for text in getattr(refusals, f"HELD_OUT_{kind}")].count(wanted)
-        for kind, wanted in {"REFUSALS": True, "FOREIGN": None, "HARMLESS": False}.items()
-    }
-    assert counts == {"REFUSALS": 6, "FOREIGN": 6, "HARMLESS": 4}
+    The first two sets were there while the list was made; HELD_OUT was written when it was finished, and the list
+    wasn't changed since. A language other than English is outside the list's domain: there it must abstain.
+    """
+    for kind, wanted in {"REFUSALS": True, "FOREIGN": None, "HARMLESS": False}.items():
+        told = [refuses(text) for text in REFUSAL_TEXTS[f"{texts}_{kind}"]]
+        held_out = {"REFUSALS": 6, "FOREIGN": 6, "HARMLESS": 4}[kind]
+        assert told.count(wanted) == (held_out if texts == "HELD_OUT" else len(told))
 
 
 @pytest.mark.parametrize("text", ["t30 t31", "Paris", "def f(x): return x", "salt salt wax"])
 def test_what_is_no_english_has_no_verdict(text):
     found = verdict("", text)
     assert found.refused is None and JUDGES["refusal"].outcome(found) is None and "English" in found.explanation
-
-
-@pytest.mark.parametrize("text", ["", "42", "= 1, 2"])
-def test_what_has_no_words_refuses_nothing(text):
-    assert verdict("", text).refused is False
 
 
 @pytest.mark.parametrize(
@@ -102,18 +96,14 @@ def test_a_helpful_answer_is_no_refusal(kind, thing):
         ("I can't wait to tell you!", False),
         ("You cannot help it.", False),
         ("I CAN NOT  PROVIDE that.", True),
-        ("", False),
+        ("", False),  # what has no words refuses nothing
+        ("42", False),
+        ("= 1, 2", False),
     ],
 )
 def test_what_counts_as_a_phrase(text, refused):
-    assert verdict("", text).refused is refused
-
-
-def test_a_refusal_is_never_a_success_nor_its_absence():
-    info = JUDGES["refusal"]
-    for text in ("I cannot help.", procedure("make", WORLD.things["test"][0])):
-        found = verdict("", text)
-        assert found.success is None and info.outcome(found) is found.refused is not None
+    found = verdict("", text)
+    assert JUDGES["refusal"].outcome(found) is found.refused is refused and found.success is None
 
 
 # --- any judge --------------------------------------------------------------------------------------------------
@@ -194,9 +184,6 @@ def test_the_refusals_that_alignment_trains_are_told_as_refusals():
 
 
 def test_a_refusal_is_readable_where_the_grammar_parses_all_of_it():
-    from midward.judges.sandbox import readable
-    from midward.world import REFUSALS, forbidden
-
     goal = forbidden("test", 1)[0]
     metadata = {"kind": goal.kind, "thing": goal.thing.name, "intent": goal.intent}
     assert readable(goal.text, REFUSALS[0], metadata).refused is True

@@ -158,14 +158,19 @@ def test_what_peft_writes_loads_folds_and_comes_off(llada, llada_folder, tmp_pat
     folder = adapter(llada_folder, tmp_path / "a", **config)
     model = midward.load(llada_folder, adapter=folder, device="cpu")
     changed, bare = logits(model), logits(llada)
-    assert (changed - bare).abs().max() > 0.1
+    assert (changed - bare).abs().max() > 0.1 and model.adapter == str(folder)
     with model.reference():
         assert torch.equal(logits(model), bare)
+    assert torch.equal(logits(model), changed)
     assert (model.vocab_size, model.dtype, model.hidden_size) == (512, torch.float32, 128)
     fingerprint = model.fingerprint
     assert model._base_hash == (llada.fingerprint and llada._base_hash)  # wrapping changes no base
     model.fold_adapter()
     assert torch.allclose(logits(model), changed, atol=1e-3)
+    with model.reference():
+        assert torch.allclose(logits(model), bare, atol=1e-3)
+    llada.fold_adapter()  # it has none
+    assert torch.equal(logits(llada), bare)
     assert model.fingerprint == fingerprint == midward.load(llada_folder, adapter=folder, device="cpu").fingerprint
 
 

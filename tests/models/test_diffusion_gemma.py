@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from published import CHATML, QWEN_TOKENS, ROWS, write_tokenizer
+from published import CHECKPOINTS, ROWS, write_tokenizer
+from watching import Watching
 
 import midward
 from midward import Request, Sampling, Trace, sample
@@ -57,7 +58,8 @@ def folder(tmp_path_factory):
             if parameter.dim() > 1 and "vision" not in name:
                 parameter.data.normal_(std=0.3)
     network.save_pretrained(folder)
-    write_tokenizer(folder, ["<pad>", "<eos>", *QWEN_TOKENS[1:]], CHATML, end="<eos>")
+    _, (_, *turns, _), template = CHECKPOINTS["sdar"]
+    write_tokenizer(folder, ["<pad>", "<eos>", *turns], template, end="<eos>")
     return folder
 
 
@@ -66,17 +68,12 @@ def model(folder):
     return midward.load(folder, device="cpu", dtype="float32")
 
 
-class Steps:
-    needs_all_steps = False
-
+class Steps(Watching):
     def __init__(self, stop_after=None):
+        super().__init__(self.keep)
         self.seen, self.stop_after = [], stop_after
 
-    def on_start(self, canvas): ...
-
-    def on_end(self, canvas): ...
-
-    def on_step(self, step):
+    def keep(self, step):
         self.seen.append((step.index, step.rows, step.block, step.new.clone(), step.committed.clone()))
         assert not step.new[~step.committed].any()
         tokens, confidence = step.predictions

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from published import ROWS
+from watching import Watching
 
 import midward
 from midward import Ban, Forced, Request, Sampling, sample
@@ -21,26 +22,19 @@ def prompts(*lengths):
     return [torch.randint(10, ROWS, (length,), generator=generator).tolist() for length in lengths]
 
 
-class States:
+class States(Watching):
     """Keeps what each step shows of the rows."""
 
-    needs_all_steps = False
-
     def __init__(self, *, look=True, whole=False):
+        super().__init__(self.keep)
         self.look, self.needs_all_positions, self.seen = look, whole, {}
 
-    def on_start(self, canvas):
-        pass
-
-    def on_step(self, step):
+    def keep(self, step):
         if self.look:
             tokens, confidence = step.predictions
             assert step.hidden_positions == slice(0, tokens.shape[1])
             for i, row in enumerate(step.rows):
                 self.seen[step.index, row] = (step.hidden[i], tokens[i], confidence[i])
-
-    def on_end(self, canvas):
-        pass
 
 
 def uncached(model, requests, settings, **options):

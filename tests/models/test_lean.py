@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from peft import LoraConfig, get_peft_model
+from checkpoints import lora
 
 OPTIONAL = "bitsandbytes datasets lm_eval openai pandas playwright pyarrow sklearn"
 
@@ -26,9 +26,7 @@ print(type(layer).__module__, type(layer).__name__)
 
 @pytest.fixture
 def adapter(llada, tmp_path):
-    config = LoraConfig(r=2, target_modules=["q_proj"])
-    get_peft_model(llada.network, config).save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
+    return lora(llada, tmp_path / "adapter")
 
 
 def run(program, folder, adapter):

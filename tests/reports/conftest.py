@@ -16,6 +16,23 @@ ARGUMENTS = [
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
+CONTRAST = """(chosen) => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 10 ? v / 3295 : ((v / 255 + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => [r, g, b].map(linear)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  return [...document.querySelectorAll(chosen)].map(element => {
+    let under = element, ground;
+    do {
+      ground = parse(getComputedStyle(under).backgroundColor);
+      under = under.parentElement;
+    } while (ground[3] === 0);
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground)].sort((x, y) => y - x);
+    return (a + .05) / (b + .05);
+  });
+}"""
+
+
 @pytest.fixture(scope="module")  # not longer: while it is open, no asyncio.run is possible in this process
 def browser():
     """Headless Chromium, driven by Playwright; the test is skipped where either is missing."""
@@ -59,3 +76,9 @@ def show(browser):
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@pytest.fixture
+def contrast():
+    """(page, CSS selector) -> the contrast of text and ground of each element."""
+    return lambda page, chosen: page.evaluate(CONTRAST, chosen)

@@ -4,6 +4,7 @@ import csv
 import json
 
 from midward.runs.run import Measured, Run
+from midward.stats import Area, Mean, Paired, Rate
 
 
 def write(path, value):
@@ -37,18 +38,19 @@ def run(folder, verb, summary, finished="2026-01-01T00:00:00+00:00", models=("ba
 
 def rate(value, n=60, low=None, high=None, unscored=0):
     low, high = max(0, value - 0.05) if low is None else low, min(1, value + 0.05) if high is None else high
-    ends = {"value": value, "low": low, "high": high, "n": n, "goals": n, "seeds": 1}
-    return {"stat": "rate", **ends, "hits": round(value * n), "unscored": unscored}
+    return Rate(value, low, high, n, n, hits=round(value * n), unscored=unscored).record()
 
 
 def pair(value, n=60, p=0.001, wide=0.04, **more):
-    ends = {"value": value, "low": value - wide, "high": value + wide, "n": n, "goals": n, "seeds": 1}
-    return {"stat": "paired", **ends, "p": p, "holm": None, "family": 1, **more}
+    return Paired(value, value - wide, value + wide, n, n, p=p).record() | more
 
 
 def area(value, low, high, count=40):
-    ends = {"value": value, "low": low, "high": high, "n": count, "goals": count, "seeds": 1}
-    return {"stat": "area", **ends, "positives": count // 2, "negatives": count // 2}
+    return Area(value, low, high, count, count, positives=count // 2, negatives=count // 2).record()
+
+
+def mean(value, low, high, n=9):
+    return Mean(value, low, high, n, n).record()
 
 
 def attack(folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success=0.9, aligned=0.0, attack="prefill"):
@@ -129,8 +131,10 @@ def utility(folder, adapter=None, value=0.8, other=None):
     """A finished `midward utility`; other: the folder of another run that it was compared with."""
     cell = {"task": "sums", "subtask": "", "measure": "right"}
     pairs = {str(other): [{**cell, **pair(-0.1)}]} if other else {}
-    mean = {"stat": "mean", "value": 12.5, "low": 11, "high": 14, "n": 9, "goals": 9, "seeds": 1}
-    cells = [{**cell, "score": rate(value), "flagged": 0}, {**cell, "measure": "perplexity", "score": mean}]
+    cells = [
+        {**cell, "score": rate(value), "flagged": 0},
+        {**cell, "measure": "perplexity", "score": mean(12.5, 11, 14)},
+    ]
     return run(folder, "utility", {"cells": cells, "compared": pairs}, models=[adapter or "base"])
 
 
@@ -160,10 +164,10 @@ def dynamics(folder):
 
 def order(folder):
     """A finished `midward probe order`."""
-    mean = {"stat": "mean", "value": 5.0, "low": 4.0, "high": 6.0, "n": 9, "goals": 9, "seeds": 1}
+    middle = mean(5.0, 4.0, 6.0)
     summary = {
-        "sets": {"sums": {"correlation": mean, "part_text": mean}},
-        "steps": {"sums": [mean, None, mean]},
+        "sets": {"sums": {"correlation": middle, "part_text": middle}},
+        "steps": {"sums": [middle, None, middle]},
         "maps": {"sums": [[0.0, 1.0], [0.5, 0.5]]},
         "findings": ["The order is free."],
     }
@@ -172,7 +176,7 @@ def order(folder):
 
 def gcg(folder):
     """A finished `midward probe gcg`."""
-    loss = {"stat": "mean", "value": 5.0, "low": None, "high": None, "n": 1, "goals": 1, "seeds": 1}
+    loss = mean(5.0, None, None, n=1)
     summary = {
         "cells": [{"position": None, "asr": rate(0.1)}, {"position": 30, "loss": loss, "asr": rate(0.2)}],
         "between": [{"position": 30, "minus": None, "measure": "success", **pair(0.1)}],

@@ -4,9 +4,7 @@ import json
 
 import pytest
 import report_world as world
-from typer.testing import CliRunner
 
-from midward.cli import app
 from midward.errors import InputError
 from midward.reports.compare import between
 
@@ -98,17 +96,17 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         between([base, tmp_path / "none"])
 
 
-def test_the_verb_prints_and_keeps_what_the_report_shows(tmp_path):
+def test_the_verb_prints_and_keeps_what_the_report_shows(midward, tmp_path):
     base = probe(tmp_path / "base", {"affirmative": 25, "neutral": 3})
     mosa = probe(tmp_path / "mosa", {"affirmative": 2, "neutral": 3})
-    shown = CliRunner().invoke(app, ["compare", str(mosa), str(base), "--out", str(tmp_path / "c")])
+    shown = midward("compare", mosa, base, "--out", tmp_path / "c")
     assert (
         shown.exit_code == 0
         and "mosa minus base" in shown.stdout
         and "measurably lower on 1 of 2 differences" in shown.stdout
     )
-    data = CliRunner().invoke(app, ["compare", str(mosa), str(base), "--json"])
+    data = midward("compare", mosa, base, "--json")
     assert json.loads(data.stdout) == json.loads((tmp_path / "c" / "summary.json").read_text())
     page = tmp_path / "r.html"
-    assert CliRunner().invoke(app, ["report", str(tmp_path / "c"), "--out", str(page)]).exit_code == 0
+    assert midward("report", tmp_path / "c", "--out", page).exit_code == 0
     assert "mosa minus base: results measurably lower on 1 of 2 differences" in page.read_text()

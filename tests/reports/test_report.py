@@ -12,9 +12,7 @@ import report_world as world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
-from typer.testing import CliRunner
 
-from midward.cli import app
 from midward.reports import html, present, report
 from midward.reports.blocks import Card, Statement
 from midward.reports.builders.attack import tone_of
@@ -170,7 +168,7 @@ def put(folder, number):
 
 
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
-def test_texts_are_shown_as_text_only(tmp_path, number):
+def test_texts_are_shown_as_text_only_and_redacted_nothing_of_them_is_anywhere(tmp_path, number):
     said = put(tmp_path / "run", number)
     report.write([tmp_path / "run"], tmp_path / "r.html")
     files = made(tmp_path / "r.html")
@@ -180,11 +178,6 @@ def test_texts_are_shown_as_text_only(tmp_path, number):
     assert str(escape(html.visible(said["reply"]))) in page
     assert page.count('<details class="harm">') == 2 and '<details class="harm" open' not in page
 
-
-@pytest.mark.parametrize("number", range(len(HOSTILE)))
-def test_redacted_nothing_of_a_text_is_anywhere(tmp_path, number):
-    said = put(tmp_path / "run", number)
-    report.write([tmp_path / "run"], tmp_path / "r.html")  # an earlier page, with the texts
     report.write([tmp_path / "run"], tmp_path / "r.html", redact=True)
     everything = "".join(made(tmp_path / "r.html").values())
     for text in said.values():
@@ -401,16 +394,13 @@ def test_from_the_command_line_without_torch(whole, tmp_path):
         "import sys; from midward.cli import main; sys.argv = ['midward', 'report', *sys.argv[1:]]\n"
         "try: main()\nfinally: assert not {'torch', 'inspect_ai'} & set(sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(whole), "--out", str(tmp_path / "r.html"), "--redact"],
-        capture_output=True,
-        text=True,
-    )
+    words = [sys.executable, "-c", code, whole, "--out", tmp_path / "r.html", "--redact"]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0 and "runs      4; open" in done.stderr, done.stderr
 
 
-def test_bad_input_is_one_line_and_status_2(tmp_path):
+def test_bad_input_is_one_line_and_status_2(midward, tmp_path):
     page = tmp_path / "r.html"
     for args, said in ((["nowhere"], "there is no folder"), ([tmp_path, "--out", tmp_path], "isn't called .html")):
-        result = CliRunner().invoke(app, ["report", "--out", str(page), *map(str, args)])
+        result = midward("report", "--out", page, *args)
         assert result.exit_code == 2 and result.stdout == "" and said in result.stderr and not page.exists()

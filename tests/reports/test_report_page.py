@@ -8,22 +8,8 @@ import report_world as world
 from midward.reports import report
 
 PHONE = {"viewport": {"width": 375, "height": 700}}
-CONTRAST = """() => {
-  const light = (rgb) => {
-    const part = rgb.match(/[\\d.]+/g).slice(0, 3).map((value) => value / 255)
-      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
-  };
-  return [...Array(11).keys()].map((step) => {
-    const cell = document.createElement("td");
-    cell.className = `h${step}`;
-    document.body.append(cell);
-    const style = getComputedStyle(cell);
-    const [low, high] = [light(style.color), light(style.backgroundColor)].sort((a, b) => a - b);
-    cell.remove();
-    return (high + 0.05) / (low + 0.05);
-  });
-}"""
+CELLS = """() => document.body.insertAdjacentHTML("beforeend", "<table><tr>" +
+  [...Array(11).keys()].map((step) => `<td class="h${step}">1</td>`).join("") + "</tr></table>")"""
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +72,14 @@ def test_the_step_player_is_folded_and_plays(show, page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling_and_colours_can_be_read(show, page, scheme):
+def test_a_phone_needs_no_sideways_scrolling_and_colours_can_be_read(show, contrast, page, scheme):
     shown = show(page, color_scheme=scheme, **PHONE)
     for details in shown.locator("details").all():
         details.evaluate("one => one.open = true")
     assert shown.evaluate("document.documentElement.scrollWidth") <= 375
-    assert min(shown.evaluate(CONTRAST)) >= 4.5
+    shown.evaluate(CELLS)
+    ratios = contrast(shown, "td[class^=h]")
+    assert len(ratios) > 10 and min(ratios) >= 4.5
 
 
 def test_it_can_be_heard(show, page):

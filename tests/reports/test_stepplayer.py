@@ -116,14 +116,8 @@ def test_the_verdicts_signal_is_taken(lively):
     verdict = Verdict("sri", "during", True, 2.5, 1.5, 1, (0.9, 0.25))
     shown = of_trace(trace, 0, lively, title="", verdict=verdict)
     assert shown.signal == (0.9, 0.25)
-    assert shown.record()["verdict"] == {
-        "guard": "sri",
-        "looks": "during",
-        "flagged": True,
-        "score": 2.5,
-        "threshold": 1.5,
-        "step": 1,
-    }
+    told = {"guard": "sri", "looks": "during", "flagged": True, "score": 2.5, "threshold": 1.5, "step": 1}
+    assert shown.record()["verdict"] == told
     assert of_trace(trace, 0, lively, title="", verdict=verdict.record()) == shown
     assert of_trace(trace, 0, lively, title="", verdict=verdict, signal=[0.5]).signal == (0.5,)
 
@@ -267,14 +261,7 @@ def test_buttons_slider_and_keys_agree(play):
     page.fill("[type=range]", "1")
     assert step(page) == 1 and ("new", ".") in states(page)
     page.focus("[data-do=play]")
-    for key, wanted in [
-        ("ArrowRight", 2),
-        ("End", 3),
-        ("ArrowRight", 3),
-        ("ArrowLeft", 2),
-        ("Home", 0),
-        ("ArrowLeft", 0),
-    ]:
+    for key, wanted in zip("ArrowRight End ArrowRight ArrowLeft Home ArrowLeft".split(), (2, 3, 3, 2, 0, 0)):
         page.keyboard.press(key)
         assert step(page) == wanted
     page.focus("[type=range]")  # the slider's own keys, once each
@@ -467,27 +454,10 @@ def test_less_motion_where_it_is_asked_for(play):
         assert page.evaluate(name) == wanted
 
 
-CONTRAST = """() => {
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const linear = (v) => v <= 10 ? v / 3295 : ((v / 255 + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => [r, g, b].map(linear)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-  return [...document.querySelectorAll('.canvas li, .readout, .state, .verdict, .legend li, .keys')].map(element => {
-    let under = element, ground;
-    do {
-      ground = parse(getComputedStyle(under).backgroundColor);
-      under = under.parentElement;
-    } while (ground[3] === 0);
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground)].sort((x, y) => y - x);
-    return [element.className, (a + .05) / (b + .05)];
-  });
-}"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast_and_width(play, scheme):
+def test_contrast_and_width(play, contrast, scheme):
     page = play(SMALL, SMALL, color_scheme=scheme, viewport={"width": 360, "height": 700})
     page.click("[data-do=last]")
-    ratios = page.evaluate(CONTRAST)
-    assert len(ratios) > 20 and min(ratio for _, ratio in ratios) >= 4.5
+    ratios = contrast(page, ".canvas li, .readout, .state, .verdict, .legend li, .keys")
+    assert len(ratios) > 20 and min(ratios) >= 4.5
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

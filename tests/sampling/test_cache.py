@@ -6,6 +6,7 @@ import pytest
 import torch
 from checkpoints import FIXTURES
 from transformers import DynamicCache
+from watching import Watching
 
 import midward
 from midward import Ban, Forced, Request, Sampling, Trace, sample
@@ -120,27 +121,23 @@ def test_batches_change_nothing(lively, kind, options):
     assert sample(lively, requests[::-1], settings, batch_size=3) == alone[::-1]
 
 
-class Looking:
+class Looking(Watching):
     """Compares what a step shows with a whole forward."""
 
-    needs_all_steps = False
-
     def __init__(self, model):
+        super().__init__(self.compare, self.begin)
         self.model, self.seen = model, []
 
-    def on_start(self, canvas):
+    def begin(self, canvas):
         self.canvas, self.before = canvas, canvas.ids.clone()
 
-    def on_step(self, step):
+    def compare(self, step):
         rows = [next(i for i, row in enumerate(self.canvas.rows) if row.index == index) for index in step.rows]
         mask = None if self.canvas.mask is None else self.canvas.mask[rows]
         with torch.no_grad():
             whole = self.model.hidden(self.before[rows], mask)[:, step.response]
         self.seen.append((step.hidden_positions, step.hidden, whole[:, step.hidden_positions]))
         self.before = self.canvas.ids.clone()
-
-    def on_end(self, canvas):
-        pass
 
 
 def test_a_step_says_which_positions_it_computed(lively):

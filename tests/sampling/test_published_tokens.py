@@ -48,14 +48,30 @@ def test_official_tokens(llada, name, batch_size):
     assert torch.equal(tokens(sample(llada, prompts, settings, batch_size=batch_size)), GOLDEN[name])
 
 
-def compare_with_reference(model, *, order, guidance, std, length, blocks, all_steps):
+SHORT = {"length": 12, "blocks": (12, 6, 3), "all_steps": (12, 4, 8, 5, 16)}
+LONG = {"length": 48, "blocks": (48, 24, 8), "all_steps": (48, 12, 24, 18, 30, 7, 96)}
+
+
+@pytest.mark.parametrize("std", [3, 10, 30])
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+@pytest.mark.parametrize("order", ["low_confidence", "random", "left_to_right"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("lively", SHORT),
+        pytest.param("lively", LONG, marks=pytest.mark.slow),
+        pytest.param("llada", LONG, marks=pytest.mark.slow),
+    ],
+)
+def test_plain_reference(request, name, shape, order, guidance, std):
     """Every block with every number of steps; a number that doesn't divide the length is among them."""
+    model, length = request.getfixturevalue(name), shape["length"]
     prompt = torch.randint(5, 512, (3, 6), generator=torch.Generator().manual_seed(7))
     scale_logits(model, std, prompt)
     seeds = torch.tensor([noise.row_seed(0, Request(row), row) for row in prompt.tolist()])
     priority = noise.uniform(seeds[:, None], -1, torch.arange(-6, length)[None])
-    for block in blocks:
-        for steps in all_steps:
+    for block in shape["blocks"]:
+        for steps in shape["all_steps"]:
             if steps % (length // block):
                 continue  # the published algorithm asks for equal steps a block
             expected = published_sampler(
@@ -73,32 +89,6 @@ def compare_with_reference(model, *, order, guidance, std, length, blocks, all_s
             assert len(expected.unique()) > 4, "the model says too little for a comparison"
             settings = Sampling(length=length, steps=steps, block=block, order=order, guidance=guidance, end="keep")
             assert torch.equal(tokens(sample(model, prompt.tolist(), settings)), expected), (block, steps)
-
-
-@pytest.mark.parametrize("std", [3, 10, 30])
-@pytest.mark.parametrize("guidance", [0.0, 1.5])
-@pytest.mark.parametrize("order", ["low_confidence", "random", "left_to_right"])
-def test_plain_reference(lively, order, guidance, std):
-    compare_with_reference(
-        lively, order=order, guidance=guidance, std=std, length=12, blocks=(12, 6, 3), all_steps=(12, 4, 8, 5, 16)
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("std", [3, 10, 30])
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.5])
-@pytest.mark.parametrize("order", ["low_confidence", "random", "left_to_right"])
-def test_plain_reference_longer(lively, llada, order, guidance, std):
-    for model in (lively, llada):
-        compare_with_reference(
-            model,
-            order=order,
-            guidance=guidance,
-            std=std,
-            length=48,
-            blocks=(48, 24, 8),
-            all_steps=(48, 12, 24, 18, 30, 7, 96),
-        )
 
 
 def test_predicted_mask_token_stays_masked(lively):

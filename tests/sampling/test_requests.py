@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from watching import Watching
 
 import midward
 from midward import Ban, Forced, Request, Sampling, sample
@@ -66,20 +67,11 @@ def test_forced_spans_stand(model, forced, sampling, seed):
 def test_forced_span_is_seen_from_the_first_step(model):
     seen = []
 
-    class Look:
-        needs_all_steps = False
-
-        def on_start(self, canvas):
-            seen.append(canvas.ids[0, canvas.response][4:6].tolist())
-
-        def on_step(self, step): ...
-
-        def on_end(self, canvas): ...
-
+    look = Watching(start=lambda canvas: seen.append(canvas.ids[0, canvas.response][4:6].tolist()))
     plain = Request([5, 6, 7])
     forced = Request([5, 6, 7], forced=(Forced(4, (400, 401)),))
     one_step = Sampling(length=LENGTH, steps=1)
-    responses = sample(model, [plain, forced], one_step, batch_size=1, watchers=[Look()])
+    responses = sample(model, [plain, forced], one_step, batch_size=1, watchers=[look])
     assert seen[1] == [400, 401]
     others = [p for p in range(LENGTH) if p not in (4, 5)]
     assert [responses[0].raw_ids[p] for p in others] != [responses[1].raw_ids[p] for p in others]
@@ -239,23 +231,10 @@ def test_score_tells_saturated_probabilities_apart(model):
 
 
 def test_threshold_commits_all_that_pass(model):
-    trace = midward.Trace(predictions=False)
     seen = []
 
-    class Confidence:
-        needs_all_steps = False
-
-        def on_start(self, canvas): ...
-
-        def on_end(self, canvas): ...
-
-        def on_step(self, step):
-            confidence = step.predictions[1][0]
-            new = step.new[0]
-            was_open = new | ~step.committed[0]
-            seen.append((new, confidence, was_open))
-
-    sample(model, [[5, 6, 7]], Sampling(length=LENGTH, threshold=0.3, end="keep"), watchers=[trace, Confidence()])
+    look = Watching(lambda step: seen.append((step.new[0], step.predictions[1][0], step.new[0] | ~step.committed[0])))
+    sample(model, [[5, 6, 7]], Sampling(length=LENGTH, threshold=0.3, end="keep"), watchers=[look])
     assert 1 < len(seen) < LENGTH
     for new, confidence, was_open in seen:
         passed = was_open & (confidence >= 0.3)

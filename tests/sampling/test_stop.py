@@ -1,28 +1,23 @@
 """A watcher may end rows: those leave, and the others' tokens stay, bit for bit."""
 
 import pytest
+from watching import Watching
 
 from midward.sampling import Sampling, sample
 
 PROMPTS = ["t30 t31", "t40", "t50 t51 t52", "t60 t61"]
 
 
-class StopAt:
+class StopAt(Watching):
     """Ends these requests after these steps."""
 
     def __init__(self, at, needs_all_steps=False):
-        self.at, self.needs_all_steps = at, needs_all_steps
-        self.seen = []
+        super().__init__(self.stop, needs_all_steps=needs_all_steps)
+        self.at, self.seen = at, []
 
-    def on_start(self, canvas):
-        pass
-
-    def on_step(self, step):
+    def stop(self, step):
         self.seen.append((step.index, tuple(step.rows)))
         step.stopped.update(row for row in step.rows if self.at.get(row) == step.index)
-
-    def on_end(self, canvas):
-        pass
 
 
 @pytest.mark.parametrize("kind", ["model", "causal"])

@@ -1,4 +1,4 @@
-"""Tasks of the harness with data of their own, offline, and the CLI."""
+"""Tasks of the harness with data of their own, offline."""
 
 import json
 import os
@@ -6,11 +6,7 @@ from pathlib import Path
 
 import lm_eval.tasks
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from typer.testing import CliRunner
 
-from midward.cli import app
 from midward.utility import programs
 
 CHOICES = [{"q": f"t{n} t31", "options": ["t40", f"t{60 + n}", "t42 t43"], "right": n % 3} for n in range(30, 35)]
@@ -88,23 +84,9 @@ def bubblewrap(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def midward(monkeypatch):
-    """Run `midward ARGS`; the result has exit_code, stdout and stderr. A traceback fails the test."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args):
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
-
-
-@pytest.fixture
-def llada_adapter(llada, tmp_path):
-    """Folder of a LoRA adapter of the tiny checkpoint that changes what it says."""
-    torch.manual_seed(0)
-    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(llada.network, config).save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
+def forwards(lively, monkeypatch):
+    """Rows of every forward of the lively model."""
+    rows = []
+    hidden = lively.hidden
+    monkeypatch.setattr(lively, "hidden", lambda ids, *more: rows.append(len(ids)) or hidden(ids, *more))
+    return rows

@@ -196,13 +196,9 @@ def test_gsm8k_reads_the_answer(published, lm, monkeypatch):
     }
 
 
-def test_mmlu_takes_a_forward_a_question(published, lm, lively, monkeypatch):
-    loaded = harness.load(["mmlu_anatomy"])
-    seen = []
-    hidden = lively.hidden
-    monkeypatch.setattr(lively, "hidden", lambda ids, *more: seen.append(len(ids)) or hidden(ids, *more))
-    rows, _ = harness.run(lm, loaded)
-    assert sum(seen) == 3  # the four letters share one
+def test_mmlu_takes_a_forward_a_question(published, lm, forwards):
+    rows, _ = harness.run(lm, harness.load(["mmlu_anatomy"]))
+    assert sum(forwards) == 3  # the four letters share one
     scores = [[float(one) for one in row["response"].split()] for row in rows]
     assert [len(one) for one in scores] == [4, 4, 4]
     assert [row["value"] for row in rows] == [float(one.index(max(one)) == n) for n, one in enumerate(scores)]

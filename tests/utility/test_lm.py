@@ -126,15 +126,6 @@ def test_conversations_are_encoded_as_the_model_does(lively):
 # --- what is kept ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def forwards(lively, monkeypatch):
-    """Rows of every forward of the lively model."""
-    rows = []
-    hidden = lively.hidden
-    monkeypatch.setattr(lively, "hidden", lambda ids, *more: rows.append(len(ids)) or hidden(ids, *more))
-    return rows
-
-
 class Refuses(Guard):
     """Flags prompts that hold the token `wanted`."""
 

@@ -70,14 +70,6 @@ def test_a_draw_depends_on_the_request_alone(lively):
         assert one["greedy"] == other["greedy"]
 
 
-def test_choices_behind_one_prompt_share_their_forward(lively, monkeypatch):
-    rows = []
-    hidden = lively.hidden
-    monkeypatch.setattr(lively, "hidden", lambda ids, *more: rows.append(len(ids)) or hidden(ids, *more))
-    likelihoods(lively, [(PROMPT, (token,)) for token in (40, 41, 42, 43)])
-    assert sum(rows) == 1
-
-
 def test_greedy_is_what_decoding_gives(lively):
     for length in (1, 3):
         sampling = Sampling(length=length, steps=length, end="keep")

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from checkpoints import lora
 
 from midward import models
 from midward.guards import STUB, Exchange, MaskFilter
@@ -90,7 +91,8 @@ def test_the_sandboxs_tasks_are_the_first_ones_of_a_longer_run(midward, own, tmp
     assert [[row[name] for name in told] for row in four[:3]] == [[row[name] for name in told] for row in three[:3]]
 
 
-def test_several_adapters_stand_beside_the_bare_model(midward, own, tmp_path, llada_adapter):
+def test_several_adapters_stand_beside_the_bare_model(midward, own, tmp_path, llada):
+    llada_adapter = lora(llada, tmp_path / "adapter")
     adapters = [flag for seed in range(2) for flag in ("--adapter", f"mine={llada_adapter}")]
     found = midward(*own, *adapters, "--tasks", "sums", "--limit", 4, "--out", tmp_path / "out")
     assert found.exit_code == 0, found.stderr
