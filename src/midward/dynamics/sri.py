@@ -11,8 +11,9 @@
                  calibrated on the largest ratio over the steps, and stops the generation [ours]
 
 Pure functions; no model is loaded here. What runs while one samples (batches, rows that end early, autoregressive
-models, the device) is in `states` and `signal`, fitting in `anchors`, the threshold and the stop in `midward.guards`; all call the
-functions below. Where the published code reads otherwise than the paper, docs/papers.md says which is taken.
+models, the device) is in `states` and `signal`, fitting in `anchors`, the threshold and the stop in `midward.guards`;
+all call the functions below. Where the published code reads otherwise than the paper, docs/papers.md says which is
+taken.
 
 Shapes: N generations, T steps, L positions, D hidden size.
 """
