@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from guard_world import STEPS, asked, prompts
 
@@ -38,23 +39,19 @@ def test_a_surrogate_guards_another_models_answers(model, sampling, fitted, tmp_
     other = compare.Behind("mock/other", lambda texts: [None if text == FRESH[3] else f"!{text}" for text in texts])
     judge = judging(lambda text: (text.startswith("!"), False))
 
-    def answer(folder, behind):
-        return compare.answer(
-            model, cases, {"sri": guard}, tmp_path / folder, sampling=sampling, judge=judge, other=behind
-        )
+    def comparison(folder, behind):
+        return compare.Comparison(model, cases, {"sri": guard}, tmp_path / folder, sampling, judge, behind)
 
-    rows, own = answer("behind", other), answer("own", None)
+    rows, own = comparison("behind", other).answers(), comparison("own", None).answers()
     assert [row["response"] for row in rows] == [*(f"!{text}" for text in FRESH[:3]), None]
     assert [row["signals"] for row in rows] == [row["signals"] for row in own]
     assert rows[2]["success"] is True and rows[3]["success"] is None
-    decisions = compare.decide(
-        model, cases, {"sri": guard}, rows, tmp_path / "behind", sampling=sampling, judge=judge, repairs=False
-    )
+    decisions = comparison("behind", other).decisions(rows)
     none, _ = compare.defences(rows, decisions)
     assert (none["asr"]["all"].n, none["asr"]["all"].unscored) == (1, 1)
     cases = [Case(cases[0].goal, Request(FRESH[0], (Forced(0, (5,)),)), "prefill")]
     with pytest.raises(InputError, match="'prefill' forces tokens or sends masks"):
-        answer("shaped", other)
+        comparison("shaped", other).answers()
 
 
 def test_any_inspect_model_can_be_behind_a_surrogate(llada_folder):
@@ -77,9 +74,9 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
     judge = judging(lambda text: (len(text) % 3 > 0, len(text) % 3 == 0))
 
     def measured():
-        how = {"sampling": sampling, "judge": judge, "batch_size": 7}
-        rows = compare.answer(model, cases, guards, tmp_path, **how)
-        return rows, compare.decide(model, cases, guards, rows, tmp_path, **how)
+        comparison = compare.Comparison(model, cases, guards, tmp_path, sampling, judge, batch_size=7)
+        rows = comparison.answers()
+        return rows, comparison.decisions(rows)
 
     rows, decisions = measured()
     in_front = guard.sample(model, [case.request for case in cases], sampling)
@@ -100,9 +97,8 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
     assert told["alphas"] == {"sri": 0.25, "masks": None} and told["roc"]["sri"]["benign"][-1] == [1, 1]
     [signals] = told["signals"].values()
     assert signals["benign"]["n"] == 9 and len(signals["benign"]["median"]) == STEPS
-    assert all(
-        cost > 0 for cost in compare.overhead(model, {"sri": guard}, rows, decisions, sampling=sampling).values()
-    )
+    costs = compare.Comparison(model, cases, {"sri": guard}, tmp_path, sampling, judge).overhead(rows, decisions)
+    assert costs["sri"] > 0 and np.isfinite(guard.threshold)
 
     monkeypatch.setattr(loop, "sample", None)
     monkeypatch.setattr(SRIGuard, "scores_by_seed", None)
@@ -132,9 +128,9 @@ def test_a_guard_that_repairs_is_judged_by_what_it_answers(model, sampling, tmp_
         for case in asked(FRESH[:2], harmful=True, set="attacked")
     ]
     judge = judging(lambda text: (len(text) % 2 == 0, False))
-    how = {"sampling": sampling, "judge": judge}
-    rows = compare.answer(model, cases, {"it": guard}, tmp_path, **how)
-    decisions = compare.decide(model, cases, {"it": guard}, rows, tmp_path, **how)["it"]
+    comparison = compare.Comparison(model, cases, {"it": guard}, tmp_path, sampling, judge)
+    rows = comparison.answers()
+    decisions = comparison.decisions(rows)["it"]
     exchanges = [Exchange(case.request, plain=case.goal.text) for case in cases]
     answers = [response.text for response in guard.answer(model, exchanges, sampling)]
     assert [decision["response"] for decision in decisions] == answers

@@ -173,18 +173,10 @@ def evaluate(
         seed=chosen.seed,
     )
     with following() as progress, compare.behind(trial.behind) if trial.behind else nullcontext() as other:
-        summary = compare.compare(
-            loaded,
-            asked,
-            guards,
-            out_folder,
-            sampling=chosen,
-            judge=judged_by,
-            other=other,
-            repeats=trial.repeats,
-            batch_size=trial.batch_size,
-            progress=progress,
+        comparison = compare.Comparison(
+            loaded, asked, guards, out_folder, chosen, judged_by, other, trial.batch_size, progress
         )
+        summary = comparison.run(trial.repeats)
     return finish(run, summary, judge=judged_by)
 
 

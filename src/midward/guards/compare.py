@@ -1,8 +1,8 @@
 """Guards side by side: what each lets through, what it stops that it shouldn't, and what it costs.
 
-1. Every case is answered once, without any guard (`answer`).
+1. Every case is answered once, without any guard (`Comparison.answers`).
 2. Each guard says of the same answers what it would have done, so that guards are compared on equal generations; one
-   that repairs answers anew (`decide`). A test checks that the guard in front does the same.
+   that repairs answers anew (`Comparison.decisions`). A test checks that the guard in front does the same.
 3. The answers and decisions become rates with intervals (`defences`), and these a summary (`summary`).
 
 Rows are appended as they come; running again goes on.
@@ -13,7 +13,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from sklearn.metrics import roc_curve
 
 from midward._asking import bounded, unavailable
 from midward._tables import write_table
-from midward.dynamics.readings import bands, by_set
+from midward.dynamics.readings import bands
 from midward.errors import InputError
 from midward.guards.guard import Exchange, Guard, GuardError, around
 from midward.guards.signals import Signals, signals_of
@@ -43,51 +45,7 @@ MEASURED_AT = 0.01
 Progress = Callable[[str, int, int], None]
 
 
-def compare(
-    model: LanguageModel,
-    cases: Sequence[Case],
-    guards: Mapping[str, Guard],
-    folder: str | Path,
-    *,
-    sampling: Sampling,
-    judge: Bench,
-    other: Behind | None = None,
-    repeats: int = 5,
-    batch_size: int = 16,
-    progress: Progress = lambda what, done, of: None,
-) -> dict[str, Any]:
-    """Answer, decide, measure what it costs, and sum up: all three steps.
-
-    Args:
-        model: the guards' own.
-        cases: what is asked; `about` has `plain`, the goal behind the attack.
-        guards: label -> guard, fitted.
-        folder: of the rows, and of scores.csv, a row for each guard and answer.
-        sampling: of every answer.
-        judge: says what each did.
-        other: whose answers are judged and guarded; `model` then is its surrogate, and costs aren't measured.
-        repeats: of the costs' measurement.
-        batch_size: rows of a forward.
-        progress: called with what is done, how many are, and of how many.
-
-    Returns:
-        See `summary`.
-
-    Raises:
-        InputError: where a case is no plain prompt (forced spans, masks): another model can't be asked that.
-        ModelError: where none has an answer.
-    """
-    folder = Path(folder)
-    how: dict[str, Any] = {"sampling": sampling, "batch_size": batch_size}
-    asking = {**how, "judge": judge, "progress": progress}
-    rows = answer(model, cases, guards, folder, other=other, **asking)
-    decisions = decide(model, cases, guards, rows, folder, repairs=other is None, **asking)
-    costs = None if other else overhead(model, guards, rows, decisions, repeats=repeats, **how)
-    write_table(folder / "scores", table(rows, decisions))
-    return summary(rows, decisions, guards, costs)
-
-
-# --- 1. answers ------------------------------------------------------------------------------------------------
+# --- what is asked ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -121,48 +79,6 @@ def behind(name: str) -> Iterator[Behind]:
         yield Behind(str(model), lambda prompts: portal.call(answers_of, prompts))
 
 
-def answer(
-    model: LanguageModel,
-    cases: Sequence[Case],
-    guards: Mapping[str, Guard],
-    folder: Path,
-    *,
-    sampling: Sampling,
-    judge: Bench,
-    other: Behind | None = None,
-    batch_size: int = 16,
-    progress: Progress = lambda what, done, of: None,
-) -> list[Row]:
-    """Answer every case without a guard, with the SRI signals that the guards look at; arguments as `compare`.
-
-    Returns:
-        Rows as `measure` makes them, with `signals` by the digest of the anchors. The response of a prompt with masks
-        is the filled turn and the reply.
-    """
-    anchors = {guard.anchors.digest: guard.anchors for guard in guards.values() if guard.anchors}
-    text = _filled(model)
-    if other is not None:
-        if shaped := next((case for case in cases if not _plain(model, case.request)), None):
-            raise InputError(
-                f"the set {shaped.set!r} forces tokens or sends masks, which {other.name} can't be asked; use plain "
-                "prompts."
-            )
-        ask = other.ask
-        text = lambda cases, responses: ask([str(case.request.prompt) for case in cases])  # noqa: E731
-    return measure(
-        model,
-        cases,
-        folder,
-        sampling=sampling,
-        judge=judge,
-        readers=[lambda: Signals(anchors)],
-        text=text,
-        depends={"anchors": sorted(anchors), "behind": other and other.name},
-        batch_size=batch_size,
-        progress=lambda done, of: progress("answers", done, of),
-    )
-
-
 def _plain(model: LanguageModel, request: Request) -> bool:
     """Whether any model can be asked this: a text, nothing forced, no mask in it."""
     mask_id = model.family.mask_id
@@ -186,134 +102,207 @@ def _filled(model: LanguageModel) -> Answers:
     return lambda cases, responses: [text(case, each) for case, each in zip(cases, responses, strict=True)]
 
 
-# --- 2. decisions ----------------------------------------------------------------------------------------------
-
-
-def decide(
-    model: LanguageModel,
-    cases: Sequence[Case],
-    guards: Mapping[str, Guard],
-    rows: Sequence[Row],
-    folder: Path,
-    *,
-    sampling: Sampling,
-    judge: Bench,
-    repairs: bool = True,
-    batch_size: int = 16,
-    progress: Progress = lambda what, done, of: None,
-) -> dict[str, list[Row]]:
-    """What each guard does about each answer; arguments as `compare`.
-
-    Args:
-        rows: as `answer` gave them.
-        repairs: whether a guard that repairs answers anew; otherwise what it flags counts as refused.
-
-    Returns:
-        label -> a decision for each row: score, seeds (the score by each seed of what was trained, where there are
-        several), flagged, step (after which it stops the generation, -1 for before it; None where it doesn't), and
-        seconds. Of a guard that repairs also response, success, refused and correct of its own answer.
-    """
-    decisions: dict[str, list[Row]] = {}
-    for number, (label, guard) in enumerate(guards.items()):
-
-        def count(done: int, of: int, number: int = number) -> None:
-            progress("scores", number * of + done, len(guards) * of)
-
-        if guard.repairs and repairs:
-            repaired = measure(
-                model,
-                cases,
-                folder,
-                sampling=sampling,
-                judge=judge,
-                guard=_Repairing(guard, {id(case.request): case.about.get("plain") for case in cases}),
-                text=_filled(model),
-                batch_size=batch_size,
-                progress=count,
-                file=f"answers-{label}.jsonl",
-            )
-            kept = ("response", "success", "refused", "correct", "nfe", "seconds")
-            scores = [
-                {"score": (row.get("guard") or {}).get("score"), **{name: row[name] for name in kept}}
-                for row in repaired
-            ]
-        else:
-            file = RowFile(folder / f"scores-{label}.jsonl")
-            scores = _scores(model, cases, guard, rows, file, batch_size, count)
-        decisions[label] = _decided(guard, rows, scores)
-    return decisions
-
-
 @dataclass(frozen=True)
 class _Repairing:
     """A guard in front of `measure`, told what only an evaluation knows. plain: the goal of a request, by its id()."""
 
     guard: Guard
+    digest: str
     plain: Mapping[int, str | None]
 
-    @property
-    def digest(self) -> str:
-        return self.guard.digest
-
     def sample(
-        self,
-        model: LanguageModel,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        batch_size: int,
-        watchers: Sequence[Watcher],
+        self, model: LanguageModel, requests: Sequence[Request], sampling: Sampling, **how: Any
     ) -> list[Response]:
         exchanges = [Exchange(request, plain=self.plain[id(request)]) for request in requests]
-        return self.guard.answer(model, exchanges, sampling, batch_size=batch_size, watchers=watchers)
+        return self.guard.answer(model, exchanges, sampling, **how)
 
 
-def _scores(
-    model: LanguageModel,
-    cases: Sequence[Case],
-    guard: Guard,
-    rows: Sequence[Row],
-    file: RowFile,
-    batch_size: int,
-    progress: Callable[[int, int], None],
-) -> list[Row]:
-    """Score every answer; a row each in `file`, kept as long as the fitted guard is the same."""
-    keys = [key_of(row=row["key"], guard=guard.digest) for row in rows]
-    todo = [i for i, key in enumerate(keys) if key not in file.rows]
-    signals = signals_of(rows, guard.anchors.digest) if guard.anchors else [None] * len(rows)
-    for start in range(0, len(todo), CHUNK):
-        chunk = todo[start : start + CHUNK]
-        exchanges = [
-            Exchange(cases[i].request, rows[i]["response"] or "", signals[i], cases[i].about.get("plain"))
-            for i in chunk
-        ]
-        started = time.process_time()
-        scores = guard.scores_by_seed(model, exchanges, batch_size=batch_size)
-        seconds = (time.process_time() - started) / len(chunk)
-        written = []
-        for i, by_seed in zip(chunk, scores.T.tolist(), strict=True):
-            unknown = rows[i].get("error") or np.isnan(by_seed[0])
-            score = {"score": None} if unknown else {"score": by_seed[0]}
-            if len(by_seed) > 1:
-                score["seeds"] = None if unknown else by_seed
-            written.append({"key": keys[i], **score, "seconds": seconds})
-        file.extend(written)
-        progress(len(rows) - len(todo) + start + len(chunk), len(rows))
-    return [file.rows[key] for key in keys]
+@dataclass(frozen=True)
+class Comparison:
+    """Guards on the same answers. Rows are appended as they come, so a second time nothing is asked again.
 
+    Attributes:
+        model: the guards' own.
+        cases: what is asked; `about` has `plain`, the goal behind the attack.
+        guards: label -> guard, fitted.
+        folder: of the rows, and of scores.csv, a row for each guard and answer.
+        sampling: of every answer.
+        judge: says what each did.
+        other: whose answers are judged and guarded; `model` then is its surrogate, a guard that repairs only refuses,
+            and costs aren't measured.
+        batch_size: rows of a forward.
+        progress: called with what is done, how many are, and of how many.
+    """
 
-def _decided(guard: Guard, rows: Sequence[Row], scores: Sequence[Row]) -> list[Row]:
-    flags = guard.flag(np.array([score["score"] for score in scores], dtype=float)).tolist()
-    stops: Sequence[int | None] = [-1 if guard.looks == "before" else None] * len(rows)
-    if guard.anchors and rows:
-        stops = guard.stops(signals_of(rows, guard.anchors.digest))
-    return [
-        {**score, "flagged": None if row.get("error") else flagged, "step": step if flagged else None}
-        for row, score, flagged, step in zip(rows, scores, flags, stops, strict=True)
-    ]
+    model: LanguageModel
+    cases: Sequence[Case]
+    guards: Mapping[str, Guard]
+    folder: Path
+    sampling: Sampling
+    judge: Bench
+    other: Behind | None = None
+    batch_size: int = 16
+    progress: Progress = lambda what, done, of: None
 
+    def run(self, repeats: int = 5) -> dict[str, Any]:
+        """Answer, decide, measure what it costs, and sum up (see `summary`). repeats: of the costs' measurement.
 
-# --- what it costs ---------------------------------------------------------------------------------------------
+        Raises:
+            InputError: where a case is no plain prompt (forced spans, masks): another model can't be asked that.
+            ModelError: where none has an answer.
+        """
+        rows = self.answers()
+        decisions = self.decisions(rows)
+        costs = None if self.other else self.overhead(rows, decisions, repeats)
+        write_table(self.folder / "scores", table(rows, decisions))
+        return summary(rows, decisions, self.guards, costs)
+
+    # --- 1. answers -----------------------------------------------------------------------------------------
+
+    def answers(self) -> list[Row]:
+        """Answer every case without a guard, with the SRI signals that the guards look at.
+
+        Returns:
+            Rows as `measure` makes them, with `signals` by the digest of the anchors. The response of a prompt with
+            masks is the filled turn and the reply.
+        """
+        anchors = {guard.anchors.digest: guard.anchors for guard in self.guards.values() if guard.anchors}
+        text, other = _filled(self.model), self.other
+        if other is not None:
+            if shaped := next((case for case in self.cases if not _plain(self.model, case.request)), None):
+                raise InputError(
+                    f"the set {shaped.set!r} forces tokens or sends masks, which {other.name} can't be asked; use "
+                    "plain prompts."
+                )
+            ask = other.ask
+            text = lambda cases, responses: ask([str(case.request.prompt) for case in cases])  # noqa: E731
+        return self._measured(
+            "answers",
+            readers=[lambda: Signals(anchors)],
+            text=text,
+            depends={"anchors": sorted(anchors), "behind": other and other.name},
+        )
+
+    def _measured(self, what: str, **how: Any) -> list[Row]:
+        return measure(
+            self.model,
+            self.cases,
+            self.folder,
+            sampling=self.sampling,
+            judge=self.judge,
+            batch_size=self.batch_size,
+            progress=partial(self.progress, what),
+            **how,
+        )
+
+    # --- 2. decisions ---------------------------------------------------------------------------------------
+
+    def decisions(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
+        """What each guard does about each answer.
+
+        Args:
+            rows: as `answers` gives them.
+
+        Returns:
+            label -> a decision for each row: score, seeds (the score by each seed of what was trained, where there are
+            several), flagged, step (after which it stops the generation, -1 for before it; None where it doesn't), and
+            seconds. Of a guard that repairs also response, success, refused and correct of its own answer.
+        """
+        decisions: dict[str, list[Row]] = {}
+        for label, guard in self.guards.items():
+            repairs = guard.repairs and not self.other
+            scores = self._repaired(label, guard) if repairs else self._scores(label, guard, rows)
+            flags = guard.flag(np.array([score["score"] for score in scores], dtype=float)).tolist()
+            stops: Sequence[int | None] = [-1 if guard.looks == "before" else None] * len(rows)
+            if guard.anchors and rows:
+                stops = guard.stops(signals_of(rows, guard.anchors.digest))
+            decisions[label] = [
+                {**score, "flagged": None if row.get("error") else flagged, "step": step if flagged else None}
+                for row, score, flagged, step in zip(rows, scores, flags, stops, strict=True)
+            ]
+        return decisions
+
+    def _repaired(self, label: str, guard: Guard) -> list[Row]:
+        plain = {id(case.request): case.about.get("plain") for case in self.cases}
+        rows = self._measured(
+            f"{label}: answers",
+            guard=_Repairing(guard, guard.digest, plain),
+            text=_filled(self.model),
+            file=f"answers-{label}.jsonl",
+        )
+        kept = ("response", "success", "refused", "correct", "nfe", "seconds")
+        return [{"score": (row.get("guard") or {}).get("score"), **{name: row[name] for name in kept}} for row in rows]
+
+    def _scores(self, label: str, guard: Guard, rows: Sequence[Row]) -> list[Row]:
+        """Score every answer; a row each in a file of the guard's, kept as long as the fitted guard is the same."""
+        file = RowFile(self.folder / f"scores-{label}.jsonl")
+        keys = [key_of(row=row["key"], guard=guard.digest) for row in rows]
+        todo = [i for i, key in enumerate(keys) if key not in file.rows]
+        signals = signals_of(rows, guard.anchors.digest) if guard.anchors else [None] * len(rows)
+        for start in range(0, len(todo), CHUNK):
+            chunk = todo[start : start + CHUNK]
+            exchanges = [
+                Exchange(case.request, rows[i]["response"] or "", signals[i], case.about.get("plain"))
+                for i, case in ((i, self.cases[i]) for i in chunk)
+            ]
+            started = time.process_time()
+            scores = guard.scores_by_seed(self.model, exchanges, batch_size=self.batch_size)
+            seconds = (time.process_time() - started) / len(chunk)
+            written = []
+            for i, by_seed in zip(chunk, scores.T.tolist(), strict=True):
+                unknown = rows[i].get("error") or np.isnan(by_seed[0])
+                seeds = {"seeds": None if unknown else by_seed} if len(by_seed) > 1 else {}
+                written.append({"key": keys[i], "score": None if unknown else by_seed[0], **seeds, "seconds": seconds})
+            file.extend(written)
+            self.progress(f"{label}: scores", len(rows) - len(todo) + start + len(chunk), len(rows))
+        return [file.rows[key] for key in keys]
+
+    # --- what it costs --------------------------------------------------------------------------------------
+
+    def overhead(
+        self, rows: Sequence[Row], decisions: Mapping[str, Sequence[Row]], repeats: int = 5
+    ) -> dict[str, float]:
+        """Extra time of each guard, as a share of answering requests without one.
+
+        A guard that looks before or after costs what its scores took, one that repairs what its answers took beyond
+        the model's. One that looks at signals costs what its watcher takes of a generation, with the threshold out of
+        reach so that it stops none. That is a few per mille: the difference of two whole runs would measure the
+        machine (bench/sri_overhead.py has both).
+
+        Args:
+            rows, decisions: as `answers` and `decisions` give them.
+            repeats: generations of which the median is taken.
+        """
+        prompts = [row["prompt"] for row in rows if not row["harmful"]] or [row["prompt"] for row in rows]
+        prompts = prompts[: 2 * self.batch_size]
+
+        def seconds_of(*watchers: Watcher) -> float:
+            started = time.process_time()
+            sample(self.model, prompts, self.sampling, batch_size=self.batch_size, watchers=watchers)
+            return time.process_time() - started
+
+        bare: list[float] = []
+        shares: dict[str, list[float]] = {label: [] for label, guard in self.guards.items() if guard.anchors}
+        for _ in range(repeats):
+            bare.append(seconds_of())
+            for label in shares:
+                guard = copy(self.guards[label])
+                guard.threshold = np.inf
+                watcher = guard.watcher({})
+                assert watcher is not None
+                spent = _timed(watcher)
+                whole = seconds_of(watcher)
+                shares[label].append(sum(spent) / (whole - sum(spent)))
+        costs = {}
+        for label, guard in self.guards.items():
+            seconds = np.mean([decision["seconds"] for decision in decisions[label]])
+            if label in shares:
+                costs[label] = float(np.median(shares[label]))
+            elif guard.repairs:
+                costs[label] = float(seconds / np.mean([row["seconds"] for row in rows])) - 1
+            else:
+                costs[label] = float(seconds * len(prompts) / np.median(bare))
+        return costs
 
 
 def _timed(watcher: Any) -> list[float]:
@@ -333,59 +322,6 @@ def _timed(watcher: Any) -> list[float]:
     return spent
 
 
-def overhead(
-    model: LanguageModel,
-    guards: Mapping[str, Guard],
-    rows: Sequence[Row],
-    decisions: Mapping[str, Sequence[Row]],
-    *,
-    sampling: Sampling,
-    batch_size: int = 16,
-    repeats: int = 5,
-) -> dict[str, float]:
-    """Extra time of each guard, as a share of answering requests without one.
-
-    A guard that looks before or after costs what its scores took, one that repairs what its answers took beyond the
-    model's. One that looks at signals costs what its watcher takes of a generation, with the threshold out of reach so
-    that it stops none. That is a few per mille: the difference of two whole runs would measure the machine
-    (bench/sri_overhead.py has both).
-
-    Args:
-        rows, decisions: as `answer` and `decide` gave them.
-        repeats: generations of which the median is taken.
-    """
-    prompts = [row["prompt"] for row in rows if not row["harmful"]] or [row["prompt"] for row in rows]
-    prompts = prompts[: 2 * batch_size]
-    bare: list[float] = []
-    shares: dict[str, list[float]] = {label: [] for label, guard in guards.items() if guard.anchors}
-    for _ in range(repeats):
-        started = time.process_time()
-        sample(model, prompts, sampling, batch_size=batch_size)
-        bare.append(time.process_time() - started)
-        for label in shares:
-            guard = guards[label]
-            threshold, guard.threshold = guard.threshold, np.inf
-            try:
-                watcher = guard.watcher({})
-                assert watcher is not None
-                spent = _timed(watcher)
-                started = time.process_time()
-                sample(model, prompts, sampling, batch_size=batch_size, watchers=[watcher])
-                shares[label].append(sum(spent) / (time.process_time() - started - sum(spent)))
-            finally:
-                guard.threshold = threshold
-    costs = {}
-    for label, guard in guards.items():
-        seconds = np.mean([decision["seconds"] for decision in decisions[label]])
-        if label in shares:
-            costs[label] = float(np.median(shares[label]))
-        elif guard.repairs:
-            costs[label] = float(seconds / np.mean([row["seconds"] for row in rows])) - 1
-        else:
-            costs[label] = float(seconds * len(prompts) / np.median(bare))
-    return costs
-
-
 # --- 3. numbers ------------------------------------------------------------------------------------------------
 
 Pair = tuple[Row, Row]  # an answer, and what a guard decides about it
@@ -397,8 +333,7 @@ def defences(
     """One row a defence, `none` first, as the paper's table.
 
     Args:
-        rows, decisions: as `answer` and `decide` gave them.
-        costs: as `overhead` gives them.
+        rows, decisions, costs: as `Comparison` has them from its methods.
 
     Returns:
         defence; overhead (None where it wasn't measured); flags: harmless set -> rate of flagged; refused: the same
@@ -408,17 +343,14 @@ def defences(
         tell; saved: mean denoising steps that stopping saves a flagged generation, saved_share of its steps; auroc:
         jailbroken answers against each harmless set, an `Area` over goals and the detector's seeds.
     """
-    harmless = list(dict.fromkeys(row["set"] for row in rows if not row["harmful"]))
-    attacked = list(dict.fromkeys(row["set"] for row in rows if row["harmful"]))
     nobody: list[Row] = [{"score": None, "flagged": False, "step": None}] * len(rows)
     made: list[Row] = []
     for label, decided in {"none": nobody, **decisions}.items():
         pairs = list(zip(rows, decided, strict=True))
         # A file may hold harmless and harmful prompts under one name; they are read apart.
-        calm = {name: [pair for pair in pairs if pair[0]["set"] == name and not _harmful(pair)] for name in harmless}
-        hard = {name: [pair for pair in pairs if pair[0]["set"] == name and _harmful(pair)] for name in attacked}
-        hard["all"] = [pair for pair in pairs if _harmful(pair)]
-        jailbroken = [pair for pair in hard["all"] if pair[0]["success"]]
+        harmless, harmful = ([pair for pair in pairs if pair[0]["harmful"] is kind] for kind in (False, True))
+        calm, hard = _by_set(harmless), {**_by_set(harmful), "all": harmful}
+        jailbroken = [pair for pair in harmful if pair[0]["success"]]
         flagged = [pair for pair in pairs if pair[1]["flagged"]]
         saved = [
             0 if decision["step"] is None else max(0, row["steps"] - (decision["step"] + 1))
@@ -439,8 +371,8 @@ def defences(
             "auroc": {},
         }
         if label != "none":
-            defence["gain"] = _gain(hard["all"])
-            defence["caught_at_1"] = _caught_at(MEASURED_AT, jailbroken, [p for p in pairs if not _harmful(p)])
+            defence["gain"] = _gain(harmful)
+            defence["caught_at_1"] = _caught_at(MEASURED_AT, jailbroken, harmless)
             defence["auroc"] = {name: _area(jailbroken, some) for name, some in calm.items()}
         made.append(defence)
     gains = corrected([gain for defence in made[1:] if isinstance(gain := defence["gain"], Paired)])
@@ -449,8 +381,11 @@ def defences(
     return made
 
 
-def _harmful(pair: Pair) -> bool:
-    return bool(pair[0]["harmful"])
+def _by_set(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    sets: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        sets.setdefault(pair[0]["set"], []).append(pair)
+    return sets
 
 
 def _rate(pairs: Sequence[Pair], verdict: Callable[[Row, Row], bool | None]) -> Rate:
@@ -536,18 +471,13 @@ def _plain_numbers(value: Any) -> Any:
 
 
 def _curves(rows: Sequence[Row], decided: Sequence[Row]) -> dict[str, list[list[float]]]:
-    scored = [
-        {**row, "score": decision["score"]}
-        for row, decision in zip(rows, decided, strict=True)
-        if decision["score"] is not None
-    ]
-    jailbroken = [row["score"] for row in scored if row["harmful"] and row["success"]]
+    scored = [pair for pair in zip(rows, decided, strict=True) if pair[1]["score"] is not None]
+    jailbroken = [decision["score"] for row, decision in scored if row["harmful"] and row["success"]]
     curves: dict[str, list[list[float]]] = {}
-    for name, some in by_set([row for row in scored if not row["harmful"]]).items():
+    for name, pairs in _by_set([pair for pair in scored if not pair[0]["harmful"]]).items():
         if jailbroken:
-            harmless = [row["score"] for row in some]
-            truth = np.repeat([1, 0], [len(jailbroken), len(harmless)])
-            false, true, _ = roc_curve(truth, [*jailbroken, *harmless])
+            truth = np.repeat([1, 0], [len(jailbroken), len(pairs)])
+            false, true, _ = roc_curve(truth, [*jailbroken, *(decision["score"] for _, decision in pairs)])
             curves[name] = np.stack([false, true], axis=1).tolist()
     return curves
 
