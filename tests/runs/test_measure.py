@@ -10,7 +10,7 @@ from midward import errors
 from midward.goals import Goal
 from midward.judges.bench import Bench
 from midward.judges.judge import JudgeInfo, Verdict
-from midward.runs.compare import compare, load
+from midward.runs.compare import differences, load
 from midward.runs.measure import JUDGED, Case, Reader, measure
 from midward.runs.run import Measured, Run, RunFolder
 from midward.sampling import Forced, Request, Sampling, Trace
@@ -199,8 +199,7 @@ def test_two_runs_are_compared_by_what_both_were_asked(llada, bench, tmp_path):
         RunFolder(tmp_path / name, "probe x").start()
         measure(llada, cases, tmp_path / name, sampling=SHORT, judge=bench)
     (_, first), (_, second) = (load(tmp_path / name) for name in ("one", "two"))
-    how = {"cell_of": lambda row: row["set"], "asked_of": lambda row: (row["goal"], row["prompt"])}
-    pairs = compare(first, second, ["success", "refused"], **how)
+    pairs = {(about["set"], about["measure"]): pair for about, pair in differences(first, second, ["set"], ["success"])}
     assert pairs["mine", "success"].value == 0 and pairs["mine", "success"].n == 7
     with pytest.raises(errors.InputError, match="share nothing"):
-        compare(first[:2], second, ["success"], **how)
+        differences(first[:2], second, ["set"], ["success"])

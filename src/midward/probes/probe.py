@@ -18,11 +18,11 @@ from midward.goals import Goal
 from midward.judges.bench import Bench, bench
 from midward.models import LanguageModel
 from midward.probes.configs import Attacking, ProbeConfig
-from midward.runs.compare import compare, load
+from midward.runs.compare import differences, load, records
 from midward.runs.measure import Case, Reader, measure
 from midward.runs.run import Run
 from midward.sampling import Sampling, Watcher
-from midward.stats import Mean, Paired, mean, rate
+from midward.stats import rate
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -186,26 +186,7 @@ def against(probe: Probe, rows: Sequence[Row], others: Sequence[Row]) -> list[Ro
     Raises:
         InputError: the runs share nothing that was asked.
     """
-
-    def cell_of(row: Row) -> tuple[Any, ...]:
-        return tuple(row[name] for name in probe.cell)
-
-    def asked_of(row: Row) -> tuple[Any, ...]:
-        return (*cell_of(row), row["set"], row["goal"], row.get("phrase"))
-
-    numbers: dict[tuple[Any, str], Paired | Mean] = {}
-    pairs = compare(rows, others, probe.measures, cell_of=cell_of, asked_of=asked_of)
-    numbers |= {of: pair for of, pair in pairs.items() if pair.n}
-    theirs = {asked_of(row): row for row in others}
-    for cell, mine in groups(rows, *probe.cell).items():
-        met = [(row, theirs[asked_of(row)]) for row in mine if asked_of(row) in theirs]
-        for field in probe.means:
-            gaps = [row[field] - other[field] for row, other in met if row.get(field) is not None]
-            numbers |= {(cell, field): mean(gaps)} if gaps else {}
-    return [
-        dict(zip(probe.cell, cell, strict=True)) | {"measure": measure, **number.record()}
-        for (cell, measure), number in numbers.items()
-    ]
+    return records(differences(rows, others, probe.cell, probe.measures, probe.means))
 
 
 # --- parts of summaries --------------------------------------------------------------------------------------

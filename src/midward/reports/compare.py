@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from midward._tables import read_table
 from midward.errors import InputError
-from midward.runs.compare import compare, load
+from midward.runs.compare import Differences, differences, load, records
 from midward.runs.measure import ROWS
 from midward.runs.run import SUMMARY, Run
-from midward.stats import Paired, corrected
+from midward.utility import readings
 
 Row = dict[str, Any]
 #: Fields of rows that tell the cells of a table apart, those of them that a verb's rows have.
-CELL = ("attack", "guard", "set", "sampler", "kind", "position", "word", "tokens", "subtask", "measure")
+CELL = ("attack", "guard", "set", "sampler", "kind", "position", "word", "tokens", "task", "subtask", "measure")
 #: Fields that are verdicts or shares in 0..1 -> whether more of it is better (1), worse (-1) or neither (0).
-MEASURES = {"success": -1, "refused": 0, "correct": 1, "own_refusal": 0, "hit": 0, "anywhere": 0, "value": 1}
+MEASURES = {"success": -1, "refused": 0, "correct": 1, "own_refusal": 0, "hit": 0, "anywhere": 0}
 MEASURES |= {"flagged": -1}  # of harmless requests
 _VERDICTS = {"1": True, "0": False}
 
@@ -46,42 +46,29 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
         raise InputError(f"only runs of one verb can be compared; received {verbs_of}.")
     (first, measures), *others = (_rows(folder, run) for folder, run in runs.items())
     labels = _labels(list(runs))
-    pairs: list[tuple[dict[str, Any], Paired]] = []
+    found: Differences = []
     for label, (other, theirs) in zip(labels[1:], others, strict=True):
         shared = {name: better for name, better in measures.items() if name in theirs}
-        pairs += [({"minus": label, **cell}, pair) for cell, pair in _against(first, other, shared)]
-    numbers = corrected([pair for _, pair in pairs])
-    records = [cell | number.record() for (cell, _), number in zip(pairs, numbers, strict=True)]
-    return {"verb": next(iter(verbs)), "first": labels[0], "pairs": records}
+        found += [({"minus": label, **about}, pair) for about, pair in _against(first, other, shared)]
+    return {"verb": next(iter(verbs)), "first": labels[0], "pairs": records(found)}
 
 
-def _against(
-    first: Sequence[Row], other: Sequence[Row], measures: Mapping[str, int]
-) -> Iterator[tuple[dict[str, Any], Paired]]:
-    """One run minus another: what tells each cell and its measure, and the difference."""
+def _against(first: Sequence[Row], other: Sequence[Row], measures: Mapping[str, int]) -> Differences:
+    """One run minus another. Where both are of one model each, these are what is compared, whatever they are called."""
     sides = (first, other)
-    # Where both runs are of one model each, these are what is compared, whatever they are called.
     several = any(len({row.get("model") for row in rows}) > 1 for rows in sides)
     names = [*(["model"] if several else []), *CELL]
-    fields = [name for name in names if any(row.get(name) is not None for rows in sides for row in rows)]
-
-    def cell_of(row: Row) -> tuple[Any, ...]:
-        return tuple(row.get(name) for name in fields)
-
-    def asked_of(row: Row) -> tuple[Any, ...]:
-        return (cell_of(row), row.get("source"), row["goal"], row.get("phrase"), row.get("seed"))
-
-    differences = compare(first, other, list(measures), cell_of=cell_of, asked_of=asked_of)
-    if not any(pair.n for pair in differences.values()):
+    cell = [name for name in names if any(row.get(name) is not None for rows in sides for row in rows)]
+    found = differences(first, other, cell, list(measures))
+    if not found:
         raise InputError("the runs share nothing that was scored on both sides.")
-    for (cell, measure), pair in differences.items():
-        if pair.n:
-            labels = dict(zip(fields, cell, strict=True))  # type: ignore[call-overload]
-            yield {"measure": measure, **labels, "better": measures[measure]}, pair
+    return [(about | {"better": measures.get(about["measure"], 1)}, pair) for about, pair in found]
 
 
 def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
     """The rows of a run and its measures. An attack's rows are in samples.csv; its judges are the measures."""
+    if run.verb == "utility":
+        return readings.samples(_measured(folder)), {"value": 1}
     if run.verb != "attack":
         rows = _behind_guards(folder) if run.verb == "guard eval" else _measured(folder)
         return rows, {

@@ -8,8 +8,8 @@ any point, the same call goes on where it stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,12 +156,12 @@ def measure(
     if len(set(keys)) < len(keys):
         raise InputError("two cases are equal in everything; give each what tells it apart in `about`.")
     progress(sum(key in rows.rows for key in keys), len(keys))
-    loop = _Loop(model, sampling, judge, guard, readers, text, batch_size, watchers)
-    with _judging(judge) as judging_texts:
+    chunks = _Chunks(model, sampling, judge, guard, readers, text, batch_size, watchers)
+    with judging(judge) if judge else nullcontext() as ask:
         for start in range(0, len(cases), 2 * batch_size):
             chunk = [i for i in range(len(cases))[start : start + 2 * batch_size] if keys[i] not in rows.rows]
             if chunk:
-                written = loop.rows([cases[i] for i in chunk], judging_texts)
+                written = chunks.rows([cases[i] for i in chunk], ask)
                 rows.append(*({"key": keys[i], **about, **row} for i, row in zip(chunk, written, strict=True)))
                 progress(sum(key in rows.rows for key in keys), len(keys))
     measured = [rows.rows[key] for key in keys]
@@ -170,7 +170,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _Loop:
+class _Chunks:
     """What is the same for every chunk of a call to `measure`."""
 
     model: LanguageModel
@@ -182,88 +182,63 @@ class _Loop:
     batch_size: int
     watchers: Sequence[Watcher]
 
-    def rows(self, cases: Sequence[Case], judging_texts: Judging) -> list[Row]:
-        """The rows of a chunk of cases, without their keys."""
+    def rows(self, cases: Sequence[Case], ask: Judging | None) -> list[Row]:
+        """The rows of a chunk of cases, without their keys. ask: goals, texts -> the judge's verdicts."""
         # 2. Sample those that can be asked. A case that can't has an error in its response's place.
         asked = [case for case in cases if case.error is None]
         readers = [make() for make in self.readers]
         watchers = [*(watcher for reader in readers for watcher in reader.watchers), *self.watchers]
-        requests = [case.request for case in asked]
-        how: dict[str, Any] = {"batch_size": self.batch_size, "watchers": watchers}
+        requests, run = [case.request for case in asked], sample if self.guard is None else self.guard.sample
         started = time.perf_counter()
-        if self.guard is None:
-            responses = sample(self.model, requests, self.sampling, **how)
-        else:
-            responses = self.guard.sample(self.model, requests, self.sampling, **how)
-        seconds = (time.perf_counter() - started) / max(1, len(asked))
+        responses = run(self.model, requests, self.sampling, batch_size=self.batch_size, watchers=watchers)
+        seconds = round((time.perf_counter() - started) / max(1, len(asked)), 4)
         answers = self.text(asked, responses) if self.text else [response.text for response in responses]
-        # 3. Judge each distinct text of a case once, the response first.
-        earlier = [
-            [list(reader.texts(place, case, response)) for reader in readers]
-            for place, (case, response) in enumerate(zip(asked, responses, strict=True))
-        ]
+        # 3. Judge each distinct text of a case once: first what came, then what each reader names.
         texts = [
-            [answer or "", *(text for own in by_reader for text in own)]
-            for answer, by_reader in zip(answers, earlier, strict=True)
+            [[answer or ""], *(list(reader.texts(place, case, response)) for reader in readers)]
+            for place, (case, response, answer) in enumerate(zip(asked, responses, answers, strict=True))
         ]
-        readings = self._readings(asked, texts, judging_texts)
+        readings = self._readings(asked, texts, ask)
         # 4. A row each: what was asked, what came, what the judge and the readers say of it.
-        rows = []
-        for place, (case, response, answer) in enumerate(zip(asked, responses, answers, strict=True)):
-            judged = iter(readings[place])
-            row = _answered(case, response, answer, seconds) | next(judged)
-            for reader, own in zip(readers, earlier[place], strict=True):
-                row |= reader.fields(place, case, response, [next(judged) for _ in own])
+        unjudged, rows, places = dict.fromkeys(JUDGED) if self.judge else {}, [], iter(range(len(asked)))
+        for case in cases:
+            if case.error is not None:
+                rows.append(_asked(case) | _NOTHING | unjudged | {"error": case.error})
+                continue
+            place = next(places)
+            response, answer, [[judged], *of_readers] = responses[place], answers[place], readings[place]
+            row = _asked(case) | {"response": answer, "ended": response.ended, "nfe": response.nfe}
+            row |= {"steps": response.steps, "seconds": seconds}
+            row |= {} if response.verdict is None else {"guard": response.verdict.record()}
+            row |= judged
+            for reader, own in zip(readers, of_readers, strict=True):
+                row |= reader.fields(place, case, response, own)
             error = response.error or ("no answer came from the model behind" if answer is None else None)
-            rows.append(row if error is None else row | self._unjudged() | {"response": None, "error": error})
-        answered = iter(rows)
-        return [
-            next(answered) if case.error is None else _asked(case) | _NOTHING | self._unjudged() | {"error": case.error}
-            for case in cases
-        ]
+            rows.append(row if error is None else row | unjudged | {"response": None, "error": error})
+        return rows
 
     def _readings(
-        self, cases: Sequence[Case], texts: Sequence[Sequence[str]], judging_texts: Judging
-    ) -> list[list[Row]]:
+        self, cases: Sequence[Case], texts: Sequence[Sequence[Sequence[str]]], ask: Judging | None
+    ) -> list[list[list[Row]]]:
         """What the judge says of each text of each case, as the fields of JUDGED; empty fields without a judge."""
-        if self.judge is None:
-            return [[{} for _ in own] for own in texts]
-        distinct = list(dict.fromkeys((place, text) for place, own in enumerate(texts) for text in own))
-        verdicts = judging_texts([cases[place].goal for place, _ in distinct], [text for _, text in distinct])
-        fields = {of: reading(self.judge, verdict, of[1]) for of, verdict in zip(distinct, verdicts, strict=True)}
-        return [[fields[place, text] for text in own] for place, own in enumerate(texts)]
-
-    def _unjudged(self) -> Row:
-        return dict.fromkeys(JUDGED) if self.judge else {}
+        fields: dict[tuple[int, str], Row] = {}
+        if self.judge is not None and ask is not None:
+            of = [(place, text) for place, by_reader in enumerate(texts) for own in by_reader for text in own]
+            distinct = list(dict.fromkeys(of))
+            verdicts = ask([cases[place].goal for place, _ in distinct], [text for _, text in distinct])
+            for (place, text), verdict in zip(distinct, verdicts, strict=True):
+                fields[place, text] = reading(self.judge, verdict, text)
+        return [
+            [[fields.get((place, text), {}) for text in own] for own in by_reader]
+            for place, by_reader in enumerate(texts)
+        ]
 
 
 #: Of a case that can't be asked.
 _NOTHING: Row = {"response": None, "ended": None, "nfe": 0, "steps": 0, "seconds": 0.0}
 
 
-def _answered(case: Case, response: Response, answer: str | None, seconds: float) -> Row:
-    row = {**_asked(case), "response": answer, "ended": response.ended, "nfe": response.nfe, "steps": response.steps}
-    guard = {} if response.verdict is None else {"guard": response.verdict.record()}
-    return {**row, "seconds": round(seconds, 4), **guard}
-
-
 def _asked(case: Case) -> Row:
     goal = case.goal
-    return {
-        "set": case.set or goal.source,
-        "goal": goal.id,
-        "source": goal.source,
-        "subject": goal.subject,
-        "harmful": goal.harmful,
-        **case.about,
-        "prompt": case.request.prompt,
-    }
-
-
-@contextmanager
-def _judging(judge: Bench | None) -> Iterator[Judging]:
-    if judge is None:
-        yield lambda goals, texts: []
-    else:
-        with judging(judge) as ask:
-            yield ask
+    about = {"set": case.set or goal.source, "goal": goal.id, "source": goal.source, "subject": goal.subject}
+    return {**about, "harmful": goal.harmful, **case.about, "prompt": case.request.prompt}

@@ -160,15 +160,12 @@ class RunFolder:
         Raises:
             InputError: another process has the folder.
         """
-        self.run = self.run.model_copy(
-            update={
-                "models": list(models),
-                "sampling": dict(sampling) if sampling is not None else None,
-                "judges": [dict(judge) for judge in judges],
-                "goals": dict(goals or {}),
-                "seed": seed,
-            }
-        ).stamped()
+        about: dict[str, Any] = {
+            "sampling": None if sampling is None else dict(sampling),
+            "judges": list(map(dict, judges)),
+        }
+        about |= {"models": list(models), "goals": dict(goals or {}), "seed": seed}
+        self.run = self.run.model_copy(update=about).stamped()
         if os.environ.get("RANK", "0") != "0":  # under torchrun one process writes
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from midward.errors import InputError
-from midward.stats import corrected, mean, paired, rate
+from midward.runs.compare import Differences, differences, records
+from midward.stats import mean, rate
 
 Row = dict[str, Any]
 Cell = tuple[str, str, str]  # task, subtask ("" for all of them), measure
@@ -53,24 +53,24 @@ def against(models: Mapping[str, Sequence[Sequence[Row]]], other: Sequence[Seque
         other: the same of what is subtracted.
 
     Raises:
-        InputError: they share no sample.
+        InputError: a model shares no sample with the other.
     """
-
-    def by_sample(runs: Sequence[Sequence[Row]]) -> list[dict[Cell, dict[str, Any]]]:
-        return [{c: {asked_of(row): row["value"] for row in rows} for c, rows in by_cell(run).items()} for run in runs]
-
-    theirs = by_sample(other)
-    labels, pairs = [], []
+    theirs = samples([row | {"seed": seed} for seed, run in enumerate(other) for row in run])
+    found: Differences = []
     for model, runs in models.items():
-        mine = by_sample(runs)
-        for cell in mine[0]:
-            first, second = ([run[cell] for run in side if cell in run] for side in (mine, theirs))
-            if not set().union(*first).isdisjoint(set().union(*second)):
-                labels.append(dict(zip(("model", "task", "subtask", "measure"), (model, *cell), strict=True)))
-                pairs.append(paired(first, second))
-    if not pairs:
-        raise InputError("the two runs share no sample: they must be of the same tasks and exercises to be compared.")
-    return [label | pair.record() for label, pair in zip(labels, corrected(pairs), strict=True)]
+        mine = samples([row | {"seed": seed} for seed, run in enumerate(runs) for row in run])
+        pairs = differences(mine, theirs, ("task", "subtask", "measure"), ["value"])
+        found += [({"model": model, **about}, pair) for about, pair in pairs]
+    return records(found)
+
+
+def samples(rows: Sequence[Row]) -> list[Row]:
+    """A row for each sample and each of `by_cell` that it is in, with that cell's task, subtask and measure."""
+    return [
+        {**row, "goal": asked_of(row), "set": None, "subject": None, "task": task, "subtask": subtask}
+        for (task, subtask, _), cell in by_cell(rows).items()
+        for row in cell
+    ]
 
 
 def _sample(row: Row) -> Row:
