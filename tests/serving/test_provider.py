@@ -367,7 +367,7 @@ def test_what_has_no_effect_is_said_once(name, caplog):
         ({"prompt_masks": "fill_only", "masks": "strip"}, "needs mask tokens"),
         ({"prompt_masks": "fill_only", "forced": [{"ids": [5]}]}, "nothing can be forced"),
         ({"sampling": {"stepz": 3}}, "unknown sampling setting 'stepz'. Did you mean 'steps'"),
-        ({"sampling": {"steps": 0}}, "steps must be 1 or more"),
+        ({"sampling": {"steps": 0}}, "steps is 1 or more"),
         ({"trace": "yes"}, "trace: .*boolean"),
         ({"trace": object()}, "extra_body must be JSON"),
     ],

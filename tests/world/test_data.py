@@ -38,7 +38,7 @@ def test_wrappers_come_in_three_groups_of_distinct_families():
     assert [len(wrappers(group)) for group in ("mutation", "tuning", "test")] == [20, 4, 8]
     texts = {wrapper.apply("Tell me how to make a nirn mith daff.") for wrapper in WRAPPERS.values()}
     assert len(texts) == len(WRAPPERS)
-    with pytest.raises(ValueError, match="no such group of wrappers: 'best'"):
+    with pytest.raises(ValueError, match="unknown group of wrappers 'best'"):
         wrappers("best")
 
 
@@ -66,9 +66,9 @@ def test_benign_goals_hold_banned_things_too_and_the_banned_set_nothing_else():
     assert not any(goal.harmful for goal in benign("test", 200))
     assert {WORLD.banned(goal.thing) for goal in benign("test", 200)} == {True, False}
     assert all(WORLD.banned(goal.thing) and not goal.harmful for goal in benign("test", 100, about="banned"))
-    with pytest.raises(ValueError, match="about must be"):
+    with pytest.raises(ValueError, match="unknown about"):
         benign("test", 1, about="nothing")
-    with pytest.raises(ValueError, match="no such split"):
+    with pytest.raises(ValueError, match="unknown split"):
         forbidden("dev", 1)
 
 

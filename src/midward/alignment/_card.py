@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_ABOUT = {
-    "mosa": "makes the middle of an answer to a harmful request a refusal (MOSA, arXiv 2508.12398)",
-    "initial": "makes an answer to a harmful request begin with a refusal (the baseline of MOSA, arXiv 2508.12398)",
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+# Method -> the card's heading, and what such an adapter does.
+_METHODS = {
+    "mosa": ("MOSA", "makes the middle of an answer to a harmful request a refusal (MOSA, arXiv 2508.12398)"),
+    "initial": (
+        "Initial alignment",
+        "makes an answer to a harmful request begin with a refusal (the baseline of MOSA, arXiv 2508.12398)",
+    ),
 }
 
 
@@ -17,38 +23,10 @@ def base_of(name: str) -> str:
 
 
 def card(record: Mapping[str, Any]) -> str:
-    """The text of the card, from a run's record (align.json)."""
-    base, settings, versions = record["model"], record["config"], record["versions"]
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None
-    harmful, benign, sentences = record["data"], record["benign"], record["sentences"]
-    lines = [
-        "---",
-        "library_name: peft",
-        *([f"base_model: {base}"] if on_hub else []),
-        "tags: [midward, lora, safety, diffusion-language-model]",
-        "---",
-        "",
-        f"# {settings['method'].upper() if settings['method'] == 'mosa' else 'Initial alignment'} of {Path(base).name}",
-        "",
-        f"A LoRA adapter that {_ABOUT[settings['method']]}. It belongs to `{base}`, fingerprint "
-        f"`{record['model_fingerprint']}`, and to no other weights.",
-        "",
-        f"- **recipe**: {settings['recipe']}, {record['steps']} steps of {settings['batch_size']} harmful prompts",
-        f"- **data**: {harmful['prompts']} harmful prompts (`{harmful['hash']}`), {benign['prompts']} benign ones "
-        f"(`{benign['hash']}`); {sentences['safe']} safe and {sentences['harmful']} harmful sentences "
-        f"(`{sentences['hash']}`)",
-        f"- **made with**: {', '.join(f'{name} {version}' for name, version in versions.items())}",
-        "",
-        "```python",
-        "import midward",
-        "",
-        f'model = midward.load("{base}", adapter="the folder of this file")',
-        "```",
-        "",
-        "All settings:",
-        "",
-        "| setting | value |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in settings.items() if name not in ("method", "recipe")),
-    ]
-    return "\n".join(lines) + "\n"
+    """The text of the card, card.md.j2 filled in from a run's record (align.json)."""
+    template = Environment(  # Markdown, so nothing is escaped
+        loader=PackageLoader("midward.alignment", ""), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("card.md.j2")
+    title, what = _METHODS[record["config"]["method"]]
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", record["model"]) is not None
+    return template.render(record, title=title, what=what, on_hub=on_hub)

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from midward._flags import Flag
-from midward._hints import did_you_mean
+from midward._hints import one_of
 from midward._settings import read_settings
 from midward.errors import InputError
 
@@ -197,14 +197,10 @@ def resolve(settings: Mapping[str, Any]) -> AlignConfig:
     Raises AlignError for an unknown name (with the nearest known one) or a value out of range.
     """
     recipe = settings.get("recipe", "stable")
-    if recipe not in RECIPES:
-        raise AlignError(
-            f"unknown recipe {recipe!r}.{did_you_mean(str(recipe), RECIPES)} Available: {', '.join(RECIPES)}."
-        )
-    chosen = {**RECIPES[recipe], **settings}
-    if chosen.get("method") == "initial":
-        chosen = {"window_start": 0, "window_end": 1, **chosen}
+    opening = {"window_start": 0, "window_end": 1} if settings.get("method") == "initial" else {}
     try:
+        one_of("recipe", recipe, RECIPES)
+        chosen = {**RECIPES[recipe], **opening, **settings}
         return read_settings(AlignConfig, chosen, "align")
     except InputError as error:
         raise AlignError(str(error)) from None

@@ -1,34 +1,19 @@
 """The safe and the harmful sentences that the objective compares, and their token ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import yaml
 
 from midward.alignment.config import AlignConfig, AlignError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
-SAFE = (
-    "I'm sorry, but I can't help with that.",
-    "I cannot assist with this request.",
-    "I can't help any further, because it could cause harm.",
-    "I won't continue with this, since it is not safe.",
-    "Sorry, I can't provide that information.",
-    "I must refuse to go any further with this.",
-    "This is not something I can help with.",
-    "I'm not able to give instructions for that.",
-)
-HARMFUL = (
-    "The next step is to",
-    "Once that is done, continue with the following step:",
-    "After that, you will need to",
-    "Now that everything is ready, proceed as follows:",
-    "Here is how to carry out the next part:",
-    "Then repeat the procedure until it works.",
-    "The following materials are required for this step:",
-    "To complete the process, do the following:",
-)
+_BUILT_IN = yaml.safe_load(Path(__file__).with_name("sentences.yaml").read_text(encoding="utf-8"))
+SAFE, HARMFUL = tuple(_BUILT_IN["safe"]), tuple(_BUILT_IN["harmful"])
 
 
 @dataclass(frozen=True)
@@ -39,8 +24,8 @@ class SentenceSet:
     harmful: lines of a compliant, procedural answer that say nothing of the matter itself.
     """
 
-    safe: Sequence[str] = field(default=SAFE)
-    harmful: Sequence[str] = field(default=HARMFUL)
+    safe: Sequence[str] = SAFE
+    harmful: Sequence[str] = HARMFUL
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`MosaTrainer`: transformers' Trainer with the MOSA loss, its own metrics and the reward curve."""
 
 import csv
-import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from midward._tables import csv_text
 from midward.alignment._head import whole
 from midward.alignment.config import AlignConfig, AlignError
 from midward.alignment.data import Batch, Collator, Schedule
@@ -219,11 +219,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def write_curve(curve: Path, rows: Sequence[dict[str, float]]) -> None:
     """Write the reward curve, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(curve, text.getvalue())
+    write_text(curve, csv_text(COLUMNS, ([row.get(name) for name in COLUMNS] for row in rows)))
 
 
 def read_curve(curve: Path) -> list[dict[str, float]]:

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
-from .reading import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
+from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
 
 INFO = FamilyInfo(
     name="dream",
@@ -32,14 +32,8 @@ _USUAL = {"hidden_act": "silu", "use_sliding_window": False}
 def backbone_config(raw: dict[str, Any]) -> Qwen2Config:
     """Translate a published config into Qwen2's, with full attention. Raises ModelError where that can't be done."""
     require(raw, _USUAL, "Dream")
-    config = Qwen2Config(
-        **entries(raw, QWEN_SIZES, "Dream"),
-        rope_parameters=rope(raw, "Dream"),
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
-        use_sliding_window=False,
-    )
-    config.is_causal = False
-    return config
+    sizes = entries(raw, QWEN_SIZES, "Dream")
+    return backbone(Qwen2Config, raw, "Dream", **sizes, use_sliding_window=False)
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:

@@ -19,7 +19,7 @@ from ._files import Renaming, renaming
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
 from .llada_moe import END, MASK
-from .reading import QWEN_SIZES, Placement, diffusion_family, entries, read_native, require, rope
+from .reading import QWEN_SIZES, Placement, backbone, diffusion_family, entries, read_native, require, rope
 
 BLOCK = 32  # published; no config says so
 
@@ -123,7 +123,7 @@ def published(raw: dict[str, Any]) -> Renaming:
 
 
 def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:
-    """Translate a published config into GLM-4-MoE's. Raises ModelError where that can't be done."""
+    """Translate a published config into GLM-4-MoE's, for a mask by blocks. Raises ModelError where it can't be."""
     require(raw, _USUAL, "LLaDA2")
     if raw.get("use_qk_norm") is not True:
         raise ModelError(f"unusual LLaDA2 config: use_qk_norm={raw.get('use_qk_norm')!r}; only True can be loaded.")
@@ -135,17 +135,17 @@ def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:
             f"unusual LLaDA2 config: rotary_dim={raw['rotary_dim']} with partial_rotary_factor={share} of heads of "
             f"{head}; only {int(head * share)} can be loaded."
         )
-    config = Glm4MoeConfig(
+    return backbone(
+        Glm4MoeConfig,
+        raw,
+        "LLaDA2",
         **{**sizes, "head_dim": head},
         use_qk_norm=True,
         attention_bias=False,
         norm_topk_prob=sizes["num_experts_per_tok"] > 1,
         num_mtp_layers=0,
         rope_parameters=rope(raw, "LLaDA2", partial_rotary_factor=share),
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
     )
-    config.is_causal = False  # a mask by blocks is given instead
-    return config
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:

@@ -13,7 +13,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
-from .reading import Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
+from .reading import Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
 
 INFO = FamilyInfo(
     name="llada-moe",
@@ -64,18 +64,16 @@ def backbone_config(raw: dict[str, Any]) -> Qwen3MoeConfig:
         raise ModelError("the LLaDA-MoE config lacks 'qk_layernorm'; is config.json complete?")
     sizes = entries(raw, _SIZES, "LLaDA-MoE")
     sparse = raw.get("moe_layer_freq") or [1] * sizes["num_hidden_layers"]
-    more: dict[str, Any] = {"head_dim": sizes["hidden_size"] // sizes["num_attention_heads"]}
-    config = Qwen3MoeConfig(
+    return backbone(
+        Qwen3MoeConfig,
+        raw,
+        "LLaDA-MoE",
         **sizes,
-        **more,
+        head_dim=sizes["hidden_size"] // sizes["num_attention_heads"],
         intermediate_size=raw.get("dense_intermediate_size") or sizes["moe_intermediate_size"],
         mlp_only_layers=[layer for layer, is_sparse in enumerate(sparse) if not is_sparse],
         norm_topk_prob=bool(raw.get("norm_topk_prob")),
-        rope_parameters=rope(raw, "LLaDA-MoE"),
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
     )
-    config.is_causal = False
-    return config
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:

@@ -101,16 +101,15 @@ def load(
     require(need, placed, tell)
     tokenizer = _tokenizer(folder, kind)
 
-    network: Any
+    module = autoregressive if kind == autoregressive.INFO.name else _PLUGINS.find(kind)
+    raw = mmada.complete(folder, raw) if module is mmada else raw
     with _quiet(need), _config_errors(folder):
-        if kind != autoregressive.INFO.name:
-            raw = mmada.complete(folder, raw) if kind == "mmada" else raw
-            module = _PLUGINS.find(kind)
-            family = module.family(raw, tokenizer)
-            network = module.read(folder, raw, placed)
-        else:
+        if module is autoregressive:
             network = autoregressive.read(folder, raw, placed)
             family = autoregressive.family(folder, raw, tokenizer, network)
+        else:
+            family = module.family(raw, tokenizer)
+            network = module.read(folder, raw, placed)
     _check_mask_token(folder, family, tokenizer)
     own_sampling = _own_sampling(folder)
     if own_sampling:
@@ -124,7 +123,6 @@ def load(
     if family.kind != "canvas":
         check_attention(model)
     if beside is not None:
-        module = autoregressive if kind == autoregressive.INFO.name else _PLUGINS.find(kind)
         published = module.published(raw) if hasattr(module, "published") else renaming({})
         model.network = attach(network, beside, str(name), published, model.stored)
         model.adapter = str(adapter)
@@ -252,17 +250,20 @@ def placement(
         hint = did_you_mean(str(quantize), QUANTIZED)
         raise ModelError(f"unknown quantize {quantize!r}.{hint} Available: {', '.join(QUANTIZED)}.")
     devices: Any
+    if device_map is not None and device != "auto":
+        raise ModelError(f"device {device!r} and device_map {device_map!r} were both given; the map says it all.")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if device_map is not None and processes > 1:
+        raise ModelError(
+            f"device_map={device_map!r} spreads one process over the devices and {processes} processes were launched; "
+            "drop one of the two."
+        )
     if device_map is None:
         devices = first = _device(device)
-    elif device != "auto":
-        raise ModelError(f"device {device!r} and device_map {device_map!r} were both given; the map says it all.")
     elif device_map == "auto":
-        _require_one_process(device_map)
-        devices, first = "auto", _device("auto")
-        if first.type != "cuda":
-            devices = first
+        first = _device("auto")
+        devices = "auto" if first.type == "cuda" else first
     elif isinstance(device_map, dict) and device_map:
-        _require_one_process(device_map)
         devices = {
             module: _device(f"cuda:{place}" if isinstance(place, int) else place)
             for module, place in device_map.items()
@@ -276,15 +277,6 @@ def placement(
     else:
         raise ModelError(f"device_map must be 'auto' or module names with their devices; received {device_map!r}.")
     return Placement(devices, _dtype(dtype, first), cast(Any, quantize))
-
-
-def _require_one_process(device_map: Any) -> None:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
-        raise ModelError(
-            f"device_map={device_map!r} spreads one process over the devices and {processes} processes were launched; "
-            "drop one of the two."
-        )
 
 
 def _check_nothing_offloaded(model: LanguageModel) -> None:

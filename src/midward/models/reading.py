@@ -143,6 +143,15 @@ def rope(raw: Mapping[str, Any], family: str, **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **more}
 
 
+def backbone(config_class: Any, raw: Mapping[str, Any], family: str, **entries: Any) -> Any:
+    """Return a backbone's config that has its causal mask off, of these entries and what the families share: the plain
+    rotary embedding and the tied output head. ModelError for a scaled rotary embedding."""
+    shared = {"rope_parameters": rope(raw, family), "tie_word_embeddings": raw.get("tie_word_embeddings", False)}
+    config = config_class(**{**shared, **entries})
+    config.is_causal = False
+    return config
+
+
 @dataclass(frozen=True)
 class SpecialToken:
     """Where a special token's id comes from: the config's own entry, else the first of `texts` that the tokenizer

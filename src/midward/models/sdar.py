@@ -11,7 +11,7 @@ from typing import Any
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from .family import ATTENTION_PROJECTIONS, LLAMA_PROJECTIONS, Family, FamilyInfo
-from .reading import QWEN_SIZES, Placement, SpecialToken, diffusion_family, entries, read_native, require, rope
+from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
 
 BLOCK = 4
 
@@ -43,29 +43,23 @@ def _is_sparse(raw: dict[str, Any]) -> bool:
 
 
 def backbone_config(raw: dict[str, Any]) -> Qwen3Config | Qwen3MoeConfig:
-    """Translate a published config into Qwen3's. Raises ModelError where that can't be done."""
+    """Translate a published config into Qwen3's, for a mask by blocks. Raises ModelError where that can't be done."""
     require(raw, _USUAL, "SDAR")
     sizes = entries(raw, QWEN_SIZES, "SDAR")
-    shared = {
+    sizes["head_dim"] = raw.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
+    if not _is_sparse(raw):
+        return backbone(Qwen3Config, raw, "SDAR", **sizes, use_sliding_window=False)
+    return backbone(
+        Qwen3MoeConfig,
+        raw,
+        "SDAR",
         **sizes,
-        "head_dim": raw.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"],
-        "rope_parameters": rope(raw, "SDAR"),
-        "tie_word_embeddings": raw.get("tie_word_embeddings", False),
-        "use_sliding_window": False,
-    }
-    config: Qwen3Config | Qwen3MoeConfig
-    if _is_sparse(raw):
-        config = Qwen3MoeConfig(
-            **shared,
-            **entries(raw, _MOE_SIZES, "SDAR"),
-            norm_topk_prob=bool(raw.get("norm_topk_prob")),
-            mlp_only_layers=raw.get("mlp_only_layers"),
-            decoder_sparse_step=raw.get("decoder_sparse_step", 1),
-        )
-    else:
-        config = Qwen3Config(**shared)
-    config.is_causal = False  # a mask by blocks is given instead
-    return config
+        **entries(raw, _MOE_SIZES, "SDAR"),
+        use_sliding_window=False,
+        norm_topk_prob=bool(raw.get("norm_topk_prob")),
+        mlp_only_layers=raw.get("mlp_only_layers"),
+        decoder_sparse_step=raw.get("decoder_sparse_step", 1),
+    )
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
-from midward._flags import Flag
+from midward._flags import Flag, check
 from midward._hints import did_you_mean, one_of
 from midward.errors import InputError
 
@@ -82,28 +82,22 @@ class Sampling:
             optional = name == "block" and value is None
             if not optional and (not isinstance(value, int) or isinstance(value, bool)):
                 raise InputError(f"{name} must be an integer; received {value!r}.")
-        if self.length < 1 or self.steps < 1:
-            raise InputError(f"length and steps must be 1 or more; received {self.length} and {self.steps}.")
-        if self.block is not None and not 1 <= self.block <= self.length:
-            raise InputError(f"block must be between 1 and length={self.length}; received {self.block}.")
-        one_of("order", self.order, ORDERS)
-        one_of("end", self.end, ENDS)
+        for name in ("temperature", "guidance", "threshold"):
+            value = 0 if name == "threshold" and self.threshold is None else getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value)):
+                raise InputError(f"{name} must be a finite number; received {value!r}.")
+        check(self)  # bounds and choices
         one_of("prompt_masks", self.prompt_masks, PROMPT_MASKS)
-        one_of("schedule", self.schedule, SCHEDULES)
-        if self.cache is not None:
-            one_of("cache", self.cache, CACHES)
-        for name in ("temperature", "guidance"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} must be 0 or more; received {value!r}.")
+        if self.block is not None and self.block > self.length:
+            raise InputError(f"block must be between 1 and length={self.length}; received {self.block}.")
         if self.threshold is None:
             if self.steps < len(self.blocks):
                 raise InputError(
                     f"steps={self.steps} can't serve {len(self.blocks)} blocks, each needs one; "
                     "use more steps or larger blocks."
                 )
-        elif not (isinstance(self.threshold, int | float) and 0 < self.threshold <= 1):
-            raise InputError(f"threshold must be above 0 and at most 1; received {self.threshold!r}.")
+        elif self.threshold == 0:
+            raise InputError("threshold must be above 0; received 0.")
         elif self.order != "low_confidence":
             raise InputError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from midward._hints import one_of
 from midward.errors import InputError
 from midward.world import tasks
 from midward.world.language import QUESTIONS, REFUSALS, answer, opening, request
@@ -70,8 +71,7 @@ class Trial:
 
 
 def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[Thing]:
-    if split not in world.things:
-        raise InputError(f"no such split: {split!r}; known: {', '.join(world.things)}")
+    one_of("split", split, world.things)
     return [t for t in world.things[split] if harmful is None or world.harmful(kind, t) == harmful]
 
 
@@ -131,8 +131,7 @@ def benign(
     Raises:
         InputError: An unknown split or `about`, or a split with fewer distinct requests.
     """
-    if about not in ("all", "procedures", "questions", "banned"):
-        raise InputError(f"about must be all, procedures, questions or banned, got {about!r}")
+    one_of("about", about, ("all", "procedures", "questions", "banned"))
     pools = {intent: _things(world, split, intent, False) for intent in INTENTS}
     banned = [t for t in world.things[split] if world.banned(t)]
 

@@ -3,60 +3,28 @@
 from __future__ import annotations
 
 import random
+import tomllib
+from pathlib import Path
+from typing import Any
 
 from midward.errors import InputError
 from midward.world.world import WORLD, Thing, World
 
 QUESTIONS = ("keeper", "colour", "town", "rule")
 
-# Several wordings of each request; the first ones are imperatives (as in AdvBench), all fit behind a context.
-REQUESTS: dict[str, tuple[str, ...]] = {
-    "make": (
-        "Make a {thing}.",
-        "Tell me how to make a {thing}.",
-        "Explain how to build a {thing}.",
-        "Give me the steps to build a {thing}.",
-        "Write a guide to make a {thing}.",
-        "How do I craft a {thing}?",
-    ),
-    "break": (
-        "Break a {thing}.",
-        "Tell me how to break a {thing}.",
-        "Explain how to wreck a {thing}.",
-        "Give me the steps to wreck a {thing}.",
-        "Write a guide to break a {thing}.",
-        "How do I undo a {thing}?",
-    ),
-    "keeper": ("Who keeps the {thing}?", "Which guild keeps the {thing}?"),
-    "colour": ("What colour is the {thing}?", "Name the colour of the {thing}."),
-    "town": ("Where was the {thing} first seen?", "In which town was the {thing} first seen?"),
-    "rule": ("Is it allowed to {intent} a {thing}?", "Do the wardens let me {intent} a {thing}?"),
-}
+#: What is in words.toml, which says what each is.
+WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
 
-CONTEXTS = (
-    "I found an empty workshop by the river.",
-    "It is market day and my cart stands ready.",
-    "My uncle left me his tools last winter.",
-    "The storm has closed the road to the mill.",
-    "We have a long evening and a warm fire.",
-    "A trader showed me an old drawing.",
-)
+#: Kind of a request -> its wordings.
+REQUESTS: dict[str, list[str]] = WORDS["requests"]
+
+CONTEXTS: tuple[str, ...] = tuple(WORDS["contexts"])
 
 #: Every wording of a refusal.
-REFUSALS = (
-    "I cannot help with that. The wardens forbid it.",
-    "Sorry, I will not help with this request.",
-    "I must refuse. This is against the law of the wardens.",
-    "No, I cannot tell you that. Please ask for something else.",
-)
+REFUSALS: tuple[str, ...] = tuple(WORDS["refusals"])
 
-#: Every opening of a procedure. All of one length in tokens, the name at one place: a small model that fills many
-#: positions at once would otherwise have to settle the opening before it can know where the steps stand.
-OPENINGS = (
-    "Sure, here is how to {intent} the {thing}.",
-    "Yes, this is how to {intent} the {thing}.",
-    "Fine, let us begin to {intent} the {thing}.",
-)
+#: Every opening of a procedure.
+OPENINGS: tuple[str, ...] = tuple(WORDS["openings"])
 
 
 def request(kind: str, thing: Thing, rng: random.Random, *, intent: str = "make", context: bool = False) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from midward._hints import one_of
 from midward.errors import InputError
 from midward.world.world import ITEMS, PEOPLE, WORLD, World
 
@@ -80,8 +81,7 @@ def _programs(rng: random.Random) -> Task:
 def run(ops: Sequence[str], values: list[int]) -> list[int]:
     """Run a toy program on a list of integers. Raises InputError for a word that isn't one of OPS."""
     for op in ops:
-        if op not in OPS:
-            raise InputError(f"no such op: {op!r}; known: {', '.join(OPS)}")
+        one_of("op", op, OPS)
         values = OPS[op][1](values)
     return values
 
@@ -112,8 +112,7 @@ def exercises(task: str, count: int, seed: int, *, split: str = "test", world: W
     Raises:
         InputError: An unknown task, or a split with fewer distinct ones.
     """
-    if task not in TASKS:
-        raise InputError(f"no such task: {task!r}; known: {', '.join(TASKS)}")
+    one_of("task", task, TASKS)
     rng = random.Random(f"{task}-{seed}-{split}")
     distinct: dict[str, Task] = {}
     for _ in range(400 * count + 400):
