@@ -130,7 +130,7 @@ def test_tasks_of_the_two_splits_are_disjoint():
     for task in tasks.TASKS:
         train = {one.prompt for one in tasks.exercises(task, 60, 0, split="train")}
         assert not train & {one.prompt for one in tasks.exercises(task, 60, 0)}
-    with pytest.raises(ValueError, match=r"unknown task 'poems'\. Available: sums, recall, programs"):
+    with pytest.raises(ValueError, match="unknown task 'poems'"):
         tasks.exercises("poems", 1, 0)
 
 

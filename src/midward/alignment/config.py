@@ -1,5 +1,6 @@
 """`AlignConfig`: every number of an alignment run, and the three named recipes."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -161,9 +162,10 @@ class AlignConfig:
         """First start and the one past the last."""
         return self.window_start, self.window_end
 
-    def memory(self, *, benign: bool, processes: int = 1) -> dict[str, Any]:
+    def memory(self, *, benign: bool) -> dict[str, Any]:
         """What training takes, as `midward.models.memory.estimate` is told it. benign: whether there are benign
         prompts."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun and accelerate launch say
         share = self.micro_batch or max(1, self.batch_size // processes)
         return {
             "batch": share * (1 + (self.benign_per_prompt if benign else 0)),

@@ -143,6 +143,17 @@ def load_behind(model: ModelOptions, sampling: SamplingOptions, guard: Path | No
     return loaded, chosen
 
 
+def answer(loaded: Chat, chosen: Sampling, rows: list[dict[str, Any]], out: Path, **how: Any) -> list[dict[str, Any]]:
+    """A response for every row of a table, as `midward.runs.generate` writes it, with its progress shown."""
+    from midward.cli._show import StepBar, bar
+    from midward.runs.generate import generate as run
+
+    with bar() as progress:
+        task = progress.add_task("rows", total=None)
+        how |= {"progress": lambda done, total: progress.update(task, completed=done, total=total)}
+        return run(loaded, rows, out, sampling=chosen, guard=loaded.guard, watchers=[StepBar(progress)], **how)
+
+
 def pairs(flag: str, texts: Sequence[str] | None) -> dict[str, Any]:
     """KEY=VALUE -> its value, read as YAML. flag: for the error. Raises InputError."""
     import yaml

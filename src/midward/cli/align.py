@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,7 @@ def align(
     read = sources.read(data, config.values | pairs("--set", set_), at_home=model.at_home)
     # The model's own length isn't known yet, so any window fits.
     plan = resolve({"length": 2**20, **read.settings})
-    loaded = model.load(**plan.memory(benign=bool(read.benign), processes=int(os.environ.get("WORLD_SIZE", "1"))))
+    loaded = model.load(**plan.memory(benign=bool(read.benign)))
     from midward.alignment import RewardWarning, SentenceSet, run
     from midward.runs.run import RECORD, Measured, RunFolder
 

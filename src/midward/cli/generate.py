@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, load_behind
+from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, answer, load_behind
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
-
-if TYPE_CHECKING:
-    from midward.chat import Chat
-    from midward.sampling import Sampling
 
 
 def generate(
@@ -75,13 +71,3 @@ def generate(
     lost = f"\n{len(errors)} of them without a response; the first: {errors[0]}" if errors else ""
     data = {"out": out_file, "rows": len(written), "errors": len(errors)}
     return Result(data, files=f"{len(written)} rows in {out_file}{lost}")
-
-
-def answer(loaded: Chat, chosen: Sampling, rows: list[dict[str, Any]], out: Path, **how: Any) -> list[dict[str, Any]]:
-    """A response for every row of a table, as `midward.runs.generate` writes it, with its progress shown."""
-    from midward.runs.generate import generate as run
-
-    with bar() as progress:
-        task = progress.add_task("rows", total=None)
-        how |= {"progress": lambda done, total: progress.update(task, completed=done, total=total)}
-        return run(loaded, rows, out, sampling=chosen, guard=loaded.guard, watchers=[StepBar(progress)], **how)

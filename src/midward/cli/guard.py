@@ -17,12 +17,12 @@ from midward.cli._options import (
     ModelOptions,
     Overwrite,
     SamplingOptions,
+    answer,
     load_behind,
     say_harm,
 )
 from midward.cli._run import Result, finish, plugins, run_folder
 from midward.cli._show import following, say
-from midward.cli.generate import answer
 from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
 from midward.goals.columns import prompts_of
