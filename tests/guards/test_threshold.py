@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import betabinom
 
 from midward.dynamics import Autoencoder
-from midward.guards import Detector, GuardError, SRIGuard, conformal_order, conformal_threshold
+from midward.guards import Detector, GuardError, SRIGuard, conformal_threshold
+from midward.guards.guard import conformal_order
 
 STEPS = 12
 

@@ -7,12 +7,11 @@ passed in.
 from typing import TYPE_CHECKING
 
 from midward._front import front_door
-from midward.dynamics.config import DynamicsConfig
 
 if TYPE_CHECKING:
     from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, View, fit_anchors
     from midward.dynamics.signal import SRISignal, sri_signal
-    from midward.dynamics.sri import TAU, Autoencoder
+    from midward.dynamics.sri import Autoencoder
     from midward.dynamics.states import PooledStates, Pooling, layers_of, steps_of
 
 __getattr__, __dir__, __all__ = front_door(__name__)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from midward._hints import did_you_mean
-from midward.errors import InputError
+from midward._hints import one_of
 from midward.sampling import Sampling
 
 #: SRI's own sampling (section 5), which its tables are of.
@@ -52,6 +51,5 @@ def _confident(given: Sampling) -> str:
 
 def sampler(name: str, given: Sampling) -> Sampling:
     """The settings of one of SAMPLERS. Raises InputError for an unknown name."""
-    if name not in SAMPLERS:
-        raise InputError(f"no such sampler: {name!r}.{did_you_mean(name, SAMPLERS)} Known: {', '.join(SAMPLERS)}.")
+    one_of("sampler", name, SAMPLERS)
     return SAMPLERS[name][1](given)

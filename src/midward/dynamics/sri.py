@@ -38,11 +38,7 @@ from midward.errors import InputError
 TAU = 0.1
 EPS = 1e-8  # in its logarithms
 COMPLIANT = 0.5  # a state with sigma above it is compliant
-THRESHOLDS = (
-    0.5,
-    0.25,
-    0.1,
-)  # sigma below one counts as refusing, for IRR; [ours]: the paper names none
+THRESHOLDS = (0.5, 0.25, 0.1)  # sigma below one counts as refusing, for IRR; [ours]: the paper names none
 HIDDEN = (32, 8, 32)  # the autoencoder is T-32-8-32-T
 
 _TINY = 1e-12  # keeps a state of zeros from dividing by zero

@@ -178,33 +178,27 @@ class Pooling:
         for layer in self.layers:
             hidden = self._full.get(layer)
             hidden = step.hidden if hidden is None else hidden[: len(rows), part]
-            if hidden.dtype not in (torch.float32, torch.float64):
-                hidden = hidden.float()
-            phi[layer] = pooled(hidden, weights)
+            phi[layer] = pooled(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), weights)
         return phi
 
     def _weights(self, step: Step, rows: torch.Tensor) -> torch.Tensor:
         """What each position counts in the mean: [B, length], or [B, L] where the prompt may count."""
-        response: torch.Tensor | None = None
+        if self._prompt is None and self.reading == "response":
+            return torch.full_like(step.committed, 1 / step.committed.shape[1], dtype=torch.float32)
+        region = torch.ones_like(step.committed) if self._prompt is None else self._prompt[rows]
+        counted = region
         if self.reading == "generated":
-            response = step.committed
+            generated = step.committed
             if len(self._ends):
                 ids = step.ids[:, step.response]
                 is_end = ids == self._ends if len(self._ends) == 1 else torch.isin(ids, self._ends)
-                response = response & (is_end.cumsum(-1) <= is_end)
-        if self._prompt is None:
-            if response is None:
-                return torch.full_like(step.committed, 1 / step.committed.shape[1], dtype=torch.float32)
-            count = response.sum(-1, keepdim=True)
-            none = count == 0  # before anything stands, all of it
-            return (response | none) / count.masked_fill_(none, response.shape[1])
-        else:
-            anything = self._prompt[rows]
-            counted = anything.clone()
-            if response is not None:
-                counted[:, step.response] &= response
-                counted &= step.ids != self._mask_id
-            counted = torch.where(counted.any(-1, keepdim=True), counted, anything)
+                generated = generated & (is_end.cumsum(-1) <= is_end)
+            if self._prompt is None:
+                counted = generated
+            else:
+                counted = region & (step.ids != self._mask_id)
+                counted[:, step.response] &= generated
+        counted = torch.where(counted.any(-1, keepdim=True), counted, region)  # before anything stands, all of it
         return counted / counted.sum(-1, keepdim=True)
 
     def _running(self, step: Step, rows: torch.Tensor) -> dict[int, torch.Tensor]:

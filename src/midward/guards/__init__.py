@@ -6,7 +6,7 @@ Knows models, sampling and dynamics; whether a text refuses or does harm is said
 from typing import TYPE_CHECKING
 
 from midward._front import front_door
-from midward.guards.config import EvalConfig, FitConfig, GuardError, Sizes
+from midward.guards.config import GuardError, Sizes
 
 if TYPE_CHECKING:
     from midward.guards.classifier import ClassifierGuard
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from midward.guards.examine import SelfExamine
     from midward.guards.files import describe, load, sampling_of, save
     from midward.guards.fitting import fit_guards
-    from midward.guards.guard import STUB, Exchange, Guard, Verdict, conformal_order, conformal_threshold, prompt_hash
+    from midward.guards.guard import STUB, Exchange, Guard, Verdict, conformal_threshold, prompt_hash
     from midward.guards.masks import MaskFilter
     from midward.guards.perplexity import PerplexityFilter
-    from midward.guards.registry import GUARDS, GuardInfo, every, find, make
+    from midward.guards.registry import GuardInfo, every, find, make
     from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 __getattr__, __dir__, __all__ = front_door(__name__)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
-from midward._flags import BatchSize, Flag
+from midward._flags import BatchSize, Flag, check
 from midward.errors import InputError
 
 
@@ -28,9 +28,7 @@ class Sizes:
     held_out: Annotated[int, Flag(min=2)] = 200
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 2:
-                raise GuardError(f"{name} must be 2 or more; received {value}.")
+        check(self)
 
     @property
     def harmless(self) -> int:
