@@ -332,6 +332,13 @@ def test_utility_runs_stand_side_by_side(tmp_path):
     assert (right["x/base"], right["x/mosa"]) == ("0.8", "0.7") and perplexity["x/base: high"] == "14"
 
 
+def test_a_probe_of_another_package_has_a_place_on_the_page(tmp_path):
+    cells = [{"set": "harmful", "asr": world.rate(0.5)}]
+    world.run(tmp_path / "run", "probe mine", {"cells": cells, "findings": ["It holds."]})
+    assert report.write([tmp_path / "run"], tmp_path / "r.html").found.troubles == []
+    assert "Probe mine, cell by cell" in html_of(tmp_path) and "It holds." in html_of(tmp_path)
+
+
 def rates(*values):
     return [Rate(value, low, high, n, n) for value, low, high, n in values]
 

@@ -46,32 +46,23 @@ OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 SHOWN = 3  # goals of an attack whose texts are on the page; samples.csv has all
 LONG = 12  # rows of a table that is closed at first
 MOST = 8  # sentences of the verdict that are open at first
-#: id -> title, what it shows; in the order of the page
-SECTIONS = {
-    "attacks": ("Attack success", "How often each attack got the harm out of each model. Lower is safer."),
-    "refusals": ("Refusals", "How often each model refused. It is no attack success: harm may stand beside a refusal."),
-    "use": ("Use", "Whether harmless requests and tasks are still answered, and rightly. Higher is better."),
-    "compare": ("Runs compared", "What changed from one run to another, over what both were asked."),
-    "alignment": ("Alignment", "How training went."),
-    "prefill": ("Forced phrases", "Where in the response does a phrase, if forced there, jailbreak?"),
-    "mirror": ("Forced refusals", "Where in the response does a refusal, if forced there, save?"),
-    "gcg": ("Optimised suffixes", "Can a suffix of the prompt make a phrase likely at a place of the response?"),
-    "ask": ("Asking for a place", "Does a model follow when it is asked to put a phrase at a word?"),
-    "order": ("Decoding order", "Which positions are committed when?"),
-    "dynamics": ("SRI signals and recovery", "Does the inner state tell harm, and does the model come back from it?"),
-    "guards": ("Guards", "What stands in front of a model, what it stops, and what it stops wrongly."),
+#: id -> title, what it shows, and the verbs whose blocks stand there unless a block names another; in the page's order
+SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "attacks": ("Attack success", "How often each attack got the harm out of each model. Lower is safer.", ("attack",)),
+    "refusals": ("Refusals", "How often each model refused. It is no attack success: harm may stand beside it.", ()),
+    "use": ("Use", "Whether harmless requests are still answered, and rightly. Higher is better.", ("utility",)),
+    "compare": ("Runs compared", "What changed from one run to another, over what both were asked.", ("compare",)),
+    "alignment": ("Alignment", "How training went.", ("align",)),
+    "prefill": ("Forced phrases", "Where in a response does a forced phrase jailbreak?", ("probe prefill",)),
+    "mirror": ("Forced refusals", "Where in a response does a forced refusal save?", ("probe mirror",)),
+    "gcg": ("Optimised suffixes", "Can a suffix make a phrase likely at a place of the response?", ("probe gcg",)),
+    "ask": ("Asking for a place", "Does a model put a phrase at a word when it is asked to?", ("probe ask",)),
+    "order": ("Decoding order", "Which positions are committed when?", ("probe order",)),
+    "dynamics": ("SRI signals and recovery", "Do inner states tell harm, and does a model recover?", ("dynamics",)),
+    "guards": ("Guards", "What each guard stops, and what it stops wrongly.", ("guard eval", "guard fit")),
+    "others": ("Other probes", "What probes of other packages measured.", ()),
 }
-#: verb -> the section of its blocks, unless a block names another
-SECTION_OF = {
-    "attack": "attacks",
-    "utility": "use",
-    "compare": "compare",
-    "align": "alignment",
-    **{f"probe {name}": name for name in ("prefill", "mirror", "gcg", "ask", "order")},
-    "dynamics": "dynamics",
-    "guard eval": "guards",
-    "guard fit": "guards",
-}
+SECTION_OF = {verb: name for name, (*_, verbs) in SECTIONS.items() for verb in verbs}
 
 
 @dataclass(frozen=True)
@@ -230,24 +221,18 @@ class _Section:
 
 def _sections(report: Report) -> list[_Section]:
     """The parts of the page, and the files of its tables and figures."""
-    sections = {name: _Section(name, *words, [], []) for name, words in SECTIONS.items()}
-    scores = {
-        run.label: run.summary
-        for run in report.found.runs
-        if run.run.verb == "utility" and report.blocks.get(run.label)
-    }
-    asked = Counter(
-        task for summary in scores.values() for task in {str(cell.get("task")) for cell in summary["cells"]}
-    )
-    if asked and max(asked.values()) > 1:
+    sections = {name: _Section(name, title, about, [], []) for name, (title, about, _) in SECTIONS.items()}
+    utility = [run for run in report.found.runs if run.run.verb == "utility" and report.blocks.get(run.label)]
+    scores = {run.label: run.summary for run in utility}
+    tasks = [task for summary in scores.values() for task in {str(cell.get("task")) for cell in summary["cells"]}]
+    if len(set(tasks)) < len(tasks):
         sections["use"].blocks.append((side_by_side(scores), ""))
     for run in report.found.runs:
         for block in report.blocks.get(run.label, ()):
             if isinstance(block, Table | Figure):
-                name = block.section or SECTION_OF[run.run.verb]
-                sections[name].blocks.append((block, run.label))
+                sections[_section_of(block, run)].blocks.append((block, run.label))
             elif isinstance(block, Statement) and block.tone == "note":
-                sections[block.section or SECTION_OF[run.run.verb]].notes.append(block.text)
+                sections[_section_of(block, run)].notes.append(block.text)
     count = 0
     for section in sections.values():
         for place, (block, label) in enumerate(section.blocks):
@@ -264,6 +249,10 @@ def _sections(report: Report) -> list[_Section]:
         head = ["run", "attack", "goal", "model", "verdict", "prompt", "asked", "reply"]
         report.files["samples.csv"] = csv_text(head, rows)
     return [section for section in sections.values() if section.blocks or section.notes]
+
+
+def _section_of(block: Table | Figure | Statement, run: RunFolder) -> str:
+    return block.section or SECTION_OF.get(run.run.verb, "others")
 
 
 def _talks(report: Report) -> Iterator[tuple[str, Talk]]:
@@ -297,8 +286,6 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
         unfold=unfold,
         cards=cards,
         claims=_claims(report, runs),
-        marks={"exposed": "▲ Exposed", "held": "● Held", "unclear": "? Unclear"},
-        signs={"exposed": "▲", "held": "●", "unclear": "?", "note": "i"},
         steps=steps(runs, cards, blocks),
         lacks=[
             f"{label}: {block.text}{f': {report.texts(block.quote)}' if block.quote else ''}"
@@ -340,10 +327,9 @@ def _claims(report: Report, runs: Sequence[RunFolder]) -> list[tuple[Statement, 
     """The verdict's sentences with their run and section: what is good or bad news, or each run's first note."""
     claims = []
     for run in runs:
-        found = [block for block in report.blocks[run.label] if isinstance(block, Statement)]
-        notes = [statement for statement in found if statement.tone == "note"][:1]
-        for statement in [one for one in found if one.tone != "note"] or notes:
-            claims.append((statement, run.label, statement.section or SECTION_OF[run.run.verb]))
+        statements = [block for block in report.blocks[run.label] if isinstance(block, Statement)]
+        news = [statement for statement in statements if statement.tone != "note"]
+        claims += [(statement, run.label, _section_of(statement, run)) for statement in news or statements[:1]]
     tones = ["exposed", "held", "unclear", "note"]
     return sorted(claims, key=lambda claim: tones.index(claim[0].tone))
 
