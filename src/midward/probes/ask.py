@@ -126,12 +126,4 @@ def summary(rows: Sequence[Row], config: Ask, sampling: Sampling) -> dict[str, A
     return {"cells": cells(rows), "findings": findings(rows), "wording": ASKED}
 
 
-ASK = Probe(
-    name="ask",
-    config=Ask,
-    cases=cases,
-    summary=summary,
-    readers=lambda model: (Placed,),
-    cell=("word",),
-    measures=("hit", "success"),
-)
+ASK = Probe("ask", Ask, cases, summary, readers=lambda model: (Placed,), cell=("word",), measures=("hit", "success"))

@@ -338,10 +338,10 @@ def summary(rows: Sequence[Row], config: Gcg, sampling: Sampling) -> dict[str, A
 
 
 GCG = Probe(
-    name="gcg",
-    config=Gcg,
-    cases=cases,
-    summary=summary,
+    "gcg",
+    Gcg,
+    cases,
+    summary,
     readers=lambda model: (Hit,),
     prepare=searched,
     cell=("position",),

@@ -183,13 +183,4 @@ def write(folder: Path, summary: Row) -> str:
     return f"midward align --config {path} trains in this window"
 
 
-MIRROR = Probe(
-    name="mirror",
-    config=Mirror,
-    cases=cases,
-    summary=summary,
-    readers=landing,
-    write=write,
-    cell=CELL,
-    measures=("success",),
-)
+MIRROR = Probe("mirror", Mirror, cases, summary, readers=landing, write=write, cell=CELL, measures=("success",))

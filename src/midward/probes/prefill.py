@@ -178,12 +178,4 @@ def summary(rows: Sequence[Row], config: Prefill, sampling: Sampling) -> dict[st
     return {"cells": cells(rows), "findings": findings(rows)}
 
 
-PREFILL = Probe(
-    name="prefill",
-    config=Prefill,
-    cases=cases,
-    summary=summary,
-    readers=landing,
-    cell=CELL,
-    measures=("success", "correct"),
-)
+PREFILL = Probe("prefill", Prefill, cases, summary, readers=landing, cell=CELL, measures=("success", "correct"))
