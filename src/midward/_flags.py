@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from midward._hints import one_of
 from midward.errors import InputError
@@ -27,8 +29,7 @@ class Flag:
 
     Args:
         help: the sentence for `--help`, of a type that several verbs share; else it stands in the docstring.
-        min, max: bounds of a number, both included.
-        choices: the texts that it may be.
+        min, max: bounds of a number, both included; no upper one without a lower one.
         name: how it is spelled where that isn't the field's own name; several spellings apart by blanks ("--limit
             --count").
         metavar: what stands for its value in `--help`.
@@ -42,7 +43,6 @@ class Flag:
     help: str = ""
     min: float | None = None
     max: float | None = None
-    choices: tuple[str, ...] = ()
     name: str = ""
     metavar: str | None = None
     panel: str | None = None
@@ -81,16 +81,22 @@ def flags_of(owner: Any) -> Mapping[str, Flag]:
 
 
 def check(config: Any) -> None:
-    """Raise InputError where a field of a config is none of its flag's choices, or outside its bounds."""
+    """Raise InputError where a field of a config is none of its `Literal`'s choices, or outside its flag's bounds."""
+    for name, kind in get_type_hints(config.__class__).items():
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        choices = [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]
+        if choices and getattr(config, name) is not None:
+            one_of(name, getattr(config, name), choices)
     for name, flag in flags_of(config.__class__).items():
-        value = getattr(config, name)
-        for each in value if isinstance(value, tuple) else () if value is None else (value,):
-            if flag.choices:
-                one_of(name, each, flag.choices)
-            if flag.min is not None and each < flag.min:
-                raise InputError(f"{name} is {flag.min:g} or more; received {each}.")
-            if flag.max is not None and each > flag.max:
-                raise InputError(f"{name} is {flag.max:g} or less; received {each}.")
+        value, low, high = getattr(config, name), flag.min, flag.max
+        if low is None or value is None:
+            continue
+        bounds = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float) or not low <= number <= (
+                sys.float_info.max if high is None else high
+            ):
+                raise InputError(f"{name} is {bounds}; received {number!r}.")
 
 
 BatchSize = Annotated[int, Flag("Rows per forward pass.", min=1, free=True)]

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 from rich.markup import escape
@@ -113,7 +113,7 @@ class Option:
         flag, default = self.flag, self.default
         if isinstance(default, tuple):
             default = ",".join(map(str, default)) or None
-        kind = Literal[flag.choices] if flag.choices else str if self.read else self.base
+        kind = str if self.read else self.base
         if default is None or NoneType in get_args(self.kind):
             kind |= None
         about: dict[str, Any] = {"help": escape(flag.help), "metavar": flag.metavar, "rich_help_panel": self.panel}
@@ -274,7 +274,7 @@ def _value(value: Any, option: Option) -> Any:
     """A value of the option's type. Strictly: the flag's own parser would quietly take 3.7 for 3, or "no" for yes."""
     from pydantic import TypeAdapter, ValidationError
 
-    kind: Any = Literal[option.flag.choices] if option.flag.choices else option.base
+    kind: Any = option.base
     if kind is float and isinstance(value, str):
         return float(value)  # YAML reads 1e-3 as a text
     if isinstance(value, Mapping):  # of --set KEY=VALUE

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from midward import goals as goal_sets
-from midward._flags import BatchSize, Flag
-from midward._hints import one_of
+from midward._flags import BatchSize, Flag, check
 from midward.dynamics.samplers import sampler
 from midward.errors import InputError
 from midward.goals import Goal
@@ -51,12 +50,12 @@ class DynamicsConfig:
     fit: Annotated[int, Flag(min=2)] = 200
     train: Annotated[int, Flag(min=2)] = 200
     samplers: Annotated[Names, Flag(grows=True)] = ()
-    reading: Annotated[str, Flag(choices=READINGS)] = READINGS[0]
+    reading: Annotated[Literal["response", "generated"], Flag()] = "response"
     all_steps: Annotated[bool, Flag()] = False
     batch_size: BatchSize = 16
 
     def __post_init__(self) -> None:
-        one_of("--reading", self.reading, READINGS)
+        check(self)
         for name in self.samplers:
             sampler(name, Sampling())
 

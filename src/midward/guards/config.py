@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from midward._flags import BatchSize, Flag, check
 from midward.errors import InputError
@@ -37,7 +37,7 @@ class Sizes:
 
 
 Names = tuple[str, ...]
-Split = Annotated[str, Flag("Of the sandbox's sets: whose things they are about.", choices=("train", "tuning", "test"))]
+Split = Annotated[Literal["train", "tuning", "test"], Flag("Of the sandbox's sets: whose things they are about.")]
 
 
 @dataclass(frozen=True)

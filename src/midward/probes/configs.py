@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from midward import goals as sets
 from midward._flags import BatchSize, Flag, check
@@ -186,7 +186,7 @@ class Mirror(Attacking):
     """
 
     goals: Annotated[str, Flag()] = "sandbox-tuning"
-    attack: Annotated[str, Flag(choices=("prefill", "wrapper"))] = "prefill"
+    attack: Annotated[Literal["prefill", "wrapper"], Flag()] = "prefill"
     starts: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = ()
     width: Annotated[int, Flag(min=1)] = 40
     tokens: Tokens = ()

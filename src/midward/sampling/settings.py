@@ -2,20 +2,16 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from midward._flags import Flag, check
-from midward._hints import did_you_mean, one_of
+from midward._hints import did_you_mean
 from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
-ORDERS = ("low_confidence", "random", "left_to_right", "entropy", "margin", "annealed")
-ENDS = ("stop", "keep", "forbid")
-PROMPT_MASKS = ("joint", "published")
-SCHEDULES = ("even", "published")
-CACHES = ("prefix", "dual")
+Order = Literal["low_confidence", "random", "left_to_right", "entropy", "margin", "annealed"]
 
 
 @dataclass(frozen=True)
@@ -66,15 +62,15 @@ class Sampling:
     length: Annotated[int, Flag(min=1)] = 128
     steps: Annotated[int, Flag(min=1)] = 128
     block: Annotated[int | None, Flag(min=1)] = None
-    order: Annotated[str, Flag(choices=ORDERS)] = "low_confidence"
+    order: Annotated[Order, Flag()] = "low_confidence"
     threshold: Annotated[float | None, Flag(min=0, max=1)] = None
     temperature: Annotated[float, Flag(min=0)] = 0.0
     guidance: Annotated[float, Flag(min=0)] = 0.0
-    end: Annotated[str, Flag(choices=ENDS)] = "stop"
-    prompt_masks: str = "joint"
-    schedule: Annotated[str, Flag(choices=SCHEDULES)] = "even"
+    end: Annotated[Literal["stop", "keep", "forbid"], Flag()] = "stop"
+    prompt_masks: Literal["joint", "published"] = "joint"
+    schedule: Annotated[Literal["even", "published"], Flag()] = "even"
     seed: Annotated[int, Flag()] = 0
-    cache: Annotated[str | None, Flag(choices=CACHES)] = None
+    cache: Annotated[Literal["prefix", "dual"] | None, Flag()] = None
 
     def __post_init__(self) -> None:
         for name in ("length", "steps", "block", "seed"):
@@ -82,12 +78,7 @@ class Sampling:
             optional = name == "block" and value is None
             if not optional and (not isinstance(value, int) or isinstance(value, bool)):
                 raise InputError(f"{name} must be an integer; received {value!r}.")
-        for name in ("temperature", "guidance", "threshold"):
-            value = 0 if name == "threshold" and self.threshold is None else getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value)):
-                raise InputError(f"{name} must be a finite number; received {value!r}.")
         check(self)  # bounds and choices
-        one_of("prompt_masks", self.prompt_masks, PROMPT_MASKS)
         if self.block is not None and self.block > self.length:
             raise InputError(f"block must be between 1 and length={self.length}; received {self.block}.")
         if self.threshold is None:
