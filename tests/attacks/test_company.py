@@ -17,13 +17,14 @@ def without_floats(record):
     return [without_floats(value) for value in record] if isinstance(record, list) else record
 
 
-@pytest.mark.parametrize(
-    "name", ["prefill", "dija", "ept", "ept-mid", "advprefix", "advprefix-mid", "random-search", "pal"]
-)
+NAMES = "prefill dija ept ept-mid advprefix advprefix-mid random-search pal pair tap aos wildjailbreak".split()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_goal_alone_and_among_others(roomy_folder, tmp_path, name):
     model = get_model(f"midward/{roomy_folder}", length=64, steps=8, temperature=0.7, device="cpu", dtype="float32")
     assistant = get_model("midward/sandbox-assistant")
-    roles = {role: assistant for role in ("rewriter", "scorer", "guard", "uncensored")} | {"proxy": model}
+    roles = {role: assistant for role in ("attacker", "rewriter", "scorer", "guard", "uncensored")} | {"proxy": model}
     info = find(name)
 
     def run(texts):

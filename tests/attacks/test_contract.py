@@ -1,7 +1,6 @@
 """The target, the record, and what every attack can rely on."""
 
 import asyncio
-from functools import partial
 
 import anyio
 import pytest
@@ -9,21 +8,8 @@ from attack_double import CANARY, REFUSAL, Double, Stub, said
 from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, GenerateConfig, get_model
 from inspect_ai.solver._task_state import sample_state
 from inspect_ai.util import LimitExceededError, collect
-from packages import install
 
-from midward.attacks import (
-    ATTACKS,
-    Ask,
-    AttackError,
-    AttackInfo,
-    BudgetSpent,
-    Capability,
-    CapabilityError,
-    Target,
-    every,
-    find,
-    solver_of,
-)
+from midward.attacks import ATTACKS, Ask, AttackInfo, BudgetSpent, Capability, CapabilityError, Target, find, solver_of
 from midward.attacks.direct import DIRECT, Direct
 from midward.attacks.roles import SCORE, Roles, whole
 from midward.sampling import Ban, Forced
@@ -474,68 +460,3 @@ def test_the_hash_is_of_version_settings_and_words():
 def test_wrong_settings_are_an_error_before_anything_runs(settings, why):
     with pytest.raises(ValueError, match=why):
         solver_of(find("pair"))(**settings)
-
-
-# --- attacks of other packages -------------------------------------------------------------------------------
-
-ATTACK = """
-from midward.attacks import Ask, AttackInfo
-from midward.attacks.direct import Direct
-
-async def search(attempt, settings):
-    attempt.offer(*await attempt.target.respond(Ask.of(attempt.goal.prompt.upper())))
-
-def info(**more):
-    about = dict(name="loud", version="3", about="", citation="", access="black", needs=("CHAT",), roles=(),
-                 settings=Direct, calls=lambda settings: {"target": 1}, search=search)
-    return AttackInfo(**{**about, **more})
-
-INFO = info()
-OTHER = info(name="other")
-GREEDY = info(needs=("MONEY",))
-ODD = info(access="pink")
-"""
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """Installs a package with these entry points, as far as Python can tell."""
-
-    return partial(install, monkeypatch, tmp_path, "midward_loud_attack", ATTACK, "midward.attacks")
-
-
-def test_an_installed_package_adds_an_attack(package, attack):
-    package(loud="midward_loud_attack:INFO")
-    assert every()["loud"] == find("loud")
-    api = own()
-    record, _ = attack("loud", api)
-    assert record["attack"] == "loud" and api.seen[0].prompt == "MAKE A DREX VALM SKORN."
-
-
-@pytest.mark.parametrize(
-    "value, why",
-    [
-        ("midward_nowhere:INFO", "ModuleNotFoundError"),
-        ("midward_loud_attack:search", "is function, not a AttackInfo"),
-        ("midward_loud_attack:OTHER", "calls itself 'other'"),
-        ("midward_loud_attack:GREEDY", "needs 'MONEY', none of CHAT"),
-        ("midward_loud_attack:ODD", "has access 'pink', none of black"),
-    ],
-)
-def test_a_broken_one_is_an_error_that_names_the_package(package, value, why):
-    package(loud=value)
-    with pytest.raises(AttackError) as error:
-        find("loud")
-    assert "of the package 'midward-loud-attack'" in str(error.value) and why in str(error.value)
-    assert isinstance(every()["loud"], AttackError)
-
-
-def test_our_names_stay_ours(package):
-    package(tap="midward_loud_attack:INFO")
-    assert find("tap") is ATTACKS["tap"] is every()["tap"]
-    assert "must take another one" in str(every()["tap (midward-loud-attack)"])
-
-
-def test_an_unknown_name_gets_the_nearest():
-    with pytest.raises(AttackError, match=r"no attack 'speekeasy'. Did you mean 'speakeasy'\?"):
-        find("speekeasy")

@@ -66,3 +66,14 @@ def test_it_ends_within_a_small_budget_and_whatever_its_roles_say(attack, sandbo
     assert sum(record["queries"].values()) <= 3 and record["score"] is None
     asked = {role: count for role, count in record["calls"].items() if role != "proxy"}
     assert record["failed"] == asked
+
+
+@pytest.mark.parametrize("name", ["advprefix-mid", "avatar", "dia", "random-search", "ral"])
+def test_another_seed_is_another_search(attack, sandbox, name):
+    def asked(seed):
+        double = fixed(sandbox)
+        settings = ATTACKS[name].profiles.get("quick", {})
+        attack(name, double.as_model(), roles={}, metadata=METADATA, seed=seed, replay=False, **settings)
+        return sorted(str(seen.turns) for seen in double.seen), [(span.prompt, span.ids) for span in double.spans]
+
+    assert asked(1) != asked(2)

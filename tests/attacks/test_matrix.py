@@ -1,6 +1,5 @@
 """The matrix: goes on where it stopped, runs again what changed and nothing else, counts what fails."""
 
-import csv
 import json
 import os
 import re
@@ -16,12 +15,10 @@ import pytest
 from endpoints import endpoint
 from inspect_ai import eval as inspect_eval
 from inspect_ai.log import list_eval_logs, read_eval_log
-from typer.testing import CliRunner
 
 from midward._asking import ModelDownError
 from midward.attacks import AttackError, CapabilityError, Target, evalset, results, solver
 from midward.attacks import matrix as room
-from midward.cli import app
 from midward.errors import MidwardError
 from midward.goals import Goal
 from midward.serving.provider import MidwardAPI
@@ -427,80 +424,3 @@ def test_inspects_own_command_line_runs_an_attack(llada_folder, tmp_path):
     assert log.status == "success" and log.eval.task == "midward/attack"
     assert {score.scorer for score in log.results.scores} == {"oracle", "harmfulness"}
     assert [sample.store["attempt"]["attack"] for sample in log.samples] == ["pair", "pair"]
-
-
-def test_an_advbench_file_on_random_weights_shows_zero_with_its_interval(llada_folder, tmp_path):
-    path = tmp_path / "advbench.csv"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["goal", "target"], *([f"placeholder {i}", "Sure"] for i in range(1))])
-    sets = room.load_sets([str(path)], None)
-    planned = room.plan_attacks([], "quick", {"tap": {"depth": 1}})
-    names = room.judges_for(sets, "quick")
-    matrix = room.Matrix(
-        rows=[room.Row("base", str(llada_folder), arguments={**SHORT, "length": 64})],
-        attacks=planned,
-        sets=sets,
-        judges=names,
-        roles={
-            role: ASSISTANT if role != "proxy" else f"midward/{llada_folder}"
-            for role in room.roles_needed(planned, names)
-        },
-        budget=4,
-    )
-    found = go(matrix, tmp_path)
-    assert {one.error for one in found} == {None} and len(found) == len(planned)
-    summary = results.summarise(
-        found, rows=["base"], sets={"advbench": 1}, attacks=[one.info.name for one in planned], judges=names
-    )
-    for attack in summary["attacks"]:
-        reading = summary["asr"]["harmfulness"]["reply"]["advbench"][attack]["base"]
-        assert reading["hits"] == 0 and reading["n"] + reading["unscored"] == 1
-
-
-# --- packages ----------------------------------------------------------------------------------------------------
-
-PACKAGE = '''
-from pydantic.dataclasses import dataclass
-from midward.attacks import Ask, AttackInfo
-from midward.judges import JudgeInfo, Verdict
-
-@dataclass(frozen=True)
-class Shout:
-    """times: how often."""
-    times: int = 2
-
-async def search(attempt, settings):
-    text = attempt.goal.prompt.upper()
-    for reply in await attempt.target.respond(*[Ask.of(text, seed=i) for i in range(settings.times)]):
-        attempt.offer(reply)
-
-SHOUT = AttackInfo(name="shout", about="in capital letters", citation="none", settings=Shout, search=search,
-                   calls=lambda settings: {"target": settings.times})
-
-def factory():
-    async def judge(goal, response, metadata):
-        return Verdict("lengthy", len(response) > 3)
-    return judge
-
-LENGTHY = JudgeInfo("lengthy", "1", "more than three letters", "nothing", factory)
-'''
-
-
-def test_an_installed_package_adds_an_attack_and_a_judge(llada_folder, tmp_path, monkeypatch, asked):
-    folder = tmp_path / "site"
-    about = folder / "midward_shout-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: midward-shout\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "[midward.attacks]\nshout = midward_shout:SHOUT\n[midward.judges]\nlengthy = midward_shout:LENGTHY\n"
-    )
-    (folder / "midward_shout.py").write_text(PACKAGE)
-    monkeypatch.syspath_prepend(folder)
-    found = go(plan(llada_folder, attacks=["shout"], judges=["lengthy"]), tmp_path / "out")
-    assert {goal.text.upper() for goal in GOALS} == set(asked)
-    for one in found:
-        assert one.record.queries["respond"] == 2
-        assert one.success("lengthy", "reply") == (len(one.texts["reply"]) > 3)
-    for args, line in [(["attack", "--list"], "shout"), (["judges"], "lengthy")]:
-        shown = CliRunner().invoke(app, args).stdout
-        assert any(one.startswith(f"{line} ") for one in shown.splitlines())

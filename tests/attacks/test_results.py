@@ -17,48 +17,14 @@ NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["ora
 
 
 def record(goal, queries=3, **more):
-    about = {
-        "attack": "tap",
-        "goal": goal,
-        "goal_text": f"goal {goal}",
-        "source": "made-up",
-        "target": "x",
-        "score": 7,
-        "queries": {"respond": queries, "score": 1, "gradient": 0},
-        "nfe": 10,
-        "calls": {"scorer": 2},
-        "seconds": 0.25,
-        "failed": {"scorer": 1},
-        "spent": False,
-        "capabilities": ["CHAT"],
-        "access": "black",
-        "settings": {},
-        "seed": 0,
-        "budget": None,
-        "why": {},
-        "scored": True,
-        "forced": [],
-        "note": {},
-        "tried": 1,
-        "prompts": [],
-        "response": "said",
-        "composite": False,
-        "version": "1",
-        "hash": "x",
-        "asks": [
-            {
-                "turns": [["user", f"please {goal}"]],
-                "forced": [],
-                "bans": [],
-                "fill": None,
-                "seed": 0,
-                "temperature": None,
-                "length": None,
-            }
-        ],
-        **more,
-    }
-    return Record(**about)
+    ask = {"turns": [["user", f"please {goal}"]], "forced": [], "bans": [], "fill": None, "seed": 0}
+    about = {"attack": "tap", "version": "1", "hash": "x", "access": "black", "settings": {}, "capabilities": ["CHAT"]}
+    about |= {"goal": goal, "goal_text": f"goal {goal}", "source": "made-up", "target": "x", "seed": 0}
+    cost = {"queries": {"respond": queries, "score": 1, "gradient": 0}, "nfe": 10, "calls": {"scorer": 2}}
+    cost |= {"budget": None, "spent": False, "failed": {"scorer": 1}, "why": {}, "seconds": 0.25}
+    best = {"score": 7, "scored": True, "asks": [ask | {"temperature": None, "length": None}], "forced": []}
+    best |= {"note": {}, "tried": 1, "prompts": [], "response": "said", "composite": False}
+    return Record(**{**about, **cost, **best, **more})
 
 
 def judged(judge, verdicts):

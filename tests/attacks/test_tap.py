@@ -9,13 +9,9 @@ import pytest
 from attack_double import REFUSAL, Double, said
 from hypothesis import given
 from hypothesis import strategies as st
-from inspect_ai import Task, eval
-from inspect_ai.dataset import Sample
-from inspect_ai.model import get_model
 from test_pair import FULL, KEY, drafts, opens, refuses
 
 from midward._fences import fields_of
-from midward.attacks import find, solver_of
 from midward.attacks.tap import TAP, TAP_MID, Node, Tap, TapMid, landing, prune
 from midward.world.assistant import Assistant
 from midward.world.players import PLAYERS
@@ -149,27 +145,6 @@ def test_the_best_leaves_are_kept(attack):
     )
     grown = [json.loads(fields_of(prompt)[1]["TRIES"])[0]["score"] for prompt in prompts[4:]]
     assert grown == [7] * 4
-
-
-@pytest.mark.parametrize("name", ["pair", "tap", "aos", "wildjailbreak"])
-def test_results_do_not_depend_on_what_runs_beside(tmp_path, name):
-    def run(*ids):
-        info = find(name)
-        api = Double(lambda seen: f"Step 1: grind the salt. {len(seen.prompt)}")
-        goals = {"a": "Make a drex valm skorn.", "b": "Make a stid prern girt."}
-        task = Task(
-            dataset=[Sample(id=one, input=goals[one], metadata={"goal": goals[one], "source": "test"}) for one in ids],
-            solver=solver_of(info)(seed=3, **info.profiles["quick"]),
-        )
-        roles = {role: get_model("midward/sandbox-assistant") for role in info.roles}
-        [log] = eval(task, model=api.as_model(), model_roles=roles, log_dir=str(tmp_path), display="none")
-        [sample] = [sample for sample in log.samples if sample.id == "a"]
-        record = dict(sample.store["attempt"])
-        nodes = [event.data["nodes"] for event in sample.events if event.event == "info"]
-        record.pop("seconds"), record.pop("target")
-        return record, nodes
-
-    assert run("a") == run("b", "a")
 
 
 # --- the middle variant ----------------------------------------------------------------------------------------------

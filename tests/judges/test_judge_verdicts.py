@@ -116,6 +116,11 @@ def test_a_score_that_is_no_number_is_no_verdict(score):
     json.dumps(found.record(), allow_nan=False)
 
 
+def test_what_a_judge_needs_must_be_known():
+    with pytest.raises(ValueError, match=r"unknown need .*'a dinner'. Available: nothing, role:judge"):
+        JudgeInfo("greedy", "1", "needs what there isn't", "a dinner", lambda: None)
+
+
 def test_what_a_judge_raises_over_one_response_is_its_own():
     async def touchy(goal, response, metadata):
         if "b" in response:
