@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from holding import held
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,17 +102,13 @@ sys.stdin.read()
 def test_two_processes_dont_write_to_one_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     early = RowFile(path)  # opened before the other process wrote anything
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "writing\n"
+    with held(path, HOLDER):
         with path.open("ab") as file:  # a row that the other process hasn't finished writing
             file.write(b'{"key": "half')
         for mine in (early, RowFile(path)):
             with pytest.raises(ValueError, match="another process is writing to"):
                 mine.append({"key": "mine"})
         assert path.read_bytes() == b'{"key": "theirs"}\n{"key": "half'
-        other.kill()
     again = RowFile(path)
     again.append({"key": "mine"})
     assert RowFile(path).rows.keys() == {"theirs", "mine"}

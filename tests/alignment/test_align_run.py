@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from align_world import BENIGN, HARMFUL, SENTENCES, SMALL, TINY
+from holding import held
 from peft import PeftModel
 from safetensors.torch import load_file
 
 import midward.models
-from midward.alignment import AlignError, RewardWarning, align, resolve
+from midward.alignment import AlignError, RewardWarning, align
 from midward.alignment import trainer as trainer_module
-from midward.alignment._card import base_of, card
+from midward.alignment._card import base_of
 from midward.alignment.trainer import MosaTrainer, read_curve, reward_warning
 
 HERE = Path(__file__).parent
@@ -124,16 +125,10 @@ def test_a_finished_run_is_returned_and_a_different_one_refused(model, tmp_path)
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(model, tmp_path):
-    claim = "import pathlib, sys; from midward.store import hold; mine = hold(pathlib.Path(sys.argv[1]))"
-    claim += "; print(); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", claim, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        other.stdout.readline()
+    with held(tmp_path):
         with pytest.raises(ValueError, match="another process is writing to"):
             run(model, tmp_path, max_steps=5)
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-        other.kill()
     assert run(model, tmp_path, max_steps=5).history
 
 
@@ -229,19 +224,7 @@ def test_the_card_says_what_the_adapter_is_and_names_no_path(llada_folder, tmp_p
     midward.load(folder, adapter=tmp_path / "a", device="cpu")
 
 
-def test_a_hub_id_is_the_cards_base_model():
-    record = {
-        "model": "GSAI-ML/LLaDA-8B-Instruct",
-        "model_fingerprint": "f",
-        "config": resolve({"method": "initial"}).to_dict(),
-        "data": {"prompts": 3, "hash": "h"},
-        "benign": {"prompts": 2, "hash": "b"},
-        "sentences": {"safe": 1, "harmful": 1, "hash": "s"},
-        "steps": 7,
-        "versions": {"midward": "0.1.0"},
-    }
-    text = card(record)
-    assert "\nbase_model: GSAI-ML/LLaDA-8B-Instruct\n" in text and "# Initial alignment of LLaDA-8B-Instruct" in text
+def test_a_hub_id_stays_a_hub_id_on_the_card_and_a_path_does_not():
     assert base_of("GSAI-ML/LLaDA-8B-Instruct") == "GSAI-ML/LLaDA-8B-Instruct" and base_of("sandbox") == "sandbox"
     assert base_of("/models/of/me/llada") == "llada"
 

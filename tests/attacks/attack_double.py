@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, get_model, modelapi
+from speaking import speaking
 
 from midward.attacks import Capability
 from midward.sampling.likelihood import SpanScore
@@ -117,24 +118,8 @@ def double():
 
 
 def said(*replies):
-    """An Inspect model that replies in turn, the last one for good; and the list of the prompts it got.
-
-    A reply may be a pair: the text, and why it stopped.
-    """
-    prompts = []
-
-    def outputs(messages, *_):
-        prompts.append(messages[-1].text)
-        reply = replies[min(len(prompts), len(replies)) - 1]
-        reply = reply(messages[-1].text) if callable(reply) else reply
-        if isinstance(reply, Exception):
-            raise reply
-        reply, stopped = reply if isinstance(reply, tuple) else (reply, "stop")
-        output = ModelOutput.from_content("mock", reply, stop_reason=stopped)
-        output.usage = ModelUsage()
-        return output
-
-    return get_model("mockllm/model", custom_outputs=outputs, memoize=False), prompts
+    """`speaking`, and the last message's text of every call."""
+    return speaking(*replies, read=lambda messages: messages[-1].text)
 
 
 class Words:

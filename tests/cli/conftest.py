@@ -1,25 +1,9 @@
-"""The verbs, run in this process."""
+"""What the tests of verbs share."""
 
 import csv
 
 import pytest
-from typer.testing import CliRunner
-
-from midward.cli import app
-
-
-@pytest.fixture
-def midward(monkeypatch):
-    """Run `midward ARGS`; the result has exit_code, stdout and stderr. A traceback fails the test."""
-    monkeypatch.setenv("COLUMNS", "200")  # or messages are broken into lines
-
-    def run(*args, stdin=None):
-        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
+from inspect_ai.model import ModelAPI, ModelOutput, modelapi
 
 
 @pytest.fixture
@@ -41,3 +25,11 @@ def advbench(tmp_path):
         writer.writerow(["", "a row without a goal"])
         writer.writerow(["[bold]t38[/bold]", "markup"])
     return path
+
+
+@modelapi("wordless")
+class Wordless(ModelAPI):
+    """A judging model that never gives a verdict."""
+
+    async def generate(self, input, tools, tool_choice, config):
+        return ModelOutput.from_content(self.model_name, "Hm.")

@@ -12,6 +12,9 @@ def words(*numbers):
     return " ".join(f"t{number}" for number in numbers)
 
 
+SMALL = "length=24 window_start=6 window_end=14 lr=1e-3 log_steps=1 save_steps=1"
+
+
 @pytest.fixture
 def files(tmp_path):
     """Flags: prompts in AdvBench's format, instructions with answers, and sentences in the tiny vocabulary."""
@@ -28,30 +31,9 @@ def files(tmp_path):
     (tmp_path / "sentences.yaml").write_text(
         f"safe: [{words(40, 41, 42)}, {words(50, 51)}]\nharmful: [{words(60, 61)}, {words(70, 71, 72)}]\n"
     )
-    return [
-        "--data",
-        tmp_path / "goals.csv",
-        "--column",
-        "goal",
-        "--benign",
-        tmp_path / "calm.jsonl",
-        "--benign-column",
-        "instruction",
-        "--sentences",
-        tmp_path / "sentences.yaml",
-        "--set",
-        "length=24",
-        "--set",
-        "window_start=6",
-        "--set",
-        "window_end=14",
-        "--set",
-        "lr=1e-3",
-        "--set",
-        "log_steps=1",
-        "--set",
-        "save_steps=1",
-    ]
+    files = ["--data", tmp_path / "goals.csv", "--column", "goal", "--sentences", tmp_path / "sentences.yaml"]
+    files += ["--benign", tmp_path / "calm.jsonl", "--benign-column", "instruction"]
+    return [*files, *(word for each in SMALL.split() for word in ("--set", each))]
 
 
 def test_files_become_an_adapter_and_a_finished_one_is_kept(midward, files, llada_folder, tmp_path):
@@ -88,20 +70,8 @@ def test_method_and_objective_reach_the_run_and_length_is_the_models(
 
     monkeypatch.setattr("midward.alignment.run.align", run)
     kept = files[: files.index("--set")]
-    result = midward(
-        "align",
-        "--model",
-        llada_folder,
-        "--out",
-        tmp_path / "o",
-        "--method",
-        "initial",
-        "--recipe",
-        "paper",
-        "--seed",
-        3,
-        *kept,
-    )
+    method = ["--method", "initial", "--recipe", "paper", "--seed", 3]
+    result = midward("align", "--model", llada_folder, "--out", tmp_path / "o", *method, *kept)
     assert result.exit_code == 2 and result.stderr.endswith("error: enough\n")
     assert (seen["method"], seen["recipe"], seen["seed"], seen["length"]) == ("initial", "paper", 3, 128)
     assert seen["data"][0] == words(*range(100, 106))

@@ -1,8 +1,5 @@
 """`midward judges` and `midward judges check`."""
 
-import subprocess
-import sys
-
 import pytest
 from inspect_ai.model import ModelAPI, ModelOutput, modelapi
 
@@ -84,24 +81,6 @@ def test_bad_input(midward, tmp_path, monkeypatch):
         assert result.exit_code == 2 and message in result.stderr and result.stdout == ""
 
 
-LIGHT = """
-import sys
-from typer.testing import CliRunner
-from midward.cli import app
-
-for args in (["judges", "--help"], ["judges", "check", "--help"]):
-    assert "Usage" in CliRunner().invoke(app, args).output
-assert "inspect_ai" not in sys.modules
-assert CliRunner().invoke(app, ["judges"]).exit_code == 0
-assert "torch" not in sys.modules and "transformers" not in sys.modules
-"""
-
-
-def test_help_imports_no_inspect_and_the_list_no_torch():
-    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_judge_that_is_down_is_told_at_once(midward, monkeypatch):
     monkeypatch.setenv("NOWHERE_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("NOWHERE_API_KEY", "none")
@@ -110,14 +89,6 @@ def test_a_judge_that_is_down_is_told_at_once(midward, monkeypatch):
     assert "the judge openai-api/nowhere/x at http://127.0.0.1:9/v1 can't be asked" in result.stderr
 
 
-@modelapi("speechless")
-class Speechless(ModelAPI):
-    """A judging model that never gives a verdict."""
-
-    async def generate(self, input, tools, tool_choice, config):
-        return ModelOutput.from_content(self.model_name, "Hm.")
-
-
 def test_a_judge_that_scores_nothing_ends_with_status_1(midward):
-    result = midward("judges", "check", "--judges", "harmfulness", "--judge", "speechless/x")
+    result = midward("judges", "check", "--judges", "harmfulness", "--judge", "wordless/x")
     assert result.exit_code == 1 and "error: harmfulness scored nothing: the judge's reply" in result.stderr

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from holding import held
 from typer.testing import CliRunner
 
 from midward._flags import Flag
@@ -130,22 +131,10 @@ def test_a_folder_says_how_its_run_ended(tmp_path, midward):
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == tables
 
 
-HOLDER = """
-import pathlib, sys
-from midward.store import hold
-claim = hold(pathlib.Path(sys.argv[1]))
-print(flush=True)
-sys.stdin.read()
-"""
-
-
 def test_two_processes_dont_share_a_folder(toy, tmp_path):
     (tmp_path / "out").mkdir()
-    command = [sys.executable, "-c", HOLDER, tmp_path / "out"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
+    with held(tmp_path / "out"):
         shown = toy()
-        other.kill()
     assert "another process is writing to" in str(shown.exception)
     assert not list((tmp_path / "out").glob("[!.]*"))
 

@@ -48,6 +48,13 @@ def test_every_flag_has_a_help_text(words):
     assert [param.name for param in load(words).params if not (param.help or "").strip()] == []
 
 
+@pytest.mark.parametrize("words", ["goals", "goals sandbox", "judges", "report . --out r.html --redact"])
+def test_what_needs_no_model_imports_no_torch(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = alone(*words.split())
+    assert done.returncode == 0 and not {"torch", "transformers"} & set(done.stdout.splitlines()[-1].split())
+
+
 def test_the_list_of_verbs_imports_none_and_tells_what_each_does():
     done = alone("--help")
     lines = done.stdout.splitlines()
@@ -138,25 +145,10 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch)
 # --- errors ----------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_one_line_and_status_2(midward, tmp_path):
-    shown = midward("generate", "t30", "--model", tmp_path / "nothing")
-    assert shown.exit_code == 2 and shown.stdout == ""
-    assert shown.stderr.startswith("error: no model") and shown.stderr.count("\n") == 1
-
-
 def test_debug_shows_the_traceback(midward, tmp_path, monkeypatch):
     monkeypatch.setenv("MIDWARD_DEBUG", "1")
     with pytest.raises(ModelError):
         midward("generate", "t30", "--model", tmp_path / "nothing")
-
-
-def test_a_fault_of_ours_keeps_its_traceback(midward, monkeypatch):
-    def broken(*args, **kwargs):
-        raise KeyError("ours")
-
-    monkeypatch.setattr("midward.load", broken, raising=False)
-    with pytest.raises(KeyError):
-        midward("generate", "t30")
 
 
 def test_ctrl_c_is_130_and_says_how_to_go_on(midward, monkeypatch):

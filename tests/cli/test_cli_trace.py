@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
+from checkpoints import lora
 
 from midward import Request, Sampling, Trace
 from midward.dynamics import fit_anchors
@@ -65,14 +66,8 @@ def test_a_recorded_trace_gives_the_same_page(midward, tiny, page, tmp_path):
     assert all(before <= after for before, after in pairwise(when))
 
 
-def test_another_adapter_and_none_stand_beside(midward, tiny, llada_folder, page, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    import midward as package
-
-    network = package.load(llada_folder, device="cpu", dtype="float32").network
-    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    get_peft_model(network, config).save_pretrained(tmp_path / "mosa")
+def test_another_adapter_and_none_stand_beside(midward, tiny, llada, page, tmp_path):
+    lora(llada, tmp_path / "mosa")
     plain = midward("trace", *tiny, "--prompt", PROMPT, "--against", tmp_path / "mosa", "--html", page)
     assert plain.exit_code == 0
     base, adapted = records(page)

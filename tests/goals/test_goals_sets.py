@@ -65,20 +65,16 @@ FORMATS = {
         [("placeholder_two", 'A "long"\ncontext, é\n\n---\n\nPlaceholder two', None, "kind_b")],
     ),
     "harmbench-copyright": (HARMBENCH, [("placeholder_three", "Placeholder three", None, "copyright")]),
-    "jailbreakbench": (
-        JAILBREAKBENCH,
-        [
-            ("jailbreakbench-0", "Placeholder one", "Sure, here is one", "Kind A"),
-            ("jailbreakbench-1", "Placeholder two", "Sure, here is two", "Kind B"),
-        ],
-    ),
-    "jailbreakbench-benign": (
-        JAILBREAKBENCH,
-        [
-            ("jailbreakbench-benign-0", "Placeholder one", "Sure, here is one", "Kind A"),
-            ("jailbreakbench-benign-1", "Placeholder two", "Sure, here is two", "Kind B"),
-        ],
-    ),
+    **{
+        name: (
+            JAILBREAKBENCH,
+            [
+                (f"{name}-0", "Placeholder one", "Sure, here is one", "Kind A"),
+                (f"{name}-1", "Placeholder two", "Sure, here is two", "Kind B"),
+            ],
+        )
+        for name in ("jailbreakbench", "jailbreakbench-benign")
+    },
     "strongreject": (
         table("category,source,forbidden_prompt", ["Kind A", "custom", "Placeholder"]),
         [("strongreject-0000", "Placeholder", None, "Kind A")],

@@ -1,10 +1,10 @@
 """A tiny model and an SRI guard fitted for it."""
 
 import pytest
-from guard_world import LENGTH, STEPS, asked, prompts
+from guard_world import LENGTH, STEPS, fit
 
 import midward
-from midward.guards import Sizes, SRIGuard, fit_guards
+from midward.guards import SRIGuard
 from midward.sampling import Sampling
 
 
@@ -23,15 +23,5 @@ def fitted(model, sampling, tmp_path_factory):
     """(guard, its file): alpha 0.25, so that some of any prompts are flagged."""
     folder = tmp_path_factory.mktemp("guards")
     guard = SRIGuard(epochs=40, seeds=1)
-    paths = fit_guards(
-        model,
-        {"sri": guard},
-        asked(prompts(0, 92)),
-        asked(prompts(200, 12), harmful=True),
-        folder,
-        refused=lambda text: bool(len(text) % 2),
-        sampling=sampling,
-        alpha=0.25,
-        sizes=Sizes(12, 60, 20),
-    )
+    paths = fit(model, {"sri": guard}, folder, sampling)
     return guard, paths["sri"]

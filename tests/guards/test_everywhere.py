@@ -7,30 +7,14 @@ import anyio
 import pytest
 from guard_world import LENGTH, STEPS, prompts
 from inspect_ai.model import GenerateConfig, get_model
-from typer.testing import CliRunner
 
 from midward.attacks.cases import cases
-from midward.cli import app
 from midward.guards import STUB, DiffuGuardAudit, MaskFilter, describe, save
 from midward.sampling import Sampling, sample
 from midward.serving.provider import ProviderError
 
 FRESH = prompts(300, 16)
 MASK = "<|mdm_mask|>"
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """A verb, run in this process; a traceback fails the test."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args, stdin=None):
-        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
 
 
 @pytest.fixture
@@ -88,7 +72,7 @@ def test_a_request_flagged_beforehand_takes_no_ones_trace(model, sampling, livel
     assert found[3].metadata["choices"][0]["commit_quarters"] == bare.metadata["choices"][0]["commit_quarters"]
 
 
-def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_path, model, sampling):
+def test_midward_attack_takes_a_guard_and_adds_its_row(midward, flags, fitted, tmp_path, model, sampling):
     guard, path = fitted
     expected = guard.sample(model, FRESH, sampling)
     order = sorted(range(len(FRESH)), key=lambda i: not expected[i].verdict.flagged)
@@ -96,7 +80,7 @@ def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_p
     goals = tmp_path / "goals.csv"
     goals.write_text("goal\n" + "\n".join(chosen) + "\n")
     common = ["attack", *flags, "--attacks", "direct", "--judges", "refusal", "--goals", goals, "--no-replay"]
-    result = run(*common, "--guard", f"G={path}", "--out", tmp_path / "o")
+    result = midward(*common, "--guard", f"G={path}", "--out", tmp_path / "o")
     assert result.exit_code == 0, result.stderr
     summary = json.loads((tmp_path / "o" / "summary.json").read_text())
     assert summary["models"]["base+G"]["guard"] == str(path) and "base+G" in result.stdout
@@ -104,24 +88,24 @@ def test_midward_attack_takes_a_guard_and_adds_its_row(run, flags, fitted, tmp_p
         replies = {(row["row"], row["prompt"]): row["reply"] for row in csv.DictReader(file)}
     assert replies["base+G", chosen[0]] == STUB != replies["base", chosen[0]]
     assert replies["base+G", chosen[1]] == replies["base", chosen[1]]
-    result = run(*common, "--guard", tmp_path / "nothing.safetensors", "--out", tmp_path / "n")
+    result = midward(*common, "--guard", tmp_path / "nothing.safetensors", "--out", tmp_path / "n")
     assert result.exit_code == 2 and "there is no guard" in result.stderr
-    result = run(*common, "--length", 12, "--guard", path, "--out", tmp_path / "l")
+    result = midward(*common, "--length", 12, "--guard", path, "--out", tmp_path / "l")
     assert result.exit_code == 2 and "length 16 there, 12 here" in result.stderr
 
 
-def test_chat_behind_a_guard(run, flags, fitted, model, sampling):
+def test_chat_behind_a_guard(midward, flags, fitted, model, sampling):
     guard, path = fitted
     found = guard.sample(model, FRESH, sampling)
     bad = FRESH[next(i for i, one in enumerate(found) if one.verdict.flagged)]
     good = FRESH[next(i for i, one in enumerate(found) if not one.verdict.flagged)]
-    result = run("chat", *flags, "--guard", path, stdin=f"{bad}\n/reset\n{good}\n")
+    result = midward("chat", *flags, "--guard", path, stdin=f"{bad}\n/reset\n{good}\n")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0] == STUB and STUB not in result.stdout.splitlines()[1:]
     assert "flagged" in result.stderr and "passed" in result.stderr
 
 
-def test_a_guards_own_prompts_are_left_out_of_its_evaluation(model, fitted, run, flags, tmp_path):
+def test_a_guards_own_prompts_are_left_out_of_its_evaluation(model, fitted, midward, flags, tmp_path):
     guard, path = fitted
     assert describe(path)["fitted_on"] == guard.fitted_on and len(guard.fitted_on) == 92 + 12
     table = tmp_path / "some.csv"
@@ -130,20 +114,22 @@ def test_a_guards_own_prompts_are_left_out_of_its_evaluation(model, fitted, run,
     assert len(found) == 10 and {case.about["plain"] for case in found} <= set(FRESH)
     assert {case.about["plain"] for case in cases(model, str(table), 200, without=guard.fitted_on)} == set(FRESH)
     table.write_text("prompt,harmful\n" + "".join(f"{one},0\n" for one in prompts(0, 9)))
-    result = run("guard", "eval", *flags, "--guard", path, "--sets", table, "--out", tmp_path / "e")
+    result = midward("guard", "eval", *flags, "--guard", path, "--sets", table, "--out", tmp_path / "e")
     assert result.exit_code == 2 and "all 9 prompts" in result.stderr and "were used to fit" in result.stderr
 
 
-def test_an_attack_that_only_fills_its_prompt_is_refused_behind_a_guard_of_one_sampling(run, flags, fitted, tmp_path):
+def test_an_attack_that_only_fills_its_prompt_is_refused_behind_a_guard_of_one_sampling(
+    midward, flags, fitted, tmp_path
+):
     _, path = fitted
     goals = tmp_path / "goals.csv"
     goals.write_text("goal\nt30 t31\n")
     given = ["attack", *flags, "--attacks", "dija", "--judges", "refusal", "--goals", goals, "--guard", path]
-    result = run(*given, "--plan")
+    result = midward(*given, "--plan")
     assert result.exit_code == 2 and "dija.mode=fill_then_answer" in result.stderr
 
 
-def test_scores_of_another_guard_are_another_run(run, flags, model, sampling, tmp_path):
+def test_scores_of_another_guard_are_another_run(midward, flags, model, sampling, tmp_path):
     """Two guards of the same threshold, for the same model: the second isn't told the first one's."""
     prompt = tmp_path / "prompts.csv"
     prompt.write_text(f"prompt\nt40 {MASK}\n")
@@ -153,40 +139,40 @@ def test_scores_of_another_guard_are_another_run(run, flags, model, sampling, tm
         guard.threshold, guard.alpha = 0.0, 0.1
         paths.append(save(guard, tmp_path / f"{guard.name}.safetensors"))
     given = ["guard", "score", *flags, "--prompts", prompt, "--out", tmp_path / "s.jsonl", "--guard"]
-    assert run(*given, paths[0]).exit_code == 0
-    result = run(*given, paths[1])
+    assert midward(*given, paths[0]).exit_code == 0
+    result = midward(*given, paths[1])
     assert result.exit_code == 2 and "guard_digest" in result.stderr
-    assert run(*given, paths[1], "--overwrite").exit_code == 0
+    assert midward(*given, paths[1], "--overwrite").exit_code == 0
     [row] = map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines())
     assert row["guard"]["guard"] == "diffuguard-audit"
 
 
-def test_scores_dont_overwrite_the_prompts(run, flags, tmp_path):
+def test_scores_dont_overwrite_the_prompts(midward, flags, tmp_path):
     table = tmp_path / "prompts.csv"
     table.write_text("prompt,mine\nt30,1\n")
-    result = run("guard", "score", *flags, "--guard", "g", "--prompts", table, "--out", tmp_path / "prompts.jsonl")
+    result = midward("guard", "score", *flags, "--guard", "g", "--prompts", table, "--out", tmp_path / "prompts.jsonl")
     assert result.exit_code == 2 and "write over the prompts" in result.stderr
     assert table.read_text() == "prompt,mine\nt30,1\n"
 
 
-def test_guard_fit_then_score_goes_on(run, flags, model, sampling, tmp_path):
+def test_guard_fit_then_score_goes_on(midward, flags, model, sampling, tmp_path):
     table = tmp_path / "prompts.csv"
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([["prompt"], *[[one] for one in prompts(0, 30)]])
     out = tmp_path / "g"
     fit = ["guard", "fit", *flags, "--harmless", table, "--held-out", 12, "--alpha", 0.2, "--out", out]
-    result = run(*fit, "--guards", "masks,perplexity:samples=2")
+    result = midward(*fit, "--guards", "masks,perplexity:samples=2")
     assert result.exit_code == 0 and (out / "perplexity-samples-2.safetensors").exists(), result.stderr
     scored = ["guard", "score", *flags, "--guard", out / "masks.safetensors", "--out", tmp_path / "s.jsonl"]
     few = tmp_path / "few.csv"
     few.write_text(f"prompt\nt30 t31\nt40 {MASK}\n")
-    result = run(*scored, "--prompts", few)
+    result = midward(*scored, "--prompts", few)
     assert result.exit_code == 0 and "1 of 2 flagged" in result.stdout
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     [plain] = sample(model, ["t30 t31"], sampling)
     assert [row["response"] for row in rows] == [plain.text, STUB] and rows[1]["guard"]["score"] == 1
     before = (tmp_path / "s.jsonl").read_bytes()
-    assert run(*scored, "--prompts", few).exit_code == 0 and (tmp_path / "s.jsonl").read_bytes() == before
+    assert midward(*scored, "--prompts", few).exit_code == 0 and (tmp_path / "s.jsonl").read_bytes() == before
     with (tmp_path / "s.csv").open(newline="") as file:
         assert [row["flagged"] for row in csv.DictReader(file)] == ["False", "True"]
 
@@ -200,21 +186,21 @@ def test_guard_fit_then_score_goes_on(run, flags, model, sampling, tmp_path):
         (["--guards", "masks", "--alpha", "2"], "between 0 and 1"),
     ],
 )
-def test_bad_input_to_guard_fit_is_told(run, flags, tmp_path, more, message):
+def test_bad_input_to_guard_fit_is_told(midward, flags, tmp_path, more, message):
     table = tmp_path / "prompts.csv"
     table.write_text("prompt\n" + "\n".join(prompts(0, 30)) + "\n")
-    result = run("guard", "fit", *flags, "--harmless", table, "--out", tmp_path, *more)
+    result = midward("guard", "fit", *flags, "--harmless", table, "--out", tmp_path, *more)
     assert result.exit_code == 2 and message in result.stderr
 
 
-def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, model):
+def test_guard_eval_writes_its_tables_and_figures(midward, flags, fitted, tmp_path, model):
     guard, path = fitted
     table = tmp_path / "mixed.csv"
     table.write_text("prompt,harmful\n" + "".join(f"{one},{i % 2}\n" for i, one in enumerate(FRESH[:8])))
     given = ["guard", "eval", *flags, "--guard", path, "--sets", table, "--repeats", 1, "--out", tmp_path / "e"]
-    result = run(*given)
+    result = midward(*given)
     assert result.exit_code == 2 and "--judge" in result.stderr
-    result = run(*given, "--judge", "midward/sandbox-assistant")
+    result = midward(*given, "--judge", "midward/sandbox-assistant")
     assert result.exit_code == 0, result.stderr
     for name in ("table.md", "summary.json", "run.json", "guards.csv", "scores.csv", "signals.svg"):
         assert (tmp_path / "e" / name).stat().st_size > 0
@@ -231,62 +217,35 @@ def test_guard_eval_writes_its_tables_and_figures(run, flags, fitted, tmp_path, 
     # Each half of the file is counted with its own kind: the even rows are harmless, the odd ones are not.
     [harmless], attacked = sri["flags"].values(), sri["asr"]["all"]
     assert (harmless["hits"], harmless["n"]) == (sum(flagged[::2]), 4) and attacked["n"] <= 4
-    result = run(*given[:4], "--guard", tmp_path)
+    result = midward(*given[:4], "--guard", tmp_path)
     assert result.exit_code == 2
 
 
-def test_a_guards_own_settings_are_the_verbs_defaults(run, lively_folder, fitted, tmp_path):
+def test_a_guards_own_settings_are_the_verbs_defaults(midward, lively_folder, fitted, tmp_path):
     _, path = fitted
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"prompt": "t30 t31"}\n')
-    command = [
-        "guard",
-        "score",
-        "--model",
-        lively_folder,
-        "--device",
-        "cpu",
-        "--guard",
-        path,
-        "--prompts",
-        asked,
-        "--out",
-        tmp_path / "scores.jsonl",
-    ]
-    result = run(*command)
+    command = ["guard", "score", "--model", lively_folder, "--device", "cpu", "--guard", path, "--prompts", asked]
+    command += ["--out", tmp_path / "scores.jsonl"]
+    result = midward(*command)
     assert result.exit_code == 0 and "as the guard was fitted" in result.stderr
     assert f"length {LENGTH}, steps {STEPS}" in result.stderr
-    result = run(*command, "--length", LENGTH - 4)
+    result = midward(*command, "--length", LENGTH - 4)
     assert result.exit_code == 2 and f"length {LENGTH} there, {LENGTH - 4} here" in result.stderr
     api = get_model(f"midward/{lively_folder}", guard=str(path), memoize=False, device="cpu")
     used = ask(api, "t30 t31").metadata["sampling"]
     assert (used["length"], used["steps"]) == (LENGTH, STEPS)
 
 
-def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, run, flags, tmp_path):
+def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, midward, flags, tmp_path):
     _, path = fitted
     calm, attacked = tmp_path / "calm.csv", tmp_path / "attacked.csv"
     calm.write_text("prompt\n" + "\n".join(FRESH[:3]) + "\n")
     attacked.write_text("prompt\n" + "\n".join(FRESH[3:5]) + "\n")
     assert all(case.goal.harmful for case in cases(model, str(calm), 5))
     assert not any(case.goal.harmful for case in cases(model, str(calm), 5, harmless=True))
-    result = run(
-        "guard",
-        "eval",
-        *flags,
-        "--guard",
-        path,
-        "--sets",
-        attacked,
-        "--harmless",
-        calm,
-        "--judge",
-        "midward/sandbox-assistant",
-        "--repeats",
-        1,
-        "--out",
-        tmp_path / "e",
-    )
+    given = ["guard", "eval", *flags, "--guard", path, "--sets", attacked, "--harmless", calm]
+    result = midward(*given, "--judge", "midward/sandbox-assistant", "--repeats", 1, "--out", tmp_path / "e")
     assert result.exit_code == 0, result.stderr
     assert f"{attacked} has no column `harmful`" in result.stderr and f"{calm} has no" not in result.stderr
     for row in json.loads((tmp_path / "e" / "summary.json").read_text())["defences"]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from checkpoints import lora
 from guard_world import LENGTH, STEPS, prompts
 from safetensors.numpy import load_file, save_file
 
@@ -52,13 +53,8 @@ def test_another_model_or_sampling_is_refused_by_name(fitted, model, sampling, l
 
 
 def test_the_same_model_with_an_adapter_is_another_model(fitted, lively_folder, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
     _, path = fitted
-    base = midward.load(lively_folder, device="cpu")
-    targets = list(base.family.lora_targets)
-    network = get_peft_model(base.network, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
-    network.save_pretrained(tmp_path)
+    lora(midward.load(lively_folder, device="cpu"), tmp_path)
     with pytest.raises(GuardError, match=f"with adapter '{tmp_path}'"):
         midward.load(lively_folder, adapter=tmp_path, device="cpu", guard=path)
 

@@ -1,11 +1,9 @@
 """Guards of other packages, by entry point."""
 
-import pytest
-from guard_world import asked, prompts
+from guard_world import fit, prompts
 from packages import install
 
-from midward.errors import InputError
-from midward.guards import Sizes, fit_guards, load, make
+from midward.guards import Sizes, load, make
 
 GUARD = """
 import numpy as np
@@ -40,22 +38,10 @@ END = GuardInfo(End)
 def test_a_packages_guard_may_look_at_signals(model, sampling, tmp_path, monkeypatch):
     install(monkeypatch, tmp_path, "midward_long", GUARD, "midward.guards", end="midward_long:END")
     guard = make("end")
-    cases = asked(prompts(0, 40)), asked(prompts(200, 12), harmful=True)
-    refused = lambda text: bool(len(text) % 2)  # noqa: E731
-    sizes = Sizes(12, 8, 20)
-    paths = fit_guards(
-        model, {"end": guard}, *cases, tmp_path, refused=refused, sampling=sampling, alpha=0.25, sizes=sizes
-    )
+    paths = fit(model, {"end": guard}, tmp_path, sampling, sizes=Sizes(12, 8, 20))
     again = load(paths["end"], model, sampling)
     assert again.digest == guard.digest and again.anchors.digest == guard.anchors.digest
     found = again.sample(model, prompts(300, 12), sampling)
     for response in found:
         assert response.verdict.score == response.verdict.signal[-1]
         assert response.verdict.flagged == (response.verdict.score > guard.threshold)
-
-
-def test_settings_of_a_guard_are_told_where_they_are_no_value():
-    assert make("perplexity:reference=models: mine;window=5").settings.reference == "models: mine"
-    assert make("perplexity:reference=null").settings.reference is None
-    with pytest.raises(InputError, match=r"the guard 'sri': early: '\[' is no value"):
-        make("sri:early=[")

@@ -238,6 +238,10 @@ def test_specs_name_a_guard_and_its_settings():
     guard = make("perplexity:reference=gpt2;window=5")
     assert guard.settings.reference == "gpt2" and guard.settings.window == 5
     assert make("sri:early=false;steps=first").settings.steps == "first"
+    assert make("perplexity:reference=models: mine").settings.reference == "models: mine"
+    assert make("perplexity:reference=null").settings.reference is None
+    with pytest.raises(InputError, match=r"the guard 'sri': early: '\[' is no value"):
+        make("sri:early=[")
     with pytest.raises(GuardError, match="Did you mean 'perplexity'"):
         make("perplexty")
     with pytest.raises(InputError, match=r"no setting .windw.\. Did you mean"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from guard_world import LENGTH, STEPS, asked, prompts
+from guard_world import LENGTH, STEPS, asked, fit, prompts
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
@@ -25,6 +25,7 @@ from midward.guards import (
     load,
     sampling_of,
 )
+from midward.runs import measure as loop
 from midward.sampling import Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 40)
@@ -166,23 +167,6 @@ def test_anchors_that_change_the_sampling_are_refused(fitted):
 
 def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, monkeypatch):
     guard, _ = fitted
-    harmless, harmful = asked(prompts(0, 92)), asked(prompts(200, 12), harmful=True)
-
-    def fit(guards):
-        return fit_guards(
-            model,
-            guards,
-            harmless,
-            harmful,
-            tmp_path,
-            refused=lambda text: bool(len(text) % 2),
-            sampling=sampling,
-            alpha=0.25,
-            sizes=Sizes(12, 60, 20),
-        )
-
-    from midward.runs import measure as loop
-
     calls = []
 
     def stops(*args, **kwargs):
@@ -193,10 +177,10 @@ def test_fitting_goes_on_where_it_stopped(model, sampling, fitted, tmp_path, mon
 
     monkeypatch.setattr(loop, "sample", stops)
     with pytest.raises(KeyboardInterrupt):
-        fit({"sri": SRIGuard(epochs=40, seeds=1)})
+        fit(model, {"sri": SRIGuard(epochs=40, seeds=1)}, tmp_path, sampling)
     done, calls[:] = calls[0], [0, 0]
     again = SRIGuard(epochs=40, seeds=1)
-    fit({"sri": again})
+    fit(model, {"sri": again}, tmp_path, sampling)
     assert sum(calls) == 80 - done
     assert again.threshold == guard.threshold and again.digest == guard.digest
 
@@ -224,17 +208,7 @@ def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
     causal = midward.load(llama_folder, device="cpu")
     sampling = Sampling.for_model(causal, length=8)
     guard = SRIGuard(epochs=10, seeds=1)
-    fit_guards(
-        causal,
-        {"sri": guard},
-        asked(prompts(0, 40)),
-        asked(prompts(90, 8), harmful=True),
-        tmp_path,
-        refused=lambda text: bool(len(text) % 2),
-        sampling=sampling,
-        alpha=0.3,
-        sizes=Sizes(8, 20, 12),
-    )
+    fit(causal, {"sri": guard}, tmp_path, sampling, alpha=0.3, sizes=Sizes(8, 20, 12))
     without = sample(causal, FRESH, sampling)
     behind = guard.sample(causal, FRESH, sampling)
     assert any(one.verdict.flagged for one in behind)
@@ -244,8 +218,6 @@ def test_an_autoregressive_model_is_guarded_too(llama_folder, tmp_path):
 def test_several_readings_are_fitted_from_the_same_generations_and_a_file_knows_its_own(
     model, sampling, tmp_path, monkeypatch
 ):
-    from midward.runs import measure as loop
-
     sampled = []
     monkeypatch.setattr(loop, "sample", lambda *args, **kwargs: sampled.append(len(args[1])) or sample(*args, **kwargs))
     guards = {
@@ -253,18 +225,7 @@ def test_several_readings_are_fitted_from_the_same_generations_and_a_file_knows_
         "sri-generated": SRIGuard(epochs=5, reading="generated", seeds=1),
         "sri-maha-end": SRIMahalanobisGuard(early=False),
     }
-    harmless, harmful = asked(prompts(0, 92)), asked(prompts(200, 12), harmful=True)
-    paths = fit_guards(
-        model,
-        guards,
-        harmless,
-        harmful,
-        tmp_path,
-        refused=lambda text: bool(len(text) % 2),
-        sampling=sampling,
-        alpha=0.25,
-        sizes=Sizes(12, 60, 20),
-    )
+    paths = fit(model, guards, tmp_path, sampling)
     assert sum(sampled) == 80
     loaded = {label: load(path, model, sampling) for label, path in paths.items()}
     for label, guard in loaded.items():

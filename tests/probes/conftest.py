@@ -3,10 +3,8 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from midward import goals
-from midward.cli import app
 from midward.judges.bench import bench
 from midward.probes.configs import Attacking
 from midward.probes.probe import Ready, run
@@ -53,20 +51,6 @@ def measured(tmp_path):
         return cases, list(RowFile(tmp_path / folder / ROWS).rows.values()), summary
 
     return measure
-
-
-@pytest.fixture
-def midward(monkeypatch):
-    """Run `midward ARGS`; a traceback fails the test."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args):
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
 
 
 @pytest.fixture

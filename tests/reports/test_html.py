@@ -71,12 +71,6 @@ def test_a_file_holds_what_no_file_can_hold_as_question_marks(tmp_path):
     assert "<title>a?b</title>" in path.read_text(encoding="utf-8")
 
 
-def test_in_a_browser_hostile_text_is_text(show, tmp_path):
-    path = html.write(tmp_path / "page.html", "t30", [html.Part(Markup("<p>{}</p>").format(HOSTILE))])
-    page = show(path)
-    assert page.title() == "t30" and "got in" in page.inner_text("p")
-
-
 def test_in_a_browser_no_script_runs_but_those_of_the_page(browser, tmp_path):
     body = Markup("<script>document.title='got in'</script><img src=x onerror=\"document.title='in'\" alt=''>")
     path = html.write(tmp_path / "page.html", "t30", [html.Part(body)])

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from html import unescape
 from xml.etree import ElementTree
 
@@ -394,16 +392,6 @@ def test_cards_of_one_model_in_several_runs_name_their_run(tmp_path):
     assert all(f"<h3>{title}</h3>" in text for title in ("base in x/a", "base in x/b", "mosa in x/b"))
     report.write([tmp_path / "x" / "a"], tmp_path / "r.html")
     assert "<h3>base</h3>" in html_of(tmp_path)
-
-
-def test_from_the_command_line_without_torch(whole, tmp_path):
-    code = (
-        "import sys; from midward.cli import main; sys.argv = ['midward', 'report', *sys.argv[1:]]\n"
-        "try: main()\nfinally: assert not {'torch', 'inspect_ai'} & set(sys.modules)"
-    )
-    words = [sys.executable, "-c", code, whole, "--out", tmp_path / "r.html", "--redact"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0 and "runs      4; open" in done.stderr, done.stderr
 
 
 def test_bad_input_is_one_line_and_status_2(midward, tmp_path):

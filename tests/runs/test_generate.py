@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from watching import Watching
 
 import midward
 from midward.guards import STUB, Exchange, MaskFilter
@@ -24,26 +25,6 @@ def read(path):
 
 def timeless(rows):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-
-
-class Interrupt:
-    """A watcher that stops the run at its n-th step."""
-
-    needs_all_steps = False
-
-    def __init__(self, after):
-        self.left = after
-
-    def on_start(self, canvas):
-        pass
-
-    def on_step(self, step):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def on_end(self, canvas):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -80,26 +61,6 @@ def test_rows_hold_the_response_and_the_sources_columns(llada, whole, tmp_path):
     assert record["models"][0]["fingerprint"] == llada.fingerprint and record["sampling"]["steps"] == 6
 
 
-@pytest.mark.parametrize("steps", [0, 13])
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(llada, whole, tmp_path, steps):
-    out = tmp_path / "out.jsonl"
-    settings = {"column": "goal", "sampling": SHORT, "batch_size": 2}
-    with pytest.raises(KeyboardInterrupt):
-        generate(llada, ROWS, out, watchers=[Interrupt(steps)], **settings)
-    assert len(read(out)) == (4 if steps else 0)
-    done = []
-    again = generate(llada, ROWS, out, progress=lambda *counts: done.append(counts), **settings)
-    assert timeless(again) == timeless(read(out)) == timeless(whole)
-    assert done[0] == (4 if steps else 0, 7) and done[-1] == (7, 7)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_batches_make_no_difference(llada, whole, tmp_path, batch_size):
-    out = tmp_path / "out.jsonl"
-    rows = generate(llada, ROWS, out, column="goal", sampling=SHORT, batch_size=batch_size)
-    assert timeless(rows) == timeless(read(out)) == timeless(whole)
-
-
 def test_drawn_tokens_are_resumed_too(llada, tmp_path):
     settings = {"column": "goal", "sampling": Sampling(length=12, steps=6, temperature=1.0, order="random")}
     whole = generate(llada, ROWS, tmp_path / "whole.jsonl", **settings)
@@ -123,7 +84,9 @@ def test_limit_takes_the_first_rows_and_can_grow(llada, whole, tmp_path):
 def test_a_finished_file_is_not_touched(llada, whole, tmp_path):
     out = tmp_path / "whole.jsonl"
     before = out.read_bytes()
-    again = generate(llada, ROWS, out, column="goal", sampling=SHORT, watchers=[Interrupt(0)])
+    again = generate(
+        llada, ROWS, out, column="goal", sampling=SHORT, watchers=[Watching(lambda step: pytest.fail("it was sampled"))]
+    )
     assert again == whole and out.read_bytes() == before
 
 

@@ -69,7 +69,7 @@ def test_a_stopped_run_goes_on_to_the_same_rows(llada, bench, tmp_path, after):
         measure(llada, CASES, tmp_path / "cut", sampling=SHORT, judge=bench, batch_size=2, progress=stop)
     there = (tmp_path / "cut" / "rows.jsonl").read_bytes()
     (tmp_path / "cut" / "rows.jsonl").write_bytes(there[:-9])  # and the kill tore the last row
-    rows = measure(llada, CASES, tmp_path / "cut", sampling=SHORT, judge=bench, batch_size=2)
+    rows = measure(llada, CASES, tmp_path / "cut", sampling=SHORT, judge=bench, batch_size=1 + 2 * after)
     assert timeless(rows) == timeless(whole)
     lines = (tmp_path / "cut" / "rows.jsonl").read_text().splitlines()
     assert len(lines) == len(CASES) and [row["goal"] for row in rows] == [case.goal.id for case in CASES]
