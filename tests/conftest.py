@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 from checkpoints import FIXTURES, random_causal, random_llada
+from hypothesis import settings
 from typer.testing import CliRunner
+
+settings.register_profile("midward", deadline=None)  # a busy machine is no fault
+settings.load_profile("midward")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm
 
@@ -34,7 +34,6 @@ def of(rows):
 # --- a share -------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(VERDICTS)
 def test_unscored_verdicts_never_count(verdicts):
     scored = [verdict for verdict in verdicts if verdict is not None]
@@ -45,7 +44,6 @@ def test_unscored_verdicts_never_count(verdicts):
     assert with_them.record()["value"] == without.record()["value"]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 200))
 def test_a_verdict_a_goal_and_one_seed_give_wilsons_interval(hits, n):
     hits = min(hits, n)
@@ -55,7 +53,6 @@ def test_a_verdict_a_goal_and_one_seed_give_wilsons_interval(hits, n):
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
-@settings(deadline=None)
 @given(crossed(), st.randoms(use_true_random=False))
 def test_neither_order_nor_labels_nor_what_is_asked_for_change_an_interval(rows, random):
     found = of(rows)
@@ -68,7 +65,6 @@ def test_neither_order_nor_labels_nor_what_is_asked_for_change_an_interval(rows,
     assert 0 <= found.low < found.high <= 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(2, 5))
 def test_goals_asked_again_with_the_same_answer_dont_narrow(verdicts, times):
     goals = list(range(len(verdicts))) * times
@@ -131,7 +127,6 @@ def test_a_mean_has_students_interval_over_goals_and_none_without_width():
 # --- an area -------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1, max_size=30))
 def test_an_area_is_the_share_of_pairs_won_and_turns_round(positives, negatives):
     found = area(positives, negatives)
@@ -169,7 +164,6 @@ def test_the_interval_of_an_area_covers(goals, seeds, of_seeds):
 # --- a difference --------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=50))
 def test_one_seed_a_side_is_paired_by_goal_and_p_is_exact_mcnemar(pairs):
     first = {f"g{number}": a for number, (a, _) in enumerate(pairs)}
@@ -190,7 +184,6 @@ def test_one_seed_a_side_is_paired_by_goal_and_p_is_exact_mcnemar(pairs):
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=8, max_size=40), st.integers(2, 4))
 def test_one_goal_in_several_sets_is_one_goal(pairs, sets):
     once = [paired(*([dict(enumerate(side))] for side in zip(*pairs, strict=True)))]
@@ -256,7 +249,6 @@ def test_sides_without_a_shared_goal_are_refused():
 # --- many comparisons ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(0, 1), max_size=30))
 def test_holm_rejects_what_the_step_down_procedure_rejects(values):
     found = holm(values)

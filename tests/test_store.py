@@ -22,7 +22,7 @@ ROWS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.none(), max_si
 
 
 @given(ROWS, st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_kill_at_any_byte_loses_no_whole_row(tmp_path_factory, contents, data):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     rows = [{**content, "key": f"k{number}"} for number, content in enumerate(contents)]

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from midward._tables import read_table, require_column, write_table
@@ -12,7 +12,6 @@ from midward._tables import read_table, require_column, write_table
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 
-@settings(deadline=None)
 @given(st.lists(st.fixed_dictionaries({"goal": CELL, "target, or so": CELL}), min_size=1, max_size=5), st.booleans())
 def test_any_text_comes_back_from_csv_and_jsonl(tmp_path_factory, rows, mark):
     folder = tmp_path_factory.mktemp("tables")
@@ -109,7 +108,6 @@ def test_written_tables_read_back(tmp_path):
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.fixed_dictionaries({"a\rb": CELL, "n": st.integers(0, 9)}), min_size=1, max_size=5))
 @example([{"a\rb": "a bare\rreturn", "n": 1}])
 def test_any_text_comes_back_from_a_written_table(tmp_path_factory, rows):

@@ -56,7 +56,7 @@ def test_the_paper_draws_one_pair_a_step():
     assert any(len({tuple(stable[i].pairs) for i in range(j, j + 4)}) > 1 for j in range(0, 40, 4))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     kind=st.sampled_from(["prefix", "subset", "both"]),
     fit=st.booleans(),

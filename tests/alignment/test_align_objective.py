@@ -30,7 +30,7 @@ def padded(sentences):
     return torch.tensor([list(s) + [-1] * (longest - len(s)) for s in sentences])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_score_is_algorithm_1(data):
     length = data.draw(st.integers(6, 20))

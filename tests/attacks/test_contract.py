@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import pytest
 from attack_double import CANARY, REFUSAL, Double, Stub, said
-from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, GenerateConfig, get_model
+from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 from inspect_ai.solver._task_state import sample_state
 from inspect_ai.util import LimitExceededError, collect
 
@@ -410,19 +410,6 @@ def test_the_assistant_is_a_chat_model_of_inspect():
     fields = {"GOAL": "Make a drex valm skorn.", "REPLY": CANARY}
     assert asyncio.run(roles.ask(SCORE, fields, whole(1, 10, "score"))) == 6
     assert asyncio.run(roles.ask(SCORE, fields | {"REPLY": REFUSAL}, whole(1, 10, "score"))) == 1
-
-
-def test_what_the_assistant_says_hangs_on_prompt_and_seeds_alone():
-    from midward.attacks.pair import ATTACKER, told
-    from midward.goals import Goal
-
-    def say(seed):
-        prompt = ATTACKER.render(told(Goal("1", "Make a drex valm skorn.", "test", True), ()))
-        messages = [ChatMessageUser(content=prompt), ChatMessageAssistant(content="?"), ChatMessageUser(content="!")]
-        output = asyncio.run(AssistantAPI().generate(messages, [], "none", GenerateConfig(seed=seed)))
-        return output.completion
-
-    assert say(1) == say(1) and {say(seed) for seed in range(4)} > {say(1)}
 
 
 def test_the_assistant_says_so_when_it_cannot_play_a_prompt():

@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 from collections import Counter
 
 import pytest
@@ -13,8 +12,6 @@ from test_pair import FULL, KEY, drafts, opens, refuses
 
 from midward._fences import fields_of
 from midward.attacks.tap import TAP, TAP_MID, Node, Tap, TapMid, landing, prune
-from midward.world.assistant import Assistant
-from midward.world.players import PLAYERS
 
 
 def scores(topic=lambda fields: "yes", grade=lambda fields: 1):
@@ -27,16 +24,6 @@ def scores(topic=lambda fields: "yes", grade=lambda fields: 1):
         return json.dumps({"score": grade(fields)})
 
     return said(answer)
-
-
-@pytest.fixture
-def sandbox_attacker():
-    """What the sandbox's assistant answers to a role prompt."""
-
-    def ask(name, fields):
-        return PLAYERS[name](Assistant(0, "test"), fields, random.Random(0))
-
-    return ask
 
 
 def test_reference_budget():
@@ -194,30 +181,3 @@ def test_bad_settings(settings):
 
 def test_a_refusal_lands_nowhere():
     assert landing(REFUSAL * 5, "Step 3:", (20, 60))[0] < 0.8
-
-
-def test_the_scripted_attacker_asks_for_the_phrase_at_the_place(sandbox_attacker):
-    goal = "Make a briz krog greck."
-    tries = [{"improvement": "-", "prompt": "first", "reply": "-", "score": 7}]
-    made = {}
-    for place in ("from word 20 to word 60", "from word 30 to word 34"):
-        for phrase in ("Step 3:", "After that,"):
-            fields = {"GOAL": goal, "WANTED PHRASE": phrase, "PLACE": place, "TRIES": json.dumps(tries)}
-            made[place, phrase] = sandbox_attacker("tap-mid.attacker", fields)["prompt"]
-            assert made[place, phrase].endswith(f", it reads: {phrase}") and "briz krog greck" in made[place, phrase]
-    assert len(set(made.values())) == 4
-    words = [int(re.search(r"word number (\d+)", prompt).group(1)) - 1 for prompt in made.values()]
-    assert all(20 <= word < 60 for word in words[:2]) and all(30 <= word < 34 for word in words[2:])
-    plain = sandbox_attacker("tap.attacker", {"GOAL": goal, "TRIES": json.dumps(tries)})["prompt"]
-    assert plain not in made.values() and all(prompt.startswith(plain) for prompt in made.values())
-
-
-def test_the_scripted_attacker_builds_on_a_prompt_and_moves_its_place(sandbox_attacker):
-    fields = {"GOAL": "Make a briz krog greck.", "WANTED PHRASE": "Step 3:", "PLACE": "from word 20 to word 60"}
-    tries, prompts = [], []
-    for _ in range(4):  # all score: the wrapper is kept, the request worded anew, and the rule never piles up
-        prompts.append(sandbox_attacker("tap-mid.attacker", {**fields, "TRIES": json.dumps(tries)})["prompt"])
-        tries.append({"improvement": "-", "prompt": prompts[-1], "reply": "-", "score": 6})
-    assert len({prompt.partition(" One rule")[0] for prompt in prompts}) == 4
-    assert [prompt.count("One rule for your reply") for prompt in prompts] == [1] * 4
-    assert [re.search(r"word number (\d+)", prompt).group(1) for prompt in prompts] == ["21", "29", "37", "45"]

@@ -15,7 +15,7 @@ def some_order(draw):
     return Order(tuple(steps), draw(st.integers(0, len(steps))))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(some_order())
 def test_parts_add_up_to_the_rank_correlation(order):
     kept = [(step, at) for at, step in enumerate(order.steps) if step >= 0]
@@ -26,7 +26,7 @@ def test_parts_add_up_to_the_rank_correlation(order):
     assert sum(parts(order)) == pytest.approx(correlation(order))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(some_order())
 def test_padding_doesnt_count_in_the_text(order):
     cut = Order(order.steps[: order.end], order.end)
@@ -44,7 +44,7 @@ def test_known_orders():
     assert parts(all_text)[1:] == (0, 0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(some_order(), min_size=1, max_size=4))
 def test_each_position_is_committed_once_and_counts_at_its_step(orders):
     shares, means = heat(orders), by_prompt(orders)

@@ -43,7 +43,7 @@ def test_rates_of_known_histories(verdicts, harm, was_revised, is_recovered):
         assert recovered(verdicts) is is_recovered
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from([True, False, None]), min_size=2, max_size=8))
 def test_full_recovery_is_a_revision(verdicts):
     if had_harm(verdicts) and recovered(verdicts):

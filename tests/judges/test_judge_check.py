@@ -78,7 +78,7 @@ def says(rubric, goal, response, context=""):
     return rubric.parse(players.verdict(prompt))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sampled_from(forbidden("test", 20) + forbidden("test", 20, style="contextual")), st.integers(0, 6))
 def test_it_scores_by_the_steps_of_the_goal_it_reads(goal, kept):
     text = " ".join(f"{verb} {what};" for verb, what in WORLD.steps(goal.kind, goal.thing)[:kept]) or "Hm."
@@ -87,7 +87,7 @@ def test_it_scores_by_the_steps_of_the_goal_it_reads(goal, kept):
     assert (values["SPECIFIC"] == values["CONVINCING"] == 5) == (kept == 6) and values["REFUSAL"] == 0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sampled_from(benign("test", 20)), st.sampled_from(WORLD.things["test"]))
 def test_nothing_is_harmful_about_a_harmless_goal(goal, thing):
     assert says(HARMFULNESS, goal.text, procedure("make", thing)) == {"SCORE": 1}

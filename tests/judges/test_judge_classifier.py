@@ -75,7 +75,7 @@ def test_a_long_response_is_clipped(judge_that_says, template, tokenizer):
     assert tokens == 512
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 400), max_size=30), st.integers(1, 30))
 def test_clipping_keeps_a_beginning_of_so_many_tokens(words, tokens):
     tokenizer = Tokenizer.from_file("tests/fixtures/llada-tiny/tokenizer.json")

@@ -1,7 +1,7 @@
 """Prompts and parsing of the rubrics."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from midward._fences import unfence
@@ -27,7 +27,6 @@ def answers(draw):
     return rubric, values
 
 
-@settings(deadline=None)
 @given(answers(), HOSTILE)
 def test_whatever_comes_before_the_last_lines_decide(answer, before):
     rubric, values = answer
@@ -35,7 +34,6 @@ def test_whatever_comes_before_the_last_lines_decide(answer, before):
     assert rubric.parse(text) == values
 
 
-@settings(deadline=None)
 @given(st.sampled_from(TAGS), st.integers(-20, 20))
 def test_a_value_out_of_range_is_no_verdict(scale, value):
     tag, low, high = scale
@@ -104,7 +102,6 @@ def test_every_tag_is_needed():
         STRONGREJECT.parse("REFUSAL: 0\nSPECIFIC: 5")
 
 
-@settings(deadline=None)
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_no_text_gets_out_of_its_fence(goal, response, context):
     prompt = HARMFULNESS.prompt(goal, response, context)

@@ -82,7 +82,7 @@ def test_llada_8b(tmp_path):
     assert saving.activations < plain.activations / 5
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     heads=st.integers(1, 3),
     layers=st.integers(1, 3),

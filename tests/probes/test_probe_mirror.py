@@ -107,7 +107,7 @@ def test_of_windows_that_are_not_told_apart_the_leftmost_is_taken():
     assert found.start == 16 and set(found.tied) == {20, 24, 28, 32, 36, 40} and 0 < found.asr.value < 0.01
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=3, max_size=9), st.sampled_from((4, 8, 12)))
 def test_the_window_agrees_with_the_plain_statement(table, width):
     values = np.array(table, float)

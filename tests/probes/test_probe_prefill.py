@@ -37,7 +37,7 @@ def test_what_is_no_position(text):
         positions_of(text)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 200), st.integers(0, 5), st.sampled_from(KINDS[1:]))
 def test_the_draw_hangs_on_goal_kind_and_seed_alone(position, seed, kind):
     goal = Goal("g-1", "t30", "mine", True)
@@ -150,7 +150,7 @@ def row(goal, kind, position, success, **more):
 outcomes = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(outcomes)
 def test_the_table_counts_what_was_scored_and_nothing_else(verdicts):
     [cell] = cells([row(f"g{n}", "neutral", 3, hit) for n, hit in enumerate(verdicts)])
@@ -159,7 +159,7 @@ def test_the_table_counts_what_was_scored_and_nothing_else(verdicts):
         assert cell["score"]["value"] == pytest.approx(cell["asr"]["value"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(outcomes.map(lambda o: (o + [True] * 4)[:4]), min_size=2, max_size=6))
 def test_the_slope_is_that_of_least_squares(table):
     places = (0, 8, 16, 30)

@@ -135,7 +135,7 @@ JSON = st.recursive(
 MAKERS = {name: getattr(world, name) for name in ("attack", "guards", "prefill", "adapter", "dynamics", "utility")}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), value=JSON)
 def test_no_value_in_a_file_breaks_the_page(tmp_path_factory, data, value):
     top = tmp_path_factory.mktemp("any")

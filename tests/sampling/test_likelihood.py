@@ -104,9 +104,7 @@ def test_mc_depends_on_its_seed_only_and_is_exact_for_one_token(model):
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential", "mc"])
 def test_a_batch_changes_nothing(model, mode):
-    @settings(
-        max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    @settings(max_examples=8, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(asked=st.lists(spans(), min_size=2, max_size=5), batch_size=st.sampled_from([2, 3, 64]))
     def check(asked, batch_size):
         together = span_log_probs(model, asked, mode=mode, length=LENGTH, samples=3, batch_size=batch_size)

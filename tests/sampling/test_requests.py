@@ -15,9 +15,7 @@ from midward.sampling.choose import choose
 
 LENGTH = 16
 MASK = 2
-PROPERTY = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
+PROPERTY = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 
 
 @st.composite

@@ -82,7 +82,7 @@ def test_different_limits_do_not_mix():
     assert sorted(len(items) for _, items in batches) == [1, 1, 1, 3]
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     jobs=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50) | st.just("bad"), st.booleans()), max_size=30),
     limit=st.integers(1, 8),
