@@ -24,7 +24,7 @@ CONFIGS = HERE.parents[1] / "configs" / "accelerate"
 # One start serves both tests: what takes time are the imports.
 TWO = """
 import sys, traceback
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {here!r} + "/.."]
 from pathlib import Path
 from types import SimpleNamespace
 import torch

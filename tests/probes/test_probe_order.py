@@ -65,7 +65,6 @@ def test_the_command_leaves_tables_and_a_sentence(midward, lively_folder, tmp_pa
     ]
 
 
-@pytest.mark.parametrize(("sets", "told"), [("sandbx", "no set of goals"), (" , ", "names no set")])
-def test_sets_that_are_none_are_told_before_the_model_is_read(midward, tmp_path, sets, told):
-    result = midward("probe", "order", "--model", tmp_path / "no model is read", "--sets", sets)
-    assert result.exit_code == 2 and told in result.stderr
+def test_a_set_that_is_none_is_told_before_the_model_is_read(midward, tmp_path):
+    result = midward("probe", "order", "--model", tmp_path / "no model is read", "--sets", "sandbx")
+    assert result.exit_code == 2 and "no set of goals" in result.stderr
