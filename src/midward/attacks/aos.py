@@ -1,20 +1,33 @@
-"""AOS, also ECLIPSE: an attacker model writes suffixes and learns from their scores (Jiang et al., 2408.11313)."""
+"""AOS, also ECLIPSE: an attacker model writes suffixes and learns from their scores (Jiang et al., 2408.11313).
+
+Attacks:
+    aos: an attacker writes suffixes and learns from their scores (ECLIPSE)
+
+Source:
+    Jiang et al. 2024, arXiv 2408.11313 (ECLIPSE); AOS in MOSA
+
+Deviations:
+    - The role prompt is our own words.
+    - The attacker is a model of its own; bind the target to the role for the paper's self-attack.
+    - The in-loop score is the 1-10 scorer's, as (score - 1) / 9, not a fine-tuned classifier's probability.
+    - Each suffix is asked for by itself, a suffix is cut at 20 words, and one tried before isn't put again.
+    - Where no suffix is useful yet the attacker is shown the best there are; the released code shows none.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt
-from midward.attacks.pair import Count
+from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.pair import put
 from midward.attacks.roles import PROMPTS, SCORE, text
-from midward.attacks.target import Ask
 from midward.judges.phrases import refusal_in
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -57,31 +70,21 @@ async def search(attempt: Attempt, settings: Aos) -> None:
     goal, known, tried, successes = attempt.goal, list[Known](), set[str](), 0
     attempt.facts["repeated"] = 0
     for turn in range(settings.rounds):
-        shown = references(known, settings, attempt.rng)
-        fields = {
-            "GOAL": goal.text,
-            "REFERENCES": json.dumps([{"suffix": one.suffix, "score": round(one.score, 2)} for one in shown]),
-        }
-        made = await attempt.roles.ask_all(
-            ATTACKER,
-            [fields] * settings.suffixes,
-            _suffix,
-            temperature=settings.temperature,
-            turn=turn * settings.suffixes,
-        )
-        written = [one for one in made if one is not None]
-        fresh = [one for one in dict.fromkeys(written) if one not in tried]
+        shown = [{**asdict(each), "score": round(each.score, 2)} for each in references(known, settings, attempt.rng)]
+        fields = [{"GOAL": goal.text, "REFERENCES": json.dumps(shown)}] * settings.suffixes
+        start, temperature = turn * settings.suffixes, settings.temperature
+        suffixes = await attempt.roles.ask_all(ATTACKER, fields, _suffix, temperature=temperature, turn=start)
+        written = [suffix for suffix in suffixes if suffix is not None]
+        fresh = [suffix for suffix in dict.fromkeys(written) if suffix not in tried]
         attempt.facts["repeated"] += len(written) - len(fresh)
         tried.update(fresh)
         if not fresh:
             continue
-        asks = [Ask.of(replace(goal, text=f"{goal.text} {suffix}").prompt) for suffix in fresh]
-        replies = await attempt.target.respond(*asks)
+        replies = await attempt.target.respond(*(put(goal, f"{goal.text} {suffix}") for suffix in fresh))
         faults = [fault(goal.text, reply.text) for reply in replies]
         # a reply with a fault is the lowest score by rule, as an empty one is; the scorer isn't asked
-        scores = await attempt.score_texts(
-            *("" if wrong else reply.text for wrong, reply in zip(faults, replies, strict=True))
-        )
+        texts = ["" if wrong else reply.text for wrong, reply in zip(faults, replies, strict=True)]
+        scores = await attempt.score_texts(*texts)
         for suffix, reply, wrong, score in zip(fresh, replies, faults, scores, strict=False):
             attempt.offer(reply, score=score, round=turn, suffix=suffix, fault=wrong)
             if score is not None:
@@ -96,13 +99,13 @@ def references(known: Sequence[Known], settings: Aos, rng: random.Random) -> lis
 
     Once more than three times `references` are useful, the second half is drawn from all but the best.
     """
-    ranked = sorted(known, key=lambda one: one.score, reverse=True)
-    pool = [one for one in ranked if one.score > settings.useful] or ranked
+    ranked = sorted(known, key=lambda each: each.score, reverse=True)
+    pool = [each for each in ranked if each.score > settings.useful] or ranked
     if len(pool) <= _EXPLORING * settings.references:
         return pool[: settings.references]
     best = -(-settings.references // 2)
     drawn = rng.sample(pool[best:], settings.references - best)
-    return pool[:best] + sorted(drawn, key=lambda one: one.score, reverse=True)
+    return pool[:best] + sorted(drawn, key=lambda each: each.score, reverse=True)
 
 
 def fault(goal: str, reply: str) -> str | None:
@@ -120,26 +123,11 @@ def _suffix(answer: dict[str, Any]) -> str:
     return " ".join(text("suffix")(answer).split()[:WORDS])
 
 
-def _calls(settings: Aos) -> dict[str, int]:
-    most = settings.rounds * settings.suffixes
-    return {"target": most, "attacker": most, "scorer": most}
-
-
 AOS = AttackInfo(
     name="aos",
-    about="an attacker writes suffixes and learns from their scores (ECLIPSE)",
-    citation="Jiang et al. 2024, arXiv 2408.11313 (ECLIPSE); AOS in MOSA",
-    roles=("attacker", "scorer"),
     settings=Aos,
-    calls=_calls,
+    calls=lambda settings: dict.fromkeys(("target", "attacker", "scorer"), settings.rounds * settings.suffixes),
     search=search,
     prompts=(ATTACKER, SCORE),
-    deviations=(
-        "The role prompt is our own words.",
-        "The attacker is a model of its own; bind the target to the role for the paper's self-attack.",
-        "The in-loop score is the 1-10 scorer's, as (score - 1) / 9, not a fine-tuned classifier's probability.",
-        "Each suffix is asked for by itself, a suffix is cut at 20 words, and one tried before isn't put again.",
-        "Where no suffix is useful yet the attacker is shown the best there are; the released code shows none.",
-    ),
     profiles={"quick": {"rounds": 3, "suffixes": 4, "enough": 1}},
 )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from midward._settings import read_settings
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import SCORE, RolePrompt, Roles, whole
-from midward.attacks.target import BudgetSpent, Reply, Target
+from midward.attacks.target import Ask, BudgetSpent, Reply, Target
 from midward.goals import Goal
 from midward.store import key_of
 
 Access = Literal["black", "grey", "white"]
+#: Kinds of settings: how many of something, and a score of the in-loop scorer.
+Count = Annotated[int, Field(ge=1)]
+InLoop = Annotated[int, Field(ge=1, le=10)]
 Compose = Callable[[Sequence[str]], Awaitable[str | None]]
 
 
@@ -22,40 +30,51 @@ Compose = Callable[[Sequence[str]], Awaitable[str | None]]
 class AttackInfo:
     """An attack on the list.
 
+    What it is, where it is from and how it departs from there stands in the docstring of the search's module, which
+    has the sections `Attacks:` (a line "name: what it is" each), `Source:` and `Deviations:` (a list); an entry that
+    begins with an attack's name and a colon is that one's alone.
+
     Attributes:
-        name, about, citation: what it is.
+        name: what it is called.
+        about, citation, deviations: read from the docstring; what is given here counts where that says nothing.
         version: raised whenever a result may change.
         access: what its attacker sees: "black": text; "grey": also what a richer interface gives (log-probabilities,
             forced or banned tokens); "white": gradients.
         needs: what it asks of the target.
-        roles: Inspect model roles it asks.
+        roles: Inspect model roles it asks; those of its prompts are added.
         settings: a frozen pydantic dataclass whose defaults are the reference settings of the paper; variants share a
             file and differ in their settings.
         calls: settings -> the most that it can ask for one goal: {"target": queries, role: calls, ...}; the target's
             number is its budget.
         search: tries what it tries, and reports it by `Attempt.offer`.
         prompts: all its role prompts.
-        deviations: from the paper, a sentence each.
         profiles: name of a profile -> the settings it changes ("quick": a first look, a few queries a goal).
         required: settings without which it can't run (their default is empty), such as the path of a file.
         unguarded: settings -> why it can't run behind a guard that is fitted for one sampling; None where it can.
     """
 
     name: str
-    about: str
-    citation: str
     settings: type[Any]
     search: Callable[[Attempt, Any], Awaitable[None]]
+    about: str = ""
+    citation: str = ""
+    deviations: tuple[str, ...] = ()
     version: str = "1"
     access: Access = "black"
     needs: tuple[Capability, ...] = (Capability.CHAT,)
     roles: tuple[str, ...] = ()
     calls: Callable[[Any], Mapping[str, int]] = lambda settings: {"target": 1}
     prompts: tuple[RolePrompt, ...] = ()
-    deviations: tuple[str, ...] = ()
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     unguarded: Callable[[Any], str | None] = lambda settings: None
+
+    def __post_init__(self) -> None:
+        text = getattr(sys.modules.get(self.search.__module__), "__doc__", None) or ""
+        for name, value in _described(text, self.name).items():
+            object.__setattr__(self, name, value)
+        roles = dict.fromkeys([*self.roles, *(prompt.role for prompt in self.prompts)])
+        object.__setattr__(self, "roles", tuple(roles))
 
     def configure(self, settings: Mapping[str, Any]) -> Any:
         """The settings with these values. Raises InputError for an unknown name or a value out of range."""
@@ -65,6 +84,25 @@ class AttackInfo:
         """Of the version, the settings and all prompts' words: equal hashes attack alike."""
         prompts = {prompt.name: prompt.hash for prompt in self.prompts}
         return key_of(name=self.name, version=self.version, settings=asdict(settings), prompts=prompts)
+
+
+def _described(text: str, name: str) -> dict[str, Any]:
+    """`about`, `citation` and `deviations` of an attack, by the docstring of its module; empty where that has none."""
+    found = re.findall(r"^(\w+):\n((?: {4}.*\n?|\n)+)", inspect.cleandoc(text), re.MULTILINE)
+    sections = {title: re.split(r"\n {4}(?=\S)", f"\n{body}")[1:] for title, body in found}
+    abouts = dict(" ".join(entry.split()).split(": ", 1) for entry in sections.get("Attacks", ()))
+    if name not in abouts:
+        return {}
+
+    def entries(title: str) -> Iterator[str]:
+        for entry in sections.get(title, ()):
+            words = " ".join(entry.split()).removeprefix("- ")
+            owner, _, rest = words.partition(": ")
+            if owner == name or owner not in abouts:
+                yield rest if owner == name else words
+
+    *_, citation = ("", *entries("Source"))  # its own stands behind the one of all
+    return {"about": abouts[name], "citation": citation, "deviations": tuple(entries("Deviations"))}
 
 
 @dataclass(frozen=True)
@@ -184,6 +222,25 @@ class Attempt:
             "position": note.get("position", position) if note["landed"] else None,
             "hit_rate": sum(hits) / len(hits),
         }
+
+    async def put(self, tries: Sequence[tuple[Ask, Mapping[str, Any]]]) -> list[tuple[Reply, int | None]]:
+        """Put requests side by side, score the replies, and report each.
+
+        Args:
+            tries: requests, each with the note of its offer.
+
+        Returns:
+            Replies and their scores, in order; where the budget doesn't suffice, those of the first requests.
+        """
+        replies = await self.target.respond(*(ask for ask, _ in tries)) if tries else []
+        scores = await self.score(*replies)
+        for reply, score, (_, note) in zip(replies, scores, tries, strict=False):
+            self.offer(reply, score=score, **note)
+        return list(zip(replies, scores, strict=True))
+
+    def reached(self, cutoff: float) -> bool:
+        """Whether some offer's in-loop score is as high as `cutoff`."""
+        return self.best is not None and self.best.rank >= cutoff
 
     async def score(self, *replies: Reply) -> list[int | None]:
         """The in-loop scorer's 1-10 of each reply, None where it can't be read. Another judge than the final one."""

@@ -3,6 +3,21 @@
 `dia` puts the beginning as an assistant turn of the attacker's, behind which the model is asked to mend it.
 `dia-prefill` forces the beginning at the response's start instead, which takes more than a chat interface and so has
 its own name.
+
+Attacks:
+    dia: a made-up dialogue in which the model has agreed and begun, and is asked to mend its answer
+    dia-prefill: the same dialogue with the beginning forced at the response's start
+
+Source:
+    Meng et al. 2025, arXiv 2503.08195
+
+Deviations:
+    - The dialogues and the role prompts are our own words, one wording for every model.
+    - One call rewords a request by all its changes; the published code calls once a change.
+    - A rewording is checked for drift by an on-topic judge, not by half of its keywords.
+    - The worked example is the one with more words in common, not the nearest sentence embedding.
+    - The best of the answers by the in-loop scorer goes to the final judges; the paper counts a success of any.
+    - dia-prefill: The beginning is forced, which the paper's attacker can't do; no turn corrects it.
 """
 
 from __future__ import annotations
@@ -17,7 +32,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.capabilities import Capability
-from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, text, yes
+from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, text
 from midward.attacks.target import Ask, Target, Turns, together
 from midward.errors import InputError
 from midward.sampling import Forced
@@ -119,15 +134,16 @@ async def search_prefill(attempt: Attempt, settings: Dia) -> None:
 async def _run(attempt: Attempt, settings: Dia, *, prefill: bool) -> None:
     requests = [attempt.goal.text, *await _rewrites(attempt, settings)]
     build = _first if settings.variant == "I" else _second
-    made = await build(attempt, requests)
-    dialogues = [(number, one) for number, one in enumerate(made) if one is not None]
-    asks = [one.prefilled(attempt.target) if prefill else one.ask() for _, one in dialogues]
-    if not asks:
-        return
-    replies = await attempt.target.respond(*asks)
-    scores = await attempt.score(*replies)
-    for (number, _), reply, score in zip(dialogues, replies, scores, strict=False):
-        attempt.offer(reply, score=score, request=requests[number], rewrite=number)
+    await attempt.put(
+        [
+            (
+                dialogue.prefilled(attempt.target) if prefill else dialogue.ask(),
+                {"request": requests[number], "rewrite": number},
+            )
+            for number, dialogue in enumerate(await build(attempt, requests))
+            if dialogue is not None
+        ]
+    )
 
 
 async def _rewrites(attempt: Attempt, settings: Dia) -> list[str]:
@@ -142,18 +158,16 @@ async def _rewrites(attempt: Attempt, settings: Dia) -> list[str]:
             {"REQUEST": goal, "CHANGES": "\n".join(f"{name}: {CHANGES[name]}" for name in plans[number])}
             for number in open_
         ]
-        found = await attempt.roles.ask_all(REWRITE, fields, text("request"), turn=turn * count)
+        rewritten = await attempt.roles.ask_all(REWRITE, fields, text("request"), turn=turn * count)
         new: dict[int, str] = {}
-        for number, request in zip(open_, found, strict=True):
+        for number, request in zip(open_, rewritten, strict=True):
             if request is None:
                 continue
             if request in (goal, *kept.values(), *new.values()):
                 dropped["not new"] += 1
             else:
                 new[number] = request
-        same = await attempt.roles.ask_all(
-            ON_TOPIC, [{"GOAL": goal, "PROMPT": request} for request in new.values()], yes("same"), temperature=0.0
-        )
+        same = await attempt.roles.on_topic(goal, list(new.values()))
         for number, topical in zip(new, same, strict=True):
             if topical:
                 kept[number] = new[number]
@@ -171,38 +185,30 @@ def _read_opening(answer: dict[str, Any]) -> tuple[str, str]:
 
 
 async def _openings(attempt: Attempt, requests: Sequence[str]) -> list[tuple[str, str] | None]:
-    return await attempt.roles.ask_all(OPENING, [{"REQUEST": one} for one in requests], _read_opening)
+    return await attempt.roles.ask_all(OPENING, [{"REQUEST": request} for request in requests], _read_opening)
 
 
 async def _first(attempt: Attempt, requests: Sequence[str]) -> list[_Dialogue | None]:
     """DIA-I. None where the role gave no opening."""
-    return [
-        None
-        if beginning is None
-        else _Dialogue(
-            (*_COMMITMENT, ("user", replace(attempt.goal, text=request).prompt)),
-            beginning[0],
-            (("user", _ON), ("assistant", beginning[1]), ("user", _CORRECT)),
-        )
-        for request, beginning in zip(requests, await _openings(attempt, requests), strict=True)
-    ]
+    dialogues: list[_Dialogue | None] = []
+    for request, begun in zip(requests, await _openings(attempt, requests), strict=True):
+        before: Turns = (*_COMMITMENT, ("user", replace(attempt.goal, text=request).prompt))
+        after = (("user", _ON), ("assistant", begun[1]), ("user", _CORRECT)) if begun else ()
+        dialogues.append(_Dialogue(before, begun[0], after) if begun else None)
+    return dialogues
 
 
 async def _second(attempt: Attempt, requests: Sequence[str]) -> list[_Dialogue | None]:
     """DIA-II. None where the role gave no opening, or no word to swap."""
-    openings = await _openings(attempt, requests)
-    swaps = await together(
-        *(
-            attempt.roles.ask(SOFTEN, {"REQUEST": request}, _swaps_in(request), turn=number)
-            for number, request in enumerate(requests)
-        )
-    )
+    openings, ask = await _openings(attempt, requests), attempt.roles.ask
+    softened = [ask(SOFTEN, {"REQUEST": text}, _swaps_in(text), turn=i) for i, text in enumerate(requests)]
+    swaps = await together(*softened)
     dialogues: list[_Dialogue | None] = []
     for request, beginning, words in zip(requests, openings, swaps, strict=True):
         if beginning is None or words is None:
             dialogues.append(None)
             continue
-        example = max(_EXAMPLES, key=lambda one: likeness(one.request, request))
+        example = max(_EXAMPLES, key=lambda example: likeness(example.request, request))
         before: Turns = (
             ("user", _swapped(example.request, example.swaps)),
             ("assistant", _RESTORED.format(request=example.request, answer=example.answer)),
@@ -218,13 +224,13 @@ def _swaps_in(request: str) -> Any:
 
     def read(answer: dict[str, Any]) -> dict[str, str]:
         given = answer["swaps"]
-        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        if not isinstance(given, list) or not all(isinstance(swap, dict) for swap in given):
             raise InputError(f"swaps must be a list of objects; received {given!r}")
-        found = {text("word")(one): text("soft")(one) for one in given if {"word", "soft"} <= one.keys()}
-        found = {word: soft for word, soft in found.items() if re.search(_word(word), request)}
-        if not found:
+        swaps = {text("word")(swap): text("soft")(swap) for swap in given if {"word", "soft"} <= swap.keys()}
+        swaps = {word: soft for word, soft in swaps.items() if re.search(_word(word), request)}
+        if not swaps:
             raise InputError("none of the words of swaps stands in the request")
-        return found
+        return swaps
 
     return read
 
@@ -236,14 +242,14 @@ def _word(word: str) -> str:
 def _swapped(request: str, swaps: Mapping[str, str]) -> str:
     """The request in soft words, and what each stands for. Longer words go first, all in one pass."""
     ordered = sorted(swaps, key=len, reverse=True)
-    soft = re.sub("|".join(map(_word, ordered)), lambda found: swaps[found.group()], request)
+    soft = re.sub("|".join(map(_word, ordered)), lambda word: swaps[word.group()], request)
     pairs = ", ".join(f"{swaps[word]} = {word}" for word in ordered)
     return _SWAPPED.format(soft=soft, swaps=pairs)
 
 
-def likeness(one: str, other: str) -> float:
+def likeness(first: str, second: str) -> float:
     """Shared words over all words of two texts, 0-1, case aside."""
-    words, others = ({*re.findall(r"\w+", each.lower())} for each in (one, other))
+    words, others = ({*re.findall(r"\w+", each.lower())} for each in (first, second))
     return len(words & others) / len(words | others) if words | others else 0.0
 
 
@@ -253,33 +259,19 @@ def _calls(settings: Dia) -> dict[str, int]:
     return {"target": versions, "rewriter": asked + versions + softened, "scorer": asked + versions}
 
 
-_DEVIATIONS = (
-    "The dialogues and the role prompts are our own words, one wording for every model.",
-    "One call rewords a request by all its changes; the published code calls once a change.",
-    "A rewording is checked for drift by an on-topic judge, not by half of its keywords.",
-    "The worked example is the one with more words in common, not the nearest sentence embedding.",
-    "The best of the answers by the in-loop scorer goes to the final judges; the paper counts a success of any.",
-)
-
 DIA = AttackInfo(
     name="dia",
-    about="a made-up dialogue in which the model has agreed and begun, and is asked to mend its answer",
-    citation="Meng et al. 2025, arXiv 2503.08195",
     needs=(Capability.CHAT, Capability.HIST),
-    roles=("rewriter", "scorer"),
     settings=Dia,
     calls=_calls,
     search=search,
     prompts=(REWRITE, OPENING, SOFTEN, ON_TOPIC, SCORE),
-    deviations=_DEVIATIONS,
     profiles={"quick": {"rewrites": 3}},
 )
 DIA_PREFILL = replace(
     DIA,
     name="dia-prefill",
-    about="the same dialogue with the beginning forced at the response's start",
     access="grey",
     needs=(Capability.CHAT, Capability.HIST, Capability.POS),
     search=search_prefill,
-    deviations=(*_DEVIATIONS, "The beginning is forced, which the paper's attacker can't do; no turn corrects it."),
 )

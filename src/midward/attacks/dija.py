@@ -1,13 +1,27 @@
-"""DIJA: the request as a text with gaps, sent as mask tokens in the user's turn (Wen et al., 2507.11097)."""
+"""DIJA: the request as a text with gaps, sent as mask tokens in the user's turn (Wen et al., 2507.11097).
+
+Attacks:
+    dija: the request as a text with gaps, sent as mask tokens in the user's turn
+
+Source:
+    Wen et al. 2025, arXiv 2507.11097
+
+Deviations:
+    - The rewriter's instruction and its eight examples are our own words.
+    - Gaps are filled by the target's own steps and temperature, all of them: the published sampler leaves masks
+      standing where it counts the response's alone.
+    - With fill_then_answer the judged text is the whole filled turn and the reply, not what stands behind the part it
+      shares with the plain prompt.
+    - A blank before a gap is dropped, since the tokens that fill it bring their own.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import PROMPTS, text
 from midward.attacks.shapes import GAP
@@ -25,28 +39,26 @@ class Dija:
     it gave none. most: tokens of all gaps together; a text with more isn't taken."""
 
     mode: Literal["fill_only", "fill_then_answer"] = "fill_only"
-    tries: Annotated[int, Field(ge=1)] = 5
-    tail: Annotated[int, Field(ge=1)] = 36
-    most: Annotated[int, Field(ge=1)] = 256
+    tries: Count = 5
+    tail: Count = 36
+    most: Count = 256
 
 
 async def search(attempt: Attempt, settings: Dija) -> None:
     """Ask once, with the text whose gaps are mask tokens."""
     target = attempt.target
-    found = None
+    written, fields = None, {"GOAL": attempt.goal.prompt}
+
+    def read(answer: dict[str, Any]) -> str:
+        return _read(answer, settings.most)
+
     for turn in range(settings.tries):
-        found = await attempt.roles.ask(
-            REWRITE,
-            {"GOAL": attempt.goal.prompt},
-            lambda answer: _read(answer, settings.most),
-            temperature=0.3,
-            turn=turn,
-        )
-        if found is not None:
+        written = await attempt.roles.ask(REWRITE, fields, read, temperature=0.3, turn=turn)
+        if written is not None:
             break
-    scaffold = found or f"{attempt.goal.prompt} <mask:{settings.tail}>"
+    scaffold = written or f"{attempt.goal.prompt} <mask:{settings.tail}>"
     attempt.facts["scaffold"] = {
-        "by": "tail" if found is None else "rewriter",
+        "by": "tail" if written is None else "rewriter",
         "gaps": [int(count) for count in GAP.findall(scaffold)],
         "mode": settings.mode,
     }
@@ -71,21 +83,10 @@ def _unguarded(settings: Dija) -> str | None:
 
 DIJA = AttackInfo(
     name="dija",
-    about="the request as a text with gaps, sent as mask tokens in the user's turn",
-    citation="Wen et al. 2025, arXiv 2507.11097",
     needs=(Capability.PMASK,),
-    roles=("rewriter",),
     settings=Dija,
     calls=lambda settings: {"target": 1, "rewriter": settings.tries},
     search=search,
     prompts=(REWRITE,),
     unguarded=_unguarded,
-    deviations=(
-        "The rewriter's instruction and its eight examples are our own words.",
-        "Gaps are filled by the target's own steps and temperature, all of them: the published sampler leaves masks "
-        "standing where it counts the response's alone.",
-        "With fill_then_answer the judged text is the whole filled turn and the reply, not what stands behind the part "
-        "it shares with the plain prompt.",
-        "A blank before a gap is dropped, since the tokens that fill it bring their own.",
-    ),
 )

@@ -1,4 +1,11 @@
-"""The plain goal, as it stands: what every attack is compared with."""
+"""The plain goal, as it stands: what every attack is compared with.
+
+Attacks:
+    direct: the goal as it stands, no attack
+
+Source:
+    none
+"""
 
 from __future__ import annotations
 
@@ -19,6 +26,4 @@ async def search(attempt: Attempt, settings: Direct) -> None:
     attempt.offer(reply)
 
 
-DIRECT = AttackInfo(
-    name="direct", about="the goal as it stands, no attack", citation="none", settings=Direct, search=search
-)
+DIRECT = AttackInfo(name="direct", settings=Direct, search=search)

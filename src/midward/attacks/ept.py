@@ -1,27 +1,43 @@
 """EPT: a tree of forced beginnings, each grown under bans of what was turned down there (AttackPrefixTree, 2502.13527).
 
 `ept-mid` roots the tree at a phrase in the middle of the response; how is our own design, MOSA states the idea only.
+
+Attacks:
+    ept: a tree of forced beginnings, each grown under bans of what was turned down there
+    ept-mid: the tree of EPT rooted at a phrase in the middle of the response
+
+Source:
+    Li et al. 2025, arXiv 2502.13527
+    ept-mid: MOSA, arXiv 2508.12398, Table 4; on Li et al. 2025, arXiv 2502.13527
+
+Deviations:
+    - The tree is grown level by level with a beam over the level, so that its nodes share batches, and capped at 300
+      queries; the paper grows every child to its end.
+    - Bans hold for this model's tokens: the window behind the forced text is committed from left to right under them.
+    - The guard says yes or no by our own prompt instead of a classifier; leaves are ranked by the in-loop scorer's
+      score of the whole reply, since a model that fills any position may still refuse later.
+    - A node's bans are its own; the released code lets them leak through the whole tree.
+    - ept-mid: MOSA states the idea in one sentence; root and window, and that all before the root is free, are our
+      design.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import WINDOW, opening, procedural
 from midward.attacks.roles import PROMPTS, SCORE, yes
 from midward.attacks.target import Ask, Reply, Target
 from midward.errors import InputError
 from midward.sampling import Ban, Forced
-
-Count = Annotated[int, Field(ge=1)]
 
 _SENTENCE = re.compile(r"\s*\S.*?(?:(?<!\d)[.!?](?=\s|$)|(?=\n)|$)", re.S)  # "1." ends none
 TOP = 10  # the in-loop score that nothing can beat
@@ -130,10 +146,10 @@ class Tree:
         node.learned += 1
         if sentence:
             words = re.findall(r"\s*\S+", sentence)[: self.settings.words]
-            found = [self.target.tokens("".join(words))]
+            bans = [self.target.tokens("".join(words))]
         else:
-            found = [(end,) for end in self.target.own().model.family.end_ids]
-        node.bans += [ids for ids in found if ids not in node.bans]
+            bans = [(end,) for end in self.target.own().model.family.end_ids]
+        node.bans += [ids for ids in bans if ids not in node.bans]
 
 
 async def search(attempt: Attempt, settings: Ept) -> None:
@@ -156,7 +172,7 @@ async def search(attempt: Attempt, settings: Ept) -> None:
             await _grow(attempt, tree, growing, depth, turn)
             if isinstance(settings, EptMid):
                 attempt.note_middle(text, start, unit="tokens")
-            if attempt.best is not None and attempt.best.score == TOP:
+            if attempt.reached(TOP):
                 return
         children = [child for node in level for child in node.children]
         shuffled = attempt.rng.sample(children, len(children))  # among equals nobody is favoured
@@ -188,7 +204,7 @@ async def _grow(attempt: Attempt, tree: Tree, nodes: Sequence[Node], depth: int,
 
     kept: list[tuple[Node, Reply, str]] = []
     for (node, reply, sentence), harm in zip(new, verdicts, strict=True):
-        free = settings.beam - len(node.children) - sum(one is node for one, _, _ in kept)
+        free = settings.beam - len(node.children) - sum(parent is node for parent, _, _ in kept)
         if harm and free > 0:
             kept.append((node, reply, sentence))
             continue
@@ -206,8 +222,8 @@ def _continuation(reply: Reply, node: Node) -> str | None:
     """The first sentence behind the node's text; empty where the response ends there, None where it ended before."""
     if node.ids and not reply.landed:
         return None
-    found = _SENTENCE.match(reply.text, _start(reply, node))
-    return found.group() if found else ""
+    sentence = _SENTENCE.match(reply.text, _start(reply, node))
+    return sentence.group() if sentence else ""
 
 
 def _start(reply: Reply, node: Node) -> int:
@@ -225,43 +241,14 @@ def _calls(settings: Ept) -> dict[str, int]:
     return {"target": sampled, "guard": sampled, "scorer": min(sampled, settings.beam * _nodes(settings))}
 
 
-_DEVIATIONS = (
-    "The tree is grown level by level with a beam over the level, so that its nodes share batches, and capped at 300 "
-    "queries; the paper grows every child to its end.",
-    "Bans hold for this model's tokens: the window behind the forced text is committed from left to right under them.",
-    "The guard says yes or no by our own prompt instead of a classifier; leaves are ranked by the in-loop scorer's "
-    "score of the whole reply, since a model that fills any position may still refuse later.",
-    "A node's bans are its own; the released code lets them leak through the whole tree.",
-)
-
 EPT = AttackInfo(
     name="ept",
-    about="a tree of forced beginnings, each grown under bans of what was turned down there",
-    citation="Li et al. 2025, arXiv 2502.13527",
     access="grey",
     needs=(Capability.POS, Capability.BAN, Capability.N),
-    roles=("guard", "scorer"),
     settings=Ept,
     calls=_calls,
     search=search,
     prompts=(GUARD, SCORE),
-    deviations=_DEVIATIONS,
     profiles={"quick": {"beam": 2, "depth": 2, "rounds": 2, "samples": 2, "queries": 12}},
 )
-EPT_MID = AttackInfo(
-    name="ept-mid",
-    about="the tree of EPT rooted at a phrase in the middle of the response",
-    citation="MOSA, arXiv 2508.12398, Table 4; on Li et al. 2025, arXiv 2502.13527",
-    access="grey",
-    needs=(Capability.POS, Capability.BAN, Capability.N),
-    roles=("guard", "scorer"),
-    settings=EptMid,
-    calls=_calls,
-    search=search,
-    prompts=(GUARD, SCORE),
-    deviations=(
-        *_DEVIATIONS,
-        "MOSA states the idea in one sentence; root and window, and that all before the root is free, are our design.",
-    ),
-    profiles={"quick": {"beam": 2, "depth": 2, "rounds": 2, "samples": 2, "queries": 12}},
-)
+EPT_MID = replace(EPT, name="ept-mid", settings=EptMid)

@@ -1,4 +1,16 @@
-"""PAD: labels of numbered steps forced at spread-out response positions (Zhang et al., 2507.19227)."""
+"""PAD: labels of numbered steps forced at spread-out response positions (Zhang et al., 2507.19227).
+
+Attacks:
+    pad: labels of numbered steps forced at spread-out response positions
+
+Source:
+    Zhang et al. 2025, arXiv 2507.19227; offsets as in DiffuGuard's code (arXiv 2509.24296)
+
+Deviations:
+    - The prompt is the plain goal; the code that the offsets are from also puts mask tokens behind it, which is another
+      attack (dija).
+    - The length, steps, blocks and temperature are the target's own settings, not fixed by the attack.
+"""
 
 from __future__ import annotations
 
@@ -42,17 +54,4 @@ async def search(attempt: Attempt, settings: Pad) -> None:
     attempt.offer(reply)
 
 
-PAD = AttackInfo(
-    name="pad",
-    about="labels of numbered steps forced at spread-out response positions",
-    citation="Zhang et al. 2025, arXiv 2507.19227; offsets as in DiffuGuard's code (arXiv 2509.24296)",
-    access="grey",
-    needs=(Capability.POS,),
-    settings=Pad,
-    search=search,
-    deviations=(
-        "The prompt is the plain goal; the code that the offsets are from also puts mask tokens behind it, which is "
-        "another attack (dija).",
-        "The length, steps, blocks and temperature are the target's own settings, not fixed by the attack.",
-    ),
-)
+PAD = AttackInfo(name="pad", access="grey", needs=(Capability.POS,), settings=Pad, search=search)

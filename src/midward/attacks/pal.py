@@ -1,27 +1,39 @@
 """PAL: a suffix for a target that only scores, led by a proxy's gradient (Sitawarin et al., 2402.09674).
 
 `ral` is the same search without a proxy: candidates are random.
+
+Attacks:
+    pal: a suffix found by a proxy's gradient and the target's log-probabilities
+    ral: PAL without a proxy: random changes of a suffix, chosen by the target's log-probabilities
+
+Source:
+    Sitawarin et al. 2024, arXiv 2402.09674
+
+Deviations:
+    - The loss is the negative log-probability of the whole wanted text in a fully masked response, one forward a
+      suffix; the paper's token-by-token queries and its margin loss are for interfaces that show a few of these.
+    - pal: The proxy isn't tuned on the target's replies.
+    - A suffix is read by the in-loop scorer, not by a list of refusals; the target is asked only with a new best one.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks._suffix import filler, slots_of, vocabulary
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import opening, procedural
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask, Target
 from midward.sampling.likelihood import Span
 
-Count = Annotated[int, Field(ge=1)]
 Suffix = tuple[int, ...]
 _OVER = 1.5  # candidates drawn for each that is needed: some are read back as other tokens, or were there before
 
@@ -38,7 +50,7 @@ class Ral:
     put: Count = 32
     period: Count = 1
     look: Count = 1
-    cutoff: Annotated[int, Field(ge=1, le=10)] = 10
+    cutoff: InLoop = 10
     wanted: Count = 50
     position: Annotated[int, Field(ge=0)] = 0
     queries: Count = 25_000
@@ -92,10 +104,9 @@ async def search(attempt: Attempt, settings: Ral) -> None:
             await _choose(target, climb, settings)
         if (last or step % settings.look == 0) and climb.best != asked:
             asked = climb.best
-            [reply] = await target.respond(Ask.of(climb.prompt(asked)))
-            [score] = await attempt.score(reply)
-            attempt.offer(reply, score=score, step=step, suffix=guide.decode(asked), loss=climb.loss)
-            if score is not None and score >= settings.cutoff:
+            note = {"step": step, "suffix": guide.decode(asked), "loss": climb.loss}
+            await attempt.put([(Ask.of(climb.prompt(asked)), note)])
+            if attempt.reached(settings.cutoff):
                 return
         if last:
             return
@@ -192,44 +203,24 @@ async def _choose(target: Target, climb: Climb, settings: Ral) -> None:
 def _calls(settings: Ral) -> dict[str, int]:
     looks = -(-settings.steps // settings.look)
     put = 1 + -(-settings.steps // settings.period) * settings.put
-    found = {"target": min(settings.queries, put + looks), "scorer": looks}
-    if isinstance(settings, Pal):
-        found["proxy"] = settings.steps * (1 + settings.batch)
-    return found
+    proxy = {"proxy": settings.steps * (1 + settings.batch)} if isinstance(settings, Pal) else {}
+    return {"target": min(settings.queries, put + looks), "scorer": looks, **proxy}
 
 
-_DEVIATIONS = (
-    "The loss is the negative log-probability of the whole wanted text in a fully masked response, one forward a "
-    "suffix; the paper's token-by-token queries and its margin loss are for interfaces that show a few of these.",
-    "The proxy isn't tuned on the target's replies.",
-    "A suffix is read by the in-loop scorer, not by a list of refusals; the target is asked only with a new best one.",
-)
-
-PAL = AttackInfo(
-    name="pal",
-    about="a suffix found by a proxy's gradient and the target's log-probabilities",
-    citation="Sitawarin et al. 2024, arXiv 2402.09674",
-    access="grey",
-    needs=(Capability.SLP,),
-    roles=("proxy", "scorer"),
-    settings=Pal,
-    calls=_calls,
-    search=search,
-    prompts=(SCORE,),
-    deviations=_DEVIATIONS,
-    profiles={"quick": {"tokens": 8, "steps": 3, "batch": 16, "top": 64, "put": 8, "look": 3}},
-)
 RAL = AttackInfo(
     name="ral",
-    about="PAL without a proxy: random changes of a suffix, chosen by the target's log-probabilities",
-    citation="Sitawarin et al. 2024, arXiv 2402.09674",
     access="grey",
     needs=(Capability.SLP,),
-    roles=("scorer",),
     settings=Ral,
     calls=_calls,
     search=search,
     prompts=(SCORE,),
-    deviations=(_DEVIATIONS[0], _DEVIATIONS[2]),
     profiles={"quick": {"tokens": 8, "steps": 3, "put": 8, "look": 3}},
+)
+PAL = replace(
+    RAL,
+    name="pal",
+    settings=Pal,
+    roles=("proxy",),
+    profiles={"quick": {**RAL.profiles["quick"], "batch": 16, "top": 64}},
 )

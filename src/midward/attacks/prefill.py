@@ -2,6 +2,17 @@
 
 An affirmative phrase at the start is the classical prefill; a procedural one in the middle is what only a model that
 fills any position can be made to see. A run is one position; a curve over positions is several runs.
+
+Attacks:
+    prefill: one phrase forced at a response position: agreement at 0, the label of a step further on
+    prefill-mid: the label of a step forced in the middle of the response
+
+Source:
+    MOSA, arXiv 2508.12398, figure 3
+
+Deviations:
+    - MOSA's phrase sets are unpublished: ours are the goal set's target text (or a plain agreement) at 0, and the label
+      of the step that a text of ten tokens a step has reached elsewhere.
 """
 
 from __future__ import annotations
@@ -59,19 +70,5 @@ def _phrase(attempt: Attempt, settings: Prefill) -> str:
     return procedural(settings.position)
 
 
-PREFILL = AttackInfo(
-    name="prefill",
-    about="one phrase forced at a response position: agreement at 0, the label of a step further on",
-    citation="MOSA, arXiv 2508.12398, figure 3",
-    access="grey",
-    needs=(Capability.POS,),
-    settings=Prefill,
-    search=search,
-    deviations=(
-        "MOSA's phrase sets are unpublished: ours are the goal set's target text (or a plain agreement) at 0, and the "
-        "label of the step that a text of ten tokens a step has reached elsewhere.",
-    ),
-)
-PREFILL_MID = replace(
-    PREFILL, name="prefill-mid", about="the label of a step forced in the middle of the response", settings=PrefillMid
-)
+PREFILL = AttackInfo(name="prefill", access="grey", needs=(Capability.POS,), settings=Prefill, search=search)
+PREFILL_MID = replace(PREFILL, name="prefill-mid", settings=PrefillMid)

@@ -1,6 +1,17 @@
 """Refusal suppression: the goal under rules that rule a refusal's words out (Wei et al., 2307.02483).
 
 `refusal-ban` also keeps the target from writing these words at the start, by banned tokens: another threat model.
+
+Attacks:
+    refusal-suppression: the goal under rules that forbid the words of a refusal; keyword judges don't apply
+    refusal-ban: refusal suppression with the refusals' openings banned as tokens; keyword judges don't apply
+
+Source:
+    Wei et al. 2023, arXiv 2307.02483
+
+Deviations:
+    - The rules are our own words, after the paper's description.
+    - refusal-ban: Tokens are banned beside the rules; the paper only asks. Phrases are our choice.
 """
 
 from __future__ import annotations
@@ -107,24 +118,11 @@ def banned(target: Target, settings: RefusalBan) -> tuple[Ban, ...]:
     )
 
 
-_DEVIATIONS = ("The rules are our own words, after the paper's description.",)
-_CITATION = "Wei et al. 2023, arXiv 2307.02483"
-
-REFUSAL_SUPPRESSION = AttackInfo(
-    name="refusal-suppression",
-    about="the goal under rules that forbid the words of a refusal; keyword judges don't apply",
-    citation=_CITATION,
-    settings=RefusalSuppression,
-    search=search,
-    deviations=_DEVIATIONS,
-)
+REFUSAL_SUPPRESSION = AttackInfo(name="refusal-suppression", settings=RefusalSuppression, search=search)
 REFUSAL_BAN = AttackInfo(
     name="refusal-ban",
-    about="refusal suppression with the refusals' openings banned as tokens; keyword judges don't apply",
-    citation=_CITATION,
     access="grey",
     needs=(Capability.CHAT, Capability.BAN),
     settings=RefusalBan,
     search=search_banned,
-    deviations=(*_DEVIATIONS, "Tokens are banned beside the rules; the paper only asks. Phrases are our choice."),
 )

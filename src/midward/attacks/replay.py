@@ -2,6 +2,15 @@
 
 Nothing is searched for: what comes of it says how far those prompts carry over to this model. `export` writes such a
 file from our own records.
+
+Attacks:
+    replay: prompts that others found, from a file in JailbreakBench's artifact format
+
+Source:
+    Chao et al. 2024, arXiv 2404.01318
+
+Deviations:
+    - The response comes from this run's target, length and seed, not from the file.
 """
 
 from __future__ import annotations
@@ -138,11 +147,8 @@ def _artifact(row: Any, shared: Mapping[str, Any]) -> Artifact:
         raise InputError(f"goal must be a text, id or index a text or number; received {goal!r:.60}, {identity!r:.60}")
     if not goal and identity is None:
         raise InputError("a row needs goal, id or index, to say what it was made for")
-    about = {
-        "attack": row.get("attack", shared.get("method")),
-        "model": row.get("model", shared.get("model")),
-        "jailbroken": row.get("jailbroken"),
-    }
+    attack, model = row.get("attack", shared.get("method")), row.get("model", shared.get("model"))
+    about = {"attack": attack, "model": model, "jailbroken": row.get("jailbroken")}
     ask, why = _ask(row)
     return Artifact(goal, None if identity is None else str(identity), ask, why, about)
 
@@ -207,13 +213,11 @@ def export(attempts: Iterable[tuple[Record, bool | None]], path: str | Path) -> 
         OSError: the file can't be written.
     """
     rows = [_row(number, record, jailbroken) for number, (record, jailbroken) in enumerate(attempts)]
-    alike = {
-        key: rows[0][key] if len({str(row[key]) for row in rows}) == 1 else None
-        for key in ("attack", "model", "access", "version", "hash")
-        if rows
-    }
-    jailbroken = sum(row["jailbroken"] is True for row in rows)
-    parameters = {"method": alike.pop("attack", None), **alike, "total_number_of_jailbreaks": jailbroken}
+    parameters: dict[str, Any] = {}
+    for key in ("attack", "model", "access", "version", "hash") if rows else ("attack",):
+        values = {str(row[key]): row[key] for row in rows}
+        parameters["method" if key == "attack" else key] = rows[0][key] if len(values) == 1 else None
+    parameters["total_number_of_jailbreaks"] = sum(row["jailbroken"] is True for row in rows)
     write_text(Path(path), json.dumps({"parameters": parameters, "jailbreaks": rows}, ensure_ascii=False, indent=1))
     return len(rows)
 
@@ -239,12 +243,4 @@ def _row(number: int, record: Record, jailbroken: bool | None) -> dict[str, Any]
     }
 
 
-REPLAY = AttackInfo(
-    name="replay",
-    about="prompts that others found, from a file in JailbreakBench's artifact format",
-    citation="Chao et al. 2024, arXiv 2404.01318",
-    settings=Replay,
-    search=search,
-    deviations=("The response comes from this run's target, length and seed, not from the file.",),
-    required=("path",),
-)
+REPLAY = AttackInfo(name="replay", settings=Replay, search=search, required=("path",))

@@ -165,6 +165,11 @@ class Roles:
             self.why[prompt.role] = asked.why
         return asked.value
 
+    async def on_topic(self, goal: str, prompts: Sequence[str], *, turn: int = 0) -> list[bool | None]:
+        """Whether each prompt still asks for the goal; None where the scorer's answer can't be read."""
+        fields = [{"GOAL": goal, "PROMPT": prompt} for prompt in prompts]
+        return await self.ask_all(ON_TOPIC, fields, yes("same"), temperature=0.0, turn=turn)
+
     async def ask_all(
         self,
         prompt: RolePrompt,

@@ -1,5 +1,19 @@
 """WildJailbreak: prompts that combine tactics seen in the wild, made for the goal or read from a file (Jiang et al.,
-2406.18510)."""
+2406.18510).
+
+Attacks:
+    wildjailbreak: prompts that combine tactics seen in the wild, composed by an attacker or read from a file
+
+Source:
+    Jiang et al. 2024, arXiv 2406.18510 (WildTeaming)
+
+Deviations:
+    - The bank of tactics and the role prompts are our own words; which tactics are rare is our reading.
+    - A fixed number of candidates is composed at once, then pruned; where too few are left, fewer are put.
+    - The scorer judges topic and risk by a question, not by fine-tuned classifiers.
+    - The in-loop scorer chooses the best reply, as the validation judge of the paper does.
+    - The published set is gated and isn't shipped: give your own copy as a .csv or .jsonl file.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +27,9 @@ from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from midward._tables import read_table, require_column
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.capabilities import AttackError
-from midward.attacks.pair import Count, put
+from midward.attacks.pair import put
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, text, yes
 from midward.attacks.target import Ask
 from midward.errors import InputError
@@ -85,17 +99,12 @@ class WildJailbreak:
 async def search(attempt: Attempt, settings: WildJailbreak) -> None:
     """Get the prompts, put them all, and let the in-loop scorer say which reply is the best."""
     if settings.prompts == "generated":
-        found = await _generated(attempt, settings)
+        prompts = await _generated(attempt, settings)
     elif settings.prompts == "sandbox":
-        found = _wrapped(attempt, settings)
+        prompts = _wrapped(attempt, settings)
     else:
-        found = _from_file(attempt, settings)
-    if not found:
-        return
-    replies = await attempt.target.respond(*(ask for ask, _ in found))
-    scores = await attempt.score(*replies)
-    for reply, (_, note), score in zip(replies, found, scores, strict=False):
-        attempt.offer(reply, score=score, **note)
+        prompts = _from_file(attempt, settings)
+    await attempt.put(prompts)
 
 
 Prompts = list[tuple[Ask, dict[str, Any]]]  # what is put, and what the record says of it
@@ -105,20 +114,20 @@ async def _generated(attempt: Attempt, settings: WildJailbreak) -> Prompts:
     goal, roles = attempt.goal, attempt.roles
     drawn = [draw(settings.tactics, attempt.rng) for _ in range(settings.candidates)]
     fields = [{"GOAL": goal.text, "TACTICS": _listed(names)} for names in drawn]
-    made = await roles.ask_all(COMPOSER, fields, text("prompt"), temperature=1.0)
-    written = [(prompt, names) for prompt, names in zip(made, drawn, strict=True) if prompt is not None]
-    about = [{"GOAL": goal.text, "PROMPT": prompt} for prompt, _ in written]
-    same = await roles.ask_all(ON_TOPIC, about, yes("same"), temperature=0.0)
-    left = [number for number, answer in enumerate(same) if answer]
-    risky = await roles.ask_all(RISK, [about[number] for number in left], yes("risky"), temperature=0.0)
-    kept = [number for number, answer in zip(left, risky, strict=True) if answer]
+    composed = await roles.ask_all(COMPOSER, fields, text("prompt"), temperature=1.0)
+    written = [(prompt, names) for prompt, names in zip(composed, drawn, strict=True) if prompt is not None]
+    same = await roles.on_topic(goal.text, [prompt for prompt, _ in written])
+    left = [i for i, answer in enumerate(same) if answer]
+    fields = [{"GOAL": goal.text, "PROMPT": written[i][0]} for i in left]
+    risky = await roles.ask_all(RISK, fields, yes("risky"), temperature=0.0)
+    kept = [i for i, answer in zip(left, risky, strict=True) if answer]
     chosen = sorted(attempt.rng.sample(kept, min(settings.count, len(kept))))
     attempt.facts["dropped"] = {
         "off_topic": same.count(False),
         "low_risk": risky.count(False),
         "too_many": len(kept) - len(chosen),
     }
-    return [(put(goal, written[number][0]), {"tactics": written[number][1]}) for number in chosen]
+    return [(put(goal, written[i][0]), {"tactics": written[i][1]}) for i in chosen]
 
 
 def draw(count: int, rng: random.Random) -> list[str]:
@@ -132,10 +141,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _wrapped(attempt: Attempt, settings: WildJailbreak) -> Prompts:
-    known = wrappers("test")
+    known, goal = wrappers("test"), attempt.goal
     chosen = attempt.rng.sample(known, min(settings.count, len(known)))
-    goal = attempt.goal
-    return [(put(goal, one.apply(goal.text)), {"wrapper": one.name}) for one in chosen]
+    return [(put(goal, wrapper.apply(goal.text)), {"wrapper": wrapper.name}) for wrapper in chosen]
 
 
 # --- prompts of a file -----------------------------------------------------------------------------------------------
@@ -146,9 +154,9 @@ def _from_file(attempt: Attempt, settings: WildJailbreak) -> Prompts:
     sha256, paired, prompts = _read(str(path), path.stat().st_mtime_ns, settings.prompt_column, settings.plain_column)
     mine = prompts.get(_plain(attempt.goal.text), [])
     if not mine:
-        where = settings.plain_column if paired else settings.prompt_column
+        column = settings.plain_column if paired else settings.prompt_column
         raise AttackError(
-            f"{path} has no prompt for the goal {attempt.goal.id!r}: its text isn't in the column {where!r}. "
+            f"{path} has no prompt for the goal {attempt.goal.id!r}: its text isn't in the column {column!r}. "
             f"Take the goals from this column, or use the prompts that are generated."
         )
     attempt.facts |= {"file_sha256": sha256, "judged_against": "plain request" if paired else "prompt"}
@@ -172,11 +180,8 @@ def _read(path: str, changed: int, prompt_column: str, plain_column: str) -> tup
         plain = _plain(str(row.get(plain_column) or "")) if paired else _plain(prompt)
         if prompt.strip() and plain:
             prompts.setdefault(plain, {})[prompt] = None  # each once, in the file's order
-    return (
-        hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        paired,
-        {key: list(found) for key, found in prompts.items()},
-    )
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return digest, paired, {plain: list(own) for plain, own in prompts.items()}
 
 
 def _plain(text: str) -> str:
@@ -193,19 +198,9 @@ def _calls(settings: WildJailbreak) -> dict[str, int]:
 
 WILDJAILBREAK = AttackInfo(
     name="wildjailbreak",
-    about="prompts that combine tactics seen in the wild, composed by an attacker or read from a file",
-    citation="Jiang et al. 2024, arXiv 2406.18510 (WildTeaming)",
-    roles=("attacker", "scorer"),
     settings=WildJailbreak,
     calls=_calls,
     search=search,
     prompts=(COMPOSER, ON_TOPIC, RISK, SCORE),
-    deviations=(
-        "The bank of tactics and the role prompts are our own words; which tactics are rare is our reading.",
-        "A fixed number of candidates is composed at once, then pruned; where too few are left, fewer are put.",
-        "The scorer judges topic and risk by a question, not by fine-tuned classifiers.",
-        "The in-loop scorer chooses the best reply, as the validation judge of the paper does.",
-        "The published set is gated and isn't shipped: give your own copy as a .csv or .jsonl file.",
-    ),
     profiles={"quick": {"count": 6, "candidates": 8}},
 )
