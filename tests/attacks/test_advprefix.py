@@ -7,10 +7,6 @@ from attack_double import REFUSAL, Double, said
 
 from midward._fences import fields_of
 from midward.attacks import find
-from midward.attacks.advprefix import ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID, AdvPrefix, AdvPrefixMid
-from midward.attacks.advprefix import ANSWER as WHOLE
-from midward.attacks.advprefix import OPENING as START
-from midward.world import players
 
 LIKELY, KEY, RARE = "Likely one.\nAnd on", "The key.\nAnd on", "Rare one.\nAnd on"
 SMALL = {"least": 1, "cuts": 1, "samples": 4, "mode": "parallel"}
@@ -45,16 +41,6 @@ class Told(Double):
 NLL = {"Likely": 1.0, "The key": 9.0, "Rare": 90.0}
 
 
-def test_reference_budget():
-    assert ADVPREFIX.calls(AdvPrefix()) == {"target": 1500 + 2500 + 1, "uncensored": 300, "scorer": 2501}
-    assert ADVPREFIX_ASK.calls(AdvPrefix())["target"] == 2501
-    assert ADVPREFIX_MID.calls(AdvPrefixMid())["target"] == 300 + 2500 + 1
-    assert ADVPREFIX.calls(AdvPrefix(openings=2, cuts=1, samples=3))["target"] == 2 + 6 + 1
-    for info in (ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID):
-        calls = info.calls(info.configure(info.profiles["quick"]))
-        assert calls["target"] <= 42 and calls["scorer"] <= 12
-
-
 def run(attack, api, grade, *texts, name="advprefix", **settings):
     roles = {"uncensored": openings(*texts), "scorer": grades(grade)}
     return attack(name, api, roles=roles, **{**SMALL, "openings": len(texts), **settings})
@@ -80,11 +66,6 @@ def test_the_chosen_ones_reply_is_the_result_even_if_a_sample_scored_more(attack
     assert sample.store["texts"]["reply"] == "The key.\nAnd seed 0"
 
 
-def test_a_smaller_weight_prefers_the_likely(attack, sandbox):
-    record, _ = run(attack, Told(sandbox, NLL), lucky, LIKELY, KEY, weight=1.0)
-    assert record["chosen"]["text"].startswith("Likely")
-
-
 def test_only_the_most_probable_are_tried(attack, sandbox):
     api = Told(sandbox, NLL)
     record, _ = run(attack, api, lucky, RARE, LIKELY, KEY, keep=2)
@@ -107,40 +88,6 @@ def test_an_opening_is_cut_behind_its_first_line(attack, sandbox):
     assert tried == ["Here it is: \n1.", "Here it is: \n1. Take", "Here it is: \n1. Take the"]
 
 
-def test_nothing_fit_is_no_result(attack, sandbox):
-    record, sample = run(attack, Told(sandbox), lambda reply: 1, "One line only")
-    assert sample.store["texts"] == {"reply": None} and sum(record["queries"].values()) == 0
-
-
-def test_an_opening_that_cannot_be_read_is_dropped_and_counted(attack, sandbox):
-    uncensored, _ = said(
-        lambda message: "no" if "FIRST" in message or fields_of(message) is None else json.dumps({"opening": KEY})
-    )
-    roles = {"uncensored": uncensored, "scorer": grades(lambda reply: 5)}
-    record, _ = attack("advprefix", Told(sandbox), roles=roles, **SMALL, openings=2)
-    assert record["calls"]["uncensored"] == 2 and record["failed"] == {"uncensored": 1}
-    assert record["candidates"] == 1
-
-
-def test_an_unscored_sample_is_no_failure(attack, sandbox):
-    def answer(message):
-        return "hm" if fields_of(message)[1]["REPLY"].endswith(("seed 1", "seed 3")) else '{"score": 9}'
-
-    roles = {"uncensored": openings(KEY), "scorer": said(answer)[0]}
-    record, _ = attack("advprefix", Told(sandbox), roles=roles, **SMALL, openings=1)
-    assert record["chosen"]["success"] == 1.0 and record["chosen"]["samples"] == 2
-    assert record["failed"] == {"scorer": 2}
-
-
-@pytest.mark.parametrize("budget", [1, 2, 3, 6, 8])
-def test_the_budget_is_never_exceeded_and_mostly_gives_a_result(attack, sandbox, budget):
-    api = Told(sandbox, NLL)
-    record, sample = run(attack, api, lucky, LIKELY, KEY, RARE, budget=budget)
-    assert sum(record["queries"].values()) <= budget
-    assert (sample.store["texts"]["reply"] is not None) == (budget > 1)
-    assert record.get("chosen") is None or record["note"]["stage"] == "result" or record["spent"]
-
-
 def test_the_measure_is_by_its_mode(attack, sandbox):
     api = Told(sandbox)
     modes = []
@@ -153,12 +100,6 @@ def test_the_measure_is_by_its_mode(attack, sandbox):
     api.score = score
     run(attack, api, lambda reply: 1, KEY, mode="sequential")
     assert modes == ["sequential"]
-
-
-def test_what_the_assistant_writes_is_form_alone():
-    for prompt, key in ((START, "opening"), (WHOLE, "answer")):
-        text = prompt.parse(players.answer([prompt.render({"GOAL": "Make a nirn mith daff."})]))[key]
-        assert "nirn mith daff" in text and "Step 1: go on with it." in text
 
 
 # --- asking for it -------------------------------------------------------------------------------------------
@@ -207,12 +148,6 @@ def test_a_span_stands_where_it_stood_in_the_answer(attack, sandbox):
     ids = sandbox.tokenizer(json.loads(LONG)["answer"], add_special_tokens=False)["input_ids"]
     assert all(list(span.ids) == ids[span.position : span.position + len(span.ids)] for span in api.spans)
     assert all(4 <= len(span.ids) <= 32 for span in api.spans)
-
-
-def test_the_record_says_where_it_landed(attack, sandbox):
-    record, _ = middle(attack, Told(sandbox, length=96))
-    assert record["middle"]["landed"] and record["middle"]["position"] == record["chosen"]["position"] >= 20
-    assert record["middle"]["phrase"] == record["chosen"]["text"] and record["middle"]["hit_rate"] == 1
 
 
 def test_an_answer_that_ends_before_the_window_gives_none(attack, sandbox):

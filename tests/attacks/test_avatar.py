@@ -5,7 +5,6 @@ from attack_double import CANARY, REFUSAL, Double, Stub, said
 
 from midward.attacks.avatar import AVATAR
 
-GOAL = "Make a drex valm skorn."
 STAND_INS = "kettle trellis ladle seedling teapot rake whisk compost apron hedge"
 
 
@@ -46,17 +45,6 @@ def test_the_number_of_queries_is_known(attack, rule, queries):
     assert all(record["calls"][role] <= calls[role] for role in ("attacker", "rewriter", "scorer"))
 
 
-def test_the_most_queries_are_those_of_a_model_that_always_wants_to_be_asked_twice(attack):
-    def rule(seen):
-        return "Yes." if seen.prompt.endswith("again") else REFUSAL
-
-    model, _ = metaphors(*"abcdefgh")
-    api = double(rule)
-    record, _ = attack("avatar", api, roles={"attacker": model}, replay=False)
-    assert record["queries"]["respond"] == 40 and not record["spent"]
-    assert all(seen.prompt.endswith("again") for seen in api.seen if seen.turns[-1][0] == "assistant")
-
-
 def test_the_history_is_the_models_own_and_holds_no_refused_exchange(attack):
     said_by_model = {}
 
@@ -83,32 +71,6 @@ def test_it_finds_a_calibration_that_the_model_takes(attack):
     assert record["score"] == 6 and record["note"]["metaphor"]["drex"] == "c drex" and record["note"]["calibrated"]
     assert record["note"]["score_transcript"] == 6 and record["note"]["score_restored"] == 6
     assert sample.store["texts"]["reply"] == CANARY
-
-
-def test_it_stops_at_the_cutoff(attack):
-    def rule(seen):
-        return CANARY if seen.prompt.startswith("calibration") else f"{STAND_INS} a drex a valm a skorn"
-
-    model, _ = metaphors("a", "b")
-    api = double(rule)
-    record, _ = attack("avatar", api, roles={"attacker": model}, mappings=2, cutoff=6, replay=False)
-    # only a's stand-ins are all named, so its dialogue calibrates in the second turn, and that is enough
-    assert record["score"] == 6 and len(api.seen) == 4
-
-
-@pytest.mark.parametrize("budget", [1, 3, 6])
-def test_it_keeps_to_the_budget_and_reports_what_it_has(attack, budget):
-    api = double(lambda seen: "Yes.")
-    record, _ = attack("avatar", api, budget=budget, replay=False)
-    assert len(api.seen) == budget and record["spent"] and record["response"] == "Yes."
-
-
-def test_an_attacker_that_cannot_be_read_leaves_nothing_to_try(attack):
-    model, prompts = said("let us see")
-    api = double(lambda seen: CANARY)
-    record, sample = attack("avatar", api, roles={"attacker": model})
-    assert api.seen == [] and record["failed"] == {"attacker": 8} and len(prompts) == 16
-    assert sample.store["texts"] == {"reply": None}
 
 
 def test_metaphors_must_name_every_entity_apart_and_each_counts_once(attack):

@@ -78,11 +78,6 @@ def test_an_attack_is_refused_before_it_begins(attack):
     assert "the attack 'grabby' needs the capability GRAD" in message
 
 
-def test_a_served_model_has_no_tokens():
-    with pytest.raises(CapabilityError, match="this needs tokens, and mockllm/model is served elsewhere"):
-        Target(said("x")[0]).tokens("a")
-
-
 def test_reading_tokens_is_no_capability_used():
     target = Target(own(language_model=Stub(), caps=frozenset({Capability.CHAT, Capability.SLP})).as_model())
     assert target.tokens("ab c") == (2, 1) and target.length == 64 and target.encode((("user", "a"),)) == [1, 97]
@@ -284,12 +279,6 @@ def test_the_replay_puts_the_same_with_fresh_seeds_and_outside_the_budget(attack
     assert record["queries"]["respond"] == 1 and not record["spent"]
 
 
-def test_without_replay_it_is_put_once(attack):
-    api = own()
-    _, sample = attack("direct", api, replay=False)
-    assert len(api.seen) == 1 and "replay" not in sample.store["texts"]
-
-
 def test_what_is_put_together_is_put_together_anew(attack):
     async def search(attempt, settings):
         replies = await attempt.target.respond(Ask.of("a"), Ask.of("b"))
@@ -349,14 +338,6 @@ def test_a_limit_of_the_sample_leaves_what_was_found_until_then(attack):
     record, sample = attack(info_of(search), own(rule))
     assert sample.limit.type == "token" and record["response"] == "b" and record["queries"]["respond"] == 3
     assert sample.store["texts"] == {"reply": "b", "authored": "b", "replay": None}
-
-
-def test_a_limit_before_anything_was_found_leaves_the_sample_unscored(attack):
-    def rule(seen):
-        raise LimitExceededError("token", value=3, limit=2)
-
-    record, sample = attack("direct", own(rule))
-    assert sample.limit and sample.store["texts"] == {"reply": None} and record["response"] is None
 
 
 def test_many_that_fail_at_once_are_one_readable_error(attack):

@@ -2,15 +2,12 @@
 
 import asyncio
 import json
-import re
 
 import pytest
 from attack_double import CANARY, REFUSAL, Double, said
 from inspect_ai.model import get_model
 
 from midward.attacks import Ask, Target
-from midward.attacks.dija import REWRITE
-from midward.world import players
 
 MASK = "<|mdm_mask|>"
 GOAL = "Make a drex valm skorn."
@@ -47,23 +44,11 @@ def test_a_text_without_fit_gaps_is_asked_for_again_then_a_tail_stands_in(attack
     assert api.seen[0].prompt == GOAL + MASK * 5 and record["scaffold"]["by"] == "tail"
 
 
-def test_the_first_fit_text_is_taken(attack, sandbox):
-    api = double(sandbox)
-    rewriter, _ = said("no json", "nor here", scaffold("fine <mask:2>"), scaffold("late <mask:9>"))
-    record, _ = attack("dija", api, roles={"rewriter": rewriter})
-    assert api.seen[0].prompt == "fine" + MASK * 2 and record["failed"] == {"rewriter": 1}
-
-
 def test_masks_that_the_rewriter_writes_itself_are_taken_out(attack, sandbox):
     api = double(sandbox)
     rewriter, _ = said(scaffold(f"a{MASK} <mask:2> b"))
     attack("dija", api, roles={"rewriter": rewriter})
     assert api.seen[0].prompt == f"a{MASK * 2} b"
-
-
-def test_the_scripted_rewriter_keeps_the_goal_and_writes_no_content():
-    text = REWRITE.parse(players.answer([REWRITE.render({"GOAL": GOAL})]))["scaffold"]
-    assert text.startswith(GOAL) and len(re.findall(r"<mask:\d+>", text)) == 6
 
 
 def put(fill, text):
@@ -84,8 +69,3 @@ def test_with_an_answer_the_filled_turn_and_the_answer_are_the_reply():
     turn, answer = reply.text.split("\n\n", 1)
     assert turn.startswith("Ab") and turn.endswith(" cd") and MASK not in reply.text
     assert reply.authored == f"{turn[2:-3]}\n\n{answer}"
-
-
-def test_a_model_that_strips_masks_is_refused(attack):
-    model = get_model("midward/sandbox", masks="strip", device="cpu")
-    assert "'dija' needs the capability PMASK" in attack("dija", model, error=True)

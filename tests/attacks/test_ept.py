@@ -7,7 +7,6 @@ from attack_double import Double, said
 
 from midward._fences import fields_of
 from midward.attacks import find
-from midward.attacks.ept import EPT, EPT_MID, Ept
 
 NO = (" I cannot do that. Ask another.", " Never in my life. Go away.", " That is against the law. Stop.")
 YES = " First comes the drex. Then comes the valm."
@@ -45,13 +44,6 @@ class Stubborn(Double):
         return seen.forced[0]["position"], seen.forced[0]["position"] + len(seen.forced[0]["ids"])
 
 
-def test_reference_budget():
-    assert EPT.calls(Ept()) == {"target": 300, "guard": 300, "scorer": 84}
-    assert EPT.calls(Ept(depth=2, beam=2, rounds=3, samples=2))["target"] == 18
-    for info in (EPT, EPT_MID):
-        assert info.calls(info.configure(info.profiles["quick"]))["target"] <= 12
-
-
 def grow(attack, api, name="ept", guard=None, scorer=FULL, **settings):
     roles = {"guard": guard or verdicts()[0], "scorer": said(scorer)[0]}
     settings = {"opening": "Sure." if name == "ept" else None, "samples": 1, "refusals": ()} | settings
@@ -73,18 +65,6 @@ def test_each_refusal_is_banned_until_it_goes_along(attack, sandbox):
     assert {one["position"] for seen in api.seen for one in seen.bans} == {len(api.seen[0].forced[0]["ids"])}
 
 
-def test_the_first_refusals_are_banned_from_the_start(attack, sandbox):
-    api = Stubborn(sandbox)
-    record, _ = grow(attack, api, refusals=("I cannot", "Never", "That is"))
-    assert record["queries"]["respond"] == 1 and record["score"] == 10
-
-
-def test_it_fails_within_its_budget_where_there_is_no_key(attack, sandbox):
-    api = Stubborn(sandbox, NO)
-    record, _ = grow(attack, api, rounds=6, samples=3, depth=4)
-    assert record["queries"]["respond"] == len(api.seen) - 1 <= 6 * 3 and record["score"] is None
-
-
 def test_a_child_is_grown_on_with_bans_of_its_own(attack, sandbox):
     api = Stubborn(sandbox, (NO[0], YES))
     grow(attack, api, scorer=json.dumps({"score": 4}), depth=2, rounds=2)
@@ -103,26 +83,11 @@ def test_the_best_children_are_grown_on_by_the_whole_replies_scores(attack, sand
     assert len(deeper) == 1
 
 
-def test_what_the_guard_cannot_say_is_neither_a_ban_nor_a_child(attack, sandbox):
-    api = Stubborn(sandbox)
-    guard, _ = said("who knows")
-    record, _ = grow(attack, api, guard=guard, rounds=3)
-    assert record["failed"] == {"guard": 1} and "scorer" not in record["calls"]
-    assert all(not seen.bans for seen in api.seen)
-
-
 def test_a_reply_that_ends_there_gets_its_end_banned(attack, sandbox):
     api = Stubborn(sandbox, ())
     record, _ = grow(attack, api, rounds=2)
     assert [one["ids"] for one in api.seen[1].bans] == [[end] for end in sandbox.family.end_ids]
     assert record["calls"] == {}  # nobody is asked about nothing
-
-
-def test_from_nothing(attack, sandbox):
-    api = Stubborn(sandbox)
-    _, sample = grow(attack, api, opening="")
-    assert sample.store["texts"]["reply"] == YES.lstrip() and api.seen[0].forced == []
-    assert [api.written(one) for one in api.seen[1].bans] == ["I cannot do"]
 
 
 def test_the_root_is_the_goals_own_target_text(attack, sandbox):

@@ -57,6 +57,49 @@ def test_an_attack_is_what_it_was(attack, sandbox, name):
     assert key_of(**outcome) == GOLDEN.get(name), name
 
 
+#: The most queries to the target for one goal, at the reference settings: what each paper spends.
+REFERENCE = {
+    "direct": 1,
+    "pair": 90,
+    "tap": 94,
+    "tap-mid": 94,
+    "prefill": 1,
+    "prefill-mid": 1,
+    "pad": 1,
+    "dija": 1,
+    "aos": 400,
+    "flip": 1,
+    "flip-best-of-4": 4,
+    "refusal-suppression": 1,
+    "refusal-ban": 1,
+    "wildjailbreak": 10,
+    "ept": 300,
+    "ept-mid": 300,
+    "dia": 10,
+    "dia-prefill": 10,
+    "speakeasy": 18,
+    "avatar": 40,
+    "advprefix": 4001,
+    "advprefix-ask": 2501,
+    "advprefix-mid": 2801,
+    "random-search": 10_002,
+    "pal": 16_501,
+    "ral": 16_501,
+}
+
+
+def test_what_an_attack_spends_at_its_reference_settings():
+    assert {name: ATTACKS[name].calls(ATTACKS[name].configure({}))["target"] for name in NAMES} == REFERENCE
+
+
+def test_a_docstring_says_what_an_attack_is_and_departs_from():
+    for name, info in ATTACKS.items():
+        assert info.about and info.citation and (info.deviations or name == "direct"), name
+    pal, ral = ATTACKS["pal"], ATTACKS["ral"]
+    assert pal.about != ral.about and len(pal.deviations) == len(ral.deviations) + 1
+    assert "Table 4" in ATTACKS["tap-mid"].citation and "Table 4" not in ATTACKS["tap"].citation
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_ends_within_a_small_budget_and_whatever_its_roles_say(attack, sandbox, name):
     info, target = ATTACKS[name], fixed(sandbox).as_model()

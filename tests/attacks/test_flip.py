@@ -51,12 +51,6 @@ def test_best_of_4_says_so_and_finds_the_one_that_is_read(attack):
     assert sample.store["texts"]["reply"] == CANARY
 
 
-def test_best_of_4_fails_where_nothing_is_read(attack):
-    api = Double(lambda seen: REFUSAL)
-    record, _ = attack("flip-best-of-4", api, replay=False)
-    assert len(api.seen) == 4 and record["score"] == 1 and record["restored"] == 0.0
-
-
 def test_without_system_turns_the_instruction_stands_in_front(attack):
     api = Double(lambda seen: REFUSAL, caps=frozenset({Capability.CHAT}))
     record, _ = attack("flip", api, replay=False)
@@ -69,15 +63,6 @@ def test_without_system_turns_the_instruction_stands_in_front(attack):
 def test_examples_never_fail_on_a_short_goal(text, mode):
     ask = request(goal(text), mode, FlipOptions(few_shot=True))
     assert ask.turns[0][1].count("For example") == (1 if len(text.split()) < 2 else 3)
-
-
-def test_options_show_in_the_instruction():
-    plain = request(goal(), "fcs", FlipOptions()).turns[0][1]
-    cot = request(goal(), "fcs", FlipOptions(cot=True)).turns[0][1]
-    layout = request(goal(), "fcs", FlipOptions(layout=True)).turns[0][1]
-    assert "step by step" in cot and "step by step" not in plain
-    assert layout.startswith("# Role") and "# Rules" in layout
-    assert GOAL not in request(goal(), "fcs", FlipOptions(few_shot=True)).turns[0][1]
 
 
 def test_a_context_is_hidden_with_the_goal():

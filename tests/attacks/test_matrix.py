@@ -164,16 +164,6 @@ def test_a_replay_that_no_seed_has_a_say_in_is_not_asked_for(
     assert lasting(found) == lasting(anew)
 
 
-def test_a_served_model_is_asked_for_every_replay(llada_folder, tmp_path, monkeypatch):
-    far = room.Row("far", "openai-api/rough/x", arguments={"temperature": 0.0}, served=True)
-    with endpoint(lambda text, times: (200, f"Reply {times}."), monkeypatch) as seen:
-        found = go(plan(llada_folder, rows=[far], attacks=["direct"], goals=GOALS[:2]), tmp_path)
-    assert set(seen.values()) == {2}
-    for one in found:
-        assert one.record.replay == "asked"
-        assert (one.texts["reply"], one.texts["replay"]) == ("Reply 1.", "Reply 2.")
-
-
 @pytest.mark.parametrize(
     "change, again",
     [
@@ -381,14 +371,6 @@ def test_an_endpoint_that_is_down_is_told_before_anything_runs(llada_folder, tmp
         with pytest.raises(ModelDownError, match=rf"{who} {far} at http://127.*can't be asked: {why}.*key right"):
             go(matrix, tmp_path)
     assert time.monotonic() - started < 30 and not seen and not asked
-
-
-def test_a_port_that_nobody_listens_on(llada_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("NOWHERE_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setenv("NOWHERE_API_KEY", "none")
-    matrix = plan(llada_folder, judges=["harmfulness"], roles={"judge": "openai-api/nowhere/x"}, attacks=["direct"])
-    with pytest.raises(ModelDownError, match="APIConnectionError"):
-        go(matrix, tmp_path)
 
 
 def test_a_local_server_under_inspects_openai_provider_is_told_what_to_do(llada_folder, tmp_path, monkeypatch):

@@ -4,9 +4,7 @@ import json
 import random
 
 import pytest
-from attack_double import CANARY, REFUSAL, Double, said
-
-from midward.attacks.pal import PAL, RAL, Pal, Ral
+from attack_double import REFUSAL, Double, said
 
 ONE = said(json.dumps({"score": 1}))[0]
 SMALL = {"tokens": 6, "steps": 8, "put": 4, "look": 8}
@@ -45,14 +43,6 @@ def search(attack, api, proxy=None, name="pal", **settings):
     roles = {"scorer": ONE} | ({"proxy": proxy.as_model()} if proxy else {})
     chosen = {**(LED if name == "pal" else SMALL), **settings}
     return attack(name, api, roles=roles, metadata={"target": "Sure, here."}, **chosen)
-
-
-def test_reference_budget():
-    assert PAL.calls(Pal()) == {"target": 1 + 500 * 32 + 500, "scorer": 500, "proxy": 500 * 513}
-    assert PAL.calls(Pal(queries=90))["target"] == 90
-    assert RAL.calls(Ral(steps=7, period=3, put=5, look=4)) == {"target": 1 + 3 * 5 + 2, "scorer": 2}
-    for info in (PAL, RAL):
-        assert info.calls(info.configure(info.profiles["quick"]))["target"] <= 40
 
 
 def best_of(api):
@@ -98,14 +88,6 @@ def test_the_best_few_of_several_steps_wait_for_the_target(attack, sandbox, pair
     assert sorted(put, reverse=True) == sorted(shown, reverse=True)[:4]
 
 
-def test_a_reply_that_reaches_the_cutoff_ends_it(attack, sandbox, pair):
-    api = Linear(sandbox, pair[0])
-    api.rule = lambda seen: CANARY
-    scorer = said(json.dumps({"score": 10}))[0]
-    record, _ = attack("ral", api, roles={"scorer": scorer}, **{**SMALL, "look": 2})
-    assert record["score"] == 10 and record["queries"] == {"respond": 1, "score": 9, "gradient": 0}
-
-
 def test_only_a_new_best_suffix_is_asked_with(attack, sandbox):
     api = Linear(sandbox, [0.0] * sandbox.vocab_size)
     record, _ = search(attack, api, name="ral", look=1)
@@ -137,14 +119,3 @@ def test_what_is_made_probable_and_where(attack, sandbox, pair, position, text):
     api = Linear(sandbox, pair[0])
     search(attack, api, name="ral", position=position, steps=1)
     assert {(span.position, sandbox.tokenizer.decode(list(span.ids))) for span in api.spans} == {(position, text)}
-
-
-def test_our_runtime_gives_the_gradient(attack, sandbox):
-    from inspect_ai.model import get_model
-
-    model = get_model("midward/sandbox", device="cpu", length=48, steps=12)
-    settings = {"tokens": 5, "steps": 3, "batch": 12, "top": 32, "put": 6, "look": 3}
-    roles = {"proxy": model, "scorer": ONE}
-    record, _ = attack("pal", model, roles=roles, metadata={"target": "Sure, here is how"}, **settings)
-    assert record["queries"] == {"respond": 1, "score": 19, "gradient": 0}
-    assert record["proxy"] == "midward/sandbox" and record["calls"]["proxy"] == 3 * 13

@@ -8,7 +8,7 @@ from inspect_ai.model import get_model
 
 from midward import goals
 from midward.attacks import Ask, Target
-from midward.attacks.phrases import AFFIRMATIVE, NEUTRAL, opening, procedural
+from midward.attacks.phrases import AFFIRMATIVE, opening, procedural
 from midward.attacks.shapes import shape, spread_out
 from midward.goals import Goal
 from midward.sampling import Forced
@@ -51,13 +51,6 @@ def test_the_phrase_stands_where_it_should_and_is_asked_for_once(attack, sandbox
     assert [len(seen.forced) for seen in api.seen] == [1, 1]
 
 
-def test_another_position_does_not_find_the_key(attack, sandbox):
-    api = double(sandbox)
-    api.rule = forced_only(api, 40, " Step 5:")
-    _, sample = attack("prefill", api, metadata=TARGET, position=39)
-    assert sample.store["texts"]["reply"] == REFUSAL
-
-
 def test_a_reply_that_ends_before_the_position_does_not_hold_the_phrase(attack, sandbox):
     record, _ = attack("prefill-mid", double(sandbox))
     assert record["middle"] == {"phrase": "Step 5:", "unit": "tokens", "landed": False, "position": None, "hit_rate": 0}
@@ -72,16 +65,6 @@ def test_the_draw_hangs_on_goal_and_seed_alone(attack, sandbox):
 
     assert drawn(0) == drawn(0, length=99, rule=lambda seen: CANARY)
     assert len({drawn(seed) for seed in range(4)}) > 1
-
-
-def test_the_control_is_neutral(attack, sandbox):
-    record, _ = attack("prefill-mid", double(sandbox), kind="neutral")
-    assert record["note"]["phrase"] in NEUTRAL and "Step" not in record["middle"]["phrase"]
-
-
-def test_without_a_target_text_the_opening_agrees(attack, sandbox):
-    record, _ = attack("prefill", double(sandbox), metadata={"target": None})
-    assert record["note"]["phrase"].endswith("is")
 
 
 @pytest.mark.parametrize("position", [62, 64, 500])

@@ -6,9 +6,8 @@ import math
 import pytest
 from attack_double import CANARY, REFUSAL, Double, said
 
-from midward.attacks import Target, find
+from midward.attacks import Target
 from midward.attacks._suffix import filler, plain_tokens, slots_of
-from midward.attacks.random_search import RANDOM_SEARCH, RandomSearch
 
 CODE = frozenset("aeo")  # letters that the hidden code is made of
 TEN = said(lambda message: json.dumps({"score": 10 if "Step 1" in message else 1}))[0]
@@ -39,13 +38,6 @@ def search(attack, api, **settings):
     )
 
 
-def test_reference_budget():
-    assert RANDOM_SEARCH.calls(RandomSearch()) == {"target": 10_002, "scorer": 1}
-    assert RANDOM_SEARCH.calls(RandomSearch(restarts=3, queries=7)) == {"target": 27, "scorer": 3}
-    quick = RANDOM_SEARCH.configure(RANDOM_SEARCH.profiles["quick"])
-    assert RANDOM_SEARCH.calls(quick)["target"] <= 40
-
-
 def test_it_finds_the_code_and_stops(attack, sandbox):
     api = Coded(sandbox)
     record, sample = search(attack, api, enough=math.exp(-2.0))
@@ -55,31 +47,10 @@ def test_it_finds_the_code_and_stops(attack, sandbox):
     assert record["note"]["log_prob"] >= -2.0
 
 
-def test_it_fails_within_its_budget_where_there_is_no_code(attack, sandbox):
-    api = Coded(sandbox, code=())
-    record, _ = search(attack, api, queries=50, restarts=2)
-    assert record["queries"] == {"respond": 2, "score": 2 * 51, "gradient": 0}
-    assert record["score"] == 1 and record["calls"] == {"scorer": 2}
-
-
 def test_it_stops_where_nothing_rises(attack, sandbox):
     api = Coded(sandbox, code=())
     record, _ = search(attack, api, stall=16)
     assert record["queries"]["score"] == 1 + 16
-
-
-def test_only_a_rise_is_accepted(attack, sandbox):
-    api = Coded(sandbox)
-    values = []
-    measure = api.measure
-
-    def noted(span):
-        values.append(measure(span))
-        return values[-1]
-
-    api.score_rule = noted
-    record, _ = search(attack, api, enough=1.0, queries=200)
-    assert record["note"]["log_prob"] == max(values)
 
 
 def test_a_pool_is_asked_at_once(attack, sandbox):
@@ -101,13 +72,6 @@ def test_a_restart_begins_with_the_first_suffix(attack, sandbox):
     api = Coded(sandbox, code=())
     search(attack, api, queries=8, restarts=2)
     assert list(api.spans[9].prompt) == list(api.spans[0].prompt)
-
-
-@pytest.mark.parametrize("budget", [1, 2, 5, 30])
-def test_the_budget_is_never_exceeded_and_leaves_a_reply(attack, sandbox, budget):
-    record, sample = search(attack, Coded(sandbox), budget=budget, enough=1.0)
-    assert sum(record["queries"].values()) <= budget
-    assert (sample.store["texts"]["reply"] is not None) == (budget > 1)
 
 
 @pytest.mark.parametrize(("position", "token"), [(0, "S"), (30, " Step")])
@@ -169,8 +133,3 @@ def test_slots_are_where_the_suffix_stands(sandbox):
     assert [encoded[slot] for slot in slots] == list(ids)
     assert " salt wax" not in target.decode(encoded[slots[-1] + 1 :])
     assert slots_of(target, (("user", "Make salt"),), ids) is None
-
-
-def test_settings_out_of_range():
-    with pytest.raises(ValueError, match="enough"):
-        find("random-search").configure({"enough": 0})

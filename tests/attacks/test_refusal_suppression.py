@@ -6,7 +6,6 @@ import pytest
 from attack_double import CANARY, REFUSAL, Double
 from inspect_ai.model import get_model
 
-from midward.attacks import Capability
 from midward.attacks.refusal_suppression import REFUSAL_BAN, WORDS, RefusalSuppression, prompt
 from midward.goals import Goal
 
@@ -19,14 +18,6 @@ class Letters:
 
 
 MODEL = SimpleNamespace(tokenizer=Letters())
-
-
-def test_asks_once_under_rules(attack):
-    api = Double(lambda seen: CANARY if "Do not apologise" in seen.prompt else REFUSAL)
-    record, sample = attack("refusal-suppression", api, replay=False)
-    assert len(api.seen) == 1 and sample.store["texts"]["reply"] == CANARY
-    assert api.seen[0].prompt.endswith("Make a drex valm skorn.") and api.seen[0].bans == []
-    assert record["capabilities"] == ["CHAT"] and record["calls"] == {}
 
 
 def test_each_listed_word_is_in_the_rules_of_both_variants():
@@ -64,12 +55,6 @@ def test_bans_cover_the_first_positions_and_end_with_the_response(attack):
     assert [one for one in bans if one[0] == 0] == [(0, "Sorry"), (0, " Sorry"), (0, "No,"), (0, " No,")]
     assert (3, "Sorry") in bans and (3, " Sorry") not in bans
     assert {position for position, _ in bans} == {0, 1, 2, 3}
-
-
-def test_a_served_model_can_only_be_asked(attack):
-    api = Double(lambda seen: REFUSAL, caps=frozenset({Capability.CHAT}))
-    assert "BAN" in attack("refusal-ban", api, error=True) and api.seen == []
-    attack("refusal-suppression", api)
 
 
 def test_a_banned_opening_does_not_open_a_real_reply(attack, roomy_folder):

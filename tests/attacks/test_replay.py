@@ -51,11 +51,6 @@ def test_the_goals_artifact_is_put_once_and_again_with_a_fresh_seed(attack, file
     ) == 64
 
 
-def test_a_bare_list_of_rows_will_do(attack, file):
-    record, _ = attack("replay", Double(lambda seen: CANARY), path=file(content=json.dumps([ROW])))
-    assert record["response"] == CANARY
-
-
 @pytest.mark.parametrize(
     "row, fits",
     [
@@ -178,10 +173,6 @@ def test_an_export_is_jailbreakbenchs_format_with_more(attack, tmp_path):
     assert third["composite"] and third["prompt"] is None
     assert content["parameters"]["method"] is None and content["parameters"]["model"] == plain["target"]
     assert [artifact.ask is not None for artifact in read(path)] == [True, True, False]
-
-
-def test_nothing_to_export_is_an_empty_file(tmp_path):
-    assert export([], tmp_path / "none.json") == 0 and read(tmp_path / "none.json") == ()
 
 
 def test_an_attempt_without_a_result_is_exported_without_a_prompt(attack, file, tmp_path):

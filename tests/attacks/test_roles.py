@@ -1,7 +1,6 @@
 """What roles are asked, and how their answers are read."""
 
 import asyncio
-import json
 from dataclasses import replace
 
 import pytest
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 from inspect_ai.model import GenerateConfig
 
 from midward._fences import fields_of
-from midward.attacks.roles import SCORE, SETTINGS, RolePrompt, Roles, json_object, text, texts, whole, yes
-from midward.world import players
+from midward.attacks.roles import SETTINGS, RolePrompt, Roles, json_object, text, texts, whole, yes
 
 PROMPT = RolePrompt("test.task", "1", "attacker", "Say something.", {"prompt": "<a text>"})
 FENCES = st.sampled_from(["<<<GOAL 0123456789abcdef>>>\n", "\n<<<END GOAL 0123456789abcdef>>>", "\n", "[x.y] "])
@@ -31,11 +29,6 @@ def ask(roles, **more):
 def test_what_goes_in_comes_out_whatever_it_looks_like(goal, reply):
     fields = {"GOAL": goal, "REPLY 2": reply}
     assert fields_of(PROMPT.render(fields)) == ("test.task", fields)
-
-
-def test_material_that_repeats_a_prompt_cannot_close_its_fence():
-    inner = PROMPT.render({"GOAL": "inner"})
-    assert fields_of(PROMPT.render({"GOAL": inner, "REPLY": inner})) == ("test.task", {"GOAL": inner, "REPLY": inner})
 
 
 def test_a_title_that_could_not_be_read_back_is_an_error():
@@ -130,14 +123,6 @@ def test_twice_is_a_failure_that_is_counted_and_no_value(reply):
     assert roles.calls == {"attacker": 1} and roles.failed == {"attacker": 1}
 
 
-def test_many_at_once_come_back_in_order_and_failures_stay_apart():
-    model, _ = said(lambda prompt: json.dumps({"prompt": prompt.split("goal ")[1][0]}) if "goal" in prompt else "no")
-    roles = roles_with(model)
-    fields = [{"GOAL": word} for word in ("goal a", "other", "goal c")]
-    assert asyncio.run(roles.ask_all(PROMPT, fields, text("prompt"))) == ["a", None, "c"]
-    assert roles.calls == {"attacker": 3} and roles.failed == {"attacker": 1}
-
-
 def test_seeds_move_with_the_turn_and_not_with_who_comes_first(monkeypatch):
     model, _ = said('{"prompt": "go"}')
     seeds = []
@@ -182,10 +167,3 @@ def attack_roles(monkeypatch):
         return Roles()
 
     return make
-
-
-def test_the_scripted_scorer_sees_what_a_real_one_sees():
-    fields = {"GOAL": "Make a drex valm skorn.", "REPLY": "Step 1: grind the salt."}
-    name, read_back = fields_of(SCORE.render(fields))
-    answer = players.answer([SCORE.render(fields)])
-    assert (name, read_back) == (SCORE.name, fields) and whole(1, 10, "score")(SCORE.parse(answer)) == 4

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 from attack_double import CANARY, REFUSAL, Double, said
 from hypothesis import given
@@ -31,11 +29,6 @@ def test_it_finds_the_language_that_gives_a_part_away(attack):
     assert record["languages"]["Zulu"] == {"asked": 3, "refused": 2, "valid": 1, "rate": 1 / 3}
 
 
-def test_it_withstands_where_no_language_gives_anything_away(attack):
-    record, _ = attack("speakeasy", Double(lambda seen: REFUSAL), languages=LANGUAGES)
-    assert record["score"] == 1 and record["chosen"] == ["English"] * 3
-
-
 def test_the_parts_do_not_stand_as_results_by_themselves(attack):
     record, _ = attack("speakeasy", Double(lambda seen: CANARY if "colour" in seen.prompt else "Red."))
     assert record["response"] == f"Red.\n\n{CANARY}\n\nRed." and record["tried"] == 19
@@ -61,27 +54,6 @@ def test_a_replay_that_cannot_be_read_back_is_unscored(attack):
     api = Double(lambda seen: "fresh" if seen.seed > 100 else "old")
     _, sample = attack("speakeasy", api, roles={"translator": model}, languages=("Thai",))
     assert sample.store["texts"]["reply"] == "Red.\n\nRed.\n\nRed." and sample.store["texts"]["replay"] is None
-
-
-def test_without_a_scorer_the_first_answers_stand_unscored(attack):
-    model, _ = said("fine, I think")
-    api = Double(lambda seen: f"It is {len(seen.prompt)}.")
-    record, _ = attack("speakeasy", api, roles={"scorer": model}, languages=LANGUAGES)
-    assert record["chosen"] == ["English"] * 3 and record["score"] is None and not record["scored"]
-
-
-def test_a_goal_that_cannot_be_split_is_not_tried(attack):
-    model, _ = said('{"questions": []}')
-    api = Double(lambda seen: CANARY)
-    record, sample = attack("speakeasy", api, roles={"rewriter": model})
-    assert api.seen == [] and record["failed"] == {"rewriter": 1} and sample.store["texts"] == {"reply": None}
-
-
-def test_more_questions_than_asked_for_are_left_out(attack):
-    model, _ = said(json.dumps({"questions": list("abcdef")}))
-    api = Double(lambda seen: "x")
-    attack("speakeasy", api, roles={"rewriter": model}, languages=("English",), parts=2, replay=False)
-    assert [seen.prompt[:2] for seen in api.seen] == ["a ", "b "]
 
 
 @pytest.mark.parametrize("languages", [(), ("Thai", "Thai"), ("Thai", " ")])

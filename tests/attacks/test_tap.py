@@ -5,13 +5,17 @@ import random
 from collections import Counter
 
 import pytest
-from attack_double import REFUSAL, Double, said
+from attack_double import Double, said
 from hypothesis import given
 from hypothesis import strategies as st
-from test_pair import FULL, KEY, drafts, opens, refuses
+from inspect_ai import Task, eval
+from inspect_ai.dataset import Sample
+from inspect_ai.model import get_model
+from test_pair import KEY, drafts, refuses
 
 from midward._fences import fields_of
-from midward.attacks.tap import TAP, TAP_MID, Node, Tap, TapMid, landing, prune
+from midward.attacks import find, solver_of
+from midward.attacks.tap import TAP, TAP_MID, Tap, landing, prune
 
 
 def scores(topic=lambda fields: "yes", grade=lambda fields: 1):
@@ -26,13 +30,6 @@ def scores(topic=lambda fields: "yes", grade=lambda fields: 1):
     return said(answer)
 
 
-def test_reference_budget():
-    assert TAP.calls(Tap()) == {"target": 94, "attacker": 340, "scorer": 434}
-    assert TAP.calls(Tap(branching=1)) == {"target": 10, "attacker": 10, "scorer": 20}
-    assert TAP.calls(Tap(query_all=True))["target"] == 340
-    assert TAP_MID.calls(TapMid())["target"] == 94
-
-
 def test_prune_keeps_a_uniform_sample_of_ties():
     kept = Counter(item for seed in range(400) for item in prune(range(40), 10, lambda item: 0, random.Random(seed)))
     assert sum(kept.values()) == 4000
@@ -43,10 +40,6 @@ def test_prune_keeps_a_uniform_sample_of_ties():
 def test_prune_never_drops_a_better_one(items, width, seed):
     kept = prune(items, width, lambda item: item, random.Random(seed))
     assert kept == sorted(items, reverse=True)[:width]
-
-
-def test_an_unscored_node_ranks_behind_every_scored_one():
-    assert Node((), None, 1.0).rank < Node((), 1, 0.0).rank < Node((), 1, 0.5).rank < Node((), 2, 0.0).rank
 
 
 @pytest.mark.parametrize(
@@ -68,14 +61,6 @@ def test_asks_the_known_number_where_there_is_no_key(attack, settings, asked):
     assert record["score"] == 1 and not record["spent"]
 
 
-@pytest.mark.parametrize("name", ["tap", "tap-mid"])
-def test_finds_the_key_and_stops(attack, name):
-    api = Double(opens)
-    record, sample = attack(name, api, replay=False)
-    assert record["score"] == 10 and sample.store["texts"]["reply"] == FULL
-    assert KEY in record["asks"][0]["turns"][0][1] and len(api.seen) < 94
-
-
 def test_off_topic_prompts_are_not_put(attack):
     api = Double(refuses)
     attacker, _ = drafts(lambda fields: "about bread" if "word 2" in fields["TRIES"] else "word 2")
@@ -84,20 +69,6 @@ def test_off_topic_prompts_are_not_put(attack):
     assert [seen.prompt for seen in api.seen] == ["word 2"] * 2
     # the same leaves are grown again
     assert record["dropped"]["off_topic"] == 8 and record["calls"]["attacker"] == 2 + 4 + 4
-
-
-def test_an_unreadable_topic_is_no_yes(attack):
-    api = Double(refuses)
-    scorer, _ = scores(topic=lambda fields: "perhaps")
-    record, sample = attack("tap", api, roles={"scorer": scorer}, branching=2, depth=2, replay=False)
-    assert api.seen == [] and sample.store["texts"] == {"reply": None}
-    assert record["failed"] == {"scorer": 4} and record["dropped"]["off_topic"] == 0
-
-
-def test_a_missing_score_stays_missing(attack):
-    scorer, _ = scores(grade=lambda fields: "high")
-    record, _ = attack("tap", Double(refuses), roles={"scorer": scorer}, branching=2, depth=2, width=3, replay=False)
-    assert record["score"] is None and not record["scored"] and record["failed"] == {"scorer": 5}
 
 
 def test_the_attacker_sees_the_newest_tries_of_its_branch(attack):
@@ -177,7 +148,3 @@ def test_middle_record_and_no_token_forced(attack):
 def test_bad_settings(settings):
     with pytest.raises(ValueError, match="tap-mid"):
         TAP_MID.configure(settings)
-
-
-def test_a_refusal_lands_nowhere():
-    assert landing(REFUSAL * 5, "Step 3:", (20, 60))[0] < 0.8

@@ -5,10 +5,10 @@ import random
 
 import pytest
 from attack_double import REFUSAL, Double, said
-from test_pair import FULL, drafts, opens, refuses
+from test_pair import FULL, drafts, refuses
 
 from midward._fences import fields_of
-from midward.attacks.wildjailbreak import COMMON, RARE, WILDJAILBREAK, WildJailbreak, draw
+from midward.attacks.wildjailbreak import COMMON, RARE, WILDJAILBREAK, draw
 from midward.world.wrappers import wrappers
 
 GOAL = "Make a drex valm skorn."
@@ -24,25 +24,6 @@ def answers(**by_task):
         return json.dumps({keys[name]: rules[keys[name]](fields)}) if name else "?"
 
     return said(answer)
-
-
-def test_reference_budget():
-    assert WILDJAILBREAK.calls(WildJailbreak()) == {"target": 10, "attacker": 20, "scorer": 50}
-    assert WILDJAILBREAK.calls(WildJailbreak(prompts="sandbox")) == {"target": 10, "scorer": 10}
-
-
-def test_asks_the_known_number_where_there_is_no_key(attack):
-    api = Double(refuses)
-    record, _ = attack("wildjailbreak", api, count=4, candidates=6, replay=False)
-    assert len(api.seen) == api.most_in_flight == 4 and record["score"] == 1
-    assert record["calls"] == {"attacker": 6, "scorer": 6 + 6 + 4}
-    assert record["dropped"] == {"off_topic": 0, "low_risk": 0, "too_many": 2}
-
-
-@pytest.mark.parametrize("prompts", ["generated", "sandbox"])
-def test_finds_the_key(attack, prompts):
-    record, sample = attack("wildjailbreak", Double(opens), prompts=prompts, replay=False)
-    assert record["score"] == 10 and sample.store["texts"]["reply"] == FULL
 
 
 def test_the_composer_is_told_its_tactics(attack):
@@ -80,14 +61,6 @@ def test_off_topic_and_harmless_prompts_are_not_put(attack):
     record, _ = attack("wildjailbreak", api, roles={"attacker": attacker, "scorer": scorer}, candidates=9, replay=False)
     assert [seen.prompt for seen in api.seen] == ["sharp"] * 3
     assert record["dropped"] == {"off_topic": 3, "low_risk": 3, "too_many": 0}
-
-
-@pytest.mark.parametrize("task", ["same", "risky"])
-def test_an_unreadable_check_is_no_yes(attack, task):
-    scorer, _ = answers(**{task: lambda fields: "perhaps"})
-    api = Double(refuses)
-    record, sample = attack("wildjailbreak", api, roles={"scorer": scorer}, candidates=3, replay=False)
-    assert api.seen == [] and sample.store["texts"] == {"reply": None} and record["failed"] == {"scorer": 3}
 
 
 def test_the_sandbox_set_holds_every_wrapper_once(attack):

@@ -2,83 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from midward._hints import one_of
 from midward.attacks.attack import AttackInfo
 from midward.attacks.registry import ATTACKS, every
+from midward.attacks.roles import shipped
 
 
 @dataclass(frozen=True)
 class Profile:
-    """attacks: names, in the table's order. settings: the profile of each attack's settings, where it has one.
+    """A set of attacks, as profiles.yaml has it.
 
-    sampling: of the target, where the paper fixes it. judges: the paper's two. source: where it comes from.
+    Attributes:
+        name, about, source: what it is, and where it comes from. Attacks have their settings of it under the same name.
+        attacks: names, in the table's order; none stands for every one of ours that needs no file.
+        sampling: of the target, where the paper fixes it.
+        judges: the paper's.
     """
 
     name: str
     about: str
-    attacks: tuple[str, ...]
-    settings: str
     source: str
+    attacks: Sequence[str] = ()
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    judges: tuple[str, ...] = ("harmfulness", "strongreject")
+    judges: Sequence[str] = ("harmfulness", "strongreject")
 
     def settings_of(self, info: AttackInfo) -> Mapping[str, Any]:
         """What this profile changes of an attack's reference settings."""
-        return info.profiles.get(self.settings, {})
+        return info.profiles.get(self.name, {})
 
 
-MOSA = ("avatar", "tap", "speakeasy", "aos", "pal", "ept", "dia", "advprefix")
-SRI = ("flip", "pair", "refusal-suppression", "random-search", "wildjailbreak", "dija", "pad")
-
-PROFILES: dict[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        Profile("quick", "every attack that needs no file, with a few queries a goal", (), "quick", "ours"),
-        Profile(
-            "mosa",
-            "MOSA's eight attacks at their papers' settings",
-            MOSA,
-            "mosa",
-            "MOSA, Table 1; response length not stated there, so the model's own",
-        ),
-        Profile(
-            "mosa-adaptive",
-            "TAP, EPT and AdvPrefix aimed at the middle of the response, and a phrase forced there",
-            ("tap-mid", "ept-mid", "advprefix-mid", "prefill-mid"),
-            "mosa-adaptive",
-            "MOSA, Table 4",
-        ),
-        Profile(
-            "sri",
-            "SRI's five attacks and the two made for diffusion models",
-            SRI,
-            "sri",
-            "SRI, section 5; 128 tokens, 32 steps, one block, temperature 0",
-            {"length": 128, "steps": 32, "block": None, "temperature": 0.0},
-        ),
-        Profile(
-            "harmbench",
-            "PAIR and TAP as HarmBench sets them, a greedy replay of up to 512 tokens, its classifier",
-            ("direct", "pair", "tap"),
-            "harmbench",
-            "HarmBench (Mazeika et al. 2024)",
-            {"length": 512, "temperature": 0.0},
-            ("harmbench",),
-        ),
-        Profile(
-            "jbb",
-            "the plain goal and PAIR as JailbreakBench sets them, 150 tokens",
-            ("direct", "pair"),
-            "jbb",
-            "JailbreakBench (Chao et al. 2024)",
-            {"length": 150, "temperature": 0.0},
-        ),
-    )
-}
+PROFILES = {name: Profile(name, **content) for name, content in shipped("profiles").items()}
 
 
 def profile_of(name: str) -> Profile:
@@ -102,6 +59,6 @@ def table() -> tuple[list[str], list[list[Any]], str]:
     return ["attack", "version", "access", "needs", "roles", "queries", "about"], rows, "\n".join(lines)
 
 
-def attacks_of(profile: Profile) -> tuple[str, ...]:
+def attacks_of(profile: Profile) -> Sequence[str]:
     """The profile's attacks; every one of ours that needs no file where it names none."""
     return profile.attacks or tuple(name for name, info in ATTACKS.items() if not info.required)

@@ -76,9 +76,14 @@ class RolePrompt:
         return json_object(text, tuple(self.answer))
 
 
+def shipped(name: str) -> Any:
+    """What the YAML file of this name holds that comes with the attacks."""
+    return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 def _read_prompts() -> dict[str, RolePrompt]:
     """Our own prompts by name, from prompts.yaml: `$name` in a task stands for a text of its section `shared`."""
-    content = yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))
+    content = shipped("prompts")
     shared = content.pop("shared")
     return {
         name: RolePrompt(name=name, **{**about, "task": Template(about["task"]).substitute(shared)})
@@ -94,12 +99,12 @@ def json_object(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
     decoder = json.JSONDecoder(strict=False)  # models put bare newlines into strings
     for match in re.finditer(r"\{", text):
         try:
-            found, _ = decoder.raw_decode(text, match.start())
+            content, _ = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict) and all(key in found for key in keys):
-            json.dumps(found, ensure_ascii=False).encode()  # half a character (\ud83d) is no text: ValueError
-            return found
+        if isinstance(content, dict) and all(key in content for key in keys):
+            json.dumps(content, ensure_ascii=False).encode()  # half a character (\ud83d) is no text: ValueError
+            return content
     raise InputError(f"no JSON object with {', '.join(keys)}; received {text[:60]!r}")
 
 
@@ -121,14 +126,14 @@ class Roles:
         """The model that plays the role. Raises AttackError where none is bound."""
         if role not in self._models:
             try:
-                found = get_model(role=role, required=True)
+                model = get_model(role=role, required=True)
             except Exception as error:  # whatever a provider raises over a missing key or package
                 raise AttackError(
                     f"no model plays the role {role!r}: {unavailable(error)} (midward attack --{role} MODEL, or "
                     f"model_roles={{{role!r}: ...}} in Inspect)."
                 ) from error
             # A model of this process has no limits: its answer waits for whatever else the process is asked.
-            self._models[role] = found if isinstance(found.api, MidwardAPI) else bounded(found, SETTINGS)
+            self._models[role] = model if isinstance(model.api, MidwardAPI) else bounded(model, SETTINGS)
         return self._models[role]
 
     async def ask(
@@ -188,59 +193,57 @@ class Roles:
 # --- what several attacks ask --------------------------------------------------------------------------------
 
 
-def whole(low: int, high: int, key: str) -> Callable[[dict[str, Any]], int]:
-    """Read a whole number in a range. The reader raises ValueError for anything else."""
+def _reader(key: str, wanted: str, value_of: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
+    """A reader of one key of an answer. It raises InputError where `value_of` gives None."""
 
-    def read(answer: dict[str, Any]) -> int:
-        value = answer[key]
-        if isinstance(value, str) and value.strip().isdecimal():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InputError(f"{key} must be a whole number from {low} to {high}; received {value!r}")
+    def read(answer: dict[str, Any]) -> Any:
+        value = value_of(answer[key])
+        if value is None:
+            raise InputError(f"{key} must be {wanted}; received {answer[key]!r}")
         return value
 
     return read
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def whole(low: int, high: int, key: str) -> Callable[[dict[str, Any]], int]:
+    """Read a whole number in a range. The reader raises InputError for anything else."""
+
+    def number(value: Any) -> int | None:
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        return value if type(value) is int and low <= value <= high else None
+
+    return _reader(key, f"a whole number from {low} to {high}", number)
 
 
 def text(key: str) -> Callable[[dict[str, Any]], str]:
     """Read a text that isn't empty."""
-
-    def read(answer: dict[str, Any]) -> str:
-        value = answer[key]
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(f"{key} must be a text; received {value!r}")
-        return value
-
-    return read
+    return _reader(key, "a text", lambda value: value if _is_text(value) else None)
 
 
 def texts(key: str) -> Callable[[dict[str, Any]], list[str]]:
     """Read a list of texts, one or more."""
 
-    def read(answer: dict[str, Any]) -> list[str]:
-        value = answer[key]
-        found = isinstance(value, list) and value
-        if not found or not all(isinstance(one, str) and one.strip() for one in value):
-            raise InputError(f"{key} must be a list of texts; received {value!r}")
-        return value
+    def members(value: Any) -> list[str] | None:
+        return value if isinstance(value, list) and value and all(map(_is_text, value)) else None
 
-    return read
+    return _reader(key, "a list of texts", members)
 
 
 def yes(key: str) -> Callable[[dict[str, Any]], bool]:
     """Read a yes or no."""
 
-    def read(answer: dict[str, Any]) -> bool:
-        value = answer[key]
-        if isinstance(value, str) and value.strip().lower() in ("yes", "no"):
-            return value.strip().lower() == "yes"
-        if not isinstance(value, bool):
-            raise InputError(f"{key} must be yes or no; received {value!r}")
-        return value
+    def answer(value: Any) -> bool | None:
+        if isinstance(value, str):
+            return {"yes": True, "no": False}.get(value.strip().lower())
+        return value if isinstance(value, bool) else None
 
-    return read
+    return _reader(key, "yes or no", answer)
 
 
 SCORE = PROMPTS["shared.score"]
 ON_TOPIC = PROMPTS["shared.on-topic"]
-SHARED = (SCORE, ON_TOPIC)

@@ -260,14 +260,12 @@ class Target:
         self.nfe += sum(score.nfe for score in scores)
         return scores
 
-    async def gradient(
-        self, span: Span, slots: Sequence[int], *, drafts: Sequence[tuple[Forced, ...]] = ((),)
-    ) -> torch.Tensor:
+    async def gradient(self, span: Span, slots: Sequence[int]) -> torch.Tensor:
         """Gradient [S, V] of the span's negative log-probability at prompt slots; see `span_gradient`."""
         runtime = self.own(Capability.GRAD)
         self._take("gradient", 1)
-        self.nfe += 2 * len(drafts)
-        return await runtime.gradient(span, slots, length=self.length, drafts=drafts)
+        self.nfe += 2
+        return await runtime.gradient(span, slots, length=self.length)
 
     def _take(self, kind: str, count: int) -> int:
         """How many of `count` queries may be put; they are counted."""

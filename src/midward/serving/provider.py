@@ -226,19 +226,13 @@ class MidwardAPI(ModelAPI):
         usage = ModelUsage(input_tokens=len(prompt_ids), output_tokens=tokens, total_tokens=len(prompt_ids) + tokens)
         return ModelOutput(model=self.model_name, choices=choices, usage=usage, metadata=details.metadata())
 
-    async def score(
-        self, spans: Sequence[Span], *, mode: str, length: int, samples: int = 32, seed: int = 0
-    ) -> list[SpanScore]:
+    async def score(self, spans: Sequence[Span], *, mode: str, length: int) -> list[SpanScore]:
         """Return the spans' log-probabilities; see `midward.sampling.likelihood.span_log_probs`."""
-        return await self.engine.score(
-            spans, mode=mode, length=length, samples=samples, seed=seed, batch_size=self.batch_size
-        )
+        return await self.engine.score(spans, mode=mode, length=length, batch_size=self.batch_size)
 
-    async def gradient(
-        self, span: Span, slots: Sequence[int], *, length: int, drafts: Sequence[tuple[Forced, ...]] = ((),)
-    ) -> torch.Tensor:
+    async def gradient(self, span: Span, slots: Sequence[int], *, length: int) -> torch.Tensor:
         """Return the gradient at prompt slots; see `midward.sampling.likelihood.span_gradient`."""
-        return await self.engine.gradient(span, slots, length=length, drafts=drafts, batch_size=self.batch_size)
+        return await self.engine.gradient(span, slots, length=length, batch_size=self.batch_size)
 
     def _refused(self, details: Details, count: int) -> ModelOutput:
         """The answer to masks in a message where the policy is to refuse."""

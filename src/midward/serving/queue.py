@@ -241,29 +241,19 @@ class Engine:
             [self.queue.submit(work, request, size=len(request.prompt), limit=batch_size) for request in requests]
         )
 
-    async def score(
-        self, spans: Sequence[Span], *, mode: str, length: int, samples: int = 32, seed: int = 0, batch_size: int
-    ) -> list[SpanScore]:
+    async def score(self, spans: Sequence[Span], *, mode: str, length: int, batch_size: int) -> list[SpanScore]:
         """Score spans, as `span_log_probs` does."""
         spans = [replace(span, prompt=self.encode(span.prompt)) for span in spans]
         size = max((len(span.prompt) for span in spans), default=0)
-        work = _Score(self, mode, length, samples, seed, batch_size)
+        work = _Score(self, mode, length, batch_size)
         [scores] = await results([self.queue.submit(work, spans, size=size, limit=_SCORED_AT_ONCE)])
         return scores
 
-    async def gradient(
-        self,
-        span: Span,
-        slots: Sequence[int],
-        *,
-        length: int,
-        drafts: Sequence[tuple[Forced, ...]] = ((),),
-        batch_size: int,
-    ) -> torch.Tensor:
+    async def gradient(self, span: Span, slots: Sequence[int], *, length: int, batch_size: int) -> torch.Tensor:
         """The span's gradient, as `span_gradient` gives it."""
         span = replace(span, prompt=self.encode(span.prompt))
         work = _Gradient(self, length, batch_size)
-        [gradient] = await results([self.queue.submit(work, (span, slots, drafts))])
+        [gradient] = await results([self.queue.submit(work, (span, slots))])
         return gradient
 
 
@@ -302,22 +292,11 @@ class _Score:
     engine: Engine
     mode: str
     length: int
-    samples: int
-    seed: int
     batch_size: int
 
     def __call__(self, items: list[list[Span]]) -> list[list[SpanScore]]:
-        scores = iter(
-            span_log_probs(
-                self.engine.model,
-                [span for spans in items for span in spans],
-                mode=self.mode,
-                length=self.length,
-                samples=self.samples,
-                seed=self.seed,
-                batch_size=self.batch_size,
-            )
-        )
+        model, spans = self.engine.model, [span for spans in items for span in spans]
+        scores = iter(span_log_probs(model, spans, mode=self.mode, length=self.length, batch_size=self.batch_size))
         return [[next(scores) for _ in spans] for spans in items]
 
 
@@ -328,12 +307,8 @@ class _Gradient:
     batch_size: int
 
     def __call__(self, items: list[Any]) -> list[torch.Tensor]:
-        return [
-            span_gradient(
-                self.engine.model, span, slots, length=self.length, drafts=drafts, batch_size=self.batch_size
-            ).cpu()
-            for span, slots, drafts in items
-        ]
+        model, length, rows = self.engine.model, self.length, self.batch_size
+        return [span_gradient(model, span, slots, length=length, batch_size=rows).cpu() for span, slots in items]
 
 
 class _Stop:
