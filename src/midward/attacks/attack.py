@@ -70,7 +70,7 @@ class AttackInfo:
     unguarded: Callable[[Any], str | None] = lambda settings: None
 
     def __post_init__(self) -> None:
-        text = getattr(sys.modules.get(self.search.__module__), "__doc__", None) or ""
+        text = getattr(sys.modules.get(getattr(self.search, "__module__", "")), "__doc__", None) or ""
         for name, value in _described(text, self.name).items():
             object.__setattr__(self, name, value)
         roles = dict.fromkeys([*self.roles, *(prompt.role for prompt in self.prompts)])

@@ -36,7 +36,7 @@ from midward.errors import InputError
 from midward.world import wrappers
 
 #: Tactics that prompts in the wild often use, and those that they seldom do: name -> what it does.
-COMMON, RARE = (shipped("tactics")[kind] for kind in ("common", "rare"))
+COMMON, RARE = (shipped("words")["wildjailbreak"][kind] for kind in ("common", "rare"))
 COMPOSER = PROMPTS["wildjailbreak.composer"]
 RISK = PROMPTS["wildjailbreak.risk"]
 
