@@ -11,7 +11,6 @@ from midward.attacks import Ask, Target
 from midward.attacks.phrases import AFFIRMATIVE, opening, procedural
 from midward.attacks.shapes import shape, spread_out
 from midward.goals import Goal
-from midward.sampling import Forced
 
 TARGET = {"target": "Sure, here is how to make the drex valm skorn."}
 
@@ -88,14 +87,6 @@ def test_our_runtime_says_where_the_piece_landed():
         start, stop = reply.forced_at[0]
         assert reply.text[start:stop] == target.decode(ask.forced[0].ids)
         assert reply.text[:start] + reply.text[stop:] == reply.authored
-
-
-def test_our_runtime_says_that_the_response_ended_before(sandbox):
-    target = Target(get_model("midward/sandbox", length=48, steps=12, device="cpu"))
-    end = Forced(10, (sandbox.family.end_ids[0],))
-    ask = Ask.of("Hello", forced=(target.span("Step 3:", 30), end))
-    [reply] = asyncio.run(target.respond(ask))
-    assert reply.forced_at[0] is None and "Step 3:" not in reply.text
 
 
 # --- PAD -----------------------------------------------------------------------------------------------------

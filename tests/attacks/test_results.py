@@ -11,7 +11,7 @@ from midward.attacks.results import Outcome
 from midward.judges import TEXTS, Verdict, find
 from midward.judges.scorers import Judged
 from midward.reports import present
-from midward.reports.blocks import Table
+from midward.reports.blocks import Missing, Table
 
 NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["oracle"]}
 
@@ -188,6 +188,18 @@ def test_refusals_stand_in_a_table_of_their_own(judges, tmp_path):
     refusals = tables["Refusals on made-up, by refusal, paired"]
     assert "above zero the first refuses more" in refusals.note and refusals.section == "refusals"
     assert summary == summarise(refusing(), 2, attacks=["direct"], judges=[*judges[::-1], judges[0]])
+
+
+def test_harmless_goals_that_no_judge_could_score_still_stand_in_a_table(tmp_path):
+    unread = judged("refusal", {"reply": None})
+    asked = [Outcome("base", "calm", "direct", f"g{i}", "", {"refusal": unread}, {"reply": "said"}) for i in range(2)]
+    names = {"rows": ["base"], "attacks": ["direct"], "judges": ["refusal"]}
+    harmless = results.summarise(asked, sets={"calm": 2}, **names)
+    summary = summarise(refusing(), 2, attacks=["direct"]) | {"harmless": harmless}
+    blocks = present.build(tmp_path, {"verb": "attack"}, summary)
+    [table] = [block for block in blocks if isinstance(block, Table) and block.title == "Refusals on calm, by refusal"]
+    assert table.rows[0][1].n == 0 and table.rows[0][1].unscored == 2
+    assert any(isinstance(block, Missing) and "refusal gave no verdict on 2" in block.text for block in blocks)
 
 
 def test_a_refusal_is_never_exported_as_a_jailbreak(tmp_path):

@@ -8,13 +8,9 @@ import pytest
 from attack_double import Double, said
 from hypothesis import given
 from hypothesis import strategies as st
-from inspect_ai import Task, eval
-from inspect_ai.dataset import Sample
-from inspect_ai.model import get_model
 from test_pair import KEY, drafts, refuses
 
 from midward._fences import fields_of
-from midward.attacks import find, solver_of
 from midward.attacks.tap import TAP, TAP_MID, Tap, landing, prune
 
 

@@ -88,9 +88,10 @@ class AttackInfo:
 
 def _described(text: str, name: str) -> dict[str, Any]:
     """`about`, `citation` and `deviations` of an attack, by the docstring of its module; empty where that has none."""
-    found = re.findall(r"^(\w+):\n((?: {4}.*\n?|\n)+)", inspect.cleandoc(text), re.MULTILINE)
-    sections = {title: re.split(r"\n {4}(?=\S)", f"\n{body}")[1:] for title, body in found}
-    abouts = dict(" ".join(entry.split()).split(": ", 1) for entry in sections.get("Attacks", ()))
+    parts = re.findall(r"^(\w+):\n((?: {4}.*\n?|\n)+)", inspect.cleandoc(text), re.MULTILINE)
+    sections = {title: re.split(r"\n {4}(?=\S)", f"\n{body}")[1:] for title, body in parts}
+    entries_of_all = (" ".join(entry.split()).partition(": ") for entry in sections.get("Attacks", ()))
+    abouts = {owner: about for owner, _, about in entries_of_all}
     if name not in abouts:
         return {}
 

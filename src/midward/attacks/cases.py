@@ -44,11 +44,11 @@ def cases(
     a key of SHAPES, put on `goals` (a set or file; "sandbox" takes the forbidden requests of `split`); or a set of
     goals, or a file of prompts with a column `harmful`. Raises GoalsError or ValueError, also where none is left.
     """
-    found = _cases(model, name, count, len(without), split=split, goals=goals, harmless=harmless)
-    fresh = [case for case in found if prompt_hash(case.about["plain"]) not in without]
+    known = _cases(model, name, count, len(without), split=split, goals=goals, harmless=harmless)
+    fresh = [case for case in known if prompt_hash(case.about["plain"]) not in without]
     if not fresh:
         raise InputError(
-            f"all {len(found)} prompts of {name} were used to fit the guards; give a set that wasn't, or fit on fewer."
+            f"all {len(known)} prompts of {name} were used to fit the guards; give a set that wasn't, or fit on fewer."
         )
     return fresh[:count]
 

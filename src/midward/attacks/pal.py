@@ -124,10 +124,6 @@ def _proxy(attempt: Attempt) -> Target:
     return proxy
 
 
-def _count(attempt: Attempt, calls: int) -> None:
-    attempt.roles.calls["proxy"] = attempt.roles.calls.get("proxy", 0) + calls
-
-
 def _probe(climb: Climb, model: Target, suffix: Suffix, settings: Ral) -> Span:
     """What is to become probable, in the model's own tokens."""
     wanted = model.span(climb.phrase, climb.position).ids[: settings.wanted]
@@ -136,7 +132,7 @@ def _probe(climb: Climb, model: Target, suffix: Suffix, settings: Ral) -> Span:
 
 async def _losses(model: Target, climb: Climb, suffixes: Sequence[Suffix], settings: Ral) -> list[float]:
     """The wanted text's negative log-probability with each suffix; fewer where the budget ends."""
-    scores = await model.score(*(_probe(climb, model, one, settings) for one in suffixes))
+    scores = await model.score(*(_probe(climb, model, suffix, settings) for suffix in suffixes))
     return [-score.total for score in scores]
 
 
@@ -144,8 +140,8 @@ async def _gather(attempt: Attempt, climb: Climb, settings: Ral, led: Pal | None
     """Put one step's candidates on the heap: by the proxy's loss, or as they were drawn."""
     if led is None:
         words = vocabulary(climb.guide)
-        found = _candidates(attempt, climb, [words] * len(climb.current), settings.put)
-        losses = [0.0] * len(found)
+        suffixes = _candidates(attempt, climb, [words] * len(climb.current), settings.put)
+        losses = [0.0] * len(suffixes)
     else:
         probe = _probe(climb, climb.guide, climb.current, settings)
         slots = slots_of(climb.guide, str(probe.prompt), climb.current)
@@ -153,12 +149,12 @@ async def _gather(attempt: Attempt, climb: Climb, settings: Ral, led: Pal | None
             raise AttackError(
                 "the proxy reads the suffix as other tokens within its prompt, so it has no gradient; use another one."
             )
-        _count(attempt, 1)
         slope = await climb.guide.gradient(probe, slots)
-        found = _candidates(attempt, climb, _steepest(slope, vocabulary(climb.guide), led.top), led.batch)
-        _count(attempt, len(found))
-        losses = await _losses(climb.guide, climb, found, settings) if found else []
-    new = [(loss, attempt.rng.random(), suffix) for loss, suffix in zip(losses, found, strict=True)]
+        suffixes = _candidates(attempt, climb, _steepest(slope, vocabulary(climb.guide), led.top), led.batch)
+        calls = attempt.roles.calls
+        calls["proxy"] = calls.get("proxy", 0) + 1 + len(suffixes)
+        losses = await _losses(climb.guide, climb, suffixes, settings) if suffixes else []
+    new = [(loss, attempt.rng.random(), suffix) for loss, suffix in zip(losses, suffixes, strict=True)]
     climb.heap = heapq.nsmallest(settings.put, [*climb.heap, *new])
 
 
@@ -172,7 +168,7 @@ def _candidates(attempt: Attempt, climb: Climb, choices: Sequence[Suffix], count
     """New suffixes, each with one token changed, that are read back as they are."""
     rng, current = attempt.rng, climb.current
     known = climb.visited | {suffix for _, _, suffix in climb.heap}
-    found: list[Suffix] = []
+    fresh: list[Suffix] = []
     for _ in range(int(count * _OVER)):
         slot = rng.randrange(len(current))
         suffix = (*current[:slot], rng.choice(choices[slot]), *current[slot + 1 :])
@@ -180,10 +176,10 @@ def _candidates(attempt: Attempt, climb: Climb, choices: Sequence[Suffix], count
             continue
         known.add(suffix)
         if slots_of(climb.guide, climb.prompt(suffix), suffix) is not None:
-            found.append(suffix)
-        if len(found) == count:
+            fresh.append(suffix)
+        if len(fresh) == count:
             break
-    return found
+    return fresh
 
 
 async def _choose(target: Target, climb: Climb, settings: Ral) -> None:

@@ -27,43 +27,16 @@ from midward.attacks.tap import TAP, TAP_MID
 from midward.attacks.wildjailbreak import WILDJAILBREAK
 from midward.errors import InputError
 
+_ONE_REQUEST = (DIRECT, PREFILL, PREFILL_MID, PAD, DIJA, FLIP, FLIP_BEST, REFUSAL_SUPPRESSION, REFUSAL_BAN, REPLAY)
+_WRITTEN = (PAIR, TAP, TAP_MID, AOS, WILDJAILBREAK, DIA, DIA_PREFILL, SPEAKEASY, AVATAR)  # by models that play roles
+_TOKENS = (EPT, EPT_MID, ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID, RANDOM_SEARCH, PAL, RAL)
+
 #: The attacks of this package, by name.
-ATTACKS: dict[str, AttackInfo] = {
-    info.name: info
-    for info in (
-        DIRECT,
-        PAIR,
-        TAP,
-        TAP_MID,
-        PREFILL,
-        PREFILL_MID,
-        PAD,
-        DIJA,
-        AOS,
-        FLIP,
-        FLIP_BEST,
-        REFUSAL_SUPPRESSION,
-        REFUSAL_BAN,
-        WILDJAILBREAK,
-        EPT,
-        EPT_MID,
-        DIA,
-        DIA_PREFILL,
-        SPEAKEASY,
-        AVATAR,
-        REPLAY,
-        ADVPREFIX,
-        ADVPREFIX_ASK,
-        ADVPREFIX_MID,
-        RANDOM_SEARCH,
-        PAL,
-        RAL,
-    )
-}
+ATTACKS: dict[str, AttackInfo] = {info.name: info for info in (*_ONE_REQUEST, *_WRITTEN, *_TOKENS)}
 
 
 def _check(info: AttackInfo) -> None:
-    unknown = [one for one in info.needs if one not in set(Capability)]
+    unknown = [capability for capability in info.needs if capability not in set(Capability)]
     if unknown:
         raise InputError(f"needs {unknown[0]!r}, none of {', '.join(Capability)}.")
     if info.access not in get_args(Access):

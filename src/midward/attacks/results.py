@@ -335,7 +335,7 @@ def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[st
     costs = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
     rows = []
     for outcome in outcomes:
-        said = [outcome.success(*each) for each in verdicts]
+        labels = [outcome.success(*each) for each in verdicts]
         record = outcome.record
         spent: list[Any] = [""] * len(costs)
         if record is not None:
@@ -345,7 +345,7 @@ def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[st
         rows.append(
             [
                 *(getattr(outcome, name) for name in place),
-                *("" if verdict is None else int(verdict) for verdict in said),
+                *("" if label is None else int(label) for label in labels),
                 *spent,
                 *(outcome.texts.get(text) or "" for text in TEXTS),
                 outcome.error or "",

@@ -70,7 +70,7 @@ def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> 
         made += _refusals(calm, models, judge, shown, "Of harmless goals, asked plainly, a refusal is one too many.")
     if not judges:
         made.append(Missing(f"{listed(summary['judges'])} says who refused, and nothing of attack success"))
-    made += _trouble(summary, shown)
+    made += [block for part in (summary, calm) if part for block in _trouble(part, shown)]
     made += _costs(summary.get("costs") or {})
     made += _same_prompts(summary)
     return made + list(_talks(folder, summary, str(main or summary["judges"][0]), refusals=main is None))
@@ -203,7 +203,8 @@ def _refusals(
 ) -> Iterator[Table]:
     """Refusal rates, which are no attack success: in a section of their own, without a word of which way is safer."""
     for goals in summary["goals"]:
-        if _scored(cells := _cells(summary["refusals"][judge][shown][goals])):
+        cells = _cells(summary["refusals"][judge][shown][goals])
+        if any(rate.n or rate.unscored for row in cells.values() for rate in row.values()):
             title, section = f"Refusals on {goals}, by {judge}", "refusals"
             yield _by_attack(f"refusals-{goals}-{judge}", title, cells, models, note=note, section=section)
             gaps = summary["paired"][judge][shown][goals]
