@@ -14,6 +14,7 @@ from midward.attacks.direct import DIRECT, Direct
 from midward.attacks.roles import SCORE, Roles, whole
 from midward.sampling import Ban, Forced
 from midward.sampling.likelihood import Span
+from midward.serving.assistant import AssistantAPI
 from midward.world.players import PLAYERS
 
 CHAT_ONLY = frozenset({Capability.CHAT, Capability.HIST})
