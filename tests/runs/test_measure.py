@@ -185,7 +185,7 @@ def test_another_run_is_refused_and_more_of_the_same_goes_on(tmp_path, settings,
 def test_a_folder_of_the_layout_before_is_told(tmp_path):
     (tmp_path / "run.json").write_text('{"verb": "prefill", "--seed": 0}')
     (tmp_path / "rows.jsonl").write_text("")
-    with pytest.raises(errors.InputError, match="before version"):
+    with pytest.raises(errors.InputError, match="an earlier midward"):
         RunFolder(tmp_path, "probe prefill")
     with pytest.raises(errors.InputError, match=r"no run\.json"):
         Run.load(tmp_path / "nothing")

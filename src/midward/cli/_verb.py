@@ -101,8 +101,11 @@ class Option:
     def _by_comma(self, text: str) -> tuple[Any, ...]:
         from pydantic import TypeAdapter, ValidationError
 
+        given = tuple(dict.fromkeys(names(text)))
+        if not given:
+            raise InputError(f"{self.spellings[0]} names nothing; received {text!r}.")
         try:
-            return TypeAdapter(self.base).validate_python(tuple(dict.fromkeys(names(text))))
+            return TypeAdapter(self.base).validate_python(given)
         except ValidationError as error:
             wrong = error.errors()[0]
             message = f"{self.spellings[0]}, by comma: {_lower(wrong['msg'])}; received {wrong['input']!r}."

@@ -106,8 +106,8 @@ class Run(BaseModel):
         found = content.get("schema_version") if isinstance(content, dict) else None
         if found != SCHEMA:
             raise InputError(
-                f"{path} has the layout {found or 'of before version 0.2'}, and this midward reads {SCHEMA}; measure "
-                "again into another folder, or read it with the midward that wrote it."
+                f"{path} was written by an earlier midward, whose folders this one doesn't read; measure again into "
+                "another folder."
             )
         try:
             return cls.model_validate(content)

@@ -191,7 +191,7 @@ def _other_readings(
             rows |= differ
             same += [] if differ else [label]
     if same:
-        yield Statement(f"The same numbers on {goals} by {'; '.join(same)}.")
+        yield Statement(f"Other readings on {goals} agree with the map in every cell: {'; '.join(same)}.")
     if rows:
         note = "Attacks where another judge, or another text, gives another number than the map."
         title = f"Other judges and texts on {goals}"
