@@ -306,7 +306,7 @@ def test_judges_that_agree_are_named_and_those_that_differ_stand_in_one_table(tm
     folder = world.attack(tmp_path / "run")
     report.write([folder], tmp_path / "r.html")
     assert [name for name in made(tmp_path / "r.html") if "readings" in name] == []
-    assert "The same numbers on advbench by oracle, a fresh reply" in html_of(tmp_path)
+    assert "agree with the map in every cell: oracle, a fresh reply" in html_of(tmp_path)
     summary = summary_of(folder)
     for judge in ("second", "third"):
         summary["judges"].append(judge)
