@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_told_before_the_model_runs(silent, harmful, phrase
     ("given", "why"),
     [
         ({"phrases": ("procedral",)}, "Did you mean 'procedural'"),
-        ({"phrases": ()}, "at least one kind"),
+        ({"phrases": ()}, "--phrases names nothing"),
         ({"tokens": (0,)}, "received 0"),
         ({"positions": (-1,)}, "received -1"),
         ({"limit": 0}, "limit is 1 or more"),
@@ -239,7 +239,7 @@ def test_the_command_leaves_tables_figures_and_sentences_and_compares(midward, f
         (["--positions", "0,24"], "position 24 lies outside the response of 24 tokens"),
         (["--positions", "x"], "received 'x'"),
         (["--phrases", "procedral"], "Did you mean 'procedural'"),
-        (["--phrases", ","], "at least one kind"),
+        (["--phrases", ","], "--phrases names nothing"),
         (["--tokens", "1,two"], "--tokens"),
         (["--judges", "orcale"], "Did you mean 'oracle'"),
         (["--goals", "sandbxo"], "Did you mean 'sandbox'"),

@@ -127,7 +127,7 @@ def test_a_guard_stands_in_front(midward, own, llada, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--tasks", ","], "give --tasks"),
+        (["--tasks", ","], "--tasks names nothing"),
         (["--model", "elsewhere"], "give --tasks"),
         (["--tasks", "sums", "--guard", "absent"], "there is no guard at absent"),
         (["--tasks", "sums", "--adapter", "a=./absent"], "no adapter './absent'"),
