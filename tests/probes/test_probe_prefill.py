@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_told_before_the_model_runs(silent, harmful, phrase
     ("given", "why"),
     [
         ({"phrases": ("procedral",)}, "Did you mean 'procedural'"),
-        ({"phrases": ()}, "--phrases names nothing"),
+        ({"phrases": ()}, "at least one kind"),
         ({"tokens": (0,)}, "received 0"),
         ({"positions": (-1,)}, "received -1"),
         ({"limit": 0}, "limit is 1 or more"),
