@@ -1,4 +1,5 @@
-"""What errors share: the "did you mean" line, the check of a choice that ends in it, what differs between two."""
+"""What errors share: the "did you mean" line, the check of a choice that ends in it, what differs between two; and how
+a text is made fit for a terminal."""
 
 from __future__ import annotations
 
@@ -30,6 +31,11 @@ ELSEWHERE = {
     "max_grad_norm": "clip",
     "objective": "recipe",
 }
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """What a terminal would obey (escape sequences, carriage returns) is replaced. kept: what stays all the same."""
+    return "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

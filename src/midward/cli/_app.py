@@ -143,7 +143,8 @@ class _Midward(Group):
     """Bad input ends in one clear line and exit status 2, Ctrl-C in 130; MIDWARD_DEBUG=1 shows tracebacks."""
 
     def invoke(self, ctx: Any) -> Any:
-        from midward.cli._show import printable, say
+        from midward._hints import printable
+        from midward.cli._show import say
 
         try:
             return super().invoke(ctx)

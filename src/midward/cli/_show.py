@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from typer import Exit
 
+from midward._hints import printable
+
 if TYPE_CHECKING:
     from midward.cli._run import Result
 
@@ -62,11 +64,6 @@ def out(text: str) -> None:
     """A result on stdout: as it is into a pipe, without control characters onto a terminal."""
     sys.stdout.write(f"{printable(text) if sys.stdout.isatty() else text}\n")
     sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """What a terminal would obey (escape sequences, carriage returns) is replaced; line breaks and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @contextmanager

@@ -187,7 +187,7 @@ class Guard(ABC):
         return self
 
     def flag(self, scores: np.ndarray) -> np.ndarray:
-        """Which scores are above the threshold [N] bool; unscored ones are not."""
+        """Which scores are above the threshold, bool of the same shape; unscored ones are not."""
         return np.asarray(scores, dtype=float) > self.threshold
 
     # --- of a guard that looks at signals -------------------------------------------------------------------

@@ -140,7 +140,7 @@ class SRIGuard(Guard):
     def stops(self, signals: np.ndarray) -> list[int | None]:
         if not self.settings.early:
             return super().stops(signals)
-        above = self._trained.ratios(self._seen(signals)) > self.threshold
+        above = self.flag(self._trained.ratios(self._seen(signals)))
         return [int(row.argmax()) + self._first if row.any() else None for row in above]
 
     # --- while sampling -------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class SRIGuard(Guard):
                     continue
                 places = [place for place, each in enumerate(reached) if each == count]
                 seen = signals if len(places) == len(signals) else signals[places]
-                above = trained.ratio_at(seen[:, :known]) > self.threshold
+                above = self.flag(trained.ratio_at(seen[:, :known]))
                 for row in (step.rows[place] for place, over in zip(places, above.tolist()) if over):
                     step.stopped.add(row)
                     assert stopped is not None

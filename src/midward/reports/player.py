@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from midward._hints import printable
 from midward.guards.guard import Verdict
 from midward.sampling.canvas import Canvas
 from midward.sampling.step import Step
@@ -133,14 +134,9 @@ def _draw(
             ended = ended or (is_end and all(committed[:at]))
             style = NEW if new[at] else FORCED if forced[at] else ENDED if is_end or ended else STANDING
             text = END_MARK if is_end and not forced[at] else model.tokenizer.decode([token])
-            line.append(_printable(text), style=style)
+            line.append(printable(text, "\n"), style=style)
         elif predicted is not None and predicted[at] not in model.family.end_ids:
-            line.append(_printable(model.tokenizer.decode([predicted[at]])), style=PREDICTED)
+            line.append(printable(model.tokenizer.decode([predicted[at]]), "\n"), style=PREDICTED)
         else:
             line.append(MASK_MARK, style=MASKED)
     return line
-
-
-def _printable(text: str) -> str:
-    """Replace what a terminal would obey (escape sequences, carriage returns), keep line breaks."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

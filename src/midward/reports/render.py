@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from midward._hints import printable
 from midward._tables import csv_text
 from midward.reports import chart
 from midward.reports.blocks import Block, Card, Cell, Figure, Missing, Statement, Table, numbers, parts, text
@@ -55,18 +56,18 @@ def _sentences(blocks: Sequence[Block]) -> set[str]:
 
 
 def _say(console: Console, sentence: str) -> None:
-    console.print(Text(_printable(sentence)))
+    console.print(Text(printable(sentence, "\n")))
     console.print()
 
 
 def _show_table(console: Console, table: Table) -> None:
-    heads = [_printable(name) for name in table.columns]
+    heads = [printable(name, "\n") for name in table.columns]
     stacked: Callable[[Cell], str] = lambda cell: "\n".join(filter(None, parts(cell)))  # noqa: E731
     forms = [text, stacked, *([lambda cell: parts(cell)[0]] if table.heat else [])]
     if table.title:
-        console.print(Text(_printable(table.title), style="bold"))
+        console.print(Text(printable(table.title, "\n"), style="bold"))
     for form in forms:
-        lines = [heads, *([_printable(form(cell)) for cell in row] for row in table.rows)]
+        lines = [heads, *([printable(form(cell), "\n") for cell in row] for row in table.rows)]
         widths, least = _widths(lines, r".*"), _widths(lines, r"\[[^\]]*\]|\S+")
         if sum(least if form is stacked else widths) + MARGIN * (len(heads) - 1) <= console.width:
             break
@@ -79,7 +80,7 @@ def _show_table(console: Console, table: Table) -> None:
             grid.add_row(*(Text(line[place]) for place in columns))
         console.print(grid)
     for sentence in filter(None, (table.note, table.finding)):
-        console.print(Text(_printable(sentence)))
+        console.print(Text(printable(sentence, "\n")))
     console.print()
 
 
@@ -213,8 +214,3 @@ def _points(figure: Figure) -> Iterable[list[Any]]:
 def _inline(words: str) -> str:
     """Text that stays in its cell of a Markdown table, and is no markup of its own."""
     return " ".join(words.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def _printable(words: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in words)

@@ -1,6 +1,7 @@
 """The one measuring loop: cases -> responses -> verdicts -> rows.
 
-Every verb that samples a model goes through `measure`. It answers what isn't answered yet, a chunk at a time; judges
+Generation over files, probes, dynamics, guards and the world's own tasks go through `measure` (attacks are Inspect's
+evaluations, lm-evaluation-harness runs its own tasks). It answers what isn't answered yet, a chunk at a time; judges
 the chunk; lets readers look at how its responses came about; and appends its rows with one write to the disk. Killed at
 any point, the same call goes on where it stopped.
 """
@@ -135,9 +136,6 @@ def measure(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be 1 or more; received {batch_size}.")
-    for index, case in enumerate(cases):
-        if case.error is None:
-            resolve(model, case.request, sampling.length, index)
     rows = RowFile(Path(folder) / file)
     about = dict(about or {})
     # 1. A row's key holds all that it depends on, so that a row of anything else is never taken for it.
@@ -155,7 +153,12 @@ def measure(
     ]
     if len(set(keys)) < len(keys):
         raise InputError("two cases are equal in everything; give each what tells it apart in `about`.")
-    progress(sum(key in rows.rows for key in keys), len(keys))
+    missing = [i for i, key in enumerate(keys) if key not in rows.rows]
+    for i in missing:
+        if cases[i].error is None:
+            resolve(model, cases[i].request, sampling.length, i)
+    done = len(keys) - len(missing)
+    progress(done, len(keys))
     chunks = _Chunks(model, sampling, judge, guard, readers, text, batch_size, watchers)
     with judging(judge) if judge else nullcontext() as ask:
         for start in range(0, len(cases), 2 * batch_size):
@@ -163,7 +166,8 @@ def measure(
             if chunk:
                 written = chunks.rows([cases[i] for i in chunk], ask)
                 rows.append(*({"key": keys[i], **about, **row} for i, row in zip(chunk, written, strict=True)))
-                progress(sum(key in rows.rows for key in keys), len(keys))
+                done += len(chunk)
+                progress(done, len(keys))
     measured = [rows.rows[key] for key in keys]
     require_some(measured)
     return measured
