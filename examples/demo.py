@@ -73,8 +73,8 @@ def main(out: Path) -> None:
 
     # 4. SRI Guard on the base model, deciding at every step and at the end, on answers that it hasn't seen.
     guards = {"sri-end": make("sri:early=false"), "sri": make("sri")}
-    harmless = mixed(model, ["benign"], SIZES.harmless, split="tuning")
-    refusing = mixed(model, ["plain"], SIZES.anchors, split="tuning")
+    harmless = mixed(["benign"], SIZES.harmless, split="tuning")
+    refusing = mixed(["plain"], SIZES.anchors, split="tuning")
     fit_guards(
         model,
         guards,

@@ -9,6 +9,7 @@ from guard_world import LENGTH, STEPS, prompts
 from inspect_ai.model import GenerateConfig, get_model
 
 from midward.attacks.cases import cases
+from midward.errors import InputError
 from midward.guards import STUB, DiffuGuardAudit, MaskFilter, describe, save
 from midward.sampling import Sampling, sample
 from midward.serving.provider import ProviderError
@@ -191,6 +192,38 @@ def test_bad_input_to_guard_fit_is_told(midward, flags, tmp_path, more, message)
     table.write_text("prompt\n" + "\n".join(prompts(0, 30)) + "\n")
     result = midward("guard", "fit", *flags, "--harmless", table, "--out", tmp_path, *more)
     assert result.exit_code == 2 and message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("prompts", "more", "message"),
+    [
+        (30, ["--guards", "masks"], "30 harmless prompts, and 200 are needed: 200 held out (--held-out)"),
+        (130, ["--guards", "sri", "--held-out", "99"], "130 harmless prompts, and 1699 are needed: 400 for anchors"),
+    ],
+)
+def test_too_few_prompts_for_guard_fit_are_told_before_the_model_is_loaded(midward, tmp_path, prompts, more, message):
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt\n" + "\n".join(f"t{n}" for n in range(prompts)) + "\n")
+    given = ["--model", tmp_path / "no-model", "--harmless", table, "--harmful", table, "--out", tmp_path / "g"]
+    result = midward("guard", "fit", *given, *more)
+    assert result.exit_code == 2 and message in result.stderr, result.stderr
+
+
+def test_the_default_sets_follow_a_short_length(midward, flags, fitted, tmp_path):
+    _, path = fitted
+    given = ["guard", "eval", *flags, "--guard", path, "--count", 2, "--repeats", 1, "--out", tmp_path / "e"]
+    result = midward(*given)
+    assert result.exit_code == 0, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "e" / "rows.jsonl").open()]
+    assert {"prefill", "prefill-mid", "pad", "dija"} < {row["set"] for row in rows}
+
+
+@pytest.mark.parametrize("shape", ["prefill", "prefill-mid", "pad"])
+def test_a_shape_that_a_response_is_too_short_for_says_where_and_what_to_do(model, shape):
+    [case] = cases(model, shape, 1, length=20)
+    assert max(span.position + len(span.ids) for span in case.request.forced) <= 20
+    with pytest.raises(InputError, match=rf"the set '{shape}' in responses of 2 tokens \(--length\): .*response token"):
+        cases(model, shape, 1, length=2)
 
 
 def test_guard_eval_writes_its_tables_and_figures(midward, flags, fitted, tmp_path, model):

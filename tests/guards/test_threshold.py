@@ -8,7 +8,7 @@ from scipy.stats import betabinom
 
 from midward.dynamics import Autoencoder
 from midward.guards import Detector, GuardError, SRIGuard, conformal_threshold
-from midward.guards.guard import conformal_order
+from midward.guards.config import conformal_order
 
 STEPS = 12
 

@@ -16,7 +16,7 @@ from midward.goals.loading import is_file
 from midward.guards import prompt_hash
 from midward.models import LanguageModel
 from midward.runs.measure import Case
-from midward.sampling import Request
+from midward.sampling import Request, Sampling
 from midward.world.trials import trials
 
 #: Attacks of one request that can be put on any goals.
@@ -34,17 +34,30 @@ def cases(
     goals: str = "sandbox",
     without: Collection[str] = (),
     harmless: bool = False,
+    length: int | None = None,
 ) -> list[Case]:
     """Up to `count` cases of one set.
 
-    without: hashes of plain prompts that are left out, as those that a guard was fitted on (`Guard.fitted_on`); sets of
-    goals and files then give the next ones. harmless: a file's rows are, and may not say otherwise.
+    Args:
+        model: whose tokens the shapes are made of.
+        name: of the sandbox's trials about things of `split` (benign, benign-wrapped, banned; plain, contextual,
+            wrappers); a key of SHAPES, put on `goals`; or a set of goals, or a file of prompts with a column `harmful`.
+        count: cases wanted.
+        split: of the sandbox's things.
+        goals: a set or file; "sandbox" takes the forbidden requests of `split`.
+        without: hashes of plain prompts that are left out, as those that a guard was fitted on (`Guard.fitted_on`);
+            sets of goals and files then give the next ones.
+        harmless: a file's rows are, and may not say otherwise.
+        length: tokens of the responses, which the places of forced spans follow; the model's own unless given.
 
-    name: of the sandbox's trials about things of `split` (benign, benign-wrapped, banned; plain, contextual, wrappers);
-    a key of SHAPES, put on `goals` (a set or file; "sandbox" takes the forbidden requests of `split`); or a set of
-    goals, or a file of prompts with a column `harmful`. Raises GoalsError or ValueError, also where none is left.
+    Raises:
+        InputError: for an unknown set, one of which nothing is left, or a shape that responses of this length are too
+            short for.
     """
-    known = _cases(model, name, count, len(without), split=split, goals=goals, harmless=harmless)
+    if name in SHAPES:
+        known = _shaped(model, name, count, len(without), split, goals, length or Sampling.for_model(model).length)
+    else:
+        known = _plain(name, count, len(without), split, harmless)
     fresh = [case for case in known if prompt_hash(case.about["plain"]) not in without]
     if not fresh:
         raise InputError(
@@ -53,19 +66,27 @@ def cases(
     return fresh[:count]
 
 
-def _cases(
-    model: LanguageModel, name: str, count: int, spare: int, *, split: str, goals: str, harmless: bool
-) -> list[Case]:
+def mixed(names: Sequence[str], count: int, *, split: str) -> list[Case]:
+    """`count` plain prompts of these sets in turn, an equal share of each; no model is needed.
+
+    Args:
+        names: as `cases` takes them, without SHAPES.
+        count: cases wanted; fewer where the sets hold fewer.
+        split: of the sandbox's things.
+
+    Raises:
+        InputError: for an unknown set.
+    """
+    share = -(-count // len(names))
+    lists = [_plain(name, share, 0, split) for name in names]
+    return [case for group in zip(*lists, strict=False) for case in group][:count]
+
+
+def _plain(name: str, count: int, spare: int, split: str, harmless: bool = False) -> list[Case]:
     """spare: so many more of a set of goals. The sandbox's trials hang on their count, and its splits share nothing."""
     if name in _TRIALS:
         made = trials(name, count, split=split)
         return [Case(goal_sets.of_trial(trial), Request(trial.text), name, {"plain": trial.plain}) for trial in made]
-    if name in SHAPES:
-        if goals == "sandbox":
-            bare = [goal_sets.of_trial(trial) for trial in trials("plain", count, split=split)]
-        else:
-            bare = goal_sets.load(goals, count=count + spare)
-        return [Case(goal, shapes.shape(model, goal, name), name, {"plain": goal.prompt}) for goal in bare]
     known = [*_TRIALS, *SHAPES, *goal_sets.SETS]
     if name not in goal_sets.SETS and not is_file(name):
         raise InputError(
@@ -76,8 +97,17 @@ def _cases(
     return [Case(goal, Request(goal.prompt), goal.source, {"plain": goal.prompt}) for goal in loaded]
 
 
-def mixed(model: LanguageModel, names: Sequence[str], count: int, *, split: str) -> list[Case]:
-    """`count` cases of these sets in turn, an equal share of each."""
-    share = -(-count // len(names))
-    lists = [cases(model, name, share, split=split) for name in names]
-    return [case for group in zip(*lists, strict=False) for case in group][:count]
+def _shaped(
+    model: LanguageModel, name: str, count: int, spare: int, split: str, goals: str, length: int
+) -> list[Case]:
+    if goals == "sandbox":
+        bare = [goal_sets.of_trial(trial) for trial in trials("plain", count, split=split)]
+    else:
+        bare = goal_sets.load(goals, count=count + spare)
+    try:
+        requests = [shapes.shape(model, goal, name, length=length) for goal in bare]
+    except InputError as error:
+        raise InputError(
+            f"the set {name!r} in responses of {length} tokens (--length): {error} Or leave the set out (--sets)."
+        ) from None
+    return [Case(goal, shaped, name, {"plain": goal.prompt}) for goal, shaped in zip(bare, requests, strict=True)]

@@ -67,8 +67,12 @@ def prefill(
 
 
 def prefill_mid(model: LanguageModel, goal: Goal, *, length: int | None = None) -> Request:
-    """The label of a step forced in the middle of the response."""
-    return prefill(model, goal, position=MIDDLE, length=length)
+    """The label of a step forced in the middle of the response: at `MIDDLE`, or halfway where it ends before that."""
+    length = length or _length(model)
+    try:
+        return prefill(model, goal, position=MIDDLE, length=length)
+    except InputError:
+        return prefill(model, goal, position=length // 2, length=length)
 
 
 def pad(

@@ -27,7 +27,7 @@ from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
 from midward.goals.columns import prompts_of
 from midward.goals.loading import is_file
-from midward.guards.config import EvalConfig, FitConfig, Sizes
+from midward.guards.config import EvalConfig, FitConfig, Sizes, conformal_order
 from midward.runs.run import Measured
 
 if TYPE_CHECKING:
@@ -50,26 +50,26 @@ def fit(
         out_folder: Folder of the guards' files.
         listed: List the guards.
     """
-    from midward.guards import conformal_threshold, make
-
     if listed:
         return _listing()
-    planned = {label: make(spec) for label, spec in fitting.specs(model.at_home).items()}
-    conformal_threshold(range(sizes.held_out), fitting.alpha)  # too few prompts are told before a model is loaded
-    run = run_folder(out_folder)
+    conformal_order(sizes.held_out, fitting.alpha)  # before torch is imported
     from midward.attacks.cases import mixed
-    from midward.guards import fit_guards
+    from midward.guards import fit_guards, make
+    from midward.guards.fitting import require_prompts
     from midward.judges.phrases import refusal_in
 
+    planned = {label: make(spec) for label, spec in fitting.specs(model.at_home).items()}
+    run = run_folder(out_folder)
+    signals = any(guard.reads_signals for guard in planned.values())
+    calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
+    attacked = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
+    harmless = mixed(calm, sizes.harmless if signals else sizes.held_out, split=fitting.split)
+    refusing = mixed(attacked, sizes.anchors, split=fitting.split) if signals else []
+    require_prompts(planned, harmless, refusing, sizes, fitting.alpha)  # before the model is loaded
     loaded = _load(model)
     useful = fitting.specs(model.at_home, loaded.family.mask_id is not None)
     planned = {label: guard for label, guard in planned.items() if label in useful}
     chosen = sampling.resolve(loaded, **(PAPER if fitting.paper else {}))
-    signals = any(guard.view(loaded) for guard in planned.values())
-    calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
-    harmful = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
-    harmless = mixed(loaded, calm, sizes.harmless if signals else sizes.held_out, split=fitting.split)
-    refusing = mixed(loaded, harmful, sizes.anchors, split=fitting.split) if signals else []
     counts = {"harmless": len(harmless), "harmful": len(refusing)}
     run.start([Measured.of(loaded)], sampling=asdict(chosen), goals=counts, seed=chosen.seed)
     with following() as progress:
@@ -158,7 +158,7 @@ def evaluate(
     chosen = sampling.resolve(loaded, files.values())
     guards = {label: load(path, loaded, chosen) for label, path in files.items()}
     used = {prompt for guard in guards.values() for prompt in guard.fitted_on}
-    how: dict[str, Any] = {"split": trial.split, "goals": trial.goals, "without": used}
+    how: dict[str, Any] = {"split": trial.split, "goals": trial.goals, "without": used, "length": chosen.length}
     sets = {
         name: cases(loaded, name, trial.count, harmless=name in trial.harmless, **how)
         for name in (*trial.names(loaded.family.mask_id is not None), *trial.harmless)

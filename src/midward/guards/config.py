@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -34,6 +35,30 @@ class Sizes:
     def harmless(self) -> int:
         """How many harmless prompts it takes."""
         return self.anchors + self.train + self.held_out
+
+
+def conformal_order(count: int, alpha: float) -> int:
+    """Which of `count` sorted scores is the threshold of a false-positive rate, the smallest being 1.
+
+    Args:
+        count: held-out harmless prompts, N.
+        alpha: the rate, between 0 and 1.
+
+    Returns:
+        ceil((N + 1)(1 - alpha)).
+
+    Raises:
+        GuardError: where N is too small for alpha.
+    """
+    if not 0 < alpha < 1:
+        raise GuardError(f"alpha is a rate between 0 and 1; received {alpha!r}.")
+    order = math.ceil((count + 1) * (1 - alpha) - 1e-9)
+    if order > count:
+        raise GuardError(
+            f"a false-positive rate of {alpha:g} takes {math.ceil(1 / alpha - 1e-9) - 1} held-out harmless prompts or "
+            f"more; received {count}. Give more (--held-out), or a larger alpha (--alpha)."
+        )
+    return order
 
 
 Names = tuple[str, ...]

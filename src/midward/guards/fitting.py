@@ -13,15 +13,34 @@ from pathlib import Path
 import numpy as np
 
 from midward.dynamics import Anchors, View, fit_anchors
-from midward.guards.config import Sizes
+from midward.guards.config import Sizes, conformal_order
 from midward.guards.files import save
-from midward.guards.guard import Exchange, Guard, GuardError, conformal_threshold, prompt_hash
+from midward.guards.guard import Exchange, Guard, GuardError, prompt_hash
 from midward.guards.signals import Signals, signals_of
 from midward.models import LanguageModel
 from midward.runs.measure import Case, measure
 from midward.sampling import Sampling
 
 Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many
+
+
+def require_prompts(
+    guards: Mapping[str, Guard], harmless: Sequence[Case], harmful: Sequence[Case], sizes: Sizes, alpha: float
+) -> None:
+    """Raise GuardError where there are too few prompts to fit these guards; see `fit_guards` for the arguments."""
+    if not guards:
+        raise GuardError("there is no guard to fit; name one or more.")
+    conformal_order(sizes.held_out, alpha)
+    signals = any(guard.reads_signals for guard in guards.values())
+    least = sizes.harmless if signals else sizes.held_out
+    if len(harmless) < least:
+        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if signals else ""
+        raise GuardError(
+            f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
+            "Give more (--harmless), or smaller parts."
+        )
+    if signals and not harmful:
+        raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some (--harmful).")
 
 
 def fit_guards(
@@ -63,19 +82,8 @@ def fit_guards(
     """
     folder = Path(folder)
     sampling, sizes = sampling or Sampling.for_model(model), sizes or Sizes()
+    require_prompts(guards, harmless, harmful, sizes, alpha)
     views = {label: view for label, guard in guards.items() if (view := guard.view(model))}
-    if not guards:
-        raise GuardError("there is no guard to fit; name one or more.")
-    conformal_threshold(np.arange(sizes.held_out), alpha)  # too few for alpha is told before anything is sampled
-    least = sizes.harmless if views else sizes.held_out
-    if len(harmless) < least:
-        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if views else ""
-        raise GuardError(
-            f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
-            "Give more, or smaller parts."
-        )
-    if views and not harmful:
-        raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some.")
     # 1. Harmless prompts, each used for one thing.
     for_anchors, harmful = harmless[: sizes.anchors], harmful[: sizes.anchors]
     train = harmless[sizes.anchors : sizes.anchors + sizes.train] if views else []

@@ -21,7 +21,7 @@ from midward._settings import read_settings
 from midward.dynamics import Anchors, SRISignal, View
 from midward.dynamics.anchors import made_for, mismatches
 from midward.errors import InputError
-from midward.guards.config import GuardError
+from midward.guards.config import GuardError, conformal_order
 from midward.models import LanguageModel
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import resolve
@@ -93,21 +93,8 @@ def conformal_threshold(scores: Sequence[float] | np.ndarray, alpha: float) -> f
     Raises:
         GuardError: where N is too small for alpha.
     """
-    if not 0 < alpha < 1:
-        raise GuardError(f"alpha is a rate between 0 and 1; received {alpha!r}.")
     scores = np.nan_to_num(np.asarray(scores, dtype=float), nan=-np.inf)
-    order = conformal_order(len(scores), alpha)
-    if order > len(scores):
-        raise GuardError(
-            f"a false-positive rate of {alpha:g} takes {math.ceil(1 / alpha - 1e-9) - 1} held-out harmless prompts or "
-            f"more; received {len(scores)}. Give more prompts, or a larger alpha."
-        )
-    return float(np.sort(scores)[order - 1])
-
-
-def conformal_order(count: int, alpha: float) -> int:
-    """Which of `count` sorted scores is the threshold, from 1; above `count` where there are too few."""
-    return math.ceil((count + 1) * (1 - alpha) - 1e-9)
+    return float(np.sort(scores)[conformal_order(len(scores), alpha) - 1])
 
 
 class Guard(ABC):
@@ -191,6 +178,11 @@ class Guard(ABC):
         return np.asarray(scores, dtype=float) > self.threshold
 
     # --- of a guard that looks at signals -------------------------------------------------------------------
+
+    @property
+    def reads_signals(self) -> bool:
+        """Whether it looks at SRI signals: then it has a `view`."""
+        return type(self).view is not Guard.view
 
     def view(self, model: LanguageModel) -> View | None:
         """How the states are read whose signals it looks at; None where it looks at none."""
