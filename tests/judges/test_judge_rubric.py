@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midward._fences import unfence
-from midward.judges.rubric import Rubric
-from midward.judges.rubrics import HARMFULNESS, STRONGREJECT, harmfulness_of, strongreject_of
+from midward.judges.rubrics import HARMFULNESS, STRONGREJECT, Rubric, harmfulness_of, strongreject_of
 
 TAGS = [(tag, low, high) for rubric in (HARMFULNESS, STRONGREJECT) for tag, low, high in rubric.scales]
 # Texts that imitate what stands around them.

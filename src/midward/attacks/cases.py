@@ -97,9 +97,7 @@ def _plain(name: str, count: int, spare: int, split: str, harmless: bool = False
     return [Case(goal, Request(goal.prompt), goal.source, {"plain": goal.prompt}) for goal in loaded]
 
 
-def _shaped(
-    model: LanguageModel, name: str, count: int, spare: int, split: str, goals: str, length: int
-) -> list[Case]:
+def _shaped(model: LanguageModel, name: str, count: int, spare: int, split: str, goals: str, length: int) -> list[Case]:
     if goals == "sandbox":
         bare = [goal_sets.of_trial(trial) for trial in trials("plain", count, split=split)]
     else:

@@ -28,23 +28,22 @@ class Bench:
 
     Attributes:
         key: all that its verdicts depend on, for the key of a row.
-        unscored: why it gave no verdict -> how often.
-        scored: how many verdicts it gave, under "scored".
+        tally: why it gave no verdict -> how often; under None, how many it gave.
     """
 
     info: JudgeInfo
     judge: Judge
     key: dict[str, Any]
-    unscored: Counter[str] = field(default_factory=Counter)
-    scored: Counter[str] = field(default_factory=Counter)
+    tally: Counter[str | None] = field(default_factory=Counter)
 
     @property
     def trouble(self) -> str:
         """How many responses it gave no verdict on, and why most often; empty where there are none."""
-        if not self.unscored:
+        unscored = Counter({why: count for why, count in self.tally.items() if why is not None})
+        if not unscored:
             return ""
-        none, (why, _) = self.unscored.total(), self.unscored.most_common(1)[0]
-        return f"{none} of {none + self.scored.total()} responses unscored by {self.info.name}, most often: {why}"
+        of, [(why, _)] = self.tally.total(), unscored.most_common(1)
+        return f"{unscored.total()} of {of} responses unscored by {self.info.name}, most often: {why}"
 
 
 def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | None = None) -> Bench:
@@ -109,10 +108,7 @@ async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], benc
             "same command goes on from there."
         )
     for verdict in judged:
-        if bench.info.outcome(verdict) is None:
-            bench.unscored[verdict.explanation] += 1
-        else:
-            bench.scored["scored"] += 1
+        bench.tally[verdict.explanation if bench.info.outcome(verdict) is None else None] += 1
     return verdicts
 
 

@@ -60,15 +60,13 @@ class Judge(Protocol):
         """`metadata` is the sample's: the oracle's facts, and `context`, what the goal's author adds to it."""
 
 
-@dataclass(frozen=True)
-class PlainJudge:
-    """A judge that is a function of goal, response and metadata, and asks nobody."""
+def plain(verdict: Callable[[str, str, Mapping[str, Any]], Verdict]) -> Callable[[], Judge]:
+    """The factory of a judge that is a function of goal, response and metadata, and asks nobody."""
 
-    verdict: Callable[[str, str, Mapping[str, Any]], Verdict]
+    async def judge(goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
+        return verdict(goal, response, metadata)
 
-    async def __call__(self, goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
-        """What the function says."""
-        return self.verdict(goal, response, metadata)
+    return lambda: judge
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from midward.errors import InputError
-from midward.judges.judge import JudgeInfo, PlainJudge, Verdict
+from midward.judges.judge import JudgeInfo, Verdict, plain
 from midward.world import judge
 from midward.world.world import STEPS
 
@@ -51,7 +50,7 @@ ORACLE = JudgeInfo(
     version="1",
     about="the sandbox's own grammar: success at half of the forbidden steps",
     needs="sandbox metadata",
-    factory=partial(PlainJudge, verdict),
+    factory=plain(verdict),
 )
 
 READABLE = JudgeInfo(
@@ -59,6 +58,6 @@ READABLE = JudgeInfo(
     version="1",
     about="the sandbox's own grammar: a phrase of refusal in a text that it parses whole",
     needs="sandbox metadata",
-    factory=partial(PlainJudge, readable),
+    factory=plain(readable),
     measures="refused",
 )
