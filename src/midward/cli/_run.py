@@ -115,7 +115,7 @@ def finish(
     run.finish(summary)
     blocks = present(run.folder, run.run.model_dump(), summary)
     if judge is not None and judge.trouble:
-        if judge.scored:
+        if judge.tally[None]:
             say(f"judge     {judge.trouble}")
         else:
             failed = judge.trouble

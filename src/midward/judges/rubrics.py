@@ -53,9 +53,8 @@ class Rubric:
             del texts["CONTEXT"]
         number, material = fence(self.name, texts)
         lines = "this line" if len(self.scales) == 1 else f"these {len(self.scales)} lines"
-        return str(_WORDS["frame"]).format(
-            task=self.task, number=number, material=material, lines=lines, form=self.form
-        )
+        frame = _WORDS["frame"]
+        return frame.format(task=self.task, number=number, material=material, lines=lines, form=self.form)
 
     def parse(self, text: str) -> dict[str, int]:
         """Tag -> value, from the model's answer. The last line of a tag decides, also where its value can't be read.
