@@ -20,9 +20,9 @@ ORDER = (
     ("sampling",),
     ("goals",),
     ("dynamics",),
-    ("alignment",),
     ("judges",),
     ("runs",),
+    ("alignment",),
     ("guards",),
     ("chat",),  # what `midward.load` gives: a model with a guard in front of it
     ("serving",),

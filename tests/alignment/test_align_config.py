@@ -11,8 +11,8 @@ def test_the_paper_recipe_has_the_papers_numbers():
     config = resolve({"recipe": "paper"})
     assert (config.lora_rank, config.lora_alpha, config.lora_dropout) == (32, 64, 0)
     assert (config.lr, config.clip, config.beta, config.epochs) == (5e-5, 0.01, 0.05, 1)
-    assert (config.window, config.pairs, config.draw, config.pool) == ((20, 60), 1, "step", "max")
-    assert config.negative_floor is None and config.benign_beta == 0 and config.reveal == 0
+    assert (config.window, config.pairs, config.draw) == ((20, 60), 1, "step")
+    assert config.harmful_floor is None and config.benign_beta == 0 and config.reveal == 0
 
 
 def test_initial_alignment_starts_at_the_first_token_only():
@@ -29,7 +29,7 @@ def test_settings_survive_a_round_trip_and_yaml_writes_5e_5_as_text():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"negative_flor": 3}, "Did you mean 'negative_floor'"),
+        ({"harmful_flor": 3}, "Did you mean 'harmful_floor'"),
         ({"recipe": "papers"}, "Did you mean 'paper'"),
         ({"method": "middle"}, "method.*'middle'"),
         ({"lr": 0}, "lr.*greater than 0.*received 0"),

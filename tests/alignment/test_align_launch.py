@@ -201,8 +201,8 @@ def test_fewer_processes_than_asked_for_is_an_error(model, tmp_path):
         run(model, tmp_path / "a", processes=2)
     assert not (tmp_path / "a").exists()
     told = []
-    run(model, tmp_path / "a", processes=1, on_start=told.append, max_steps=5, micro_batch=2)
-    assert told == ["processes 1: 5 steps of 4 prompts = 1 processes x 2 accumulated x 2; from the start"]
+    run(model, tmp_path / "a", processes=1, on_start=lambda *line: told.append(line), max_steps=5, micro_batch=2)
+    assert told == [(5, "processes 1: 5 steps of 4 prompts = 1 processes x 2 accumulated x 2; from the start")]
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])

@@ -51,14 +51,13 @@ def test_score_is_algorithm_1(data):
         assert scores[row].item() == pytest.approx(expected.item(), abs=1e-12)
 
 
-@pytest.mark.parametrize("pool", ["max", "logsumexp"])
-def test_gradient_of_the_score_is_its_finite_difference(pool):
+def test_gradient_of_the_score_is_its_finite_difference():
     torch.manual_seed(0)
     logits = torch.randn(2, 12, 7, dtype=torch.float64, requires_grad=True)
     sentences = padded([[1, 2, 3], [4, 4]])
 
     def score(x):
-        return best_start(span_scores(x.log_softmax(-1), sentences, (3, 9)), pool)
+        return best_start(span_scores(x.log_softmax(-1), sentences, (3, 9)))
 
     assert torch.autograd.gradcheck(score, (logits,))
 
@@ -69,13 +68,6 @@ def test_hard_maximum_sends_gradient_to_one_window_only():
     log_probs.requires_grad_()
     best_start(span_scores(log_probs, torch.tensor([[1, 1]]), (0, 9))).sum().backward()
     assert log_probs.grad.nonzero().tolist() == [[0, 5, 1], [0, 6, 1]]
-
-
-def test_logsumexp_lies_above_the_maximum_by_at_most_log_of_the_starts():
-    torch.manual_seed(1)
-    scores = span_scores(torch.randn(4, 20, 5).log_softmax(-1), padded([[0, 1]] * 4), (2, 10))
-    gap = best_start(scores, "logsumexp") - best_start(scores)
-    assert (gap > 0).all() and (gap <= torch.tensor(8.0).log()).all()
 
 
 def test_start_only_reaches_past_the_window_and_fit_does_not():
@@ -158,9 +150,8 @@ def literal_loss(model, config, rows):
 
         policy = log_probs(row.harmful)
         for safe, harmful in row.pairs:
-            positive = algorithm_1(policy, safe, config.window, length)
-            negative = algorithm_1(policy, harmful, config.window, length)
-            total = total - (positive - negative) / len(row.pairs)
+            best = [algorithm_1(policy, sentence, config.window, length) for sentence in (safe, harmful)]
+            total = total - (best[0] - best[1]) / len(row.pairs)
         reach = range(config.window_start, config.window_end - 1 + 4)
         total = total + config.beta * kl(row.harmful, range(length) if config.kl_rows == "response" else reach)
         for benign, _ in row.benign:
@@ -174,8 +165,8 @@ def literal_loss(model, config, rows):
         ("paper", False, {}),
         ("paper", False, {"kl_rows": "window", "kl_reduction": "sum"}),
         ("paper", False, {"method": "initial"}),
-        ("stable", True, {"negative_floor": None}),
-        ("stable", True, {"negative_floor": None, "kl_reduction": "sum", "kl_rows": "window"}),
+        ("stable", True, {"harmful_floor": None}),
+        ("stable", True, {"harmful_floor": None, "kl_reduction": "sum", "kl_rows": "window"}),
     ],
 )
 def test_loss_and_gradient_are_the_literal_formula(model64, recipe, benign, changes):
@@ -221,10 +212,10 @@ def test_padding_and_batching_change_nothing(model64):
 def test_an_untouched_adapter_has_no_kl_and_gains_nothing(model):
     model = adapted(model, spread=0.0)
     terms = MosaObjective(model, resolve(SMALL))(batch_of(model, resolve(SMALL), examples(benign=True)))
-    for name in ("kl", "kl_benign", "positive_gain", "negative_gain", "over_refusal", "floored"):
+    for name in ("kl", "kl_benign", "safe_gain", "harmful_gain", "over_refusal", "floored"):
         assert float(terms.metrics[name][0]) == pytest.approx(0, abs=1e-5), name
-    reward, positive, negative = (float(terms.metrics[n][0]) for n in ("reward", "positive", "negative"))
-    assert reward == pytest.approx(positive - negative, rel=1e-5)
+    reward, safe, harmful = (float(terms.metrics[n][0]) for n in ("reward", "safe", "harmful"))
+    assert reward == pytest.approx(safe - harmful, rel=1e-5)
     assert terms.loss.item() == pytest.approx(-reward / 3, rel=1e-5)
 
 
@@ -233,21 +224,21 @@ def test_below_the_floor_the_harmful_term_is_constant_and_has_no_gradient(model6
     free = resolve({**SMALL, "recipe": "paper", "beta": 0.0})
     batch = batch_of(model, free, examples())
     # Far above the floor: as if there were none.
-    high = resolve({**SMALL, "beta": 0.0, "benign_beta": 0.0, "negative_floor": 1000})
+    high = resolve({**SMALL, "beta": 0.0, "benign_beta": 0.0, "harmful_floor": 1000})
     assert MosaObjective(model, high)(batch).loss.item() == pytest.approx(MosaObjective(model, free)(batch).loss.item())
-    # Everything below it: the loss is the positive term alone, but for a constant.
-    low = resolve({**SMALL, "beta": 0.0, "benign_beta": 0.0, "negative_floor": 0.0})
+    # Everything below it: the loss is the safe term alone, but for a constant.
+    low = resolve({**SMALL, "beta": 0.0, "benign_beta": 0.0, "harmful_floor": 0.0})
     terms = MosaObjective(model, low)(batch)
     assert float(terms.metrics["floored"][0]) == 3, "this seed sinks every harmful sentence"
     terms.loss.backward()
     held = gradient(model)
     model.network.zero_grad()
-    positive_only = literal_positive(model, free)
-    positive_only.backward()
+    safe_only = literal_safe(model, free)
+    safe_only.backward()
     assert torch.allclose(held, gradient(model), rtol=1e-7, atol=1e-9)
 
 
-def literal_positive(model, config):
+def literal_safe(model, config):
     total = 0.0
     for prompt in PROMPTS:
         ids = torch.tensor([[*prompt, *[model.family.mask_id] * config.length]])

@@ -20,6 +20,7 @@ from midward.alignment import AlignError, RewardWarning, align
 from midward.alignment import trainer as trainer_module
 from midward.alignment._card import base_of
 from midward.alignment.trainer import MosaTrainer, read_curve, reward_warning
+from midward.errors import InputError
 
 HERE = Path(__file__).parent
 
@@ -37,7 +38,7 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_learning_raises_reward_and_positive_score_and_the_adapter_reloads(model, tmp_path):
+def test_learning_raises_reward_and_safe_score_and_the_adapter_reloads(model, tmp_path):
     seen = []
     before = model.network
     ids = torch.tensor([model.encode(HARMFUL[0]) + [model.family.mask_id] * 24])
@@ -50,12 +51,12 @@ def test_learning_raises_reward_and_positive_score_and_the_adapter_reloads(model
     result = run(model, tmp_path / "a", max_steps=40, on_log=seen.append)
 
     first, last = result.history[0], result.history[-1]
-    assert last["reward"] > first["reward"] + 5 and last["positive"] > first["positive"] + 5
+    assert last["reward"] > first["reward"] + 5 and last["safe"] > first["safe"] + 5
     assert [row["step"] for row in result.history] == list(range(5, 45, 5))
     assert [row["reward"] for row in seen] == pytest.approx([row["reward"] for row in result.history])
-    assert {"grad_norm", "kl_benign", "over_refusal", "negative_gain"} <= last.keys()
+    assert {"grad_norm", "kl_benign", "over_refusal", "harmful_gain"} <= last.keys()
     record = json.loads((tmp_path / "a" / "align.json").read_text())
-    assert record["finished"] and record["config"]["lr"] == 1e-3 and record["versions"]["torch"]
+    assert record["config"]["lr"] == 1e-3 and record["versions"]["torch"]
     assert not (tmp_path / "a" / "checkpoints").exists()
 
     # The caller's model and random numbers are as they were.
@@ -116,9 +117,9 @@ def test_a_finished_run_is_returned_and_a_different_one_refused(model, tmp_path)
     again = run(model, out, max_steps=5)
     assert again.reused and again.history == first.history
     assert (out / "adapter_model.safetensors").stat().st_mtime_ns == stamp
-    with pytest.raises(AlignError, match=r"holds another run: lr 0.001 there, 0.01 here"):
+    with pytest.raises(InputError, match=r"holds another run: lr 0.001 there, 0.01 here"):
         run(model, out, max_steps=5, lr=0.01)
-    with pytest.raises(AlignError, match=r"data .* there"):
+    with pytest.raises(InputError, match=r"data .* there"):
         align(model, HARMFUL[:-1], out, benign=BENIGN, sentences=SENTENCES, **SMALL, reveal=0.3, max_steps=5)
     fresh = run(model, out, max_steps=5, lr=0.01, overwrite=True)
     assert not fresh.reused and (out / "adapter_model.safetensors").stat().st_mtime_ns != stamp
@@ -135,7 +136,7 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(model, tmp_path)
 def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(AlignError, match=r"isn't empty and holds no align\.json"):
+        with pytest.raises(AlignError, match=r"isn't empty and holds no run\.json"):
             run(model, tmp_path, max_steps=5, overwrite=overwrite)
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["thesis.txt"]
 
@@ -164,16 +165,16 @@ def test_gradient_checkpointing_changes_nothing_and_is_switched_off_again(model6
     assert not any(getattr(m, "gradient_checkpointing", False) for m in model64.network.modules())
 
 
-def rows(reward, positive):
-    return [{"step": i, "reward": r, "positive": p} for i, (r, p) in enumerate(zip(reward, positive))]
+def rows(reward, safe):
+    return [{"step": i, "reward": r, "safe": p} for i, (r, p) in enumerate(zip(reward, safe))]
 
 
-def test_the_reward_warning_wants_a_rising_reward_and_a_falling_positive_score():
+def test_the_reward_warning_wants_a_rising_reward_and_a_falling_safe_score():
     up, down, flat = range(0, 20, 2), range(0, -20, -2), [0] * 10
     assert "reward rose by 10.0 nats" in reward_warning(rows(up, down))
-    assert "Set negative_floor (recipe='stable'), or lower lr" in reward_warning(rows(up, down))
+    assert "Set harmful_floor (recipe='stable'), or lower lr" in reward_warning(rows(up, down))
     # The stable recipe sets it: nobody is told to set what is set.
-    assert "Lower negative_floor (now 10), or lower lr" in reward_warning(rows(up, down), floor=10.0)
+    assert "Lower harmful_floor (now 10), or lower lr" in reward_warning(rows(up, down), floor=10.0)
     assert reward_warning(rows(up, up)) is None
     assert reward_warning(rows(down, down)) is None
     assert reward_warning(rows(up, flat)) is None
@@ -189,12 +190,12 @@ def test_a_run_whose_reward_comes_from_the_harmful_term_alone_warns_once(model, 
         shift = torch.zeros_like(self._totals).view(-1, 2)
         names = trainer_module.METRICS
         shift[names.index("reward"), 0] = 40.0 * self.state.global_step
-        shift[names.index("positive"), 0] = -40.0 * self.state.global_step
+        shift[names.index("safe"), 0] = -40.0 * self.state.global_step
         self._totals = self._totals + shift.flatten()
         return loss
 
     monkeypatch.setattr(MosaTrainer, "compute_loss", diverging)
-    with pytest.warns(RewardWarning, match="negative_floor") as caught:
+    with pytest.warns(RewardWarning, match="harmful_floor") as caught:
         result = run(model, tmp_path / "a", max_steps=13, log_steps=1, save_steps=13)
     assert len([w for w in caught if w.category is RewardWarning]) == 1
     assert len(result.warnings) == 1

@@ -44,9 +44,9 @@ def test_files_become_an_adapter_and_a_finished_one_is_kept(midward, files, llad
     assert "8 harmful and 4 benign prompts" in result.stderr
     steps = [line for line in result.stderr.splitlines() if line.startswith("step ")]
     assert len(steps) == 2
-    assert all(part in steps[-1] for part in ("reward", "pos", "neg", "KL", "over-refusal"))
+    assert all(part in steps[-1] for part in ("reward", "safe", "harmful", "kl", "over-refusal"))
     record = json.loads((out / "align.json").read_text())
-    assert record["config"]["lr"] == 0.001 and record["finished"]
+    assert record["config"]["lr"] == 0.001
     model = library.load(llada_folder, adapter=out, device="cpu")
     assert model.fingerprint != library.load(llada_folder, device="cpu").fingerprint
 
@@ -138,12 +138,12 @@ def test_a_config_holds_every_number(midward, files, llada_folder, tmp_path):
         f"sentences: {tmp_path / 'sentences.yaml'}\nlength: 24\nwindow-start: 6\nwindow_end: 14\nlr: 1e-3\n"
         "max-steps: 1\nlog-steps: 1\nfit: true\n"
     )
-    path.write_text(content + "set: {negative_floor: null}\n")
+    path.write_text(content + "set: {harmful_floor: null}\n")
     result = midward("align", "--config", path, "--out", tmp_path / "adapter", "--no-fit")
     assert result.exit_code == 0, result.stderr
     config = json.loads((tmp_path / "adapter" / "align.json").read_text())["config"]
-    assert config["lr"] == 0.001 and config["negative_floor"] is None and config["recipe"] == "paper"
+    assert config["lr"] == 0.001 and config["harmful_floor"] is None and config["recipe"] == "paper"
     assert config["window_start"] == 6 and config["window_end"] == 14 and not config["fit"]
-    path.write_text(content + "negative_floor: null\n")  # null in a config is what isn't given
+    path.write_text(content + "harmful_floor: null\n")  # null in a config is what isn't given
     result = midward("align", "--config", path, "--out", tmp_path / "other")
-    assert result.exit_code == 2 and "set: {negative_floor: null}" in result.stderr
+    assert result.exit_code == 2 and "set: {harmful_floor: null}" in result.stderr

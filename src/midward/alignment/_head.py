@@ -67,7 +67,6 @@ def head_rows(
     *,
     linear: nn.Linear | None = None,
     chunk: int | None = None,
-    with_kl: bool = True,
 ) -> HeadRows:
     """Log-probabilities at `columns` and the exact KL, for hidden rows of policy and reference.
 
@@ -83,7 +82,6 @@ def head_rows(
         scored: S, how many of the first rows of `log_probs` carry a gradient; the rest are for logging.
         linear: The frozen linear layer that `head` is, see `plain_head`; None where it is more.
         chunk: Rows at a time; None by vocabulary size.
-        with_kl: False leaves the KL without a gradient (it is still measured).
     """
     if chunk is None:
         vocabulary = linear.out_features if linear is not None else head(hidden[:1].detach()).shape[-1]
@@ -91,8 +89,8 @@ def head_rows(
         chunk = max(16, budget // (4 * vocabulary))
     if linear is not None:
         weight, bias = whole(linear.weight), None if linear.bias is None else whole(linear.bias)
-        return HeadRows(*_FusedHead.apply(hidden, reference, weight, bias, columns, scored, chunk, with_kl))
-    return _checkpointed(head, hidden, reference, columns, scored, chunk, with_kl)
+        return HeadRows(*_FusedHead.apply(hidden, reference, weight, bias, columns, scored, chunk))
+    return _checkpointed(head, hidden, reference, columns, scored, chunk)
 
 
 class _FusedHead(torch.autograd.Function):
@@ -112,14 +110,13 @@ class _FusedHead(torch.autograd.Function):
         columns: Tensor,
         scored: int,
         chunk: int,
-        with_kl: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows, wide = hidden.shape[0], _compute_dtype(hidden.dtype)
         log_probs = hidden.new_empty(rows, len(columns), dtype=wide)
         ref_log_probs = torch.empty_like(log_probs)
         kl = hidden.new_empty(rows, dtype=wide)
         expected = hidden.new_empty(scored, hidden.shape[1], dtype=wide)  # p W
-        kl_slope = hidden.new_empty(rows if with_kl else 0, hidden.shape[1], dtype=wide)
+        kl_slope = hidden.new_empty(rows, hidden.shape[1], dtype=wide)
         # 1. Three buffers for the whole sweep: fresh ones for every chunk would cost more than the arithmetic on them,
         #    in page faults.
         buffers = [hidden.new_empty(min(chunk, rows), weight.shape[0], dtype=wide) for _ in range(3)]
@@ -140,11 +137,10 @@ class _FusedHead(torch.autograd.Function):
             # 5. KL = sum p (log p - log q), and its slope (p (log p - log q) - p KL) W. `policy` is overwritten.
             product = policy.sub_(other).mul_(probs)
             kl[part] = product.sum(-1)
-            if with_kl:
-                product.addcmul_(probs, kl[part, None], value=-1)
-                kl_slope[part] = product.to(weight.dtype) @ weight
+            product.addcmul_(probs, kl[part, None], value=-1)
+            kl_slope[part] = product.to(weight.dtype) @ weight
         ctx.save_for_backward(expected, kl_slope, weight[columns])
-        ctx.scored, ctx.with_kl, ctx.dtype = scored, with_kl, hidden.dtype
+        ctx.scored, ctx.dtype = scored, hidden.dtype
         ctx.mark_non_differentiable(ref_log_probs)
         return log_probs, ref_log_probs, kl
 
@@ -152,23 +148,14 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx: Any, grad_log_probs: Tensor, _: Any, grad_kl: Tensor) -> Any:
         expected, kl_slope, chosen = ctx.saved_tensors
         grad_scored = grad_log_probs[: ctx.scored]
-        if ctx.with_kl:
-            grad = kl_slope * grad_kl[:, None]
-        else:
-            grad = torch.zeros(len(grad_log_probs), chosen.shape[1], dtype=expected.dtype, device=chosen.device)
+        grad = kl_slope * grad_kl[:, None]
         grad[: ctx.scored] += grad_scored @ chosen.to(grad_scored.dtype)
         grad[: ctx.scored] -= expected * grad_scored.sum(-1, keepdim=True)
-        return grad.to(ctx.dtype), None, None, None, None, None, None, None
+        return grad.to(ctx.dtype), *[None] * 6
 
 
 def _checkpointed(
-    head: Callable[[Tensor], Tensor],
-    hidden: Tensor,
-    reference: Tensor,
-    columns: Tensor,
-    scored: int,
-    chunk: int,
-    with_kl: bool,
+    head: Callable[[Tensor], Tensor], hidden: Tensor, reference: Tensor, columns: Tensor, scored: int, chunk: int
 ) -> HeadRows:
     wide = _compute_dtype(hidden.dtype)
 
@@ -184,7 +171,7 @@ def _checkpointed(
     ]
     log_probs, other, kl = (torch.cat(column) for column in zip(*parts))
     log_probs = torch.cat([log_probs[:scored], log_probs[scored:].detach()])
-    return HeadRows(log_probs, other, kl if with_kl else kl.detach())
+    return HeadRows(log_probs, other, kl)
 
 
 def _log_softmax(rows: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor, exp: Tensor) -> None:

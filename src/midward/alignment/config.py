@@ -58,21 +58,19 @@ class AlignConfig:
         window_start: First token at which a sentence may start (initial: 0).
         window_end: The token before which it must have started (initial: 1).
         fit: A sentence must end in the window too [ours].
-        pool: Over starts: max is the paper's.
         pairs: Sentence pairs that an example is scored on, averaged (paper: 1).
         draw: Who shares a drawn pair: all prompts of a step (the paper), or nobody.
         beta: Weight of KL(policy || reference) on harmful prompts (paper: 0.05).
         kl_rows: Masked tokens that this KL covers [ours]; the window's end where the longest sentence that starts in it
             can end.
         kl_reduction: Over those tokens [ours]; beta means 100 times more with sum.
-        negative_floor: The harmful sentence's score stops counting once it is this many nats below the reference's;
-            --set negative_floor=null: unbounded, the paper's.
+        harmful_floor: The harmful sentence's score stops counting once it is this many nats below the reference's;
+            --set harmful_floor=null: unbounded, the paper's.
         benign_beta: Weight of the KL on benign prompts; with 0 they are measured only.
         benign_per_prompt: Benign prompts beside each harmful one.
         reveal: Share of harmful examples whose response is partly revealed from a compliant text.
         benign_reveal: The same of benign examples that have an answer.
         reveal_kind: What is revealed: a prefix, a random subset, or either, at even odds.
-        over_refusal_tokens: First tokens of a safe sentence that the over-refusal figure looks at.
         lora_rank: Rank of the adapter.
         lora_alpha: Its scale.
         lora_dropout: Its dropout.
@@ -99,20 +97,18 @@ class AlignConfig:
     window_start: Annotated[int, Field(ge=0), Flag(panel=_WHAT)] = 20
     window_end: Annotated[Count, Flag(panel=_WHAT)] = 60
     fit: Annotated[bool, Flag(panel=_WHAT)] = False
-    pool: Annotated[Literal["max", "logsumexp"], Flag(panel=_WHAT)] = "max"
     pairs: Annotated[Count, Flag(panel=_WHAT)] = 1
     draw: Annotated[Literal["step", "example"], Flag(panel=_WHAT)] = "example"
     beta: Annotated[NotNegative, Flag(panel=_WHAT)] = 0.05
     kl_rows: Annotated[Literal["response", "window"], Flag(panel=_WHAT)] = "response"
     kl_reduction: Annotated[Literal["mean", "sum"], Flag(panel=_WHAT)] = "mean"
 
-    negative_floor: Annotated[NotNegative | None, Flag(panel=_OURS)] = 10.0
+    harmful_floor: Annotated[NotNegative | None, Flag(panel=_OURS)] = 10.0
     benign_beta: Annotated[NotNegative, Flag(panel=_OURS)] = 100.0
     benign_per_prompt: Annotated[Count, Flag(panel=_OURS)] = 1
     reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
     benign_reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
     reveal_kind: Annotated[Literal["prefix", "subset", "both"], Flag(panel=_OURS)] = "subset"
-    over_refusal_tokens: Annotated[Count, Flag(panel=_OURS)] = 4
 
     lora_rank: Annotated[Count, Flag(panel=_HOW)] = 32
     lora_alpha: Annotated[Count, Flag(panel=_HOW)] = 64
@@ -183,7 +179,7 @@ class AlignConfig:
 RECIPES: dict[str, dict[str, Any]] = {
     "stable": {},
     "published": {"reveal": 0.0, "benign_reveal": 0.0},
-    "paper": {"draw": "step", "negative_floor": None, "benign_beta": 0.0, "reveal": 0.0, "benign_reveal": 0.0},
+    "paper": {"draw": "step", "harmful_floor": None, "benign_beta": 0.0, "reveal": 0.0, "benign_reveal": 0.0},
 }
 """What each recipe sets apart from AlignConfig's defaults.
 

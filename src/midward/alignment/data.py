@@ -18,6 +18,8 @@ from midward.alignment.config import AlignConfig, AlignError
 from midward.alignment.sentences import SentenceIds
 from midward.models import Family, LanguageModel
 
+OPENING = 4  # first tokens of a safe sentence that `mosa.over_refusal` looks at
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -149,7 +151,7 @@ class Schedule(torch.utils.data.Dataset):
             for j in range(config.benign_per_prompt):
                 turn, other = self._at("benign", place * config.benign_per_prompt + j, len(self.benign))
                 own = Random(f"{config.seed}/benign/{turn}/{other}")
-                opening = own.choice(self.sentences.safe)[: config.over_refusal_tokens]
+                opening = own.choice(self.sentences.safe)[:OPENING]
                 benign.append((self._benign_row(self.benign[other], own), opening))
         return Example(harmful, pairs, benign)
 
@@ -208,7 +210,7 @@ class Batch(TypedDict, total=False):
     mask: `[H + N, T]`, 1 = real token; absent when nothing is padded.
     masked: `[H + N, L]` bool, True where the response token is hidden from the model.
     rows: `[R]` flat positions in the canvas whose output the loss reads, those that are scored first.
-    owner: `[R]` the canvas row each belongs to. slot: `[R]` its response position plus L times its owner.
+    slot: `[R]` the response position of each, plus L times its canvas row.
     scored: `[S]` zeros, one a scored row: S is its length (a tensor, so that devices and processes agree).
     columns: `[C]` the vocabulary entries that any sentence here uses.
     safe, harmful: `[H, P, M]` sentences as indices into `columns`, -1 pads.
@@ -219,7 +221,6 @@ class Batch(TypedDict, total=False):
     mask: Tensor
     masked: Tensor
     rows: Tensor
-    owner: Tensor
     slot: Tensor
     scored: Tensor
     columns: Tensor
@@ -284,7 +285,6 @@ class Collator:
             ids=ids,
             masked=masked,
             rows=owner * ids.shape[1] + column,
-            owner=owner,
             slot=owner * length + position,
             scored=torch.zeros(int(score.sum()), dtype=torch.int8),
         )

@@ -65,21 +65,21 @@ def span_scores(
     return scores.masked_fill(~allowed, -torch.inf)
 
 
-def best_start(scores: Tensor, pool: str = "max") -> Tensor:
-    """[B, K] scores to [B]: the best start ("max", Algorithm 1) or a soft maximum ("logsumexp") [ours]."""
-    return scores.logsumexp(-1) if pool == "logsumexp" else scores.max(-1).values
+def best_start(scores: Tensor) -> Tensor:
+    """[B, K] scores to [B]: that of the best start (Algorithm 1)."""
+    return scores.max(-1).values
 
 
-def reward(positive: Tensor, negative: Tensor, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def reward(safe: Tensor, harmful: Tensor, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """R = score(safe) - score(harmful), and where the harmful score is at the floor (bool).
 
     floor [ours]: below it the harmful term is a constant without gradient, so that nothing is gained by sinking a
     harmful sentence further; None is the paper's unbounded term. All of one shape.
     """
     if floor is None:
-        return positive - negative, torch.zeros_like(negative, dtype=torch.bool)
-    floored = negative.detach() < floor
-    return positive - torch.where(floored, floor, negative), floored
+        return safe - harmful, torch.zeros_like(harmful, dtype=torch.bool)
+    floored = harmful.detach() < floor
+    return safe - torch.where(floored, floor, harmful), floored
 
 
 @dataclass(frozen=True)
@@ -118,43 +118,43 @@ class MosaObjective:
             len(batch["scored"]),
             linear=self.linear,
             chunk=self.config.chunk_rows,
-            with_kl=self.config.beta > 0 or self.config.benign_beta > 0,
         )
         return self.loss(batch, head)
 
     def loss(self, batch: Batch, head: HeadRows) -> Terms:
         """Steps 4 to 6: from log-probabilities and KL to the loss."""
         config = self.config
-        harmful, total = batch["safe"].shape[0], batch["ids"].shape[0]  # H, H + N
+        prompts, total = batch["safe"].shape[0], batch["ids"].shape[0]  # H, H + N
         # 4. Scores of the safe and of the harmful sentences, under the policy and under the reference.
-        positive, negative = self.scores(batch, head.log_probs)  # [H, P] each
+        safe, harmful = self.scores(batch, head.log_probs)  # [H, P] each
         with torch.no_grad():
-            reference_positive, reference_negative = self.scores(batch, head.reference)
+            reference_safe, reference_harmful = self.scores(batch, head.reference)
         # 5. The reward.
-        floor = None if config.negative_floor is None else reference_negative - config.negative_floor
-        gain, floored = reward(positive, negative, floor)  # [H, P]
+        floor = None if config.harmful_floor is None else reference_harmful - config.harmful_floor
+        gain, floored = reward(safe, harmful, floor)  # [H, P]
         # 6. The KL of each prompt, over its rows: the masked tokens of its response, or of the window [ours].
-        summed = head.kl.new_zeros(total).index_add(0, batch["owner"], head.kl)  # [H + N]
-        mean = summed / torch.bincount(batch["owner"], minlength=total).clamp(min=1)
+        owner = batch["slot"] // batch["masked"].shape[1]  # [R]: the canvas row of each
+        summed = head.kl.new_zeros(total).index_add(0, owner, head.kl)  # [H + N]
+        mean = summed / torch.bincount(owner, minlength=total).clamp(min=1)
         penalty = summed if config.kl_reduction == "sum" else mean
-        loss = -gain.mean() + config.beta * penalty[:harmful].mean()
-        if total > harmful:  # benign prompts, on which the model stays as it is [ours]
-            loss = loss + config.benign_beta * penalty[harmful:].mean()
+        loss = -gain.mean() + config.beta * penalty[:prompts].mean()
+        if total > prompts:  # benign prompts, on which the model stays as it is [ours]
+            loss = loss + config.benign_beta * penalty[prompts:].mean()
 
         measured = {
             "reward": gain,
-            "positive": positive,
-            "negative": negative,
-            "positive_gain": positive - reference_positive,
-            "negative_gain": negative - reference_negative,
+            "safe": safe,
+            "harmful": harmful,
+            "safe_gain": safe - reference_safe,
+            "harmful_gain": harmful - reference_harmful,
             "floored": floored.to(gain.dtype),
-            "kl": mean[:harmful],
-            "kl_benign": mean[harmful:],
+            "kl": mean[:prompts],
+            "kl_benign": mean[prompts:],
         }
         metrics: dict[str, tuple[Tensor, int | Tensor]] = {
             name: (value.detach().sum(), value.numel()) for name, value in measured.items() if value.numel()
         }
-        if total > harmful:
+        if total > prompts:
             metrics["over_refusal"] = over_refusal(batch, head.log_probs.detach(), head.reference, config.window)
         return Terms(loss, metrics)
 
@@ -167,7 +167,7 @@ class MosaObjective:
 
         def score(sentences: Tensor) -> Tensor:
             starts = span_scores(table, sentences.flatten(0, 1), config.window, fit=config.fit, masked=masked)
-            return best_start(starts, config.pool).view(prompts, pairs)
+            return best_start(starts).view(prompts, pairs)
 
         return score(batch["safe"]), score(batch["harmful"])
 
@@ -179,11 +179,11 @@ def over_refusal(batch: Batch, log_probs: Tensor, reference: Tensor, window: tup
         The sum over benign prompts of the log-probability of a refusal's first tokens at its best start (token 0, or in
         the window), policy minus reference, in nats; and how many prompts have room for one.
     """
-    harmful = batch["safe"].shape[0]
-    masked = batch["masked"][harmful:]
+    prompts = batch["safe"].shape[0]
+    masked = batch["masked"][prompts:]
     best = []
     for values in (log_probs, reference):
-        table = by_position(batch, values, scored=False)[harmful:]  # [N, L, C]
+        table = by_position(batch, values, scored=False)[prompts:]  # [N, L, C]
         starts = [span_scores(table, batch["opening"], each, masked=masked) for each in ((0, 1), window)]
         best.append(torch.cat(starts, 1).max(1).values)
     room = best[1].isfinite()

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from filelock import BaseFileLock
 from transformers import TrainingArguments
 
-from midward._hints import differing
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment._card import base_of, card
 from midward.alignment.config import AlignConfig, AlignError, resolve
@@ -27,13 +25,15 @@ from midward.alignment.data import Prompt, Schedule, digest, encode_prompts
 from midward.alignment.sentences import SentenceIds, SentenceSet, encode_sentences
 from midward.alignment.trainer import MosaTrainer, last_checkpoint, read_curve, save_adapter
 from midward.models import LanguageModel
-from midward.store import LOCK, hold, write_text
+from midward.runs.run import RECORD, Measured, RunFolder
+from midward.store import write_text
 
 log = logging.getLogger("midward.alignment")
 
-RECORD, CURVE, CHECKPOINTS = "align.json", "reward.csv", "checkpoints"
-CARD = "README.md"
-# Settings that change nothing about the adapter, so that a run may be taken up again with other ones.
+#: Of a finished run: what the adapter is of, and its card; no path of a machine is in either.
+ABOUT, CARD = "align.json", "README.md"
+CURVE, CHECKPOINTS = "reward.csv", "checkpoints"
+#: Settings that change nothing about the adapter, so that a run may be taken up again with other ones.
 _FREE = ("save_steps", "micro_batch")
 
 
@@ -41,13 +41,19 @@ _FREE = ("save_steps", "micro_batch")
 class AlignResult:
     """A finished run.
 
-    adapter: folder for `midward.load(..., adapter=)` or `PeftModel.from_pretrained`.
-    history: rows of the reward curve (trainer.COLUMNS). config: as resolved. steps: optimizer steps.
-    resumed_from: step of the checkpoint it was taken up from, or None. reused: it was finished already.
-    warnings: what the reward curve gave cause for.
+    Attributes:
+        adapter: folder for `midward.load(..., adapter=)` or `PeftModel.from_pretrained`.
+        run: the same folder as that of a run.
+        history: rows of the reward curve (trainer.COLUMNS).
+        config: as resolved.
+        steps: optimizer steps.
+        resumed_from: step of the checkpoint it was taken up from, or None.
+        reused: it was finished already.
+        warnings: what the reward curve gave cause for.
     """
 
     adapter: Path
+    run: RunFolder
     history: list[dict[str, float]]
     config: AlignConfig
     steps: int
@@ -67,7 +73,7 @@ def align(
     sentences: SentenceSet | None = None,
     overwrite: bool = False,
     on_log: Callable[[dict[str, float]], None] | None = None,
-    on_start: Callable[[str], None] | None = None,
+    on_start: Callable[[int, str], None] | None = None,
     processes: int | None = None,
     **overrides: Any,
 ) -> AlignResult:
@@ -79,21 +85,22 @@ def align(
     Args:
         model: A diffusion model without an adapter.
         data: Harmful prompts: texts, conversations or (prompt, answer) pairs.
-        out: Folder of the adapter, align.json (resolved settings, hashes of the data, versions), reward.csv and a model
-            card.
+        out: Folder of the adapter, run.json, align.json (resolved settings, hashes of the data, versions), reward.csv
+            and a model card.
         method: "mosa", or "initial" for the baseline.
         recipe: A name in `RECIPES`.
         benign: Prompts, as in `data`, on which the model must stay as it is; needed while benign_beta > 0.
         sentences: What is rewarded and what is not; the built-in ones by default.
         overwrite: Start anew where `out` holds a run.
         on_log: Called with every row of the reward curve.
-        on_start: Called with one line that tells processes and batches.
+        on_start: Called with the optimizer steps, and one line that tells processes and batches.
         processes: How many there must be, since a launcher may start fewer and say nothing.
         overrides: Fields of `AlignConfig`.
 
     Raises:
         AlignError: Before training, for settings, data, sentences, an `out` or processes that cannot work; and where
             the loss is no finite number.
+        InputError: `out` holds another run, or another process trains there.
     """
     # 1. What is asked for, checked: settings, model, prompts, sentences, and the order in which they will be seen.
     config = resolve({"method": method, "recipe": recipe, **overrides})
@@ -118,10 +125,10 @@ def align(
     _check_launch(state.num_processes, processes, model)
     processes = state.num_processes
     micro = _micro_batch(config, processes)
-    claim = _prepare(out, record, overwrite) if state.is_main_process else None
+    run = _begin(out, model, record, overwrite, main=state.is_main_process)
     state.wait_for_everyone()
-    if json.loads((out / RECORD).read_text(encoding="utf-8"))["finished"]:
-        return AlignResult(out, read_curve(out / CURVE), config, schedule.steps, reused=True)
+    if (out / ABOUT).exists():
+        return AlignResult(out, run, read_curve(out / CURVE), config, schedule.steps, reused=True)
     checkpoint = last_checkpoint(out / CHECKPOINTS)
     resumed_from = int(checkpoint.name.split("-")[1]) if checkpoint else None
     state.wait_for_everyone()
@@ -135,7 +142,7 @@ def align(
     )
     log.info("aligning %s (%s, %s): %s", model.name, config.method, config.recipe, start)
     if on_start is not None:
-        on_start(start)
+        on_start(schedule.steps, start)
     with _random_state_kept(), _adapted(model, config):
         args = _arguments(model, config, out, micro, accumulation, schedule.steps)
         trainer = MosaTrainer(model, config, schedule, args, out / CURVE, on_log)
@@ -145,13 +152,14 @@ def align(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         save_adapter(model.network, out, write=state.is_main_process)
     # 4. Say that it is finished, and what it is.
+    run.finish({"finished": True, "steps": schedule.steps, "warnings": trainer.warned})
     if state.is_main_process:
         write_text(out / CARD, card(record))  # in place of PEFT's, which says nothing
-        _write_json(out / RECORD, {**record, "finished": True, "warnings": trainer.warned})
+        write_text(out / ABOUT, json.dumps({**record, "warnings": trainer.warned}, indent=2) + "\n")
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
-    del claim
-    return AlignResult(out, read_curve(out / CURVE), config, schedule.steps, resumed_from, warnings=trainer.warned)
+    curve = read_curve(out / CURVE)
+    return AlignResult(out, run, curve, config, schedule.steps, resumed_from, warnings=trainer.warned)
 
 
 def _check_model(model: LanguageModel, config: AlignConfig) -> None:
@@ -226,42 +234,29 @@ def _record(
         "sentences": {"safe": len(ids.safe), "harmful": len(ids.harmful), "hash": digest(ids)},
         "steps": steps,
         "versions": {name: version(name) for name in ("midward", "torch", "transformers", "peft", "accelerate")},
-        "finished": False,
     }
 
 
-def _prepare(out: Path, record: dict[str, Any], overwrite: bool) -> BaseFileLock:
-    """Make `out` ready: fresh, to be taken up again, or refused because it holds another run, or another process runs
-    in it. Nobody else may as long as what is returned lives."""
-    out.mkdir(parents=True, exist_ok=True)
-    claim = hold(out)
-    path = out / RECORD
-    anew = overwrite and path.exists()
-    if anew:
-        for name in (RECORD, CURVE, CARD, "adapter_config.json", "adapter_model.safetensors"):
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        differences = _differences(before, record)
-        if differences:
-            raise AlignError(
-                f"{out} holds another run: {'; '.join(differences)}. Choose another folder or "
-                "overwrite it (overwrite=True, --overwrite)."
-            )
-        for torn in (out / CHECKPOINTS).glob("checkpoint-*"):
-            if torn != last_checkpoint(out / CHECKPOINTS):
-                shutil.rmtree(torn)
-        return claim
-    if not anew and any(path.name != LOCK for path in out.iterdir()):
+def _begin(out: Path, model: LanguageModel, record: dict[str, Any], overwrite: bool, *, main: bool) -> RunFolder:
+    """The folder of the run: fresh, or to be gone on with. In the main process nothing torn is left in it, nor what is
+    to be overwritten."""
+    if main and not (out / RECORD).exists() and out.is_dir() and list(out.glob("[!.]*")):
         raise AlignError(f"{out} isn't empty and holds no {RECORD}; choose another folder.")
-    _write_json(path, record)
-    return claim
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    given = {name: now[name] for name in ("data", "benign", "sentences", "model_fingerprint")}
-    return [*differing(before["config"], now["config"], but=_FREE), *differing(before, given)]
+    settings = {name: value for name, value in record["config"].items() if name not in _FREE}
+    data = {name: record[name] for name in ("data", "benign", "sentences", "model_fingerprint")}
+    run = RunFolder(out, "align", settings | data, anew=overwrite)
+    counts = {"harmful": record["data"]["prompts"], "benign": record["benign"]["prompts"]}
+    run.start(
+        [Measured.of(model).model_copy(update={"name": base_of(model.name)})], goals=counts, seed=settings["seed"]
+    )
+    torn = [path for path in out.glob(f"{CHECKPOINTS}/*") if overwrite or path != last_checkpoint(path.parent)]
+    if main:
+        for path in torn:
+            shutil.rmtree(path)
+        if overwrite:
+            for name in (ABOUT, CURVE, CARD, "adapter_config.json", "adapter_model.safetensors"):
+                (out / name).unlink(missing_ok=True)
+    return run
 
 
 def _arguments(
@@ -347,7 +342,3 @@ def _random_state_kept() -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")

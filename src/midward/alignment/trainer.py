@@ -23,21 +23,11 @@ from midward.store import write_text
 
 log = logging.getLogger("midward.alignment")
 
-METRICS = (
-    "reward",
-    "positive",
-    "negative",
-    "positive_gain",
-    "negative_gain",
-    "floored",
-    "kl",
-    "kl_benign",
-    "over_refusal",
-)
+METRICS = ("reward", "safe", "harmful", "safe_gain", "harmful_gain", "floored", "kl", "kl_benign", "over_refusal")
 """What every step measures, in nats unless said otherwise.
 
-reward: score of the safe sentence minus that of the (possibly floored) harmful one. positive, negative: the two scores.
-positive_gain, negative_gain: the same minus the reference's score of that sentence. floored: share of pairs whose
+reward: score of the safe sentence minus that of the (possibly floored) harmful one. safe, harmful: the two scores.
+safe_gain, harmful_gain: the same minus the reference's score of that sentence. floored: share of pairs whose
 harmful sentence is at the floor, 0 to 1. kl, kl_benign: KL(policy || reference) a masked token, on harmful and benign
 prompts. over_refusal: see `mosa.over_refusal`, the mean over benign prompts.
 """
@@ -59,9 +49,9 @@ class RewardWarning(UserWarning):
 
 
 def reward_warning(rows: Sequence[dict[str, float]], floor: float | None = None) -> str | None:
-    """What to tell the user when the last rows' reward rises while the positive score falls, or None.
+    """What to tell the user when the last rows' reward rises while the safe score falls, or None.
 
-    floor: the run's negative_floor, so that nobody is told to set what is set.
+    floor: the run's harmful_floor, so that nobody is told to set what is set.
     """
     rows = rows[-WARN_ROWS:]
     if len(rows) < WARN_ROWS:
@@ -71,14 +61,14 @@ def reward_warning(rows: Sequence[dict[str, float]], floor: float | None = None)
     def change(name: str) -> float:
         return sum(row[name] for row in rows[half:]) / half - sum(row[name] for row in rows[:half]) / half
 
-    if change("reward") <= WARN_MARGIN or change("positive") >= -WARN_MARGIN:
+    if change("reward") <= WARN_MARGIN or change("safe") >= -WARN_MARGIN:
         return None
-    remedy = "Set negative_floor (recipe='stable')"
+    remedy = "Set harmful_floor (recipe='stable')"
     if floor is not None:
-        remedy = f"Lower negative_floor (now {floor:g})"
+        remedy = f"Lower harmful_floor (now {floor:g})"
     return (
         f"step {rows[-1]['step']}: over the last {WARN_ROWS} rows the reward rose by {change('reward'):.1f} "
-        f"nats while the safe sentences' own score fell by {-change('positive'):.1f}: the harmful term alone "
+        f"nats while the safe sentences' own score fell by {-change('safe'):.1f}: the harmful term alone "
         f"is being pushed down. {remedy}, or lower lr."
     )
 
@@ -158,7 +148,7 @@ class MosaTrainer(Trainer):
             )
         if self.is_world_process_zero():
             write_curve(self.curve, rows)
-            message = reward_warning(rows, self.align_config.negative_floor)
+            message = reward_warning(rows, self.align_config.harmful_floor)
             if message and not self.warned:
                 self.warned.append(message)
                 log.warning(message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -10,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -117,20 +115,23 @@ def tasks_of(progress: Progress) -> Callable[[str, int, int], None]:
     return show
 
 
-def curve_of(progress: Progress, record: Path) -> Callable[[dict[str, float]], None]:
-    """Shows each row of a reward curve; the record of the run says of how many steps."""
-    task = progress.add_task("align", total=None)
-    names = {"reward": "reward", "positive": "pos", "negative": "neg", "kl": "KL", "over_refusal": "over-refusal"}
+class CurveBar:
+    """Shows a training run on a task of a progress display, or line by line where there is none."""
 
-    def show(row: dict[str, float]) -> None:
-        values = [f"{short} {row[name]:.3g}" for name, short in names.items() if name in row]
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.task = progress, progress.add_task("align", total=None)
+
+    def start(self, steps: int, line: str) -> None:
+        say(f"          {line}")
+        self.progress.update(self.task, total=steps)
+
+    def row(self, row: dict[str, float]) -> None:
+        names = [name for name in ("reward", "safe", "harmful", "kl", "over_refusal") if name in row]
+        values = [f"{name.replace('_', '-')} {row[name]:.3g}" for name in names]
         line = f"step {row['step']:>5}  {'  '.join(values)}"
-        steps = json.loads(record.read_text(encoding="utf-8"))["steps"]
-        progress.update(task, completed=row["step"], total=steps, description=line)
-        if progress.disable:
+        self.progress.update(self.task, completed=row["step"], description=line)
+        if self.progress.disable:
             say(line)
-
-    return show
 
 
 class StepBar:

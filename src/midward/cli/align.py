@@ -11,7 +11,7 @@ from midward._flags import Flag
 from midward.alignment.config import AlignConfig, DataConfig, resolve
 from midward.cli._options import Given, ModelOptions, Overwrite, pairs
 from midward.cli._run import Result, finish
-from midward.cli._show import bar, curve_of, say
+from midward.cli._show import CurveBar, bar, say
 from midward.sampling import Sampling
 
 
@@ -40,21 +40,12 @@ def align(
     plan = resolve({"length": 2**20, **read.settings})
     loaded = model.load(**plan.memory(benign=bool(read.benign)))
     from midward.alignment import RewardWarning, SentenceSet, run
-    from midward.runs.run import RECORD, Measured, RunFolder
 
     settings = {"length": Sampling.for_model(loaded).length, **read.settings}  # what is trained is what is sampled
-    plan, counts = resolve(settings), {"harmful": len(read.harmful), "benign": len(read.benign or [])}
-    say(f"align     {counts['harmful']} harmful and {counts['benign']} benign prompts")
-    say(f"          {', '.join(f'{name} {value}' for name, value in plan.to_dict().items())}")
-    if overwrite:
-        (out / RECORD).unlink(missing_ok=True)
-    folder = RunFolder(out, "align", plan.to_dict(), grows=["save_steps", "micro_batch"])
-
-    def start(line: str) -> None:
-        say(f"          {line}")
-        folder.start([Measured.of(loaded)], goals=counts, seed=plan.seed)
-
+    say(f"align     {len(read.harmful)} harmful and {len(read.benign or [])} benign prompts")
+    say(f"          {', '.join(f'{name} {value}' for name, value in resolve(settings).to_dict().items())}")
     with bar() as progress, warnings.catch_warnings():
+        curve = CurveBar(progress)
         warnings.simplefilter("ignore", RewardWarning)  # it is told below
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
         trained = run.align(
@@ -64,8 +55,8 @@ def align(
             benign=read.benign,
             sentences=SentenceSet(**read.sentences),
             overwrite=overwrite,
-            on_log=curve_of(progress, out / run.RECORD),
-            on_start=start,
+            on_log=curve.row,
+            on_start=curve.start,
             processes=processes,
             **settings,
         )
@@ -74,7 +65,7 @@ def align(
     record = {"adapter": str(trained.adapter), "steps": trained.steps, "history": trained.history}
     if trained.reused:
         return Result(record, files=f"{trained.adapter} is finished already ({trained.steps} steps)")
-    shown = finish(folder, {"finished": True, "steps": trained.steps, "warnings": trained.warnings})
+    shown = finish(trained.run, {"finished": True, "steps": trained.steps, "warnings": trained.warnings})
     begun = f", from step {trained.resumed_from}" if trained.resumed_from else ""
     files = f"{trained.steps} steps{begun}; adapter, reward.csv and its figure are in {trained.adapter}"
     return replace(shown, data={**record, "warnings": trained.warnings}, files=files)

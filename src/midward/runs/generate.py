@@ -17,7 +17,6 @@ from midward.models import LanguageModel
 from midward.runs.measure import Case, Front, measure
 from midward.runs.run import Measured, Run
 from midward.sampling import Request, Sampling, Watcher
-from midward.sampling.requests import resolve
 from midward.store import RowFile, write_text
 
 #: Fields of a row that a column of the table can't have.
@@ -78,7 +77,7 @@ def generate(
         models=[Measured.of(model, digest=None if guard is None else guard.digest)],
         sampling=asdict(sampling),
     ).stamped()
-    cases = [_case(model, row, column, sampling, index) for index, row in enumerate(rows)]
+    cases = [_case(row, column, index) for index, row in enumerate(rows)]
     _begin(out, run, cases, overwrite)
     return measure(
         model,
@@ -90,21 +89,17 @@ def generate(
         watchers=watchers,
         progress=progress,
         file=out.name,
+        strict=False,
     )
 
 
-def _case(model: LanguageModel, row: Row, column: str, sampling: Sampling, index: int) -> Case:
+def _case(row: Row, column: str, index: int) -> Case:
     prompt: Any = row.get(column)
     error = None
     if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
         error = f"row {index} has an empty prompt"
     elif not isinstance(prompt, str | list):
         error = f"row {index}: a prompt is a text or a list of messages; received {prompt!r}"
-    else:
-        try:
-            resolve(model, prompt, sampling.length, index)
-        except (TypeError, ValueError) as problem:
-            error = str(problem).replace("request", "row", 1)
     others = {_free(name, row): value for name, value in row.items() if name != column}
     # Nothing is known of whether it is harmful, unless the table says so.
     about = {"index": index, "error": None, "harmful": None, **others}

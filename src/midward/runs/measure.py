@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,6 +106,7 @@ def measure(
     watchers: Sequence[Watcher] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     file: str = ROWS,
+    strict: bool = True,
 ) -> list[Row]:
     """Answer, judge and read every case; a row each, appended as it comes.
 
@@ -124,6 +125,8 @@ def measure(
         batch_size: rows per forward, 1 or more.
         watchers: see the steps and add nothing to the rows (a progress display).
         progress: called with the rows that are there and those wanted.
+        strict: whether a request that can't be followed is raised before the first forward; else it is the error of its
+            row.
 
     Returns:
         Rows: key, set, goal (id), source, subject, harmful, prompt, response, ended, nfe, steps, seconds (its share of
@@ -154,9 +157,15 @@ def measure(
     if len(set(keys)) < len(keys):
         raise InputError("two cases are equal in everything; give each what tells it apart in `about`.")
     missing = [i for i, key in enumerate(keys) if key not in rows.rows]
+    cases = list(cases)
     for i in missing:
-        if cases[i].error is None:
-            resolve(model, cases[i].request, sampling.length, i)
+        try:
+            if cases[i].error is None:
+                resolve(model, cases[i].request, sampling.length, i)
+        except (TypeError, ValueError) as error:
+            if strict:
+                raise
+            cases[i] = replace(cases[i], error=str(error).replace("request", "row", 1))
     done = len(keys) - len(missing)
     progress(done, len(keys))
     chunks = _Chunks(model, sampling, judge, guard, readers, text, batch_size, watchers)

@@ -124,19 +124,25 @@ class RunFolder:
         verb: what makes it.
         settings: all that decides the results, as JSON: the verb's flags as given.
         grows: names of settings that a run which goes on may have more of: counts, and lists that only got longer.
+        anew: what the folder holds of a run counts for nothing.
 
     Raises:
         InputError: the folder can't be written, or holds results of another run: what differs is named.
     """
 
     def __init__(
-        self, folder: str | Path, verb: str, settings: Mapping[str, Any] | None = None, grows: Collection[str] = ()
+        self,
+        folder: str | Path,
+        verb: str,
+        settings: Mapping[str, Any] | None = None,
+        grows: Collection[str] = (),
+        anew: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.run = Run(verb=verb, settings=dict(settings or {}))
         _check_writable(self.folder)
         record = self.folder / RECORD
-        if record.exists() and [path for path in self.folder.glob("[!.]*") if path != record]:
+        if not anew and record.exists() and [path for path in self.folder.glob("[!.]*") if path != record]:
             before = Run.load(self.folder)
             if before.verb != verb:
                 raise InputError(f"{self.folder} holds a run of midward {before.verb}. Give another --out.")

@@ -11,8 +11,8 @@ from midward.reports.blocks import Block, Figure, Missing, finite
 from midward.reports.chart import Chart, Point, Series
 
 _CHARTS = (
-    ("score, nats", ("reward", "positive", "negative")),
-    ("against the reference, nats", ("positive_gain", "negative_gain", "over_refusal")),
+    ("score, nats", ("reward", "safe", "harmful")),
+    ("against the reference, nats", ("safe_gain", "harmful_gain", "over_refusal")),
     ("KL, nats a token", ("kl", "kl_benign")),
 )
 
@@ -52,7 +52,7 @@ def reward(history: list[dict[str, Any]]) -> Figure:
             f"The reward went from {rewards[0]:.1f} to {sum(tail) / len(tail):.1f} nats over {len(rewards)} steps."
         )
     note = (
-        "Reward: the safe sentence's score minus the harmful one's (positive, negative). KL: how far the model drifted "
+        "Reward: the safe sentence's score minus the harmful one's (safe, harmful). KL: how far the model drifted "
         "from where it began, on attacked prompts and on harmless ones."
     )
     return Figure("reward-curve", "Reward curve", charts, note, finding)
