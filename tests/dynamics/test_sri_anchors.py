@@ -106,6 +106,8 @@ def test_what_is_saved_is_what_is_loaded(exact, fitted, tmp_path):
     assert torch.equal(loaded.mu_harmful, fitted.mu_harmful)
     loaded.check(exact, SAMPLING)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["anchors.safetensors"]
+    older = Anchors.rebuild(fitted.tensors(), {**fitted.record(), "region": "response"}, "an older file")
+    assert older.digest == fitted.digest
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ BAD_SETTINGS = [
     {"layer": True},
     {"reading": "x"},
     {"reading": []},
-    {"region": 3},
+    {"region": "prompt"},
     {"needs_all_steps": "yes"},
     {"model": 5},
     {"adapter": 5},

@@ -113,7 +113,7 @@ def test_watching_without_all_steps_changes_no_response(exact, sampling):
 def test_masks_in_the_prompt_may_take_more_steps_than_there_are(exact):
     sampling = Sampling(length=3, threshold=1.0, end="keep")
     requests = [[5, 2, 2, 2, 6], [7, 8, 9]]
-    anchors = anchors_for(exact, sampling, region="prompt", needs_all_steps=False)
+    anchors = anchors_for(exact, sampling, needs_all_steps=False)
     alone, together = SRISignal(anchors), SRISignal(anchors)
     assert sample(exact, requests, sampling, batch_size=1, watchers=[alone])[0].steps == 6
     sample(exact, requests, sampling, batch_size=2, watchers=[together])
@@ -171,23 +171,6 @@ def test_guided_layers_are_the_conditional_forwards(exact):
         assert torch.allclose(plain.states(row), guided.states(row), atol=1e-6)
 
 
-def test_the_prompts_masks_are_a_region_of_their_own(exact):
-    masked = [5, 2, 2, 6, 7]
-    sampling = Sampling(length=8, steps=4)
-    cloned = []
-
-    def keep(module, args, output):
-        cloned.append(output.last_hidden_state.clone())
-
-    hook = exact.network.model.register_forward_hook(keep)
-    region, response = PooledStates(region="prompt", reading="response"), PooledStates(reading="response")
-    sample(exact, [masked, PROMPTS[1]], sampling, batch_size=2, watchers=[region, response])
-    hook.remove()
-    assert torch.allclose(region.states(0), torch.stack([h[0, 1:3].mean(0) for h in cloned]), atol=1e-9)
-    assert torch.equal(region.states(1), response.states(1))  # it has none, so its response is read
-    assert not exact.network.model._forward_hooks
-
-
 def test_anchors_of_something_else_are_refused_before_a_step(exact, lively):
     sampling = Sampling(length=8, steps=4)
     for model, settings in ((lively, sampling), (exact, Sampling(length=8, steps=4, block=4))):
@@ -202,8 +185,6 @@ def test_anchors_of_something_else_are_refused_before_a_step(exact, lively):
 def test_bad_arguments(exact):
     with pytest.raises(ValueError, match="generated"):
         PooledStates(reading="generate")
-    with pytest.raises(ValueError, match="region"):
-        PooledStates(region="suffix")
     with pytest.raises(ValueError, match="layers"):
         PooledStates((-2,))
     with pytest.raises(ValueError, match="no layer 7"):

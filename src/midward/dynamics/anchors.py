@@ -43,7 +43,7 @@ class Anchors:
     """mu_harmless, mu_harmful [T, D] float32, with everything they depend on.
 
     counts: generations that the two were averaged over. model, adapter: names, for people; fingerprint decides.
-    layer, reading, region, needs_all_steps: as `PooledStates` takes them. eps: of the signal's logarithms.
+    layer, reading, needs_all_steps: as `PooledStates` takes them. eps: of the signal's logarithms.
     """
 
     mu_harmless: torch.Tensor
@@ -55,7 +55,6 @@ class Anchors:
     sampling: Sampling
     layer: Annotated[int, Field(ge=LAST)] = LAST
     reading: Literal["response", "generated"] = "response"
-    region: Literal["response", "prompt"] = "response"
     needs_all_steps: bool = True
     eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = EPS
 
@@ -109,6 +108,8 @@ class Anchors:
         """Make anchors of what a file holds. Raises AnchorsError, naming `source`, for anything that is none."""
         try:
             settings: dict[str, Any] = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
+            if record.get("region") == "response":  # in older files; there is no other one
+                record = {name: value for name, value in record.items() if name != "region"}
             settings |= {**record, "sampling": Sampling(**record["sampling"]), "counts": tuple(record["counts"])}
             if lacking := {field.name for field in fields(cls)} - set(settings):
                 raise InputError(f"it lacks {min(lacking)}")
@@ -117,7 +118,7 @@ class Anchors:
             first = error.errors()[0]
             why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}; it has {first['input']!r}"
             raise AnchorsError(f"{source} holds no proper anchors: {why}.") from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise AnchorsError(f"{source} holds no proper anchors: {error}.") from None
 
     def save(self, path: str | Path) -> Path:
@@ -180,7 +181,6 @@ def fit_anchors(
     refused: Refused,
     sampling: Sampling | None = None,
     views: Sequence[View] = ((READINGS[0], LAST),),
-    region: str = "response",
     needs_all_steps: bool = True,
     batch_size: int = 16,
     kept: Path | None = None,
@@ -194,7 +194,6 @@ def fit_anchors(
         refused: tells from a response's text; the paper's is a dictionary of phrases.
         sampling: the model's own unless given.
         views: readings and layers, see `PooledStates`.
-        region: of `PooledStates`.
         needs_all_steps: of `PooledStates`; False leaves the sampling as it is.
         batch_size: rows of a forward. One batch's states [B, T, D] are kept at a time.
         kept: what the names of files begin with, `<kept>-<reading>-<layer>-<key>.safetensors`, the key over all that
@@ -209,13 +208,12 @@ def fit_anchors(
         AnchorsError: where nothing is left of a kind, or a file that is there holds no anchors.
     """
     sampling = sampling or Sampling.for_model(model)
-    settings: dict[str, Any] = {"region": region, "needs_all_steps": needs_all_steps}
     total = len(harmless) + len(harmful)
     # 1. What is there: anchors, or the sums of a fit that broke off.
     paths: dict[View, Path] = {}
     unfinished = None
     if kept is not None:
-        about = {"model": model.fingerprint, "sampling": asdict(sampling), **settings}
+        about = {"model": model.fingerprint, "sampling": asdict(sampling), "needs_all_steps": needs_all_steps}
         about["prompts"] = [
             [asdict(prompt) if isinstance(prompt, Request) else prompt for prompt in prompts]
             for prompts in (harmless, harmful)
@@ -237,7 +235,7 @@ def fit_anchors(
         for start in range(done.get(kind, 0), len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             watchers = {
-                reading: PooledStates(numbers, reading=reading, region=region, needs_all_steps=needs_all_steps)
+                reading: PooledStates(numbers, reading=reading, needs_all_steps=needs_all_steps)
                 for reading, numbers in layers.items()
             }
             responses = sample(model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values()))
@@ -273,7 +271,7 @@ def fit_anchors(
             sampling=sampling,
             layer=layer,
             reading=reading,  # type: ignore[arg-type]
-            **settings,
+            needs_all_steps=needs_all_steps,
         )
         if paths:
             fitted[reading, layer].save(paths[reading, layer])

@@ -12,31 +12,20 @@ from midward.sampling import Sampling
 #: SRI's own sampling (section 5), which its tables are of.
 PAPER: dict[str, Any] = {"length": 128, "steps": 32, "block": 128, "order": "low_confidence", "temperature": 0.0}
 
-SAMPLERS: dict[str, tuple[str, Callable[[Sampling], Sampling]]] = {
-    "native": ("the settings as given", lambda given: given),
-    "paper": (
-        "SRI's own: 128 tokens in one block of 32 steps, most confident first",
-        lambda given: _scheduled(given, **PAPER),
-    ),
-    "ar": (
-        "autoregressive sampling: one token a step, from left to right",
-        lambda given: _scheduled(given, order="left_to_right", steps=given.length, block=None),
-    ),
-    "greedy": (
-        "most confident first, as many steps as tokens",
-        lambda given: _scheduled(given, order=_confident(given), steps=given.length),
-    ),
-    "static": ("most confident first, in the given steps", lambda given: _scheduled(given, order=_confident(given))),
-    "random": ("random order, in the given steps", lambda given: _scheduled(given, order="random")),
-    "random-greedy": (
-        "random order, as many steps as tokens",
-        lambda given: _scheduled(given, order="random", steps=given.length),
-    ),
-    "left-to-right": ("from left to right, in the given steps", lambda given: _scheduled(given, order="left_to_right")),
-    "dynamic": (
-        "dynamic remasking: all tokens of at least 0.9 at once",
-        lambda given: replace(given, order="low_confidence", threshold=0.9),
-    ),
+#: Name -> from the settings as given to the sampler's.
+SAMPLERS: dict[str, Callable[[Sampling], Sampling]] = {
+    "native": lambda given: given,
+    "paper": lambda given: _scheduled(given, **PAPER),
+    # autoregressive sampling: one token a step, from left to right
+    "ar": lambda given: _scheduled(given, order="left_to_right", steps=given.length, block=None),
+    # most confident first: as many steps as tokens, or the given ones
+    "greedy": lambda given: _scheduled(given, order=_confident(given), steps=given.length),
+    "static": lambda given: _scheduled(given, order=_confident(given)),
+    "random": lambda given: _scheduled(given, order="random"),
+    "random-greedy": lambda given: _scheduled(given, order="random", steps=given.length),
+    "left-to-right": lambda given: _scheduled(given, order="left_to_right"),
+    # dynamic remasking: all tokens of at least 0.9 at once
+    "dynamic": lambda given: replace(given, order="low_confidence", threshold=0.9),
 }
 
 
@@ -50,6 +39,14 @@ def _confident(given: Sampling) -> str:
 
 
 def sampler(name: str, given: Sampling) -> Sampling:
-    """The settings of one of SAMPLERS. Raises InputError for an unknown name."""
+    """The settings of a sampler.
+
+    Args:
+        name: one of SAMPLERS.
+        given: what it starts from.
+
+    Raises:
+        InputError: for an unknown name.
+    """
     one_of("sampler", name, SAMPLERS)
-    return SAMPLERS[name][1](given)
+    return SAMPLERS[name](given)

@@ -49,25 +49,17 @@ class SRISignal(Pooling):
     has its last state's signal, against each later step's anchors.
 
     Args:
-        anchors: they say layer, reading, region and whether every step is run; `on_start` raises AnchorsMismatch where
-            they were fitted for another model, adapter or sampling.
+        anchors: they say layer, reading and whether every step is run; `on_start` raises AnchorsMismatch where they
+            were fitted for another model, adapter or sampling.
         tau: above 0.
-        region: by default that of the anchors; "prompt" reads the masks of a prompt against anchors of responses.
         on_signal: called after each step with the signals so far, so that a guard may decide; steps that a row took no
             part in have its last state's signal.
     """
 
-    def __init__(
-        self, anchors: Anchors, *, tau: float = TAU, region: str | None = None, on_signal: OnSignal | None = None
-    ) -> None:
+    def __init__(self, anchors: Anchors, *, tau: float = TAU, on_signal: OnSignal | None = None) -> None:
         if not tau > 0:
             raise InputError(f"tau must be above 0; received {tau!r}.")
-        super().__init__(
-            (anchors.layer,),
-            reading=anchors.reading,
-            region=region or anchors.region,
-            needs_all_steps=anchors.needs_all_steps,
-        )
+        super().__init__((anchors.layer,), reading=anchors.reading, needs_all_steps=anchors.needs_all_steps)
         self.anchors = anchors
         self.tau = tau
         self.on_signal = on_signal

@@ -18,7 +18,6 @@ from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
 
-REGIONS = ("response", "prompt")
 LAST = -1  # the states after the final norm
 
 
@@ -47,8 +46,6 @@ class Pooling:
         before anything stands, all of the response. Their states are of step t's forward, so before its commits. An
         autoregressive model has one reading: the running mean of the states that each token was, or would have been,
         chosen from.
-    region: "response", or "prompt": the positions of the prompt that were masks; a row whose prompt has none is read
-        in its response.
     needs_all_steps: run every scheduled step on every row. False leaves the sampling as it is, and steps that a row
         takes no part in have the state of its step before. Autoregressive rows always end at their end token: nothing
         counts behind it.
@@ -59,20 +56,13 @@ class Pooling:
     needs_all_positions = True
 
     def __init__(
-        self,
-        layers: Sequence[int] = (LAST,),
-        *,
-        reading: str = "response",
-        region: str = "response",
-        needs_all_steps: bool = True,
+        self, layers: Sequence[int] = (LAST,), *, reading: str = "response", needs_all_steps: bool = True
     ) -> None:
         one_of("reading", reading, READINGS)
-        one_of("region", region, REGIONS)
         if not layers or any(not isinstance(layer, int) or layer < LAST for layer in layers):
             raise InputError(f"layers are one or more numbers, -1 or above; received {layers!r}.")
         self.layers = tuple(layers)
         self.reading = reading
-        self.region = region
         self.all_steps = needs_all_steps
         self.needs_all_steps = needs_all_steps
         self._hooks: list[Any] = []
@@ -100,7 +90,6 @@ class Pooling:
         self._causal = canvas.model.family.kind == "autoregressive"
         self.needs_all_steps = self.all_steps and not self._causal
         self.steps = steps_of(canvas.model, canvas.sampling)
-        self._mask_id = canvas.mask_id
         ends = canvas.model.family.end_ids if canvas.sampling.end != "keep" else ()
         self._ends = torch.tensor(ends, device=canvas.ids.device, dtype=torch.long)
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
@@ -109,7 +98,6 @@ class Pooling:
         self._own_count = dict.fromkeys(self._place, 0) if own else None
         self._sums: dict[int, torch.Tensor] = {}
         self._count = torch.zeros(len(canvas.rows), 1, device=canvas.ids.device)
-        self._prompt = self._prompt_region(canvas)
         self._hook(canvas.model)
         self.begin(canvas)
 
@@ -136,28 +124,15 @@ class Pooling:
 
     # --- how it is done -------------------------------------------------------------------------------------
 
-    def _prompt_region(self, canvas: Canvas) -> torch.Tensor | None:
-        """What counts of each canvas row [rows, L], where it isn't the response alone."""
-        if self.region == "response" or self._causal:
-            return None
-        masked = canvas.ids == self._mask_id
-        masked[:, canvas.width :] = False
-        masked[:, canvas.width :] |= ~masked.any(-1, keepdim=True)
-        return masked
-
     def _hook(self, model: LanguageModel) -> None:
         """Hold on to what `Step` doesn't show until its step is reported, which is before the next forward."""
         for layer in self.layers:
-            if layer == LAST and self._prompt is None:
-                continue  # `Step` shows it
             if layer == LAST:
-                module = model.causal_lm.base_model
-            else:
-                blocks = _blocks(model)
-                if layer >= len(blocks):
-                    raise InputError(f"{model.name!r} has {len(blocks)} layers; there is no layer {layer} (from 0).")
-                module = blocks[layer]
-            self._hooks.append(module.register_forward_hook(self._keeper(layer)))
+                continue  # `Step` shows it
+            blocks = _blocks(model)
+            if layer >= len(blocks):
+                raise InputError(f"{model.name!r} has {len(blocks)} layers; there is no layer {layer} (from 0).")
+            self._hooks.append(blocks[layer].register_forward_hook(self._keeper(layer)))
 
     def _keeper(self, layer: int) -> Callable[..., None]:
         def keep(module: Any, args: Any, output: Any) -> None:
@@ -172,33 +147,25 @@ class Pooling:
         return self._rows[1]
 
     def _means(self, step: Step, rows: torch.Tensor) -> dict[int, torch.Tensor]:
-        weights = self._weights(step, rows)
-        part = step.response if self._prompt is None else slice(None)
-        phi = {}
-        for layer in self.layers:
-            hidden = self._full.get(layer)
-            hidden = step.hidden if hidden is None else hidden[: len(rows), part]
-            phi[layer] = pooled(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), weights)
-        return phi
+        weights = self._weights(step)
+        return {layer: pooled(self._hidden(step, layer), weights) for layer in self.layers}
 
-    def _weights(self, step: Step, rows: torch.Tensor) -> torch.Tensor:
-        """What each position counts in the mean: [B, length], or [B, L] where the prompt may count."""
-        if self._prompt is None and self.reading == "response":
+    def _hidden(self, step: Step, layer: int) -> torch.Tensor:
+        """The layer's states [B, length, D] of the response's positions, or [B, 1, D] of an autoregressive model."""
+        part = slice(-1, None) if self._causal else step.response
+        hidden = step.hidden if layer == LAST else self._full[layer][: len(step.rows), part]
+        return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+
+    def _weights(self, step: Step) -> torch.Tensor:
+        """What each position counts in the mean [B, length]."""
+        if self.reading == "response":
             return torch.full_like(step.committed, 1 / step.committed.shape[1], dtype=torch.float32)
-        region = torch.ones_like(step.committed) if self._prompt is None else self._prompt[rows]
-        counted = region
-        if self.reading == "generated":
-            generated = step.committed
-            if len(self._ends):
-                ids = step.ids[:, step.response]
-                is_end = ids == self._ends if len(self._ends) == 1 else torch.isin(ids, self._ends)
-                generated = generated & (is_end.cumsum(-1) <= is_end)
-            if self._prompt is None:
-                counted = generated
-            else:
-                counted = region & (step.ids != self._mask_id)
-                counted[:, step.response] &= generated
-        counted = torch.where(counted.any(-1, keepdim=True), counted, region)  # before anything stands, all of it
+        counted = step.committed
+        if len(self._ends):
+            ids = step.ids[:, step.response]
+            is_end = ids == self._ends if len(self._ends) == 1 else torch.isin(ids, self._ends)
+            counted = counted & (is_end.cumsum(-1) <= is_end)
+        counted = counted | ~counted.any(-1, keepdim=True)  # before anything stands, all of it
         return counted / counted.sum(-1, keepdim=True)
 
     def _running(self, step: Step, rows: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -207,9 +174,7 @@ class Pooling:
         self._count[rows] += (~behind).float()
         phi = {}
         for layer in self.layers:
-            hidden = self._full.get(layer)
-            hidden = (step.hidden if hidden is None else hidden)[:, -1]
-            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+            hidden = self._hidden(step, layer)[:, -1]
             if layer not in self._sums:
                 self._sums[layer] = hidden.new_zeros(len(self._count), hidden.shape[1])
             self._sums[layer][rows] += hidden.masked_fill(behind, 0.0)
