@@ -1,6 +1,5 @@
 """The suffix search: it finds what is there to be found, keeps the best, and goes on where it stopped."""
 
-import json
 import random
 from dataclasses import asdict, replace
 
@@ -17,6 +16,7 @@ from midward.probes.configs import Gcg
 from midward.probes.probe import against
 from midward.probes.suffix import Aim, SuffixPrompt, drafts_of, losses, search, start_of, swaps
 from midward.sampling import Forced, Request, Sampling, sample
+from midward.store import RowFile
 
 LENGTH = 16
 SAMPLING = Sampling(length=LENGTH, steps=4, block=8)
@@ -158,13 +158,12 @@ def test_a_run_that_was_stopped_goes_on_within_a_search(searched, tmp_path, monk
 
     with pytest.raises(KeyboardInterrupt):
         searched("cut", stop)
-    [left] = (tmp_path / "cut").glob("unfinished-*.json")
-    assert json.loads(left.read_text())["state"]["curve"][4:]
+    left = RowFile(tmp_path / "cut" / "searches.jsonl").rows.values()
+    assert [len(row["curve"]) for row in left if not row["ended"]] == [5]
     counted = []
     again = searched("cut", lambda what, done, of: counted.append(done))
     assert again == whole
     assert counted[:3] == [7, 14, 18] and counted[-1] == 4 * 7  # what was done is not done again
-    assert not left.exists()
 
 
 def test_searches_at_a_time_give_the_suffixes_of_one_after_another(searched, tmp_path):
@@ -172,7 +171,7 @@ def test_searches_at_a_time_give_the_suffixes_of_one_after_another(searched, tmp
     three = searched("three", lambda what, done, of: counted.append(done), workers=3)
     assert [asdict(case) for case in three] == near([asdict(case) for case in one]) and max(counted) == 4 * 7
     assert len({case.request.prompt for case in one}) > 2  # they did not all end alike
-    assert not list((tmp_path / "three").glob("unfinished-*"))
+    assert all(row["ended"] for row in RowFile(tmp_path / "three" / "searches.jsonl").rows.values())
 
 
 def test_one_failure_ends_the_searches_beside_it_and_nothing_is_lost(searched, monkeypatch):

@@ -96,7 +96,7 @@ def test_the_window_with_least_success_is_found():
     table = np.ones((20, 30), bool)
     table[6:12] = False  # starts 24 to 44
     found = window(rows_of(table), 24)
-    assert (found.start, found.end, found.asr.value, found.tied) == (24, 48, 0.0, ())
+    assert (found["start"], found["end"], found["asr"]["value"], found["tied"]) == (24, 48, 0.0, [])
 
 
 def test_of_windows_that_are_not_told_apart_the_leftmost_is_taken():
@@ -104,7 +104,7 @@ def test_of_windows_that_are_not_told_apart_the_leftmost_is_taken():
     table[4:16] = False
     table[5, 0] = True  # one goal of thirty at one start: the windows over it are a little worse, and tied
     found = window(rows_of(table), 24)
-    assert found.start == 16 and set(found.tied) == {20, 24, 28, 32, 36, 40} and 0 < found.asr.value < 0.01
+    assert found["start"] == 16 and set(found["tied"]) == {20, 24, 28, 32, 36, 40} and 0 < found["asr"]["value"] < 0.01
 
 
 @settings(max_examples=25)
@@ -117,14 +117,16 @@ def test_the_window_agrees_with_the_plain_statement(table, width):
     least = min(mean.mean() for mean in every.values())
     best = next(mean for mean in every.values() if mean.mean() == least)
     tied = [start for start, mean in every.items() if paired([dict(enumerate(mean))], [dict(enumerate(best))]).low <= 0]
-    assert found.start == tied[0] and set(found.tied) == set(tied[1:])
-    assert found.asr.value == pytest.approx(every[found.start].mean()) and found.end == found.start + width
-    assume(found.asr.low < found.asr.high)
-    assert found.asr.low <= found.asr.value <= found.asr.high
+    assert found["start"] == tied[0] and set(found["tied"]) == set(tied[1:])
+    assert (
+        found["asr"]["value"] == pytest.approx(every[found["start"]].mean()) and found["end"] == found["start"] + width
+    )
+    assume(found["asr"]["low"] < found["asr"]["high"])
+    assert found["asr"]["low"] <= found["asr"]["value"] <= found["asr"]["high"]
 
 
 def test_unscored_goals_do_not_count():
-    assert window(rows_of([[True, None, False]] * 3), 8).asr.value == 0.5
+    assert window(rows_of([[True, None, False]] * 3), 8)["asr"]["value"] == 0.5
     with pytest.raises(InputError, match="no goal was scored"):
         window(rows_of([[None]] * 3), 8)
 

@@ -6,10 +6,9 @@ set against those to the suffix that the searches start from.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
@@ -31,12 +30,14 @@ from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, search, 
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling
 from midward.stats import Estimate, mean, rate
-from midward.store import RowFile, hold, key_of, write_text
+from midward.store import RowFile, key_of
 
-VERSION = "1"  # raised whenever a row may come out otherwise
+VERSION = "2"  # raised whenever a row may come out otherwise
 EVERY = 10  # iterations between two writes of a search under way
 #: Settings that a search's result hangs on.
 SETTINGS = ("tokens", "iterations", "width", "top", "stop_loss", "drafts")
+#: What a search came to, as fields of a case's row.
+FIELDS = ("suffix", "suffix_ids", "start_loss", "loss", "curve", "evaluated", "dropped")
 
 
 # --- what is asked -------------------------------------------------------------------------------------------
@@ -95,16 +96,15 @@ class _Stopped(Exception):
 
 
 class _Searches:
-    """The searches of a run, several at a time; what each came to is a row of searches.jsonl, read where it is there,
-    and what is under way is in unfinished-KEY.json."""
+    """The searches of a run, several at a time. Where each stands is a row of searches.jsonl, the last one of its key,
+    until it has `ended`."""
 
     def __init__(
         self, model: LanguageModel, config: Gcg, sampling: Sampling, folder: Path, total: int, progress: Progress
     ) -> None:
-        self.model, self.config, self.sampling, self.folder = model, config, sampling, folder
+        self.model, self.config, self.sampling = model, config, sampling
         self.file, self.lock, self.stopped = RowFile(folder / "searches.jsonl"), Lock(), Event()
         self.total, self.done, self.progress = total * config.iterations, 0, progress
-        self.failure: BaseException | None = None
 
     def advance(self, iterations: int) -> None:
         with self.lock:
@@ -115,17 +115,9 @@ class _Searches:
         """The case with the suffix that is found for it; a control as it is."""
         if case.about["position"] is None:
             return case
-        if self.stopped.is_set():
-            raise _Stopped
-        try:
-            row = self.row(case)
-        except BaseException as error:
-            self.failure = self.failure or (None if isinstance(error, _Stopped) else error)
-            self.stopped.set()
-            raise
-        about = {name: value for name, value in row.items() if name not in ("key", "goal", "seconds")}
+        row = self.row(case)
         text = SuffixPrompt(self.model, case.goal.prompt).text(tuple(row["suffix_ids"]))
-        return replace(case, request=Request(text), about=about)
+        return replace(case, request=Request(text), about={**case.about, **{name: row[name] for name in FIELDS}})
 
     def row(self, case: Case) -> Row:
         """Search, from where it was left off."""
@@ -140,48 +132,44 @@ class _Searches:
             position=aim.position,
             ids=aim.ids,
         )
-        if key in self.file.rows:
+        kept = self.file.rows.get(key)
+        if kept and kept["ended"]:
             self.advance(config.iterations)
-            return self.file.rows[key]
-        prompt, unfinished = SuffixPrompt(self.model, goal.prompt), self.folder / f"unfinished-{key}.json"
-        state, seconds = None, 0.0
-        if unfinished.exists():
-            record = json.loads(unfinished.read_text(encoding="utf-8"))
-            state, seconds = Search.of(record["state"]), record["seconds"]
-        begun = time.perf_counter() - seconds
-        self.advance(0 if state is None else len(state.curve) - 1)
+            return kept
+        prompt, state = SuffixPrompt(self.model, goal.prompt), Search.of(kept["state"]) if kept else None
+        begun = time.perf_counter() - (kept["seconds"] if kept else 0.0)
+        self.advance(len(state.curve) - 1 if state else 0)
+
+        def note(state: Search, ended: bool) -> Row:
+            row = {
+                "key": key,
+                "goal": goal.id,
+                **case.about,
+                "suffix": self.model.tokenizer.decode(list(state.best), clean_up_tokenization_spaces=False),
+                "suffix_ids": list(state.best),
+                "start_loss": state.curve[0],
+                **{name: getattr(state, name) for name in ("loss", "curve", "evaluated", "dropped")},
+                "seconds": round(time.perf_counter() - begun, 3),
+                "ended": ended,
+                "state": None if ended else asdict(state),
+            }
+            with self.lock:
+                self.file.append(row)
+            return row
 
         def watch(state: Search) -> None:
             if self.stopped.is_set():
                 raise _Stopped
             self.advance(1)
             if (len(state.curve) - 1) % EVERY == 0:
-                record = {"seconds": time.perf_counter() - begun, "state": asdict(state)}
-                write_text(unfinished, json.dumps(record) + "\n")
+                note(state, ended=False)
 
-        drafts = drafts_of(
-            self.model, prompt.ids(tuple(case.about["start_ids"])), aim, config.drafts, sampling, goal.id
-        )
+        start = prompt.ids(tuple(case.about["start_ids"]))
+        drafts = drafts_of(self.model, start, aim, config.drafts, sampling, goal.id)
         how: dict[str, Any] = {"length": sampling.length, "seed": sampling.seed, "key": goal.id, "drafts": drafts}
         state = search(self.model, prompt, aim, config, state=state, watch=watch, **how)
-        row = {
-            "key": key,
-            "goal": goal.id,
-            **case.about,
-            "suffix": self.model.tokenizer.decode(list(state.best), clean_up_tokenization_spaces=False),
-            "suffix_ids": list(state.best),
-            "start_loss": state.curve[0],
-            "loss": state.loss,
-            "curve": state.curve,
-            "evaluated": state.evaluated,
-            "dropped": state.dropped,
-            "seconds": round(time.perf_counter() - begun, 3),
-        }
-        with self.lock:
-            self.file.append(row)
-        unfinished.unlink(missing_ok=True)
         self.advance(config.iterations - (len(state.curve) - 1))
-        return row
+        return note(state, ended=True)
 
 
 def searched(
@@ -191,28 +179,24 @@ def searched(
 
     As many searches at a time as the config has `workers` share torch's threads; small models use few threads well.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    claim = hold(folder)  # what a search under way leaves is one process's
     aimed = sum(case.about["position"] is not None for case in asked)
     searches = _Searches(model, config, sampling, folder, aimed, progress)
     threads = torch.get_num_threads()
     one_a_thread = threads if model.device.type == "cpu" else 1
     workers = one_a_thread if config.workers == 0 else config.workers or 1
     torch.set_num_threads(max(1, threads // workers))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            coming = [pool.submit(searches.prepared, case) for case in asked]
-            try:
-                return [each.result() for each in coming]
-            except BaseException as error:  # Ctrl-C among them: no search goes on behind it
-                searches.stopped.set()
-                pool.shutdown(cancel_futures=True)
-                if isinstance(error, _Stopped) and searches.failure:
-                    raise searches.failure from None
-                raise
-    finally:
-        torch.set_num_threads(threads)
-        del claim
+    with ThreadPoolExecutor(workers) as pool:
+        coming = [pool.submit(searches.prepared, case) for case in asked]
+        try:
+            wait(coming, return_when=FIRST_EXCEPTION)
+        finally:  # of a failure, or Ctrl-C: no search goes on behind it
+            searches.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+    errors = [error for each in coming if not each.cancelled() and (error := each.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
+        raise error  # what failed, and not a search that was stopped because of it
+    return [each.result() for each in coming]
 
 
 def cost(model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sampling) -> str:

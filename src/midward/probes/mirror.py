@@ -8,7 +8,6 @@ window of starts in which MOSA should train on this model. [ours: the paper give
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from midward.probes.prefill import CELL, NOTHING, cells
 from midward.probes.probe import Probe, Row
 from midward.runs.measure import Case
 from midward.sampling import Forced, Request, Sampling
-from midward.stats import Rate, paired, rate
+from midward.stats import from_record, paired, rate
 from midward.store import key_of, write_text
 from midward.world import wrappers
 
@@ -101,22 +100,7 @@ def windows(places: Sequence[int], width: int) -> list[int]:
     return candidates
 
 
-@dataclass(frozen=True)
-class Window:
-    """Starts from start up to and without end. asr: attack success over them, its interval over goals. tied: further
-    windows whose paired difference from the lowest is not told from 0."""
-
-    start: int
-    end: int
-    asr: Rate
-    tied: tuple[int, ...]
-
-    def record(self) -> Row:
-        """As JSON."""
-        return {"start": self.start, "end": self.end, "asr": self.asr.record(), "tied": list(self.tied)}
-
-
-def window(rows: Sequence[Row], width: int) -> Window:
+def window(rows: Sequence[Row], width: int) -> Row:
     """The window of starts in which a refusal leaves the attack least success.
 
     1. Candidates are [s, s + width) for every start s of the sweep whose window the sweep covers.
@@ -125,6 +109,10 @@ def window(rows: Sequence[Row], width: int) -> Window:
        0), the two are tied, and the leftmost of the tied is taken: least harm is out before the refusal.
 
     Of several lengths of the refusal the first counts.
+
+    Returns:
+        start, and end behind it; asr: attack success over these starts, the record of a rate over goals; tied: where
+        the other windows begin that are tied with it.
 
     Raises:
         InputError: the sweep is narrower than the window, or no goal was scored at every start.
@@ -146,20 +134,21 @@ def window(rows: Sequence[Row], width: int) -> Window:
     tied = [start for start in candidates if (paired([means[start]], [means[lowest]]).low or 0.0) <= 0]
     verdicts = [(goal, hit) for goal in goals for hit in inside(tied[0], goal)]
     asr = rate([hit for _, hit in verdicts], [goal for goal, _ in verdicts])
-    return Window(tied[0], tied[0] + width, asr, tuple(tied[1:]))
+    return {"start": tied[0], "end": tied[0] + width, "asr": asr.record(), "tied": tied[1:]}
 
 
-def findings(rows: Sequence[Row], chosen: Window) -> list[str]:
-    """What was chosen, in sentences with intervals."""
+def findings(rows: Sequence[Row], chosen: Row) -> list[str]:
+    """What was chosen, in sentences with intervals. chosen: as `window` gives it."""
+    start, end = chosen["start"], chosen["end"]
     alone = [row for row in rows if row["kind"] == UNFORCED]
     base, won = rate(row["success"] for row in alone), {row["goal"] for row in alone if row["success"]}
-    inside = [row for row in _of_first_length(rows) if chosen.start <= row["position"] < chosen.end]
+    inside = [row for row in _of_first_length(rows) if start <= row["position"] < end]
     saved = [not row["success"] for row in inside if row["goal"] in won and row["success"] is not None]
     share = f" It saves {100 * np.mean(saved):.1f} % of the responses that the attack had won." if saved else ""
-    ties = f" Windows from {', '.join(map(str, chosen.tied))} on are not told from it." if chosen.tied else ""
+    ties = f" Windows from {', '.join(map(str, chosen['tied']))} on are not told from it." if chosen["tied"] else ""
     return [
         f"Under the attack {alone[0]['attack']!r} (ASR {base} alone) a refusal forced at a start from token "
-        f"{chosen.start} up to {chosen.end} leaves an ASR of {chosen.asr.text()} on average.{share}{ties}"
+        f"{start} up to {end} leaves an ASR of {from_record(chosen['asr']).text()} on average.{share}{ties}"
     ]
 
 
@@ -171,8 +160,8 @@ def _of_first_length(rows: Sequence[Row]) -> list[Row]:
 def summary(rows: Sequence[Row], config: Mirror, sampling: Sampling) -> dict[str, Any]:
     """The probe's `summary`, with the `window`, and options of `midward align` that train in it (`align`)."""
     chosen = window(rows, config.width)
-    settings = {"window_start": chosen.start, "window_end": chosen.end, "length": sampling.length}
-    shown = {"window": chosen.record(), "align": {"method": "mosa", **settings}}
+    settings = {"window_start": chosen["start"], "window_end": chosen["end"], "length": sampling.length}
+    shown = {"window": chosen, "align": {"method": "mosa", **settings}}
     return {"cells": cells(rows), "findings": findings(rows, chosen), **shown}
 
 
