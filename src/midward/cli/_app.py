@@ -132,11 +132,14 @@ def _verb(verb: str) -> Any:
 def _summary(verb: str) -> str:
     if verb not in VERBS:
         return "A probe of another package."
-    file, _, function = VERBS[verb].partition(":")
-    for node in ast.parse((Path(__file__).with_name(f"{file}.py")).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
+    file, _, name = VERBS[verb].partition(":")
+    path = Path(__file__).with_name(f"{file}.py")
+    if file == "probe":  # its verbs are made of configs
+        path, name = path.parent.with_name("probes") / "configs.py", name.capitalize()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return (ast.get_docstring(node) or "").split("\n\n")[0]
-    raise AssertionError(f"{file}.py has no function {function}")
+    raise AssertionError(f"{path} has no {name}")
 
 
 class _Midward(Group):

@@ -17,58 +17,13 @@ from midward.probes import configs
 Out = Annotated[Path, Flag("Folder of rows, tables and figures.", name="--out", free=True)]
 
 
-def prefill(
-    model: ModelOptions, sampling: SamplingOptions, probe: configs.Prefill, out: Out = Path("probe-prefill")
-) -> Result:
-    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase.
-
-    Run again, it goes on where it stopped.
-    """
-    return _run("prefill", model, sampling, probe, out)
-
-
-def mirror(
-    model: ModelOptions, sampling: SamplingOptions, probe: configs.Mirror, out: Out = Path("probe-mirror")
-) -> Result:
-    """Which tokens, if made safe, save the response? Writes MOSA's window on this model for midward align.
-
-    The window is a setting, so look for it on goals that no result is reported on. Run again, it goes on where it
-    stopped.
-    """
-    return _run("mirror", model, sampling, probe, out)
-
-
-def ask(model: ModelOptions, sampling: SamplingOptions, probe: configs.Ask, out: Out = Path("probe-ask")) -> Result:
-    """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.
-
-    Run again, it goes on where it stopped.
-    """
-    return _run("ask", model, sampling, probe, out)
-
-
-def gcg(model: ModelOptions, sampling: SamplingOptions, probe: configs.Gcg, out: Out = Path("probe-gcg")) -> Result:
-    """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.
-
-    One run is one model with its adapter. Run again, it goes on where it stopped, within a search too.
-    """
-    return _run("gcg", model, sampling, probe, out)
-
-
-def order(
-    model: ModelOptions, sampling: SamplingOptions, probe: configs.Order, out: Out = Path("probe-order")
-) -> Result:
-    """Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on.
-
-    All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
-    """
-    return _run("order", model, sampling, probe, out)
-
-
 def __getattr__(name: str) -> Callable[..., Result]:
-    """The verb of a probe of another package."""
-    from midward.probes.registry import find
+    """The verb of a probe: ours, whose config is known without torch, or another package's."""
+    config = configs.CONFIGS.get(name)
+    if config is None:
+        from midward.probes.registry import find
 
-    config = find(name).config
+        config = find(name).config
 
     def verb(model: ModelOptions, sampling: SamplingOptions, probe: Any, out: Out = Path(f"probe-{name}")) -> Result:
         return _run(name, model, sampling, probe, out)

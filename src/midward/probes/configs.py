@@ -141,6 +141,8 @@ class Attacking(ProbeConfig):
 class Prefill(Attacking):
     """Where does a forced phrase jailbreak? Attack success by position and kind of phrase.
 
+    Run again, it goes on where it stopped.
+
     Args:
         positions: Response tokens, 0,40,80, or sweeps start:stop:step; an even sweep unless given.
         phrases: Kinds of phrase by comma.
@@ -177,7 +179,8 @@ class Prefill(Attacking):
 class Mirror(Attacking):
     """Which tokens, if made safe, save the response? Writes MOSA's window on this model for midward align.
 
-    The window is a setting, so look for it on goals that no result is reported on.
+    The window is a setting, so look for it on goals that no result is reported on. Run again, it goes on where it
+    stopped.
 
     Args:
         attack: What the refusal has to stop: an affirmative phrase at token 0, or a dressed-up request (sandbox).
@@ -195,6 +198,8 @@ class Mirror(Attacking):
 @dataclass(frozen=True)
 class Ask(Attacking):
     """Can a prompt place a phrase at word k by asking for it? Hit rate by k, with two controls.
+
+    Run again, it goes on where it stopped.
 
     Args:
         words: Words of the response where a phrase is asked for, from 0.
@@ -214,8 +219,8 @@ class Ask(Attacking):
 class Gcg(Attacking):
     """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.
 
-    One run is one model with its adapter; a search that was stopped goes on, too. The defaults are the published ones,
-    but on the sandbox, where they would take hours.
+    One run is one model with its adapter. Run again, it goes on where it stopped, within a search too. The defaults are
+    the published ones, but on the sandbox, where they would take hours.
 
     Args:
         positions: Response tokens, 0,40,80, or sweeps start:stop:step, where a phrase is aimed at: agreement at 0, a
@@ -268,7 +273,7 @@ class Gcg(Attacking):
 
 @dataclass(frozen=True)
 class Order(ProbeConfig):
-    """Mean position of newly committed tokens by step, with padding told apart.
+    """Mean position of newly committed tokens by step, with padding told apart. Run again, it goes on.
 
     All steps are run, as in MOSA's figure 5, which has --length 128 --steps 32 and one block.
 
@@ -301,3 +306,7 @@ class Order(ProbeConfig):
         if len(chosen) < 2:
             raise InputError(f"{name} holds {len(chosen)} goals; at least two are needed for an interval.")
         return chosen
+
+
+#: Probe of this package -> its config.
+CONFIGS: dict[str, type[ProbeConfig]] = {kind.__name__.lower(): kind for kind in (Prefill, Mirror, Ask, Gcg, Order)}
