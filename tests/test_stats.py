@@ -291,3 +291,15 @@ def test_a_number_comes_back_from_its_record_and_a_stranger_is_refused():
 )
 def test_a_difference_says_why_it_is_not_told_from_none(n, moved, why):
     assert paired([{g: g < moved for g in range(n)}], [dict.fromkeys(range(n), False)]).untold == why
+
+
+@given(st.lists(st.floats(1, 5), min_size=1, max_size=12))
+def test_the_mean_of_a_scale_stays_on_it_and_in_its_interval(scores):
+    number = mean(scores, ends=(1, 5))
+    assert 1 <= number.low <= number.value + 1e-9 and number.value - 1e-9 <= number.high <= 5
+
+
+def test_a_scale_of_verdicts_has_the_interval_of_their_rate():
+    verdicts = [True, False, True, True, False]
+    number, share = mean(map(float, verdicts), ends=(0, 1)), rate(verdicts)
+    assert (number.low, number.high) == (share.low, share.high)

@@ -47,10 +47,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def near_path(path: str | Path) -> str:
-    """The same for a path that isn't there: what lies beside it and has nearly its name."""
-    folder = Path(path).expanduser().parent
-    beside = {each.name: str(each) for each in folder.iterdir()} if folder.is_dir() else {}
+def near_path(path: str | Path, *, folder: bool | None = None) -> str:
+    """The same for a path that isn't there: what lies beside it and has nearly its name.
+
+    Args:
+        path: what was given.
+        folder: whether it should have been a folder (True), a file (False) or either (None): nothing else is offered.
+    """
+    parent = Path(path).expanduser().parent
+    beside = {each.name: str(each) for each in parent.iterdir()} if parent.is_dir() else {}
+    beside = {name: each for name, each in beside.items() if folder in (None, Path(each).is_dir())}
     near = get_close_matches(Path(path).name, beside, n=1)
     return f" Did you mean {beside[near[0]]!r}?" if near else ""
 

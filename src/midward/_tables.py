@@ -38,7 +38,7 @@ def read_table(path: str | Path) -> list[Row]:
     if reader is None:
         raise InputError(f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}.")
     if not path.exists():
-        raise MissingFile(f"there is no file {path}.{near_path(path)}")
+        raise MissingFile(f"there is no file {path}.{near_path(path, folder=False)}")
     try:
         rows = reader(path)
     except UnicodeDecodeError as error:

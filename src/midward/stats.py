@@ -181,23 +181,43 @@ def rate(verdicts: Iterable[Verdict], goals: Labels = None, seeds: Labels = None
         return Rate(None, 0.0, 1.0, 0, 0, 0, unscored=unscored)
     of_goal, of_seed = _codes(goals, scored), _codes(seeds, scored, alike=True)
     hits, goal_count, seed_count = hits[scored], 1 + int(of_goal.max()), 1 + int(of_seed.max())
-    more = max(1, round(len(hits) / (goal_count * seed_count)))
-    variance = _variance([_moves(hits, of_goal, of_seed, (1.0, 0.0), more)])
-    widened = (hits.sum() + more * seed_count) / (len(hits) + 2 * more * seed_count)
-    low, high = _wilson(float(hits.mean()), widened, variance, goal_count)
+    low, high = _of_shares(hits, of_goal, of_seed)
     return Rate(float(hits.mean()), low, high, len(hits), goal_count, seed_count, int(hits.sum()), unscored)
 
 
-def mean(values: Iterable[float], goals: Labels = None, seeds: Labels = None) -> Mean:
-    """The mean of one number or more; goals and seeds as in `rate`."""
+def _of_shares(shares: np.ndarray, of_goal: np.ndarray, of_seed: np.ndarray) -> tuple[float, float]:
+    """The interval of the mean of numbers in 0..1 (steps 1 to 4)."""
+    goal_count, seed_count = 1 + int(of_goal.max()), 1 + int(of_seed.max())
+    more = max(1, round(len(shares) / (goal_count * seed_count)))
+    variance = _variance([_moves(shares, of_goal, of_seed, (1.0, 0.0), more)])
+    widened = (shares.sum() + more * seed_count) / (len(shares) + 2 * more * seed_count)
+    return _wilson(float(shares.mean()), widened, variance, goal_count)
+
+
+def mean(
+    values: Iterable[float], goals: Labels = None, seeds: Labels = None, ends: tuple[float, float] | None = None
+) -> Mean:
+    """The mean of one number or more.
+
+    Args:
+        values: numbers without ends, or of a scale.
+        goals, seeds: as in `rate`.
+        ends: of the scale, where there is one: the interval then stays on it, by the rule of rates.
+    """
     numbers = np.array(list(values), dtype=float)
     every = np.ones(len(numbers), dtype=bool)
     of_goal, of_seed = _codes(goals, every), _codes(seeds, every, alike=True)
     goal_count, value = 1 + int(of_goal.max()), float(numbers.mean())
-    (goal_part, _), *seed_parts = _variance([_moves(numbers, of_goal, of_seed)])
-    half = _half([(goal_part, goal_count - 1), *seed_parts]) if goal_count > 1 else 0.0
-    low, high = (value - half, value + half) if half > 1e-12 * abs(value) else (None, None)
-    return Mean(value, low, high, len(numbers), goal_count, 1 + int(of_seed.max()))
+    interval: tuple[float | None, float | None] = None, None
+    if ends is not None:
+        bounds = np.array(_of_shares((numbers - ends[0]) / (ends[1] - ends[0]), of_goal, of_seed))
+        low, high = (ends[0] + (ends[1] - ends[0]) * bounds).tolist()
+        interval = low, high
+    elif goal_count > 1:
+        (goal_part, _), *seed_parts = _variance([_moves(numbers, of_goal, of_seed)])
+        half = _half([(goal_part, goal_count - 1), *seed_parts])
+        interval = (value - half, value + half) if half > 1e-12 * abs(value) else interval
+    return Mean(value, *interval, len(numbers), goal_count, 1 + int(of_seed.max()))
 
 
 def area(positives: Any, negatives: Any, positive_goals: Labels = None, negative_goals: Labels = None) -> Area | None:

@@ -63,7 +63,7 @@ def load_tensors(path: str | Path, kind: type[R]) -> tuple[R, dict[str, np.ndarr
 def load_record(path: str | Path, kind: type[R]) -> R:
     """The record of such a file alone. Raises as `load_tensors` does."""
     if not Path(path).is_file():
-        raise MissingFile(f"there is no {kind.noun} at {path}.{near_path(path)}")
+        raise MissingFile(f"there is no {kind.noun} at {path}.{near_path(path, folder=False)}")
     try:
         with safe_open(path, framework="np") as file:
             header = {name: _json(text) for name, text in (file.metadata() or {}).items()}

@@ -80,7 +80,7 @@ def test_rows_without_the_column_are_told_beside_an_agreement(midward, tiny, tmp
 @pytest.mark.parametrize(
     "args, message",
     [
-        ([], 'give a prompt (midward generate "...") or --prompts FILE'),
+        ([], 'give a prompt (midward generate "..."; - reads standard input) or --prompts FILE'),
         (["hello", "--prompts", "GOALS"], "one of them"),
         (["hello", "--out", "OUT"], "go together"),
         (["  "], "the prompt is empty"),

@@ -146,13 +146,25 @@ from typer.testing import CliRunner
 from midward.cli import app
 
 for verb in {["attack", *PROBES, "dynamics", "guard eval", "utility --tasks sums"]!r}:
-    shown = CliRunner().invoke(app, [*verb.split(), "--model", "/nowhere", "--out", sys.argv[1] + "/out"])
+    shown = CliRunner().invoke(app, [*verb.split(), "--model", "org/nowhere", "--out", sys.argv[1] + "/out"])
     assert shown.exit_code == 2 and "is a file; give another path" in shown.stderr, (verb, shown.stderr)
     assert "torch" not in sys.modules, verb
 for verb in ("attack", "probe ask"):
     shown = CliRunner().invoke(app, [*verb.split(), "--goals", "gaols.csv", "--out", "out"])
     assert shown.exit_code == 2 and "Did you mean 'goals.csv'?" in shown.stderr, (verb, shown.stderr)
     assert "torch" not in sys.modules, verb
+GUARDED = ["chat", "generate t30", "trace t30 --html x.html", "utility --tasks sums --out out", "attack --out out"]
+GUARDED += ["guard score --prompts goals.csv", "guard eval --out out"]
+for verb in GUARDED:
+    shown = CliRunner().invoke(app, [*verb.split(), "--guard", "absent"])
+    assert shown.exit_code == 2 and "there is no guard at absent" in shown.stderr, (verb, shown.stderr)
+    assert "torch" not in sys.modules, verb
+PLACES = ["generate t30 --model ./absent", "attack --model ./absent --out out", "compare absent other"]
+PLACES += ["utility --tasks sums --compare absent --out out", "utility --tasks sums --adapter ./absent --out out"]
+for words in (*PLACES, "probe prefill --compare absent --out out"):
+    shown = CliRunner().invoke(app, words.split())
+    assert shown.exit_code == 2 and "absent" in shown.stderr, (words, shown.stderr)
+    assert "torch" not in sys.modules, words
 """
 
 

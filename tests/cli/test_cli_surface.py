@@ -13,7 +13,8 @@ import torch
 from midward.cli import _show
 from midward.cli._app import VERBS, load
 from midward.cli._show import printable
-from midward.models import ModelError
+from midward.errors import MissingFile
+from midward.runs.run import RunFolder
 
 MAIN = "import sys; from midward.cli import main; sys.argv[0] = 'midward'\n"
 
@@ -114,7 +115,7 @@ def test_json_is_all_of_stdout(midward):
 def test_quiet_leaves_the_result_and_errors(midward, tiny, tmp_path):
     shown = midward("generate", "t30", *tiny, "--quiet")
     assert shown.exit_code == 0 and shown.stdout and shown.stderr == ""
-    assert midward("generate", "t30", "-q", "--model", tmp_path / "nothing").stderr.startswith("error: no model")
+    assert midward("generate", "t30", "-q", "--model", tmp_path / "nothing").stderr.startswith("error: there is no")
 
 
 def test_what_was_resolved_is_told_on_stderr(midward, tiny, llada_folder):
@@ -147,17 +148,23 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch)
 
 def test_debug_shows_the_traceback(midward, tmp_path, monkeypatch):
     monkeypatch.setenv("MIDWARD_DEBUG", "1")
-    with pytest.raises(ModelError):
+    with pytest.raises(MissingFile):
         midward("generate", "t30", "--model", tmp_path / "nothing")
 
 
-def test_ctrl_c_is_130_and_says_how_to_go_on(midward, monkeypatch):
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_is_130_and_says_what_there_is(midward, monkeypatch, tmp_path, begun):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
+    if begun:
+        RunFolder(tmp_path / "out", "utility", {}).start()
+        (tmp_path / "out" / "rows.jsonl").touch()
+        monkeypatch.setattr("midward.cli.utility.run_folder", lambda folder: None)
     monkeypatch.setattr("midward.load", stopped, raising=False)
-    shown = midward("generate", "t30")
-    assert shown.exit_code == 130 and "the same command goes on from there" in shown.stderr
+    shown = midward("utility", "--tasks", "sums", "--out", tmp_path / "out")
+    assert shown.exit_code == 130 and ("goes on from there" in shown.stderr) is begun
+    assert ("Nothing was written yet" in shown.stderr) is not begun
 
 
 def test_out_of_memory_is_told(midward, tiny, monkeypatch):
@@ -246,6 +253,7 @@ def test_texts_of_set_stay_texts_in_a_config(midward, config, tmp_path):
         ["attack", "--goals", "goal.csv"],
         ["generate", "t30", "--model", "modle"],
         ["generate", "t30", "--adapter", "modle"],
+        ["generate", "t30", "--model", "./modle"],
         ["chat", "--guard", "guards.safetensors"],
         ["utility", "--tasks", "sums", "--compare", "modle"],
         ["trace", "--html", "x.html", "--load", "guards.safetensors"],
@@ -255,11 +263,18 @@ def test_texts_of_set_stay_texts_in_a_config(midward, config, tmp_path):
 )
 def test_a_file_that_isnt_there_comes_with_the_nearest_that_is(midward, tmp_path, monkeypatch, args):
     monkeypatch.chdir(tmp_path)
-    for name in ("runs.yaml", "goals.csv", "guard.safetensors"):
+    for name in ("runs.yaml", "goals.csv", "guard.safetensors", "modle.csv"):
         (tmp_path / name).touch()
+    (tmp_path / "goal").mkdir()  # no file, which is wanted
     (tmp_path / "model").mkdir()
     shown = midward(*args)
-    near = {"runs.yml": "runs.yaml", "goal.csv": "goals.csv", "modle": "model", "guards.safetensors": "guard."}
+    near = {
+        "runs.yml": "runs.yaml",
+        "goal.csv": "goals.csv",
+        "modle": "model",
+        "./modle": "model",
+        "guards.safetensors": "guard.",
+    }
     assert shown.exit_code == 2 and f"Did you mean '{near[args[-1] if args[-1] in near else args[2]]}" in shown.stderr
 
 

@@ -53,6 +53,15 @@ def test_a_folder_of_it_is_played_in_the_report(midward, tiny, tmp_path, redact)
     assert both.exit_code == 2 and "one of them" in both.stderr
 
 
+def test_a_prompt_is_taken_as_generate_takes_it(midward, tiny, page):
+    assert midward("trace", *tiny, "--prompt", PROMPT, "--html", page).exit_code == 0
+    written = page.read_text()
+    for args, stdin in (([PROMPT], None), (["-"], f"{PROMPT}\n")):
+        page.unlink()
+        assert midward("trace", *tiny, *args, "--html", page, stdin=stdin).exit_code == 0
+        assert page.read_text() == written
+
+
 def test_a_recorded_trace_gives_the_same_page(midward, tiny, page, tmp_path):
     first = midward("trace", *tiny, "--prompt", PROMPT, "--against", "left_to_right", "--html", page)
     assert first.exit_code == 0 and "llada-tiny, left-to-right: 6 steps" in first.stderr
@@ -116,6 +125,7 @@ def test_a_guard_may_let_nothing_begin(midward, tiny, llada, page, tmp_path):
     "args, message",
     [
         ([], "give a prompt"),
+        (["t30", "--prompt", "t30"], "give a prompt"),
         (["--prompt", "t30", "--load", "x.safetensors"], "give a prompt"),
         (["--prompt", " "], "the prompt is empty"),
         (["--prompt", "t30", "--forced", "t31"], "--forced is POSITION:TEXT"),
@@ -125,7 +135,7 @@ def test_a_guard_may_let_nothing_begin(midward, tiny, llada, page, tmp_path):
         (["--prompt", "t30", "--guard", "none.safetensors"], "there is no guard at none.safetensors"),
         (["--prompt", "t30", "--anchors", "none.safetensors"], "there is no file of anchors at"),
         (["--load", "none.safetensors"], "there is no trace at none.safetensors"),
-        (["--load", "x", "--against", "random"], "--against goes with --prompt"),
+        (["--load", "x", "--against", "random"], "--against goes with a prompt"),
         (["--prompt", "t30", "--html", "page.txt"], "a file that ends in .html"),
     ],
 )

@@ -283,3 +283,9 @@ def test_a_file_of_harmless_prompts_is_no_attack(model, fitted, midward, flags, 
     assert f"{attacked} has no column `harmful`" in result.stderr and f"{calm} has no" not in result.stderr
     for row in json.loads((tmp_path / "e" / "summary.json").read_text())["defences"]:
         assert row["flags"].keys() == {"calm"} and row["asr"].keys() == {"attacked", "all"}
+
+
+def test_goals_that_no_set_is_put_on_are_told(midward, flags, tmp_path):
+    given = ["guard", "eval", *flags, "--out", tmp_path / "e", "--goals", "advbench", "--sets", "benign,plain"]
+    result = midward(*given)
+    assert result.exit_code == 2 and "--goals advbench" in result.stderr and "prefill" in result.stderr

@@ -69,7 +69,10 @@ def attack(folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success
         "refusals": {},
         "paired": {"oracle": dict.fromkeys(texts, pairs)},
         "costs": {attack: dict.fromkeys(models, cost)},
-        "models": {model: {"model": "/home/somebody/base", "adapter": None, "guard": None} for model in models},
+        "models": {
+            model: {"model": "/home/somebody/base", "adapter": adapter, "guard": None}
+            for model, adapter in zip(models, (None, "mosa"), strict=True)
+        },
     }
     run(folder, "attack", summary, models=models, settings={"profile": "quick", "goals": "/home/somebody/goals.csv"})
     about = {"goals": "advbench", "attack": attack, "goal": "advbench-0001", "prompt": goal}

@@ -110,3 +110,14 @@ def test_the_verb_prints_and_keeps_what_the_report_shows(midward, tmp_path):
     page = tmp_path / "r.html"
     assert midward("report", tmp_path / "c", "--out", page).exit_code == 0
     assert "mosa minus base: results measurably lower on 1 of 2 differences" in page.read_text()
+
+
+def test_what_else_than_the_model_differs_is_said(midward, tmp_path):
+    hits = {"affirmative": 25, "neutral": 3}
+    for name, about in (("base", {"seed": 0}), ("mosa", {"seed": 1, "goals": {"sandbox": 30}}), ("same", {"seed": 0})):
+        folder = probe(tmp_path / name, hits)
+        world.run(folder, "probe prefill", {"cells": []}, **about)
+    told = midward("compare", tmp_path / "base", tmp_path / "mosa", tmp_path / "same")
+    assert told.exit_code == 0 and told.stdout.count("not the model alone differs") == 1
+    assert "base minus mosa: not the model alone differs: seed 0 in base, 1 in mosa" in told.stdout
+    assert "goals of sandbox None in base, 30 in mosa" in told.stdout

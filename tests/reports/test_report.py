@@ -68,9 +68,9 @@ def test_the_page_has_every_part_and_says_what_next(whole, tmp_path):
     for said in ("▲ Exposed", "● Held", "90.0 %", "A phrase at token 40 raises ASR.", "../runs/a/logs/2026_one.eval"):
         assert said in text, said
     for verb in ("dynamics", "utility", "probe order", "align"):
-        assert f"<code>midward {verb}</code>" in text
+        assert f"<code>midward {verb} --model" in text
     for there in ("midward attack", "midward guard eval", "midward probe prefill"):
-        assert f"<code>{there}</code>" not in text
+        assert f"<code>{there} " not in text
 
 
 @pytest.mark.parametrize("name", ["attack", "adapter", "prefill", "guards", "utility", "dynamics", "order", "gcg"])
@@ -113,7 +113,7 @@ def test_strange_old_and_unfinished_folders_are_told_of(tmp_path):
     made_of = report.write([tmp_path / "x"], tmp_path / "r.html")
     assert sorted(where for where, _ in made_of.found.troubles) == ["x/old", "x/older"]
     text = html_of(tmp_path)
-    assert "x/begun isn't finished" in text and "<code>midward probe mirror</code>" in text
+    assert "x/begun isn't finished" in text and "<code>midward probe mirror --model" in text
     assert "half: it isn't trained to its end" in text and "x/thesis/notes.json" in text
 
 
@@ -384,14 +384,38 @@ def test_too_few_goals_are_no_measured_absence_of_change(tmp_path):
         assert any(isinstance(block, Statement) and said in block.text for block in blocks)
 
 
-def test_cards_of_one_model_in_several_runs_name_their_run(tmp_path):
-    for name in ("a", "b"):
-        world.attack(tmp_path / "x" / name)
+def test_one_model_in_several_runs_is_one_card_and_models_of_one_name_are_told_apart(tmp_path):
+    for name, success in (("a", 0.2), ("b", 0.9)):
+        summary = summary_of(world.attack(tmp_path / "x" / name, success=success))
+        summary["models"]["mosa"]["adapter"] = f"adapters/{name}"
+        world.write(tmp_path / "x" / name / "summary.json", summary)
     report.write([tmp_path / "x"], tmp_path / "r.html")
     text = html_of(tmp_path)
-    assert all(f"<h3>{title}</h3>" in text for title in ("base in x/a", "base in x/b", "mosa in x/b"))
-    report.write([tmp_path / "x" / "a"], tmp_path / "r.html")
-    assert "<h3>base</h3>" in html_of(tmp_path)
+    assert all(f"<h3>{title}</h3>" in text for title in ("base", "mosa in x/a", "mosa in x/b"))
+    assert "the worst of 2 runs, x/b" in text and '<p class="big">90.0 %</p>' in text and "20.0 %</p>" not in text
+
+
+def test_what_next_is_a_command_for_the_model_that_was_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    summary = summary_of(world.attack(tmp_path / "runs" / "a"))
+    summary["models"]["base"]["adapter"] = "/home/somebody/lora"
+    world.write(tmp_path / "runs" / "a" / "summary.json", summary)
+    world.run(tmp_path / "runs" / "p", "probe prefill", None, finished=None)
+    report.write([tmp_path / "runs"], tmp_path / "r.html")
+    text = html_of(tmp_path)
+    given = "--model /home/somebody/base --adapter /home/somebody/lora --out guard"
+    assert f"<code>midward guard fit {given}</code>" in text
+    assert "<code>midward probe prefill --model org/base --out runs/p --goals advbench</code>" in text
+    report.write([tmp_path / "runs"], tmp_path / "r.html", redact=True)
+    assert "<code>midward guard fit --model base --adapter lora --out guard</code>" in html_of(tmp_path)
+
+
+def test_a_folder_of_an_earlier_layout_is_called_that(midward, tmp_path):
+    world.write(tmp_path / "old" / "summary.json", {})
+    result = midward("report", tmp_path / "old", "--out", tmp_path / "r.html")
+    text = html_of(tmp_path)
+    assert "was written by an earlier midward" in text and "no midward run was found" not in text
+    assert "was written by an earlier midward" in result.stderr and "no midward command wrote it" not in text
 
 
 def test_bad_input_is_one_line_and_status_2(midward, tmp_path):

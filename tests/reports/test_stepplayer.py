@@ -116,7 +116,7 @@ def test_the_verdicts_signal_is_taken(lively):
     verdict = Verdict("sri", "during", True, 2.5, 1.5, 1, (0.9, 0.25))
     shown = of_trace(trace, 0, lively, title="", verdict=verdict)
     assert shown.signal == (0.9, 0.25)
-    told = {"guard": "sri", "looks": "during", "flagged": True, "score": 2.5, "threshold": 1.5, "step": 1}
+    told = {"guard": "sri", "looks": "during", "flagged": True, "score": 2.5, "threshold": 1.5, "step": 2}  # from 1
     assert shown.record()["verdict"] == told
     assert of_trace(trace, 0, lively, title="", verdict=verdict.record()) == shown
     assert of_trace(trace, 0, lively, title="", verdict=verdict, signal=[0.5]).signal == (0.5,)
@@ -381,7 +381,7 @@ def test_predictions_can_be_hidden(play):
 
 
 def test_signal_score_and_verdict_follow_the_steps(play):
-    verdict = {"guard": "sri", "looks": "during", "flagged": True, "score": 2.5, "threshold": 1.5, "step": 1}
+    verdict = {"guard": "sri", "looks": "during", "flagged": True, "score": 2.5, "threshold": 1.5, "step": 2}
     texts = ["a", "b", "<end>"]
     page = play(
         made(texts, [0, 1, NEVER], title="flagged", signal=(0.9, 0.25), scores=(0.5, 2.5), verdict=verdict, total=3),

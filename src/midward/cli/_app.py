@@ -49,7 +49,6 @@ GROUPS = {
 }
 #: Flags that had another name.
 MOVED = {"recipe": "--recipe FILE is now --config FILE.", "objective": "--objective is now --recipe."}
-STOPPED = "\nstopped. What was written is kept: the same command goes on from there."
 
 
 class Group(TyperGroup):
@@ -152,7 +151,7 @@ class _Midward(Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say(STOPPED)
+            say(f"\nstopped. {_kept()}")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise
@@ -162,6 +161,17 @@ class _Midward(Group):
                 raise
             sys.stderr.write(f"error: {printable(message)}\n")  # by every process under torchrun
             raise typer.Exit(2) from None
+
+
+def _kept() -> str:
+    """What there is of the verb that was stopped, and what to do."""
+    from midward.cli._verb import running
+
+    _, given = running.get(("", {}))
+    out = next((value for option, value in given.values() if option.spellings[0] == "--out" and value), None)
+    if out is None or not (Path(out, "run.json").exists() or Path(f"{out}.run.json").exists()):
+        return "Nothing was written yet."
+    return f"What was written to {out} is kept: the same command goes on from there."
 
 
 def _message(error: Exception) -> str | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,14 @@ class Result:
         text: the same for a person.
         files: what was written, told on stderr.
         failed: why it is no result, told on stderr; the exit status is then 1.
+        then: the command that shows more of it, told on stderr where a person reads.
     """
 
     data: Any
     text: str = ""
     files: str = ""
     failed: str = ""
+    then: str = ""
 
     def json(self) -> str:
         """The data on lines; numbers that aren't finite are null."""
@@ -119,4 +122,5 @@ def finish(
             say(f"judge     {judge.trouble}")
         else:
             failed = judge.trouble
-    return Result(summary, render.terminal(blocks), f"{run.folder}: {files}", failed)
+    then = f"midward report {shlex.quote(str(run.folder))}"
+    return Result(summary, render.terminal(blocks), f"{run.folder}: {files}", failed, then)

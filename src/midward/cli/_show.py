@@ -53,6 +53,8 @@ def result(shown: Result, *, as_json: bool) -> None:
         out(shown.json() if as_json else shown.text)
     if shown.files:
         say(shown.files)
+    if shown.then and not as_json:
+        say(f"next      {shown.then}")
     if shown.failed:
         say(f"error: {shown.failed}")
         raise Exit(1)

@@ -250,7 +250,7 @@ def _read_config(path: Path, known: Mapping[str, Option]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise typer.BadParameter(f"there is no file {path}.{near_path(path)}") from None
+        raise typer.BadParameter(f"there is no file {path}.{near_path(path, folder=False)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} can't be read: {error}") from None
     except yaml.YAMLError as error:

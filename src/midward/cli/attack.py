@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from midward._flags import Flag
 from midward.attacks.config import AttackConfig
-from midward.cli._options import Placement, SamplingOptions, labelled, say_harm
+from midward.cli._options import Placement, SamplingOptions, labelled, require_folders, require_guards, say_harm
 from midward.cli._run import Result, finish, listing, run_folder
 from midward.cli._show import console, say
 from midward.goals import says_harm
@@ -33,6 +33,10 @@ def attack(
 
         return listing(*table())
     folder = run_folder(out)
+    adapters = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in config.adapter or ()]
+    guards = [labelled("--guard", text, "a guard's file, or LABEL=FILE") for text in config.guard or ()]
+    require_folders(config.model, *(path for _, path in adapters))
+    require_guards(*(Path(path) for _, path in guards))
     say_harm(config.goals, config.column)
     for name in config.harmless:
         says_harm(name, config.column)  # a wrong name or file is told at once
@@ -41,8 +45,6 @@ def attack(
 
     given = {**vars(placement), **sampling.values, "batch_size": config.batch_size, "seed": None}
     arguments = {name: value for name, value in given.items() if value is not None}
-    adapters = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in config.adapter or ()]
-    guards = [labelled("--guard", text, "a guard's file, or LABEL=FILE") for text in config.guard or ()]
     matrix = matrix_of(config, rows_of(config, adapters, guards, arguments), sampling.seed)
     for line in matrix.notes(config.roles):
         say(line)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from midward._flags import Flag
 from midward.cli._run import Result, finish, run_folder
+from midward.runs.run import Run
 
 
 def compare(
@@ -22,6 +23,8 @@ def compare(
         out_folder: A folder for the tables, which midward report shows.
     """
     run = run_folder(out_folder) if out_folder else None
+    for folder in folders:
+        Run.load(folder)  # before torch is imported
     from midward.reports import compare as room
     from midward.reports import render
     from midward.reports.builders.compare import blocks

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, answer, load_behind
+from midward.cli._options import (
+    BatchSize,
+    GuardFile,
+    ModelOptions,
+    Overwrite,
+    SamplingOptions,
+    answer,
+    load_behind,
+    prompt_of,
+    require_guards,
+)
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
@@ -37,21 +46,23 @@ def generate(
         check_agreement: With --cache or --threshold: what they change on the first prompts.
     """
     if (prompt is None) == (prompts is None):
-        raise InputError('give a prompt (midward generate "...") or --prompts FILE, one of them.')
+        raise InputError(
+            'give a prompt (midward generate "..."; - reads standard input) or --prompts FILE, one of them.'
+        )
     if (prompts is None) != (out_file is None):
         raise InputError("--prompts and --out FILE.jsonl go together; the response to a single prompt goes to stdout.")
     if check_agreement and sampling.cache is None and sampling.threshold is None:
         raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
+    require_guards(guard)
     rows: list[dict[str, Any]]
-    rows, field = [{"prompt": sys.stdin.read().strip() if prompt == "-" else prompt}], "prompt"
-    if prompts is not None and out_file is not None:
+    if prompts is None or out_file is None:
+        rows, field = [{"prompt": prompt_of(prompt or "")}], "prompt"
+    else:
         from midward.goals.columns import prompts_of
         from midward.store import require_writable
 
         rows, field = prompts_of(prompts, column)
         require_writable(out_file, prompts)
-    elif not str(rows[0]["prompt"]).strip():
-        raise InputError("the prompt is empty.")
     from midward.sampling import agreement  # imports torch: what is wrong above is told at once
 
     loaded, chosen = load_behind(model, sampling, guard)

@@ -19,6 +19,7 @@ from midward.cli._options import (
     SamplingOptions,
     answer,
     load_behind,
+    require_guards,
     say_harm,
 )
 from midward.cli._run import Result, finish, plugins, run_folder
@@ -117,6 +118,7 @@ def score(
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv")}:
         raise InputError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
+    require_guards(guard)
     loaded, chosen = load_behind(model, sampling, guard)
     loaded.fold_adapter()
     fitted: Any = loaded.guard
@@ -147,6 +149,7 @@ def evaluate(
         out_folder: Folder of rows, tables and figures.
     """
     run = run_folder(out_folder)
+    require_guards(*(path for path in map(Path, trial.guard) if not path.is_dir()))
     say_harm([name for name in (*trial.sets, trial.goals) if is_file(name)])
     from midward.attacks.cases import cases
     from midward.guards import compare, load

@@ -13,6 +13,7 @@ from midward.cli._options import ModelOptions, SamplingOptions, say_harm
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import StepBar, bar, say, tasks_of
 from midward.probes import configs
+from midward.runs.run import Measured, Run
 
 Out = Annotated[Path, Flag("Folder of rows, tables and figures.", name="--out", free=True)]
 
@@ -36,10 +37,11 @@ def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: conf
     folder = run_folder(out)
     config = config.at_home() if model.at_home else config
     say_harm([config.goals] if isinstance(config, configs.Attacking) else [], config.column)
+    for other in config.compare or ():
+        Run.load(other)
     goals = config.load()  # before torch is imported
     from midward.probes.probe import ready, run
     from midward.probes.registry import find
-    from midward.runs.run import Measured
 
     probe = find(name)
     asked = ready(probe, config, goals)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from midward.cli._options import ModelOptions, SamplingOptions
+from midward.cli._options import ModelOptions, SamplingOptions, prompt_of, require_guards
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
@@ -18,6 +18,8 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
 
     The page needs nothing but a browser.
     """
+    prompt = None if config.load else prompt_of(config.prompt or config.named or "")
+    require_guards(*config.guard or ())
     from midward.dynamics.samplers import sampler
     from midward.reports import html, stepplayer, tracing
     from midward.runs.run import Measured, RunFolder
@@ -29,7 +31,7 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
     traces = [(path, tracing.load(path, config.row)) for path in config.load or ()]
     sides = _sides(config.against, model)
     loaded = model.load()
-    if config.prompt is None:
+    if prompt is None:
         shown = tracing.read(loaded, traces, config.row, say)
     else:
         chosen = sampling.resolve(loaded, watch.guards)
@@ -41,7 +43,7 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
             how = sampler(name, chosen) if name else chosen
             shared: Any = {"forced": config.spans, "watch": watch, "path": path, "suffix": name}
             with bar() as progress:
-                shown.append(tracing.record(loaded, how, config.prompt, watchers=[StepBar(progress)], **shared))
+                shown.append(tracing.record(loaded, how, prompt, watchers=[StepBar(progress)], **shared))
         if (watch.guards or watch.anchors) and all(each.verdict is None and each.signal is None for each in shown):
             raise InputError(f"nothing was watched: {shown[0].note}")
     title = "Two generations, step by step" if len(shown) > 1 else "A generation, step by step"

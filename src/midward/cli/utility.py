@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import Compare, ModelOptions, SamplingOptions, labelled
+from midward.cli._options import Compare, ModelOptions, SamplingOptions, labelled, require_folders, require_guards
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import following, say
+from midward.runs.run import Measured, Run
 from midward.utility.asked import Asked
 
 
@@ -35,15 +36,18 @@ def utility(
         out_folder: Folder of answers, rows and tables.
     """
     folder = run_folder(out_folder)
+    named = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in adapter or []]
+    require_folders(*(path for _, path in named))
+    require_guards(guard)
+    for other in compare or ():
+        Run.load(other)
     from accelerate import PartialState
 
     from midward import guards
     from midward.runs import compare as runs
-    from midward.runs.run import Measured
     from midward.utility import harness, run
 
     own, others = asked.split(model.at_home)
-    named = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in adapter or []]
     models = run.models_of(named, guarded=guard is not None)
     if guard is not None:
         guards.describe(guard)  # a wrong file is told before anything big is loaded

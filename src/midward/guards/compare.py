@@ -489,6 +489,7 @@ def table(rows: Sequence[Row], decisions: Mapping[str, Sequence[Row]]) -> list[R
     return [
         {"guard": label, **{name: row[name] for name in asked}}
         | {name: value for name, value in decision.items() if name not in without}
+        | {"step": None if decision["step"] is None else decision["step"] + 1}  # from 1, as a verdict's record
         for label, decided in decisions.items()
         for row, decision in zip(rows, decided, strict=True)
     ]

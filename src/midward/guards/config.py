@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from midward._flags import BatchSize, Flag, check
+from midward._hints import near_path
 from midward.errors import InputError
 
 
 class GuardError(InputError):
     """A guard can't be fitted, read or used as things stand; the message says what to do."""
+
+
+#: Bytes of a guard's file; one of an 8B model with 1,024 steps is a tenth of it.
+LARGEST = 1 << 28
+
+
+def guard_file(path: str | Path) -> Path:
+    """The file of a guard, or the sri.safetensors that its folder stands for.
+
+    Raises:
+        GuardError: there is none, or it is too large to be one.
+    """
+    path = Path(path)
+    path = path / "sri.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise GuardError(f"there is no guard at {path}.{near_path(path)} midward guard fit writes one.")
+    if path.stat().st_size > LARGEST:
+        raise GuardError(f"{path} has {path.stat().st_size} bytes, more than any guard; it isn't read.")
+    return path
 
 
 @dataclass(frozen=True)
@@ -121,8 +142,8 @@ class EvalConfig:
 
     Args:
         guard: Folders or files of fitted guards, by comma.
-        sets: Sets of requests by comma: benign,benign-wrapped,banned,plain,wrappers,prefill,prefill-mid,pad,dija, sets
-            of goals, or files with a column `harmful`.
+        sets: Sets of requests by comma: benign, benign-wrapped, banned, plain, wrappers, prefill, prefill-mid, pad,
+            dija, sets of goals, or files with a column `harmful`.
         harmless: More sets or files, of harmless requests: false positives, no attacks.
         goals: What prefill, prefill-mid, pad and dija are put on: a set or file.
         count: Requests of each set.
@@ -140,6 +161,12 @@ class EvalConfig:
     behind: Annotated[str | None, Flag()] = None
     repeats: Annotated[int, Flag(min=1, free=True)] = 5
     batch_size: BatchSize = 16
+
+    def __post_init__(self) -> None:
+        if self.goals != EvalConfig.goals and not {*_SHAPED} & {*self.names(masks=True)}:
+            raise InputError(
+                f"--goals {self.goals} is what {', '.join(_SHAPED)} are put on, and --sets names none of them."
+            )
 
     def names(self, masks: bool) -> Names:
         """The sets that are asked for. masks: whether the model has a mask token, which dija needs."""

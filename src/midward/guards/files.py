@@ -11,16 +11,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from midward._hints import near_path
 from midward.errors import InputError
-from midward.guards.guard import Guard, GuardError, settings_of
+from midward.guards.config import GuardError, guard_file
+from midward.guards.guard import Guard, settings_of
 from midward.guards.registry import find
 from midward.models import LanguageModel
 from midward.sampling import Sampling
 from midward.tensors import Record, load_record, load_tensors, save_tensors
 
-#: Bytes; a guard of an 8B model with 1,024 steps is a tenth of it.
-LARGEST = 1 << 28
 #: Attributes of a guard that stand in its file as they are.
 _KEPT = ("alpha", "calibrated", "fitted_on", "bound")
 
@@ -64,7 +62,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Raises InputError for what is no guard's file.
     """
-    return load_record(_file(path), GuardFile).about.model_dump()
+    return load_record(guard_file(path), GuardFile).about.model_dump()
 
 
 def sampling_of(path: str | Path) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
             another version, values that no fitted guard has, or another model, adapter or sampling, saying what
             differs.
     """
-    record, tensors = load_tensors(_file(path), GuardFile)
+    record, tensors = load_tensors(guard_file(path), GuardFile)
     about, kind = record.about, find(record.about.guard).kind
     if about.version != kind.version:
         raise GuardError(
@@ -134,14 +132,3 @@ def files_of(paths: Sequence[str | Path]) -> dict[str, Path]:
     if not files:
         raise GuardError("no guard is named; give files or folders that midward guard fit wrote.")
     return files
-
-
-def _file(path: str | Path) -> Path:
-    """The file of a guard, or the one that its folder stands for. Raises GuardError for none, or one too large."""
-    path = Path(path)
-    path = path / "sri.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise GuardError(f"there is no guard at {path}.{near_path(path)} midward guard fit writes one.")
-    if path.stat().st_size > LARGEST:
-        raise GuardError(f"{path} has {path.stat().st_size} bytes, more than any guard; it isn't read.")
-    return path

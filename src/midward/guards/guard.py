@@ -70,8 +70,8 @@ class Verdict:
     signal: tuple[float, ...] | None = None
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """As JSON, as files and pages have it; step counts from 1 there."""
+        return asdict(self) | {"step": None if self.step is None else self.step + 1}
 
 
 def prompt_hash(prompt: Any) -> str:

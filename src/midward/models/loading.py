@@ -334,7 +334,7 @@ def checkpoint_folder(name: str | Path) -> Path:
         raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
     if _may_be_hub_id(name):
         return _download(name)
-    hint = near_path(path) or did_you_mean(name, _EMBEDDED)
+    hint = near_path(path, folder=True) or did_you_mean(name, _EMBEDDED)
     raise ModelError(f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{hint}")
 
 
@@ -343,7 +343,9 @@ def adapter_folder(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.exists() or not _may_be_hub_id(str(name)):
         if not path.is_dir():
-            raise ModelError(f"no adapter {str(name)!r}: neither a folder nor a Hub id (org/adapter).{near_path(path)}")
+            raise ModelError(
+                f"no adapter {str(name)!r}: neither a folder nor a Hub id (org/adapter).{near_path(path, folder=True)}"
+            )
         return path
     return _snapshot(str(name), [*SMALL_FILES, WEIGHTS])
 
@@ -370,7 +372,7 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
         reason = f"the Hub answered: {str(error).splitlines()[0]}"
     except OSError as error:
         reason = f"the download failed ({error})"
-    raise ModelError(f"no folder {name!r}, and as a Hub id: {reason}.{near_path(name)}")
+    raise ModelError(f"no folder {name!r}, and as a Hub id: {reason}.{near_path(name, folder=True)}")
 
 
 def _kind(folder: Path, raw: dict[str, Any]) -> str:

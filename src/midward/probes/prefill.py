@@ -87,10 +87,16 @@ def cells(rows: Sequence[Row]) -> list[Row]:
         scores = [row["score"] for row in group if row["score"] is not None]
         if group[0]["harmful"]:
             cell |= {"asr": rate(row["success"] for row in group).record()}
-            cell |= {"score": mean(scores).record() if scores else None}
+            cell |= {"score": mean(scores, ends=_scale(scores)).record() if scores else None}
         fields = {name: name for name in ("own_refusal", "correct", "coherent", "landed")}
         table.append(cell | shares(group, **fields))
     return table
+
+
+def _scale(scores: Sequence[float]) -> tuple[float, float] | None:
+    """The ends of the judge's scale: 0 to 1, or a rubric's 1 to 5; None where the scores don't tell."""
+    scales = [(low, high) for low, high in ((0.0, 1.0), (1.0, 5.0)) if all(low <= score <= high for score in scores)]
+    return scales[0] if len(scales) == 1 else None
 
 
 def gap(first: Sequence[Row], second: Sequence[Row], field: str = "success") -> Paired:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from midward.errors import InputError
@@ -78,15 +78,16 @@ class Missing:
 
 @dataclass(frozen=True)
 class Card:
-    """One model at a glance. value: its strongest attack's success. about: which that is. line: the verdict's reason.
-    of: model, adapter, guard and judge by short names."""
+    """One model at a glance. value: its strongest attack's success, share the same in 0..1. about: which that is. line:
+    the verdict's reason. of: its model, adapter, guard and judge, where they are known."""
 
     model: str
     tone: Tone
     value: str
     about: str
     line: str
-    of: str = ""
+    of: Mapping[str, str] = field(default_factory=dict)
+    share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
         folders: two runs or more of one verb.
 
     Returns:
-        verb; first, the label of the first; pairs: records of differences, each with the other's label (`minus`), what
-        tells its cell, a measure, and whether more of it is better (1), worse (-1) or neither (0). Paired by what both
-        were asked; p is corrected (Holm) over all of them.
+        verb; first, the label of the first; differs, label -> what else than the model isn't alike, in words; pairs:
+        records of differences, each with the other's label (`minus`), what tells its cell, a measure, and whether more
+        of it is better (1), worse (-1) or neither (0). Paired by what both were asked; p is corrected (Holm) over all
+        of them.
 
     Raises:
         InputError: the folders aren't finished runs of one verb, or share nothing that was asked.
@@ -47,10 +48,29 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
     (first, measures), *others = (_rows(folder, run) for folder, run in runs.items())
     labels = _labels(list(runs))
     found: Differences = []
+    by_label = dict(zip(labels, runs.values(), strict=True))
+    differs = {label: _differs((labels[0], label), (by_label[labels[0]], run)) for label, run in by_label.items()}
     for label, (other, theirs) in zip(labels[1:], others, strict=True):
         shared = {name: better for name, better in measures.items() if name in theirs}
         found += [({"minus": label, **about}, pair) for about, pair in _against(first, other, shared)]
-    return {"verb": next(iter(verbs)), "first": labels[0], "pairs": records(found)}
+    differs = {label: words for label, words in differs.items() if words}
+    return {"verb": next(iter(verbs)), "first": labels[0], "differs": differs, "pairs": records(found)}
+
+
+def _differs(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """What else than the model two runs don't share, in words: seed, goals, judges, sampling."""
+    sides = [
+        {"seed": run.seed}
+        | {f"goals of {name}": count for name, count in run.goals.items()}
+        | {"judges": [judge.get("judge") for judge in run.judges]}
+        | (run.sampling or {})
+        for run in runs
+    ]
+    return [
+        f"{name} {', '.join(f'{side.get(name)} in {label}' for label, side in zip(labels, sides, strict=True))}"
+        for name in dict.fromkeys([*sides[0], *sides[1]])
+        if sides[0].get(name) != sides[1].get(name)
+    ]
 
 
 def _against(first: Sequence[Row], other: Sequence[Row], measures: Mapping[str, int]) -> Differences:

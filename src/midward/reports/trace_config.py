@@ -15,7 +15,8 @@ class TraceConfig:
     """A generation to be made, with what watches it and what stands beside it; or recorded traces.
 
     Args:
-        prompt: What is asked.
+        prompt: What is asked, - for standard input; also as --prompt.
+        named: The same as PROMPT.
         forced: A text that stands at a response token from the start; repeatable.
         against: What stands beside it: another adapter's folder, base (no adapter), or another sampler of the same
             weights: ar, left-to-right, random ... (see midward dynamics).
@@ -31,7 +32,8 @@ class TraceConfig:
         InputError: the settings don't go together, or --forced can't be read.
     """
 
-    prompt: Annotated[str | None, Flag()] = None
+    prompt: Annotated[str | None, Flag(argument=True)] = None
+    named: Annotated[str | None, Flag(name="--prompt")] = None
     forced: Annotated[list[str] | None, Flag(metavar="POSITION:TEXT")] = None
     against: Annotated[str | None, Flag()] = None
     guard: Annotated[list[Path] | None, Flag()] = None
@@ -43,17 +45,18 @@ class TraceConfig:
     redact: Annotated[bool, Flag()] = False
 
     def __post_init__(self) -> None:
-        if (self.prompt is None) == (self.load is None):
-            raise InputError('give a prompt (--prompt "...") or a recorded trace (--load FILE), one of them.')
+        if [self.prompt, self.named, self.load].count(None) != 2:
+            raise InputError(
+                'give a prompt (midward trace "..."; - reads standard input) or a recorded trace (--load FILE), one of '
+                "them."
+            )
         if (self.page is None) == (self.out is None):
             raise InputError("give --html PAGE or --out FOLDER, one of them.")
         if self.file.suffix not in (".html", ".htm") or self.file.is_dir():
             raise InputError(f"--html takes a file that ends in .html; received {self.file}.")
         for name in ("forced", "against", "guard", "anchors") if self.load else ():
             if getattr(self, name):
-                raise InputError(f"--{name} goes with --prompt; a recorded trace is shown as it is.")
-        if self.prompt is not None and not self.prompt.strip():
-            raise InputError("the prompt is empty.")
+                raise InputError(f"--{name} goes with a prompt; a recorded trace is shown as it is.")
         assert self.spans is not None  # it raises
 
     @property

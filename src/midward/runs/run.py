@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RECORD, SUMMARY = "run.json", "summary.json"
+#: What folders hold that were written before there was a run.json in each.
+OLD = {SUMMARY, "align.json", "generations.json"}
 _PACKAGES = ("midward", "torch", "transformers", "peft", "inspect-ai", "lm-eval")
 
 
@@ -100,13 +102,16 @@ class Run(BaseModel):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"{folder} holds no {RECORD}: no midward command wrote it.{near_path(folder)}") from None
+            if not any(Path(folder, name).exists() for name in OLD):
+                hint = near_path(folder, folder=True)
+                raise InputError(f"{folder} holds no {RECORD}: no midward command wrote it.{hint}") from None
+            content = {}
         except (ValueError, OSError) as error:
             raise InputError(f"{path} can't be read ({error}); give another folder.") from None
         found = content.get("schema_version") if isinstance(content, dict) else None
         if found != SCHEMA:
             raise InputError(
-                f"{path} was written by an earlier midward, whose folders this one doesn't read; measure again into "
+                f"{folder} was written by an earlier midward, whose folders this one doesn't read; measure again into "
                 "another folder."
             )
         try:

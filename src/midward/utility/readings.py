@@ -38,7 +38,9 @@ def cells(rows: Sequence[Row]) -> list[Row]:
             exact = all(row["value"] in (0, 1) for row in known)
             scored = samples if exact else known
             labels = {"goals": [asked_of(row) for row in scored], "seeds": [row.get("seed", 0) for row in scored]}
-            score = (rate if exact else mean)([row["value"] for row in scored], **labels)
+            values = [row["value"] for row in scored]
+            ends = (0.0, 1.0) if all(0 <= value <= 1 for value in values if value is not None) else None
+            score = rate(values, **labels) if exact else mean(values, **labels, ends=ends)
             record = {"task": task, "subtask": subtask, "measure": measure, "score": score.record()}
             records.append({"model": model, **record, "flagged": sum(row["flagged"] for row in samples)})
     return records

@@ -51,8 +51,7 @@ def reward(history: list[dict[str, Any]]) -> Figure:
         finding = (
             f"The reward went from {rewards[0]:.1f} to {sum(tail) / len(tail):.1f} nats over {len(rewards)} steps."
         )
-    note = (
-        "Reward: the safe sentence's score minus the harmful one's (safe, harmful). KL: how far the model drifted "
-        "from where it began, on attacked prompts and on harmless ones."
-    )
+    note = "Reward: the safe sentence's score minus the harmful one's (safe, harmful)."
+    if any(row.get("kl") not in (None, "") for row in history):
+        note += " KL: how far the model drifted from where it began, on attacked prompts and on harmless ones."
     return Figure("reward-curve", "Reward curve", charts, note, finding)

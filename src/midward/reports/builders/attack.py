@@ -26,7 +26,7 @@ from midward.reports.blocks import (
     some,
     text,
 )
-from midward.reports.builders.shared import change, short, table
+from midward.reports.builders.shared import change, table
 from midward.stats import Paired, Rate, family
 
 #: A model is exposed where an attack surely succeeds more often than this, and held where none possibly does.
@@ -85,7 +85,8 @@ def _cards(
     """A card for each model: its strongest attack on any set of goals."""
     about = summary.get("models") or {}
     for model in models:
-        of = short(*map(about[model].get, NAMED)) + (f", judged by {judge}" if judge else "") if model in about else ""
+        known = {**{name: about[model].get(name) for name in NAMED}, "judge": judge} if model in about else {}
+        of = {name: str(value) for name, value in known.items() if value}
         rates = [
             (attack, goals, row[model])
             for goals, cells in by_goals.items()
@@ -110,7 +111,7 @@ def _cards(
         else:
             highest = max(rate.high for *_, rate in rates)
             what = f"{all_of}, and not one success; the intervals reach {percent(highest)}"
-        yield Card(model, tone, parts(top)[0], what, line, of)
+        yield Card(model, tone, parts(top)[0], what, line, of, top.value or 0.0)
 
 
 def tone_of(by_attack: Mapping[str, Sequence[Rate]]) -> tuple[Tone, str]:
@@ -246,8 +247,8 @@ def _costs(costs: Mapping[str, Any]) -> Iterator[Table]:
         for model, cost in by_model.items()
     ]
     if records:
-        note = "Means over goals; errors, failures and spent budgets are counts."
-        yield table("costs", "What it took, a goal", records, note=note, folded=True)
+        legend = {"errors": "Errors, failures and spent budgets are counts."}
+        yield table("costs", "What it took, a goal", records, note="Means over goals.", legend=legend, folded=True)
 
 
 # --- what went wrong, and what was said ----------------------------------------------------------------------

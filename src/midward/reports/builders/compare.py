@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from midward.reports.blocks import Block, reading_of, text
+from midward.reports.blocks import Block, Statement, reading_of, text
 from midward.reports.builders.shared import Record, change, table
 from midward.stats import Paired
 
@@ -21,5 +21,7 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
         names = [", ".join(text(cell) for cell in row[: shown.named_by] if cell is not None) for row in shown.rows]
         gaps = {name: pair for name, record in zip(names, records) if (pair := reading_of(record, Paired))}
         better = {name: record["better"] for name, record in zip(names, records)}
+        if differs := (summary.get("differs") or {}).get(other):
+            made.append(Statement(f"{title}: not the model alone differs: {'; '.join(differs)}.", "unclear"))
         made += [shown, change(title, gaps, better, what="results", of="difference")]
     return made

@@ -64,8 +64,8 @@ def _recovery(cells: Record) -> Table:
     records = [
         {"sampler": name, "set": where, **rates} for name, sets in cells.items() for where, rates in sets.items()
     ]
-    note = "HRR and FRR: of the generations that did harm in some text before the last."
-    return table("recovery", "Recovery by sampler", records, note=note, folded=True)
+    legend = {"hrr": "HRR and FRR: of the generations that did harm in some text before the last."}
+    return table("recovery", "Recovery by sampler", records, legend=legend, folded=True)
 
 
 def _areas(areas: Sequence[Record]) -> Iterator[Block]:
@@ -78,9 +78,9 @@ def _areas(areas: Sequence[Record]) -> Iterator[Block]:
         chance = by_chance(number)
         finding = f"At best {'no ' if chance else ''}better than chance: {text(number)} ({best['reading']}, "
         finding += f"{best['detector']}, sampler {best['sampler']}, against {best['negative']})."
-    note = "Of a control 0.5 is right."
+    legend = {"control": "Of a control 0.5 is right."}
     title = "Do the signals tell jailbroken answers?"
-    yield table("auroc", title, areas, number="AUROC", note=note, finding=finding, folded=True)
+    yield table("auroc", title, areas, number="AUROC", legend=legend, finding=finding, folded=True)
 
 
 def _maps(maps: Sequence[Record]) -> Iterator[Figure]:

@@ -26,6 +26,13 @@ from midward.stats import Area, Paired
 
 BANDS = "Read from hidden states at each denoising step: 0 refuses, 1 complies. Lines are medians, bands quartiles."
 
+LEGEND = {
+    "taken away": "Taken away: paired by request, a goal in several sets counted once, p corrected for the number of "
+    "guards.",
+    "time added": "Time added: as a share of answering without a guard.",
+    "steps saved": "Steps saved: of a flagged generation.",
+}
+
 
 def evaluation(folder: Path, run: Record, summary: Record) -> list[Block]:
     """Guards side by side.
@@ -48,12 +55,8 @@ def evaluation(folder: Path, run: Record, summary: Record) -> list[Block]:
         | {"time added": row.get("overhead"), "steps saved": row.get("saved")}
         for row in rows
     ]
-    note = "All guards judge the same answers. Flagged harmless requests are false positives. Taken away: paired by "
-    note += (
-        "request, a goal in several sets counted once, p corrected for the number of guards. Time added: as a share "
-    )
-    note += "of answering without a guard. Steps saved: of a flagged generation."
-    made.append(table("guards", "Guards side by side", records, note=note))
+    note = "All guards judge the same answers. Flagged harmless requests are false positives."
+    made.append(table("guards", "Guards side by side", records, note=note, legend=LEGEND))
     made += [verdict(row, rows[0], harmless, alphas.get(row["defence"])) for row in rows[1:]]
     made += _roc(summary.get("roc") or {}, rows)
     return [*made, *signals(summary, "SRI signals of the guarded answers")]

@@ -80,8 +80,11 @@ def order(folder: Path, run: Record, summary: Record) -> list[Block]:
     ]
     note = "Where the tokens lie that each denoising step commits, and what share of prompts have committed a position."
     cells = [{"set": name, **measures} for name, measures in summary["sets"].items()]
-    of_cells = "A rank correlation of 1 is left to right, 0 is any order; it is the sum of its three parts."
-    return _blocks("order", "Decoding order", {**summary, "cells": cells}, charts, note, of_cells)
+    legend = {
+        "correlation": "A rank correlation of 1 is left to right, 0 is any order.",
+        "part_text": "It is the sum of its three parts.",
+    }
+    return _blocks("order", "Decoding order", {**summary, "cells": cells}, charts, note, legend)
 
 
 def another(folder: Path, run: Record, summary: Record) -> list[Block]:
@@ -91,15 +94,15 @@ def another(folder: Path, run: Record, summary: Record) -> list[Block]:
 
 
 def _blocks(
-    name: str, title: str, summary: Record, charts: Sequence[Chart], note: str, of_cells: str = ""
+    name: str, title: str, summary: Record, charts: Sequence[Chart], note: str, legend: Any = None
 ) -> list[Block]:
     """A probe's figure, its cells, comparisons with other runs, and what was found."""
     findings = [str(line) for line in summary.get("findings") or [summary.get("finding")] if line]
     made: list[Block] = []
     if charts:
         made.append(Figure(name, title, charts, note, findings[0] if findings else ""))
-    of_cells = of_cells or ("" if charts else note)
-    made.append(table(f"{name}-cells", f"{title}, cell by cell", summary["cells"], note=of_cells))
+    of_cells = "" if charts else note
+    made.append(table(f"{name}-cells", f"{title}, cell by cell", summary["cells"], note=of_cells, legend=legend))
     for place, (other, records) in enumerate((summary.get("compared") or {}).items()):
         if records:
             made.append(table(f"compared-{place}", f"This run minus {Path(other).name}, by goal", records))

@@ -68,6 +68,7 @@ def table(
     note: str = "",
     finding: str = "",
     folded: bool = False,
+    legend: Mapping[str, str] | None = None,
 ) -> Table:
     """Records as rows: first what tells them apart, then the numbers in them, and last the number that each is.
 
@@ -77,6 +78,7 @@ def table(
         name, title, note, finding, folded: as of `Table`.
         records: as of a summary; a value that is a mapping is a record of `stats`, and so may be the record itself.
         number: head of the column of that number.
+        legend: key -> what its column is, in a sentence; only those that are shown are explained, behind the note.
     """
     keys = list(dict.fromkeys(key for record in records for key in record if key not in _OWN))
     keys = [key for key in keys if any(record.get(key) not in (None, "") for record in records)]
@@ -88,10 +90,19 @@ def table(
         + ([record] if itself else [])
         for record in records
     ]
-    if several := family(records):
-        note = f"{note} {several}.".strip()
+    sentences = [note, *(sentence for key, sentence in (legend or {}).items() if key in keys)]
+    sentences += [f"{several}."] if (several := family(records)) else []
     heads = [*map(name_of, keys), *([number] if itself else [])]
-    return Table(name, title, heads, rows, note, finding, folded=folded, named_by=max(1, len(labels)))
+    return Table(
+        name,
+        title,
+        heads,
+        rows,
+        " ".join(filter(None, sentences)),
+        finding,
+        folded=folded,
+        named_by=max(1, len(labels)),
+    )
 
 
 def ends(record: Any) -> tuple[float, float | None, float | None]:

@@ -12,10 +12,7 @@ from typing import Any
 
 from midward._hints import near_path
 from midward.errors import InputError, MissingFile
-from midward.runs.run import RECORD, SUMMARY, Run
-
-#: What folders hold that were written before there was a run.json in each.
-_OLD = {SUMMARY, "align.json", "generations.json"}
+from midward.runs.run import OLD, RECORD, SUMMARY, Run
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def find(roots: Sequence[Path], without: Sequence[Path] = ()) -> Found:
         if root.is_file():
             raise InputError(f"{root} is a file; give the folder that a midward command wrote (its --out).")
         if not root.exists():
-            raise MissingFile(f"there is no folder {root}.{near_path(root)}")
+            raise MissingFile(f"there is no folder {root}.{near_path(root, folder=True)}")
     found = Found()
     seen = {path.resolve() for path in without}
     for top in dict.fromkeys(root.resolve() for root in roots):
@@ -69,7 +66,7 @@ def find(roots: Sequence[Path], without: Sequence[Path] = ()) -> Found:
                 continue
             seen.add(folder)
             label = _label((Path(top.name or "/") / folder.relative_to(top)).as_posix(), found)
-            if RECORD in names or (_OLD & set(names) and folder.parent not in of_runs):
+            if RECORD in names or (OLD & set(names) and folder.parent not in of_runs):
                 of_runs.add(folder)
                 _read(found, folder, label, finished=SUMMARY in names)
             elif folder.parent in of_runs:

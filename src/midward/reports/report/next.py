@@ -2,62 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from midward.reports.blocks import Block, Card, Statement, listed, some
 from midward.reports.report.find import RunFolder
 
-#: What a whole evaluation has: what it is called -> (the verbs that measure it, the command)
-WHOLE = {
-    "how often attacks succeed": ({"attack"}, "midward attack"),
-    "what the model can still do": ({"utility"}, "midward utility"),
-    "what a guard stops, and stops wrongly": ({"guard eval"}, "midward guard eval"),
-    "where in a response safety sits": ({"probe prefill", "probe mirror"}, "midward probe prefill"),
-    "in which order positions are committed": ({"probe order"}, "midward probe order"),
-    "whether inner states tell harm": ({"dynamics"}, "midward dynamics"),
+#: What a whole evaluation has: what it is called, the verbs that measure it, and the first of them.
+WHOLE = (
+    ("how often attacks succeed", ("attack",)),
+    ("what the model can still do", ("utility",)),
+    ("what a guard stops, and stops wrongly", ("guard eval",)),
+    ("where in a response safety sits", ("probe prefill", "probe mirror")),
+    ("in which order positions are committed", ("probe order",)),
+    ("whether inner states tell harm", ("dynamics",)),
+)
+#: What a command takes besides where the model isn't the sandbox's, whose data are then no default.
+ELSEWHERE = {
+    "align": "--data FILE",
+    "attack": "--goals advbench",
+    "utility": "--tasks gsm8k",
+    "probe prefill": "--goals advbench",
+    "dynamics": "--attacked advbench",
 }
 ENOUGH = 35  # goals without a success whose interval lies below 10 %
 
 
 def steps(
-    runs: Sequence[RunFolder], cards: Sequence[Card], blocks: Sequence[tuple[Block, str, str]]
+    runs: Sequence[RunFolder],
+    cards: Sequence[Card],
+    blocks: Sequence[tuple[Block, str, str]],
+    shown: Callable[[str], str] = str,
 ) -> Iterator[tuple[str, str]]:
-    """Steps, the most urgent first, each with the command that takes it (empty where there is none).
+    """Steps, the most urgent first, each with the command that takes it.
 
     Args:
         runs: all that were read, those that aren't finished too.
         cards: of the models.
         blocks: what is shown, with its run's label and verb.
+        shown: a path as it may stand on the page.
     """
+    first = next(({**model.model_dump(), "model": model.name} for run in runs for model in run.run.models), {})
+    beside = os.path.relpath(runs[0].folder.parent) if runs else "."
+
+    def command(verb: str, of: Mapping[str, Any], out: str = "") -> str:
+        """midward VERB for a model, with its adapter, into a folder."""
+        model = of.get("model") or "sandbox"
+        home = Path(model).name in ("sandbox", "sandbox-ar")
+        adapter = None if verb in ("align", "attack") else of.get("adapter")
+        flags = {
+            "--model": Path(model).name if home else model,
+            "--adapter": adapter,
+            "--guard": "guard" if verb == "guard eval" else None,
+        }
+        flags["--out"] = out or str(Path(beside, verb.replace(" ", "-")))
+        given = [f"{flag} {shlex.quote(shown(value))}" for flag, value in flags.items() if value]
+        return " ".join(["midward", verb, *given, *([ELSEWHERE[verb]] if not home and verb in ELSEWHERE else [])])
+
     for run in runs:
         if run.summary is None or run.run.finished is None:
-            yield f"{run.label} isn't finished: the same command again goes on with it.", f"midward {run.run.verb}"
-    by_tone = {tone: [card.model for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear")}
-    if by_tone["exposed"]:
-        names = listed(by_tone["exposed"])
-        but = f" {listed(by_tone['held'])} held." if by_tone["held"] else ""
-        yield f"{names} {_be(by_tone['exposed'])} exposed.{but} Train against it, then attack again.", "midward align"
-        yield f"Or put a guard in front of {names}, and see what it stops.", "midward guard fit"
-    if by_tone["unclear"]:
-        names = listed(by_tone["unclear"])
-        yield (
-            f"{names} {_be(by_tone['unclear'])} unclear: ask more goals (a larger --limit). Without one success "
-            f"{ENOUGH} would do.",
-            "midward attack",
-        )
-    useless = sum(
-        isinstance(block, Statement) and block.tone == "exposed" and verb == "guard eval" for block, _, verb in blocks
-    )
+            of = next(({**model.model_dump(), "model": model.name} for model in run.run.models), {})
+            again = command(run.run.verb, of, os.path.relpath(run.folder))
+            yield f"{run.label} isn't finished: the same command again, with all its flags, goes on with it.", again
+    exposed, held, unclear = ([card for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear"))
+    if exposed:
+        but = f" {_names(held)} held." if held else ""
+        train = command("align", exposed[0].of, "adapters/mosa")
+        yield f"{_names(exposed)} {_be(exposed)} exposed.{but} Train against it, then attack again.", train
+        guard = command("guard fit", exposed[0].of, "guard")
+        yield f"Or put a guard in front of {_names(exposed)}, and see what it stops.", guard
+    if unclear:
+        more = f"{command('attack', unclear[0].of)} --limit 100"
+        yield f"{_names(unclear)} {_be(unclear)} unclear: ask more goals. Without one success {ENOUGH} would do.", more
+    useless = [
+        block
+        for block, _, verb in blocks
+        if isinstance(block, Statement) and block.tone == "exposed" and verb == "guard eval"
+    ]
     if useless:
-        yield (
-            f"{some(useless, 'guard')} above {'is' if useless == 1 else 'are'} no use here: fit another.",
-            "midward guard fit",
-        )
+        sentence = f"{some(len(useless), 'guard')} above {_be(useless)} no use here: fit another."
+        yield sentence, command("guard fit", first, "guard")
     verbs = {run.run.verb for run in runs}
-    for what, (measured_by, command) in WHOLE.items():
-        if not verbs & measured_by:
-            yield f"Not measured here: {what}.", command
+    for what, measured_by in WHOLE:
+        if not verbs & {*measured_by}:
+            yield f"Not measured here: {what}.", command(measured_by[0], first)
 
 
-def _be(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+def _names(cards: Sequence[Card]) -> str:
+    return listed([card.model for card in cards])
+
+
+def _be(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"

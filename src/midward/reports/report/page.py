@@ -43,6 +43,7 @@ from midward.store import write_text
 MARK = Markup('data-page="midward report"')
 #: The names of files beside a page.
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
+TONES = ("exposed", "unclear", "held", "note")  # the worst first
 SHOWN = 3  # goals of an attack whose texts are on the page; samples.csv has all
 LONG = 12  # rows of a table that is closed at first
 MOST = 8  # sentences of the verdict that are open at first
@@ -274,7 +275,7 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
     contents = [("verdict", "Verdict"), ("next", "What next"), *((section.id, section.title) for section in sections)]
     contents += [("steps", "Step by step")] if report.players else []
     contents += [("said", "What was said")] if talks else []
-    cards = _titled([(block, label) for block, label, _ in blocks if isinstance(block, Card)])
+    cards = _merged([(block, label) for block, label, _ in blocks if isinstance(block, Card)])
     markup = html.render(
         "report.html.j2",
         mark=MARK,
@@ -284,9 +285,9 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
         sandbox=_at_home(runs),
         redact=report.texts.redact,
         unfold=unfold,
-        cards=cards,
+        cards=[(card, _words(card)) for card in cards],
         claims=_claims(report, runs),
-        steps=steps(runs, cards, blocks),
+        steps=steps(runs, cards, blocks, report.texts.setting),
         lacks=[
             f"{label}: {block.text}{f': {report.texts(block.quote)}' if block.quote else ''}"
             for block, label, _ in blocks
@@ -330,16 +331,31 @@ def _claims(report: Report, runs: Sequence[RunFolder]) -> list[tuple[Statement, 
         statements = [block for block in report.blocks[run.label] if isinstance(block, Statement)]
         news = [statement for statement in statements if statement.tone != "note"]
         claims += [(statement, run.label, _section_of(statement, run)) for statement in news or statements[:1]]
-    tones = ["exposed", "held", "unclear", "note"]
-    return sorted(claims, key=lambda claim: tones.index(claim[0].tone))
+    return sorted(claims, key=lambda claim: TONES.index(claim[0].tone))
 
 
-def _titled(cards: Sequence[tuple[Card, str]]) -> list[Card]:
-    """Models that several runs hold are told apart by the run, in the card's title."""
-    counts = Counter(card.model for card, _ in cards)
+def _merged(cards: Sequence[tuple[Card, str]]) -> list[Card]:
+    """A card for each model, adapter, guard and judge: of several runs the worst. Others of one name are told apart by
+    their run, in the title."""
+    alike: dict[Any, list[tuple[Card, str]]] = {}
+    for card, label in cards:
+        alike.setdefault(tuple(card.of.items()) or (card.model, label), []).append((card, label))
+    worst = [min(group, key=lambda pair: (TONES.index(pair[0].tone), -pair[0].share)) for group in alike.values()]
+    counts = Counter(card.model for card, _ in worst)
     return [
-        replace(card, model=f"{card.model} in {label}") if counts[card.model] > 1 else card for card, label in cards
+        replace(
+            card,
+            model=f"{card.model} in {label}" if counts[card.model] > 1 else card.model,
+            about=f"{card.about}; the worst of {len(group)} runs, {label}" if len(group) > 1 else card.about,
+        )
+        for (card, label), group in zip(worst, alike.values(), strict=True)
     ]
+
+
+def _words(card: Card) -> str:
+    """What a card is of: LLaDA-8B-Instruct + mosa behind sri, judged by oracle."""
+    judge = f", judged by {card.of['judge']}" if "judge" in card.of else ""
+    return short(*map(card.of.get, ("model", "adapter", "guard"))) + judge
 
 
 def _view(cell: Cell) -> dict[str, Any]:

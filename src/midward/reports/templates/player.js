@@ -100,9 +100,9 @@
 
     judge(step) {
       const { guard, looks, flagged, score, threshold, step: at } = this.verdict;
-      const known = looks === "before" || this.over || (at !== null && step >= at);
+      const known = looks === "before" || this.over || (at !== null && step >= at - 1);
       const number = score === null ? "unscored" : `score ${score.toPrecision(3)}, threshold ${threshold.toPrecision(3)}`;
-      const when = at === null ? "" : ` after step ${at + 1}`, line = this.element.querySelector(".verdict");
+      const when = at === null ? "" : ` after step ${at}`, line = this.element.querySelector(".verdict");
       line.classList.toggle("flagged", known && flagged);
       line.lastElementChild.textContent = `Guard ${guard}: ` + (!known ? "nothing flagged so far"
         : flagged ? `flagged${when}, the response is withheld (${number})` : `passed (${number})`);
