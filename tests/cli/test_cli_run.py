@@ -171,7 +171,7 @@ for words in (*PLACES, "probe prefill --compare absent --out out"):
 def test_a_wrong_out_or_file_is_told_before_torch_is_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    (tmp_path / "goals.csv").touch()
+    (tmp_path / "goals.csv").write_text("goal\nt30\n")
     done = subprocess.run([sys.executable, "-c", BEFORE_TORCH, tmp_path / "file"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out").exists()

@@ -204,7 +204,7 @@ def test_bad_input_to_guard_fit_is_told(midward, flags, tmp_path, more, message)
 def test_too_few_prompts_for_guard_fit_are_told_before_the_model_is_loaded(midward, tmp_path, prompts, more, message):
     table = tmp_path / "prompts.csv"
     table.write_text("prompt\n" + "\n".join(f"t{n}" for n in range(prompts)) + "\n")
-    given = ["--model", tmp_path / "no-model", "--harmless", table, "--harmful", table, "--out", tmp_path / "g"]
+    given = ["--model", "org/no-model", "--harmless", table, "--harmful", table, "--out", tmp_path / "g"]
     result = midward("guard", "fit", *given, *more)
     assert result.exit_code == 2 and message in result.stderr, result.stderr
 
