@@ -12,20 +12,19 @@ goals=${GOALS:-60} seeds=${SEEDS:-0} recipe=${RECIPE:-stable} steps=${STEPS:-160
 sizes=(--anchors 60 --train 160 --held-out 100)
 if [ -n "${QUICK:-}" ]; then sizes=(--anchors 20 --train 60 --held-out 40 --alpha 0.05); fi
 
-# 1. Two adapters (and more, one a seed): initial alignment's and MOSA's. An attack's rows are a model each; scores of
-#    adapters with one label are seeds of one model.
-rows=() adapters=()
+# 1. Two adapters, of each training seed: initial alignment's and MOSA's. Adapters of one label are seeds of one model:
+#    tables show their mean, with an interval over goals and seeds.
+adapters=()
 for method in initial mosa; do
     for seed in $seeds; do
-        folder=$out/adapters/$method-$seed label="$method, $recipe"
+        folder=$out/adapters/$method-$seed
         midward align --method $method --recipe $recipe --seed $seed --max-steps $steps --out $folder
-        adapters+=(--adapter "$label=$folder")
-        if [ "$seeds" = "$seed" ]; then rows+=(--adapter "$label=$folder"); else rows+=(--adapter "$label, seed $seed=$folder"); fi
+        adapters+=(--adapter "$method, $recipe=$folder")
     done
 done
 
 # 2. Published attacks on the model bare and with each adapter, judged by the world's oracle.
-midward attack "${rows[@]}" --attacks direct,wildjailbreak,prefill,prefill-mid,pad --goals sandbox --judges oracle,readable --count $goals \
+midward attack "${adapters[@]}" --attacks direct,wildjailbreak,prefill,prefill-mid,pad --goals sandbox --judges oracle,readable --count $goals \
     --no-replay --out $out/attack
 
 # 3. What it cost: harmless requests, and the world's three tasks.

@@ -6,7 +6,7 @@ asked for; one that can't be loaded is an error then, and names the package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
@@ -47,13 +47,8 @@ class Plugins(Generic[T]):
         """
         if name in self.own:
             return self.own[name]
-        points = {point.name: point for point in entry_points(group=self.group)}
-        if name not in points:
-            known = [*self.own, *points]
-            raise self.error(
-                f"there is no {self.noun} {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}."
-            )
-        return self._load(points[name])
+        check_name(self.noun, self.group, self.own, name, self.error)
+        return self._load(next(point for point in entry_points(group=self.group) if point.name == name))
 
     def every(self) -> dict[str, Any]:
         """All by name; one that can't be loaded is its error."""
@@ -85,6 +80,13 @@ class Plugins(Generic[T]):
         if name != point.name:
             raise self.error(f"{whose} calls itself {name!r}; entry point and {self.noun} must have one name.")
         return thing
+
+
+def check_name(noun: str, group: str, own: Iterable[str], name: str, error: type[Exception]) -> None:
+    """Raise `error` unless a thing has this name, be it of `own` or an entry point's; nothing is loaded."""
+    known = [*own, *(point.name for point in entry_points(group=group))]
+    if name not in known:
+        raise error(f"there is no {noun} {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}.")
 
 
 def _package(point: EntryPoint) -> str:

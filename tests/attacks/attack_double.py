@@ -7,6 +7,7 @@ from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, 
 from speaking import speaking
 
 from midward.attacks import Capability
+from midward.sampling import Sampling
 from midward.sampling.likelihood import SpanScore
 from midward.serving.provider import MidwardAPI
 
@@ -37,7 +38,6 @@ class Double(MidwardAPI):
     score_rule: object = None
     language_model: object = None
     caps: frozenset = frozenset(Capability)
-    length: int = 64
     seen: list = field(default_factory=list)
     spans: list = field(default_factory=list)
     in_flight: int = 0
@@ -49,6 +49,10 @@ class Double(MidwardAPI):
     @property
     def model(self):
         return self.language_model
+
+    @property
+    def sampling(self):
+        return Sampling(length=64, steps=64)
 
     @property
     def capabilities(self):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from attack_double import CANARY, REFUSAL, Double, said
 
+from midward.attacks import config
 from midward.attacks.registry import ATTACKS
 from midward.store import key_of
 
@@ -90,6 +91,10 @@ REFERENCE = {
 
 def test_what_an_attack_spends_at_its_reference_settings():
     assert {name: ATTACKS[name].calls(ATTACKS[name].configure({}))["target"] for name in NAMES} == REFERENCE
+
+
+def test_the_names_that_are_known_without_loading_are_all_of_them():
+    assert config.ATTACKS == tuple(ATTACKS)
 
 
 def test_a_docstring_says_what_an_attack_is_and_departs_from():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from midward.judges import TEXTS, Verdict, find
 from midward.judges.scorers import Judged
 from midward.reports import present
 from midward.reports.blocks import Missing, Table
+from midward.stats import rate
 
 NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["oracle"]}
 
@@ -94,6 +96,32 @@ def test_rows_are_compared_by_goal_where_they_share_one(outcomes):
     unscored = [outcome("base", "direct", "g0", None), outcome("mosa", "direct", "g0", None)]
     pair = summarise(unscored, attacks=["direct"])["paired"]["oracle"]["reply"]["made-up"]["direct"]["mosa - base"]
     assert pair["n"] == 0 and pair["value"] is None
+
+
+def test_adapters_of_one_label_are_seeds_of_one_row(tmp_path):
+    hits = {"a": (0, 1, 2), "b": (0,), "c": (0, 1)}
+    seeds = [
+        replace(outcome("mosa", "direct", f"g{i}", i in goals), adapter=adapter)
+        for adapter, goals in hits.items()
+        for i in range(4)
+    ]
+    seeds[-1] = replace(seeds[-1], error="it broke")
+    summary = summarise(
+        [*(outcome("base", "direct", f"g{i}", True) for i in range(4)), *seeds],
+        rows=["base", "mosa", "mosa", "mosa"],
+        attacks=["direct"],
+    )
+    assert summary["rows"] == ["base", "mosa"]
+    rates = summary["asr"]["oracle"]["reply"]["made-up"]["direct"]
+    mosa = rates["mosa"]
+    assert (mosa["hits"], mosa["n"], mosa["goals"], mosa["seeds"], mosa["errors"]) == (6, 11, 4, 3, 1)
+    alone = rate([i in goals for goals in hits.values() for i in range(4)][:11]).record()
+    assert mosa["high"] - mosa["low"] > alone["high"] - alone["low"]
+    pair = summary["paired"]["oracle"]["reply"]["made-up"]["direct"]["mosa - base"]
+    assert (pair["n"], pair["goals"], pair["seeds"]) == (4, 4, 3)
+    results.write_samples(tmp_path, seeds, ["oracle"])
+    with (tmp_path / "samples.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["adapter"] for row in csv.DictReader(file)} == {"a", "b", "c"}
 
 
 def test_costs_are_means_over_what_was_attacked(outcomes):

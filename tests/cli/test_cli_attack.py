@@ -85,7 +85,7 @@ def adapter(folder, out):
         (["--verdict", "best"], "--verdict"),
         (["--adapter", "mosa=/nowhere/at/all"], "/nowhere/at/all"),
         (["--adapter", "mosa="], "--adapter takes a folder, or LABEL=FOLDER; received 'mosa='"),
-        (["--adapter", "base=/nowhere/at/all"], "two rows are called 'base'"),
+        (["--guard", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--served", "nobody/x"], "nobody"),
         (["--judges", "harmfulness", "--judge", "nobody/x"], "nobody"),
@@ -249,6 +249,36 @@ def test_harmless_requests_are_never_attacked(midward, tiny, tmp_path):
 def test_harm_in_the_wrong_place_is_told(midward, base, flags, message):
     result = midward("attack", *base, *flags)
     assert result.exit_code == 2 and message in result.stderr
+
+
+def test_adapters_of_one_label_are_one_row(midward, base, llada_folder, tmp_path):
+    first, second = (adapter(llada_folder, tmp_path / name) for name in ("first", "second"))
+    flags = [*base, "--attacks", "direct", "--adapter", f"mine={first}"]
+    assert midward("attack", *flags).exit_code == 0
+    pooled = midward("attack", *flags, "--adapter", f"mine={second}")
+    assert pooled.exit_code == 0 and "run       8 of 8" not in pooled.stderr
+    assert "run       6 of 6 samples, 4 of them by an earlier run; " in pooled.stderr
+    assert "model     mine (llada) on cpu as float32" in pooled.stderr and "sampling  length " in pooled.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    cell = summary["asr"]["oracle"]["reply"]["sandbox"]["direct"]["mine"]
+    assert (cell["n"], cell["goals"], cell["seeds"]) == (4, 2, 2) and summary["rows"] == ["base", "mine"]
+    assert summary["models"]["mine"]["adapter"] == f"{first}, {second}"
+    assert [(model.label, model.adapter) for model in Run.load(tmp_path / "out").models] == [
+        ("base", None),
+        ("mine", str(first)),
+        ("mine", str(second)),
+    ]
+    for label, folder in (("base", second), ("mine", first)):
+        refused = midward("attack", *flags, "--adapter", f"{label}={folder}", "--out", tmp_path / "other")
+        assert refused.exit_code == 2 and f"two rows are called '{label}'" in refused.stderr
+
+
+def test_the_list_is_no_wider_than_a_hundred_characters(midward):
+    shown = midward("attack", "--list")
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+    assert "SLP the log-probability of a span" in shown.stdout and "mosa-adaptive" in shown.stdout
+    records = {row["attack"]: row for row in json.loads(midward("attack", "--list", "--json").stdout)}
+    assert records["pad"]["needs"] == "POS" and records["pad"]["about"].startswith("labels of numbered steps")
 
 
 def test_the_table_says_what_each_row_is(midward, base, llada_folder, tmp_path):

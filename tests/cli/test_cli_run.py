@@ -149,6 +149,10 @@ for verb in {["attack", *PROBES, "dynamics", "guard eval", "utility --tasks sums
     shown = CliRunner().invoke(app, [*verb.split(), "--model", "org/nowhere", "--out", sys.argv[1] + "/out"])
     assert shown.exit_code == 2 and "is a file; give another path" in shown.stderr, (verb, shown.stderr)
     assert "torch" not in sys.modules, verb
+for flags, message in [(["--attacks", "tpa"], "'tap'?"), (["--judges", "orcale"], "'oracle'?")]:
+    shown = CliRunner().invoke(app, ["attack", *flags, "--out", "out"])
+    assert shown.exit_code == 2 and message in shown.stderr, (flags, shown.stderr)
+    assert "torch" not in sys.modules, flags
 for verb in ("attack", "probe ask"):
     shown = CliRunner().invoke(app, [*verb.split(), "--goals", "gaols.csv", "--out", "out"])
     assert shown.exit_code == 2 and "Did you mean 'goals.csv'?" in shown.stderr, (verb, shown.stderr)

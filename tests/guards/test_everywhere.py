@@ -35,23 +35,22 @@ def test_the_provider_gives_the_stub_the_verdict_and_nothing_else(model, samplin
     assert api.api.base_url != plain.api.base_url  # or Inspect's cache would answer for the other
     kinds = set()
     for text, expected in zip(FRESH, guard.sample(model, FRESH, sampling), strict=True):
-        output = ask(api, text, extra_body={"trace": True})
+        output = ask(api, text)
         [said] = output.metadata["choices"]
         kinds.add(said["guard"]["flagged"])
         assert said["guard"]["flagged"] == expected.verdict.flagged and len(said["guard"]["signal"]) >= 1
         if expected.verdict.flagged:
             assert output.completion == STUB and output.stop_reason == "content_filter"
-            assert said["authored"] == STUB and "commit_quarters" not in said
+            assert said["authored"] == STUB
         else:
-            bare = ask(plain, text, extra_body={"trace": True})
+            bare = ask(plain, text)
             assert output.completion == bare.completion and output.stop_reason == bare.stop_reason
-            assert said["commit_quarters"] == bare.metadata["choices"][0]["commit_quarters"]
     assert kinds == {True, False}
     with pytest.raises(ProviderError, match="length 16 there, 12 here"):
         get_model(f"midward/{lively_folder}", guard=str(path), memoize=False, **{**given, "length": 12})
 
 
-def test_a_request_flagged_beforehand_takes_no_ones_trace(model, sampling, lively_folder, tmp_path):
+def test_a_request_flagged_beforehand_takes_no_ones_place(model, sampling, lively_folder, tmp_path):
     guard = MaskFilter()
     guard.bind(model, sampling)
     guard.threshold, guard.alpha = 0.0, 0.1
@@ -63,14 +62,12 @@ def test_a_request_flagged_beforehand_takes_no_ones_trace(model, sampling, livel
     async def together():
         from inspect_ai.util import collect
 
-        config = GenerateConfig(extra_body={"trace": True})
         texts = (f"t30 {MASK}", "t31 t32", f"t33 {MASK}", "t34")
-        return await collect(*(api.generate(text, config=config) for text in texts))
+        return await collect(*(api.generate(text) for text in texts))
 
     found = anyio.run(together)
     assert [one.stop_reason == "content_filter" for one in found] == [True, False, True, False]
-    bare = ask(plain, "t34", extra_body={"trace": True})
-    assert found[3].metadata["choices"][0]["commit_quarters"] == bare.metadata["choices"][0]["commit_quarters"]
+    assert [found[i].completion for i in (1, 3)] == [ask(plain, text).completion for text in ("t31 t32", "t34")]
 
 
 def test_midward_attack_takes_a_guard_and_adds_its_row(midward, flags, fitted, tmp_path, model, sampling):
@@ -90,7 +87,7 @@ def test_midward_attack_takes_a_guard_and_adds_its_row(midward, flags, fitted, t
     assert replies["base+G", chosen[0]] == STUB != replies["base", chosen[0]]
     assert replies["base+G", chosen[1]] == replies["base", chosen[1]]
     result = midward(*common, "--guard", tmp_path / "nothing.safetensors", "--out", tmp_path / "n")
-    assert result.exit_code == 2 and "there is no guard" in result.stderr
+    assert result.exit_code == 2 and "nothing.safetensors: there is no " in result.stderr
     result = midward(*common, "--length", 12, "--guard", path, "--out", tmp_path / "l")
     assert result.exit_code == 2 and "length 16 there, 12 here" in result.stderr
 

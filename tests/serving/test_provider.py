@@ -106,8 +106,6 @@ def mixed_requests(seed):
             extra["bans"] = [{"ids": [draw.randrange(5, 512)], "position": 9}]
         if i % 4 == 0:
             extra["sampling"] = {"order": draw.choice(["random", "left_to_right"])}
-        if i % 7 == 0:
-            extra["trace"] = True
         prompt = " ".join(draw.choice(["t11", "t12", M, "t13"]) for _ in range(draw.randrange(1, 12)))
         if i % 8 == 0 and M in prompt:
             extra = {"prompt_masks": "fill_only"}
@@ -214,7 +212,7 @@ def test_a_bad_span_is_its_callers_error_only(target):
     assert [score.tokens for [score] in found.values()] == [pytest.approx(found[0][0].tokens, abs=1e-4)] * 8
 
 
-# --- what is forced, banned and traced -----------------------------------------------------------------------
+# --- what is forced and banned --------------------------------------------------------------------------------
 
 
 def test_forced_spans_stand_and_are_not_authored(target, lively):
@@ -240,18 +238,6 @@ def test_bans_hold(target, lively):
     ban = Request("t60", bans=(Ban(tuple(free)),))
     [response] = sample(lively, [ban], Sampling.for_model(lively, **SETTINGS))
     assert output.completion == response.text and response.raw_ids[:2] != free
-
-
-def test_trace_tells_where_the_steps_committed(target):
-    extra = {"trace": True, "sampling": {"order": "left_to_right"}}
-    [choice] = ask(target, "t60", extra).metadata["choices"]
-    assert choice["commit_quarters"] == [1.5, 5.5, 9.5, 13.5]
-    forced = {**extra, "forced": [{"position": 0, "ids": [9] * 8}], "sampling": {"order": "left_to_right", "steps": 4}}
-    [choice] = ask(target, "t60", forced).metadata["choices"]
-    assert choice["commit_quarters"] == [8.5, 10.5, 12.5, 14.5]
-    everything = {"trace": True, "forced": [{"position": 0, "ids": [9] * 16}]}
-    assert ask(target, "t60", everything).metadata["choices"][0]["commit_quarters"] == [None] * 4
-    assert "commit_quarters" not in ask(target, "t60").metadata["choices"][0]
 
 
 # --- masks in the prompt -------------------------------------------------------------------------------------
@@ -368,8 +354,8 @@ def test_what_has_no_effect_is_said_once(name, caplog):
         ({"prompt_masks": "fill_only", "forced": [{"ids": [5]}]}, "nothing can be forced"),
         ({"sampling": {"stepz": 3}}, "unknown sampling setting 'stepz'. Did you mean 'steps'"),
         ({"sampling": {"steps": 0}}, "steps is 1 or more"),
-        ({"trace": "yes"}, "trace: .*boolean"),
-        ({"trace": object()}, "extra_body must be JSON"),
+        ({"masks": "yes"}, "masks: input should be"),
+        ({"masks": object()}, "extra_body must be JSON"),
     ],
 )
 def test_a_bad_extra_body_is_named(target, extra, message):

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from midward._flags import Flag
+from midward._plugins import check_name
+from midward.attacks.capabilities import AttackError
 
+GROUP = "midward.attacks"  # of the entry points by which packages add attacks
+#: The attacks of this package, as `midward.attacks.registry` has them: so that a wrong name is told at once.
+ATTACKS = (
+    *("direct", "prefill", "prefill-mid", "pad", "dija", "flip", "flip-best-of-4", "refusal-suppression"),
+    *("refusal-ban", "replay", "pair", "tap", "tap-mid", "aos", "wildjailbreak", "dia", "dia-prefill", "speakeasy"),
+    *("avatar", "ept", "ept-mid", "advprefix", "advprefix-ask", "advprefix-mid", "random-search", "pal", "ral"),
+)
 ROLES = "Roles: each an Inspect model (openai/..., midward/...); offline the sandbox's scripted assistant"
 
 
@@ -18,7 +27,8 @@ class AttackConfig:
 
     Args:
         model: sandbox, a checkpoint folder, or a Hub id.
-        adapter: LABEL=FOLDER of a PEFT adapter; may be given several times, a row each, beside the bare model.
+        adapter: [LABEL=]FOLDER of a PEFT adapter; may be given several times, a row each, beside the bare model;
+            adapters of one label are seeds of one row.
         guard: [LABEL=]FILE of a fitted guard; may be given several times: one more row each, the model and adapter that
             it was fitted for behind it; see midward guard fit.
         served: An Inspect model that is served elsewhere (vllm/..., openai-api/...); one more row.
@@ -76,6 +86,11 @@ class AttackConfig:
     export: Annotated[Path | None, Flag(free=True)] = None
     plan: Annotated[bool, Flag(free=True)] = False
     listing: Annotated[bool, Flag(name="--list", free=True)] = False
+
+    def check_names(self) -> None:
+        """Raise AttackError for an attack that there isn't. Nothing is loaded."""
+        for name in self.attacks:
+            check_name("attack", GROUP, ATTACKS, name, AttackError)
 
     @property
     def roles(self) -> Mapping[str, Any]:

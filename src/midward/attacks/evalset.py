@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import anyio
 from inspect_ai import Task, eval_set
 from inspect_ai.dataset import MemoryDataset
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, read_eval_log_sample_summaries
 from inspect_ai.model import GenerateConfig, Model
 from inspect_ai.util import collect
 
@@ -87,7 +88,8 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
         judged = ["judge"] if any(judge.needs == "role:judge" for judge in cell.judges) else []
         asked = {role: roles[role] for role in (*info.roles, *judged)}
         key = cell_key(matrix, row, model, asked, cell)
-        about = {"row": row.label, "guard": row.guard, "goals": cell.name, "attack": info.name, "cell": key}
+        about = {"row": row.label, "adapter": row.adapter, "guard": row.guard}
+        about |= {"goals": cell.name, "attack": info.name, "cell": key}
         how: dict[str, Any] = {"seed": matrix.seed, "budget": matrix.budget, "replay": matrix.replay}
         tasks.append(
             Task(
@@ -171,8 +173,9 @@ def run(
         out: the folder.
         display: Inspect's ("rich", "plain", "none"; on stderr).
         begin: called with the rows' models before the first sample, and before any log is touched.
-        tell: called with a line on each log that can't be read any more (see `set_aside`); where `display` is "none"
-            also with one on how far it is, every `EVERY` seconds and at the end.
+        tell: called with a line on where each row's model runs and one on its sampling, and one on each log that can't
+            be read any more (see `set_aside`); where `display` is "none" also with one on how far it is, every `EVERY`
+            seconds and at the end.
 
     Returns:
         The matrix's logs (headers).
@@ -195,19 +198,23 @@ def run(
         _check_capabilities(matrix, row, model)
         plan.append((model, tasks_of(matrix, row, model, roles)))
         models.append(_measured(row, model))
+        for line in _resolved(row, model):
+            tell(line)
         _let_go(model, matrix)
     begin(models)
     for path in set_aside(out / "logs"):
         name = path.name.removesuffix(".damaged")
         tell(f"warning   {name} can't be read; it was set aside as {path}, and is run again.")
-    finished = _finished(out)
-    if known and not all(str(task.version) in finished for _, tasks in plan for task in tasks):
+    ready = _ready(out)
+    before = sum(ready[str(task.version)] for _, tasks in plan for task in tasks)
+    if known and before < matrix.samples:
         _first_calls(matrix)
     done, started = 0, time.monotonic()
     last = started
 
     def progress() -> None:
-        tell(f"run       {done} in {time.monotonic() - started:.0f} s, of a matrix of {matrix.samples}")
+        earlier = f", {before} of them by an earlier run" if before else ""
+        tell(f"run       {before + done} of {matrix.samples} samples{earlier}; {time.monotonic() - started:.0f} s")
 
     def ended() -> None:
         nonlocal done, last
@@ -264,11 +271,22 @@ def _check_capabilities(matrix: Matrix, row: Row, model: Model) -> None:
         check(row.label, target.capabilities, planned.info.needs, planned.info.name)
 
 
-def _finished(out: Path) -> set[str]:
-    """The cells in `out`/logs that need nothing more."""
-    folder = out / "logs"
-    logs = [read_eval_log(info, header_only=True) for info in (list_eval_logs(str(folder)) if folder.is_dir() else [])]
-    return {str(log.eval.task_version) for log in logs if log.status == "success"}
+def _resolved(row: Row, model: Model) -> Iterator[str]:
+    """Where the row's model runs and how it samples, in lines; nothing of a served one."""
+    if isinstance(model.api, MidwardAPI):
+        placed = _measured(row, model)
+        yield f"model     {row.label} ({placed.family}) on {placed.device} as {placed.dtype}"
+        yield f"sampling  {model.api.sampling}"
+
+
+def _ready(out: Path) -> Counter[str]:
+    """Cell -> how many of its samples in `out`/logs need nothing more."""
+    ready: Counter[str] = Counter()
+    for info in list_eval_logs(str(out / "logs")) if (out / "logs").is_dir() else []:
+        cell = str(read_eval_log(info, header_only=True).eval.task_version)
+        done = sum(each.completed and not each.error for each in read_eval_log_sample_summaries(info))
+        ready[cell] = max(ready[cell], done)
+    return ready
 
 
 def _first_calls(matrix: Matrix) -> None:

@@ -28,10 +28,10 @@ from midward.world import ASSISTANT
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a model, perhaps with an adapter, perhaps behind a guard.
+    """A model, perhaps with an adapter, perhaps behind a guard: a line of the table, or a training seed of one.
 
     Attributes:
-        label: of the line.
+        label: of the line; rows of one label are seeds of it.
         model: what `midward.load` takes.
         adapter: a PEFT adapter's folder.
         arguments: the provider's model arguments; of a served model fields of Inspect's `GenerateConfig`.
@@ -63,8 +63,8 @@ class Row:
 
     def __str__(self) -> str:
         adapter, guard = (f" + {self.adapter}" if self.adapter else "", f" behind {self.guard}" if self.guard else "")
-        given = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
-        return f"{self.label}: {self.model}{adapter}{guard} ({given})"
+        given = ", ".join(f"{name} {value}" for name, value in self.arguments.items() if value is not None)
+        return f"{self.label}: {self.model}{adapter}{guard}" + (f" ({given})" if self.served and given else "")
 
 
 def model_of(name: str, config: GenerateConfig | None = None, **arguments: Any) -> Model:
@@ -120,7 +120,7 @@ class Matrix:
         profile: which one the attacks' settings are of.
 
     Raises:
-        AttackError: nothing to run, two rows of one label, or an attack that can't follow a row's guard.
+        AttackError: nothing to run, rows of one label that aren't adapters of their own, or an attack that can't follow a row's guard.
     """
 
     rows: Sequence[Row]
@@ -140,14 +140,26 @@ class Matrix:
         for what, members in parts.items():
             if not members:
                 raise AttackError(f"there are no {what} to run; give one or more.")
-        labels = [row.label for row in self.rows]
-        if twice := {label for label in labels if labels.count(label) > 1}:
-            raise AttackError(f"two rows are called {min(twice)!r}; give each its own label: --adapter LABEL=FOLDER.")
+        for label, seeds in self.seeds.items():
+            adapters = {row.adapter for row in seeds}
+            if len(seeds) > 1 and (None in adapters or len(adapters) < len(seeds)):
+                raise AttackError(
+                    f"two rows are called {label!r}, which only adapters can be that are each of a training seed; give "
+                    "each its own label: --adapter LABEL=FOLDER."
+                )
         for planned in self.attacks:
             if (why := planned.info.unguarded(planned.settings)) is not None:
                 for row in self.rows:
                     if row.guard and "sampling" in find_guard(describe(row.guard)["guard"]).kind.tied_to:
                         raise AttackError(f"{row.label}: {why}; the guard {row.guard} was fitted for responses.")
+
+    @property
+    def seeds(self) -> dict[str, list[Row]]:
+        """Label -> its rows: the same training from several seeds, pooled into one line of a table."""
+        rows: dict[str, list[Row]] = {}
+        for row in self.rows:
+            rows.setdefault(row.label, []).append(row)
+        return rows
 
     @property
     def refusal_judges(self) -> list[str]:
@@ -212,7 +224,7 @@ class Matrix:
 
         yield from (f"row       {row}" for row in self.rows)
         if any(row.guard and sampling_of(row.guard) for row in self.rows):
-            yield "sampling  what isn't given is as the guard was fitted, in every row"
+            yield "note      what isn't given of the sampling is as the guard was fitted, in every row"
         yield f"attacks   {', '.join(planned.info.name for planned in self.attacks)} (profile {self.profile})"
         yield f"goals     {sizes(self.sets)}"
         if self.harmless:

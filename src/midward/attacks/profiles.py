@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any
 
 from midward._hints import one_of
@@ -45,18 +46,28 @@ def profile_of(name: str) -> Profile:
 
 
 def table() -> tuple[list[str], list[list[Any]], str]:
-    """All attacks and profiles: the columns of a table of attacks, its rows, and what stands below it."""
+    """All attacks and profiles.
+
+    Returns:
+        The columns of a table of attacks, its rows, and what stands below it where the last column has no room: what
+        each attack is, what the columns say, and the profiles; no line is longer than 100 characters.
+    """
     everything = every()
     known = {name: info for name, info in everything.items() if isinstance(info, AttackInfo)}
     rows = []
     for name, info in known.items():
         most = info.calls(info.configure({}))["target"]
         needs, roles = " ".join(info.needs), " ".join(info.roles) or "-"
-        rows.append([name, info.version, info.access, needs, roles, most, info.about])
+        rows.append([name, info.access, most, needs, roles, info.about])
     lines = [f"{name}: {error}" for name, error in everything.items() if name not in known]
-    lines += ["queries: the most to the target a goal, at the reference settings", ""]
-    lines += [f"{each.name:14}  {each.about}: {', '.join(attacks_of(each))}" for each in PROFILES.values()]
-    return ["attack", "version", "access", "needs", "roles", "queries", "about"], rows, "\n".join(lines)
+    lines += [_entry(name, info.about) for name, info in known.items()]
+    lines += ["", shipped("words")["legend"]]
+    lines += [_entry(each.name, f"{each.about}: {', '.join(attacks_of(each))}") for each in PROFILES.values()]
+    return ["attack", "access", "queries", "needs", "roles", "about"], rows, "\n".join(lines)
+
+
+def _entry(name: str, text: str) -> str:
+    return fill(f"{name:19}  {text}", 100, subsequent_indent=" " * 21, break_on_hyphens=False)
 
 
 def attacks_of(profile: Profile) -> Sequence[str]:

@@ -10,6 +10,7 @@ from midward.attacks.aos import AOS
 from midward.attacks.attack import Access, AttackInfo
 from midward.attacks.avatar import AVATAR
 from midward.attacks.capabilities import AttackError, Capability
+from midward.attacks.config import GROUP
 from midward.attacks.dia import DIA, DIA_PREFILL
 from midward.attacks.dija import DIJA
 from midward.attacks.direct import DIRECT
@@ -43,7 +44,7 @@ def _check(info: AttackInfo) -> None:
         raise InputError(f"has access {info.access!r}, none of {', '.join(get_args(Access))}.")
 
 
-_PLUGINS = Plugins("attack", "midward.attacks", AttackInfo, ATTACKS, AttackError, _check)
+_PLUGINS = Plugins("attack", GROUP, AttackInfo, ATTACKS, AttackError, _check)
 #: find(name): the attack of this name, ours or a package's. Raises AttackError for an unknown name, or one that
 #: can't be loaded.
 find = _PLUGINS.find

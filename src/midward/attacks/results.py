@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 
 from midward._tables import csv_text
@@ -19,11 +19,11 @@ from midward.attacks.record import Record, read_record
 from midward.errors import InputError
 from midward.judges import TEXTS, Verdict, find, ranked
 from midward.judges.scorers import Judged
-from midward.stats import corrected, paired, rate
+from midward.stats import Rate, corrected, paired, rate
 from midward.store import write_text
 
-#: (row, goals, attack) -> goal -> verdict
-Cells = dict[tuple[str, str, str], dict[str, bool | None]]
+#: (row, goals, attack) -> adapter (a training seed of the row) -> goal -> verdict
+Cells = dict[tuple[str, str, str], dict[str, dict[str, bool | None]]]
 BULKY = {"events", "messages", "attachments"}
 SAMPLES = "samples.csv"
 
@@ -34,6 +34,7 @@ class Outcome:
 
     Attributes:
         row, goals, attack, goal: where it stands: the model's label, the set of goals, and the goal's id.
+        adapter: which of the row's training seeds it is of; empty for a model without one.
         prompt: the plain goal.
         judged: judge -> its verdicts on the texts (reply, replay, authored); texts that the attack has no use for are
             missing.
@@ -51,6 +52,7 @@ class Outcome:
     texts: Mapping[str, str | None] = field(default_factory=dict)
     record: Record | None = None
     error: str | None = None
+    adapter: str = ""
 
     def verdict(self, judge: str, text: str) -> Verdict | None:
         """The judge's verdict on a text; None where it gave none, or there is no such text."""
@@ -93,6 +95,7 @@ def _outcome(about: Mapping[str, Any], sample: EvalSample) -> Outcome:
         texts=dict(sample.store.get("texts") or {}),
         record=read_record(sample.store),
         error=sample.error.message if sample.error else None,
+        adapter=str(about.get("adapter") or ""),
     )
 
 
@@ -116,8 +119,14 @@ def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         sizes = {name: len(chosen) for name, chosen in matrix.harmless.items()}
         judges = matrix.refusal_judges
         summary["harmless"] = summarise(outcomes, rows=rows, sets=sizes, attacks=["direct"], judges=judges)
-    parts = ("model", "adapter", "guard")
-    summary["models"] = {row.label: {name: getattr(row, name) for name in parts} for row in matrix.rows}
+    summary["models"] = {
+        label: {
+            "model": seeds[0].model,
+            "adapter": ", ".join(row.adapter for row in seeds if row.adapter) or None,
+            "guard": seeds[0].guard,
+        }
+        for label, seeds in matrix.seeds.items()
+    }
     return summary
 
 
@@ -133,18 +142,19 @@ def summarise(
 
     Args:
         outcomes: those of other sets are left out.
-        rows, attacks, judges: names, in the tables' order; the judges are `ranked`.
+        rows, attacks, judges: names, in the tables' order; the judges are `ranked`. A row that is named several times
+            is of so many training seeds.
         sets: name -> number of goals.
 
     Returns:
-        `asr` and `refusals`: judge -> text -> goals -> attack -> row -> a rate's record with `errors`: goals without a
-        result, which aren't in its n; of judges that measure attack success, and of those that say who refused.
-        `measures` says which is which. `paired`: the rows compared by goal. `unscored`: for each judge and text how
-        many got no verdict, and the commonest reason; `empty`: how many texts were empty. `prompts`: see `prompts`.
-        `costs`: attack -> row -> see `cost`.
+        `asr` and `refusals`: judge -> text -> goals -> attack -> row -> a rate's record, over goals and seeds, with
+        `errors`: goals without a result, which aren't in its n; of judges that measure attack success, and of those
+        that say who refused. `measures` says which is which. `paired`: the rows compared by goal. `unscored`: for each
+        judge and text how many got no verdict, and the commonest reason; `empty`: how many texts were empty. `prompts`:
+        see `prompts`. `costs`: attack -> row -> see `cost`.
     """
     outcomes = [outcome for outcome in outcomes if outcome.goals in sets]
-    judges = ranked(judges)
+    judges, seeds = ranked(judges), Counter(rows)
     measures = {judge: find(judge).measures for judge in judges}
     done = Counter((outcome.row, outcome.goals, outcome.attack) for outcome in outcomes if outcome.error is None)
     rates: dict[str, Any] = {}
@@ -156,20 +166,20 @@ def summarise(
             rates[judge][text] = {
                 name: {
                     attack: {
-                        row: rate(cells.get((row, name, attack), {}).values()).record()
-                        | {"errors": count - done[row, name, attack]}
-                        for row in rows
+                        row: _rate(cells.get((row, name, attack), {})).record()
+                        | {"errors": count * seeds[row] - done[row, name, attack]}
+                        for row in seeds
                     }
                     for attack in attacks
                 }
                 for name, count in sets.items()
             }
-            pairs[judge][text] = {name: _pairs(cells, rows, name, attacks) for name in sets}
+            pairs[judge][text] = {name: _pairs(cells, list(seeds), name, attacks) for name in sets}
     of_text = {
         judge: {text: [o for o in outcomes if o.verdict(judge, text) is not None] for text in TEXTS} for judge in judges
     }
     return {
-        "rows": list(rows),
+        "rows": list(seeds),
         "goals": dict(sets),
         "attacks": list(attacks),
         "judges": judges,
@@ -185,22 +195,28 @@ def summarise(
             judge: {text: n for text in TEXTS if (n := sum(o.empty(judge, text) for o in by_text[text]))}
             for judge, by_text in of_text.items()
         },
-        "prompts": {row: prompts([outcome for outcome in outcomes if outcome.row == row]) for row in rows},
+        "prompts": {row: prompts([outcome for outcome in outcomes if outcome.row == row]) for row in seeds},
         "costs": {
-            attack: {row: cost([o for o in outcomes if (o.row, o.attack) == (row, attack)]) for row in rows}
+            attack: {row: cost([o for o in outcomes if (o.row, o.attack) == (row, attack)]) for row in seeds}
             for attack in attacks
         },
     }
 
 
 def success(outcomes: Iterable[Outcome], judge: str, text: str = "reply") -> Cells:
-    """(row, goals, attack) -> goal -> verdict; what failed, or has no such text, is left out."""
+    """The verdicts of each cell; what failed, or has no such text, is left out."""
     cells: Cells = {}
     for outcome in outcomes:
-        cell = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
+        seeds = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
         if outcome.error is None and outcome.verdict(judge, text) is not None:
-            cell[outcome.goal] = outcome.success(judge, text)
+            seeds.setdefault(outcome.adapter, {})[outcome.goal] = outcome.success(judge, text)
     return cells
+
+
+def _rate(seeds: Mapping[str, Mapping[str, bool | None]]) -> Rate:
+    answers = [(verdict, goal, seed) for seed, verdicts in seeds.items() for goal, verdict in verdicts.items()]
+    verdicts, goals, labels = zip(*answers, strict=True) if answers else ((), (), ())
+    return rate(verdicts, goals, labels)
 
 
 def _silences(outcomes: Iterable[Outcome], judge: str, text: str) -> Iterator[str]:
@@ -224,13 +240,13 @@ def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
 def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str]) -> dict[str, Any]:
     """attack -> "second - first" -> every two rows compared, where they share a goal; one family of comparisons."""
     sides = {
-        (attack, f"{second} - {first}"): (cells.get((second, name, attack), {}), cells.get((first, name, attack), {}))
+        (attack, f"{second} - {first}"): [list(cells.get((row, name, attack), {}).values()) for row in (second, first)]
         for attack in attacks
         for first, second in itertools.combinations(rows, 2)
     }
-    sides = {key: (a, b) for key, (a, b) in sides.items() if a.keys() & b.keys()}
+    sides = {key: (a, b) for key, (a, b) in sides.items() if set().union(*a) & set().union(*b)}
     records: dict[str, Any] = {attack: {} for attack in attacks}
-    pairs = corrected([paired([a], [b]) for a, b in sides.values()])
+    pairs = corrected([paired(a, b) for a, b in sides.values()])
     for (attack, title), pair in zip(sides, pairs, strict=True):
         records[attack][title] = pair.record()
     return records
@@ -239,13 +255,17 @@ def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str])
 def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Of one attack on one row, over all its goals: means a goal, and counts of what went wrong."""
     records = [outcome.record for outcome in outcomes if outcome.record]
+
+    def mean_of(name: str) -> float | None:
+        return fmean(getattr(record, name) for record in records) if records else None
+
     return {
         "n": len(outcomes),
         "errors": sum(outcome.error is not None for outcome in outcomes),
-        "queries": _mean(record.target_queries for record in records),
-        "nfe": _mean(record.nfe for record in records),
-        "role_calls": _mean(record.role_calls for record in records),
-        "seconds": _mean(record.seconds for record in records),
+        "queries": mean_of("target_queries"),
+        "nfe": mean_of("nfe"),
+        "role_calls": mean_of("role_calls"),
+        "seconds": mean_of("seconds"),
         "role_failures": sum(record.role_failures for record in records),
         "role_trouble": commonest(why for record in records for why in record.why.values()),
         "budget_spent": sum(record.spent for record in records),
@@ -275,11 +295,6 @@ def prompts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "alike": [sorted(group) for group in groups if len(group) > 1],
         "mechanisms": len(groups),
     }
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    numbers = list(values)
-    return float(np.mean(numbers)) if numbers else None
 
 
 def trouble(matrix: Matrix, outcomes: Sequence[Outcome], text: str) -> tuple[str, str]:
@@ -331,7 +346,7 @@ def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[st
     """samples.csv: a line a sample: where it stands, verdicts (1, 0, or empty for unscored or none), costs, texts, the
     error."""
     verdicts = [(judge, text) for judge in dict.fromkeys(judges) for text in TEXTS]
-    place = ("row", "goals", "attack", "goal", "prompt")
+    place = ("row", "adapter", "goals", "attack", "goal", "prompt")
     costs = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
     rows = []
     for outcome in outcomes:

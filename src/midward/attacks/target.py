@@ -180,7 +180,7 @@ class Target:
     def length(self) -> int:
         """Positions of a response, as the settings have it."""
         own = self.own()
-        return self._config.max_tokens or own.length
+        return self._config.max_tokens or own.sampling.length
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The ids of a text, without special tokens added."""

@@ -129,12 +129,7 @@ class SamplingOptions(Given[Sampling]):
 
             fitted_for = next(filter(None, map(sampling_of, guards)), {})
         chosen = self.settings(model, {**defaults, **fitted_for})
-        settings = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
-        say(
-            f"sampling  {', '.join(f'{name} {value}' for name, value in settings.items() if value is not None)}"
-            + (f" (approximate: {chosen.approximate})" if chosen.approximate else "")
-            + (" (what isn't given is as the guard was fitted)" if fitted_for else "")
-        )
+        say(f"sampling  {chosen}" + (" (what isn't given is as the guard was fitted)" if fitted_for else ""))
         return chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,9 @@ def attack(
     if config.listing:
         from midward.attacks.profiles import table
 
-        return listing(*table())
+        columns, rows, text = table()
+        short = listing(columns[:-1], [row[:-1] for row in rows], text)
+        return replace(short, data=[dict(zip(columns, row, strict=True)) for row in rows])
     folder = run_folder(out)
     adapters = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in config.adapter or ()]
     guards = [labelled("--guard", text, "a guard's file, or LABEL=FILE") for text in config.guard or ()]
@@ -40,6 +43,10 @@ def attack(
     say_harm(config.goals, config.column)
     for name in config.harmless:
         says_harm(name, config.column)  # a wrong name or file is told at once
+    config.check_names()
+    from midward.judges import ranked
+
+    ranked(config.judges)
     from midward.attacks import evalset, results
     from midward.attacks.matrix import matrix_of, rows_of
 

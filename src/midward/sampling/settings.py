@@ -92,6 +92,11 @@ class Sampling:
         elif self.order != "low_confidence":
             raise InputError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
 
+    def __str__(self) -> str:
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        text = ", ".join(f"{name} {value}" for name, value in values if value is not None)
+        return text + (f" (approximate: {self.approximate})" if self.approximate else "")
+
     @property
     def approximate(self) -> str | None:
         """What makes the tokens other than those of the model's own forwards, in words; None where nothing does."""

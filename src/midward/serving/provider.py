@@ -147,15 +147,15 @@ class MidwardAPI(ModelAPI):
         return self.engine.model
 
     @property
-    def length(self) -> int:
-        """Positions of a response, with the model arguments as they are."""
-        return make_sampling(self.engine, self._sampling).length
+    def sampling(self) -> Sampling:
+        """The settings of a request that gives none of its own: the model arguments over the model's defaults."""
+        return make_sampling(self.engine, self._sampling)
 
     @property
     def capabilities(self) -> frozenset[str]:
         """What may be asked of it, by the names of `midward.attacks.Capability`."""
         has = {"CHAT", "HIST", "N", "POS", "BAN", "SLP", "GRAD"}
-        cached = make_sampling(self.engine, self._sampling).cache  # which masks in prompts can't follow
+        cached = self.sampling.cache  # which masks in prompts can't follow
         if self.model.family.kind == "diffusion" and self.masks == "allow" and cached is None:
             has.add("PMASK")
         if self.engine.takes_system_turns:
@@ -197,31 +197,27 @@ class MidwardAPI(ModelAPI):
         settings = {**self._settings(engine, prompt_ids, config), **extra.sampling}
         requests, sampling = make_requests(engine, prompt_ids, settings, extra, count)
         # The seeds are in the requests, so that those with different ones can share a batch.
-        sampled = await engine.sample(
-            requests, replace(sampling, seed=0), batch_size=self.batch_size, trace=extra.trace, guard=self.guard
+        responses = await engine.sample(
+            requests, replace(sampling, seed=0), batch_size=self.batch_size, guard=self.guard
         )
-        for response, _ in sampled:
-            response.checked()  # an error of this sample, never an answer
         drawn = sampling.temperature > 0 or sampling.order in ("random", "annealed") or self.guard is not None
         choices = []
-        for i, (request, (response, commit_step)) in enumerate(zip(requests, sampled, strict=True)):
-            record: dict[str, Any] = {"seed": sampling.seed + i, "drawn": drawn}
-            if commit_step is not None:
-                record["commit_quarters"] = _quarters(commit_step.tolist())
+        for i, (request, response) in enumerate(zip(requests, responses, strict=True)):
+            response.checked()  # an error of this sample, never an answer
             flagged = response.verdict is not None and response.verdict.flagged
             read = _stub_choice if flagged else _response_choice
-            choice, more = read(engine, prompt_ids, request, response, messages)
+            choice, record = read(engine, prompt_ids, request, response, messages)
             if response.verdict is not None:
-                more["guard"] = response.verdict.record()
+                record["guard"] = response.verdict.record()
             choice.message.model = self.model_name
             choices.append(choice)
-            details.choices.append(Choice(**record, **more))
+            details.choices.append(Choice(seed=sampling.seed + i, drawn=drawn, **record))
         details.sampling = asdict(sampling)
         details.forced = [
             {"position": span.position, "ids": list(span.ids), "text": decode(engine, span.ids)}
             for span in _given(prompt_ids, requests[0])
         ]
-        details.nfe = sum(response.nfe for response, _ in sampled)
+        details.nfe = sum(response.nfe for response in responses)
         tokens = sum(choice.authored_tokens for choice in details.choices)
         usage = ModelUsage(input_tokens=len(prompt_ids), output_tokens=tokens, total_tokens=len(prompt_ids) + tokens)
         return ModelOutput(model=self.model_name, choices=choices, usage=usage, metadata=details.metadata())
@@ -349,13 +345,3 @@ def _fills_only(prompt_ids: list[int], request: Request) -> bool:
 def _given(prompt_ids: list[int], request: Request) -> tuple[Forced, ...]:
     """The spans that the caller forced."""
     return () if _fills_only(prompt_ids, request) else request.forced
-
-
-def _quarters(commit_step: list[int]) -> list[float | None]:
-    """Mean response position of what was committed in each quarter of the steps, None where nothing was."""
-    last = max(commit_step)
-    quarters: list[list[int]] = [[], [], [], []]
-    for position, step in enumerate(commit_step):
-        if step >= 0:
-            quarters[4 * step // (last + 1)].append(position)
-    return [sum(positions) / len(positions) if positions else None for positions in quarters]

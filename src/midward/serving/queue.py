@@ -21,7 +21,7 @@ import anyio
 from anyio.lowlevel import current_token
 
 from midward.models import LanguageModel, load
-from midward.sampling import Canvas, Forced, Request, Response, Sampling, Step, Trace, Watcher, sample
+from midward.sampling import Canvas, Forced, Request, Response, Sampling, Step, sample
 from midward.sampling.likelihood import Span, SpanScore, span_gradient, span_log_probs
 
 if TYPE_CHECKING:
@@ -224,19 +224,20 @@ class Engine:
             return Forced.text(self.model, position, text)
 
     async def sample(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        batch_size: int,
-        trace: bool = False,
-        guard: Guard | None = None,
-    ) -> list[tuple[Response, torch.Tensor | None]]:
-        """Sample one response a request; with it the step that committed each position, if `trace` (see `Trace`).
+        self, requests: Sequence[Request], sampling: Sampling, *, batch_size: int, guard: Guard | None = None
+    ) -> list[Response]:
+        """Sample one response a request.
 
-        guard: stands in front; each response then carries its verdict, and one that it flagged has no trace.
+        Args:
+            requests: What is asked, with seeds.
+            sampling: The settings of all.
+            batch_size: Rows a forward, 1 or more.
+            guard: Stands in front; each response then carries its verdict.
+
+        Raises:
+            QueueClosed: The process is ending. What sampling raises comes too.
         """
-        work = _Sample(self, sampling, batch_size, trace, guard)
+        work = _Work(_sample, (self, sampling, batch_size, guard))
         return await results(
             [self.queue.submit(work, request, size=len(request.prompt), limit=batch_size) for request in requests]
         )
@@ -245,14 +246,14 @@ class Engine:
         """Score spans, as `span_log_probs` does."""
         spans = [replace(span, prompt=self.encode(span.prompt)) for span in spans]
         size = max((len(span.prompt) for span in spans), default=0)
-        work = _Score(self, mode, length, batch_size)
+        work = _Work(_score, (self.model, mode, length, batch_size))
         [scores] = await results([self.queue.submit(work, spans, size=size, limit=_SCORED_AT_ONCE)])
         return scores
 
     async def gradient(self, span: Span, slots: Sequence[int], *, length: int, batch_size: int) -> torch.Tensor:
-        """The span's gradient, as `span_gradient` gives it."""
+        """The span's gradient [slots, V], as `span_gradient` gives it."""
         span = replace(span, prompt=self.encode(span.prompt))
-        work = _Gradient(self, length, batch_size)
+        work = _Work(_gradient, (self.model, length, batch_size))
         [gradient] = await results([self.queue.submit(work, (span, slots))])
         return gradient
 
@@ -262,53 +263,33 @@ _SCORED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class _Sample:
-    engine: Engine
-    sampling: Sampling
-    batch_size: int
-    trace: bool
-    guard: Guard | None = None
+class _Work:
+    """A function and what it takes before the items: equal ones share a batch."""
 
-    def __call__(self, items: list[Request]) -> list[tuple[Response, torch.Tensor | None]]:
-        trace = Trace()
-        watchers: list[Watcher] = [_Stop(self.engine.queue)]
-        if self.trace:
-            watchers.append(trace)
-        run = sample if self.guard is None else self.guard.sample
-        responses = run(self.engine.model, items, self.sampling, batch_size=self.batch_size, watchers=watchers)
-        # Watchers don't number a request that a guard flagged before it was sampled; a flagged one has no trace.
-        verdicts = [response.verdict for response in responses]
-        sampled = [i for i, verdict in enumerate(verdicts) if not (_flagged(verdict) and verdict.looks == "before")]
-        steps = {i: trace.commit_step.get(seen) for seen, i in enumerate(sampled) if not _flagged(verdicts[i])}
-        return [(response, steps.get(i)) for i, response in enumerate(responses)]
+    run: Callable[..., Sequence[Any]]
+    settings: tuple[Any, ...]
+
+    def __call__(self, items: list[Any]) -> Sequence[Any]:
+        return self.run(*self.settings, items)
 
 
-def _flagged(verdict: Any) -> bool:
-    return verdict is not None and verdict.flagged
+def _sample(
+    engine: Engine, sampling: Sampling, batch_size: int, guard: Guard | None, items: list[Request]
+) -> list[Response]:
+    run = sample if guard is None else guard.sample
+    return run(engine.model, items, sampling, batch_size=batch_size, watchers=[_Stop(engine.queue)])
 
 
-@dataclass(frozen=True)
-class _Score:
-    engine: Engine
-    mode: str
-    length: int
-    batch_size: int
-
-    def __call__(self, items: list[list[Span]]) -> list[list[SpanScore]]:
-        model, spans = self.engine.model, [span for spans in items for span in spans]
-        scores = iter(span_log_probs(model, spans, mode=self.mode, length=self.length, batch_size=self.batch_size))
-        return [[next(scores) for _ in spans] for spans in items]
+def _score(
+    model: LanguageModel, mode: str, length: int, batch_size: int, items: list[list[Span]]
+) -> list[list[SpanScore]]:
+    spans = [span for group in items for span in group]
+    scores = iter(span_log_probs(model, spans, mode=mode, length=length, batch_size=batch_size))
+    return [[next(scores) for _ in group] for group in items]
 
 
-@dataclass(frozen=True)
-class _Gradient:
-    engine: Engine
-    length: int
-    batch_size: int
-
-    def __call__(self, items: list[Any]) -> list[torch.Tensor]:
-        model, length, rows = self.engine.model, self.length, self.batch_size
-        return [span_gradient(model, span, slots, length=length, batch_size=rows).cpu() for span, slots in items]
+def _gradient(model: LanguageModel, length: int, batch_size: int, items: list[Any]) -> list[torch.Tensor]:
+    return [span_gradient(model, span, slots, length=length, batch_size=batch_size).cpu() for span, slots in items]
 
 
 class _Stop:

@@ -41,7 +41,6 @@ class ExtraBody(_Strict):
             `Sampling.prompt_masks`); "fill_only": there is no response, the denoiser fills the prompt as one block, and
             the completion is the last message that held masks, filled (as the published DIJA code does on LLaDA).
         sampling: `Sampling` fields for this request alone.
-        trace: add `commit_quarters` to each choice.
     """
 
     forced: tuple[Tokens, ...] = ()
@@ -49,7 +48,6 @@ class ExtraBody(_Strict):
     masks: Masks | None = None
     prompt_masks: Literal["fill_then_answer", "fill_only"] = "fill_then_answer"
     sampling: dict[str, Any] = {}
-    trace: bool = False
 
     @classmethod
     def read(cls, body: Mapping[str, Any] | None) -> ExtraBody:
@@ -86,8 +84,6 @@ class Choice(BaseModel):
             response ended before it.
         filled: where masks were filled, the messages as they stand then. fills: the text of what was put there.
         guard: with a guard, its verdict (see `midward.guards.Verdict`).
-        commit_quarters: with `trace`, the mean response position of what each quarter of the steps committed; None
-            where it committed nothing.
     """
 
     seed: int | None = None
@@ -101,7 +97,6 @@ class Choice(BaseModel):
     filled: list[Message] = []
     fills: str = ""
     guard: dict[str, Any] | None = None
-    commit_quarters: list[float | None] = []
 
 
 class Details(BaseModel):

@@ -296,12 +296,13 @@ def _talks(folder: Path, summary: Mapping[str, Any], judge: str, *, refusals: bo
         made = []
         for (goals, attack, goal), rows in talks.items():
             harmless, prompt = goals in calm.get("goals", ()), rows[0]["prompt"]
-            turns = []
+            turns, labels = [], [row["row"] for row in rows]
             for row in rows:
                 asked = row.get("asked") or prompt
                 outcome = _outcome(row, calm["judges"][0] if harmless else judge, refusals or harmless)
                 reply = row.get("reply") or row.get("error") or ""
-                turns.append(Turn(row["row"], "" if asked == prompt else asked, reply, outcome))
+                seed = f", {Path(row['adapter']).name}" if labels.count(row["row"]) > 1 else ""
+                turns.append(Turn(row["row"] + seed, "" if asked == prompt else asked, reply, outcome))
             made.append(Talk(f"{attack} on {goals}", goal, prompt, turns))
     except (ValueError, KeyError, OSError) as error:
         yield Missing("samples.csv can't be shown", str(error))
