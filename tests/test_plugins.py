@@ -25,7 +25,6 @@ from midward.attacks import ATTACKS
 OTHER = ATTACKS["direct"]
 INFO = replace(OTHER, name="loud")
 GREEDY = replace(INFO, needs=("MONEY",))
-ODD = replace(INFO, access="pink")
 """,
     ),
     "judges": (
@@ -104,7 +103,6 @@ def test_a_broken_one_is_an_error_that_names_the_package(room, value):
     ("room", "value", "why"),
     [
         ("attacks", "GREEDY", "needs 'MONEY', none of CHAT"),
-        ("attacks", "ODD", "has access 'pink', none of black"),
         ("guards", "LATE", "looks 'afterwards', none of before, during, after"),
     ],
     indirect=["room"],

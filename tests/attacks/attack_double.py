@@ -38,6 +38,7 @@ class Double(MidwardAPI):
     score_rule: object = None
     language_model: object = None
     caps: frozenset = frozenset(Capability)
+    length: int = 64
     seen: list = field(default_factory=list)
     spans: list = field(default_factory=list)
     in_flight: int = 0
@@ -52,7 +53,7 @@ class Double(MidwardAPI):
 
     @property
     def sampling(self):
-        return Sampling(length=64, steps=64)
+        return Sampling(length=self.length)
 
     @property
     def capabilities(self):

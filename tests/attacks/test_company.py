@@ -6,6 +6,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import get_model
 
 from midward.attacks import find, solver_of
+from midward.attacks.profiles import PROFILES
 
 TEXTS = ("Do the placeholder thing number 3.", "Do another thing.", "And a third thing, a longer one, please.")
 
@@ -32,7 +33,7 @@ def test_a_goal_alone_and_among_others(roomy_folder, tmp_path, name):
             Sample(id=text, input=text, metadata={"goal": text, "source": "test", "harmful": True}) for text in texts
         ]
         [log] = eval(
-            Task(dataset=samples, solver=solver_of(info)(**info.profiles.get("quick", {}))),
+            Task(dataset=samples, solver=solver_of(info)(**PROFILES["quick"].settings_of(info))),
             model=model,
             model_roles=roles,
             log_dir=str(tmp_path),

@@ -11,6 +11,7 @@ from inspect_ai.util import LimitExceededError, collect
 
 from midward.attacks import ATTACKS, Ask, AttackInfo, BudgetSpent, Capability, CapabilityError, Target, find, solver_of
 from midward.attacks.direct import DIRECT, Direct
+from midward.attacks.profiles import PROFILES
 from midward.attacks.roles import SCORE, Roles, whole
 from midward.sampling import Ban, Forced
 from midward.sampling.likelihood import Span
@@ -34,7 +35,6 @@ def info_of(search, **more):
         version="1",
         about="",
         citation="",
-        access="black",
         needs=(),
         roles=(),
         settings=Direct,
@@ -408,7 +408,7 @@ def test_every_role_prompt_has_a_name_of_its_own_and_can_be_played_offline():
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_states_its_costs_for_every_profile(name):
     info = ATTACKS[name]
-    for settings in ({}, *info.profiles.values()):
+    for settings in ({}, *(profile.settings_of(info) for profile in PROFILES.values())):
         calls = info.calls(info.configure(settings))
         assert calls["target"] >= 1 and set(calls) == {"target", *info.roles}, name
     assert all(prompt.role in info.roles for prompt in info.prompts)

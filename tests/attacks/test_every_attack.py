@@ -12,6 +12,7 @@ import torch
 from attack_double import CANARY, REFUSAL, Double, said
 
 from midward.attacks import config
+from midward.attacks.profiles import PROFILES
 from midward.attacks.registry import ATTACKS
 from midward.store import key_of
 
@@ -49,7 +50,7 @@ METADATA = {"kind": "make", "thing": "drex valm skorn", "target": "Sure, here is
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_is_what_it_was(attack, sandbox, name):
     info, target = ATTACKS[name], fixed(sandbox).as_model()
-    settings = info.profiles.get("quick", {})
+    settings = PROFILES["quick"].settings_of(info)
     record, sample = attack(name, target, roles={"proxy": target}, metadata=METADATA, **settings)
     calls = info.calls(info.configure(settings))
     assert 0 < sum(record["queries"].values()) <= calls["target"]
@@ -94,7 +95,7 @@ def test_what_an_attack_spends_at_its_reference_settings():
 
 
 def test_the_names_that_are_known_without_loading_are_all_of_them():
-    assert config.ATTACKS == tuple(ATTACKS)
+    assert tuple(ATTACKS) == config.ATTACKS
 
 
 def test_a_docstring_says_what_an_attack_is_and_departs_from():
@@ -109,7 +110,7 @@ def test_a_docstring_says_what_an_attack_is_and_departs_from():
 def test_it_ends_within_a_small_budget_and_whatever_its_roles_say(attack, sandbox, name):
     info, target = ATTACKS[name], fixed(sandbox).as_model()
     roles = dict.fromkeys(("attacker", "rewriter", "translator", "scorer", "guard", "uncensored"), said("no json")[0])
-    settings = info.profiles.get("quick", {})
+    settings = PROFILES["quick"].settings_of(info)
     record, _ = attack(name, target, roles=roles | {"proxy": target}, metadata=METADATA, budget=3, **settings)
     assert sum(record["queries"].values()) <= 3 and record["score"] is None
     asked = {role: count for role, count in record["calls"].items() if role != "proxy"}
@@ -120,7 +121,7 @@ def test_it_ends_within_a_small_budget_and_whatever_its_roles_say(attack, sandbo
 def test_another_seed_is_another_search(attack, sandbox, name):
     def asked(seed):
         double = fixed(sandbox)
-        settings = ATTACKS[name].profiles.get("quick", {})
+        settings = PROFILES["quick"].settings_of(ATTACKS[name])
         attack(name, double.as_model(), roles={}, metadata=METADATA, seed=seed, replay=False, **settings)
         return sorted(str(seen.turns) for seen in double.seen), [(span.prompt, span.ids) for span in double.spans]
 

@@ -243,18 +243,15 @@ def _calls(settings: Selection, most: int, asked: int, measured: bool) -> dict[s
 
 ADVPREFIX = AttackInfo(
     name="advprefix",
-    access="grey",
     needs=(Capability.POS, Capability.SLP, Capability.N),
     settings=AdvPrefix,
     calls=lambda settings: _calls(settings, settings.most, settings.openings, True),
     search=search,
     prompts=(OPENING, SCORE),
-    profiles={"quick": {"openings": 4, "least": 4, "cuts": 3, "keep": 3, "samples": 3, "mode": "parallel"}},
 )
 ADVPREFIX_ASK = replace(
     ADVPREFIX,
     name="advprefix-ask",
-    access="black",
     needs=(Capability.CHAT, Capability.N),
     calls=lambda settings: _calls(settings, settings.most, settings.openings, False),
     search=search_ask,
@@ -266,5 +263,4 @@ ADVPREFIX_MID = replace(
     calls=lambda settings: _calls(settings, settings.most, settings.answers, True),
     search=search_mid,
     prompts=(ANSWER, SCORE),
-    profiles={"quick": {"answers": 2, "spans": 10, "keep": 3, "samples": 3, "mode": "parallel"}},
 )

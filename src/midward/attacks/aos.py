@@ -129,5 +129,4 @@ AOS = AttackInfo(
     calls=lambda settings: dict.fromkeys(("target", "attacker", "scorer"), settings.rounds * settings.suffixes),
     search=search,
     prompts=(ATTACKER, SCORE),
-    profiles={"quick": {"rounds": 3, "suffixes": 4, "enough": 1}},
 )

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -19,10 +19,10 @@ from midward.attacks.target import Ask, BudgetSpent, Reply, Target
 from midward.goals import Goal
 from midward.store import key_of
 
-Access = Literal["black", "grey", "white"]
 #: Kinds of settings: how many of something, and a score of the in-loop scorer.
 Count = Annotated[int, Field(ge=1)]
 InLoop = Annotated[int, Field(ge=1, le=10)]
+_RICHER = {Capability.POS, Capability.BAN, Capability.SLP}
 Compose = Callable[[Sequence[str]], Awaitable[str | None]]
 
 
@@ -38,8 +38,6 @@ class AttackInfo:
         name: what it is called.
         about, citation, deviations: read from the docstring; what is given here counts where that says nothing.
         version: raised whenever a result may change.
-        access: what its attacker sees: "black": text; "grey": also what a richer interface gives (log-probabilities,
-            forced or banned tokens); "white": gradients.
         needs: what it asks of the target.
         roles: Inspect model roles it asks; those of its prompts are added.
         settings: a frozen pydantic dataclass whose defaults are the reference settings of the paper; variants share a
@@ -48,7 +46,8 @@ class AttackInfo:
             number is its budget.
         search: tries what it tries, and reports it by `Attempt.offer`.
         prompts: all its role prompts.
-        profiles: name of a profile -> the settings it changes ("quick": a first look, a few queries a goal).
+        profiles: name of a profile -> the settings it changes ("quick": a first look, a few queries a goal), of a
+            package's attack; ours are in profiles.yaml.
         required: settings without which it can't run (their default is empty), such as the path of a file.
         unguarded: settings -> why it can't run behind a guard that is fitted for one sampling; None where it can.
     """
@@ -60,7 +59,6 @@ class AttackInfo:
     citation: str = ""
     deviations: tuple[str, ...] = ()
     version: str = "1"
-    access: Access = "black"
     needs: tuple[Capability, ...] = (Capability.CHAT,)
     roles: tuple[str, ...] = ()
     calls: Callable[[Any], Mapping[str, int]] = lambda settings: {"target": 1}
@@ -75,6 +73,12 @@ class AttackInfo:
             object.__setattr__(self, name, value)
         roles = dict.fromkeys([*self.roles, *(prompt.role for prompt in self.prompts)])
         object.__setattr__(self, "roles", tuple(roles))
+
+    @property
+    def access(self) -> str:
+        """What its attacker sees, by its needs: "black": text; "grey": also what a richer interface gives
+        (log-probabilities, forced or banned tokens); "white": gradients."""
+        return "white" if Capability.GRAD in self.needs else "grey" if _RICHER.intersection(self.needs) else "black"
 
     def configure(self, settings: Mapping[str, Any]) -> Any:
         """The settings with these values. Raises InputError for an unknown name or a value out of range."""

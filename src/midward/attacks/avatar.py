@@ -249,5 +249,4 @@ AVATAR = AttackInfo(
     calls=_calls,
     search=search,
     prompts=(ENTITIES, MAPPING, WEIGH, SPEAK, RESTORE, SCORE),
-    profiles={"quick": {"mappings": 4, "kept": 2, "turns": 3}},
 )

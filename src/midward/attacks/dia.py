@@ -71,6 +71,10 @@ class Dia:
     tries: Annotated[int, Field(ge=1)] = 2
 
 
+class DiaPrefill(Dia):
+    """The same with the beginning forced at the response's start."""
+
+
 @dataclass(frozen=True)
 class _Dialogue:
     """The turns before the fabricated beginning, the beginning, and what follows it up to the user's last turn."""
@@ -91,24 +95,15 @@ class _Dialogue:
 
 async def search(attempt: Attempt, settings: Dia) -> None:
     """Put the goal's dialogue and those of its rewordings, all at once."""
-    await _run(attempt, settings, prefill=False)
-
-
-async def search_prefill(attempt: Attempt, settings: Dia) -> None:
-    """The same, each beginning forced."""
-    await _run(attempt, settings, prefill=True)
-
-
-async def _run(attempt: Attempt, settings: Dia, *, prefill: bool) -> None:
     requests = [attempt.goal.text, *await _rewrites(attempt, settings)]
-    build = _first if settings.variant == "I" else _second
+    dialogues = await (_first if settings.variant == "I" else _second)(attempt, requests)
     await attempt.put(
         [
             (
-                dialogue.prefilled(attempt.target) if prefill else dialogue.ask(),
+                dialogue.prefilled(attempt.target) if isinstance(settings, DiaPrefill) else dialogue.ask(),
                 {"request": requests[number], "rewrite": number},
             )
-            for number, dialogue in enumerate(await build(attempt, requests))
+            for number, dialogue in enumerate(dialogues)
             if dialogue is not None
         ]
     )
@@ -121,26 +116,21 @@ async def _rewrites(attempt: Attempt, settings: Dia) -> list[str]:
     dropped = {"off topic": 0, "not new": 0}
     plans = [attempt.rng.sample(list(CHANGES), attempt.rng.randint(1, len(CHANGES))) for _ in range(count)]
     for turn in range(settings.tries):
-        open_ = [number for number in range(count) if number not in kept]
+        missing = [number for number in range(count) if number not in kept]
         fields = [
             {"REQUEST": goal, "CHANGES": "\n".join(f"{name}: {CHANGES[name]}" for name in plans[number])}
-            for number in open_
+            for number in missing
         ]
         rewritten = await attempt.roles.ask_all(REWRITE, fields, text("request"), turn=turn * count)
         new: dict[int, str] = {}
-        for number, request in zip(open_, rewritten, strict=True):
-            if request is None:
-                continue
-            if request in (goal, *kept.values(), *new.values()):
-                dropped["not new"] += 1
-            else:
+        for number, request in zip(missing, rewritten, strict=True):
+            known = request in (goal, *kept.values(), *new.values())
+            dropped["not new"] += known
+            if request is not None and not known:
                 new[number] = request
         same = await attempt.roles.on_topic(goal, list(new.values()))
-        for number, topical in zip(new, same, strict=True):
-            if topical:
-                kept[number] = new[number]
-            else:
-                dropped["off topic"] += 1
+        kept |= {number: new[number] for number, topical in zip(new, same, strict=True) if topical}
+        dropped["off topic"] += sum(not topical for topical in same)
     attempt.facts["dropped"] = dropped
     return [kept[number] for number in sorted(kept)]
 
@@ -234,12 +224,7 @@ DIA = AttackInfo(
     calls=_calls,
     search=search,
     prompts=(REWRITE, OPENING, SOFTEN, ON_TOPIC, SCORE),
-    profiles={"quick": {"rewrites": 3}},
 )
 DIA_PREFILL = replace(
-    DIA,
-    name="dia-prefill",
-    access="grey",
-    needs=(Capability.CHAT, Capability.HIST, Capability.POS),
-    search=search_prefill,
+    DIA, name="dia-prefill", settings=DiaPrefill, needs=(Capability.CHAT, Capability.HIST, Capability.POS)
 )

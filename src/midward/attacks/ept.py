@@ -243,12 +243,10 @@ def _calls(settings: Ept) -> dict[str, int]:
 
 EPT = AttackInfo(
     name="ept",
-    access="grey",
     needs=(Capability.POS, Capability.BAN, Capability.N),
     settings=Ept,
     calls=_calls,
     search=search,
     prompts=(GUARD, SCORE),
-    profiles={"quick": {"beam": 2, "depth": 2, "rounds": 2, "samples": 2, "queries": 12}},
 )
 EPT_MID = replace(EPT, name="ept-mid", settings=EptMid)

@@ -54,4 +54,4 @@ async def search(attempt: Attempt, settings: Pad) -> None:
     attempt.offer(reply)
 
 
-PAD = AttackInfo(name="pad", access="grey", needs=(Capability.POS,), settings=Pad, search=search)
+PAD = AttackInfo(name="pad", needs=(Capability.POS,), settings=Pad, search=search)

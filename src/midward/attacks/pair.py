@@ -109,5 +109,4 @@ PAIR = AttackInfo(
     calls=lambda settings: dict.fromkeys(("target", "attacker", "scorer"), settings.streams * settings.rounds),
     search=search,
     prompts=(ATTACKER, SCORE),
-    profiles={"quick": {"streams": 4, "rounds": 3}, "harmbench": {"streams": 20, "rounds": 3, "keep": 3}},
 )

@@ -29,7 +29,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks._suffix import filler, slots_of, vocabulary
 from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.capabilities import AttackError, Capability
-from midward.attacks.phrases import opening, procedural
+from midward.attacks.phrases import fitting
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask, Target
 from midward.sampling.likelihood import Span
@@ -91,8 +91,7 @@ async def search(attempt: Attempt, settings: Ral) -> None:
     target = attempt.target
     led = settings if isinstance(settings, Pal) else None
     guide = target if led is None else _proxy(attempt)
-    wish = opening(attempt.goal)
-    phrase = wish if settings.position == 0 else procedural(settings.position)
+    phrase = fitting(attempt.goal, settings.position)
     start = filler(guide, settings.tokens)
     climb = Climb(guide, attempt.goal.prompt, phrase, settings.position, start, start, float("inf"), {start})
     [climb.loss] = await _losses(target, climb, [start], settings)
@@ -203,20 +202,5 @@ def _calls(settings: Ral) -> dict[str, int]:
     return {"target": min(settings.queries, put + looks), "scorer": looks, **proxy}
 
 
-RAL = AttackInfo(
-    name="ral",
-    access="grey",
-    needs=(Capability.SLP,),
-    settings=Ral,
-    calls=_calls,
-    search=search,
-    prompts=(SCORE,),
-    profiles={"quick": {"tokens": 8, "steps": 3, "put": 8, "look": 3}},
-)
-PAL = replace(
-    RAL,
-    name="pal",
-    settings=Pal,
-    roles=("proxy",),
-    profiles={"quick": {**RAL.profiles["quick"], "batch": 16, "top": 64}},
-)
+RAL = AttackInfo(name="ral", needs=(Capability.SLP,), settings=Ral, calls=_calls, search=search, prompts=(SCORE,))
+PAL = replace(RAL, name="pal", settings=Pal, roles=("proxy",))

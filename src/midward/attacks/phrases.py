@@ -34,6 +34,12 @@ def opening(goal: Goal) -> str:
     return random.Random(goal.id).choice(AFFIRMATIVE)
 
 
+def fitting(goal: Goal, position: int) -> str:
+    """What a reply that goes along with the goal says at a response position: its opening at 0, the label of the step
+    that it has reached elsewhere."""
+    return opening(goal) if position == 0 else procedural(position)
+
+
 def step_at(position: int) -> int:
     """The number of the step that a procedure has reached about a response position, at ten tokens a step."""
     return 1 + position // 10

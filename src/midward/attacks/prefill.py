@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.capabilities import Capability
-from midward.attacks.phrases import NEUTRAL, opening, procedural
+from midward.attacks.phrases import NEUTRAL, fitting, opening, procedural
 from midward.attacks.target import Ask
 
 Phrase = Annotated[str, Field(min_length=1)]
@@ -65,10 +65,10 @@ def _phrase(attempt: Attempt, settings: Prefill) -> str:
         return attempt.rng.choice(settings.phrases)
     if kind == "neutral":
         return attempt.rng.choice(NEUTRAL)
-    if kind == "affirmative" or (kind == "auto" and settings.position == 0):
-        return opening(attempt.goal)
-    return procedural(settings.position)
+    if kind == "auto":
+        return fitting(attempt.goal, settings.position)
+    return opening(attempt.goal) if kind == "affirmative" else procedural(settings.position)
 
 
-PREFILL = AttackInfo(name="prefill", access="grey", needs=(Capability.POS,), settings=Prefill, search=search)
+PREFILL = AttackInfo(name="prefill", needs=(Capability.POS,), settings=Prefill, search=search)
 PREFILL_MID = replace(PREFILL, name="prefill-mid", settings=PrefillMid)

@@ -18,10 +18,11 @@ class Profile:
     """A set of attacks, as profiles.yaml has it.
 
     Attributes:
-        name, about, source: what it is, and where it comes from. Attacks have their settings of it under the same name.
+        name, about, source: what it is, and where it comes from.
         attacks: names, in the table's order; none stands for every one of ours that needs no file.
         sampling: of the target, where the paper fixes it.
         judges: the paper's.
+        settings: attack -> what differs from its reference settings, of our attacks.
     """
 
     name: str
@@ -30,10 +31,11 @@ class Profile:
     attacks: Sequence[str] = ()
     sampling: Mapping[str, Any] = field(default_factory=dict)
     judges: Sequence[str] = ("harmfulness", "strongreject")
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def settings_of(self, info: AttackInfo) -> Mapping[str, Any]:
         """What this profile changes of an attack's reference settings."""
-        return info.profiles.get(self.name, {})
+        return self.settings.get(info.name) or info.profiles.get(self.name, {})
 
 
 PROFILES = {name: Profile(name, **content) for name, content in shipped("profiles").items()}

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from midward.attacks._suffix import filler, vocabulary
 from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.capabilities import Capability
-from midward.attacks.phrases import opening, procedural
+from midward.attacks.phrases import fitting, opening
 from midward.attacks.roles import SCORE, shipped
 from midward.attacks.target import Ask
 from midward.sampling.likelihood import Span
@@ -62,8 +62,7 @@ async def search(attempt: Attempt, settings: RandomSearch) -> None:
     """Run after run: climb, then ask with the suffix that was found, until a reply reaches the cutoff."""
     target = attempt.target
     wish = opening(attempt.goal)
-    phrase = wish if settings.position == 0 else procedural(settings.position)
-    wanted = target.span(phrase, settings.position).ids[:1]
+    wanted = target.span(fitting(attempt.goal, settings.position), settings.position).ids[:1]
     attempt.facts["wanted"] = {"text": target.decode(wanted), "position": settings.position, "pool": settings.pool}
     frame = _RULES if settings.template == "rules" else _PLAIN
 
@@ -113,11 +112,9 @@ async def _climb(
 
 RANDOM_SEARCH = AttackInfo(
     name="random-search",
-    access="grey",
     needs=(Capability.SLP,),
     settings=RandomSearch,
     calls=lambda settings: {"target": settings.restarts * (settings.queries + 2), "scorer": settings.restarts},
     search=search,
     prompts=(SCORE,),
-    profiles={"quick": {"template": "plain", "tokens": 8, "change": 2, "queries": 32, "pool": 16, "restarts": 1}},
 )

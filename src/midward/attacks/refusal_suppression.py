@@ -93,9 +93,5 @@ def banned(target: Target, settings: RefusalBan) -> tuple[Ban, ...]:
 
 REFUSAL_SUPPRESSION = AttackInfo(name="refusal-suppression", settings=RefusalSuppression, search=search)
 REFUSAL_BAN = AttackInfo(
-    name="refusal-ban",
-    access="grey",
-    needs=(Capability.CHAT, Capability.BAN),
-    settings=RefusalBan,
-    search=search_banned,
+    name="refusal-ban", needs=(Capability.CHAT, Capability.BAN), settings=RefusalBan, search=search_banned
 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from midward._plugins import Plugins
 from midward.attacks.advprefix import ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID
 from midward.attacks.aos import AOS
-from midward.attacks.attack import Access, AttackInfo
+from midward.attacks.attack import AttackInfo
 from midward.attacks.avatar import AVATAR
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.config import GROUP
@@ -40,8 +38,6 @@ def _check(info: AttackInfo) -> None:
     unknown = [capability for capability in info.needs if capability not in set(Capability)]
     if unknown:
         raise InputError(f"needs {unknown[0]!r}, none of {', '.join(Capability)}.")
-    if info.access not in get_args(Access):
-        raise InputError(f"has access {info.access!r}, none of {', '.join(get_args(Access))}.")
 
 
 _PLUGINS = Plugins("attack", GROUP, AttackInfo, ATTACKS, AttackError, _check)

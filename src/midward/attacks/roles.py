@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from inspect_ai.model import GenerateConfig, Model, get_model
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from midward._asking import LIMITS, ask, bounded, unavailable
 from midward._fences import fence
@@ -193,56 +194,53 @@ class Roles:
 # --- what several attacks ask --------------------------------------------------------------------------------
 
 
-def _reader(key: str, wanted: str, value_of: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:
-    """A reader of one key of an answer. It raises InputError where `value_of` gives None."""
+def _reader(key: str, wanted: str, kind: Any) -> Callable[[dict[str, Any]], Any]:
+    """A reader of one key of an answer. It raises InputError for what isn't of this kind."""
+    adapter = TypeAdapter(kind)
 
     def read(answer: dict[str, Any]) -> Any:
-        value = value_of(answer[key])
-        if value is None:
-            raise InputError(f"{key} must be {wanted}; received {answer[key]!r}")
-        return value
+        try:
+            return adapter.validate_python(answer[key])
+        except ValidationError:
+            raise InputError(f"{key} must be {wanted}; received {answer[key]!r}") from None
 
     return read
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+_Text = Annotated[str, Field(strict=True, pattern=r"\S")]
+_Digits = Annotated[str, Field(strict=True, pattern=r"^\s*[0-9]+\s*$"), AfterValidator(int)]
+_YesNo = Annotated[
+    str, Field(strict=True, pattern=r"(?i)^\s*(yes|no)\s*$"), AfterValidator(lambda word: "y" in word.lower())
+]
 
 
 def whole(low: int, high: int, key: str) -> Callable[[dict[str, Any]], int]:
-    """Read a whole number in a range. The reader raises InputError for anything else."""
+    """Read a whole number in a range, also where it is written as a text.
 
-    def number(value: Any) -> int | None:
-        if isinstance(value, str) and value.strip().isdecimal():
-            value = int(value)
-        return value if type(value) is int and low <= value <= high else None
+    Args:
+        low, high: its bounds, both included.
+        key: where it stands in the answer.
 
+    Returns:
+        A reader; it raises InputError for anything else.
+    """
+    number = Annotated[Annotated[int, Field(strict=True)] | _Digits, Field(ge=low, le=high)]
     return _reader(key, f"a whole number from {low} to {high}", number)
 
 
 def text(key: str) -> Callable[[dict[str, Any]], str]:
     """Read a text that isn't empty."""
-    return _reader(key, "a text", lambda value: value if _is_text(value) else None)
+    return _reader(key, "a text", _Text)
 
 
 def texts(key: str) -> Callable[[dict[str, Any]], list[str]]:
     """Read a list of texts, one or more."""
-
-    def members(value: Any) -> list[str] | None:
-        return value if isinstance(value, list) and value and all(map(_is_text, value)) else None
-
-    return _reader(key, "a list of texts", members)
+    return _reader(key, "a list of texts", Annotated[list[_Text], Field(strict=True, min_length=1)])
 
 
 def yes(key: str) -> Callable[[dict[str, Any]], bool]:
-    """Read a yes or no."""
-
-    def answer(value: Any) -> bool | None:
-        if isinstance(value, str):
-            return {"yes": True, "no": False}.get(value.strip().lower())
-        return value if isinstance(value, bool) else None
-
-    return _reader(key, "yes or no", answer)
+    """Read a yes or no, in words or as a boolean."""
+    return _reader(key, "yes or no", Annotated[bool, Field(strict=True)] | _YesNo)
 
 
 SCORE = PROMPTS["shared.score"]

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from midward._hints import one_of
-from midward.attacks.phrases import WINDOW, opening, procedural
+from midward.attacks.phrases import WINDOW, fitting
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
@@ -61,9 +61,8 @@ def prefill(
         position: response token that the phrase starts at.
         phrase: the goal's opening at 0 (see `opening`) and the label of a step elsewhere, unless given.
     """
-    if phrase is None:
-        phrase = opening(goal) if position == 0 else procedural(position)
-    return Request(goal.prompt, (span(model, phrase, position, length or _length(model)),))
+    text = fitting(goal, position) if phrase is None else phrase
+    return Request(goal.prompt, (span(model, text, position, length or _length(model)),))
 
 
 def prefill_mid(model: LanguageModel, goal: Goal, *, length: int | None = None) -> Request:

@@ -185,10 +185,5 @@ def _calls(settings: Speakeasy) -> dict[str, int]:
 
 
 SPEAKEASY = AttackInfo(
-    name="speakeasy",
-    settings=Speakeasy,
-    calls=_calls,
-    search=search,
-    prompts=(SPLIT, TRANSLATE, VALUE, SCORE),
-    profiles={"quick": {"languages": (PLAIN, "Chinese")}},
+    name="speakeasy", settings=Speakeasy, calls=_calls, search=search, prompts=(SPLIT, TRANSLATE, VALUE, SCORE)
 )

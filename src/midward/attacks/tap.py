@@ -188,12 +188,5 @@ def _calls(settings: Tap) -> dict[str, int]:
     return {"target": asked, "attacker": made, "scorer": made + asked}
 
 
-TAP = AttackInfo(
-    name="tap",
-    settings=Tap,
-    calls=_calls,
-    search=search,
-    prompts=(ATTACKER, ON_TOPIC, SCORE),
-    profiles={"quick": {"branching": 2, "width": 4, "depth": 3}, "harmbench": {}},
-)
+TAP = AttackInfo(name="tap", settings=Tap, calls=_calls, search=search, prompts=(ATTACKER, ON_TOPIC, SCORE))
 TAP_MID = replace(TAP, name="tap-mid", settings=TapMid, prompts=(ATTACKER_MID, ON_TOPIC, SCORE))

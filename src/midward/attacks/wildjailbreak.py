@@ -172,10 +172,5 @@ def _calls(settings: WildJailbreak) -> dict[str, int]:
 
 
 WILDJAILBREAK = AttackInfo(
-    name="wildjailbreak",
-    settings=WildJailbreak,
-    calls=_calls,
-    search=search,
-    prompts=(COMPOSER, ON_TOPIC, RISK, SCORE),
-    profiles={"quick": {"count": 6, "candidates": 8}},
+    name="wildjailbreak", settings=WildJailbreak, calls=_calls, search=search, prompts=(COMPOSER, ON_TOPIC, RISK, SCORE)
 )

@@ -99,7 +99,13 @@ def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
         raise InputError(f"{folder} holds no {SUMMARY} and samples.csv: its run isn't finished.")
     judges = json.loads(summary.read_text(encoding="utf-8"))["measures"]
     rows = [
-        {"model": row["row"], "seed": row.get("adapter"), "attack": row["attack"], "set": row["goals"], "goal": row["goal"]}
+        {
+            "model": row["row"],
+            "seed": row.get("adapter"),
+            "attack": row["attack"],
+            "set": row["goals"],
+            "goal": row["goal"],
+        }
         | {judge: _VERDICTS.get(row[f"{judge}_reply"]) for judge in judges}
         for row in read_table(samples)
     ]
