@@ -120,7 +120,8 @@ class Matrix:
         profile: which one the attacks' settings are of.
 
     Raises:
-        AttackError: nothing to run, rows of one label that aren't adapters of their own, or an attack that can't follow a row's guard.
+        AttackError: nothing to run, rows of one label that aren't adapters of their own, or an attack that can't follow
+            a row's guard.
     """
 
     rows: Sequence[Row]

@@ -244,7 +244,7 @@ def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str])
         for attack in attacks
         for first, second in itertools.combinations(rows, 2)
     }
-    sides = {key: (a, b) for key, (a, b) in sides.items() if set().union(*a) & set().union(*b)}
+    sides = {key: pair for key, pair in sides.items() if set().union(*pair[0]) & set().union(*pair[1])}
     records: dict[str, Any] = {attack: {} for attack in attacks}
     pairs = corrected([paired(a, b) for a, b in sides.values()])
     for (attack, title), pair in zip(sides, pairs, strict=True):
