@@ -201,7 +201,7 @@ def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=240)
     assert process.returncode == 130 and time.monotonic() - started < 120  # seconds, but on a busy machine
-    assert "stopped. What was written is kept: the same command goes on from there." in told
+    assert "stopped. " in told and "goes on from there." in told
     assert "Traceback" not in told and not (out / "summary.json").exists()
     args[args.index("--batch-size") + 1] = 32  # neither here nor there
     assert midward(*args).exit_code == 0

@@ -87,7 +87,7 @@ def test_midward_attack_takes_a_guard_and_adds_its_row(midward, flags, fitted, t
     assert replies["base+G", chosen[0]] == STUB != replies["base", chosen[0]]
     assert replies["base+G", chosen[1]] == replies["base", chosen[1]]
     result = midward(*common, "--guard", tmp_path / "nothing.safetensors", "--out", tmp_path / "n")
-    assert result.exit_code == 2 and "nothing.safetensors: there is no " in result.stderr
+    assert result.exit_code == 2 and "there is no guard" in result.stderr
     result = midward(*common, "--length", 12, "--guard", path, "--out", tmp_path / "l")
     assert result.exit_code == 2 and "length 16 there, 12 here" in result.stderr
 
