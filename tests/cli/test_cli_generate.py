@@ -123,6 +123,6 @@ def test_what_a_cache_changes_is_told(midward, tiny, llada, advbench, tmp_path):
     cached = llada.generate(first["prompt"], length=12, steps=6, block=4, cache="dual")
     assert first["response"] == cached[0].text
     again = midward(*given, "--out", tmp_path / "a.jsonl")
-    assert again.exit_code == 2 and "cache 'dual' there, None here" in again.stderr
+    assert again.exit_code == 2 and "cache dual there, not given here" in again.stderr
     nothing = midward(*given, "--out", tmp_path / "b.jsonl", "--check-agreement", 2)
     assert nothing.exit_code == 2 and "give one of them" in nothing.stderr

@@ -38,7 +38,7 @@ def rebuilt(record):
 def test_a_record_holds_all_of_a_trace(lively, end):
     trace, responses = traced(lively, steps=6, block=5, end=end)
     for row, response in enumerate(responses):
-        record = json.loads(json.dumps(of_trace(trace, row, lively, title="t30").record()))
+        record = json.loads(json.dumps(of_trace(trace, row, lively).record()))
         assert record["commit"] == trace.commit_step[row].tolist()
         assert record["steps"] == trace.predicted_steps(row) and record["total"] == 6
         for step, frame in zip(record["steps"], rebuilt(record), strict=True):
@@ -56,16 +56,16 @@ def test_a_record_holds_all_of_a_trace(lively, end):
 def test_the_text_is_the_responses(lively):
     trace, responses = traced(lively, steps=5, end="keep")
     for row, response in enumerate(responses):
-        shown = of_trace(trace, row, lively, title="")
+        shown = of_trace(trace, row, lively)
         ends = [token in lively.family.end_ids for token in response.raw_ids]
         upto = ends.index(True) if any(ends) else None
         assert shown.text == "".join(lively.tokenizer.decode([token]) for token in response.raw_ids[:upto])
-    assert of_trace(trace, 0, lively, title="").prompt == "t10 t11"
+    assert of_trace(trace, 0, lively).prompt == "t10 t11"
 
 
 def test_an_autoregressive_model_predicts_nothing_ahead(llama):
     trace, _ = traced(llama, end="keep")
-    record = of_trace(trace, 0, llama, title="").record()
+    record = of_trace(trace, 0, llama).record()
     for step, frame in zip(record["steps"], rebuilt(record), strict=True):
         there = [at for at, token in enumerate(frame) if token != MASK]
         assert there == sorted({*range(step + 1), 3, 4})
@@ -75,35 +75,36 @@ def test_where_nothing_is_committed_for_good_the_last_canvas_is_the_response(liv
     trace, _ = traced(lively, steps=5, end="keep")
     trace.commit_step[0][5:] = NEVER  # as a row of DiffusionGemma's: what was accepted last, here or never
     lively.family = replace(lively.family, kind="canvas")
-    commit = of_trace(trace, 0, lively, title="").commit_step
+    commit = of_trace(trace, 0, lively).commit_step
     assert commit[:5] == tuple(trace.commit_step[0][:5].tolist()) and set(commit[5:]) == {4}
     flagged = {"guard": "sri", "looks": "during", "flagged": True, "score": 2.0, "threshold": 1.0, "step": 2}
-    stopped = of_trace(trace, 0, lively, title="", verdict=flagged)
+    trace.notes = {"verdict": flagged}
+    stopped = of_trace(trace, 0, lively)
     assert set(stopped.commit_step[5:]) == {NEVER}
 
 
 def test_confidence_and_prompt_survive_the_disk(lively, tmp_path):
     trace, _ = traced(lively, steps=5)
-    trace.notes = {"title": "t30", "scores": [0.5, None]}
+    trace.notes = {"title": "t30", "note": "a line", "signal": [0.5, 0.25]}
     trace.save(tmp_path / "t.safetensors")
     loaded = Trace.load(tmp_path / "t.safetensors")
     assert loaded.notes == trace.notes and loaded.prompt_ids == trace.prompt_ids and loaded.of == 5
     for row in (0, 1):
         assert torch.equal(loaded.confidence[row].nan_to_num(-1), trace.confidence[row].nan_to_num(-1))
-        assert of_trace(loaded, row, lively, title="") == of_trace(trace, row, lively, title="")
+        assert of_trace(loaded, row, lively) == of_trace(trace, row, lively)
 
 
 def test_what_can_be_wrong_with_a_trace(lively, llama, tmp_path):
     plain = Trace()
     sample(lively, ["t10"], Sampling(length=4, steps=2), watchers=[plain])
     with pytest.raises(ValueError, match="kept no predictions"):
-        of_trace(plain, 0, lively, title="")
+        of_trace(plain, 0, lively)
     with pytest.raises(KeyError):
-        of_trace(plain, 7, lively, title="")
+        of_trace(plain, 7, lively)
     plain.prompt_ids[0] = [100_000]
     plain.commit_step[0][:] = NEVER
     with pytest.raises(ValueError, match=r"holds token 100000, and .* has 512"):
-        of_trace(plain, 0, lively, title="")
+        of_trace(plain, 0, lively)
     (tmp_path / "torn.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
     with pytest.raises(ValueError, match="is no trace"):
         Trace.load(tmp_path / "torn.safetensors")
@@ -114,12 +115,13 @@ def test_what_can_be_wrong_with_a_trace(lively, llama, tmp_path):
 def test_the_verdicts_signal_is_taken(lively):
     trace, _ = traced(lively, steps=5)
     verdict = Verdict("sri", "during", True, 2.5, 1.5, 1, (0.9, 0.25))
-    shown = of_trace(trace, 0, lively, title="", verdict=verdict)
+    trace.notes = {"verdict": verdict.record()}
+    shown = of_trace(trace, 0, lively)
     assert shown.signal == (0.9, 0.25)
     told = {"guard": "sri", "looks": "during", "flagged": True, "score": 2.5, "threshold": 1.5, "step": 2}  # from 1
     assert shown.record()["verdict"] == told
-    assert of_trace(trace, 0, lively, title="", verdict=verdict.record()) == shown
-    assert of_trace(trace, 0, lively, title="", verdict=verdict, signal=[0.5]).signal == (0.5,)
+    trace.notes["signal"] = [0.5]
+    assert of_trace(trace, 0, lively).signal == (0.5,)
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------

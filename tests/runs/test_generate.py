@@ -57,7 +57,10 @@ def test_rows_hold_the_response_and_the_sources_columns(llada, whole, tmp_path):
     assert [row["target"] for row in whole] == [row["target"] for row in ROWS]
     assert all(row["seconds"] > 0 and row["error"] is None for row in whole)
     assert read(tmp_path / "whole.jsonl") == whole
+    own = {"key", "index", "prompt", "response", "ended", "nfe", "steps", "seconds", "error", "target"}
+    assert all(row.keys() == own for row in whole)  # nothing of a goal, of which nothing is known
     record = json.loads((tmp_path / "whole.jsonl.run.json").read_text())
+    assert record["finished"] >= record["started"]
     assert record["models"][0]["fingerprint"] == llada.fingerprint and record["sampling"]["steps"] == 6
 
 
@@ -93,12 +96,12 @@ def test_a_finished_file_is_not_touched(llada, whole, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"sampling": Sampling(length=12, steps=4)}, "rows of another run: steps 6 there, 4 here"),
+        ({"sampling": Sampling(length=12, steps=4)}, "holds another run: steps 6 there, 4 here"),
         ({"sampling": Sampling(length=12, steps=6, seed=5)}, "seed 0 there, 5 here"),
-        ({"column": "target"}, "column 'goal' there, 'target' here"),
-        ({"rows": [{"goal": "t99"}, *ROWS[1:]]}, "rows of another run: row 0 is not of this table"),
-        ({"rows": [{**ROWS[0], "target": "else"}, *ROWS[1:]]}, "row 0 is not of this table"),
-        ({"rows": ROWS[:5]}, "row 5 is not of this table; row 6 is"),
+        ({"column": "target"}, "column goal there, target here"),
+        ({"rows": [{"goal": "t99"}, *ROWS[1:]]}, "holds another run: row 0 there is not of this table"),
+        ({"rows": [{**ROWS[0], "target": "else"}, *ROWS[1:]]}, "row 0 there is not of this table"),
+        ({"rows": ROWS[:5]}, "row 5 there is not of this table"),
     ],
 )
 def test_rows_of_other_settings_are_refused_and_kept(llada, whole, tmp_path, change, message):
@@ -114,10 +117,10 @@ def test_rows_of_other_settings_are_refused_and_kept(llada, whole, tmp_path, cha
 
 def test_another_models_rows_and_rows_of_nobody_knows_whom_are_refused(llada, llama, whole, tmp_path):
     out = tmp_path / "whole.jsonl"
-    with pytest.raises(ValueError, match="fingerprint '"):
+    with pytest.raises(ValueError, match="fingerprint "):
         generate(llama, ROWS, out, column="goal", sampling=Sampling.for_model(llama, length=8))
     (tmp_path / "whole.jsonl.run.json").unlink()
-    with pytest.raises(ValueError, match=r"run\.json, which says what they are of, isn't there"):
+    with pytest.raises(ValueError, match=r"holds no whole\.jsonl\.run\.json"):
         generate(llada, ROWS, out, column="goal", sampling=SHORT)
 
 

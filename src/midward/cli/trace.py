@@ -20,13 +20,18 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
     """
     prompt = None if config.load else prompt_of(config.prompt or config.named or "")
     require_guards(*config.guard or ())
+    from midward import guards
+    from midward.dynamics import Anchors
     from midward.dynamics.samplers import sampler
     from midward.reports import html, stepplayer, tracing
     from midward.runs.run import Measured, RunFolder
 
     page, shown = config.file, []
-    watch = tracing.Watch(config.guard or (), config.anchors or ())
-    watch.check()
+    watching: dict[str, Any] = {"guard_files": config.guard or [], "anchor_files": config.anchors or []}
+    for path in watching["guard_files"]:
+        guards.describe(path)  # a wrong file is told before a model is loaded
+    for path in watching["anchor_files"]:
+        Anchors.load(path)
     page.parent.mkdir(parents=True, exist_ok=True)
     traces = [(path, tracing.load(path, config.row)) for path in config.load or ()]
     sides = _sides(config.against, model)
@@ -34,17 +39,17 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
     if prompt is None:
         shown = tracing.read(loaded, traces, config.row, say)
     else:
-        chosen = sampling.resolve(loaded, watch.guards)
+        chosen = sampling.resolve(loaded, config.guard or [])
         for number, (options, name) in enumerate(sides):
             if options is not model:
                 del loaded  # two large models need not fit at once
                 loaded = options.load()
-            path = None if config.redact else page.with_name(f"{page.stem}{'-against' * number}.safetensors")
+            kept = None if config.redact else page.with_name(f"{page.stem}{'-against' * number}.safetensors")
             how = sampler(name, chosen) if name else chosen
-            shared: Any = {"forced": config.spans, "watch": watch, "path": path, "suffix": name}
+            shared: Any = {"forced": config.spans, "path": kept, "suffix": name, **watching}
             with bar() as progress:
                 shown.append(tracing.record(loaded, how, prompt, watchers=[StepBar(progress)], **shared))
-        if (watch.guards or watch.anchors) and all(each.verdict is None and each.signal is None for each in shown):
+        if any(watching.values()) and all(each.verdict is None and each.signal is None for each in shown):
             raise InputError(f"nothing was watched: {shown[0].note}")
     title = "Two generations, step by step" if len(shown) > 1 else "A generation, step by step"
     html.write(page, title, [stepplayer.fragment(shown, redact=config.redact)])

@@ -1,42 +1,23 @@
-"""Generations for the step player: sampled with everything recorded, or read from a trace."""
+"""Generations for the step player: sampled with everything recorded, or read from a trace.
+
+What a trace's tokens don't tell (title, verdict, signal, scores) stands in its notes, so a recorded trace shows what
+was shown when it was made.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from midward import guards
 from midward.dynamics import Anchors, SRISignal
 from midward.errors import InputError
-from midward.guards import Verdict
 from midward.guards.guard import user_text
 from midward.models import LanguageModel
 from midward.reports.stepplayer import MASK, NEVER, VERDICT, Generation, stands
 from midward.sampling import Forced, Request, Sampling, Trace, Watcher, sample
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Files of guards and of anchors; a generation is watched by the first of each that was fitted for it."""
-
-    guards: Sequence[Path] = ()
-    anchors: Sequence[Path] = ()
-
-    def check(self) -> None:
-        """Tell of a wrong file before a model is loaded. Raises GuardError and AnchorsError."""
-        for path in self.guards:
-            guards.describe(path)
-        for path in self.anchors:
-            Anchors.load(path)
-
-    def fitting(self, model: LanguageModel, sampling: Sampling) -> tuple[Any, Any, str]:
-        """The guard and the anchors for this model and sampling, None where there are none, and why."""
-        guard, no_guard = _first(self.guards, guards.load, model, sampling)
-        anchors, no_anchors = _first(self.anchors, Anchors.load, model, sampling)
-        return guard, anchors, " ".join(why for why in (no_guard, no_anchors) if why)
 
 
 def record(
@@ -45,7 +26,8 @@ def record(
     prompt: str,
     *,
     forced: Sequence[tuple[int, str]] = (),
-    watch: Watch | None = None,
+    guard_files: Sequence[Path] = (),
+    anchor_files: Sequence[Path] = (),
     path: Path | None = None,
     suffix: str = "",
     watchers: Sequence[Watcher] = (),
@@ -57,7 +39,7 @@ def record(
         sampling: its settings.
         prompt: what it is asked.
         forced: (response token, text that stands there from the start).
-        watch: guards and anchors.
+        guard_files, anchor_files: the first of each that was fitted for this model and sampling watches.
         path: where the trace is kept, if it is.
         suffix: of the generation's title.
         watchers: see the steps as well.
@@ -66,30 +48,31 @@ def record(
         InputError: the prompt or a forced text can't be followed.
     """
     request = Request(prompt, forced=tuple(Forced.text(model, at, text) for at, text in forced))
-    guard, anchors, note = (watch or Watch()).fitting(model, sampling)
+    guard, no_guard = _first(guard_files, guards.load, model, sampling)
+    anchors, no_anchors = _first(anchor_files, Anchors.load, model, sampling)
     trace = Trace(predictions=True)
     signal = SRISignal(anchors) if anchors is not None else None
-    all_watchers: list[Watcher] = [trace, *([signal] if signal else []), *watchers]
     run = sample if guard is None else guard.sample
-    [response] = run(model, [request], sampling, watchers=all_watchers)
+    [response] = run(model, [request], sampling, watchers=[trace, *([signal] if signal else []), *watchers])
     response.checked()
     verdict = None if response.verdict is None else response.verdict.record()
-    about: dict[str, Any] = {
-        "title": _title(model, suffix),
-        "note": note,
+    seen = verdict and verdict["signal"]
+    names = [Path(model.name).name, *([f"+ {Path(model.adapter).name}"] if model.adapter else [])]
+    trace.notes = {
+        "model": model.name,
+        "adapter": model.adapter,
+        "title": " ".join(names) + (f", {suffix}" if suffix else ""),
+        "note": " ".join(why for why in (no_guard, no_anchors) if why),
         "verdict": verdict,
-        "signal": verdict["signal"] if verdict and verdict["signal"] else _values(signal),
-        "scores": None,
+        "signal": seen or _values(signal),
+        "scores": guard.scores_so_far(seen) if guard is not None and guard.anchors and seen else None,
     }
-    if guard is not None and guard.anchors and verdict and verdict["signal"]:
-        about["scores"] = guard.scores_so_far(verdict["signal"])
     if 0 not in trace.commit_step:  # the guard let nothing be generated
         nothing = (NEVER,) * sampling.length
-        return Generation(about["title"], prompt, (), (), (), nothing, (None,) * len(nothing), verdict=verdict)
-    trace.notes = {"model": model.name, "adapter": model.adapter, **about}
+        return Generation(trace.notes["title"], prompt, (), (), (), nothing, (None,) * len(nothing), verdict=verdict)
     if path is not None:
         trace.save(path)
-    return of_trace(trace, 0, model, **about)
+    return of_trace(trace, 0, model)
 
 
 def read(
@@ -103,15 +86,12 @@ def read(
         row: which request of them.
         tell: called with a line where a trace is of another model.
     """
-    shown = []
     for path, trace in traces:
-        notes = trace.notes
-        if "model" in notes and notes["model"] != model.name:
-            tell(f"{path} was made with {notes['model']}; its tokens are read with those of {model.name}.")
-        about = {name: notes.get(name) for name in ("signal", "verdict", "scores")}
-        title, note = str(notes.get("title", path.stem)), str(notes.get("note", ""))
-        shown.append(of_trace(trace, row, model, title=title, note=note, **about))
-    return shown
+        made_with = trace.notes.setdefault("model", model.name)
+        trace.notes.setdefault("title", path.stem)
+        if made_with != model.name:
+            tell(f"{path} was made with {made_with}; its tokens are read with those of {model.name}.")
+    return [of_trace(trace, row, model) for _, trace in traces]
 
 
 def load(path: Path, row: int) -> Trace:
@@ -122,34 +102,20 @@ def load(path: Path, row: int) -> Trace:
     return trace
 
 
-def of_trace(
-    trace: Trace,
-    row: int,
-    model: LanguageModel,
-    *,
-    title: str,
-    signal: Sequence[float] | None = None,
-    verdict: Verdict | Mapping[str, Any] | None = None,
-    scores: Sequence[float | None] | None = None,
-    note: str = "",
-) -> Generation:
+def of_trace(trace: Trace, row: int, model: LanguageModel) -> Generation:
     """A request of a trace, as the step player shows it.
 
     Args:
-        trace: one that kept its predictions.
+        trace: one that kept its predictions. Of its notes are taken: title; note, a line below; verdict, a guard's as
+            JSON; signal [T], the SRI signal, by default the verdict's; scores [T], the guard's score after each step.
         row: which request.
         model: what it was made with; its tokenizer and family are used.
-        title: what tells it from the one beside it.
-        signal: [T], the SRI signal; by default the verdict's.
-        verdict: the guard's.
-        scores: [T], the guard's score after each step.
-        note: a line below.
 
     Raises:
         InputError: the trace has no predictions, or ids that the model's vocabulary lacks.
         KeyError: the request wasn't traced.
     """
-    about = dict(verdict) if isinstance(verdict, Mapping) else verdict.record() if verdict else None
+    verdict = trace.notes.get("verdict")
     commit = trace.commit_step[row].tolist()
     steps = trace.predicted_steps(row)
     if not steps and any(step >= 0 for step in commit):
@@ -167,7 +133,7 @@ def of_trace(
             [token if stands(at, step) else None for token, at in zip(line, commit, strict=True)]
             for step, line in zip(steps, ids, strict=True)
         ]
-    if model.family.kind == "canvas" and steps and not (about and about["flagged"]):
+    if model.family.kind == "canvas" and steps and not (verdict and verdict["flagged"]):
         # Nothing is committed for good there: the last step's most probable canvas is the response.
         commit = [steps[-1] if at == NEVER else at for at in commit]
     places: dict[int | None, int] = {model.family.mask_id: MASK, None: MASK}
@@ -177,10 +143,10 @@ def of_trace(
             places[token] = len(tokens)
             text = model.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
             tokens.append((text, token in model.family.end_ids))
-    if signal is None and about:
-        signal = about.get("signal")
+    signal, scores = (trace.notes.get(name) for name in ("signal", "scores"))
+    signal = verdict.get("signal") if signal is None and verdict else signal
     return Generation(
-        title=title,
+        title=str(trace.notes.get("title", "")),
         prompt=user_text(model, Request(trace.prompt_ids[row])),
         tokens=tuple(tokens),
         steps=tuple(steps),
@@ -190,8 +156,8 @@ def of_trace(
         total=trace.of,
         signal=None if signal is None else tuple(float(value) for value in signal),
         scores=None if scores is None else _finite(scores),
-        verdict=None if about is None else {name: about[name] for name in VERDICT},
-        note=note,
+        verdict=None if verdict is None else {name: verdict[name] for name in VERDICT},
+        note=str(trace.notes.get("note", "")),
     )
 
 
@@ -214,11 +180,6 @@ def _values(signal: SRISignal | None) -> list[float] | None:
     values = None if signal is None else signal.signals()
     known = values is not None and len(values) and not values[0].isnan().any()
     return values[0].tolist() if values is not None and known else None
-
-
-def _title(model: LanguageModel, suffix: str) -> str:
-    parts = [Path(model.name).name, *([f"+ {Path(model.adapter).name}"] if model.adapter else [])]
-    return " ".join(parts) + (f", {suffix}" if suffix else "")
 
 
 def _finite(values: Sequence[float | None]) -> tuple[float | None, ...]:

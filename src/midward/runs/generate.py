@@ -7,17 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from midward._hints import differing
 from midward._tables import Row, require_column
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.runs.measure import Case, Front, measure
-from midward.runs.run import Measured, Run
+from midward.runs.run import Measured, RunFolder
 from midward.sampling import Request, Sampling, Watcher
-from midward.store import RowFile, write_text
+from midward.store import RowFile
 
 #: Fields of a row that a column of the table can't have.
 OWN = ("key", "index", "prompt", "response", "ended", "nfe", "steps", "seconds", "guard", "error")
@@ -69,17 +66,19 @@ def generate(
     require_column(rows, column, "the table")
     if limit is not None and limit < 1:
         raise InputError(f"limit must be 1 or more; received {limit}.")
-    if sampling is None:
-        sampling = Sampling.for_model(model, **getattr(guard, "sampling", {}))
-    run = Run(
-        verb="generate",
-        settings={"column": column},
-        models=[Measured.of(model, digest=None if guard is None else guard.digest)],
-        sampling=asdict(sampling),
-    ).stamped()
+    sampling = sampling or Sampling.for_model(model, **getattr(guard, "sampling", {}))
+    digest = None if guard is None else guard.digest
+    settings = {"column": column, "fingerprint": model.fingerprint, "guard_digest": digest, **asdict(sampling)}
+    folder = RunFolder(out.parent, "generate", settings, anew=overwrite, file=out.name)
+    if overwrite:
+        out.unlink(missing_ok=True)
     cases = [_case(row, column, index) for index, row in enumerate(rows)]
-    _begin(out, run, cases, overwrite)
-    return measure(
+    if strange := [row["index"] for row in RowFile(out).rows.values() if not _is_of(row, cases)]:
+        raise InputError(
+            f"{out} holds another run: row {strange[0]} there is not of this table. Give another --out, or --overwrite."
+        )
+    folder.start([Measured.of(model, digest=digest)], sampling=asdict(sampling), seed=sampling.seed)
+    measured = measure(
         model,
         cases[:limit],
         out.parent,
@@ -91,6 +90,8 @@ def generate(
         file=out.name,
         strict=False,
     )
+    folder.finish()
+    return measured
 
 
 def _case(row: Row, column: str, index: int) -> Case:
@@ -101,9 +102,9 @@ def _case(row: Row, column: str, index: int) -> Case:
     elif not isinstance(prompt, str | list):
         error = f"row {index}: a prompt is a text or a list of messages; received {prompt!r}"
     others = {_free(name, row): value for name, value in row.items() if name != column}
-    # Nothing is known of whether it is harmful, unless the table says so.
-    about = {"index": index, "error": None, "harmful": None, **others}
-    return Case(Goal(str(index), str(prompt), "table", harmful=False), Request(prompt), about=about, error=error)
+    about = {"index": index, "error": None, **others}
+    goal = Goal(str(index), str(prompt), "table", harmful=False)  # nothing is known of it, so no row says anything
+    return Case(goal, Request(prompt), about=about, error=error, bare=True)
 
 
 def _free(name: str, row: Row) -> str:
@@ -112,35 +113,6 @@ def _free(name: str, row: Row) -> str:
     while free in OWN or (free != name and free in row):
         free = f"source_{free}"
     return free
-
-
-def _begin(out: Path, run: Run, cases: Sequence[Case], overwrite: bool) -> None:
-    """Write the record beside `out`. Raises InputError where that holds rows of another run, saying what differs."""
-    beside = Path(f"{out}.run.json")
-    if overwrite and not out.is_dir():
-        out.unlink(missing_ok=True)
-    file = RowFile(out)
-    if file.rows:
-        changed = _changed(beside, run) or [
-            f"row {row.get('index')} is not of this table" for row in file.rows.values() if not _is_of(row, cases)
-        ]
-        if changed:
-            raise InputError(
-                f"{out} holds rows of another run: {'; '.join(changed[:5])}. Give another --out, or --overwrite."
-            )
-    out.touch()
-    write_text(beside, run.model_dump_json(indent=1) + "\n")
-
-
-def _changed(beside: Path, run: Run) -> list[str]:
-    """What the record says otherwise, in words."""
-    try:
-        before = Run.model_validate_json(beside.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return [f"{beside.name}, which says what they are of, isn't there or can't be read"]
-    model = differing(before.models[0].model_dump(), run.models[0].model_dump(include={"fingerprint", "guard_digest"}))
-    settings = differing(before.settings, run.settings)
-    return [*model, *settings, *differing(before.sampling or {}, run.sampling or {})]
 
 
 def _is_of(row: Row, cases: Sequence[Case]) -> bool:

@@ -41,6 +41,7 @@ class Case:
         set: what the case is listed under; by default the goal's source.
         about: further fields of its row (kind, position, ...), as JSON.
         error: why it can't be asked at all; its row has this error and no response.
+        bare: whether its row leaves the goal's fields out, of which nothing is known.
     """
 
     goal: Goal
@@ -48,6 +49,7 @@ class Case:
     set: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    bare: bool = False
 
 
 class Reader:
@@ -253,5 +255,6 @@ _NOTHING: Row = {"response": None, "ended": None, "nfe": 0, "steps": 0, "seconds
 
 def _asked(case: Case) -> Row:
     goal = case.goal
-    about = {"set": case.set or goal.source, "goal": goal.id, "source": goal.source, "subject": goal.subject}
-    return {**about, "harmful": goal.harmful, **case.about, "prompt": case.request.prompt}
+    of_goal = {"set": case.set or goal.source, "goal": goal.id, "source": goal.source, "subject": goal.subject}
+    of_goal |= {"harmful": goal.harmful}
+    return {**({} if case.bare else of_goal), **case.about, "prompt": case.request.prompt}

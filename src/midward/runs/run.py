@@ -96,15 +96,16 @@ class Run(BaseModel):
         return self.model_copy(update={"versions": _versions(), "started": self.started or _now()})
 
     @classmethod
-    def load(cls, folder: str | Path) -> Run:
-        """Read the record of a folder. Raises InputError where it has none, or one of another layout."""
-        path = Path(folder) / RECORD
+    def load(cls, folder: str | Path, file: str = "") -> Run:
+        """Read the record of a folder, or of a file in it. Raises InputError where it has none, or one of another
+        layout."""
+        path = _record(Path(folder), file)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             if not any(Path(folder, name).exists() for name in OLD):
                 hint = near_path(folder, folder=True)
-                raise InputError(f"{folder} holds no {RECORD}: no midward command wrote it.{hint}") from None
+                raise InputError(f"{folder} holds no {path.name}: no midward command wrote it.{hint}") from None
             content = {}
         except (ValueError, OSError) as error:
             raise InputError(f"{path} can't be read ({error}); give another folder.") from None
@@ -121,8 +122,14 @@ class Run(BaseModel):
             raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
 
 
+def _record(folder: Path, file: str) -> Path:
+    return folder / (f"{file}.{RECORD}" if file else RECORD)
+
+
 class RunFolder:
-    """The folder of a run. The same run goes on in it; another one is refused before anything costly.
+    """The folder of a run, or one file of rows with its record beside it.
+
+    The same run goes on there; another one is refused before anything costly.
 
     Args:
         folder: made when the run starts.
@@ -130,6 +137,7 @@ class RunFolder:
         settings: all that decides the results, as JSON: the verb's flags as given.
         grows: names of settings that a run which goes on may have more of: counts, and lists that only got longer.
         anew: what the folder holds of a run counts for nothing.
+        file: the rows' name in the folder, where the run is that file alone.
 
     Raises:
         InputError: the folder can't be written, or holds results of another run: what differs is named.
@@ -142,17 +150,22 @@ class RunFolder:
         settings: Mapping[str, Any] | None = None,
         grows: Collection[str] = (),
         anew: bool = False,
+        file: str = "",
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self.file = Path(folder), file
         self.run = Run(verb=verb, settings=dict(settings or {}))
         _check_writable(self.folder)
-        record = self.folder / RECORD
-        if not anew and record.exists() and [path for path in self.folder.glob("[!.]*") if path != record]:
-            before = Run.load(self.folder)
+        record, place = _record(self.folder, file), self.folder / file
+        if file:
+            begun = place.exists() and place.stat().st_size > 0
+        else:
+            begun = record.exists() and any(path != record for path in self.folder.glob("[!.]*"))
+        if begun and not anew:
+            before = Run.load(self.folder, file)
             if before.verb != verb:
-                raise InputError(f"{self.folder} holds a run of midward {before.verb}. Give another --out.")
+                raise InputError(f"{place} holds a run of midward {before.verb}. Give another --out.")
             if changed := _changed(before.settings, self.run.settings, grows):
-                raise InputError(f"{self.folder} holds another run: {'; '.join(changed)}. Give another --out.")
+                raise InputError(f"{place} holds another run: {'; '.join(changed)}. Give another --out.")
             self.run.started = before.started
 
     def start(
@@ -180,20 +193,21 @@ class RunFolder:
         if os.environ.get("RANK", "0") != "0":  # under torchrun one process writes
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._claim = hold(self.folder)
+        self._claim = hold(self.folder / self.file)
         self._write()
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, and the time into the record."""
+    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Write summary.json, if there is a summary, and the time into the record."""
         if os.environ.get("RANK", "0") != "0":
             return
-        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-        write_text(self.folder / SUMMARY, text + "\n")
+        if summary is not None:
+            text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+            write_text(self.folder / SUMMARY, text + "\n")
         self.run.finished = _now()
         self._write()
 
     def _write(self) -> None:
-        write_text(self.folder / RECORD, self.run.model_dump_json(indent=1) + "\n")
+        write_text(_record(self.folder, self.file), self.run.model_dump_json(indent=1) + "\n")
 
 
 def _now() -> str:
