@@ -13,8 +13,9 @@ from inspect_ai.util import collect
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward import _asking
+from midward._asking import unavailable
 from midward.guards.guard import Exchange, Guard, GuardError, user_text
+from midward.judges.asking import bounded
 from midward.models import LanguageModel
 
 #: A word's log-probability is looked for among this many.
@@ -58,10 +59,7 @@ class ClassifierGuard(Guard):
         messages: list[Any] = [ChatMessageUser(content=user_text(model, exchange.request))]
         if self.settings.reads == "both":
             messages.append(ChatMessageAssistant(content=exchange.text or ""))
-        greedy: dict[str, Any] = {"temperature": 0.0}
-        if self.settings.model.startswith("hf/"):
-            greedy = {"top_k": 1}  # Inspect's hf provider always samples and fails at temperature 0
-        config = GenerateConfig(max_tokens=8, logprobs=True, top_logprobs=TOP, **greedy)
+        config = GenerateConfig(max_tokens=8, logprobs=True, top_logprobs=TOP)
         try:
             output = await classifier.generate(messages, config=config)
         except Exception:  # whatever a provider raises once Inspect's own retries are spent: unscored
@@ -89,6 +87,6 @@ class ClassifierGuard(Guard):
         if self.settings.model.startswith("midward/"):
             raise GuardError("a model of this process examines itself: use the guard self-examine.")
         try:
-            return _asking.bounded(get_model(self.settings.model))
+            return bounded(get_model(self.settings.model))
         except Exception as error:  # whatever a provider raises over a missing key or package
-            raise GuardError(f"no classifier to ask: {_asking.unavailable(error)}") from error
+            raise GuardError(f"no classifier to ask: {unavailable(error)}") from error
