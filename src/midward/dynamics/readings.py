@@ -150,7 +150,7 @@ def separations(
         reading, detector, positive, negative, control, and the record of an area each.
     """
     sets = by_set(rows)
-    harmless = [name for name, some in sets.items() if not some[0]["harmful"]]
+    harmless = [name for name, group in sets.items() if not group[0]["harmful"]]
     groups = {"jailbroken": [row for row in rows if kind(row) == "jailbroken"]}
     groups |= {name: sets[name] for name in harmless}
     pairs = [("jailbroken", name) for name in harmless] + [(name, harmless[0]) for name in harmless[1:]]
@@ -206,15 +206,15 @@ def plane(rows: Rows, layer: str) -> dict[str, Any]:
     values, kinds = signals(known, layer), np.array([str(kind(row)) for row in known])
     names, counts = np.unique(kinds, return_counts=True)
     begun = {str(name): float(values[kinds == name, 0].mean()) for name in names}
-    told: dict[str, Any] = {"layer": layer, "kinds": kinds.tolist(), "begun": begun}
+    separated: dict[str, Any] = {"layer": layer, "kinds": kinds.tolist(), "begun": begun}
     if len(names) == len(KINDS) and counts.min() >= 5:
         discriminants = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=2)
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
         accuracy = rate(cross_val_predict(discriminants, values, kinds, cv=folds) == kinds)
         points = discriminants.fit(values, kinds).transform(values)
         majority = float(counts.max() / len(kinds))
-        told |= {"points": points.tolist(), "accuracy": accuracy.record(), "majority": majority}
-    return told
+        separated |= {"points": points.tolist(), "accuracy": accuracy.record(), "majority": majority}
+    return separated
 
 
 def summary(rows: Mapping[str, Rows], training: Mapping[str, Rows], scorers: Mapping[str, Scorer]) -> dict[str, Any]:
@@ -231,12 +231,12 @@ def summary(rows: Mapping[str, Rows], training: Mapping[str, Rows], scorers: Map
     """
     layers = {name: list(rows[name][0]["signals"]) for name in training}
     return {
-        "cells": {name: {of: measures(some) for of, some in by_set(own).items()} for name, own in rows.items()},
+        "cells": {name: {of: measures(group) for of, group in by_set(own).items()} for name, own in rows.items()},
         "gains": gains(rows),
         "auroc": [
             {"sampler": name, **each}
-            for name, some in training.items()
-            for each in separations(rows[name], some, scorers, layers[name])
+            for name, calm in training.items()
+            for each in separations(rows[name], calm, scorers, layers[name])
         ],
         "maps": [
             {"sampler": name, **plane(rows[name], layer)}

@@ -194,13 +194,13 @@ def against(probe: Probe, rows: Sequence[Row], others: Sequence[Row]) -> list[Ro
 
 def groups(rows: Iterable[Row], *by: str) -> dict[tuple[Any, ...], list[Row]]:
     """The rows by some of their fields, in the order in which these first appear."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    grouped: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in by), []).append(row)
-    return found
+        grouped.setdefault(tuple(row[name] for name in by), []).append(row)
+    return grouped
 
 
 def shares(rows: Sequence[Row], **fields: str) -> dict[str, Row | None]:
     """name -> the record of a field's rate over the rows; None where no row has it."""
     rates = {name: rate(row.get(field) for row in rows) for name, field in fields.items()}
-    return {name: found.record() if found.n else None for name, found in rates.items()}
+    return {name: share.record() if share.n else None for name, share in rates.items()}
