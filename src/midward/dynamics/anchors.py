@@ -208,20 +208,18 @@ def fit_anchors(
         AnchorsError: where nothing is left of a kind, or a file that is there holds no anchors.
     """
     sampling = sampling or Sampling.for_model(model)
+    prompts = {"harmless": list(harmless), "harmful": list(harmful)}
     total = len(harmless) + len(harmful)
     # 1. What is there: anchors, or the sums of a fit that broke off.
     paths: dict[View, Path] = {}
     unfinished = None
     if kept is not None:
-        about = {"model": model.fingerprint, "sampling": asdict(sampling), "needs_all_steps": needs_all_steps}
-        about["prompts"] = [
-            [asdict(prompt) if isinstance(prompt, Request) else prompt for prompt in prompts]
-            for prompts in (harmless, harmful)
-        ]
+        depends = {"model": model.fingerprint, "sampling": asdict(sampling), "needs_all_steps": needs_all_steps}
+        key = key_of(**depends, prompts=prompts)  # a request by all that its repr says
         for reading, layer in views:
-            name = f"{reading}-{'last' if layer == LAST else layer}-{key_of(**about, view=[reading, layer])}"
-            paths[reading, layer] = kept.with_name(f"{kept.name}-{name}.safetensors")
-        unfinished = kept.with_name(f"{kept.name}-{key_of(**about, in_order=list(views))}.unfinished")
+            name = f"{kept.name}-{reading}-{'last' if layer == LAST else layer}-{key}.safetensors"
+            paths[reading, layer] = kept.with_name(name)
+        unfinished = kept.with_name(f"{kept.name}-{key_of(key=key, views=list(views))}.unfinished")
     fitted = {view: Anchors.load(path) for view, path in paths.items() if path.exists()}
     if len(fitted) == len(views):
         progress(total, total)
@@ -229,19 +227,17 @@ def fit_anchors(
     done, means = _resumed(unfinished)
     progress(sum(done.values()), total)
     # 2. States of the generations that count, all views of one stacked: [V, T, D].
-    layers = {reading: sorted({layer for name, layer in views if name == reading}) for reading, _ in views}
-    for kind, prompts, wanted in (("harmless", harmless, False), ("harmful", harmful, True)):
+    for kind, wanted in (("harmless", False), ("harmful", True)):
         mean = means.setdefault(kind, Mean())
-        for start in range(done.get(kind, 0), len(prompts), batch_size):
-            batch = list(prompts[start : start + batch_size])
-            watchers = {
-                reading: PooledStates(numbers, reading=reading, needs_all_steps=needs_all_steps)
-                for reading, numbers in layers.items()
-            }
-            responses = sample(model, batch, sampling, batch_size=batch_size, watchers=list(watchers.values()))
+        for start in range(done.get(kind, 0), len(prompts[kind]), batch_size):
+            batch = prompts[kind][start : start + batch_size]
+            watchers = [
+                PooledStates((layer,), reading=reading, needs_all_steps=needs_all_steps) for reading, layer in views
+            ]
+            responses = sample(model, batch, sampling, batch_size=batch_size, watchers=watchers)
             for row, response in enumerate(responses):
                 if response.error is None and refused(response.text) is wanted:
-                    mean.add(torch.stack([watchers[reading].states(row, layer) for reading, layer in views]))
+                    mean.add(torch.stack([watcher.states(row) for watcher in watchers]))
             done[kind] = start + len(batch)
             if unfinished:
                 unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -253,8 +249,8 @@ def fit_anchors(
             if unfinished:
                 unfinished.unlink(missing_ok=True)
             raise AnchorsError(
-                f"none of the {len(prompts)} {kind} prompts was {'refused' if wanted else 'answered'}, so there is "
-                "nothing to average; use other prompts or another sampling."
+                f"none of the {len(prompts[kind])} {kind} prompts was {'refused' if wanted else 'answered'}, so there "
+                "is nothing to average; use other prompts or another sampling."
             )
     # 3. Their means.
     complying, refusing = means["harmless"], means["harmful"]
