@@ -105,7 +105,16 @@ class Anchors:
 
     @classmethod
     def rebuild(cls, tensors: Mapping[str, np.ndarray], record: Any, source: str) -> Anchors:
-        """Make anchors of what a file holds. Raises AnchorsError, naming `source`, for anything that is none."""
+        """Make anchors of what a file holds.
+
+        Args:
+            tensors: as `tensors` gives them.
+            record: as `record` gives it; anything that JSON can hold.
+            source: what the error calls the file.
+
+        Raises:
+            AnchorsError: for anything that is none.
+        """
         try:
             settings: dict[str, Any] = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
             if record.get("region") == "response":  # in older files; there is no other one

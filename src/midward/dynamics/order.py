@@ -33,7 +33,15 @@ def committed(order: Order, *, text: bool = False) -> tuple[np.ndarray, np.ndarr
 
 
 def correlation(order: Order, *, text: bool = False) -> float:
-    """Spearman's rank correlation of step and position, -1..1; NaN where all were committed at one step."""
+    """Spearman's rank correlation of step and position.
+
+    Args:
+        order: of one generation.
+        text: of the positions before the end token alone.
+
+    Returns:
+        -1..1; NaN where all were committed at one step.
+    """
     steps, positions = committed(order, text=text)
     if len(set(steps.tolist())) < 2:
         return float("nan")

@@ -45,7 +45,11 @@ def by_set(rows: Rows) -> dict[str, list[Row]]:
 
 
 def measures(rows: Rows, layer: str = "last") -> dict[str, dict[str, Any]]:
-    """Rates of one set and sampler.
+    """Rates of one set and sampler (HRR, FRR and IRR as `dynamics.sri` has them).
+
+    Args:
+        rows: one or more, all harmful or all harmless.
+        layer: which of the rows' signals IRR is of; the other reading of that layer stands beside it.
 
     Returns:
         measure -> a rate's record. asr, rr, right, coherent: attack success, refusal, right answers, coherence. hrr,
@@ -178,6 +182,10 @@ def separations(
 def bands(rows: Rows, layer: str = "last") -> dict[str, dict[str, Any]]:
     """Quartiles of signals by step, of each harmless set, refused and jailbroken.
 
+    Args:
+        rows: of one sampler.
+        layer: the name of their signals.
+
     Returns:
         group -> n, and low, median, high [T].
     """
@@ -196,6 +204,10 @@ def plane(rows: Rows, layer: str) -> dict[str, Any]:
     """Whether a linear map of the signals parts the kinds of generation (S6).
 
     Linear discriminants with Ledoit and Wolf's shrinkage: neighbouring steps are nearly collinear.
+
+    Args:
+        rows: of one sampler.
+        layer: the name of their signals.
 
     Returns:
         layer; kinds [N]; begun: kind -> mean signal at the first step; and where there are three kinds and five of

@@ -86,7 +86,15 @@ class Mean:
 
 
 def unit_anchors(mu_harmful: torch.Tensor, mu_harmless: torch.Tensor) -> np.ndarray:
-    """Both anchors as unit vectors [T, 2, D] float64, the harmful one first."""
+    """Both anchors as unit vectors.
+
+    Args:
+        mu_harmful: [T, D].
+        mu_harmless: [T, D].
+
+    Returns:
+        [T, 2, D] float64, the harmful one first.
+    """
     both = numbers(torch.stack([mu_harmful, mu_harmless], dim=1))
     return both / np.maximum(np.linalg.norm(both, axis=-1, keepdims=True), _TINY)
 

@@ -279,7 +279,8 @@ class Comparison:
 
     def _seconds(self, prompts: Sequence[Any], guard: Guard | None = None) -> tuple[float, float]:
         """CPU seconds of answering, and those of them that a guard's watcher took, which stops nothing."""
-        watchers, watching = [], [0.0]
+        watchers: list[Any] = []
+        watching = [0.0]
         if guard is not None:
             guard = copy(guard)
             guard.threshold = np.inf
@@ -367,7 +368,7 @@ def _behind(row: Row, decision: Row) -> Row:
     jailbroken: whether the attack succeeds without it.
     """
     flagged = bool(decision["flagged"])
-    with_guard = {"success": False, "refused": True} if flagged else {}
+    with_guard: Row = {"success": False, "refused": True} if flagged else {}
     own = {name: decision[name] for name in ("success", "refused") if name in decision}
     seen = {"flagged": flagged, **{name: decision.get(name) for name in ("score", "seeds", "step")}}
     return {**row, "jailbroken": row["success"], **with_guard, **own, **seen}
@@ -421,6 +422,10 @@ def summary(
     costs: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What a comparison says, as JSON.
+
+    Args:
+        rows, decisions, costs: as `Comparison` has them from its methods.
+        guards: label -> guard.
 
     Returns:
         defences: see the function of that name; alphas: label -> the false-positive rate asked for; roc: label ->

@@ -31,7 +31,12 @@ class Detector:
 
     @classmethod
     def of(cls, fitted: Fitted, signals: np.ndarray) -> Detector:
-        """signals [N, T]: those that it was fitted on."""
+        """Take the scale of what is fitted.
+
+        Args:
+            fitted: an autoencoder or a distance.
+            signals: [N, T], those that it was fitted on.
+        """
         errors = np.quantile(_prefix_errors(fitted, signals), QUANTILE, axis=0)
         # A step at which training errors vanish must not make a rounding error look like an attack.
         return cls(fitted, np.maximum(errors, 1e-3 * errors.max() + 1e-9))

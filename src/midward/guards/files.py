@@ -46,7 +46,18 @@ class GuardFile(Record):
 
 
 def save(guard: Guard, path: str | Path) -> Path:
-    """Write a fitted guard as one safetensors file, whole or not at all. Raises GuardError where it isn't fitted."""
+    """Write a fitted guard as one safetensors file, whole or not at all.
+
+    Args:
+        guard: what is kept, with every setting.
+        path: of the file; its folder is made.
+
+    Returns:
+        The path.
+
+    Raises:
+        GuardError: where the guard isn't fitted.
+    """
     if not guard.bound or not math.isfinite(guard.threshold):
         raise GuardError(f"the guard {guard.name!r} isn't fitted yet, so there is nothing to save.")
     path = Path(path)

@@ -134,7 +134,19 @@ class Guard(ABC):
 
     @abstractmethod
     def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
-        """Scores [N]; NaN where the guard can't say. Raises GuardError where an exchange lacks what it looks at."""
+        """How suspicious each exchange is.
+
+        Args:
+            model: the guarded one.
+            exchanges: what is looked at, N of them.
+            batch_size: rows of a forward.
+
+        Returns:
+            Scores [N], higher is more suspicious; NaN where the guard can't say.
+
+        Raises:
+            GuardError: where an exchange lacks what the guard looks at.
+        """
 
     def scores_by_seed(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         """Scores [S, N] of detectors that were trained from several seeds; the first row is `score`."""
@@ -168,7 +180,8 @@ class Guard(ABC):
         return self.calibrate(self.score(model, harmless, batch_size=batch_size), alpha)
 
     def calibrate(self, scores: np.ndarray, alpha: float) -> Self:
-        """Set the threshold by the scores of held-out harmless exchanges, see `conformal_threshold`."""
+        """Set the threshold by the scores [N] of held-out harmless exchanges; see `conformal_threshold`, also for what
+        is raised."""
         self.threshold = conformal_threshold(scores, alpha)
         self.alpha, self.calibrated = alpha, len(scores)
         return self
@@ -189,13 +202,27 @@ class Guard(ABC):
         return None
 
     def train(self, anchors: Anchors, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
-        """Take anchors, and fit what it needs on harmless signals [N, T] made with them. others: guards that were
-        trained on the same signals; what is equal may be taken over from them."""
+        """Fit what the guard needs on harmless signals; `fit` then calibrates it on others.
+
+        Args:
+            anchors: what the signals were read against.
+            signals: [N, T], in 0..1.
+            others: guards that were trained on the same signals; what is equal may be taken over from them.
+
+        Returns:
+            The guard.
+
+        Raises:
+            GuardError: for a guard that looks at no signals, or anchors that it can't use.
+        """
         raise GuardError(f"the guard {self.name!r} looks at no signals.")
 
     def watcher(self, stopped: dict[int, int] | None = None) -> SRISignal | None:
-        """What makes the signals while a model samples; with `stopped`, it also stops rows as they are flagged and
-        notes the step there, by request."""
+        """What makes the signals while a model samples.
+
+        Args:
+            stopped: given, rows are also stopped as they are flagged, and the step is noted here, by request.
+        """
         return None
 
     def stops(self, signals: np.ndarray) -> list[int | None]:
@@ -258,13 +285,23 @@ class Guard(ABC):
         batch_size: int = 8,
         watchers: Sequence[Watcher] = (),
     ) -> list[Response]:
-        """`midward.sample` behind the guard: every response has a `verdict`, and a flagged one is the `STUB`.
+        """`midward.sample` behind the guard.
 
-        sampling: by default what the guard was fitted for. Of a flagged response nothing is handed out: its prompt's
-        masks are masks again. Responses that aren't flagged have the tokens that they have without the guard (but for
-        one that `repairs`). A request flagged before its generation is never sampled, and the watchers don't see it:
-        they number the others.
-        Raises GuardError where the guard doesn't fit, else what `sample` raises.
+        Args:
+            model: the guarded one.
+            requests: as `midward.sample` takes them.
+            sampling: by default what the guard was fitted for.
+            batch_size: rows of a forward.
+            watchers: see the steps. A request that is flagged before its generation is never sampled, and they don't
+                see it: they number the others.
+
+        Returns:
+            Responses with a `verdict`; a flagged one is the `STUB`, and nothing else of it is handed out: its prompt's
+            masks are masks again. One that isn't flagged has the tokens that it has without the guard (but for a guard
+            that `repairs`).
+
+        Raises:
+            GuardError: where the guard isn't fitted for this model and sampling; else what `sample` raises.
         """
         sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
         self.check(model, sampling)
@@ -288,7 +325,7 @@ class Guard(ABC):
                 exchanges[i] = replace(exchanges[i], text=response.text, signal=signal)
             verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
             verdicts = [_seen(verdicts[i], each.signal, stopped.get(i)) for i, each in enumerate(exchanges)]
-        return [told(model, responses.get(i), verdicts[i], ids) for i, (_, ids) in enumerate(pairs)]
+        return [_handed_out(model, responses.get(i), verdicts[i], ids) for i, (_, ids) in enumerate(pairs)]
 
     def answer(
         self,
@@ -299,7 +336,7 @@ class Guard(ABC):
         batch_size: int = 8,
         watchers: Sequence[Watcher] = (),
     ) -> list[Response]:
-        """Of a guard that `repairs`: its own responses, with their verdicts."""
+        """Of a guard that `repairs`: its own responses, with their verdicts. Args: as of `sample`."""
         raise NotImplementedError
 
     def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
@@ -326,14 +363,21 @@ class Guard(ABC):
 
 
 def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `Sampling`, but for the seed, that a guard of this kind can't be used without; none where it goes
-    with any, or isn't fitted."""
+    """The settings of `Sampling`, but for the seed, that a guard can't be used without.
+
+    Args:
+        kind: the guard's class.
+        bound: what it was fitted for, see `Guard.bind`.
+
+    Returns:
+        Name -> value; empty where it goes with any sampling, or isn't fitted.
+    """
     if not bound or "sampling" not in kind.tied_to:
         return {}
     return {name: value for name, value in bound["sampling"].items() if name != "seed"}
 
 
-def told(model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int]) -> Response:
+def _handed_out(model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int]) -> Response:
     """The response as it leaves the guard: with its verdict, or the stub. An error stays one, unscored."""
     if response is not None and response.error is not None:
         return replace(response, verdict=replace(verdict, flagged=False, score=None))
@@ -352,7 +396,12 @@ def prompt_ids(model: LanguageModel, request: Request) -> list[int]:
 def user_text(model: LanguageModel, request: Request) -> str:
     """What the last user turn of a request says; of token ids, all between the chat template's two ends.
 
-    Raises GuardError for a conversation without a user turn.
+    Args:
+        model: whose chat template and tokenizer count.
+        request: a text, a conversation or token ids.
+
+    Raises:
+        GuardError: for a conversation without a user turn.
     """
     prompt = request.prompt
     if isinstance(prompt, str):

@@ -85,7 +85,12 @@ class PerplexityFilter(Guard):
 
 
 def worst_window(surprise: np.ndarray, window: int) -> float:
-    """The largest mean of `window` neighbours; of all where the window is 0 or longer than that."""
+    """The largest mean of neighbours.
+
+    Args:
+        surprise: negative log-probabilities [tokens], in nats.
+        window: how many neighbours; 0, or more than there are, takes all.
+    """
     if not 0 < window < len(surprise):
         return float(surprise.mean())
     return float(np.lib.stride_tricks.sliding_window_view(surprise, window).mean(-1).max())

@@ -16,6 +16,7 @@ def ready(info: JudgeInfo, model: str | Model | None = None) -> Judge:
     """A judge that can be asked, and one that asks a model only after that model has answered once.
 
     Args:
+        info: the judge.
         model: which one a judge that needs `role:judge` asks, an Inspect model or its name; by default the role.
 
     Raises:

@@ -50,6 +50,7 @@ def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | N
     """A judge for these goals, ready before anything is sampled.
 
     Args:
+        goals: what will be judged, all of one world.
         name: of the judge; by default the oracle on goals of the sandbox, else the 1-5 judge.
         model: the Inspect model (or its name) that a judge by rubric asks; on the sandbox its scripted assistant does
             where none is given.
@@ -87,6 +88,11 @@ async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], benc
     Inspect limits the connections to a model. A judge that fails is an unscored verdict (success None), never an error.
     A harmless goal is put to no model: there is no harm to measure, and the dictionary says whether it was refused.
 
+    Args:
+        goals: one a response.
+        responses: what is judged.
+        bench: the judge; its tally counts on.
+
     Raises:
         InputError: there aren't as many goals as responses.
         ModelDownError: the judge couldn't be asked about any of them, so that no row is written of what nobody judged.
@@ -122,6 +128,11 @@ def judging(bench: Bench) -> Iterator[Callable[[Sequence[Goal], Sequence[str]], 
 
 def reading(bench: Bench, verdict: Verdict, response: str) -> dict[str, Any]:
     """A verdict as fields of a row, the same in every verb.
+
+    Args:
+        bench: the judge.
+        verdict: what it said.
+        response: the text that it said it of.
 
     Returns:
         success: of what the judge measures, None where unscored; score: on the judge's own scale; refused: as the judge

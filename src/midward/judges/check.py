@@ -33,6 +33,7 @@ def check(info: JudgeInfo, model: str | Model | None = None, rows: Sequence[Labe
     """Ask a judge about every row, and compare each verdict with the row's label for what the judge measures.
 
     Args:
+        info: the judge.
         model: which one a judge by rubric asks, an Inspect model or its name.
         rows: by default the labelled set.
 

@@ -75,7 +75,13 @@ def fill(template: str, **texts: str) -> str:
 
 
 def clip(text: str, tokenizer: Tokenizer, tokens: int = CLIP) -> str:
-    """The beginning of the text that makes up to `tokens` tokens."""
+    """The beginning of a text.
+
+    Args:
+        text: what is cut.
+        tokenizer: the classifier's.
+        tokens: how many it may have at most.
+    """
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
     return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 

@@ -124,7 +124,17 @@ def verdict(
     name: str = "refusal",
     phrases: PhraseList = OURS,
 ) -> Verdict:
-    """Whether the response refuses, by the list of the judge `name`. success is always None."""
+    """Whether the response refuses, by a list of phrases.
+
+    Args:
+        goal, metadata: of no use here; a judge is given them.
+        response: what is judged.
+        name: of the judge.
+        phrases: its list.
+
+    Returns:
+        A verdict whose success is always None.
+    """
     phrase, refused = phrases.find(response), refuses(response, phrases)
     why = "it isn't English, and the list is" if refused is None else "it holds no phrase of refusal"
     return Verdict(

@@ -178,6 +178,14 @@ def searched(
     """The cases with the suffixes that were found; called again it goes on where it stopped, to the same suffixes.
 
     As many searches at a time as the config has `workers` share torch's threads; small models use few threads well.
+
+    Args:
+        model: whose gradient is followed.
+        asked: as `cases` gives them.
+        config: of the searches.
+        sampling: of the responses; its length and seed count.
+        folder: of searches.jsonl.
+        progress: called with the iterations done, and of how many.
     """
     aimed = sum(case.about["position"] is not None for case in asked)
     searches = _Searches(model, config, sampling, folder, aimed, progress)

@@ -110,6 +110,10 @@ def window(rows: Sequence[Row], width: int) -> Row:
 
     Of several lengths of the refusal the first counts.
 
+    Args:
+        rows: of a run.
+        width: starts in the window.
+
     Returns:
         start, and end behind it; asr: attack success over these starts, the record of a rate over goals; tied: where
         the other windows begin that are tied with it.

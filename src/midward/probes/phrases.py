@@ -46,6 +46,13 @@ def phrases_for(goals: Sequence[Goal], path: Path | None = None) -> Phrases:
 def phrase_for(goal: Goal, kind: str, position: int, texts: Phrases, seed: int) -> str:
     """The goal's phrase of a kind: drawn by the hash of goal and seed, so that it is the same for every model.
 
+    Args:
+        goal: what is asked for.
+        kind: affirmative, procedural, neutral or refusal.
+        position: response token that it is to stand at.
+        texts: as `phrases_for` gives them.
+        seed: of the draw.
+
     An affirmative one is `attacks.phrases.opening`, as in every attack, where `texts` are the built-in ones. `{step}`
     in a phrase is the number of the step that a procedure has reached at `position`, at ten tokens a step.
     """

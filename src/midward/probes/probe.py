@@ -179,6 +179,11 @@ def settings_of(config: ProbeConfig) -> dict[str, Any]:
 def against(probe: Probe, rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     """These rows minus another run's, cell by cell and measure by measure, paired by what both were asked.
 
+    Args:
+        probe: what both ran; its `cell`, `measures` and `means` count.
+        rows: this run's.
+        others: the other run's.
+
     Returns:
         A row each: the fields of the cell, `measure`, and a record of `Paired`, or of `Mean` for a number without ends.
         p is corrected (Holm) over all of them.

@@ -65,7 +65,19 @@ class Texts(Reader):
 
 
 def settings(model: LanguageModel, config: DynamicsConfig, given: Sampling) -> dict[str, Sampling]:
-    """Sampler -> its settings. Raises InputError for a sampler that this kind of model doesn't have."""
+    """The samplers that are compared.
+
+    Args:
+        model: an autoregressive one has its own alone.
+        config: which samplers; all that make sense unless given.
+        given: the settings that each sampler starts from.
+
+    Returns:
+        Name -> settings.
+
+    Raises:
+        InputError: for a sampler that this kind of model doesn't have.
+    """
     several = model.family.kind == "diffusion"
     names = config.samplers or (("native", "paper", "ar", "greedy", "random", "dynamic") if several else ("native",))
     if not several and names != ("native",):

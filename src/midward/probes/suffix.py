@@ -62,6 +62,10 @@ class SuffixPrompt:
 def start_of(prompt: SuffixPrompt, tokens: int) -> Suffix:
     """A suffix of equal tokens that says nothing: exclamation marks where they are read back as they are.
 
+    Args:
+        prompt: what it stands behind.
+        tokens: its length, S.
+
     Raises:
         InputError: no token of visible text repeats itself in this prompt.
     """
@@ -122,9 +126,18 @@ def losses(
     drafts: Sequence[Draft] = ((),),
     batch_size: int = 64,
 ) -> list[float]:
-    """Mean cross entropy of the aim's tokens, in nats, after each prompt (ids); the mean over drafts.
+    """Mean cross entropy of the aim's tokens after each prompt; the mean over drafts.
 
-    batch_size: rows (prompts x drafts) a forward; the head runs on the aim's positions alone.
+    Args:
+        model: whose loss it is.
+        prompts: token ids each, N of them.
+        aim: what is to become likely; the head runs on its positions alone.
+        length: tokens of the response.
+        drafts: what of the response is revealed, see `drafts_of`.
+        batch_size: rows (prompts x drafts) a forward.
+
+    Returns:
+        N losses in nats a token; infinity where it isn't a number.
     """
     spans = [Span(ids, aim.position, aim.ids, draft) for ids in prompts for draft in drafts]
     scores = span_log_probs(model, spans, mode="parallel", length=length, batch_size=batch_size)
@@ -140,6 +153,14 @@ def drafts_of(
     response to `prompt` (ids).
 
     A subset's size is drawn evenly, its positions at random; the aim's own places and masks are never in it.
+
+    Args:
+        model: whose response it is.
+        prompt: token ids.
+        aim: whose places stay hidden.
+        drafts: how many.
+        sampling: of the response; its seed is the draws'.
+        key: of the draws as well, such as the goal's id.
     """
     if not drafts:
         return [()]
