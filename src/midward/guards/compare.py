@@ -369,7 +369,7 @@ def _behind(row: Row, decision: Row) -> Row:
     """
     flagged = bool(decision["flagged"])
     with_guard: Row = {"success": False, "refused": True} if flagged else {}
-    own = {name: decision[name] for name in ("success", "refused") if name in decision}
+    own: Row = {name: decision[name] for name in ("success", "refused") if name in decision}
     seen = {"flagged": flagged, **{name: decision.get(name) for name in ("score", "seeds", "step")}}
     return {**row, "jailbroken": row["success"], **with_guard, **own, **seen}
 
