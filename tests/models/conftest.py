@@ -6,14 +6,15 @@ import json
 
 import pytest
 import torch
-from published import CHECKPOINTS, write
+from published import CHECKPOINTS, ENCODERS, write, write_encoder
 from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Name in `published.CHECKPOINTS` -> checkpoint folder."""
-    return {name: write(name, tmp_path_factory.mktemp(name)) for name in CHECKPOINTS}
+    """Name in `published.CHECKPOINTS` or `ENCODERS` -> checkpoint folder."""
+    made = {name: write(name, tmp_path_factory.mktemp(name)) for name in CHECKPOINTS}
+    return made | {name: write_encoder(name, tmp_path_factory.mktemp(name)) for name in ENCODERS}
 
 
 @pytest.fixture(scope="session")

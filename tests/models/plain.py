@@ -20,13 +20,15 @@ def logits(
     ids: torch.Tensor,
     mask: torch.Tensor | None = None,
     block: int | None = None,
+    columns: bool = False,
 ) -> torch.Tensor:
-    """Logits [B, L, V]. mask [B, L]: 0 at padding. block: of block-causal attention; None is full attention."""
+    """Logits [B, L, V]. mask [B, L]: 0 at padding. block: of block-causal attention; None is full attention. columns:
+    blocks are counted with the padding."""
     mask = torch.ones_like(ids) if mask is None else mask
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     seen = mask[:, None, :].bool().expand(-1, ids.shape[1], -1)  # [B, query, key]
     if block is not None:
-        number = positions // block
+        number = (torch.arange(ids.shape[1]).expand_as(ids) if columns else positions) // block
         seen = seen & (number[:, None, :] <= number[:, :, None])
     eps = config["rms_norm_eps"]
     fused = "model.word_embeddings.weight" in weights

@@ -12,9 +12,35 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertForMaskedLM, ModernBertForMaskedLM, PreTrainedTokenizerFast, RobertaForMaskedLM
 
 ROWS = 96
+_LIKE_QWEN2 = ("DreamModel", "A2DQwen2LMHeadModel")  # biases, no norms per head
+#: Encoders: transformers' class, entries of its config, special tokens (the mask last).
+_SIZES = {"vocab_size": ROWS, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+_BERT = {**_SIZES, "intermediate_size": 40, "max_position_embeddings": 128, "hidden_dropout_prob": 0.1}
+ENCODERS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+    "bert": (BertForMaskedLM, {**_BERT, "pad_token_id": 0}, ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]),
+    "roberta": (
+        RobertaForMaskedLM,
+        {**_BERT, "max_position_embeddings": 130, "pad_token_id": 1},
+        ["<s>", "<pad>", "</s>", "<mask>"],
+    ),
+    "modernbert": (
+        ModernBertForMaskedLM,
+        {
+            **_SIZES,
+            "intermediate_size": 24,
+            "max_position_embeddings": 128,
+            "local_attention": 6,
+            "global_attn_every_n_layers": 2,
+            **dict.fromkeys(("bos_token_id", "cls_token_id"), 1),
+            **dict.fromkeys(("eos_token_id", "sep_token_id"), 2),
+            "pad_token_id": 0,
+        },
+        ["[PAD]", "[CLS]", "[SEP]", "[MASK]"],
+    ),
+}
 #: Family and variant -> config.json, special tokens (the mask last), chat template. llada2's heads are not hidden_size
 #: / heads wide; mmada's vocab_size is that of the words, and its weights have rows for image codes as well.
 CHECKPOINTS: dict[str, tuple[dict[str, Any], list[str], str]] = {
@@ -68,10 +94,10 @@ def weights(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
         else:
             for name, rows in (("q", heads), ("k", groups), ("v", groups)):
                 add(f"{at}.self_attn.{name}_proj.weight", rows * size, d)
-                if kind == "DreamModel":
+                if kind in _LIKE_QWEN2:
                     add(f"{at}.self_attn.{name}_proj.bias", rows * size)
             add(f"{at}.self_attn.o_proj.weight", d, heads * size)
-            if kind != "DreamModel":
+            if kind not in (*_LIKE_QWEN2, "A2DLlamaLMHeadModel"):
                 add(f"{at}.self_attn.q_norm.weight", size)
                 add(f"{at}.self_attn.k_norm.weight", size)
         add(f"{at}.input_layernorm.weight", d)
@@ -104,6 +130,20 @@ def write(name: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
     return write_tokenizer(folder, special, template, end=special[0], mask_token=special[-1])
 
 
+def write_encoder(name: str, folder: Path) -> Path:
+    """Make `folder` a checkpoint of `ENCODERS` that dllm's recipe has trained: the end token is the padding."""
+    network_class, sizes, special = ENCODERS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = network_class(network_class.config_class(**sizes))
+        for parameter in network.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    network.save_pretrained(folder)
+    template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}assistant "
+    pad = special[sizes["pad_token_id"]]
+    return write_tokenizer(folder, special, template, end=pad, pad_token=pad, mask_token=special[-1])
+
+
 def write_wide(name: str, folder: Path) -> Path:
     """`write`, as wide as 4 bits ask: blocks of 64 columns and, where a CPU multiplies in bfloat16, of 32 rows."""
     config = CHECKPOINTS[name][0]
@@ -126,9 +166,8 @@ def write_tokenizer(folder: Path, special: list[str], template: str, end: str, *
         tokenizer_object=plain,
         unk_token="<unk>",
         eos_token=end,
-        pad_token=special[0],
+        **{"pad_token": special[0], **named},
         extra_special_tokens=[word for word in special if word not in (end, *named.values())],
-        **named,
     )
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)

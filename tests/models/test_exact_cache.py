@@ -1,5 +1,7 @@
 """Block-causal families keep the keys and values of what is final, and nothing of a generation changes by it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from published import ROWS
@@ -12,9 +14,11 @@ from midward.dynamics import PooledStates
 MASK = 3
 
 
-@pytest.fixture
-def model(folders):
-    return midward.load(folders["sdar"], device="cpu", dtype="float32")
+@pytest.fixture(params=["sdar", "bd3lm", "bd3lm, shifted"])
+def model(folders, request):
+    model = midward.load(folders[request.param.split(",")[0]], device="cpu", dtype="float32")
+    model.family = replace(model.family, shift="shifted" in request.param)
+    return model
 
 
 def prompts(*lengths):
@@ -69,7 +73,7 @@ def test_the_same_responses(model, options):
     assert [sample(model, [request], settings)[0] for request in requests[2:]] == wanted[2:]
 
 
-@pytest.mark.parametrize("name", ["sdar", "sdar-moe", "llada2"])
+@pytest.mark.parametrize("name", ["sdar", "sdar-moe", "llada2", "bd3lm"])
 def test_what_a_step_shows(name, folders):
     """Confidences come from the cached states; states from a whole forward, made for who asks."""
     model = midward.load(folders[name], device="cpu", dtype="float32")

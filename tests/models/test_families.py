@@ -1,22 +1,28 @@
 """Every diffusion family: parity with a plain statement, padding, and the chain from loading to a reloaded adapter."""
 
 import json
+from itertools import cycle
 from types import SimpleNamespace
 
 import plain
 import pytest
 import torch
-from published import CHECKPOINTS, ROWS, write
+from published import CHECKPOINTS, ENCODERS, ROWS, write
 from reference import llada_logits
 
 import midward
-from midward import Sampling, Trace, sample
+from midward import Request, Sampling, Trace, sample
 from midward.alignment import SentenceSet, align
+from midward.chat import Conversation
+from midward.goals import Goal
+from midward.guards import GuardError, Sizes, SRIGuard, fit_guards
 from midward.models import dream, families, llada2, llada_moe, loading, sdar
+from midward.runs.measure import Case
 
 NAMES = list(CHECKPOINTS)
 FAMILY = {name: name.removesuffix("-moe") if name.startswith("sdar") else name for name in NAMES}
 FAMILY["llada-1.5"] = "llada"
+FAMILY |= {name: "a2d" for name in NAMES if name.startswith("a2d-")} | dict.fromkeys(ENCODERS, "bert")
 
 
 def logits(model, ids, mask=None):
@@ -46,25 +52,26 @@ def test_plain_statement(name, folders, published):
         if "d_model" in config:
             expected = llada_logits(weights, config, ids, mask)
         else:
-            expected = plain.logits(weights, config, ids, mask, model.family.attention_block)
+            columns = model.family.blocks_from == "response"
+            expected = plain.logits(weights, config, ids, mask, model.family.attention_block, columns)
         difference = (logits(model, ids, None if mask.all() else mask) - expected).abs()
         assert difference[mask.bool()].max() < 1e-4
         assert expected.std() > 1, "the model says too little for a comparison"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ENCODERS])
 def test_padding_changes_nothing(name, folders):
     model = midward.load(folders[name], device="cpu", dtype="float32")
     ids = random_ids(1, 13)
-    pads = torch.full((1, 6), model.family.pad_id)
+    pads = torch.full((1, 8), model.family.pad_id)
     ones, zeros = torch.ones_like(ids), torch.zeros_like(pads)
     bare = logits(model, ids)
-    left = logits(model, torch.cat([pads, ids], 1), torch.cat([zeros, ones], 1))[:, 6:]
+    left = logits(model, torch.cat([pads, ids], 1), torch.cat([zeros, ones], 1))[:, 8:]
     right = logits(model, torch.cat([ids, pads], 1), torch.cat([ones, zeros], 1))[:, :13]
     assert (left - bare).abs().max() < 1e-4 and (right - bare).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["sdar", "sdar-moe"])
+@pytest.mark.parametrize("name", ["sdar", "sdar-moe", "bd3lm"])
 def test_block_causal_attention(name, folders):
     """A token changes its own block and what follows, and nothing before."""
     model = midward.load(folders[name], device="cpu", dtype="float32")
@@ -93,7 +100,7 @@ def test_a_wrong_attention_mask_is_caught(folders, monkeypatch):
             midward.load(folders["sdar"], device="cpu")
 
 
-@pytest.mark.parametrize("name", ["dream", "llada2"])
+@pytest.mark.parametrize("name", ["dream", "llada2", "a2d-qwen3", *ENCODERS])
 def test_bfloat16(name, folders):
     exact = midward.load(folders[name], device="cpu", dtype="float32")
     model = midward.load(folders[name], device="cpu", dtype="bfloat16")
@@ -105,8 +112,8 @@ def test_bfloat16(name, folders):
 # --- the chain ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_load_generate_trace_align_save_reload(name, folders, tmp_path):
+@pytest.mark.parametrize("name", [*NAMES, *ENCODERS])
+def test_load_chat_trace_align_guard_reload(name, folders, tmp_path):
     model = midward.load(folders[name], device="cpu", dtype="float32")
     assert model.family.name == FAMILY[name]
     prompts = [words(20, 21, 22), words(30, 31), words(40, 41, 42, 43, 44)]
@@ -144,7 +151,30 @@ def test_load_generate_trace_align_save_reload(name, folders, tmp_path):
     adapters = {
         key.split(".lora_")[0].rsplit(".", 1)[-1] for key, _ in loaded.network.named_parameters() if "lora_" in key
     }
-    assert adapters == set(model.family.lora_targets)
+    assert adapters == {target.rsplit(".", 1)[-1] for target in model.family.lora_targets}
+
+    # A guard that was fitted on the adapted model stands in front of it, and of no other.
+    cases = [Case(Goal(f"g{i}", words(i, i + 1), "made-up", i >= 24), Request(words(i, i + 1))) for i in range(10, 34)]
+    guards = fit_guards(
+        loaded,
+        {"sri": SRIGuard(epochs=2, seeds=1)},
+        cases[:14],
+        cases[14:],
+        tmp_path / "guards",
+        refused=lambda text, turns=cycle((True, False)): next(turns),
+        sampling=settings,
+        alpha=0.3,
+        sizes=Sizes(6, 4, 4),
+    )
+    chat = midward.load(folders[name], adapter=result.adapter, device="cpu", dtype="float32", guard=guards["sri"])
+    assert [answer.verdict.score for answer in chat.generate(prompts)] == pytest.approx(
+        [answer.verdict.score for answer in chat.generate(prompts, batch_size=1)], rel=1e-3
+    )
+    talk = Conversation(chat, settings)
+    first, second = talk.say(prompts[0]), talk.say(prompts[1])
+    assert first.verdict is not None and len(second.prompt_ids) > len(first.prompt_ids) and len(talk.turns) == 4
+    with pytest.raises(GuardError, match="fitted for"):
+        midward.load(folders[name], device="cpu", dtype="float32", guard=guards["sri"])
 
 
 # --- ids, templates, defaults ---------------------------------------------------------------

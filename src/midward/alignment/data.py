@@ -255,7 +255,7 @@ class Collator:
         rows = [example.harmful for example in examples]
         rows += [row for example in examples for row, _ in example.benign]
 
-        widest = max(len(row.prompt) for row in rows)
+        widest = family.width(max(len(row.prompt) for row in rows))
         assert family.mask_id is not None, "only diffusion models are aligned"
         ids = torch.full((len(rows), widest + length), family.mask_id)
         mask = torch.ones_like(ids)

@@ -21,6 +21,11 @@ class Family:
     lora_targets: the linear layers an adapter goes on, by module name.
     sampling: the published default sampling settings, as fields of `midward.sampling.Sampling`.
     attention_block: positions in a block of block-causal attention, else None.
+    blocks_from: where blocks are counted from: the prompt's first token, or ("response") the response's, so that the
+        prompt's first block is the short one. Counted by columns then: a batch is as wide as `width` says.
+    end_texts: texts that end a response where the tokenizer has no token for them.
+
+    The last two follow from the name and are in no fingerprint.
     """
 
     name: str
@@ -33,6 +38,14 @@ class Family:
     lora_targets: tuple[str, ...]
     sampling: dict[str, Any] = field(default_factory=dict)
     attention_block: int | None = None
+    blocks_from: Literal["prompt", "response"] = field(default="prompt", repr=False)
+    end_texts: tuple[str, ...] = field(default=(), repr=False)
+
+    def width(self, longest: int) -> int:
+        """Columns that prompts, the longest of so many tokens, are padded to on their left."""
+        if self.blocks_from == "prompt" or self.attention_block is None:
+            return longest
+        return -(-longest // self.attention_block) * self.attention_block
 
 
 @dataclass(frozen=True)

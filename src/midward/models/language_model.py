@@ -45,8 +45,8 @@ class LanguageModel:
         name: What it was loaded by.
         family: Ids, attention and default sampling.
         tokenizer: transformers' own.
-        network: A transformers causal-LM module or the `PeftModel` around it; it may be replaced (alignment wraps it),
-            everything below follows it.
+        network: A transformers causal (or masked) LM module or the `PeftModel` around it; it may be replaced (alignment
+            wraps it), everything below follows it.
         adapter: Folder or Hub id of the adapter, None without one.
         stored: Digest of the base's weights as its folder stores them (the same for every dtype), None where it wasn't
             read from one.
@@ -75,6 +75,11 @@ class LanguageModel:
     def causal_lm(self) -> Any:
         """The transformers model itself, out of its adapter wrapper if it has one."""
         return self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is one of transformers' masked language models (BERT), which keep no keys and values."""
+        return self.family.kind == "diffusion" and not self.causal_lm.can_generate()
 
     @property
     def config(self) -> Any:
@@ -138,30 +143,40 @@ class LanguageModel:
         if columns is None:
             seen = cache.get_seq_length() if cache is not None else 0
             columns = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
-        every = positions = columns
+        positions = columns
         if mask is not None:
-            every = (mask.long().cumsum(-1) - 1).clamp_(min=0)
-            positions = every.gather(1, columns.expand(len(every), -1))
+            positions = (mask.long().cumsum(-1) - 1).clamp_(min=0).gather(1, columns.expand(len(mask), -1))
         output = self.causal_lm.base_model(
             input_ids=ids,
-            attention_mask=mask if self.family.attention != "block" else self._visible(positions, every, mask),
+            attention_mask=mask if self.family.attention != "block" else self._visible(columns, mask),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state.to(self.device)  # layers may be spread over several
 
-    def _visible(self, positions: torch.Tensor, every: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """What positions [B or 1, L] see of `every` [B or 1, K] under block-causal attention [B or 1, 1, L, K]: their
-        own block and those before, no padding."""
+    def _visible(self, columns: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """What columns [B or 1, L] see of all K under block-causal attention [B or 1, 1, L, K]: their own block and
+        those before, no padding."""
         size = self.family.attention_block or 1
-        visible = every[:, None, :] // size <= positions[:, :, None] // size
-        if mask is not None:
-            visible = visible & mask.bool()[:, None, :]
-        return visible[:, None]
+        if mask is None:
+            blocks = columns // size  # [1, L]: there is no cache
+            return (blocks[:, None, :] <= blocks[:, :, None])[:, None]
+        places = (mask.long().cumsum(-1) - 1).clamp_(min=0)  # [B, K]
+        if self.family.blocks_from == "response":  # padding, which sees nothing, is taken to be where the prompt begins
+            every = torch.arange(mask.shape[1], device=mask.device)
+            places = torch.maximum(every, mask.argmax(-1, keepdim=True))
+        blocks = places // size
+        own = blocks.gather(1, columns.expand(len(mask), -1))  # [B, L]
+        return (blocks[:, None, :] <= own[:, :, None])[:, None] & mask.bool()[:, None, None, :]
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the raw logits [..., V] of hidden states [..., D]."""
+        if self.is_encoder:  # a prediction head of several layers stands behind the body
+            body = self.causal_lm.base_model
+            for module in self.causal_lm.children():
+                hidden = hidden if module is body else module(hidden)
+            return hidden
         logits = self.causal_lm.get_output_embeddings()(hidden)
         softcap = getattr(self.config, "final_logit_softcapping", None)  # Gemma 2 and 3
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -238,8 +253,20 @@ class LanguageModel:
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """Return the text up to and without the first end token, special tokens stripped."""
         ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
-        end = next((i for i, token in enumerate(ids) if token in self.family.end_ids), len(ids))
-        return self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._text(ids[: self.end_of(ids)])
+
+    def end_of(self, ids: Sequence[int]) -> int | None:
+        """Where a response ends in these ids: at its first end token, or where an end that is no token of its own
+        begins to be spelt; None where neither stands."""
+        end = next((i for i, token in enumerate(ids) if token in self.family.end_ids), None)
+        for spelt in self.family.end_texts:
+            before, found, _ = self._text(ids[:end]).partition(spelt)
+            if found:  # the last token that is still whole before it
+                end = max(n for n in range(len(ids[:end])) if before.startswith(self._text(ids[:n])))
+        return end
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     # --- identity ------------------------------------------------------------------------------------
 

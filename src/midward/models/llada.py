@@ -13,9 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ._files import Renaming, renaming
 from ._rope import keep_rope_in_float32
-from .errors import ModelError
 from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
-from .reading import Placement, SpecialToken, diffusion_family, read_native, require
+from .reading import Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require, rows
 
 ARCHITECTURE = "LLaDAModelLM"
 INFO = FamilyInfo(
@@ -72,39 +71,40 @@ REQUIRED = {
 }
 
 
+_SIZES = {
+    "hidden_size": "d_model",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "max_position_embeddings": "max_sequence_length",
+}
+
+
 def backbone_config(raw: dict[str, Any]) -> LlamaConfig:
     """Translate a published config into Llama's, with full attention.
 
     Raises ModelError for a missing size, or for a switch that Llama has no counterpart of.
     """
     require(raw, REQUIRED, "LLaDA")
-    try:
-        config = LlamaConfig(
-            vocab_size=raw.get("embedding_size") or raw["vocab_size"],
-            hidden_size=raw["d_model"],
-            intermediate_size=raw.get("mlp_hidden_size") or raw["mlp_ratio"] * raw["d_model"],
-            num_hidden_layers=raw["n_layers"],
-            num_attention_heads=raw["n_heads"],
-            num_key_value_heads=raw.get("n_kv_heads") or (1 if raw.get("multi_query_attention") else raw["n_heads"]),
-            rms_norm_eps=raw.get("rms_norm_eps", 1e-5),
-            max_position_embeddings=raw["max_sequence_length"],
-            rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
-            tie_word_embeddings=raw.get("weight_tying", False),
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-    except KeyError as error:
-        raise ModelError(f"the LLaDA config lacks {error.args[0]!r}; is config.json complete?") from None
-    config.is_causal = False
-    return config
+    sizes = entries(raw, _SIZES, "LLaDA")
+    shared = 1 if raw.get("multi_query_attention") else sizes["num_attention_heads"]
+    return backbone(
+        LlamaConfig,
+        {**raw, "tie_word_embeddings": raw.get("weight_tying", False)},
+        "LLaDA",
+        **sizes,
+        vocab_size=rows(raw),
+        intermediate_size=raw.get("mlp_hidden_size") or raw.get("mlp_ratio", 4) * raw["d_model"],
+        num_key_value_heads=raw.get("n_kv_heads") or shared,
+        rms_norm_eps=raw.get("rms_norm_eps", 1e-5),
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    )
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:
     """Return the family record of a published config."""
     return diffusion_family(
         INFO,
-        {**raw, "vocab_size": raw.get("embedding_size") or raw["vocab_size"]},
+        raw,
         tokenizer,
         mask=SpecialToken("mask_token_id", (), 126336),
         end=SpecialToken("eos_token_id", (), 126081),

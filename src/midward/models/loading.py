@@ -20,7 +20,7 @@ from midward._hints import did_you_mean, near_path
 from midward._plugins import Plugins
 from midward.errors import InputError
 
-from . import autoregressive, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
+from . import a2d, autoregressive, bd3lm, bert, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
 from ._adapter import WEIGHTS, attach
 from ._files import SMALL_FILES, digest, not_finite, read_json, renaming, weight_files
 from .errors import ModelError
@@ -41,8 +41,12 @@ _INT8_NOISE = 2**-5
 
 #: The diffusion families, one file each.
 _FAMILIES: dict[str, ModuleType] = {
-    module.INFO.name: module for module in (llada, mmada, dream, llada_moe, llada2, sdar, diffusion_gemma)
+    module.INFO.name: module
+    for module in (llada, mmada, dream, llada_moe, llada2, sdar, a2d, bd3lm, bert, diffusion_gemma)
 }
+
+#: Families whose config.json, and so whose tokenizer, transformers knows.
+_NATIVE = (autoregressive.INFO.name, bert.INFO.name)
 
 
 def _check_module(module: Any) -> None:
@@ -93,7 +97,7 @@ def load(
     placed = placement(device, dtype, quantize, device_map)
     folder = checkpoint_folder(name)
     beside = None if adapter is None else adapter_folder(adapter)
-    raw = read_json(folder / "config.json")
+    raw = bd3lm.named(read_json(folder / "config.json"), str(name))
     kind = _kind(folder, raw)
     _check_quantised(folder, raw, kind)
     with _config_errors(folder):
@@ -111,9 +115,7 @@ def load(
             family = module.family(raw, tokenizer)
             network = module.read(folder, raw, placed)
     _check_mask_token(folder, family, tokenizer)
-    own_sampling = _own_sampling(folder)
-    if own_sampling:
-        family = replace(family, sampling={**family.sampling, **own_sampling})
+    family = replace(family, sampling={**family.sampling, **_own_sampling(folder)})
 
     model = LanguageModel(str(name), family, tokenizer, network)
     network.requires_grad_(False)
@@ -192,7 +194,8 @@ def check_attention(model: LanguageModel) -> None:
             f"{model.name!r} must have {family.attention} attention, but the last token changes {what}; "
             "upgrade transformers?"
         )
-    logits = model.causal_lm(input_ids=whole, use_cache=False).logits
+    places = torch.arange(whole.shape[1], device=model.device)[None]
+    logits = model.causal_lm(input_ids=whole, position_ids=places, use_cache=False).logits
     if not torch.allclose(own, logits, rtol=1e-3, atol=1e-3 * logits.abs().max().item()):
         raise ModelError(f"{model.name!r} transforms its logits after the output head in a way that isn't supported.")
 
@@ -383,6 +386,8 @@ def _kind(folder: Path, raw: dict[str, Any]) -> str:
     name = names[0]
     if name == llada.ARCHITECTURE and raw.get("num_experts"):
         return llada_moe.INFO.name
+    if name in bd3lm.INFO.architectures and raw.get("block_size"):
+        return bd3lm.INFO.name
     for family, module in _FAMILIES.items():
         if name in module.INFO.architectures:
             return family
@@ -405,7 +410,7 @@ def _kind(folder: Path, raw: dict[str, Any]) -> str:
 def _tokenizer(folder: Path, kind: str) -> Any:
     # Not AutoTokenizer for diffusion models: it would resolve config.json, whose auto_map points at remote code.
     loader: Any = AutoTokenizer
-    if kind != autoregressive.INFO.name:
+    if kind not in _NATIVE:
         if (folder / "tokenizer.json").is_file():
             loader = PreTrainedTokenizerFast
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():

@@ -27,7 +27,7 @@ QUANTIZED = ("8bit", "4bit")
 OVERRIDE = "MIDWARD_IGNORE_MEMORY"
 
 # A layer's own matrices; what lies outside (embeddings, output head) is never quantised.
-_LAYER = re.compile(r"\.(?:layers|blocks|h)\.(\d+)\.")
+_LAYER = re.compile(r"\.(?:layers?|blocks|h)\.(\d+)\.")
 _EXPERT = ".experts."
 # Not a linear layer although it is a matrix of a layer: routers.
 _ROUTER = re.compile(r"\.(?:gate|router)\.weight$")

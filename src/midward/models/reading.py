@@ -132,6 +132,11 @@ def entries(raw: Mapping[str, Any], names: Mapping[str, str], family: str) -> di
     return {own: raw[published] for own, published in names.items()}
 
 
+def rows(raw: Mapping[str, Any]) -> int:
+    """Rows of the vocabulary, which may be more than it has words; ModelError where the config doesn't say."""
+    return raw.get("embedding_size") or entries(raw, {"rows": "vocab_size"}, "model's")["rows"]
+
+
 def rope(raw: Mapping[str, Any], family: str, **more: Any) -> dict[str, Any]:
     """Return transformers' `rope_parameters` of a published config; ModelError for a scaled rotary embedding."""
     scaling = raw.get("rope_scaling")
@@ -155,22 +160,29 @@ def backbone(config_class: Any, raw: Mapping[str, Any], family: str, **entries: 
 @dataclass(frozen=True)
 class SpecialToken:
     """Where a special token's id comes from: the config's own entry, else the first of `texts` that the tokenizer
-    knows, else the id in the published checkpoints."""
+    knows, else the id in the published checkpoints, if they have one in common."""
 
     entry: str
     texts: tuple[str, ...]
-    published: int
+    published: int | None
 
     def id(self, raw: Mapping[str, Any], tokenizer: Any) -> int:
-        """Raises ModelError when it lies outside the vocabulary."""
-        value, rows = raw.get(self.entry), raw["vocab_size"]
+        """Raises ModelError where nothing says it, or it lies outside the vocabulary."""
+        value, count = raw.get(self.entry), rows(raw)
         if isinstance(value, list):
             value = value[0] if value else None
         if value is None:
             known = tokenizer.get_vocab()
             value = next((known[text] for text in self.texts if text in known), self.published)
-        if not 0 <= value < rows:
-            raise ModelError(f"{self.entry}={value} lies outside the vocabulary of {rows} rows; set it in config.json.")
+        if value is None:
+            raise ModelError(
+                f"neither config.json nor the tokenizer names the {self.entry.removesuffix('_id').replace('_', ' ')}; "
+                f"set {self.entry} in config.json."
+            )
+        if not 0 <= value < count:
+            raise ModelError(
+                f"{self.entry}={value} lies outside the vocabulary of {count} rows; set it in config.json."
+            )
         return value
 
 

@@ -240,8 +240,11 @@ class ExactCache(BlockCache):
 
     def __init__(self, canvas: Canvas) -> None:
         super().__init__(canvas)
-        self.size = self.model.family.attention_block or 1
-        self.padding = [canvas.width - len(row.prompt_ids) for row in canvas.rows]
+        family = self.model.family
+        self.size = family.attention_block or 1
+        from_prompt = family.blocks_from == "prompt"
+        self.origins = [canvas.width - len(row.prompt_ids) if from_prompt else 0 for row in canvas.rows]
+        self.shift = int(family.shift)
         self.final = [0] * len(canvas.rows)  # columns
         self._hold(list(range(len(canvas.rows))))
 
@@ -253,7 +256,7 @@ class ExactCache(BlockCache):
         # 2. Each row computes from what was final before this forward to the end of its active block.
         starts, ends = [], []
         for row, (_, stop), first in zip(working, blocks, open_from, strict=True):
-            starts.append(self.final[row])
+            starts.append(max(0, self.final[row] - self.shift))
             end = min(self._start_of(row, self.canvas.width + stop - 1) + self.size, self.length)
             ends.append(end)
             self.final[row] = min(self._start_of(row, first), end)
@@ -263,7 +266,7 @@ class ExactCache(BlockCache):
 
     def _start_of(self, row: int, column: int) -> int:
         """The first column of a column's attention block."""
-        return column - (column - self.padding[row]) % self.size
+        return column - (column - self.origins[row]) % self.size
 
 
 def block_cache(canvas: Canvas, watchers: Sequence[Watcher]) -> BlockCache | None:
@@ -282,6 +285,10 @@ def refuse(model: LanguageModel, sampling: Sampling, rows: Sequence[Row], watche
         raise InputError(
             f"cache={sampling.cache!r} is for masked diffusion models; {model.name!r} is {model.family.kind} and needs "
             "none. Leave it out."
+        )
+    if model.is_encoder:
+        raise InputError(
+            f"{model.name!r} is an encoder, which keeps no keys and values: leave cache={sampling.cache!r} out."
         )
     if model.family.attention == "block":
         raise InputError(

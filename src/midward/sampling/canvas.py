@@ -41,7 +41,7 @@ class Canvas:
         self.sampling = sampling
         self.rows = rows
         self.length = sampling.length
-        self.width = max(len(row.prompt_ids) for row in rows)
+        self.width = model.family.width(max(len(row.prompt_ids) for row in rows))
         device = model.device
         self.mask_id = -1 if model.family.mask_id is None else model.family.mask_id
         blank = model.family.pad_id if model.family.mask_id is None else self.mask_id
@@ -88,13 +88,13 @@ class Canvas:
 
     def responses(self) -> list[Response]:
         """Return what stands in each row, as `Response`s."""
-        family, tokenizer = self.model.family, self.model.tokenizer
+        tokenizer = self.model.tokenizer
         results = []
         broken = self.broken.tolist()
         for i, row in enumerate(self.rows):
             line = self.ids[i].tolist()
             raw = line[self.width :]
-            end = next((p for p, token in enumerate(raw) if token in family.end_ids), None)
+            end = self.model.end_of(raw)
             ids = raw[:end] if end is not None and self.sampling.end != "keep" else raw
             if broken[i]:
                 ids = []

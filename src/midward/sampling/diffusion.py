@@ -124,7 +124,7 @@ class _Diffusion:
     def _offsets(self) -> list[int]:
         """How many of each prompt's last positions share the first block: some, with block-causal attention."""
         size = self.sampling.block
-        if self.model.family.attention != "block" or size is None:
+        if self.model.family.attention != "block" or self.model.family.blocks_from == "response" or size is None:
             return [0] * len(self.canvas.rows)
         return [len(row.prompt_ids) % size for row in self.canvas.rows]
 
@@ -141,8 +141,7 @@ class _Diffusion:
                 count = int(masked[width + block[0] : width + block[1]].sum())
                 if block[0] == 0 and sampling.prompt_masks == "joint":
                     count += int(masked[:width].sum())
-                shares = spread if sampling.schedule == "even" else fading
-                plan += [(block, quota) for quota in shares(count, steps)]
+                plan += [(block, quota) for quota in SCHEDULES[sampling.schedule](count, steps)]
                 chance += [_ANNEAL * (1 - i / max(1, steps - 1)) for i in range(steps)]
             plans.append(plan)
             self.chance.append(chance)
@@ -368,3 +367,17 @@ def fading(total: int, parts: int) -> list[int]:
         shares.append(int(left * (1 - after / forward)))
         left -= shares[-1]
     return [*shares, left]
+
+
+def rounded(total: int, parts: int) -> list[int]:
+    """Split `total` into `parts` as ZHZisZZ/dllm's sampler does: of what is left each takes the share that the noise
+    level falls by, rounded to the nearest (half to even). As there, the level is 1 - alpha in float32."""
+    levels = [1 - (1 - torch.tensor((parts - part) / parts)) for part in range(parts + 1)]
+    shares, left = [], total
+    for before, after in pairwise(levels):
+        shares.append(round(left * (1 - (after / before).item())))
+        left -= shares[-1]
+    return shares
+
+
+SCHEDULES = {"even": spread, "published": fading, "rounded": rounded}

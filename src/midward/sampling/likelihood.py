@@ -240,8 +240,9 @@ def span_gradient(
                 loss = -_forward(model, revealed, rows, batch, length)[0].sum()
         finally:
             hook.remove()
-        (gradient,) = torch.autograd.grad(loss / len(maskings), leaves)  # [B, L, D]; one prompt, so no padding
-        at_slots.append(gradient[:, list(slots)].sum(0))
+        (gradient,) = torch.autograd.grad(loss / len(maskings), leaves)  # [B, L, D]
+        begin = max(0, gradient.shape[1] - length - width)  # of the prompt, behind padding
+        at_slots.append(gradient[:, [begin + slot for slot in slots]].sum(0))
     slope = torch.stack(at_slots).sum(0)  # [S, D]
 
     # 2. Its product with every token's embedding, a chunk of the vocabulary at a time.

@@ -44,10 +44,11 @@ class Sampling:
             end tokens as in the published script; "forbid" never chooses an end token.
         prompt_masks: Masks inside the prompt are filled with the first block. "joint" counts them in its schedule, so
             everything is filled; "published" doesn't, so they compete and masks may be left over.
-        schedule: How many tokens a step commits: evenly many, or as Dream was published. "even", the larger shares
-            first, is LLaDA's; "published" is Dream's: of the masks that are left the share that the noise level falls
-            by from step to step (of linear levels from 1 to 0.001), rounded down, and the rest in the last. Counted by
-            row, where the published code takes the batch's mean. Without effect with a threshold.
+        schedule: How many tokens a step commits: evenly many, or as Dream was published, or as ZHZisZZ/dllm rounds.
+            "even", the larger shares first, is LLaDA's; "published" is Dream's: of the masks that are left the share
+            that the noise level falls by from step to step (of linear levels from 1 to 0.001), rounded down, and the
+            rest in the last; "rounded" rounds that share to the nearest (levels from 1 to 0). Counted by row, where
+            Dream's code takes the batch's mean. Without effect with a threshold.
         seed: Seed of every random draw. See `midward.sampling.noise` for what it reaches.
         cache: Approximate: compute a block and what is behind it, or the block alone. None computes every position in
             every step. With "prefix" and "dual" (Fast-dLLM, Wu et al. 2025) a block's first step computes all, its
@@ -68,7 +69,7 @@ class Sampling:
     guidance: Annotated[float, Flag(min=0)] = 0.0
     end: Annotated[Literal["stop", "keep", "forbid"], Flag()] = "stop"
     prompt_masks: Literal["joint", "published"] = "joint"
-    schedule: Annotated[Literal["even", "published"], Flag()] = "even"
+    schedule: Annotated[Literal["even", "published", "rounded"], Flag()] = "even"
     seed: Annotated[int, Flag()] = 0
     cache: Annotated[Literal["prefix", "dual"] | None, Flag()] = None
 
