@@ -89,6 +89,7 @@ def test_what_a_step_shows(name, folders):
         assert torch.allclose(confidence, there.seen[key][2], atol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["sdar"], indirect=True)
 def test_it_computes_little(model, monkeypatch):
     """The prompt once, then an attention block or two a step, unless a watcher reads the states of every position."""
     counted = []

@@ -155,13 +155,14 @@ def test_load_chat_trace_align_guard_reload(name, folders, tmp_path):
 
     # A guard that was fitted on the adapted model stands in front of it, and of no other.
     cases = [Case(Goal(f"g{i}", words(i, i + 1), "made-up", i >= 24), Request(words(i, i + 1))) for i in range(10, 34)]
+    turns = cycle((True, False))
     guards = fit_guards(
         loaded,
         {"sri": SRIGuard(epochs=2, seeds=1)},
         cases[:14],
         cases[14:],
         tmp_path / "guards",
-        refused=lambda text, turns=cycle((True, False)): next(turns),
+        refused=lambda text: next(turns),
         sampling=settings,
         alpha=0.3,
         sizes=Sizes(6, 4, 4),

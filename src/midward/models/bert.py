@@ -52,7 +52,7 @@ def read(folder: Path, raw: Mapping[str, Any], placement: Placement) -> Any:
     if raw.get("is_decoder"):
         raise ModelError(f"{folder}: is_decoder=true makes attention causal; only false can be loaded.")
     network_class, _ = _BACKBONES[raw["architectures"][0]]
-    still = {entry: 0.0 for entry in raw if "dropout" in entry and isinstance(raw[entry], int | float)}
+    still: dict[str, Any] = {entry: 0.0 for entry in raw if "dropout" in entry and isinstance(raw[entry], int | float)}
     # What pretraining left besides (a pooler, a second head) has no place and no use. Eager attention is the published
     # arithmetic to the bit, and finite where a window holds padding alone.
     network = read_native(network_class, folder, placement, strict=False, attn_implementation="eager", **still)
