@@ -35,7 +35,7 @@ class Flag:
         metavar: what stands for its value in `--help`.
         panel: the heading of `--help` that it stands under.
         argument: whether it is given by its place instead of its name.
-        read: from the text on the command line to the value; a tuple is read by comma unless given.
+        read: from a text on the command line to the value, of a list each; a tuple is read by comma unless given.
         grows: a run that goes on may have more of it: a count that is higher, or a list with more names.
         free: changes no result, so a run that goes on may have another.
     """
@@ -97,6 +97,14 @@ def check(config: Any) -> None:
                 sys.float_info.max if high is None else high
             ):
                 raise InputError(f"{name} is {bounds}; received {number!r}.")
+
+
+def prompt_of(text: str) -> str:
+    """A prompt as it is given, - being standard input. Raises InputError for an empty one."""
+    text = sys.stdin.read().strip() if text == "-" else text
+    if not text.strip():
+        raise InputError("the prompt is empty.")
+    return text
 
 
 BatchSize = Annotated[int, Flag("Rows per forward pass.", min=1, free=True)]

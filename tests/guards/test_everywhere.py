@@ -148,7 +148,8 @@ def test_scores_of_another_guard_are_another_run(midward, flags, model, sampling
 def test_scores_dont_overwrite_the_prompts(midward, flags, tmp_path):
     table = tmp_path / "prompts.csv"
     table.write_text("prompt,mine\nt30,1\n")
-    result = midward("guard", "score", *flags, "--guard", "g", "--prompts", table, "--out", tmp_path / "prompts.jsonl")
+    given = ["--guard", table, "--prompts", table, "--out", tmp_path / "prompts.jsonl"]
+    result = midward("guard", "score", *flags, *given)
     assert result.exit_code == 2 and "write over the prompts" in result.stderr
     assert table.read_text() == "prompt,mine\nt30,1\n"
 

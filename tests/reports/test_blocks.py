@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from midward.errors import InputError
 from midward.reports import render
-from midward.reports.blocks import Card, Figure, Missing, Statement, Table, Talk, apart, reading, text
+from midward.reports.blocks import Card, Figure, Missing, Statement, Table, Talk, reading, text
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Paired, area, mean, paired, rate
 
@@ -44,10 +44,10 @@ def test_what_is_no_reading_is_refused(record):
 
 def test_a_difference_is_measurable_by_its_corrected_p():
     record = Paired(0.3, 0.1, 0.5, 20, 20, p=0.02).record()
-    assert apart(reading(record))
-    assert not apart(reading({**record, "holm": 0.2, "family": 10}))
-    assert apart(reading({**record, "holm": 0.2, "family": 10}), corrected=False)
-    assert not apart(reading({**record, "low": -0.1}))
+    assert reading(record).apart()
+    assert not reading({**record, "holm": 0.2, "family": 10}).apart()
+    assert reading({**record, "holm": 0.2, "family": 10}).apart(corrected=False)
+    assert not reading({**record, "low": -0.1}).apart()
 
 
 def test_a_row_of_another_length_is_a_fault():

@@ -44,12 +44,12 @@ def test_styles_follow_the_step(lively):
             looks.append((step.new[0].sum().item(), spans))
 
     request = Request("t10", forced=(Forced(2, (40, 41)),))
-    with Spy(console(terminal=True), predictions=False) as player:
+    with Spy(console(terminal=True)) as player:
         sample(lively, [request], SETTINGS, watchers=[player])
     for new, spans in looks:
         assert sum(style == module.NEW for style, _ in spans) == new
         assert [text for style, text in spans if style == module.FORCED] == ["t40", "t41"]
-    masks = [sum(text == "·" for _, text in spans) for _, spans in looks]
+    masks = [sum(style in (module.MASKED, module.PREDICTED) for style, _ in spans) for _, spans in looks]
     assert masks[-1] == 0 and masks == sorted(masks, reverse=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from midward._flags import Flag
+from midward._hints import folder_or_id
 from midward._plugins import check_name
 from midward.attacks.capabilities import AttackError
 
@@ -58,7 +59,7 @@ class AttackConfig:
         listing: List attacks and profiles.
     """
 
-    model: Annotated[str, Flag()] = "sandbox"
+    model: Annotated[str, Flag(read=folder_or_id)] = "sandbox"
     adapter: Annotated[list[str] | None, Flag(grows=True)] = None
     guard: Annotated[list[str] | None, Flag(grows=True)] = None
     served: Annotated[list[str] | None, Flag(grows=True)] = None

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from midward._flags import BatchSize, Flag
-from midward._hints import near_path
+from midward._hints import folder_or_id
 from midward.cli._verb import Given, names
-from midward.errors import InputError, MissingFile
+from midward.errors import InputError
 from midward.guards.config import guard_file
 from midward.sampling import Sampling
 
@@ -33,14 +32,6 @@ Compare = Annotated[
     list[Path] | None,
     Flag("Folder of another model's run, to be compared by goal (or sample); may be given several times.", free=True),
 ]
-
-
-def require_folders(*names: str | None) -> None:
-    """Tell of a model's or an adapter's folder that isn't there, before torch is imported; what may be a Hub id is
-    looked for later. Raises MissingFile."""
-    for name in names:
-        if name and name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():
-            raise MissingFile(f"there is no folder {name}.{near_path(name, folder=True)}")
 
 
 @dataclass(frozen=True)
@@ -69,11 +60,8 @@ class ModelOptions(Placement):
         adapter: Folder of a PEFT adapter made for the model.
     """
 
-    model: Annotated[str, Flag()] = "sandbox"
-    adapter: Annotated[str | None, Flag()] = None
-
-    def __post_init__(self) -> None:
-        require_folders(self.model, *([self.adapter] if isinstance(self.adapter, str) else []))  # a list of utility's
+    model: Annotated[str, Flag(read=folder_or_id)] = "sandbox"
+    adapter: Annotated[str | None, Flag(read=folder_or_id)] = None
 
     @property
     def at_home(self) -> bool:
@@ -133,22 +121,9 @@ class SamplingOptions(Given[Sampling]):
         return chosen
 
 
-GuardFile = Annotated[Path | None, Flag("A fitted guard's file or folder; flagged responses become a stub.")]
-
-
-def require_guards(*paths: Path | None) -> None:
-    """Tell of a guard that isn't there, before torch is imported. None is no guard. Raises GuardError."""
-    for path in paths:
-        if path is not None:
-            guard_file(path)
-
-
-def prompt_of(text: str) -> str:
-    """A prompt of the command line, - being standard input. Raises InputError for an empty one."""
-    text = sys.stdin.read().strip() if text == "-" else text
-    if not text.strip():
-        raise InputError("the prompt is empty.")
-    return text
+GuardFile = Annotated[
+    Path | None, Flag("A fitted guard's file or folder; flagged responses become a stub.", read=guard_file)
+]
 
 
 def load_behind(model: ModelOptions, sampling: SamplingOptions, guard: Path | None) -> tuple[Chat, Sampling]:

@@ -116,7 +116,7 @@ class Option:
         flag, default = self.flag, self.default
         if isinstance(default, tuple):
             default = ",".join(map(str, default)) or None
-        kind = str if self.read else self.base
+        kind = self.base if not self.read else list[str] if get_origin(self.base) is list else str
         if default is None or NoneType in get_args(self.kind):
             kind |= None
         about: dict[str, Any] = {"help": escape(flag.help), "metavar": flag.metavar, "rich_help_panel": self.panel}
@@ -182,8 +182,9 @@ def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
         _show.begin(quiet=given["quiet"], verbose=given["verbose"])
         running.set((name, {option.name: (option, given[option.name]) for option in options.values()}))
         for option in options.values():
-            if option.read and isinstance(given[option.name], str):
-                given[option.name] = option.read(given[option.name])
+            value = given[option.name]
+            if option.read and isinstance(value, str | list):
+                given[option.name] = option.read(value) if isinstance(value, str) else list(map(option.read, value))
         values = {parameter: _build(kind, given) for parameter, kind in configs.items()}
         returned = function(**{key: values[key] if key in values else given[key] for key in hints})
         if returned is not None:
@@ -282,11 +283,11 @@ def _value(value: Any, option: Option) -> Any:
         return float(value)  # YAML reads 1e-3 as a text
     if isinstance(value, Mapping):  # of --set KEY=VALUE
         value = [f"{key}={_yaml(item)}" for key, item in value.items()]
-    if option.read and type(value) is int:  # `positions: 40` is one of them
+    if option.read and kind is not str and type(value) is int:  # `positions: 40` is one of them
         value = str(value)
-    if (option.read or kind is str) and isinstance(value, list):
+    if (option.read or kind is str) and isinstance(value, list) and get_origin(kind) is not list:
         value = ",".join(map(str, value))
-    kind = str if option.read or kind is Path else list[str] if kind == list[Path] else kind
+    kind = list[str] if kind == list[Path] else str if option.read or kind is Path else kind
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
+from midward._hints import folder_or_id
 from midward.attacks.config import AttackConfig
-from midward.cli._options import Placement, SamplingOptions, labelled, require_folders, require_guards, say_harm
+from midward.cli._options import Placement, SamplingOptions, labelled, say_harm
 from midward.cli._run import Result, finish, listing, run_folder
 from midward.cli._show import console, say
 from midward.goals import says_harm
+from midward.guards.config import guard_file
 
 
 def attack(
@@ -38,8 +40,10 @@ def attack(
     folder = run_folder(out)
     adapters = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in config.adapter or ()]
     guards = [labelled("--guard", text, "a guard's file, or LABEL=FILE") for text in config.guard or ()]
-    require_folders(config.model, *(path for _, path in adapters))
-    require_guards(*(Path(path) for _, path in guards))
+    for _, path in adapters:
+        folder_or_id(path)
+    for _, path in guards:
+        guard_file(path)
     say_harm(config.goals, config.column)
     for name in config.harmless:
         says_harm(name, config.column)  # a wrong name or file is told at once

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from midward._flags import Flag
 from midward._hints import did_you_mean
-from midward.cli._options import GuardFile, ModelOptions, SamplingOptions, load_behind, require_guards
+from midward.cli._options import GuardFile, ModelOptions, SamplingOptions, load_behind
 from midward.cli._show import console, out, say
 
 _COMMANDS = ("/help", "/reset", "/quit")
@@ -25,7 +25,6 @@ def chat(
     Args:
         pace: Seconds a step stays on the screen at least; .1 for fast models.
     """
-    require_guards(guard)
     from midward.chat import Conversation
 
     at_terminal = sys.stdin.isatty()

@@ -5,18 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from midward._flags import Flag
-from midward.cli._options import (
-    BatchSize,
-    GuardFile,
-    ModelOptions,
-    Overwrite,
-    SamplingOptions,
-    answer,
-    load_behind,
-    prompt_of,
-    require_guards,
-)
+from midward._flags import Flag, prompt_of
+from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, answer, load_behind
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
@@ -25,7 +15,7 @@ from midward.errors import InputError
 def generate(
     model: ModelOptions,
     sampling: SamplingOptions,
-    prompt: Annotated[str | None, Flag(argument=True)] = None,
+    prompt: Annotated[str | None, Flag(argument=True, read=prompt_of)] = None,
     prompts: Annotated[Path | None, Flag()] = None,
     column: Annotated[str | None, Flag()] = None,
     out_file: Annotated[Path | None, Flag(name="--out")] = None,
@@ -53,10 +43,9 @@ def generate(
         raise InputError("--prompts and --out FILE.jsonl go together; the response to a single prompt goes to stdout.")
     if check_agreement and sampling.cache is None and sampling.threshold is None:
         raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
-    require_guards(guard)
     rows: list[dict[str, Any]]
     if prompts is None or out_file is None:
-        rows, field = [{"prompt": prompt_of(prompt or "")}], "prompt"
+        rows, field = [{"prompt": prompt}], "prompt"
     else:
         from midward.goals.columns import prompts_of
         from midward.store import require_writable

@@ -19,7 +19,6 @@ from midward.cli._options import (
     SamplingOptions,
     answer,
     load_behind,
-    require_guards,
     say_harm,
 )
 from midward.cli._run import Result, finish, plugins, run_folder
@@ -28,7 +27,7 @@ from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
 from midward.goals.columns import prompts_of
 from midward.goals.loading import is_file
-from midward.guards.config import EvalConfig, FitConfig, Sizes, conformal_order
+from midward.guards.config import EvalConfig, FitConfig, Sizes, conformal_order, guard_file
 from midward.runs.run import Measured
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def fit(
 def score(
     model: ModelOptions,
     sampling: SamplingOptions,
-    guard: Annotated[Path, Flag()],
+    guard: Annotated[Path, Flag(read=guard_file)],
     prompts: Annotated[Path, Flag()],
     column: Annotated[str | None, Flag()] = None,
     batch_size: BatchSize = 16,
@@ -118,7 +117,6 @@ def score(
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
     if prompts.resolve() in {out_file.with_suffix(end).resolve() for end in (".jsonl", ".csv")}:
         raise InputError(f"--out {out_file} would write over the prompts in {prompts}; give another file.")
-    require_guards(guard)
     loaded, chosen = load_behind(model, sampling, guard)
     loaded.fold_adapter()
     fitted: Any = loaded.guard
@@ -149,7 +147,8 @@ def evaluate(
         out_folder: Folder of rows, tables and figures.
     """
     run = run_folder(out_folder)
-    require_guards(*(path for path in map(Path, trial.guard) if not path.is_dir()))
+    for path in [path for path in trial.guard if not Path(path).is_dir()]:
+        guard_file(path)
     say_harm([name for name in (*trial.sets, trial.goals) if is_file(name)])
     from midward.attacks.cases import cases
     from midward.guards import compare, load

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from midward.cli._options import ModelOptions, SamplingOptions, prompt_of, require_guards
+from midward.cli._options import ModelOptions, SamplingOptions
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
@@ -18,8 +18,6 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
 
     The page needs nothing but a browser.
     """
-    prompt = None if config.load else prompt_of(config.prompt or config.named or "")
-    require_guards(*config.guard or ())
     from midward import guards
     from midward.dynamics import Anchors
     from midward.dynamics.samplers import sampler
@@ -36,7 +34,7 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
     traces = [(path, tracing.load(path, config.row)) for path in config.load or ()]
     sides = _sides(config.against, model)
     loaded = model.load()
-    if prompt is None:
+    if config.load:
         shown = tracing.read(loaded, traces, config.row, say)
     else:
         chosen = sampling.resolve(loaded, config.guard or [])
@@ -48,7 +46,7 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
             how = sampler(name, chosen) if name else chosen
             shared: Any = {"forced": config.spans, "path": kept, "suffix": name, **watching}
             with bar() as progress:
-                shown.append(tracing.record(loaded, how, prompt, watchers=[StepBar(progress)], **shared))
+                shown.append(tracing.record(loaded, how, config.asked, watchers=[StepBar(progress)], **shared))
         if any(watching.values()) and all(each.verdict is None and each.signal is None for each in shown):
             raise InputError(f"nothing was watched: {shown[0].note}")
     title = "Two generations, step by step" if len(shown) > 1 else "A generation, step by step"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import Compare, ModelOptions, SamplingOptions, labelled, require_folders, require_guards
+from midward._hints import folder_or_id
+from midward.cli._options import Compare, GuardFile, ModelOptions, SamplingOptions, labelled
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import following, say
 from midward.runs.run import Measured, Run
@@ -20,7 +21,7 @@ def utility(
     model: ModelOptions,
     sampling: SamplingOptions,
     asked: Asked,
-    guard: Annotated[Path | None, Flag()] = None,
+    guard: GuardFile = None,
     compare: Compare = None,
     out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("utility"),
 ) -> Result:
@@ -32,13 +33,12 @@ def utility(
     Args:
         adapter: Folder of a PEFT adapter made for the model; as LABEL=FOLDER, or given several times, each beside the
             bare model; adapters of one label are seeds of one model.
-        guard: A fitted guard's file or folder; flagged responses become a stub.
         out_folder: Folder of answers, rows and tables.
     """
     folder = run_folder(out_folder)
     named = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in adapter or []]
-    require_folders(*(path for _, path in named))
-    require_guards(guard)
+    for _, path in named:
+        folder_or_id(path)
     for other in compare or ():
         Run.load(other)
     from accelerate import PartialState

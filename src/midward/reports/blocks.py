@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from midward.errors import InputError
 from midward.reports.chart import Chart
-from midward.stats import FEW, Area, Estimate, Paired, from_record
+from midward.stats import FEW, Area, Estimate, from_record
 
 #: What a table's cell may be. A mapping is a record of `stats`, as a summary.json has it; None is shown as "-".
 Cell = str | int | float | Estimate | Mapping[str, Any] | None
@@ -154,16 +154,6 @@ def required(record: Any, kind: type[Kind]) -> Kind:
     if number is None:
         raise InputError(f"{text(record)} stands where a {kind.__name__.lower()} should")
     return number
-
-
-def apart(pair: Paired, *, corrected: bool = True) -> bool:
-    """Whether a difference is measurable: its interval leaves 0 out, and p is below 0.05.
-
-    Args:
-        pair: the difference.
-        corrected: p is that for all the comparisons of its table, where there are several.
-    """
-    return pair.apart(corrected=corrected)
 
 
 def by_chance(area: Area) -> bool:

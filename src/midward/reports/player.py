@@ -33,23 +33,13 @@ class Player:
 
     Args:
         console: where to draw; None is the terminal. If it is no terminal, only the last state is printed.
-        predictions: show at masked positions what the step predicts (dim) instead of a dot; never with the dual cache,
-            which predicts a block alone.
-        needs_all_steps: False by default, so rows stop at their end token.
         pace: seconds that a step stays on the screen at least, for models that are too fast to watch.
     """
 
-    def __init__(
-        self,
-        console: Console | None = None,
-        *,
-        predictions: bool = True,
-        needs_all_steps: bool = False,
-        pace: float = 0.0,
-    ) -> None:
+    needs_all_steps = False  # rows stop at their end token
+
+    def __init__(self, console: Console | None = None, *, pace: float = 0.0) -> None:
         self.console = console or Console()
-        self.predictions = predictions
-        self.needs_all_steps = needs_all_steps
         self.pace = pace
         self._shown = -inf  # when the last step was drawn
         self._live = Live(console=self.console, refresh_per_second=12, vertical_overflow="visible")
@@ -79,8 +69,8 @@ class Player:
         of = "" if step.of is None else f" of {step.of}"
         self._head = f"step {step.index + 1}{of}, positions {step.block[0]}-{step.block[1] - 1}"
         forced_of = {row.index: canvas.forced[i] for i, row in enumerate(canvas.rows)}
-        predicts = self.predictions and canvas.sampling.cache != "dual"
-        predicted = step.predictions[0].tolist() if predicts else None
+        # At masked positions stands what the step predicts; the dual cache predicts a block alone.
+        predicted = step.predictions[0].tolist() if canvas.sampling.cache != "dual" else None
         for i, row in enumerate(step.rows):
             self._lines[row] = _draw(
                 canvas.model,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from midward._flags import Flag
+from midward._flags import Flag, prompt_of
 from midward.errors import InputError
+from midward.guards.config import guard_file
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class TraceConfig:
         InputError: the settings don't go together, or --forced can't be read.
     """
 
-    prompt: Annotated[str | None, Flag(argument=True)] = None
-    named: Annotated[str | None, Flag(name="--prompt")] = None
+    prompt: Annotated[str | None, Flag(argument=True, read=prompt_of)] = None
+    named: Annotated[str | None, Flag(name="--prompt", read=prompt_of)] = None
     forced: Annotated[list[str] | None, Flag(metavar="POSITION:TEXT")] = None
     against: Annotated[str | None, Flag()] = None
-    guard: Annotated[list[Path] | None, Flag()] = None
+    guard: Annotated[list[Path] | None, Flag(read=guard_file)] = None
     anchors: Annotated[list[Path] | None, Flag()] = None
     load: Annotated[list[Path] | None, Flag()] = None
     row: Annotated[int, Flag(min=0)] = 0
@@ -58,6 +59,11 @@ class TraceConfig:
             if getattr(self, name):
                 raise InputError(f"--{name} goes with a prompt; a recorded trace is shown as it is.")
         assert self.spans is not None  # it raises
+
+    @property
+    def asked(self) -> str:
+        """The prompt."""
+        return self.prompt or self.named or ""
 
     @property
     def file(self) -> Path:

@@ -12,7 +12,6 @@ from midward.reports.blocks import (
     Statement,
     Table,
     Tone,
-    apart,
     by_chance,
     finite,
     percent,
@@ -79,7 +78,7 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
     tone: Tone = "unclear"
     if gain is None or gain.value is None or before is None or after is None:
         sentence = f"The guard {name} can't be said to take anything away: no attack was scored"
-    elif apart(gain):
+    elif gain.apart():
         tone = "exposed" if gain.value < 0 else "unclear" if guessing else "held"
         amount = gain.text().replace("+", "")
         what = f"takes {amount} of attack success away" if gain.value > 0 else f"lets more through, {amount},"

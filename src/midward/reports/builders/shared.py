@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from midward.reports.blocks import Cell, Statement, Table, Tone, apart, reading, some, text
+from midward.reports.blocks import Cell, Statement, Table, Tone, reading, some, text
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import FEW, Area, Mean, Paired, Rate, family
 
@@ -141,7 +141,7 @@ def change(
         what: the differences are of.
         of: what one of them is: an attack, a task.
         still: the tone where nothing changed, measured on goals enough.
-        corrected: as of `apart`.
+        corrected: as of `Paired.apart`.
     """
     gaps = {name: pair for name, pair in gaps.items() if pair.value is not None}
     if not gaps:
@@ -151,7 +151,7 @@ def change(
         return max(names, key=lambda name: abs(gaps[name].value or 0))
 
     count, sizes = some(len(gaps), of), [pair.n for pair in gaps.values()]
-    moved = [name for name, pair in gaps.items() if apart(pair, corrected=corrected)]
+    moved = [name for name, pair in gaps.items() if pair.apart(corrected=corrected)]
     if not moved:
         name = most(list(gaps))
         sentence = "too few goals to tell a" if max(sizes) < FEW else "no measurable"

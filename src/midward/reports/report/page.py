@@ -26,7 +26,6 @@ from midward.reports.blocks import (
     Statement,
     Table,
     Talk,
-    apart,
     listed,
     parts,
     reading,
@@ -369,7 +368,7 @@ def _view(cell: Cell) -> dict[str, Any]:
         return view | {"kind": "none"}
     if isinstance(number, Paired):
         ends = [max(-1.0, min(1.0, 0.0 if end is None else end)) for end in (number.value, number.low, number.high)]
-        return view | {"kind": "gap", "sure": apart(number), "at": [60 + 58 * end for end in ends]}
+        return view | {"kind": "gap", "sure": number.apart(), "at": [60 + 58 * end for end in ends]}
     step = min(10, max(0, round(10 * number.value))) if isinstance(number, Rate) else 0
     return view | {"kind": "number", "step": step}
 
