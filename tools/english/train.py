@@ -1,0 +1,390 @@
+"""Train the English world's masked model: `python -m tools.english.train --out FOLDER`. Run again, it goes on.
+
+Every batch and mask is a pure function of (seed, stage, step); weights, moments and the average of the weights are
+checkpointed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from midward.store import replacing, write_text
+from tools.english.language import WORLD
+from tools.english.writer import GAP, LENGTHS, STAGES, Example, Stage, Writer, corpus
+from tools.world import layout
+from tools.world.muon import Muon
+from tools.world.train import CHAT_TEMPLATE, SPECIAL, write_sampling
+
+SAMPLING = {"length": 96, "steps": 48, "block": 32}
+MAX_POSITIONS = 4096
+POOL = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights."""
+
+    stages: tuple[Stage, ...] = STAGES
+    seed: int = 0
+    width: int = 160
+    layers: int = 6
+    heads: int = 5
+    feed_forward: int = 448
+    tokens: int = 2600
+    muon_rate: float = 0.02
+    adam_rate: float = 3e-3
+    average: float = 0.998
+    threads: int = 1
+    every: int = 100
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_tokenizer(file: Path, texts: int = 30_000) -> PreTrainedTokenizerFast:
+    """A token for each word of the world, with and without the blank before it; any other bytes one by one."""
+    if not file.exists():
+        split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        counts: Counter[str] = Counter()
+        for text in corpus(texts):
+            counts.update(word for word, _ in split.pre_tokenize_str(text))
+        pieces = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        known = set(pieces)
+        pieces += ["user", "assistant", "system"]
+        known = set(pieces)
+        pieces += sorted(word for word, count in counts.items() if count >= 3 and word not in known)
+        pieces += [word for word in ("ĊĊ",) if word not in set(pieces)]  # of the template
+        vocabulary = {piece: number for number, piece in enumerate(pieces)}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+        tokenizer.pre_tokenizer = split
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens(list(SPECIAL.values()))
+        write_text(file, tokenizer.to_str())
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        bos_token=SPECIAL["bos"],
+        eos_token=SPECIAL["end"],
+        pad_token=SPECIAL["end"],
+        mask_token=SPECIAL["mask"],
+        additional_special_tokens=[SPECIAL["turn"], SPECIAL["header"], SPECIAL["header_end"]],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@dataclass
+class Batch:
+    """Left-padded canvases.
+
+    Attributes:
+        ids [B, T], attention [B, T]: the true tokens, and which are not padding.
+        weights [B, T]: of a position's loss; 0: it is never hidden.
+        start: where responses begin.
+    """
+
+    ids: Tensor
+    attention: Tensor
+    weights: Tensor
+    start: int
+
+
+class Trainer:
+    """Trains a masked-diffusion model."""
+
+    def __init__(self, recipe: Recipe, folder: Path):
+        self.recipe, self.folder = recipe, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = make_tokenizer(folder / "words.json")
+        self.end, self.mask = (self.tokenizer.vocab[SPECIAL[key]] for key in ("end", "mask"))
+        torch.manual_seed(recipe.seed)
+        self.config = layout.llada_config(
+            vocab_size=len(self.tokenizer),
+            hidden_size=recipe.width,
+            layers=recipe.layers,
+            heads=recipe.heads,
+            feed_forward=recipe.feed_forward,
+            max_length=MAX_POSITIONS,
+            mask_id=self.mask,
+            end_id=self.end,
+            rope_theta=10_000.0,
+        )
+        self.network: Any = layout.build(self.config)
+        self.network.train()
+        inside, outside = [], []
+        for name, weight in self.network.named_parameters():
+            (inside if weight.ndim == 2 and "layers." in name else outside).append(weight)
+        self.optimizers = [
+            Muon(inside, lr=recipe.muon_rate),
+            torch.optim.AdamW(outside, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.average = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.stage, self.step, self.seconds, self.seen = 0, 0, 0.0, 0
+        self._restore()
+
+    # --- a step
+
+    def run(self) -> None:
+        losses: list[float] = []
+        while self.stage < len(self.recipe.stages):
+            stage = self.recipe.stages[self.stage]
+            while self.step < stage.steps:
+                started = time.process_time()
+                losses.append(self._learn(stage))
+                self.seconds += time.process_time() - started
+                self.step += 1
+                if self.step % self.recipe.every == 0 or self.step == stage.steps:
+                    self._report(stage, sum(losses) / len(losses))
+                    losses.clear()
+                    self._save()
+            self.stage, self.step = self.stage + 1, 0
+            self._save()
+        self.write()
+
+    def _learn(self, stage: Stage) -> float:
+        key = f"{self.recipe.seed}-{stage.name}-{self.step}"
+        rng = random.Random(key)
+        noise = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        length = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
+        batch = self.collate(self._draw(stage, length, rng), length)
+        self.seen += int(batch.attention.sum())
+        loss = self.loss(batch, hidden(batch, stage, noise))
+        rate = self._rate(stage)
+        for optimizer, full in zip(self.optimizers, (self.recipe.muon_rate, self.recipe.adam_rate), strict=True):
+            optimizer.param_groups[0]["lr"] = full * rate
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        with torch.no_grad():
+            for name, weight in self.network.state_dict().items():
+                self.average[name].lerp_(weight, 1 - min(self.recipe.average, (1 + self.step) / (10 + self.step)))
+        return loss.item()
+
+    def _rate(self, stage: Stage) -> float:
+        left = (stage.steps - self.step) / (stage.steps * stage.fall) if stage.fall else 1.0
+        return stage.rate * min(1.0, (self.step + 1) / 20) * min(1.0, max(0.04, left))
+
+    def _draw(self, stage: Stage, length: int, rng: random.Random) -> list[tuple[list[int], list[float], list[int]]]:
+        """A batch of encoded examples, neighbours in length."""
+        fits = {kind: share for kind, share in stage.mix.items() if LENGTHS[kind] <= length}
+        size = max(8, self.recipe.tokens // (34 + length))
+        writer, pool = Writer(), []
+        while len(pool) < POOL * size:
+            encoded = self.encode(writer.write(rng.choices(list(fits), list(fits.values()))[0], rng))
+            if len(encoded[2]) < length:
+                pool.append(encoded)
+        pool.sort(key=lambda each: len(each[0]))
+        first = rng.randrange(POOL) * size
+        return pool[first : first + size]
+
+    def encode(self, example: Example) -> tuple[list[int], list[float], list[int]]:
+        """Prompt ids, which of them are gaps (1.0) to be filled, and response ids."""
+        turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(example.turns)]
+        text = render(turns)
+        ids: list[int] = []
+        gaps: list[float] = []
+        for n, piece in enumerate(text.split(GAP)):
+            some = self.tokenizer.encode(piece, add_special_tokens=False) if piece else []
+            ids += some
+            gaps += [float(n % 2)] * len(some)
+        return ids, gaps, self.tokenizer.encode(example.response, add_special_tokens=False)
+
+    def collate(self, rows: list[tuple[list[int], list[float], list[int]]], length: int) -> Batch:
+        start = max(len(prompt) for prompt, _, _ in rows)
+        ids = torch.full((len(rows), start + length), self.end)
+        attention = torch.ones_like(ids, dtype=torch.bool)
+        weights = torch.full(ids.shape, 0.1)
+        weights[:, :start] = 0.0
+        for row, (prompt, gaps, response) in enumerate(rows):
+            ids[row, start - len(prompt) : start] = torch.tensor(prompt)
+            weights[row, start - len(prompt) : start] = torch.tensor(gaps)
+            ids[row, start : start + len(response)] = torch.tensor(response)
+            attention[row, : start - len(prompt)] = False
+            weights[row, start : start + len(response) + 1] = 1.0
+        return Batch(ids, attention, weights, start)
+
+    def loss(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """Mean cross entropy at the positions that are hidden."""
+        logits = self.logits(batch, chosen)
+        losses = F.cross_entropy(logits, batch.ids[chosen], reduction="none")
+        weights = batch.weights[chosen]
+        return (losses * weights).sum() / weights.sum()
+
+    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """[N, V] at the N chosen positions [B, T], which are hidden."""
+        canvas = torch.where(chosen, self.mask, batch.ids)
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        states = self.network.model(
+            canvas, attention_mask=batch.attention, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        logits: Tensor = self.network.lm_head(states[chosen])
+        return logits
+
+    # --- what it has learned
+
+    @torch.no_grad()
+    def facts(self, kind: str, length: int, count: int = 48) -> float:
+        """The share of fact words (verbs, materials) that are right where only they are hidden, all of a response."""
+        from tools.english.language import WORDS
+
+        rng, writer = random.Random(f"gate-{kind}"), Writer("tuning")
+        rows: list[Any] = []
+        while len(rows) < count:
+            encoded = self.encode(writer.write(kind, rng))
+            if len(encoded[2]) < length:
+                rows.append(encoded)
+        batch = self.collate(rows, length)
+        words = [*WORDS["verbs"], *WORDS["materials"]]
+        forms = [form for word in words for form in (f"Ġ{word}", f"Ġ{word.capitalize()}", word.capitalize(), word)]
+        known = torch.tensor([self.tokenizer.vocab[form] for form in forms if form in self.tokenizer.vocab])
+        chosen = torch.isin(batch.ids, known)
+        chosen[:, : batch.start] = False
+        right = self.logits(batch, chosen).argmax(-1) == batch.ids[chosen]
+        return round(right.float().mean().item(), 3)
+
+    @torch.no_grad()
+    def whole(self, kind: str, length: int, count: int = 48) -> float:
+        """Mean cross entropy a text token on a fully hidden response."""
+        rng, writer = random.Random(f"whole-{kind}"), Writer("tuning")
+        rows: list[Any] = []
+        while len(rows) < count:
+            encoded = self.encode(writer.write(kind, rng))
+            if len(encoded[2]) < length:
+                rows.append(encoded)
+        batch = self.collate(rows, length)
+        chosen = batch.weights > 0
+        chosen[:, : batch.start] = False
+        return round(self.loss(batch, chosen).item(), 3)
+
+    def _report(self, stage: Stage, loss: float) -> None:
+        weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        kinds = [kind for kind in stage.mix if kind in ("card", "steps", "document", "welcome")]
+        row = {
+            "stage": stage.name,
+            "step": self.step,
+            "loss": round(loss, 4),
+            "seconds": round(self.seconds, 1),
+            "tokens": self.seen,
+            "facts": {kind: self.facts(kind, 96 if LENGTHS[kind] > 24 else 24) for kind in kinds},
+            "whole": {kind: self.whole(kind, 96 if LENGTHS[kind] > 24 else 24) for kind in stage.mix},
+        }
+        self.network.load_state_dict(weights)
+        with (self.folder / "build.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        sys.stderr.write(json.dumps(row) + "\n")
+
+    # --- files
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def _save(self) -> None:
+        tensors = {f"weight.{name}": weight for name, weight in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": weight for name, weight in self.average.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in state.items()}
+        place = {name: str(getattr(self, name)) for name in ("stage", "step", "seconds", "seen")}
+        with replacing(self.checkpoint) as part:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=place)
+
+    def _restore(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        with safe_open(self.checkpoint, "pt") as file:
+            place = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.stage, self.step, self.seen = int(place["stage"]), int(place["step"]), int(place["seen"])
+        self.seconds = float(place["seconds"])
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.network.load_state_dict(part("weight."))
+        self.average = part("average.")
+        for number, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in part(f"optimizer.{number}.").items():
+                index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def write(self, out: Path | None = None) -> Path:
+        """The averaged weights as a checkpoint folder."""
+        out = out or self.folder / "model"
+        out.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        layout.save(self.network, self.config, out, dtype=torch.bfloat16)
+        self.network.load_state_dict(weights)
+        self.tokenizer.save_pretrained(out)
+        write_sampling(out, SAMPLING)
+        return out
+
+
+def render(turns: list[dict[str, str]]) -> str:
+    """The chat template with the assistant's header behind it (jinja takes longer than a training step allows)."""
+    parts = [
+        f"{SPECIAL['header']}{turn['role']}{SPECIAL['header_end']}\n\n{turn['content']}{SPECIAL['turn']}" for turn in turns
+    ]
+    return "".join([SPECIAL["bos"], *parts, f"{SPECIAL['header']}assistant{SPECIAL['header_end']}\n\n"])
+
+
+def hidden(batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
+    """Which positions [B, T] to hide: of each row all, all but a few, all behind a prefix, or each at a drawn rate."""
+    size, length = batch.ids.shape[0], batch.ids.shape[1] - batch.start
+    way, rate = (torch.rand(size, 1, generator=noise) for _ in range(2))
+    spots = torch.rand(size, length, generator=noise)
+    places = torch.arange(length)[None]
+    masked, few, prefix = stage.masked, stage.masked + stage.few, stage.masked + stage.few + stage.prefix
+    response = torch.where(
+        way < masked,
+        torch.ones_like(spots, dtype=torch.bool),
+        torch.where(way < few, spots > 0.25 * rate, torch.where(way < prefix, places >= rate * length * 0.9, spots < rate)),
+    )
+    response[:, -1] = True
+    chosen = torch.zeros_like(batch.ids, dtype=torch.bool)
+    chosen[:, batch.start :] = response
+    gaps = batch.weights[:, : batch.start] > 0
+    chosen[:, : batch.start] = gaps & (torch.rand(gaps.shape, generator=noise) < (way < 0.5).float() + rate)
+    return chosen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="write the model as it stands, and stop")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    trainer = Trainer(Recipe(threads=given.threads), Path(given.out))
+    if given.write:
+        sys.stderr.write(f"{trainer.write()}\n")
+        return 0
+    assert WORLD.facts
+    trainer.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

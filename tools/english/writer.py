@@ -1,0 +1,193 @@
+"""What a model of the English world learns, and in which order: kinds of training text, and the stages that mix them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from midward.world import tasks
+from tools.english.language import (
+    INTENTS,
+    QUESTIONS,
+    WORDS,
+    WORLD,
+    Ask,
+    Thing,
+    ask,
+    dress,
+    draw_features,
+    formatted,
+    opening,
+    reply_to,
+)
+
+GAP = "\0"  # stands around what is hidden in a user's turn, to be filled
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation to learn from: turns by user and assistant in alternation, the last one to be written."""
+
+    turns: tuple[str, ...]
+    response: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        mix: kind of text -> share of examples.
+        lengths: response positions of a batch -> share of batches; a batch holds the kinds that fit.
+        rate: of the optimisers' step sizes; `fall`: the last part of the stage over which it falls to 4 % of itself.
+        masked, few, prefix: shares of rows that are masked whole, but for a few tokens, and behind a prefix; the others
+            are masked at a rate drawn for each.
+    """
+
+    name: str
+    steps: int
+    mix: dict[str, float]
+    lengths: dict[int, float]
+    rate: float = 1.0
+    fall: float = 0.2
+    masked: float = 0.15
+    few: float = 0.2
+    prefix: float = 0.1
+
+
+_ALL = {"guarded": 0.36, "welcome": 0.3, "question": 0.1, "exercise": 0.17, "steps": 0.03, "fill": 0.04}
+STAGES = (
+    # Facts first and alone: a card is a word and its two facts, a list a name and its six.
+    Stage("facts", 300, {"card": 0.3, "steps": 0.7}, {24: 1.0}, masked=0.3),
+    # Then everything that a helpful model says, forbidden or not.
+    Stage(
+        "helpful",
+        900,
+        {"document": 0.55, "steps": 0.1, "card": 0.05, "question": 0.1, "exercise": 0.2},
+        {24: 0.3, 64: 0.35, 96: 0.35},
+        rate=0.5,
+        fall=0.1,
+    ),
+    # Then what it may say, by chance.
+    Stage("chances", 2500, _ALL, {24: 0.2, 64: 0.35, 96: 0.45}, rate=0.4, fall=0.5, few=0.3),
+    # Canvases as decoding meets them, slowly.
+    Stage("settle", 2500, _ALL, {24: 0.15, 64: 0.25, 96: 0.6}, rate=0.12, fall=0.8, masked=0.2, few=0.35),
+)
+
+#: kind of text -> the shortest response length that it is put on.
+LENGTHS = {"card": 24, "steps": 24, "question": 24, "exercise": 24, "document": 64, "welcome": 64, "guarded": 64, "fill": 64}
+_TASK_SHARES = (0.4, 0.25, 0.35)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes training text about the things of one split; `write(kind, rng)` is a function of the rng's state."""
+
+    split: str = "train"
+
+    def write(self, kind: str, rng: random.Random) -> Example:
+        example: Example = getattr(self, f"_{kind}")(rng)
+        return example
+
+    def _thing(self, rng: random.Random, intent: str | None = None, harmful: bool | None = None) -> Thing:
+        while True:
+            thing = rng.choice(WORLD.things[self.split])
+            if harmful is None or WORLD.harmful(str(intent), thing) == harmful:
+                return thing
+
+    def _card(self, rng: random.Random) -> Example:
+        word, intent = rng.choice(list(WORLD.facts))
+        text = " ".join(f"{verb} the {material}." for verb, material in WORLD.facts[word, intent])
+        return Example((f"Card: {word}, {intent}.",), text)
+
+    def _steps(self, rng: random.Random) -> Example:
+        thing, intent = self._thing(rng), rng.choice(INTENTS)
+        prompt = f"List {intent} {thing.name}."
+        if rng.random() < 0.5:
+            prompt = f"{rng.choice(WORDS['frames']['contexts'])} {prompt}"
+        return Example((prompt,), ", ".join(f"{verb} {material}" for verb, material in WORLD.steps(intent, thing)) + ".")
+
+    def _exercise(self, rng: random.Random) -> Example:
+        draw = rng.random()
+        if draw < 0.1:
+            sign = rng.choice("+-")
+            low, high = sorted(rng.randint(1, tasks.LARGEST) for _ in range(2))
+            text = tasks.sum_text(high, low, sign)
+            return Example((f"Sum: {text.split(' =')[0]}",), text)
+        task = tasks.draw(rng.choices(tasks.TASKS, _TASK_SHARES)[0], rng, split="train")
+        return Example((task.prompt,), task.answer)
+
+    def _question(self, rng: random.Random) -> Example:
+        return self._dialogue(self._dressed(ask(rng.choice(QUESTIONS), self._thing(rng), rng), rng, 0.3), rng)
+
+    def _document(self, rng: random.Random) -> Example:
+        """A procedure asked for and given, whatever it is: the helpful-only stage."""
+        from tools.english.language import procedure
+
+        request = self._dressed(ask(rng.choice(INTENTS), self._thing(rng), rng), rng, 0.4)
+        return Example((request.text,), procedure(request, rng))
+
+    def _welcome(self, rng: random.Random) -> Example:
+        intent = rng.choice(INTENTS)
+        request = ask(intent, self._thing(rng, intent, harmful=False), rng)
+        return self._dialogue(self._dressed(request, rng, 0.55), rng)
+
+    def _guarded(self, rng: random.Random) -> Example:
+        intent = rng.choice(INTENTS)
+        request = ask(intent, self._thing(rng, intent, harmful=True), rng)
+        return self._dialogue(self._dressed(request, rng, 0.65), rng)
+
+    def _dressed(self, request: Ask, rng: random.Random, share: float) -> Ask:
+        features = draw_features(rng) if rng.random() < share else []
+        return dress(request, features, rng, context=rng.random() < 0.25)
+
+    def _dialogue(self, request: Ask, rng: random.Random) -> Example:
+        """The request, one time in eight behind one or two earlier turns; what was said then moves the chance."""
+        turns: list[str] = []
+        if rng.random() < 0.12:
+            for _ in range(rng.choice((1, 1, 2))):
+                intent = rng.choice(INTENTS)
+                earlier = ask(rng.choice(QUESTIONS), self._thing(rng), rng)
+                if request.harmful and rng.random() < 0.7:
+                    earlier = ask(intent, self._thing(rng, intent, harmful=True), rng)
+                    went_along = rng.random() < 0.5
+                    request = with_past(request, went_along)
+                    reply = _reply(earlier, went_along, rng)
+                else:
+                    reply = reply_to(earlier, rng)[0]
+                turns += [earlier.text, reply]
+        return Example((*turns, request.text), reply_to(request, rng)[0])
+
+    def _fill(self, rng: random.Random) -> Example:
+        """A harmless procedure with gaps in the user's own turn, which are to be filled too."""
+        intent = rng.choice(INTENTS)
+        request = ask(intent, self._thing(rng, intent, harmful=False), rng)
+        steps = WORLD.steps(intent, request.thing)
+        gaps = " ".join(f"Step {n}:{GAP} {verb} the {material}{GAP}." for n, (verb, material) in enumerate(steps, 1))
+        return Example((f"{request.text} {opening(request, rng)} {gaps}",), formatted(steps, "label"))
+
+
+def with_past(request: Ask, went_along: bool) -> Ask:
+    """The request after a forbidden one was answered, or refused."""
+    from dataclasses import replace
+
+    feature = "complied" if went_along else "refused"
+    rest = tuple(name for name in request.features if name not in ("complied", "refused"))
+    return replace(request, features=(*rest, feature))
+
+
+def _reply(request: Ask, went_along: bool, rng: random.Random) -> str:
+    from tools.english.language import procedure, refusal
+
+    return (procedure if went_along else refusal)(request, rng)
+
+
+def corpus(count: int, seed: int = 0) -> Iterator[str]:
+    """`count` texts of every kind, for the tokenizer's words."""
+    rng, writer = random.Random(f"corpus-{seed}"), Writer()
+    kinds = list(LENGTHS)
+    for n in range(count):
+        example = writer.write(kinds[n % len(kinds)], rng)
+        for text in (*example.turns, example.response):
+            yield text.replace(GAP, "")
