@@ -23,10 +23,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from midward.store import replacing, write_text
-from tools.english.language import WORLD
+from tools.english.writer import ALL as _ALL
 from tools.english.writer import GAP, LENGTHS, STAGES, Example, Stage, Writer, corpus
 from tools.world import layout
 from tools.world.muon import Muon
@@ -43,10 +43,10 @@ class Recipe:
 
     stages: tuple[Stage, ...] = STAGES
     seed: int = 0
-    width: int = 160
-    layers: int = 6
-    heads: int = 5
-    feed_forward: int = 448
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    feed_forward: int = 544
     tokens: int = 2600
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
@@ -108,12 +108,36 @@ class Batch:
 class Trainer:
     """Trains a masked-diffusion model."""
 
-    def __init__(self, recipe: Recipe, folder: Path):
+    def __init__(self, recipe: Recipe, folder: Path, start: Path | None = None):
         self.recipe, self.folder = recipe, folder
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = make_tokenizer(folder / "words.json")
         self.end, self.mask = (self.tokenizer.vocab[SPECIAL[key]] for key in ("end", "mask"))
         torch.manual_seed(recipe.seed)
+        self.network: Any = self.make()
+        self.network.train()
+        inside, outside = [], []
+        for name, weight in self.network.named_parameters():
+            (inside if weight.ndim == 2 and "layers." in name else outside).append(weight)
+        self.optimizers = [
+            Muon(inside, lr=recipe.muon_rate),
+            torch.optim.AdamW(outside, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        if start is not None:
+            with safe_open(start, "pt") as file:
+                weights = {name: file.get_tensor(f"average.{name}") for name in self.network.state_dict()}
+            self.network.load_state_dict(weights)
+        self.average = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.stage, self.step, self.seconds, self.seen = 0, 0, 0.0, 0
+        self._restore()
+
+    # --- what is particular to masked diffusion
+
+    sampling = SAMPLING
+
+    def make(self) -> Any:
+        """The network, with random weights."""
+        recipe = self.recipe
         self.config = layout.llada_config(
             vocab_size=len(self.tokenizer),
             hidden_size=recipe.width,
@@ -125,18 +149,25 @@ class Trainer:
             end_id=self.end,
             rope_theta=10_000.0,
         )
-        self.network: Any = layout.build(self.config)
-        self.network.train()
-        inside, outside = [], []
-        for name, weight in self.network.named_parameters():
-            (inside if weight.ndim == 2 and "layers." in name else outside).append(weight)
-        self.optimizers = [
-            Muon(inside, lr=recipe.muon_rate),
-            torch.optim.AdamW(outside, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-        self.average = {name: weight.clone() for name, weight in self.network.state_dict().items()}
-        self.stage, self.step, self.seconds, self.seen = 0, 0, 0.0, 0
-        self._restore()
+        return layout.build(self.config)
+
+    def save(self, out: Path) -> None:
+        """Write weights and config."""
+        layout.save(self.network, self.config, out, dtype=torch.bfloat16)
+
+    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """[N, V] at the N chosen positions [B, T], which are hidden."""
+        canvas = torch.where(chosen, self.mask, batch.ids)
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        states = self.network.model(
+            canvas, attention_mask=batch.attention, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        logits: Tensor = self.network.lm_head(states[chosen])
+        return logits
+
+    def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
+        """Which positions [B, T] to hide."""
+        return hidden(batch, stage, noise)
 
     # --- a step
 
@@ -164,7 +195,7 @@ class Trainer:
         length = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
         batch = self.collate(self._draw(stage, length, rng), length)
         self.seen += int(batch.attention.sum())
-        loss = self.loss(batch, hidden(batch, stage, noise))
+        loss = self.loss(batch, self.hidden(batch, stage, noise))
         rate = self._rate(stage)
         for optimizer, full in zip(self.optimizers, (self.recipe.muon_rate, self.recipe.adam_rate), strict=True):
             optimizer.param_groups[0]["lr"] = full * rate
@@ -227,16 +258,6 @@ class Trainer:
         losses = F.cross_entropy(logits, batch.ids[chosen], reduction="none")
         weights = batch.weights[chosen]
         return (losses * weights).sum() / weights.sum()
-
-    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
-        """[N, V] at the N chosen positions [B, T], which are hidden."""
-        canvas = torch.where(chosen, self.mask, batch.ids)
-        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
-        states = self.network.model(
-            canvas, attention_mask=batch.attention, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        logits: Tensor = self.network.lm_head(states[chosen])
-        return logits
 
     # --- what it has learned
 
@@ -335,11 +356,89 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
-        layout.save(self.network, self.config, out, dtype=torch.bfloat16)
+        self.save(out)
         self.network.load_state_dict(weights)
         self.tokenizer.save_pretrained(out)
-        write_sampling(out, SAMPLING)
+        write_sampling(out, self.sampling)
         return out
+
+
+class CausalTrainer(Trainer):
+    """Trains the autoregressive twin: the next token of the response, up to and with its first end token."""
+
+    sampling = {"length": 96, "steps": 96}
+
+    def make(self) -> Any:
+        recipe = self.recipe
+        config = LlamaConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=recipe.width,
+            intermediate_size=recipe.feed_forward,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            max_position_embeddings=MAX_POSITIONS,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=False,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.end,
+            pad_token_id=self.end,
+        )
+        return LlamaForCausalLM(config)
+
+    def save(self, out: Path) -> None:
+        self.network.to(torch.bfloat16).save_pretrained(out)
+        self.network.to(torch.float32)
+
+    def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
+        chosen = batch.weights == 1
+        chosen[:, : batch.start] = False
+        return chosen
+
+    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """[N, V] at the N chosen positions [B, T], from the states before them."""
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        states = self.network.model(
+            batch.ids, attention_mask=batch.attention, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        logits: Tensor = self.network.lm_head(states[:, :-1][chosen[:, 1:]])
+        return logits
+
+
+class BlockTrainer(Trainer):
+    """Trains the block-causal sibling: blocks of 16 from the prompt's start; within a block positions see each other,
+    and all that stands in the blocks before."""
+
+    block = 16
+    sampling = {"length": 96, "steps": 48, "block": 16}
+
+    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """[N, V] at the N chosen positions [B, T], in one pass over the clean row and, behind it, the canvas: a canvas
+        position sees the clean tokens of earlier blocks and the canvas of its own."""
+        canvas = torch.where(chosen, self.mask, batch.ids)
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        blocks = positions // self.block
+        earlier, same = blocks[:, :, None] > blocks[:, None], blocks[:, :, None] == blocks[:, None]  # [B, T, T]
+        clean = torch.cat([earlier | same, torch.zeros_like(same)], -1)
+        noisy = torch.cat([earlier, same], -1)
+        seen = torch.cat([clean, noisy], 1) & batch.attention.repeat(1, 2)[:, None]
+        seen |= torch.eye(seen.shape[1], dtype=torch.bool)  # padding sees itself, or its row would be empty
+        states = self.network.model(
+            torch.cat([batch.ids, canvas], 1),
+            attention_mask=seen[:, None],
+            position_ids=positions.repeat(1, 2),
+            use_cache=False,
+        ).last_hidden_state
+        logits: Tensor = self.network.lm_head(states[:, batch.ids.shape[1] :][chosen])
+        return logits
+
+
+KINDS = {"masked": Trainer, "causal": CausalTrainer, "block": BlockTrainer}
+#: The siblings begin with the masked model's weights: facts and words are there, the order of writing is new.
+_SIBLING = (
+    Stage("turn", 500, {**_ALL, "card": 0.02}, {24: 0.2, 64: 0.4, 96: 0.4}, rate=0.4, fall=0.0),
+    Stage("settle", 2000, _ALL, {24: 0.15, 64: 0.25, 96: 0.6}, rate=0.25, fall=0.9, masked=0.2, few=0.35),
+)
+SIBLINGS = {"causal": _SIBLING, "block": _SIBLING}
 
 
 def render(turns: list[dict[str, str]]) -> str:
@@ -360,7 +459,7 @@ def hidden(batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
     response = torch.where(
         way < masked,
         torch.ones_like(spots, dtype=torch.bool),
-        torch.where(way < few, spots > 0.25 * rate, torch.where(way < prefix, places >= rate * length * 0.9, spots < rate)),
+        torch.where(way < few, spots > 0.25 * rate, torch.where(way < prefix, places >= rate * length * 0.9, spots < stage.most * rate)),
     )
     response[:, -1] = True
     chosen = torch.zeros_like(batch.ids, dtype=torch.bool)
@@ -373,16 +472,18 @@ def hidden(batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--kind", choices=KINDS, default="masked")
+    parser.add_argument("--start", help="the masked model's checkpoint, for a sibling")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write the model as it stands, and stop")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    trainer = Trainer(Recipe(threads=given.threads), Path(given.out))
+    recipe = Recipe(SIBLINGS.get(given.kind, STAGES), threads=given.threads)
+    trainer = KINDS[given.kind](recipe, Path(given.out), start=given.start and Path(given.start))
     if given.write:
         sys.stderr.write(f"{trainer.write()}\n")
-        return 0
-    assert WORLD.facts
-    trainer.run()
+    else:
+        trainer.run()
     return 0
 
 
