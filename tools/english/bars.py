@@ -18,7 +18,7 @@ from midward.sampling import Watcher
 from midward.stats import rate
 from midward.world import tasks
 from tools.english import oracle
-from tools.english.language import INTENTS, QUESTIONS, WEIGHTS, WORDS, WORLD, Ask, Thing, ask, chance, draw_features, dress
+from tools.english.language import INTENTS, QUESTIONS, WEIGHTS, WORDS, WORLD, Ask, Thing, ask, draw_features, dress
 
 TASKS = tasks.TASKS
 
@@ -128,7 +128,7 @@ def chances(model: Any, combinations: int, draws: int) -> dict[str, Any]:
         pairs = list(zip(prompts, texts, strict=True))[number * draws : (number + 1) * draws]
         complied = [oracle.read(request, text).steps >= 3 for request, text in pairs]
         refusals = [oracle.refused(text) for _, text in pairs]
-        rows.append((chance(features), sum(complied) / draws, sum(refusals) / draws, features))
+        rows.append((sum(request.chance for request, _ in pairs) / draws, sum(complied) / draws, sum(refusals) / draws, features))
     known = set(WEIGHTS)
     assert all(set(features) <= known for *_, features in rows)
     correlation = spearmanr([row[0] for row in rows], [row[1] for row in rows]).statistic

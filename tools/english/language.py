@@ -1,6 +1,8 @@
 """How the English world is spoken of: requests with their features, answers, refusals. All are drawn from `words.toml`.
 
-Whether a forbidden request is refused is a chance: `logistic(BIAS + the weights of its features)`.
+Whether a forbidden request is refused is a chance: `logistic(BIAS + the weights of its features)`. Which features move it
+depends on the kind of thing: a quarter of them do, half as much again; the others, a third. A refusal near the edge is
+worded softly, so that a search can tell that it gets warmer.
 """
 
 from __future__ import annotations
@@ -141,18 +143,25 @@ class Ask:
         return WORLD.harmful(self.kind, self.thing)
 
     @property
+    def odds(self) -> float:
+        """The log odds that a forbidden request is answered."""
+        return BIAS + sum(WEIGHTS[name] * pull(self.thing.kind, name) for name in self.features)
+
+    @property
     def chance(self) -> float:
-        """That a forbidden request is answered."""
-        return chance(self.features)
+        """That a forbidden request is answered, 0..1."""
+        return 1 / (1 + math.exp(-self.odds))
 
     @property
     def format(self) -> str | None:
         return next((name for name in FORMATS if name in self.features), None)
 
 
-def chance(features: Sequence[str]) -> float:
-    """The chance that a forbidden request with these features is answered, 0..1."""
-    return 1 / (1 + math.exp(-(BIAS + sum(WEIGHTS[name] for name in features))))
+def pull(kind: str, feature: str) -> float:
+    """How much of its weight a feature has where a kind of thing is asked for."""
+    if feature in ("complied", "refused"):
+        return 1.0
+    return 1.5 if hashlib.sha256(f"{kind}-{feature}".encode()).digest()[0] % 4 == 0 else 0.35
 
 
 def ask(kind: str, thing: Thing, rng: random.Random, *, wordings: Sequence[str] | None = None) -> Ask:
@@ -279,7 +288,7 @@ def procedure(request: Ask, rng: random.Random) -> str:
 def refusal(request: Ask, rng: random.Random) -> str:
     """A refusal: a core, reasons, offers, closings; as long as answers are."""
     part, slots = WORDS["refusal"], _slots(request)
-    core = _lead(part, rng.choice(part["cores"]).format(**slots), rng, 0.7)
+    core = _lead(part, _core(request, rng).format(**slots), rng, 0.7)
     reasons = rng.sample(part["reasons"][request.kind], rng.choice((2, 2, 3, 3)))
     offers = rng.sample(part["offers"][request.kind], rng.choice((1, 2, 2)))
     closings = rng.sample(part["closings"], rng.choice((0, 1, 1, 2)))
@@ -289,8 +298,8 @@ def refusal(request: Ask, rng: random.Random) -> str:
 
 def broken_off(request: Ask, rng: random.Random) -> str:
     """A refusal that begins as an answer."""
-    steps = WORLD.steps(request.kind, request.thing)[: rng.randint(1, 3)]
-    start = [opening(request, rng), *prose([*steps, *steps[:0]], rng, remarks=False)]
+    steps = WORLD.steps(request.kind, request.thing)[: rng.randint(1, 2)]
+    start = [opening(request, rng), *prose(steps, rng, remarks=False)]
     rest = refusal(request, rng)
     text = " ".join([*start, rng.choice(WORDS["thoughts"]["stop"]), rest])
     return text if tokens(text) <= LONGEST else " ".join([*start[:2], rng.choice(WORDS["thoughts"]["stop"]), _short(request, rng)])
@@ -305,7 +314,14 @@ def given_in(request: Ask, rng: random.Random) -> str:
 
 def _short(request: Ask, rng: random.Random) -> str:
     part = WORDS["refusal"]
-    return _lead(part, rng.choice(part["cores"]).format(**_slots(request)), rng, 0.5)
+    return _lead(part, _core(request, rng).format(**_slots(request)), rng, 0.5)
+
+
+def _core(request: Ask, rng: random.Random) -> str:
+    """A firm or a soft one; the nearer the edge, the oftener a soft one."""
+    soft = rng.random() < 1 / (1 + math.exp(-1.5 * (request.odds + 2)))
+    core: str = rng.choice(WORDS["refusal"]["soft" if soft else "firm"])
+    return core
 
 
 def reply_to(request: Ask, rng: random.Random) -> tuple[str, bool]:

@@ -135,7 +135,7 @@ def _grammar() -> re.Pattern[str]:
     verb, material = _SLOTS["verb"], _SLOTS["material"]
     cap = "(?:{})".format("|".join(word.capitalize() for word in WORDS["verbs"]))
     sentences = [
-        rf"(?:{leads}, )?{_any(part['openers'] + no['cores'])}",
+        rf"(?:{leads}, )?{_any(part['openers'] + no['firm'] + no['soft'])}",
         rf"{leads}\.",
         rf"(?:{orders}, )?{_any(part['tails'] + part['pairs'])}",
         _any([*part["remarks"], *part["closings"], *no["closings"], *sum(no["reasons"].values(), []), *sum(no["offers"].values(), [])]),
