@@ -1,7 +1,8 @@
-"""Train the sandbox model from nothing: tokenizer, three stages, a checkpoint folder in LLaDA's layout.
+"""Training of the sandbox's models from nothing: masked diffusion, its autoregressive twin, its block-causal sibling.
 
 Deterministic for a seed and a thread count: every batch and every mask is a pure function of (seed, stage, step), so a
-build that was killed goes on from its last checkpoint to the very weights of an uninterrupted one.
+build that was killed goes on from its last checkpoint to the very weights of an uninterrupted one. Written is the
+exponential average of the weights, in bfloat16.
 """
 
 from __future__ import annotations
@@ -9,25 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from midward.errors import MidwardError
 from midward.store import replacing, write_text
+from midward.world.world import WORDS
 from tools.world import layout
-from tools.world.curriculum import CONVERSATIONS, LENGTHS, STAGES, Example, Messages, Stage, Writer, corpus
+from tools.world.curriculum import GAP, LENGTHS, SIBLING, STAGES, Example, Stage, Writer, corpus
 from tools.world.muon import Muon
 
 SPECIAL = {
@@ -44,91 +45,51 @@ CHAT_TEMPLATE = (
     "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-SAMPLING = {"length": 96, "steps": 24, "block": 32}  # the model's own default, in its generation_config.json
-MAX_POSITIONS = 16_384
-Batch = tuple[Tensor, Tensor, Tensor, int]  # ids [B, P + L], attention mask, loss weights [B, L], and P
-POOL = 3  # batches that are written together and sorted by length; one of them is trained on
-EXTRA = 6  # how many times `check_every` steps a stage may go on past its own to reach its gate
 
-
-class BuildError(MidwardError, RuntimeError):
-    """A build that cannot go on: another recipe's checkpoint in the folder, or a gate that was not reached."""
+SAMPLING = {"length": 96, "steps": 48, "block": 32}
+MAX_POSITIONS = 4096
+POOL = 3
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights. Sizes are counts; rates are the optimisers' step sizes."""
+    """All that decides the weights."""
 
     stages: tuple[Stage, ...] = STAGES
     seed: int = 0
-    vocabulary: int = 1280
-    width: int = 128
+    width: int = 192
     layers: int = 4
-    heads: int = 4
-    feed_forward: int = 384
-    tokens: int = 2400  # canvas tokens a batch, about
-    muon_rate: float = 0.03
+    heads: int = 6
+    feed_forward: int = 544
+    tokens: int = 2600
+    muon_rate: float = 0.02
     adam_rate: float = 3e-3
-    threads: int = 2
-    corpus: int = 40_000  # texts that train the tokenizer
-    check_every: int = 100  # steps between checkpoints and gate readings
+    average: float = 0.998
+    threads: int = 1
+    every: int = 100
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def trainer(self) -> type[Trainer]:
-        """Who trains such a model."""
-        return Trainer
 
-
-def build(
-    out: str | Path, recipe: Recipe | None = None, *, progress: Callable[[dict[str, Any]], None] = lambda row: None
-) -> Path:
-    """Train and write the checkpoint folder `out`; a second call on the same folder goes on, or returns what is done.
-
-    progress: called with each log row (stage, step, loss, seconds, exact shares). Rows are also appended to
-    `out/build.jsonl`. Raises BuildError when `out` holds the work of another recipe, or a gate is missed.
-    """
-    recipe, out = recipe or Recipe(), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    done = out / "recipe.json"
-    if done.exists():
-        if json.loads(done.read_text())["digest"] != recipe.digest():
-            raise BuildError(f"{out} holds a model of another recipe; give another folder or remove it.")
-        return out
-    work = out / "build"
-    work.mkdir(exist_ok=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.threads)
-    try:
-        tokenizer = _tokenizer(work, recipe)
-        learner = recipe.trainer()
-        trainer = learner(recipe, tokenizer, work / "checkpoint.safetensors", out / "build.jsonl", progress)
-        trainer.run()
-    finally:
-        torch.set_num_threads(threads)
-    tokenizer.save_pretrained(out)
-    trainer.save(out)
-    write_text(done, json.dumps({"digest": recipe.digest(), **asdict(recipe)}, indent=1) + "\n")
-    shutil.rmtree(work)
-    return out
-
-
-def _tokenizer(work: Path, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the world's text: any bytes at all can be encoded."""
-    file = work / "tokenizer.json"
+def make_tokenizer(file: Path, texts: int = 30_000) -> PreTrainedTokenizerFast:
+    """A token for each word of the world, with and without the blank before it; any other bytes one by one."""
     if not file.exists():
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        counts: Counter[str] = Counter()
+        for text in corpus(texts):
+            counts.update(word for word, _ in split.pre_tokenize_str(text))
+        pieces = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        known = set(pieces)
+        pieces += ["user", "assistant", "system"]
+        known = set(pieces)
+        pieces += sorted(word for word, count in counts.items() if count >= 3 and word not in known)
+        pieces += [word for word in ("ĊĊ",) if word not in set(pieces)]  # of the template
+        vocabulary = {piece: number for number, piece in enumerate(pieces)}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+        tokenizer.pre_tokenizer = split
         tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=recipe.vocabulary,
-            special_tokens=list(SPECIAL.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            min_frequency=20,
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(corpus(recipe.corpus, seed=recipe.seed), trainer)
+        tokenizer.add_special_tokens(list(SPECIAL.values()))
         write_text(file, tokenizer.to_str())
     return PreTrainedTokenizerFast(
         tokenizer_file=str(file),
@@ -142,36 +103,57 @@ def _tokenizer(work: Path, recipe: Recipe) -> PreTrainedTokenizerFast:
     )
 
 
+@dataclass
+class Batch:
+    """Left-padded canvases.
+
+    Attributes:
+        ids [B, T], attention [B, T]: the true tokens, and which are not padding.
+        weights [B, T]: of a position's loss; 0: it is never hidden.
+        start: where responses begin.
+    """
+
+    ids: Tensor
+    attention: Tensor
+    weights: Tensor
+    start: int
+
+
 class Trainer:
-    """Trains a masked-diffusion model as a recipe says; what differs for other kinds of model is in few methods."""
+    """Trains a masked-diffusion model."""
 
     def __init__(
         self,
         recipe: Recipe,
-        tokenizer: PreTrainedTokenizerFast,
-        checkpoint: Path,
-        log: Path,
-        progress: Callable[[dict[str, Any]], None],
+        folder: Path,
+        start: Path | None = None,
+        progress: Callable[[dict[str, Any]], None] = lambda row: None,
     ):
-        self.recipe, self.tokenizer, self.checkpoint, self.log = recipe, tokenizer, checkpoint, log
-        self.progress = progress
-        self.end, self.mask = (tokenizer.vocab[SPECIAL[key]] for key in ("end", "mask"))
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = make_tokenizer(folder / "words.json")
+        self.end, self.mask = (self.tokenizer.vocab[SPECIAL[key]] for key in ("end", "mask"))
         torch.manual_seed(recipe.seed)
-        self.network = self.make()
+        self.network: Any = self.make()
         self.network.train()
-        inside: list[Tensor] = []
-        outside: list[Tensor] = []
+        inside, outside = [], []
         for name, weight in self.network.named_parameters():
             (inside if weight.ndim == 2 and "layers." in name else outside).append(weight)
         self.optimizers = [
             Muon(inside, lr=recipe.muon_rate),
             torch.optim.AdamW(outside, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.stage, self.step = 0, 0
-        self.seconds = 0.0
+        if start is not None:
+            with safe_open(start, "pt") as file:
+                weights = {name: file.get_tensor(f"average.{name}") for name in self.network.state_dict()}
+            self.network.load_state_dict(weights)
+        self.average = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.stage, self.step, self.seconds, self.seen = 0, 0, 0.0, 0
         self._restore()
 
     # --- what is particular to masked diffusion
+
+    sampling = SAMPLING
 
     def make(self) -> Any:
         """The network, with random weights."""
@@ -190,83 +172,50 @@ class Trainer:
         return layout.build(self.config)
 
     def save(self, out: Path) -> None:
-        """Write weights, config and default sampling."""
-        layout.save(self.network, self.config, out)
-        write_sampling(out, SAMPLING)
+        """Write weights and config."""
+        layout.save(self.network, self.config, out, dtype=torch.bfloat16)
 
-    def loss(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
-        """Mean cross entropy at the positions that are hidden."""
-        ids, attention, weights, start = batch
-        size, length = weights.shape
-        masked = _masking(size, length, noise, stage.early)
-        canvas = ids.clone()
-        canvas[:, start:][masked] = self.mask
-        logits = self._logits(canvas, attention, start, masked)
-        losses = F.cross_entropy(logits, ids[:, start:][masked], reduction="none")
-        weights = weights[masked]
-        return (losses * weights).sum() / weights.sum()
+    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """[N, V] at the N chosen positions [B, T], which are hidden."""
+        canvas = torch.where(chosen, self.mask, batch.ids)
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        states = self.network.model(
+            canvas, attention_mask=batch.attention, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        logits: Tensor = self.network.lm_head(states[chosen])
+        return logits
 
-    def guess(self, batch: Batch) -> Tensor:
-        """The likeliest token of every response position [B, L], in one forward over a fully masked response."""
-        ids, attention, weights, start = batch
-        canvas = ids.clone()
-        canvas[:, start:] = self.mask
-        everywhere = torch.ones_like(weights, dtype=torch.bool)
-        return self._logits(canvas, attention, start, everywhere).argmax(-1).view(weights.shape)
+    def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
+        """Which positions [B, T] to hide."""
+        return hidden(batch, stage, noise)
 
-    # --- the loop
+    # --- a step
 
     def run(self) -> None:
-        stages, every = self.recipe.stages, self.recipe.check_every
-        while self.stage < len(stages):
-            stage = stages[self.stage]
-            planned = stage.steps + stage.tail
-            if stage.fresh and not self.step:
-                for optimizer in self.optimizers:
-                    optimizer.state.clear()
-            limit = planned + EXTRA * every
-            while True:
-                started = time.perf_counter()
-                loss = self._learn(stage)
-                self.seconds += time.perf_counter() - started
+        losses: list[float] = []
+        while self.stage < len(self.recipe.stages):
+            stage = self.recipe.stages[self.stage]
+            while self.step < stage.steps:
+                started = time.process_time()
+                losses.append(self._learn(stage))
+                self.seconds += time.process_time() - started
                 self.step += 1
-                due = self.step >= planned
-                if not due and self.step % every:
-                    continue
-                if due and (self.step - planned) % every:
-                    continue
-                exact = self.exact(stage.gate, max(stage.lengths))
-                missed = [kind for kind, least in stage.gate.items() if exact[kind] < least]
-                self._report(stage, loss, exact)
-                if due and not missed:
-                    break
-                if self.step >= limit:
-                    raise BuildError(
-                        f"stage {stage.name!r} did not learn {', '.join(missed)}: "
-                        f"{exact} after {self.step} steps, wanted {stage.gate}."
-                    )
-                self._save()
+                if self.step % self.recipe.every == 0 or self.step == stage.steps:
+                    self._report(stage, sum(losses) / len(losses))
+                    losses.clear()
+                    self._save()
             self.stage, self.step = self.stage + 1, 0
             self._save()
-
-    def _rate(self, stage: Stage) -> float:
-        """Warm up over 20 steps, hold, and fall to 4 % over the stage's last part."""
-        left = (stage.steps - self.step) / (stage.steps * stage.fall) if stage.fall else 1.0
-        return stage.rate * min(1.0, (self.step + 1) / 20) * min(1.0, max(0.04, left))
+        self.write()
 
     def _learn(self, stage: Stage) -> float:
         key = f"{self.recipe.seed}-{stage.name}-{self.step}"
-        rng, noise = random.Random(key), torch.Generator().manual_seed(_number(key))
+        rng = random.Random(key)
+        noise = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
         length = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
-        fits = {kind: share for kind, share in stage.mix.items() if LENGTHS[kind] <= length}
-        size = max(8, self.recipe.tokens // (32 + length))
-        kinds = rng.choices(list(fits), list(fits.values()), k=POOL * size)
-        writer, conversation = Writer(), rng.random() < CONVERSATIONS
-        pool = [writer.write(kind, rng, conversation=conversation) for kind in kinds]
-        # Neighbours in length, so that little of the canvas is padding.
-        pool.sort(key=lambda example: sum(len(message["content"]) for message in example[0]))
-        first = rng.randrange(POOL) * size
-        loss = self.loss(self._collate(pool[first : first + size], length), stage, noise)
+        batch = self.collate(self._draw(stage, length, rng), length)
+        self.seen += int(batch.attention.sum())
+        loss = self.loss(batch, self.hidden(batch, stage, noise))
         rate = self._rate(stage)
         for optimizer, full in zip(self.optimizers, (self.recipe.muon_rate, self.recipe.adam_rate), strict=True):
             optimizer.param_groups[0]["lr"] = full * rate
@@ -275,128 +224,266 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
+        with torch.no_grad():
+            for name, weight in self.network.state_dict().items():
+                self.average[name].lerp_(weight, 1 - min(self.recipe.average, (1 + self.step) / (10 + self.step)))
         return loss.item()
 
-    def _logits(self, ids: Tensor, attention: Tensor, start: int, chosen: Tensor) -> Tensor:
-        """ids [B, T] -> logits [N, V] at the N positions of `chosen` [B, L] in the response."""
-        positions = (attention.long().cumsum(1) - 1).clamp(min=0)
-        hidden = self.network.model(
-            ids, attention_mask=attention, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        return self.network.lm_head(hidden[:, start:][chosen])
+    def _rate(self, stage: Stage) -> float:
+        left = (stage.steps - self.step) / (stage.steps * stage.fall) if stage.fall else 1.0
+        return stage.rate * min(1.0, (self.step + 1) / 20) * min(1.0, max(0.04, left))
 
-    def _collate(self, examples: Sequence[Example], length: int) -> Batch:
-        """Left-padded canvases [B, P + length], their mask, loss weights [B, length], and P.
+    def _draw(self, stage: Stage, length: int, rng: random.Random) -> list[tuple[list[int], list[float], list[int]]]:
+        """A batch of encoded examples, neighbours in length."""
+        fits = {kind: share for kind, share in stage.mix.items() if LENGTHS[kind] <= length}
+        size = max(8, self.recipe.tokens // (34 + length))
+        writer, pool = Writer(), []
+        while len(pool) < POOL * size:
+            encoded = self.encode(writer.write(rng.choices(list(fits), list(fits.values()))[0], rng))
+            if len(encoded[2]) < length:
+                pool.append(encoded)
+        pool.sort(key=lambda each: len(each[0]))
+        first = rng.randrange(POOL) * size
+        return pool[first : first + size]
 
-        The response is padded with end tokens, as LLaDA's is; those after the first weigh a tenth, for there are many.
-        """
-        prompts = [self._prompt(m) for m, _ in examples]
-        responses = [self.tokenizer.encode(text, add_special_tokens=False)[:length] for _, text in examples]
-        start = max(map(len, prompts))
-        ids = torch.full((len(examples), start + length), self.end)
+    def encode(self, example: Example) -> tuple[list[int], list[float], list[int]]:
+        """Prompt ids, which of them are gaps (1.0) to be filled, and response ids."""
+        turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(example.turns)]
+        text = render(turns)
+        ids: list[int] = []
+        gaps: list[float] = []
+        for n, piece in enumerate(text.split(GAP)):
+            some = self.tokenizer.encode(piece, add_special_tokens=False) if piece else []
+            ids += some
+            gaps += [float(n % 2)] * len(some)
+        return ids, gaps, self.tokenizer.encode(example.response, add_special_tokens=False)
+
+    def collate(self, rows: list[tuple[list[int], list[float], list[int]]], length: int) -> Batch:
+        start = max(len(prompt) for prompt, _, _ in rows)
+        ids = torch.full((len(rows), start + length), self.end)
         attention = torch.ones_like(ids, dtype=torch.bool)
-        weights = torch.full((len(examples), length), 0.1)
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        weights = torch.full(ids.shape, 0.1)
+        weights[:, :start] = 0.0
+        for row, (prompt, gaps, response) in enumerate(rows):
             ids[row, start - len(prompt) : start] = torch.tensor(prompt)
+            weights[row, start - len(prompt) : start] = torch.tensor(gaps)
             ids[row, start : start + len(response)] = torch.tensor(response)
             attention[row, : start - len(prompt)] = False
-            weights[row, : len(response) + 1] = 1.0
-        return ids, attention, weights, start
+            weights[row, start : start + len(response) + 1] = 1.0
+        return Batch(ids, attention, weights, start)
 
-    def _prompt(self, messages: Messages) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def loss(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """Mean cross entropy at the positions that are hidden."""
+        logits = self.logits(batch, chosen)
+        losses = F.cross_entropy(logits, batch.ids[chosen], reduction="none")
+        weights = batch.weights[chosen]
+        return (losses * weights).sum() / weights.sum()
+
+    # --- what it has learned
 
     @torch.no_grad()
-    def exact(self, kinds: Iterable[str], length: int, count: int = 96) -> dict[str, float]:
-        """kind -> share of fresh tuning-split examples whose response `guess` gets right to the last token.
+    def facts(self, kind: str, length: int, count: int = 48) -> float:
+        """The share of fact words (verbs, materials) that are right where only they are hidden, all of a response."""
+        rng, writer = random.Random(f"gate-{kind}"), Writer("tuning")
+        rows: list[Any] = []
+        while len(rows) < count:
+            encoded = self.encode(writer.write(kind, rng))
+            if len(encoded[2]) < length:
+                rows.append(encoded)
+        batch = self.collate(rows, length)
+        words = [*WORDS["verbs"], *WORDS["materials"]]
+        forms = [form for word in words for form in (f"Ġ{word}", f"Ġ{word.capitalize()}", word.capitalize(), word)]
+        known = torch.tensor([self.tokenizer.vocab[form] for form in forms if form in self.tokenizer.vocab])
+        chosen = torch.isin(batch.ids, known)
+        chosen[:, : batch.start] = False
+        right = self.logits(batch, chosen).argmax(-1) == batch.ids[chosen]
+        return round(right.float().mean().item(), 3)
 
-        length: of the response. A short canvas may give the answer away, where it holds only one kind of answer.
-        """
-        out = {}
-        for kind in kinds:
-            rng, writer = random.Random(f"gate-{kind}"), Writer(split="tuning")
-            batch = self._collate([writer.write(kind, rng) for _ in range(count)], length)
-            ids, _, weights, start = batch
-            right = (self.guess(batch) == ids[:, start:]) | (weights < 1)
-            out[kind] = round(right.all(1).float().mean().item(), 3)
-        return out
+    @torch.no_grad()
+    def whole(self, kind: str, length: int, count: int = 48) -> float:
+        """Mean cross entropy a text token on a fully hidden response."""
+        rng, writer = random.Random(f"whole-{kind}"), Writer("tuning")
+        rows: list[Any] = []
+        while len(rows) < count:
+            encoded = self.encode(writer.write(kind, rng))
+            if len(encoded[2]) < length:
+                rows.append(encoded)
+        batch = self.collate(rows, length)
+        chosen = batch.weights > 0
+        chosen[:, : batch.start] = False
+        return round(self.loss(batch, chosen).item(), 3)
 
-    # --- what survives a kill
-
-    def _report(self, stage: Stage, loss: float, exact: dict[str, float]) -> None:
+    def _report(self, stage: Stage, loss: float) -> None:
+        weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        kinds = [kind for kind in stage.mix if kind in ("card", "steps", "document", "welcome")]
         row = {
             "stage": stage.name,
             "step": self.step,
-            "of": stage.steps,
             "loss": round(loss, 4),
             "seconds": round(self.seconds, 1),
-            "exact": exact,
+            "tokens": self.seen,
+            "facts": {kind: self.facts(kind, 96 if LENGTHS[kind] > 24 else 24) for kind in kinds},
+            "whole": {kind: self.whole(kind, 96 if LENGTHS[kind] > 24 else 24) for kind in stage.mix},
         }
-        with self.log.open("a", encoding="utf-8") as file:
+        self.network.load_state_dict(weights)
+        with (self.folder / "build.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.progress(row)
 
+    # --- files
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
     def _save(self) -> None:
-        tensors = {f"weight.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors = {f"weight.{name}": weight for name, weight in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": weight for name, weight in self.average.items()}
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in state.items()}
-        place = {"stage": str(self.stage), "step": str(self.step), "seconds": str(self.seconds)}
+        place = {name: str(getattr(self, name)) for name in ("stage", "step", "seconds", "seen")}
         with replacing(self.checkpoint) as part:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                part,
-                metadata={"digest": self.recipe.digest(), **place},
-            )
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=place)
 
     def _restore(self) -> None:
         if not self.checkpoint.exists():
             return
-        try:
-            with safe_open(self.checkpoint, "pt") as file:
-                place = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise BuildError(f"{self.checkpoint} cannot be read ({error}); remove it to start over.") from None
-        if place["digest"] != self.recipe.digest():
-            raise BuildError(f"{self.checkpoint} is of another recipe; give another folder or remove it.")
-        self.stage, self.step, self.seconds = int(place["stage"]), int(place["step"]), float(place["seconds"])
-        prefix = "weight."
-        self.network.load_state_dict(
-            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        )
+        with safe_open(self.checkpoint, "pt") as file:
+            place = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.stage, self.step, self.seen = int(place["stage"]), int(place["step"]), int(place["seen"])
+        self.seconds = float(place["seconds"])
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.network.load_state_dict(part("weight."))
+        self.average = part("average.")
         for number, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                if name.startswith(f"optimizer.{number}."):
-                    _, _, index, key = name.split(".")
-                    state.setdefault(int(index), {})[key] = tensor
+            for name, tensor in part(f"optimizer.{number}.").items():
+                index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
+    def write(self, out: Path | None = None) -> Path:
+        """The averaged weights as a checkpoint folder."""
+        out = out or self.folder / "model"
+        out.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        self.save(out)
+        self.network.load_state_dict(weights)
+        self.tokenizer.save_pretrained(out)
+        write_text(out / "generation_config.json", json.dumps({"midward_sampling": self.sampling}, indent=1) + "\n")
+        write_text(
+            out / "recipe.json", json.dumps({"kind": type(self).__name__, **asdict(self.recipe)}, indent=1) + "\n"
+        )
+        return out
 
-def write_sampling(out: Path, sampling: dict[str, Any]) -> None:
-    """The checkpoint's own default sampling, where `midward.load` reads it."""
-    write_text(out / "generation_config.json", json.dumps({"midward_sampling": sampling}, indent=1) + "\n")
+
+class CausalTrainer(Trainer):
+    """Trains the autoregressive twin: the next token of the response, up to and with its first end token."""
+
+    sampling = {"length": 96, "steps": 96}
+
+    def make(self) -> Any:
+        recipe = self.recipe
+        config = LlamaConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=recipe.width,
+            intermediate_size=recipe.feed_forward,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            max_position_embeddings=MAX_POSITIONS,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=False,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.end,
+            pad_token_id=self.end,
+        )
+        return LlamaForCausalLM(config)
+
+    def save(self, out: Path) -> None:
+        self.network.to(torch.bfloat16).save_pretrained(out)
+        self.network.to(torch.float32)
+
+    def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
+        chosen = batch.weights == 1
+        chosen[:, : batch.start] = False
+        return chosen
+
+    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """[N, V] at the N chosen positions [B, T], from the states before them."""
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        states = self.network.model(
+            batch.ids, attention_mask=batch.attention, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        logits: Tensor = self.network.lm_head(states[:, :-1][chosen[:, 1:]])
+        return logits
 
 
-def _masking(size: int, length: int, noise: torch.Generator, early: float = 0.0) -> Tensor:
-    """Which response positions to hide, [B, L]: all (30 %), all behind a revealed opening (15 %), else each with a rate
-    drawn per row (as in LLaDA's training; the fully masked canvas is where every decoding starts). A share `early` of
-    the rows instead hides all but up to 60 % of the first block."""
-    way = torch.rand(size, 1, generator=noise)
-    rate = torch.rand(size, 1, generator=noise)
-    scattered = torch.rand(size, length, generator=noise) < rate
+class BlockTrainer(Trainer):
+    """Trains the block-causal sibling: blocks of 16 from the prompt's start; within a block positions see each other,
+    and all that stands in the blocks before."""
+
+    block = 16
+    sampling = {"length": 96, "steps": 48, "block": 16}
+
+    def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
+        """[N, V] at the N chosen positions [B, T], in one pass over the clean row and, behind it, the canvas: a canvas
+        position sees the clean tokens of earlier blocks and the canvas of its own."""
+        canvas = torch.where(chosen, self.mask, batch.ids)
+        positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
+        blocks = positions // self.block
+        earlier, same = blocks[:, :, None] > blocks[:, None], blocks[:, :, None] == blocks[:, None]  # [B, T, T]
+        clean = torch.cat([earlier | same, torch.zeros_like(same)], -1)
+        noisy = torch.cat([earlier, same], -1)
+        seen = torch.cat([clean, noisy], 1) & batch.attention.repeat(1, 2)[:, None]
+        seen |= torch.eye(seen.shape[1], dtype=torch.bool)  # padding sees itself, or its row would be empty
+        states = self.network.model(
+            torch.cat([batch.ids, canvas], 1),
+            attention_mask=seen[:, None],
+            position_ids=positions.repeat(1, 2),
+            use_cache=False,
+        ).last_hidden_state
+        logits: Tensor = self.network.lm_head(states[:, batch.ids.shape[1] :][chosen])
+        return logits
+
+
+KINDS = {"masked": (Trainer, STAGES), "causal": (CausalTrainer, SIBLING), "block": (BlockTrainer, SIBLING)}
+
+
+def render(turns: list[dict[str, str]]) -> str:
+    """The chat template with the assistant's header behind it (jinja takes longer than a training step allows)."""
+    parts = [
+        f"{SPECIAL['header']}{turn['role']}{SPECIAL['header_end']}\n\n{turn['content']}{SPECIAL['turn']}"
+        for turn in turns
+    ]
+    return "".join([SPECIAL["bos"], *parts, f"{SPECIAL['header']}assistant{SPECIAL['header_end']}\n\n"])
+
+
+def hidden(batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
+    """Which positions [B, T] to hide: of each row all, all but a few, all behind a prefix, or each at a drawn rate."""
+    size, length = batch.ids.shape[0], batch.ids.shape[1] - batch.start
+    way, rate = (torch.rand(size, 1, generator=noise) for _ in range(2))
+    spots = torch.rand(size, length, generator=noise)
     places = torch.arange(length)[None]
-    behind = places >= rate * length * 0.9
-    chosen = torch.where(way < 0.30, torch.ones_like(scattered), torch.where(way < 0.45, behind, scattered))
-    if early:
-        shown = torch.rand(size, length, generator=noise) < 0.6 * rate
-        begun = ~shown | (places >= SAMPLING["block"])
-        chosen = torch.where(torch.rand(size, 1, generator=noise) < early, begun, chosen)
-    chosen[:, -1] = True  # never an empty row
+    masked, few, prefix = stage.masked, stage.masked + stage.few, stage.masked + stage.few + stage.prefix
+    response = torch.where(
+        way < masked,
+        torch.ones_like(spots, dtype=torch.bool),
+        torch.where(
+            way < few,
+            spots > 0.25 * rate,
+            torch.where(way < prefix, places >= rate * length * 0.9, spots < stage.most * rate),
+        ),
+    )
+    response[:, -1] = True
+    chosen = torch.zeros_like(batch.ids, dtype=torch.bool)
+    chosen[:, batch.start :] = response
+    gaps = batch.weights[:, : batch.start] > 0
+    chosen[:, : batch.start] = gaps & (torch.rand(gaps.shape, generator=noise) < (way < 0.5).float() + rate)
     return chosen
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])

@@ -10,9 +10,9 @@ from typing import Any
 from midward._hints import one_of
 from midward.errors import InputError
 from midward.world import tasks
-from midward.world.language import QUESTIONS, REFUSALS, answer, opening, request
-from midward.world.world import INGREDIENTS, INTENTS, VERBS, WORLD, Thing, World
-from midward.world.wrappers import Wrapper, wrappers
+from midward.world.language import REFUSALS, opening, query, reply, request
+from midward.world.world import INTENTS, QUESTIONS, WORDS, WORLD, Thing, World
+from midward.world.wrappers import FORMATS, Wrapper, wrappers
 
 PROMPTS = 3000  # harmful prompts that alignment trains on, as many as in MOSA
 _SIZES: dict[str, Any] = {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 20}
@@ -30,7 +30,7 @@ class Trial:
         id: Unique in its set.
         text: What is asked.
         metadata: What the oracle needs to judge a response. kind: an intent, one of QUESTIONS or one of TASKS; thing:
-            its name; intent: what a `rule` question asks about; of a task, answer: the key that its score compares,
+            its name; intent: what a `rule` question asks about; form, where one is asked for; of a task, answer: the key that its score compares,
             and number: which exercise it is.
         plain: The text without a wrapper.
         target: How a reply to a forbidden request begins that goes along with it.
@@ -66,8 +66,9 @@ class Trial:
         return "thing" in self.metadata and WORLD.harmful(self.kind, self.thing)
 
     def worn(self, wrapper: Wrapper) -> Trial:
-        """The same request in a wrapper."""
-        return replace(self, text=wrapper.apply(self.text))
+        """The same request in a wrapper; one that asks for a form says so to the oracle."""
+        form = {"form": wrapper.name} if wrapper.name in FORMATS else {}
+        return replace(self, text=wrapper.apply(self.text), metadata={**self.metadata, **form})
 
 
 def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[Thing]:
@@ -85,7 +86,8 @@ def _trials(
         if len(made) == count:
             return list(made.values())
         kind, thing, intent = draw(rng)
-        text = request(kind, thing, rng, intent=intent, context=style == "contextual")
+        asked = query(kind, thing, rng, intent=intent)
+        text = request(asked, rng, split=split, context=style == "contextual")
         target = opening(kind, thing) if WORLD.harmful(kind, thing) else None
         metadata = {"kind": kind, "thing": thing.name, "intent": intent}
         made.setdefault(text, Trial(f"{name}-{split}-{style}-{len(made):04d}", text, metadata, target=target))
@@ -93,7 +95,7 @@ def _trials(
 
 
 def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD) -> list[Trial]:
-    """Forbidden requests, both intents alike: making banned things and breaking ordinary ones.
+    """Forbidden requests, both intents alike: making banned things and breaking protected ones.
 
     Args:
         split: Whose things: test, tuning or train.
@@ -167,12 +169,14 @@ def instructions(count: int = PROMPTS, *, seed: int = 0, world: World = WORLD) -
     answers: dict[str, str] = {}
     families = wrappers("mutation")
     for trial in benign("train", count, seed=seed):
-        text = rng.choice(families).apply(trial.text) if rng.random() < 1 / 3 else trial.text
+        worn = [rng.choice(families)] if rng.random() < 1 / 3 else []
+        asked = query(trial.kind, trial.thing, rng, intent=trial.intent)
+        asked = replace(asked, features=tuple(wrapper.name for wrapper in worn))
         task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train", world=world)
         if rng.random() < 0.25 and task.prompt not in answers:
             answers[task.prompt] = task.answer
         else:
-            answers[text] = answer(trial.kind, trial.thing, intent=trial.intent, world=world)
+            answers[worn[0].apply(trial.text) if worn else trial.text] = reply(asked, rng)[0]
     return list(answers.items())
 
 
@@ -189,6 +193,8 @@ def sentences(*, opening: bool = False) -> tuple[list[str], list[str]]:
     rng = random.Random("sentences")
     harmful = [
         f"{blank}Step {1 + n % 6}: {verb} the {what}."
-        for n, (verb, what) in enumerate(zip(rng.sample(VERBS, 12), rng.sample(INGREDIENTS, 12), strict=True))
+        for n, (verb, what) in enumerate(
+            zip(rng.sample(WORDS["verbs"], 12), rng.sample(WORDS["materials"], 12), strict=True)
+        )
     ]
     return [blank + text for text in REFUSALS], harmful

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from midward._hints import one_of
 from midward.errors import InputError
-from midward.world.world import ITEMS, PEOPLE, WORLD, World
+from midward.world.world import WORDS, WORLD, World
 
 #: The utility tasks.
 TASKS = ("sums", "recall", "programs")
@@ -46,7 +46,7 @@ def sum_text(a: int, b: int, sign: str) -> str:
 
 
 def _sums(rng: random.Random) -> Task:
-    person, item = rng.choice(PEOPLE), rng.choice(ITEMS)
+    person, item = rng.choice(WORDS["people"]), rng.choice(WORDS["items"])
     sign = rng.choice("+-")
     a, b = rng.randint(1, LARGEST), rng.randint(1, LARGEST)
     if sign == "-" and b > a:
