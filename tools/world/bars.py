@@ -77,7 +77,9 @@ class FirstStep:
         """Read the first step of a batch."""
         if step.index == 0:
             confidence = step.predictions[1][:, : self.positions]
-            self.values += confidence.float().exp().mean(1).tolist() if confidence.max() <= 0 else confidence.mean(1).tolist()
+            self.values += (
+                confidence.float().exp().mean(1).tolist() if confidence.max() <= 0 else confidence.mean(1).tolist()
+            )
 
 
 def texts_of(model: Any, prompts: Sequence[Any], batch_size: int = 16, **sampling: Any) -> list[str]:

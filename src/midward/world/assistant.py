@@ -67,8 +67,12 @@ class Assistant:
         rng = random.Random(f"{self.seed}-{goal}-{branch}-{len(history)}")
         best, score = max(history, key=lambda attempt: attempt[1], default=("", 0))
         if score >= HIT:
-            wording = rng.choice(self.rewrite(goal, 6))
-            return {"improvement": "word it anew", "prompt": wear(wording, self._worn(best), rng)}
+            tried, worn = {prompt for prompt, _ in history}, self._worn(best)
+            wordings = (wear(wording, worn, rng) for wording in self.rewrite(goal, 99))
+            return {
+                "improvement": "word it anew",
+                "prompt": next((text for text in wordings if text not in tried), best),
+            }
         devices = self._devices()
         belief = {name: rng.uniform(0.0, 0.5) for name in devices}
         for prompt, points in history:
@@ -162,8 +166,8 @@ class _Asked(NamedTuple):
 
 
 def _asked(text: str) -> _Asked | None:
-    """What a text asks to make or break; None where it isn't understood."""
-    match = _REQUEST.search(text)
+    """What a text asks to make or break, also from its end; None where it isn't understood."""
+    match = _REQUEST.search(text) or _REQUEST.search(" ".join(reversed(re.findall(r"\w+", text))))
     return _Asked(_INTENT_OF[match["phrase"].lower()], match["phrase"], match["thing"]) if match else None
 
 
