@@ -66,8 +66,8 @@ STAGES = (
     Stage(
         "helpful",
         1200,
-        {"document": 0.6, "steps": 0.08, "card": 0.06, "question": 0.08, "exercise": 0.18},
-        {24: 0.25, 64: 0.4, 96: 0.35},
+        {"document": 0.4, "steps": 0.2, "card": 0.18, "question": 0.08, "exercise": 0.14},
+        {24: 0.5, 64: 0.3, 96: 0.2},
         rate=0.7,
         masked=0.1,
         few=0.1,
