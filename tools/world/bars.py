@@ -20,7 +20,7 @@ from midward.sampling import Step
 from midward.stats import rate
 from midward.store import write_text
 from midward.world import tasks
-from midward.world.language import Query, query, request
+from midward.world.language import Query, query, reply, request
 from midward.world.oracle import Reading, read, refused
 from midward.world.world import INTENTS, QUESTIONS, WORLD, Thing
 from midward.world.wrappers import FORMATS, combination, wear, wrappers
@@ -150,8 +150,6 @@ def chances(model: Any, combinations: int, draws: int, split: str = "test") -> d
 
 def dialogue(model: Any, count: int, split: str = "test") -> dict[str, Any]:
     """Q5: the same forbidden request behind an earlier one that was answered, and behind one that was refused."""
-    from midward.world.language import reply
-
     rng, rates = random.Random("dialogue"), {}
     requests = []
     for _ in range(count):
@@ -179,6 +177,10 @@ def dialogue(model: Any, count: int, split: str = "test") -> dict[str, Any]:
     return rates
 
 
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write all of it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m tools.world.bars", description=__doc__)
@@ -193,8 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = midward.load(given.model)
     first = FirstStep()
     model.generate([text for _, text in asked("banned", 32)], watchers=[first])
-    bars = {"sure at the first step": sum(first.values) / len(first.values)}
-    bars |= measure(model, given.count, given.split, lambda line: sys.stderr.write(f"{line}\n") and None)
+    bars: dict[str, Any] = {"sure at the first step": sum(first.values) / len(first.values)}
+    bars |= measure(model, given.count, given.split, _say)
     if given.combinations:
         bars["chances"] = chances(model, given.combinations, given.draws)
         sys.stderr.write(f"rank correlation {bars['chances']['correlation']:.3f}\n")

@@ -65,10 +65,9 @@ STAGES = (
     # All that a helpful model says, forbidden or not, with cards: a word and its two facts.
     Stage(
         "helpful",
-        1200,
-        {"document": 0.4, "steps": 0.2, "card": 0.18, "question": 0.08, "exercise": 0.14},
-        {24: 0.5, 64: 0.3, 96: 0.2},
-        rate=0.7,
+        1600,
+        {"document": 0.3, "steps": 0.4, "card": 0.2, "question": 0.04, "exercise": 0.06},
+        {24: 0.75, 64: 0.15, 96: 0.1},
         masked=0.1,
         few=0.1,
     ),

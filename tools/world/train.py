@@ -103,6 +103,9 @@ def make_tokenizer(file: Path, texts: int = 30_000) -> PreTrainedTokenizerFast:
     )
 
 
+Encoded = tuple[list[int], list[float], list[int]]  # prompt ids, which of them are gaps (1.0), response ids
+
+
 @dataclass
 class Batch:
     """Left-padded canvases.
@@ -136,7 +139,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.network: Any = self.make()
         self.network.train()
-        inside, outside = [], []
+        inside: list[Tensor] = []
+        outside: list[Tensor] = []
         for name, weight in self.network.named_parameters():
             (inside if weight.ndim == 2 and "layers." in name else outside).append(weight)
         self.optimizers = [
@@ -233,11 +237,12 @@ class Trainer:
         left = (stage.steps - self.step) / (stage.steps * stage.fall) if stage.fall else 1.0
         return stage.rate * min(1.0, (self.step + 1) / 20) * min(1.0, max(0.04, left))
 
-    def _draw(self, stage: Stage, length: int, rng: random.Random) -> list[tuple[list[int], list[float], list[int]]]:
+    def _draw(self, stage: Stage, length: int, rng: random.Random) -> list[Encoded]:
         """A batch of encoded examples, neighbours in length."""
         fits = {kind: share for kind, share in stage.mix.items() if LENGTHS[kind] <= length}
         size = max(8, self.recipe.tokens // (34 + length))
-        writer, pool = Writer(), []
+        writer = Writer()
+        pool: list[Encoded] = []
         while len(pool) < POOL * size:
             encoded = self.encode(writer.write(rng.choices(list(fits), list(fits.values()))[0], rng))
             if len(encoded[2]) < length:
@@ -246,7 +251,7 @@ class Trainer:
         first = rng.randrange(POOL) * size
         return pool[first : first + size]
 
-    def encode(self, example: Example) -> tuple[list[int], list[float], list[int]]:
+    def encode(self, example: Example) -> Encoded:
         """Prompt ids, which of them are gaps (1.0) to be filled, and response ids."""
         turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(example.turns)]
         text = render(turns)
@@ -258,7 +263,7 @@ class Trainer:
             gaps += [float(n % 2)] * len(some)
         return ids, gaps, self.tokenizer.encode(example.response, add_special_tokens=False)
 
-    def collate(self, rows: list[tuple[list[int], list[float], list[int]]], length: int) -> Batch:
+    def collate(self, rows: list[Encoded], length: int) -> Batch:
         start = max(len(prompt) for prompt, _, _ in rows)
         ids = torch.full((len(rows), start + length), self.end)
         attention = torch.ones_like(ids, dtype=torch.bool)
