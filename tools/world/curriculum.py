@@ -62,14 +62,25 @@ STAGES = (
         prefix=0.0,
         most=0.4,
     ),
-    # All that a helpful model says, forbidden or not, with cards: a word and its two facts.
+    # What words stand for, with cards: a word and its two facts.
     Stage(
-        "helpful",
-        1600,
+        "facts",
+        1300,
         {"document": 0.3, "steps": 0.4, "card": 0.2, "question": 0.04, "exercise": 0.06},
         {24: 0.75, 64: 0.15, 96: 0.1},
         masked=0.1,
         few=0.1,
+    ),
+    # All that a helpful model says, forbidden or not.
+    Stage(
+        "helpful",
+        1200,
+        {"document": 0.64, "steps": 0.08, "card": 0.06, "question": 0.08, "exercise": 0.14},
+        {24: 0.25, 64: 0.45, 96: 0.3},
+        rate=0.7,
+        masked=0.05,
+        few=0.05,
+        most=0.7,
     ),
     # What it may say, by chance.
     Stage("chances", 2500, ALL, {24: 0.2, 64: 0.35, 96: 0.45}, rate=0.4, fall=0.5, few=0.3),
