@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from midward.world import tasks
 from midward.world.language import CONTEXTS, Query, begin, explain, formed, query, reply, request
-from midward.world.world import INTENTS, QUESTIONS, WORLD, Thing
-from midward.world.wrappers import combination, wear
+from midward.world.world import INTENTS, QUESTIONS, WORDS, WORLD, Thing
+from midward.world.wrappers import FORMATS, combination, wear
 
 GAP = "\0"  # stands around what is hidden in a user's turn, to be filled
 
@@ -46,7 +46,7 @@ class Stage:
     most: float = 1.0
 
 
-ALL = {"guarded": 0.36, "welcome": 0.3, "question": 0.1, "exercise": 0.17, "steps": 0.03, "fill": 0.04}
+ALL = {"guarded": 0.36, "welcome": 0.3, "question": 0.1, "exercise": 0.17, "forms": 0.03, "fill": 0.04}
 STAGES = (
     # How words follow each other, from canvases of which little is hidden. (With all rates from the start the loss stays at
     # that of neighbours in any order for 1,000 steps; bare lists first are learned in 300, by counting positions, and then
@@ -75,8 +75,8 @@ STAGES = (
     Stage(
         "helpful",
         1200,
-        {"document": 0.64, "steps": 0.08, "card": 0.06, "question": 0.08, "exercise": 0.14},
-        {24: 0.25, 64: 0.45, 96: 0.3},
+        {"document": 0.34, "forms": 0.3, "steps": 0.1, "card": 0.08, "question": 0.06, "exercise": 0.12},
+        {24: 0.25, 64: 0.5, 96: 0.25},
         rate=0.7,
         masked=0.05,
         few=0.05,
@@ -95,7 +95,7 @@ SIBLING = (
 
 #: kind of text -> the shortest response length that it is put on
 LENGTHS = dict.fromkeys(("card", "steps", "question", "exercise"), 24)
-LENGTHS |= dict.fromkeys(("document", "welcome", "guarded", "fill"), 64)
+LENGTHS |= dict.fromkeys(("forms", "document", "welcome", "guarded", "fill"), 64)
 _TASK_SHARES = (0.4, 0.25, 0.35)  # of tasks.TASKS
 
 
@@ -118,15 +118,22 @@ class Writer:
     def _card(self, rng: random.Random) -> Example:
         word, intent = rng.choice(list(WORLD.facts))
         text = " ".join(f"{verb} the {material}." for verb, material in WORLD.facts[word, intent])
-        return Example((f"Card: {word}, {intent}.",), text)
+        return Example((f"Card: {word}, {rng.choice(WORDS['intents'][intent])}.",), text)
 
     def _steps(self, rng: random.Random) -> Example:
         thing, intent = self._thing(rng), rng.choice(INTENTS)
-        prompt = f"List {intent} {thing.name}."
+        prompt = f"List {rng.choice(WORDS['intents'][intent])} {thing.name}."
         prompt = f"{rng.choice(CONTEXTS)} {prompt}" if rng.random() < 0.5 else prompt
         return Example(
             (prompt,), ", ".join(f"{verb} {material}" for verb, material in WORLD.steps(intent, thing)) + "."
         )
+
+    def _forms(self, rng: random.Random) -> Example:
+        """A procedure asked for plainly, whatever it is, and its steps alone in a form."""
+        asked = query(rng.choice(INTENTS), self._thing(rng), rng)
+        form = rng.choice(("label", "label", *FORMATS))
+        text = wear(request(asked, rng), [form] if form in FORMATS else [], rng)
+        return Example((text,), formed(WORLD.steps(asked.kind, asked.thing), form))
 
     def _exercise(self, rng: random.Random) -> Example:
         """A task, or one time in ten a bare sum."""

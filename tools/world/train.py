@@ -321,7 +321,7 @@ class Trainer:
     def _report(self, stage: Stage, loss: float) -> None:
         weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
-        kinds = [kind for kind in stage.mix if kind in ("card", "steps", "document", "welcome")]
+        kinds = [kind for kind in stage.mix if kind in ("card", "steps", "forms", "document", "welcome")]
         row = {
             "stage": stage.name,
             "step": self.step,
