@@ -74,10 +74,10 @@ STAGES = (
     # All that a helpful model says, forbidden or not.
     Stage(
         "helpful",
-        1200,
-        {"document": 0.34, "forms": 0.3, "steps": 0.1, "card": 0.08, "question": 0.06, "exercise": 0.12},
-        {24: 0.25, 64: 0.5, 96: 0.25},
-        rate=0.7,
+        2600,
+        {"document": 0.34, "forms": 0.4, "steps": 0.08, "card": 0.05, "question": 0.05, "exercise": 0.08},
+        {24: 0.15, 64: 0.65, 96: 0.2},
+        rate=0.8,
         masked=0.05,
         few=0.05,
         most=0.7,
