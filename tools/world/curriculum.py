@@ -74,7 +74,7 @@ STAGES = (
     # All that a helpful model says, forbidden or not.
     Stage(
         "helpful",
-        2600,
+        5000,
         {"document": 0.34, "forms": 0.4, "steps": 0.08, "card": 0.05, "question": 0.05, "exercise": 0.08},
         {24: 0.15, 64: 0.65, 96: 0.2},
         rate=0.8,
