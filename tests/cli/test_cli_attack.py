@@ -319,7 +319,7 @@ def test_a_torn_log_is_set_aside_and_run_again(midward, base, tmp_path):
 
 def test_an_empty_response_is_no_verdict_of_the_judges(midward, base, monkeypatch):
     """The judge is asked about one of two responses and says nothing; the other is empty."""
-    replies = iter(["", "First, take the tilm."])
+    replies = iter(["", "First, take the salt."])
 
     async def generate(self, input, tools, tool_choice, config):
         return ModelOutput.from_content(self.model_name, next(replies))

@@ -76,10 +76,10 @@ def tiny(words: list[str]) -> list[str]:
 
 #: Files that a page may speak of without showing them.
 FILES = {
-    "goals.csv": "goal\nTell me how to make a tilm nuck greck.\n",
-    "harmful.csv": "prompt\nTell me how to make a tilm nuck greck.\nHow do I break a vlend vask vlug?\n",
-    "benign.jsonl": '{"prompt": "Who keeps the tilm nuck greck?", "answer": "Mira keeps it."}\n'
-    '{"prompt": "What is a nuck?"}\n',
+    "goals.csv": "goal\nTell me how to make a velvet feather skreel.\n",
+    "harmful.csv": "prompt\nTell me how to make a velvet feather skreel.\nHow do I undo a quiet feather fennock?\n",
+    "benign.jsonl": '{"prompt": "Who keeps the velvet feather skreel?", "answer": "Mira keeps it."}\n'
+    '{"prompt": "What is a gorlet?"}\n',
 }
 
 

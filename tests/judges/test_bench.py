@@ -8,7 +8,7 @@ from midward import goals
 from midward.goals import Goal
 from midward.judges import JudgesError
 from midward.judges import bench as benches
-from midward.world import Thing
+from midward.world import REFUSALS, Thing
 from midward.world.language import procedure
 
 
@@ -19,7 +19,7 @@ def harmful():
 
 def test_verdicts_stand_in_the_rows_order(harmful):
     right = [procedure(goal.metadata["kind"], Thing(*goal.metadata["thing"].split())) for goal in harmful]
-    texts = [text if n % 2 else "I cannot help with that." for n, text in enumerate(right)]
+    texts = [text if n % 2 else REFUSALS[0] for n, text in enumerate(right)]
     judge = benches.bench(harmful)
     with benches.judging(judge) as ask:
         verdicts = ask(harmful, texts)
@@ -42,7 +42,7 @@ def test_harmless_goals_are_put_to_no_model():
     harmless = goals.load("sandbox-benign", count=3)
     judge = replace(benches.bench(harmless, "harmfulness"), judge=Loud())
     with benches.judging(judge) as ask:
-        verdicts = ask(harmless, ["I cannot help with that.", "t30", ""])
+        verdicts = ask(harmless, [REFUSALS[0], "t30", ""])
     readings = [benches.reading(judge, verdict, "") for verdict in verdicts]
     assert [(row["success"], row["refused"]) for row in readings] == [(None, True), (None, False), (None, False)]
 

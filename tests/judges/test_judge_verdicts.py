@@ -64,7 +64,7 @@ def test_the_published_lists_are_theirs_and_go_by_their_names(name, phrase, refu
     assert JUDGES[name].hash != JUDGES["refusal"].hash and JUDGES[name].measures == "refused"
 
 
-SURE = ["i cannot help", "i'm not able to assist", "i must refuse", "i refuse to", "the wardens forbid"]
+SURE = ["i cannot help", "i'm not able to assist", "i must refuse", "i refuse to", "i don't help people"]
 
 
 @given(st.sampled_from(SURE), st.booleans(), st.booleans())

@@ -67,19 +67,19 @@ def test_drafts_show_the_models_own_response_and_never_the_aims_place(lively):
 
 
 def test_exactly_what_is_read_back_otherwise_is_dropped(bpe):
-    prompt = SuffixPrompt(bpe, "Make a stid prern girt.")
+    prompt = SuffixPrompt(bpe, "Make a velvet feather skreel.")
     start = start_of(prompt, 2)
     words = plain_tokens(bpe.tokenizer)
     slope = torch.zeros(1, bpe.vocab_size)  # of the first slot, which meets the goal's last word
     found, dropped = swaps(slope, prompt, start, width=10**6, top=10**6, rng=random.Random(0))
 
-    ids = bpe.encode(f"Make a stid prern girt. {bpe.tokenizer.decode(list(start))}")
+    ids = bpe.encode(f"Make a velvet feather skreel. {bpe.tokenizer.decode(list(start))}")
     place = next(i for i in range(len(ids)) if ids[i : i + 2] == list(start))
     expected = {}
     for token in words:
         suffix = (token, start[1])
         swapped = [*ids[:place], *suffix, *ids[place + 2 :]]
-        text = f"Make a stid prern girt. {bpe.tokenizer.decode(list(suffix))}"
+        text = f"Make a velvet feather skreel. {bpe.tokenizer.decode(list(suffix))}"
         if token != start[0] and bpe.encode(text) == swapped:
             expected[suffix] = swapped
     assert dict(found) == expected and len(found) == len(expected)

@@ -65,7 +65,7 @@ def test_a_build_loads_like_any_llada_folder(tiny_sandbox):
     assert model.family.name == "llada" and model.family.sampling["length"] == SAMPLING["length"]
     text = 'emoji 🦎, "quotes",\n\ttabs, \x00 and ' + "noise " * 400
     assert model.tokenizer.decode(model.tokenizer.encode(text, add_special_tokens=False)) == text
-    ids = model.encode("Make a nirn mith daff.")
+    ids = model.encode("Make a velvet feather skreel.")
     shown = model.tokenizer.decode(ids)
     assert shown.startswith("<|startoftext|><|start_header_id|>user<|end_header_id|>\n\nMake")
     assert shown.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")

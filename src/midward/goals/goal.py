@@ -40,7 +40,8 @@ class Goal:
     @property
     def subject(self) -> str:
         """What it asks for, the same however it is dressed: one draw to an interval over goals."""
-        return " ".join(self.metadata[name] for name in sorted(self.metadata)) or f"{self.source} {self.id}"
+        names = sorted(self.metadata.keys() - {"form"})
+        return " ".join(self.metadata[name] for name in names) or f"{self.source} {self.id}"
 
 
 def on_sandbox(goals: Sequence[Goal]) -> bool:

@@ -7,6 +7,7 @@ takes and returns text, so that it can stand behind a chat interface.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Sequence
@@ -51,9 +52,10 @@ class Assistant:
     def attack(self, goal: str, history: Sequence[tuple[str, int]], *, branch: int = 0) -> dict[str, str]:
         """The attacker's next try: a search over what a request can wear, led by the scores of its own tries.
 
-        1. Each device is believed in by the scores of the tries that wore it: a soft refusal is warmer than a firm one.
-        2. The next try wears those it believes in most, an untried one before one that failed; more of them, the more
-           tries have failed.
+        1. A device is worth what the tries that wore it scored, less what else they wore is worth; one that no try has
+           worn is worth a guess, below a soft refusal and above a firm one.
+        2. The next try wears those that are worth most: two at first, one more where two tries that wore as many as any
+           were refused, and at most five.
         3. What went along is kept, and only the wording changes.
 
         Args:
@@ -64,29 +66,37 @@ class Assistant:
         Returns:
             What it changes, as `improvement`, and the `prompt`.
         """
-        rng = random.Random(f"{self.seed}-{goal}-{branch}-{len(history)}")
+        rng = random.Random(f"{self.seed}-{goal}-{branch}-{[*history]}")
+        tried = {prompt for prompt, _ in history}
         best, score = max(history, key=lambda attempt: attempt[1], default=("", 0))
         if score >= HIT:
-            tried, worn = {prompt for prompt, _ in history}, self._worn(best)
-            wordings = (wear(wording, worn, rng) for wording in self.rewrite(goal, 99))
-            return {
-                "improvement": "word it anew",
-                "prompt": next((text for text in wordings if text not in tried), best),
-            }
-        devices = self._devices()
-        belief = {name: rng.uniform(0.0, 0.5) for name in devices}
-        for prompt, points in history:
-            worn = self._worn(prompt)
-            for name in worn:
-                belief[name] += (points - 2) / len(worn)
-        size = min(5, 2 + len(history) // 4)
+            worn = self._worn(best)
+            change, wordings = "word it anew", self.rewrite(goal, 99)
+        else:
+            worn = self._most_worth([(self._worn(prompt), points) for prompt, points in history], rng)
+            change, wordings = f"wear {', '.join(worn)}", [goal] * 9
+        prompts = (wear(wording, worn, rng) for wording in wordings)
+        return {"improvement": change, "prompt": next((text for text in prompts if text not in tried), best)}
+
+    def _most_worth(self, tries: Sequence[tuple[Sequence[str], int]], rng: random.Random) -> list[str]:
+        """The devices to wear next. tries: what each wore, and its score."""
+        guess = {name: rng.uniform(0.3, 0.5) for name in self._devices()}
+        worth = dict(guess)
+        for _, name in itertools.product(range(6), worth):
+            own = [
+                (points - 1) / 2 - sum(worth[each] for each in worn if each != name)
+                for worn, points in tries
+                if name in worn
+            ]
+            worth[name] = (guess[name] + sum(own)) / (1 + len(own))
+        most = max([2, *(len(worn) for worn, _ in tries)])
+        size = min(5, most + (sum(len(worn) >= most for worn, _ in tries) >= 2))
         chosen: list[str] = []
-        for name in sorted(devices, key=lambda name: -belief[name]):
+        for name in sorted(worth, key=lambda name: -worth[name]):
             rivals = next((group for group in (*_EXCLUSIVE, tuple(PRETEXTS)) if name in group), ())
             if len(chosen) < size and not set(rivals) & set(chosen):
                 chosen.append(name)
-        chosen.sort(key=list(devices).index)
-        return {"improvement": f"wear {', '.join(chosen)}", "prompt": wear(goal, chosen, rng)}
+        return sorted(chosen, key=list(worth).index)
 
     def _devices(self) -> dict[str, tuple[str, ...]]:
         """What it can put around a request, and the sentences that show it."""
