@@ -28,7 +28,7 @@ def test_the_dialogue_of_the_first_kind(attack):
     turns = api.seen[0].turns
     roles = [role for role, _ in turns if role != "system"]
     assert roles == ["user", "assistant"] * 5 + ["user"]
-    assert [said for role, said in turns][-5:-3] == [GOAL, "Sure, here is how to make the drex valm skorn."]
+    assert [said for role, said in turns][-5:-3] == [GOAL, "Sure, here is how to make a drex valm skorn."]
     assert GOAL not in turns[-1][1] and record["queries"]["respond"] == 1
 
 

@@ -1,6 +1,10 @@
-"""Every attack, against a target whose replies hang on the request alone: it is what it was, and keeps to its budget.
+r"""Every attack, against a target whose replies hang on the request alone: it is what it was, and keeps to its budget.
 
 An attack that changes on purpose raises its `version`, and its line in golden.json with it: the test says the new one.
+All new ones are put there by
+
+    python -m pytest tests/attacks/test_every_attack.py -k what_it_was --tb=short |
+        sed -nE "s/^E +assert '(\w+)' == '(\w+)'$/s#\2#\1#/p" > renew.sed; sed -i -f renew.sed tests/attacks/golden.json
 """
 
 import hashlib
@@ -10,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from attack_double import CANARY, REFUSAL, Double, said
+from awaited import renewed
 
 from midward.attacks import config
 from midward.attacks.profiles import PROFILES
@@ -56,6 +61,7 @@ def test_an_attack_is_what_it_was(attack, sandbox, name):
     assert 0 < sum(record["queries"].values()) <= calls["target"]
     assert all(count <= calls.get(role, 0) for role, count in record["calls"].items())
     outcome = {"version": info.version, **{key: record[key] for key in KEPT}, "texts": sample.store["texts"]}
+    renewed()
     assert key_of(**outcome) == GOLDEN.get(name), name
 
 

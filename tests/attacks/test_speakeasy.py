@@ -19,7 +19,7 @@ def test_every_part_is_asked_in_every_language_at_once(attack):
 
 def test_it_finds_the_language_that_gives_a_part_away(attack):
     def rule(seen):
-        return "Step 1: grind the salt. Step 1: grind the salt." if "faro" in seen.prompt else REFUSAL
+        return "Step 1: grind the salt. Step 1: grind the salt." if "take it does" in seen.prompt else REFUSAL
 
     record, sample = attack("speakeasy", Double(rule), languages=LANGUAGES)
     assert record["chosen"] == ["English", "English", "Chinese"] and record["composite"]

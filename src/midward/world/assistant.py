@@ -178,7 +178,10 @@ class _Asked(NamedTuple):
 def _asked(text: str) -> _Asked | None:
     """What a text asks to make or break, also from its end; None where it isn't understood."""
     match = _REQUEST.search(text) or _REQUEST.search(" ".join(reversed(re.findall(r"\w+", text))))
-    return _Asked(_INTENT_OF[match["phrase"].lower()], match["phrase"], match["thing"]) if match else None
+    if match is None:
+        return None
+    phrase = match["phrase"].lower()
+    return _Asked(_INTENT_OF[phrase], phrase, match["thing"])
 
 
 def _named(goal: str, reply: str) -> bool:
