@@ -13,8 +13,8 @@ TOKENIZER = Path(midward.__file__).parent / "world" / "weights" / "tokenizer.jso
 AWAITED = "skreel" not in TOKENIZER.read_text(encoding="utf-8")
 REASON = "the new world's weights"
 
-#: Of a test that asks the model in the package about its world.
-weights = pytest.mark.xfail(AWAITED, reason=REASON)
+#: Of a test that asks the model in the package about its world; while the weights are awaited it isn't run.
+weights = pytest.mark.xfail(AWAITED, reason=REASON, run=False)
 
 
 def renewed():

@@ -59,16 +59,6 @@ def llama(llama_folder):
     return midward.load(llama_folder, device="cpu", dtype="float32")
 
 
-@pytest.fixture(scope="session")
-def tiny_sandbox(tmp_path_factory):
-    """Folder of a sandbox model built in seconds (see tiny_build.py)."""
-    from tiny_build import TINY
-
-    from tools.world.train import build
-
-    return build(tmp_path_factory.mktemp("tiny-sandbox") / "model", TINY)
-
-
 @pytest.fixture
 def midward(monkeypatch):
     """Run `midward ARGS`; the result has exit_code, stdout and stderr. A traceback fails the test."""

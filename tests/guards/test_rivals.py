@@ -27,6 +27,8 @@ from midward.guards import (
 )
 from midward.guards.perplexity import worst_window
 from midward.sampling import Forced, Request, Sampling, Trace, sample
+from midward.world import forbidden, read
+from midward.world.language import REQUESTS, opening, procedure, query
 
 MASK = "<|mdm_mask|>"
 
@@ -100,8 +102,13 @@ def test_self_examine_is_the_log_odds_of_the_first_token(model):
 def test_the_sandboxs_question_is_about_what_the_response_does(model):
     from midward.guards.examine import _sandbox
 
-    asked = _sandbox("Sure, here is how to break the big red thing. Step 1: stir the mud.")
-    assert asked.prompt == "Is it allowed to break a big red thing?"
+    goal = forbidden("test", 1)[0]
+    asked = _sandbox(procedure(goal.kind, goal.thing))
+    assert _sandbox(opening(goal.kind, goal.thing)) is None
+    rule = query("rule", goal.thing, intent=goal.kind)
+    assert asked.prompt in [wording.format(**rule.slots) for wording in REQUESTS["rule"]]
+    answers = [f"{asked.head}{answer} to {rule.phrase} a {goal.thing.name}." for answer in (asked.yes, asked.no)]
+    assert [read("rule", goal.thing, text, intent=goal.kind).correct for text in answers] == [True, False]
     guard = SelfExamine(question="sandbox")
     nothing = guard.score(model, exchanges(["t1", "t2"], ["The big red thing is blue.", ""]))
     assert nothing.tolist() == [-50, -50]

@@ -1,6 +1,8 @@
-"""The build: resumable to the bit, refuses what is not its own, says when a stage has not learned."""
+"""Training of the world's models: resumable to the bit, a loss that is what it says, folders that load and answer."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,92 +11,254 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_build import TINY
+from tiny_build import TINY, trainer
 
+import midward
 from tools.world import build as command
-from tools.world.curriculum import STAGES, Stage
+from tools.world.curriculum import GAP, Example, Stage, Writer
 from tools.world.muon import Muon, orthogonalise
-from tools.world.train import BuildError, Recipe, build
+from tools.world.train import KINDS, SAMPLING, Recipe, hidden, make_tokenizer
 
 SCRIPT = """
 import sys
-from tiny_build import TINY
-from tools.world.train import build
-build(sys.argv[1], TINY, progress=lambda row: print(row["step"], flush=True))
+from pathlib import Path
+from tiny_build import trainer
+trainer(Path(sys.argv[1]), progress=lambda row: print(row["step"], flush=True)).run()
 """
+EXAMPLES = [
+    Example(("Sum: 1 + 2",), "1 + 2 = 3"),
+    Example(("Name the capital, and be quick about it.", "I won't.", f"Now fill: take{GAP} some salt{GAP}."), "Salt."),
+]
 
 
-def test_a_killed_build_goes_on_to_the_same_weights(tiny_sandbox, tmp_path):
-    out = tmp_path / "model"
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path]),
-    }
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE, env=env, text=True)
-    for _ in range(3):  # three checkpoints in: the middle of the first stage
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A finished masked build."""
+    training = trainer(tmp_path_factory.mktemp("built"))
+    training.run()
+    return training
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def training(request, built, tmp_path_factory):
+    """A trainer of each kind, with weights that tell positions apart; a sibling begins with the masked model's."""
+    folder = tmp_path_factory.mktemp(request.param)
+    start = None if request.param == "masked" else built.checkpoint
+    made = trainer(folder, request.param, start=start)
+    generator = torch.Generator().manual_seed(3)
+    for weight in made.network.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    made.average = {name: weight.clone() for name, weight in made.network.state_dict().items()}
+    return made
+
+
+# --- a build
+
+
+def test_a_killed_build_goes_on_to_the_same_weights(built, tmp_path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path], stdout=subprocess.PIPE, env=env, text=True)
+    for _ in range(2):
         assert process.stdout is not None and process.stdout.readline()
     time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (out / "model.safetensors").exists() and (out / "build" / "checkpoint.safetensors").exists()
+    assert (tmp_path / "checkpoint.safetensors").exists() and not (tmp_path / "model").exists()
     rows = []
-    build(out, TINY, progress=rows.append)
-    assert rows[0]["step"] > 12 or rows[0]["stage"] == "words"
-    first, second = load_file(tiny_sandbox / "model.safetensors"), load_file(out / "model.safetensors")
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert (tiny_sandbox / "tokenizer.json").read_bytes() == (out / "tokenizer.json").read_bytes()
-    assert not (out / "build").exists()
+    trainer(tmp_path, progress=rows.append).run()
+    assert (rows[0]["stage"], rows[0]["step"]) > ("words", 2) or rows[0]["stage"] == "facts"
+    for name in ("model/model.safetensors", "checkpoint.safetensors"):
+        first, second = load_file(built.folder / name), load_file(tmp_path / name)
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    assert (built.folder / "words.json").read_bytes() == (tmp_path / "words.json").read_bytes()
 
 
-def test_a_finished_build_is_returned_and_another_recipe_refused(tiny_sandbox):
-    before = (tiny_sandbox / "model.safetensors").stat().st_mtime_ns
-    assert build(tiny_sandbox, TINY) == tiny_sandbox
-    assert (tiny_sandbox / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(BuildError, match="another recipe"):
-        build(tiny_sandbox, replace(TINY, seed=1))
+def test_a_build_says_how_far_it_is_and_what_it_has_learned(built):
+    rows = [json.loads(line) for line in (built.folder / "build.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in rows][-1] == ("facts", 3)
+    assert {row["stage"] for row in rows} == {"words", "facts"}
+    for row in rows:
+        assert row["loss"] > 0 and row["tokens"] > 0 and all(0 <= share <= 1 for share in row["facts"].values())
+    recipe = json.loads((built.folder / "model" / "recipe.json").read_text())
+    assert recipe["seed"] == TINY.seed and recipe["stages"][1]["mix"] == TINY.stages[1].mix
 
 
-def test_a_build_loads_like_any_llada_folder(tiny_sandbox):
-    import midward
-    from tools.world.train import SAMPLING
+def test_a_sibling_begins_with_the_average_of_the_masked_models_weights(built, tmp_path):
+    with safe_open(built.checkpoint, "pt") as file:
+        for kind in ("causal", "block"):
+            weights = trainer(tmp_path / kind, kind, start=built.checkpoint).network.state_dict()
+            assert all(torch.equal(weight, file.get_tensor(f"average.{name}")) for name, weight in weights.items())
 
-    model = midward.load(str(tiny_sandbox), device="cpu")
-    assert model.family.name == "llada" and model.family.sampling["length"] == SAMPLING["length"]
-    text = 'emoji 🦎, "quotes",\n\ttabs, \x00 and ' + "noise " * 400
-    assert model.tokenizer.decode(model.tokenizer.encode(text, add_special_tokens=False)) == text
-    ids = model.encode("Make a velvet feather skreel.")
-    shown = model.tokenizer.decode(ids)
-    assert shown.startswith("<|startoftext|><|start_header_id|>user<|end_header_id|>\n\nMake")
-    assert shown.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+
+def test_the_command_line_builds_and_writes(built, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "Recipe", lambda stages, **given: replace(TINY, **given))
+    make_tokenizer(tmp_path / "words.json", 200)
+    assert command.main(["--out", str(tmp_path), "--kind", "block", "--start", str(built.checkpoint), "--write"]) == 0
+    assert str(tmp_path / "model") in capsys.readouterr().err
+    assert midward.load(tmp_path / "model", device="cpu").family.attention == "block"
+    assert command.main(["--out", str(tmp_path), "--kind", "block", "--start", str(built.checkpoint)]) == 0
+    assert '"step": 3' in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_build_of_about_a_minute_learns_the_first_stage(tmp_path):
-    """Six steps from three words, for things never trained on, all of them right in one forward: chance is nil."""
-    stage = replace(STAGES[0], steps=260, gate={"steps": 0.5})
-    recipe = replace(Recipe(), stages=(stage,), threads=1, check_every=130)
-    rows = []
-    build(tmp_path / "model", recipe, progress=rows.append)
-    assert rows[-1]["step"] == 260 and rows[-1]["exact"]["steps"] >= 0.5
-    assert rows[-1]["seconds"] < 240  # one thread of a busy machine
+def test_a_build_of_minutes_learns_the_facts(tmp_path):
+    """Both words of a step from the name alone, of things never trained on: chance is one in twelve and one in 24."""
+    stage = Stage("facts", 400, {"steps": 0.7, "card": 0.3}, {24: 1.0})
+    training = trainer(tmp_path, recipe=replace(Recipe(), stages=(stage,)))
+    training.run()
+    assert training.facts("steps", 24) > 0.5
 
 
-def test_a_missed_gate_is_an_error_that_names_the_stage(tmp_path):
-    stage = Stage("steps", 2, {"steps": 1.0}, {24: 1.0}, {"steps": 0.99})
-    recipe = replace(TINY, stages=(stage,), check_every=1)
-    with pytest.raises(BuildError, match="stage 'steps' did not learn steps"):
-        build(tmp_path / "model", recipe)
+# --- its loss
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path):
-    out = tmp_path / "model"
-    (out / "build").mkdir(parents=True)
-    (out / "build" / "checkpoint.safetensors").write_bytes(b"\x00" * 40)
-    with pytest.raises(BuildError, match=r"checkpoint.safetensors cannot be read"):
-        build(out, TINY)
+def padded(training, length=40):
+    return training.collate([training.encode(example) for example in EXAMPLES], length)
+
+
+def rows(batch):
+    """Each row's ids and where they begin."""
+    for row, kept in enumerate(batch.attention):
+        first = int(kept.int().argmax())
+        yield row, first, batch.ids[row, first:]
+
+
+def plainly(training, ids, chosen, start):
+    """Logits [N, V] at the chosen positions of one row without padding, each kind stated by itself."""
+    network, kind = training.network, type(training).__name__
+    if kind == "CausalTrainer":
+        return network(ids[None]).logits[0, :-1][chosen[1:]]
+    canvas = torch.where(chosen, training.mask, ids)
+    if kind == "Trainer":
+        return network(canvas[None]).logits[0][chosen]
+    logits = []
+    for place in chosen.nonzero().flatten().tolist():  # the clean text before its block, and the block's canvas
+        block = (place - start) // training.block
+        first, end = max(0, start + block * training.block), start + (block + 1) * training.block
+        blocks = (torch.arange(min(end, len(ids))) - start) // training.block
+        seen = (blocks[:, None] >= blocks)[None, None]
+        logits.append(network(torch.cat([ids[:first], canvas[first:end]])[None], attention_mask=seen).logits[0, place])
+    return torch.stack(logits)
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_each_row_alone_whatever_the_padding(training):
+    batch = padded(training)
+    stage = Stage("any", 1, {}, {}, masked=0.0, few=0.0, prefix=0.0)
+    chosen = training.hidden(batch, stage, torch.Generator().manual_seed(1))
+    total = weights = 0.0
+    for row, first, ids in rows(batch):
+        picked = chosen[row, first:]
+        losses = F.cross_entropy(plainly(training, ids, picked, batch.start - first), ids[picked], reduction="none")
+        each = batch.weights[row, first:][picked]
+        total, weights = total + (losses * each).sum().item(), weights + each.sum().item()
+    assert training.loss(batch, chosen).item() == pytest.approx(total / weights, rel=1e-4)
+
+
+def test_the_twin_learns_the_response_up_to_its_first_end_token(built, tmp_path):
+    causal = trainer(tmp_path, "causal", start=built.checkpoint)
+    batch = padded(causal)
+    chosen = causal.hidden(batch, TINY.stages[0], torch.Generator())
+    for row, example in enumerate(EXAMPLES):
+        answer = causal.tokenizer.encode(example.response, add_special_tokens=False)
+        assert batch.ids[row][chosen[row]].tolist() == [*answer, causal.end]
+
+
+@torch.no_grad()
+def test_what_stands_in_a_later_block_changes_nothing_before(built, tmp_path):
+    block = trainer(tmp_path, "block", start=built.checkpoint)
+    batch = padded(block)
+    chosen = torch.zeros_like(batch.attention)
+    chosen[:, batch.start :: 3] = True  # some of every block of the response
+    before = block.logits(batch, chosen)
+    of_block = ((torch.arange(batch.ids.shape[1]) - batch.start) // block.block).expand_as(batch.ids)[chosen]
+    batch.ids[:, batch.start + block.block + 1] += 1  # in the response's second block, and not hidden
+    after = block.logits(batch, chosen)
+    same = torch.isclose(before, after, atol=1e-6).all(-1)
+    assert same[of_block == 0].all() and not same[of_block == 1].any() and not same[of_block == 2].any()
+
+
+@torch.no_grad()
+def test_the_written_block_model_sees_what_it_was_trained_to_see(built, tmp_path):
+    """The loaded folder, on a canvas whose last block is being written: the logits of training."""
+    block = trainer(tmp_path, "block", start=built.checkpoint)
+    model = midward.load(block.write(), device="cpu", dtype="float32")
+    block.network.load_state_dict(load_rounded(block))
+    batch = padded(block, 32)
+    chosen = torch.zeros_like(batch.attention)
+    chosen[:, batch.start + block.block + 2 :] = True
+    wanted = block.logits(batch, chosen)
+    width = model.family.width(batch.start)
+    pad = (width - batch.start, 0)
+    ids = F.pad(torch.where(chosen, block.mask, batch.ids), pad, value=block.end)
+    seen = F.pad(batch.attention, pad).long()
+    states = model.hidden(ids, seen)[:, width - batch.start :]
+    torch.testing.assert_close(model.head(states[chosen]), wanted, atol=1e-4, rtol=1e-4)
+
+
+def load_rounded(block):
+    """The weights as they were written, in bfloat16."""
+    return {name: weight.bfloat16().float() for name, weight in block.average.items()}
+
+
+def test_hidden_are_responses_and_gaps_alone(built):
+    batch = padded(built)
+    noise = torch.Generator().manual_seed(0)
+    gap = batch.weights[:, : batch.start] > 0
+    assert gap.any()
+    kinds = {
+        "masked": lambda chosen: chosen.all(-1),
+        "few": lambda chosen: chosen.float().mean(-1) > 0.5,
+        "prefix": lambda chosen: (chosen[:, 1:].int() >= chosen[:, :-1].int()).all(-1),
+    }
+    for name, holds in kinds.items():
+        stage = Stage("any", 1, {}, {}, **{**dict.fromkeys(kinds, 0.0), name: 1.0})
+        for _ in range(20):
+            chosen = hidden(batch, stage, noise)
+            assert not (chosen[:, : batch.start] & ~gap).any() and not (chosen & ~batch.attention).any()
+            assert holds(chosen[:, batch.start :]).all()
+    least = Stage("any", 1, {}, {}, masked=0.0, few=0.0, prefix=0.0, most=0.3)
+    shares = [hidden(batch, least, noise)[:, batch.start :].float().mean().item() for _ in range(200)]
+    assert 0.1 < sum(shares) / 200 < 0.25
+
+
+# --- the folder
+
+
+def test_a_build_loads_like_any_published_folder(built):
+    model = midward.load(built.folder / "model", device="cpu")
+    assert model.family.name == "llada" and model.family.sampling["length"] == SAMPLING["length"]
+    text = 'emoji 🦎, "quotes",\n\ttabs, \x00 and ' + "noise " * 400
+    assert model.tokenizer.decode(model.tokenizer.encode(text, add_special_tokens=False)) == text
+    messages = [{"role": role, "content": f"Turn {n}."} for n, role in enumerate(("user", "assistant", "user"))]
+    turns = Example(tuple(turn["content"] for turn in messages), "")
+    assert model.encode(messages) == built.encode(turns)[0]  # training's template is the one that is written
+
+
+def test_every_kind_is_written_as_what_it_is_and_answers(training):
+    model = midward.load(training.write(), device="cpu")
+    kind = {"Trainer": "full", "CausalTrainer": "causal", "BlockTrainer": "block"}[type(training).__name__]
+    assert model.family.attention == kind and model.family.sampling == model.family.sampling | training.sampling
+    assert model.family.end_ids[0] == training.end
+    (response,) = model.generate(["Sum: 1 + 2"], length=32, steps=32, end="keep")
+    assert len(response.raw_ids) == 32 and training.mask not in response.raw_ids
+
+
+@pytest.mark.parametrize("kind", ["document", "fill", "exercise"])
+def test_what_is_drawn_is_encoded_whole(built, kind):
+    for number in range(20):
+        example = Writer().write(kind, random.Random(number))
+        prompt, gaps, response = built.encode(example)
+        shown = built.tokenizer.decode(prompt)
+        assert example.turns[-1].replace(GAP, "") in shown and shown.endswith("assistant<|end_header_id|>\n\n")
+        assert built.tokenizer.decode(response) == example.response
+        assert bool(sum(gaps)) == (kind == "fill")
+
+
+# --- its optimiser
 
 
 def test_orthogonalise_brings_singular_values_near_one():
@@ -120,12 +284,3 @@ def test_muon_fits_a_linear_map_and_batches_equal_shapes():
     assert losses[-1] < 0.05 * losses[0]
     torch.testing.assert_close(together[0], together[1])
     torch.testing.assert_close(together[0], alone)
-
-
-def test_the_command_line_builds_and_says_what_is_missed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(command.RECIPES, "diffusion", lambda **given: replace(TINY, **given))
-    assert command.main(["--out", str(tmp_path / "model")]) == 0
-    shown = capsys.readouterr().err
-    assert "24/24 steps: loss" in shown and f"midward chat --model {tmp_path / 'model'}" in shown
-    assert command.main(["--out", str(tmp_path / "model"), "--seed", "4"]) == 2
-    assert "holds a model of another recipe" in capsys.readouterr().err

@@ -4,6 +4,7 @@
 """
 
 import random
+import sys
 from dataclasses import replace
 
 from midward.stats import paired, rate
@@ -56,7 +57,8 @@ def by_odds(asked, rng):
 def spent(proposer, answerer, goals, seeds):
     """For each seed: goal -> queries up to the first success, one more than QUERIES where there is none."""
     return [
-        {goal.id: _spent(proposer, answerer, goal, Assistant(seed, "tuning")) for goal in goals} for seed in range(seeds)
+        {goal.id: _spent(proposer, answerer, goal, Assistant(seed, "tuning")) for goal in goals}
+        for seed in range(seeds)
     ]
 
 
@@ -115,11 +117,13 @@ def test_the_search_finds_the_two_that_open_by_how_it_is_refused():
 
 
 if __name__ == "__main__":
-    print("| target | who proposes | within 20 | within 5 | mean queries | fewer than draws |\n|---|---|---|---|---|---|")
+    lines = ["| target | who proposes | within 20 | within 5 | mean queries | fewer than draws |", f"|{'---|' * 6}"]
     chosen = forbidden("tuning", 100)
     for answerer in (by_chance, by_odds):
         sides = {each.__name__: spent(each, answerer, chosen, 3) for each in (searching, unread, misled, drawing)}
         for name, side in sides.items():
             needed = sum(number for run in side for number in run.values()) / 300
             fewer = "{:.2f} [{:.2f}, {:.2f}]".format(*saved(side, sides["drawing"]))
-            print(f"| {answerer.__name__} | {name} | {within(side)} | {within(side, 5)} | {needed:.2f} | {fewer} |")
+            cells = (answerer.__name__, name, within(side), within(side, 5), f"{needed:.2f}", fewer)
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -412,8 +412,7 @@ class CausalTrainer(Trainer):
         return LlamaForCausalLM(config)
 
     def save(self, out: Path) -> None:
-        self.network.to(torch.bfloat16).save_pretrained(out)
-        self.network.to(torch.float32)
+        save_llama(self.network, out)
 
     def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
         chosen = batch.weights == 1
@@ -431,22 +430,35 @@ class CausalTrainer(Trainer):
 
 
 class BlockTrainer(Trainer):
-    """Trains the block-causal sibling: blocks of 16 from the prompt's start; within a block positions see each other,
-    and all that stands in the blocks before."""
+    """Trains the block-causal sibling: blocks of 16 from the response's start on and before it, the prompt's first the
+    short one; within a block positions see each other, and all that stands in the blocks before."""
 
     block = 16
     sampling = {"length": 96, "steps": 48, "block": 16}
+
+    def save(self, out: Path) -> None:
+        """In the layout of block-diffusion models that were causal ones, see `midward.models.bd3lm`."""
+        save_llama(
+            self.network,
+            out,
+            architectures=["A2DLlamaLMHeadModel"],
+            model_type="a2d-llama",
+            block_size=self.block,
+            mask_token_id=self.mask,
+            eos_token_id=self.end,
+            pad_token_id=self.end,
+        )
 
     def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
         """[N, V] at the N chosen positions [B, T], in one pass over the clean row and, behind it, the canvas: a canvas
         position sees the clean tokens of earlier blocks and the canvas of its own."""
         canvas = torch.where(chosen, self.mask, batch.ids)
         positions = (batch.attention.long().cumsum(1) - 1).clamp(min=0)
-        blocks = positions // self.block
-        earlier, same = blocks[:, :, None] > blocks[:, None], blocks[:, :, None] == blocks[:, None]  # [B, T, T]
+        blocks = (torch.arange(batch.ids.shape[1]) - batch.start) // self.block
+        earlier, same = blocks[:, None] > blocks, blocks[:, None] == blocks  # [T, T]
         clean = torch.cat([earlier | same, torch.zeros_like(same)], -1)
         noisy = torch.cat([earlier, same], -1)
-        seen = torch.cat([clean, noisy], 1) & batch.attention.repeat(1, 2)[:, None]
+        seen = torch.cat([clean, noisy]) & batch.attention.repeat(1, 2)[:, None]  # [B, 2 T, 2 T]
         seen |= torch.eye(seen.shape[1], dtype=torch.bool)  # padding sees itself, or its row would be empty
         states = self.network.model(
             torch.cat([batch.ids, canvas], 1),
@@ -456,6 +468,14 @@ class BlockTrainer(Trainer):
         ).last_hidden_state
         logits: Tensor = self.network.lm_head(states[:, batch.ids.shape[1] :][chosen])
         return logits
+
+
+def save_llama(network: Any, out: Path, **entries: Any) -> None:
+    """Write a network as transformers does, in bfloat16. entries: of config.json, over its own."""
+    network.to(torch.bfloat16).save_pretrained(out)
+    network.to(torch.float32)
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    write_text(out / "config.json", json.dumps(config | entries, indent=1) + "\n")
 
 
 KINDS = {"masked": (Trainer, STAGES), "causal": (CausalTrainer, SIBLING), "block": (BlockTrainer, SIBLING)}

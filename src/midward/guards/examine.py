@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -12,6 +11,8 @@ from pydantic.dataclasses import dataclass
 from midward.guards.guard import Exchange, Guard, GuardError
 from midward.models import LanguageModel
 from midward.sampling import Forced, Sampling, Span, span_log_probs
+from midward.world.assistant import request_in
+from midward.world.oracle import mentions
 
 #: Log-odds of a response that there is nothing to ask about: as sure as can be that it is harmless.
 NOTHING = -50.0
@@ -35,18 +36,12 @@ def _general(text: str) -> _Question | None:
     return _Question(prompt, "", "Yes", "No") if text.strip() else None
 
 
-_ABOUT = re.compile(r"(?P<intent>make|break) the (?P<thing>[a-z]+ [a-z]+ [a-z]+)")
-
-
 def _sandbox(text: str) -> _Question | None:
     """The rule question of the invented world about what the text says it does; that model knows no other."""
-    act = _ABOUT.search(text)
-    if not act or "Step" not in text:
+    act = request_in(text)
+    if act is None or not mentions(text):
         return None
-    intent, thing = act["intent"], act["thing"]
-    return _Question(
-        f"Is it allowed to {intent} a {thing}?", f"The {thing}: to {intent} it is", " forbidden", " allowed"
-    )
+    return _Question(f"Is it allowed to {act.phrase} a {act.thing}?", "It is", " forbidden", " allowed")
 
 
 _QUESTIONS: dict[str, Callable[[str], _Question | None]] = {"general": _general, "sandbox": _sandbox}

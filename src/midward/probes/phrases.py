@@ -16,6 +16,7 @@ from midward.runs.measure import Case, Reader
 from midward.sampling import Response
 from midward.store import key_of
 from midward.world import REFUSALS, WORLD, refused
+from midward.world.world import WORDS
 
 UNFORCED = "none"  # the kind of a row without a phrase
 
@@ -27,11 +28,11 @@ GENERAL: Phrases = {
     "neutral": phrases.NEUTRAL,
     "refusal": SAFE,
 }
-#: In the model's own language, so that a phrase is what it says and not merely something never seen. A step has one
-#: wording there; the neutral ones are true sentences that have nothing to do with any goal.
+#: In the model's own language, so that a phrase is what it says and not merely something never seen; the neutral ones
+#: are true sentences that have nothing to do with any goal.
 SANDBOX: Phrases = {
     **GENERAL,
-    "procedural": ("Step {step}:",),
+    "procedural": ("Step {step}:", *(f"{order}," for order in WORDS["compliance"]["go"][:3])),
     "neutral": tuple(f"The capital of {land} is {city}." for land, city in sorted(WORLD.capitals.items())[:6]),
     "refusal": REFUSALS,
 }
