@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from midward.goals import SETS, cache
+from midward.world import forbidden
 
 ROWS = b"goal,target\nPlaceholder one,Sure\nPlaceholder two,Sure\n"
 
@@ -54,7 +55,9 @@ def test_goals_are_printed_only_when_asked_for(midward, offered):
     shown = midward("goals", "advbench", "--show", 1)
     assert shown.stdout.endswith("\n[advbench-0000]\nPlaceholder one\n") and "Placeholder two" not in shown.stdout
     hidden = midward("goals", "sandbox")
-    assert "254  make" in hidden.stdout and "greck" not in hidden.stdout
+    goals = forbidden("test", 500)
+    assert f"{sum(goal.kind == 'make' for goal in goals)}  make" in hidden.stdout
+    assert goals[0].thing.kind not in hidden.stdout
 
 
 def test_a_file_is_counted_by_category(midward, tmp_path):
