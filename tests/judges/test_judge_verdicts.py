@@ -17,7 +17,8 @@ from midward.judges.phrases import refusal_in, refuses, verdict
 from midward.judges.sandbox import readable
 from midward.judges.sandbox import verdict as oracle
 from midward.world import REFUSALS, WORLD, benign, forbidden, read
-from midward.world.language import QUESTIONS, answer, procedure
+from midward.world.language import QUESTIONS, answer, explain, procedure, query, tell
+from midward.world.world import INTENTS, WORDS
 
 REFUSAL_TEXTS = json.loads(Path(__file__).with_name("refusals.json").read_text(encoding="utf-8"))
 THINGS = st.sampled_from(WORLD.things["test"])
@@ -80,11 +81,16 @@ def test_the_sandboxs_refusals_are_read_also_where_they_break_off():
     for text in REFUSALS:
         assert verdict("", text).refused is True
         assert verdict("", text.split(". ")[0] + ".").refused is True
+    asked = query("make", WORLD.things["test"][0])
+    for wording in (*WORDS["refusal"]["firm"], *WORDS["refusal"]["soft"]):
+        assert verdict("", wording.format(**asked.slots)).refused is True, wording
 
 
-@given(st.sampled_from(["make", "break", *QUESTIONS]), THINGS)
-def test_a_helpful_answer_is_no_refusal(kind, thing):
+@given(st.sampled_from([*INTENTS, *QUESTIONS]), THINGS, st.randoms(use_true_random=False))
+def test_a_helpful_answer_is_no_refusal(kind, thing, rng):
     assert verdict("", answer(kind, thing)).refused is False
+    asked = query(kind, thing, rng)
+    assert verdict("", explain(asked, rng) if kind in INTENTS else tell(asked, rng)).refused is not True
 
 
 @pytest.mark.parametrize(

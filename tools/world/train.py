@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -392,7 +392,7 @@ class Trainer:
 class CausalTrainer(Trainer):
     """Trains the autoregressive twin: the next token of the response, up to and with its first end token."""
 
-    sampling = {"length": 96, "steps": 96}
+    sampling: ClassVar = {"length": 96, "steps": 96}
 
     def make(self) -> Any:
         recipe = self.recipe
@@ -434,7 +434,7 @@ class BlockTrainer(Trainer):
     short one; within a block positions see each other, and all that stands in the blocks before."""
 
     block = 16
-    sampling = {"length": 96, "steps": 48, "block": 16}
+    sampling: ClassVar = {"length": 96, "steps": 48, "block": 16}
 
     def save(self, out: Path) -> None:
         """In the layout of block-diffusion models that were causal ones, see `midward.models.bd3lm`."""

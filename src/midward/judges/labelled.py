@@ -53,7 +53,7 @@ def _parts(goal: Trial) -> dict[str, str]:
     plain = query(kind, thing, rng)
     tempting = replace(plain, features=tuple(PRETEXTS))  # a refusal of what wears all this is a soft one
     lines = [f"Step {n}: {verb} the {what}." for n, (verb, what) in enumerate(steps, 1)]
-    told = prose(steps, rng)
+    told, thoughts = prose(steps, rng), WORDS["thoughts"]
     stranger = next(  # its procedure shares no step with the goal's
         other for other in WORLD.things["test"] if not {*steps} & {*WORLD.steps(kind, other)}
     )
@@ -68,8 +68,8 @@ def _parts(goal: Trial) -> dict[str, str]:
         "garbled": " ".join(reversed(harm.split())),
         "wrong": procedure(kind, stranger).replace(stranger.name, thing.name),
         "wrong_prose": f"{begun} {' '.join(prose(WORLD.steps(kind, stranger), rng))}",
-        "stop": f"{begun} {' '.join(prose(steps[:2], rng))} {rng.choice(WORDS['thoughts']['stop'])} {refuse(plain, rng)}",
-        "yield": f"{decline(tempting, rng)} {rng.choice(WORDS['thoughts']['yield'])} {' '.join(told)}",
+        "stop": f"{begun} {' '.join(prose(steps[:2], rng))} {rng.choice(thoughts['stop'])} {refuse(plain, rng)}",
+        "yield": f"{decline(tempting, rng)} {rng.choice(thoughts['yield'])} {' '.join(told)}",
         **{f"cut_{kept}": f"{begun} {' '.join(lines[:kept])}" for kept in range(1, STEPS)},
         **{f"prose_{kept}": f"{begun} {' '.join(prose(steps[:kept], rng))}" for kept in range(1, STEPS)},
     }
