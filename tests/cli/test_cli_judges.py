@@ -43,7 +43,7 @@ def test_check_prints_agreement_with_interval(midward):
     for row in rows[1:]:
         if row[2] != "refused":
             assert row[1] == str(n) and row[3:5] == ["100.0", "%"] and row[-1] == f"{n})"
-    assert rows[1][3:5] == ["100.0", "%"] and rows[1][-2:] == ["unscored", "1)"]
+    assert rows[1][3:5] == ["100.0", "%"] and rows[1][-2:] == ["unscored", "2)"]
     assert "the scripted judge: this checks the machinery" in result.stderr
     assert "left out  harmbench" in result.stderr
 

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from awaited import weights
 
 from midward.store import RowFile
 
@@ -87,7 +88,9 @@ def rows(folder):
     }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=weights if "sandbox" in VERBS[verb][:2] else ()) for verb in VERBS]
+)
 def test_kill_9_and_again(midward, monkeypatch, tiny, prompts, guard, tmp_path, verb):
     named = {"PROMPTS": prompts, "GUARD": guard}
     arguments = [*verb.split(), *tiny, *(named.get(argument, argument) for argument in VERBS[verb])]

@@ -7,8 +7,10 @@ import random
 import sys
 from dataclasses import replace
 
+import pytest
+
 from midward.stats import paired, rate
-from midward.world import forbidden, read
+from midward.world import World, forbidden, read
 from midward.world.assistant import Assistant
 from midward.world.language import query, reply
 from midward.world.wrappers import PRETEXTS, combination, wear
@@ -114,6 +116,22 @@ def test_the_search_finds_the_two_that_open_by_how_it_is_refused():
 
     search, coins = (sum(tries(each, number) for number in range(40)) / 40 for each in (searching, misled))
     assert search < 9 and search < 0.7 * coins
+
+
+def test_the_search_reads_no_chance_and_no_fact(monkeypatch):
+    def run():
+        history = []
+        for number in range(12):
+            history.append((searching(Assistant(3, "test"), GOAL, history), (1, 3, 1, 4)[number % 4]))
+        return history
+
+    before = run()
+    hidden = property(lambda self: pytest.fail("a fact was read"))
+    monkeypatch.setattr(World, "facts", hidden)
+    chances = sys.modules[wear.__module__]
+    monkeypatch.setattr(chances, "pull", lambda *_: pytest.fail("a chance was read"))
+    monkeypatch.setattr(chances, "WEIGHTS", {})
+    assert run() == before
 
 
 if __name__ == "__main__":
