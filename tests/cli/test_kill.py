@@ -89,7 +89,7 @@ def rows(folder):
 
 
 @pytest.mark.parametrize(
-    "verb", [pytest.param(verb, marks=weights if "sandbox" in VERBS[verb][:2] else ()) for verb in VERBS]
+    "verb", [pytest.param(verb, marks=weights if "--model" in VERBS[verb] else ()) for verb in VERBS]
 )
 def test_kill_9_and_again(midward, monkeypatch, tiny, prompts, guard, tmp_path, verb):
     named = {"PROMPTS": prompts, "GUARD": guard}
