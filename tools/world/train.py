@@ -157,7 +157,7 @@ class Trainer:
 
     # --- what is particular to masked diffusion
 
-    sampling = SAMPLING
+    sampling: ClassVar[dict[str, Any]] = SAMPLING
 
     def make(self) -> Any:
         """The network, with random weights."""
@@ -392,7 +392,7 @@ class Trainer:
 class CausalTrainer(Trainer):
     """Trains the autoregressive twin: the next token of the response, up to and with its first end token."""
 
-    sampling: ClassVar = {"length": 96, "steps": 96}
+    sampling: ClassVar[dict[str, Any]] = {"length": 96, "steps": 96}
 
     def make(self) -> Any:
         recipe = self.recipe
@@ -434,7 +434,7 @@ class BlockTrainer(Trainer):
     short one; within a block positions see each other, and all that stands in the blocks before."""
 
     block = 16
-    sampling: ClassVar = {"length": 96, "steps": 48, "block": 16}
+    sampling: ClassVar[dict[str, Any]] = {"length": 96, "steps": 48, "block": 16}
 
     def save(self, out: Path) -> None:
         """In the layout of block-diffusion models that were causal ones, see `midward.models.bd3lm`."""
