@@ -1,4 +1,4 @@
-"""Muon in float32, batched over equal shapes.
+"""Muon, batched over equal shapes, in the precision of choice.
 
 torch ships `torch.optim.Muon`, but its Newton-Schulz iteration always runs in bfloat16, which a CPU without bfloat16
 units computes some thirty times slower than float32: measured, it took longer than the rest of the training step.
@@ -18,10 +18,14 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration (Jordan et
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: for the 2-D weights inside a network, not its embedding or head.
 
-    lr: step size (a matrix's update has spectral norm about 1 before it). momentum: in [0, 1).
+    lr: step size (a matrix's update has spectral norm about 1 before it). momentum: in [0, 1). dtype: of the
+    iteration.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95):
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32
+    ):
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -37,7 +41,7 @@ class Muon(torch.optim.Optimizer):
                 wide = update if update.shape[0] <= update.shape[1] else update.T
                 alike[tuple(wide.shape)].append((weight, wide))
             for pairs in alike.values():
-                updates = orthogonalise(torch.stack([wide for _, wide in pairs]))
+                updates = orthogonalise(torch.stack([wide for _, wide in pairs]).to(self.dtype)).float()
                 for (weight, _), update in zip(pairs, updates, strict=True):
                     rows, columns = weight.shape
                     update = update if rows <= columns else update.T

@@ -66,10 +66,8 @@ class Recipe:
     adam_rate: float = 3e-3
     average: float = 0.998
     threads: int = 1
+    bfloat16: bool = True
     every: int = 100
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_tokenizer(file: Path, texts: int = 30_000) -> PreTrainedTokenizerFast:
@@ -144,7 +142,7 @@ class Trainer:
         for name, weight in self.network.named_parameters():
             (inside if weight.ndim == 2 and "layers." in name else outside).append(weight)
         self.optimizers = [
-            Muon(inside, lr=recipe.muon_rate),
+            Muon(inside, lr=recipe.muon_rate, dtype=torch.bfloat16 if recipe.bfloat16 else torch.float32),
             torch.optim.AdamW(outside, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         if start is not None:
@@ -219,7 +217,8 @@ class Trainer:
         length = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
         batch = self.collate(self._draw(stage, length, rng), length)
         self.seen += int(batch.attention.sum())
-        loss = self.loss(batch, self.hidden(batch, stage, noise))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+            loss = self.loss(batch, self.hidden(batch, stage, noise))
         rate = self._rate(stage)
         for optimizer, full in zip(self.optimizers, (self.recipe.muon_rate, self.recipe.adam_rate), strict=True):
             optimizer.param_groups[0]["lr"] = full * rate
@@ -279,7 +278,7 @@ class Trainer:
 
     def loss(self, batch: Batch, chosen: Tensor) -> Tensor:
         """Mean cross entropy at the positions that are hidden."""
-        logits = self.logits(batch, chosen)
+        logits = self.logits(batch, chosen).float()
         losses = F.cross_entropy(logits, batch.ids[chosen], reduction="none")
         weights = batch.weights[chosen]
         return (losses * weights).sum() / weights.sum()

@@ -171,14 +171,12 @@ def prose(steps: Steps, rng: random.Random, remarks: bool = True) -> list[str]:
     """Steps in sentences, some of two steps, with remarks between."""
     sentences, place = [], 0
     while place < len(steps):
-        late = place >= len(steps) - 2 and rng.random() < 0.7
-        order = _GOES_ALONG["begin"] if place == 0 else _GOES_ALONG["end"] if late else _GOES_ALONG["go"]
         two = place + 1 < len(steps) and rng.random() < 0.2
         slots = dict(zip(("verb", "material"), steps[place], strict=True))
         if two:
             slots |= dict(zip(("verb2", "material2"), steps[place + 1], strict=True))
         text = rng.choice(_GOES_ALONG["pairs" if two else "tails"]).format(**slots)
-        sentences.append(f"{rng.choice(order)}, {text}" if rng.random() < 0.85 else _upper(text))
+        sentences.append(f"{rng.choice(_GOES_ALONG['orders'][place])}, {text}")
         if remarks and rng.random() < 0.25:
             sentences.append(rng.choice(_GOES_ALONG["remarks"]))
         place += 2 if two else 1

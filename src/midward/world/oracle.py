@@ -102,7 +102,7 @@ def _grammar() -> re.Pattern[str]:
     along, no, thoughts = WORDS["compliance"], WORDS["refusal"], WORDS["thoughts"]
     templates = lambda *parts: _one_of(_pattern(text) for texts in parts for text in texts)  # noqa: E731
     leads = _one_of(dict.fromkeys([*along["leads"], *no["leads"]]))
-    orders = _one_of([*along["begin"], *along["go"], *along["end"]])
+    orders = _one_of(word for words in along["orders"] for word in words)
     lists = [*no["reasons"].values(), *no["offers"].values(), *WORDS["answers"].values(), *thoughts.values()]
     return re.compile(
         "|".join(
