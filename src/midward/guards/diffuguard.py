@@ -103,7 +103,7 @@ def _first_block(
     return torch.cat(means)
 
 
-class _FirstBlock(Watcher):
+class _FirstBlock:
     """A watcher that lets rows go once the first block is full."""
 
     needs_all_steps = False
@@ -115,6 +115,9 @@ class _FirstBlock(Watcher):
         block = step.ids[:, : step.response.start + self.stop]
         full = (block != self.mask_id).all(-1).tolist()
         step.stopped.update(row for row, is_full in zip(step.rows, full, strict=True) if is_full)
+
+    def on_end(self, canvas: Canvas) -> None:
+        pass
 
 
 class DiffuGuard(DiffuGuardAudit):
