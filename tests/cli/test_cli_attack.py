@@ -84,7 +84,7 @@ def adapter(folder, out):
         (["--budget", "0"], "--budget"),
         (["--verdict", "best"], "--verdict"),
         (["--adapter", "mosa=/nowhere/at/all"], "/nowhere/at/all"),
-        (["--adapter", "mosa="], "--adapter takes a folder, or LABEL=FOLDER; received 'mosa='"),
+        (["--adapter", "mosa="], "--adapter takes a path, or LABEL=PATH; received 'mosa='"),
         (["--guard", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--served", "nobody/x"], "nobody"),

@@ -285,3 +285,9 @@ def test_a_list_folds_on_a_terminal_alone(terminal, monkeypatch):
     lines = _show.columns([("name", "about"), ("one", "a long sentence " * 5), ("two", "short")])
     assert (max(map(len, lines)) <= 40) is terminal and (len(lines) > 3) is terminal
     assert "".join(lines).count("sentence") == 5
+
+
+def test_no_name_of_a_set_is_cut_in_the_help(midward, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = midward("guard", "eval", "--help").stdout.replace("│", " ").replace(",", " ").split()
+    assert {"benign-wrapped", "prefill-mid", "wrappers", "dija"} <= set(words)

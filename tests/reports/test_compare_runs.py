@@ -121,3 +121,10 @@ def test_what_else_than_the_model_differs_is_said(midward, tmp_path):
     assert told.exit_code == 0 and told.stdout.count("not the model alone differs") == 1
     assert "base minus mosa: not the model alone differs: seed 0 in base, 1 in mosa" in told.stdout
     assert "goals of sandbox None in base, 30 in mosa" in told.stdout
+
+
+@pytest.mark.parametrize("flags", [[], ["-q"], ["--json"]])
+def test_the_end_of_a_verb_says_which_command_shows_more(midward, tmp_path, flags):
+    folders = [probe(tmp_path / name, {"affirmative": 25, "neutral": 3}) for name in ("base", "mosa")]
+    told = midward("compare", *folders, "--out", tmp_path / "out", *flags)
+    assert told.exit_code == 0 and (f"midward report {tmp_path / 'out'}" in told.stderr) is (not flags)

@@ -185,11 +185,9 @@ def evaluate(
 def _listing() -> Result:
     from midward.guards import GuardInfo, every
 
-    def settings(info: GuardInfo) -> str:
-        return " ".join(field.name for field in fields(info.kind.Settings))
-
-    version, looks, about = map(attrgetter, ("kind.version", "kind.looks", "kind.about"))
-    columns: dict[str, Any] = {"version": version, "looks": looks, "settings": settings, "about": about}
+    columns: dict[str, Any] = {name: attrgetter(f"kind.{name}") for name in ("version", "looks")}
+    columns["settings"] = lambda info: " ".join(field.name for field in fields(info.kind.Settings))
+    columns["about"] = attrgetter("kind.about")
     return plugins(every(), GuardInfo, columns)
 
 

@@ -20,7 +20,7 @@ CELL = ("attack", "guard", "set", "sampler", "kind", "position", "word", "tokens
 #: Fields that are verdicts or shares in 0..1 -> whether more of it is better (1), worse (-1) or neither (0).
 MEASURES = {"success": -1, "refused": 0, "correct": 1, "own_refusal": 0, "hit": 0, "anywhere": 0}
 MEASURES |= {"flagged": -1}  # of harmless requests
-_VERDICTS = {"1": True, "0": False}
+_VERDICTS = {"1": True, "0": False, "True": True, "False": False}  # as the files of a verb have them
 
 
 def between(folders: Sequence[Path]) -> dict[str, Any]:
@@ -125,10 +125,9 @@ def _behind_guards(folder: Path) -> list[Row]:
     path = folder / "scores.csv"
     if not path.exists():
         raise InputError(f"{folder} holds no scores.csv: its run isn't finished.")
-    words = {"True": True, "False": False}
     rows = []
     for row in read_table(path):
-        success, flagged = words.get(row["success"]), words.get(row["flagged"])
+        success, flagged = _VERDICTS.get(row["success"]), _VERDICTS.get(row["flagged"])
         through = None if success is None or flagged is None else success and not flagged
         measured = {"success": through} if row["harmful"] == "True" else {"flagged": flagged}
         rows.append({"guard": row["guard"], "set": row["set"], "goal": row["goal"], **measured})

@@ -255,6 +255,6 @@ _NOTHING: Row = {"response": None, "ended": None, "nfe": 0, "steps": 0, "seconds
 
 def _asked(case: Case) -> Row:
     goal = case.goal
-    of_goal = {"set": case.set or goal.source, "goal": goal.id, "source": goal.source, "subject": goal.subject}
+    of_goal: Row = {"set": case.set or goal.source, "goal": goal.id, "source": goal.source, "subject": goal.subject}
     of_goal |= {"harmful": goal.harmful}
     return {**({} if case.bare else of_goal), **case.about, "prompt": case.request.prompt}
