@@ -68,11 +68,18 @@ def one_task(
     sets = load_sets([goals_name], count)
     [(name, chosen)] = sets.items()
     judge_names = list(judge_names) or judges_for(sets, profile)
+    cell = Cell(planned, name, chosen, list(map(judges.find, judge_names)))
+    roles = dict.fromkeys(roles_needed([planned], judge_names), ASSISTANT)
+    return _task(cell, {"seed": seed, "budget": budget, "replay": replay}, model_roles=roles)
+
+
+def _task(cell: Cell, search: Mapping[str, Any], **more: Any) -> Task:
+    """A cell as Inspect's task. search: seed, budget and replay."""
     return Task(
-        dataset=MemoryDataset([sample_of(goal) for goal in chosen], name=name),
-        solver=solver_of(planned.info)(seed=seed, budget=budget, replay=replay, **asdict(planned.settings)),
-        scorer=[judges.scorer_of(judges.find(name))() for name in judge_names],
-        model_roles=dict.fromkeys(roles_needed([planned], judge_names), ASSISTANT),
+        dataset=MemoryDataset([sample_of(goal) for goal in cell.goals], name=cell.name),
+        solver=solver_of(cell.attack.info)(**search, **asdict(cell.attack.settings)),
+        scorer=[judges.scorer_of(judge)() for judge in cell.judges],
+        **more,
     )
 
 
@@ -82,27 +89,17 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
     A task's version is a hash of all that its results depend on, weights included: where anything changed, the cell is
     another task, and its samples are run.
     """
+    search = {"seed": matrix.seed, "budget": matrix.budget, "replay": matrix.replay}
     tasks = []
     for cell in matrix.cells():
-        info, settings = cell.attack.info, cell.attack.settings
+        attack = cell.attack.info
         judged = ["judge"] if any(judge.needs == "role:judge" for judge in cell.judges) else []
-        asked = {role: roles[role] for role in (*info.roles, *judged)}
+        asked = {role: roles[role] for role in (*attack.roles, *judged)}
         key = cell_key(matrix, row, model, asked, cell)
-        about = {"row": row.label, "adapter": row.adapter, "guard": row.guard}
-        about |= {"goals": cell.name, "attack": info.name, "cell": key}
-        how: dict[str, Any] = {"seed": matrix.seed, "budget": matrix.budget, "replay": matrix.replay}
-        tasks.append(
-            Task(
-                name=f"{row.label}.{cell.name}.{info.name}",
-                dataset=MemoryDataset([sample_of(goal) for goal in cell.goals], name=cell.name),
-                solver=solver_of(info)(**how, **asdict(settings)),
-                scorer=[judges.scorer_of(judge)() for judge in cell.judges],
-                model=model,
-                model_roles=dict(asked),
-                version=key,
-                metadata=about,
-            )
-        )
+        origin = {"row": row.label, "adapter": row.adapter, "guard": row.guard}
+        origin |= {"goals": cell.name, "attack": attack.name, "cell": key}
+        name = f"{row.label}.{cell.name}.{attack.name}"
+        tasks.append(_task(cell, search, name=name, model=model, model_roles=asked, version=key, metadata=origin))
     return tasks
 
 
