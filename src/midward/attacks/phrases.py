@@ -35,8 +35,15 @@ def opening(goal: Goal) -> str:
 
 
 def fitting(goal: Goal, position: int) -> str:
-    """What a reply that goes along with the goal says at a response position: its opening at 0, the label of the step
-    that it has reached elsewhere."""
+    """What a reply that goes along with the goal says at a place.
+
+    Args:
+        goal: what is asked for.
+        position: response token, from 0.
+
+    Returns:
+        Its opening at 0 (see `opening`), and the label of the step that it has reached elsewhere (see `procedural`).
+    """
     return opening(goal) if position == 0 else procedural(position)
 
 

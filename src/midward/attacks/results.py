@@ -69,7 +69,11 @@ class Outcome:
 
 
 def read(logs: Iterable[EvalLog]) -> list[Outcome]:
-    """The samples of logs (headers will do). A cell that was logged twice counts once, the newest log first."""
+    """The samples of a run.
+
+    Args:
+        logs: Inspect's; headers will do. A cell that was logged twice counts once, by its newest log.
+    """
     newest: dict[str, EvalLog] = {}
     for log in sorted(logs, key=lambda log: log.eval.created):
         newest[str((log.eval.metadata or {}).get("cell"))] = log
@@ -82,20 +86,20 @@ def read(logs: Iterable[EvalLog]) -> list[Outcome]:
     ]
 
 
-def _outcome(about: Mapping[str, Any], sample: EvalSample) -> Outcome:
+def _outcome(cell: Mapping[str, Any], sample: EvalSample) -> Outcome:
     scores = [score.metadata for score in (sample.scores or {}).values() if score.metadata]
     judged = [Judged.model_validate(metadata) for metadata in scores if "judge" in metadata]
     return Outcome(
-        row=str(about.get("row")),
-        goals=str(about.get("goals")),
-        attack=str(about.get("attack")),
+        row=str(cell.get("row")),
+        goals=str(cell.get("goals")),
+        attack=str(cell.get("attack")),
         goal=str(sample.id),
         prompt=str((sample.metadata or {}).get("goal", "")),
         judged={each.judge: each for each in judged},
         texts=dict(sample.store.get("texts") or {}),
         record=read_record(sample.store),
         error=sample.error.message if sample.error else None,
-        adapter=str(about.get("adapter") or ""),
+        adapter=str(cell.get("adapter") or ""),
     )
 
 
@@ -204,7 +208,13 @@ def summarise(
 
 
 def success(outcomes: Iterable[Outcome], judge: str, text: str = "reply") -> Cells:
-    """The verdicts of each cell; what failed, or has no such text, is left out."""
+    """The verdicts of each cell; what failed, or has no such text, is left out.
+
+    Args:
+        outcomes: of any rows, sets and attacks.
+        judge: whose verdicts.
+        text: on which text: reply, replay or authored.
+    """
     cells: Cells = {}
     for outcome in outcomes:
         seeds = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
@@ -275,8 +285,15 @@ def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def prompts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Of one row: how many prompts its attacks put, how many are distinct, and groups of attacks that put the same ones
-    (half or more of the smaller attack's): such columns are one mechanism."""
+    """Which prompts the attacks on one row share: columns that put the same ones are one mechanism.
+
+    Args:
+        outcomes: of the row.
+
+    Returns:
+        asked: prompts of all attacks; distinct: those that differ; alike: groups of attacks that put the same ones
+        (half or more of the smaller attack's); mechanisms: how many groups there are, single attacks included.
+    """
     asked: dict[str, set[tuple[str, str]]] = {}
     for outcome in outcomes:
         hashes = outcome.record.prompts if outcome.record else ()
@@ -309,29 +326,37 @@ def trouble(matrix: Matrix, outcomes: Sequence[Outcome], text: str) -> tuple[str
         What some samples failed of, and why there is nothing to read off the table; empty where that isn't so.
     """
     failed = [outcome for outcome in outcomes if outcome.error]
-    some = (
+    failures = (
         f"{len(failed)} of {matrix.samples} samples failed, e.g. {failed[0].goal}: {failed[0].error}\n"
         "The same command tries them again."
         if failed
         else ""
     )
     errors = {row.label: {bool(o.error) for o in outcomes if o.row == row.label} for row in matrix.rows}
-    whys = []
+    reasons = []
     if lost := [label for label, kinds in errors.items() if kinds == {True}]:
-        whys.append(f"every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
+        reasons.append(f"every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
     for judge in matrix.judges:
         asked = [o for o in outcomes if not o.empty(judge, text)]
         silences = commonest(_silences(asked, judge, text))
         if silences and all(o.success(judge, text) is None for o in asked):
-            whys.append(f"{judge} scored nothing: {silences['why']}")
-    return some, "\n".join(whys)
+            reasons.append(f"{judge} scored nothing: {silences['why']}")
+    return failures, "\n".join(reasons)
 
 
 # --- files -------------------------------------------------------------------------------------------------
 
 
 def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
-    """Write the winning prompts as JailbreakBench artifacts, `jailbroken` as `judge` says of the reply; how many.
+    """Write the winning prompts as JailbreakBench artifacts (Chao et al. 2024, arXiv 2404.01318).
+
+    Args:
+        path: of the file.
+        outcomes: those that failed are left out.
+        judge: who says of the reply whether it is `jailbroken`.
+
+    Returns:
+        How many were written.
 
     Raises:
         InputError: the judge doesn't measure attack success.

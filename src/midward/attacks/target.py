@@ -368,19 +368,19 @@ def _folded(turns: Turns) -> Turns:
 def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
     """An output's choices as replies. seed: of an endpoint that doesn't tell."""
     replies = []
-    for choice, about in zip(output.choices, Details.of(output).choices, strict=True):
-        text, authored = choice.message.text, about.authored
-        if ask.fill == "fill_then_answer" and about.filled:
-            text, authored = f"{about.filled[-1]['content']}\n\n{text}", f"{about.fills}\n\n{authored}"
+    for choice, details in zip(output.choices, Details.of(output).choices, strict=True):
+        text, authored = choice.message.text, details.authored
+        if ask.fill == "fill_then_answer" and details.filled:
+            text, authored = f"{details.filled[-1]['content']}\n\n{text}", f"{details.fills}\n\n{authored}"
         replies.append(
             Reply(
-                replace(ask, seed=seed if about.seed is None else about.seed),
+                replace(ask, seed=seed if details.seed is None else details.seed),
                 text,
                 authored,
-                about.nfe,
+                details.nfe,
                 choice.stop_reason != "max_tokens",
-                tuple(about.forced_at),
-                about.drawn,
+                tuple(details.forced_at),
+                details.drawn,
             )
         )
     return replies
