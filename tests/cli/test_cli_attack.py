@@ -262,7 +262,7 @@ def test_adapters_of_one_label_are_one_row(midward, base, llada_folder, tmp_path
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     cell = summary["asr"]["oracle"]["reply"]["sandbox"]["direct"]["mine"]
     assert (cell["n"], cell["goals"], cell["seeds"]) == (4, 2, 2) and summary["rows"] == ["base", "mine"]
-    assert summary["models"]["mine"]["adapter"] == f"{first}, {second}"
+    assert summary["models"]["mine"]["adapter"] == f"{first} (2 seeds)"
     assert [(model.label, model.adapter) for model in Run.load(tmp_path / "out").models] == [
         ("base", None),
         ("mine", str(first)),

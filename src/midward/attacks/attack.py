@@ -173,6 +173,7 @@ class Attempt:
         text: str | None = None,
         compose: Compose | None = None,
         final: bool = False,
+        partial: bool = False,
         **note: Any,
     ) -> None:
         """Report something tried: a reply, or (with `text` and `compose`) what is put together of several.
@@ -182,31 +183,17 @@ class Attempt:
             score: in the loop.
             text, compose: see `Offer`.
             final: this is the attack's result, whatever the scores.
+            partial: this is no result by itself, such as a part of one.
             note: whatever explains it.
         """
-        offer = self._log(replies, score, text, compose, note)
-        if final or self.best is None or offer.rank > self.best.rank:
-            self.best = offer
-
-    def log(self, reply: Reply, *, score: float | None = None, **note: Any) -> None:
-        """Report something tried that is no result by itself, such as a part of one."""
-        self._log((reply,), score, None, None, note)
-
-    def _log(
-        self,
-        replies: tuple[Reply, ...],
-        score: float | None,
-        text: str | None,
-        compose: Compose | None,
-        note: Mapping[str, Any],
-    ) -> Offer:
         last = replies[-1]
-        forced = [(each.position, each.ids) for each in last.ask.forced]
+        forced = [(span.position, span.ids) for span in last.ask.forced]
         self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill))
         written = (last.text, last.authored) if text is None else (text, text)
         offer = Offer(replies, *written, score, compose, note)
         self.tried.append(offer)
-        return offer
+        if not partial and (final or self.best is None or offer.rank > self.best.rank):
+            self.best = offer
 
     def note_middle(self, phrase: str, position: int | None = None, **about: Any) -> None:
         """Put into the record what became of a phrase in the middle: in the best reply, and in how many of all.

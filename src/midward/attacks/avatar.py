@@ -29,7 +29,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import PROMPTS, SCORE, text, texts, whole
-from midward.attacks.target import Ask, Reply, Target, Turns
+from midward.attacks.target import Ask, Reply, Turns
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
@@ -196,19 +196,15 @@ def _fields(attempt: Attempt, settings: Avatar, dialogue: _Dialogue, kind: Kind,
 
 
 def _fitting(attempt: Attempt, turns: Turns) -> Turns:
-    """The turns without as many of the oldest exchanges as the model's context has no room for."""
+    """The turns without as many of the oldest exchanges as leave no room for a response. An endpoint elsewhere is left
+    to say so itself."""
     target, dropped = attempt.target, 0
-    while len(turns) > 1 and _too_long(target, turns):
+    room = None if target.runtime is None else target.runtime.model.max_positions - target.length
+    while room is not None and len(turns) > 1 and len(target.encode(turns)) > room:
         turns, dropped = turns[2:], dropped + 1
     if dropped:
         attempt.facts["exchanges_forgotten"] = attempt.facts.get("exchanges_forgotten", 0) + dropped
     return turns
-
-
-def _too_long(target: Target, turns: Turns) -> bool:
-    """Whether they leave no room for a response. An endpoint elsewhere is left to say so itself."""
-    runtime = target.runtime
-    return runtime is not None and len(target.encode(turns)) + target.length > runtime.model.max_positions
 
 
 async def _finish(attempt: Attempt, dialogues: Sequence[_Dialogue]) -> None:
@@ -223,7 +219,7 @@ async def _finish(attempt: Attempt, dialogues: Sequence[_Dialogue]) -> None:
     side_scores = dict(zip(readings, await attempt.score_texts(*readings.values()), strict=True))
     for dialogue, score in zip(ended, scores, strict=True):
         for reply in dialogue.heard[:-1]:
-            attempt.log(reply, dialogue=dialogue.number)
+            attempt.offer(reply, partial=True, dialogue=dialogue.number)
         attempt.offer(
             dialogue.heard[-1],
             score=score,

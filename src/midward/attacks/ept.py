@@ -232,13 +232,10 @@ def _start(reply: Reply, node: Node) -> int:
     return place[1] if place else 0
 
 
-def _nodes(settings: Ept) -> int:
-    return 1 + (settings.depth - 1) * settings.beam
-
-
 def _calls(settings: Ept) -> dict[str, int]:
-    sampled = min(settings.queries, _nodes(settings) * settings.rounds * settings.samples)
-    return {"target": sampled, "guard": sampled, "scorer": min(sampled, settings.beam * _nodes(settings))}
+    nodes = 1 + (settings.depth - 1) * settings.beam
+    sampled = min(settings.queries, nodes * settings.rounds * settings.samples)
+    return {"target": sampled, "guard": sampled, "scorer": min(sampled, settings.beam * nodes)}
 
 
 EPT = AttackInfo(

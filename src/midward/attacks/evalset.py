@@ -19,7 +19,6 @@ from inspect_ai import Task, eval_set
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, read_eval_log_sample_summaries
 from inspect_ai.model import GenerateConfig, Model
-from inspect_ai.util import collect
 
 from midward import judges
 from midward._asking import bounded, preflight
@@ -50,9 +49,7 @@ def one_task(
     count: int | None = None,
     judge_names: Sequence[str] = (),
     profile: str = "quick",
-    seed: int = 0,
-    budget: int | None = None,
-    replay: bool = True,
+    **search: Any,
 ) -> Task:
     """One attack on one set of goals for Inspect's own command line; its model is whatever that runs.
 
@@ -62,7 +59,8 @@ def one_task(
         attack, goals_name: which.
         count: of goals; all unless given.
         judge_names: the standard ones unless given, see `judges_for`.
-        profile, seed, budget, replay: as in `Matrix`.
+        profile: as in `Matrix`.
+        search: seed, budget and replay, as in `Matrix`.
     """
     [planned] = plan_attacks([attack], profile)
     sets = load_sets([goals_name], count)
@@ -70,7 +68,7 @@ def one_task(
     judge_names = list(judge_names) or judges_for(sets, profile)
     cell = Cell(planned, name, chosen, list(map(judges.find, judge_names)))
     roles = dict.fromkeys(roles_needed([planned], judge_names), ASSISTANT)
-    return _task(cell, {"seed": seed, "budget": budget, "replay": replay}, model_roles=roles)
+    return _task(cell, search, model_roles=roles)
 
 
 def _task(cell: Cell, search: Mapping[str, Any], **more: Any) -> Task:
@@ -312,13 +310,9 @@ def measure_rate(matrix: Matrix) -> tuple[float, float]:
     """Responses a second of the first row's model, measured on plain requests at once: (rate, seconds it took)."""
     model, chosen = matrix.rows[0].load(), next(iter(matrix.sets.values()))
 
-    async def ask() -> None:
-        target = Target(model)
-        asks = [Ask.of(chosen[i % len(chosen)].prompt, seed=i) for i in range(MEASURED)]
-        await collect(*(target.respond(ask) for ask in asks))
-
+    asks = [Ask.of(chosen[i % len(chosen)].prompt, seed=i) for i in range(MEASURED)]
     started = time.monotonic()
-    anyio.run(ask)
+    anyio.run(Target(model).respond, *asks)
     taken = time.monotonic() - started
     return MEASURED / taken, taken
 

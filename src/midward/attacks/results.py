@@ -113,20 +113,20 @@ def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     summary = summarise(
         outcomes,
         rows=rows,
-        sets={name: len(chosen) for name, chosen in matrix.sets.items()},
+        sets={name: matrix.sizes[name] for name in matrix.sets},
         attacks=[planned.info.name for planned in matrix.attacks],
         judges=matrix.judges,
     )
     summary |= {"profile": matrix.profile, "roles": dict(matrix.roles), "seed": matrix.seed}
     summary["warning"] = matrix.no_evidence
     if matrix.harmless:
-        sizes = {name: len(chosen) for name, chosen in matrix.harmless.items()}
+        sizes = {name: matrix.sizes[name] for name in matrix.harmless}
         judges = matrix.refusal_judges
         summary["harmless"] = summarise(outcomes, rows=rows, sets=sizes, attacks=["direct"], judges=judges)
     summary["models"] = {
         label: {
             "model": seeds[0].model,
-            "adapter": ", ".join(row.adapter for row in seeds if row.adapter) or None,
+            "adapter": seeds[0].adapter if len(seeds) == 1 else f"{seeds[0].adapter} ({len(seeds)} seeds)",
             "guard": seeds[0].guard,
         }
         for label, seeds in matrix.seeds.items()
@@ -372,24 +372,27 @@ def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[st
     error."""
     verdicts = [(judge, text) for judge in dict.fromkeys(judges) for text in TEXTS]
     place = ("row", "adapter", "goals", "attack", "goal", "prompt")
-    costs = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
     rows = []
     for outcome in outcomes:
-        labels = [outcome.success(*each) for each in verdicts]
-        record = outcome.record
-        spent: list[Any] = [""] * len(costs)
-        if record is not None:
-            spent = ["" if record.score is None else record.score, record.target_queries, record.nfe]
-            spent += [record.role_calls, record.role_failures, " ".join(record.capabilities)]
-            spent += [round(record.seconds, 3), record.asks[-1].text if record.asks else ""]
+        labels = [outcome.success(*pair) for pair in verdicts]
         rows.append(
             [
                 *(getattr(outcome, name) for name in place),
                 *("" if label is None else int(label) for label in labels),
-                *spent,
+                *(_spent(outcome.record) if outcome.record else [""] * len(_SPENT)),
                 *(outcome.texts.get(text) or "" for text in TEXTS),
                 outcome.error or "",
             ]
         )
-    head = [*place, *(f"{judge}_{text}" for judge, text in verdicts), *costs, *TEXTS, "error"]
+    head = [*place, *(f"{judge}_{text}" for judge, text in verdicts), *_SPENT, *TEXTS, "error"]
     write_text(folder / SAMPLES, csv_text(head, rows))
+
+
+_SPENT = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
+
+
+def _spent(record: Record) -> list[Any]:
+    counts = [record.target_queries, record.nfe, record.role_calls, record.role_failures]
+    asked = record.asks[-1].text if record.asks else ""
+    score = "" if record.score is None else record.score
+    return [score, *counts, " ".join(record.capabilities), round(record.seconds, 3), asked]

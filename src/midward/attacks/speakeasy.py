@@ -86,7 +86,8 @@ async def search(attempt: Attempt, settings: Speakeasy) -> None:
 
     for version in asked:
         assert version.reply is not None
-        attempt.log(version.reply, score=version.value, part=version.part, language=version.language)
+        note = {"part": version.part, "language": version.language}
+        attempt.offer(version.reply, score=version.value, partial=True, **note)
     best = [_best(asked, part) for part in range(len(questions))]
     attempt.facts["chosen"] = [version and version.language for version in best]
     chosen = [version for version in best if version is not None]
