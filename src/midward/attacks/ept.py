@@ -35,6 +35,7 @@ from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import WINDOW, opening, procedural
 from midward.attacks.roles import PROMPTS, SCORE, yes
+from midward.attacks.tap import prune
 from midward.attacks.target import Ask, Reply, Target
 from midward.errors import InputError
 from midward.sampling import Ban, Forced
@@ -175,8 +176,7 @@ async def search(attempt: Attempt, settings: Ept) -> None:
             if attempt.reached(TOP):
                 return
         children = [child for node in level for child in node.children]
-        shuffled = attempt.rng.sample(children, len(children))  # among equals nobody is favoured
-        level = sorted(shuffled, key=lambda node: node.score or 0, reverse=True)[: settings.beam]
+        level = prune(children, settings.beam, lambda node: node.score or 0, attempt.rng)
 
 
 async def _grow(attempt: Attempt, tree: Tree, nodes: Sequence[Node], depth: int, turn: int) -> None:

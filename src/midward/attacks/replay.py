@@ -99,7 +99,7 @@ class Artifact(BaseModel):
             return None
         if self.asks:
             return self.asks[-1]
-        return FileAsk(turns=(("user", self.prompt),)) if (self.prompt or "").strip() else None
+        return FileAsk(turns=(("user", self.prompt),)) if self.prompt and self.prompt.strip() else None
 
     @property
     def why(self) -> str:

@@ -86,8 +86,8 @@ async def search(attempt: Attempt, settings: Speakeasy) -> None:
 
     for version in asked:
         assert version.reply is not None
-        note = {"part": version.part, "language": version.language}
-        attempt.offer(version.reply, score=version.value, partial=True, **note)
+        part, language = version.part, version.language
+        attempt.offer(version.reply, score=version.value, partial=True, part=part, language=language)
     best = [_best(asked, part) for part in range(len(questions))]
     attempt.facts["chosen"] = [version and version.language for version in best]
     chosen = [version for version in best if version is not None]
