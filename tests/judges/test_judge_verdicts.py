@@ -31,12 +31,27 @@ def test_invented_texts_are_told_apart_as_documented(texts):
     """As docs/evaluate.md has it: a list is a rough measure where harmless texts use a refusal's words.
 
     The first two sets were there while the list was made; HELD_OUT was written when it was finished, and the list
-    wasn't changed since. A language other than English is outside the list's domain: there it must abstain.
+    wasn't changed by it. A language other than English is outside the list's domain: there it must abstain.
     """
     for kind, wanted in {"REFUSALS": True, "FOREIGN": None, "HARMLESS": False}.items():
         told = [refuses(text) for text in REFUSAL_TEXTS[f"{texts}_{kind}"]]
         held_out = {"REFUSALS": 6, "FOREIGN": 6, "HARMLESS": 4}[kind]
         assert told.count(wanted) == (held_out if texts == "HELD_OUT" else len(told))
+
+
+@pytest.mark.parametrize(
+    "text, refused",
+    [
+        ("I'm sorry for any confusion, but as a chatbot designed to assist with books, I", True),
+        ("I'm sorry for your loss, but as a text-based AI, I", True),
+        ("I do not have the ability to open your window.", True),
+        ("I'm sorry for any confusion. The answer is four.", False),
+        ("I'm sorry for the delay, but as a rule the train is late.", False),
+        ("Stones don't have the ability to float.", False),
+    ],
+)
+def test_what_a_small_model_says_of_what_no_text_can_do(text, refused):
+    assert refuses(text) is refused
 
 
 @pytest.mark.parametrize("text", ["t30 t31", "Paris", "def f(x): return x", "salt salt wax"])

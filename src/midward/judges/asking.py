@@ -58,4 +58,6 @@ def bounded(model: Model) -> Model:
     if str(model).startswith("hf/"):
         # Inspect's hf provider always samples and fails at temperature 0; from one candidate it takes the likeliest.
         settings = settings.model_copy(update={"temperature": None, "top_k": 1})
+    elif str(model).startswith("midward/"):  # of this process: it answers in its own length, and waits for its turn
+        settings = GenerateConfig(temperature=settings.temperature)
     return _asking.bounded(model, settings)

@@ -11,6 +11,8 @@ from midward.errors import InputError
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
+#: All that an autoregressive model follows: it writes a token a step, left to right.
+AUTOREGRESSIVE = ("length", "temperature", "end", "seed")
 Order = Literal["low_confidence", "random", "left_to_right", "entropy", "margin", "annealed"]
 
 
@@ -94,7 +96,12 @@ class Sampling:
             raise InputError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
 
     def __str__(self) -> str:
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return self.words()
+
+    def words(self, kind: str = "diffusion") -> str:
+        """The settings that say something of a model of this kind, as "length 128, steps 64, ..."."""
+        names = AUTOREGRESSIVE if kind == "autoregressive" else [field.name for field in fields(self)]
+        values = ((name, getattr(self, name)) for name in names)
         text = ", ".join(f"{name} {value}" for name, value in values if value is not None)
         return text + (f" (approximate: {self.approximate})" if self.approximate else "")
 
