@@ -153,8 +153,10 @@ def evaluate(
     from midward.attacks.cases import cases
     from midward.guards import compare, load
     from midward.guards.files import files_of
-    from midward.judges.bench import bench
+    from midward.judges.bench import bench, usable
 
+    if judges is not None:
+        usable(judges)  # a wrong one is told before a model is loaded
     files = files_of(trial.guard)
     loaded = _load(model)
     chosen = sampling.resolve(loaded, files.values())

@@ -46,6 +46,18 @@ class Bench:
         return f"{unscored.total()} of {of} responses unscored by {self.info.name}, most often: {why}"
 
 
+def usable(name: str) -> JudgeInfo:
+    """The judge of this name, which says of attacks whether they succeeded.
+
+    Raises:
+        JudgesError: an unknown name, or a judge that never says so.
+    """
+    info = find(name)
+    if not info.of_attacks:
+        raise JudgesError(f"the judge {info.name!r} says who refused, never success; use another one.")
+    return info
+
+
 def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | None = None) -> Bench:
     """A judge for these goals, ready before anything is sampled.
 
@@ -61,9 +73,7 @@ def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | N
         ModelDownError: the model doesn't answer.
     """
     at_home = on_sandbox(goals)
-    info = find(name or ("oracle" if at_home else "harmfulness"))
-    if not info.of_attacks:
-        raise JudgesError(f"the judge {info.name!r} says who refused, never success; use another one.")
+    info = usable(name or ("oracle" if at_home else "harmfulness"))
     if info.needs == "sandbox metadata" and not at_home:
         raise JudgesError(
             f"the judge {info.name!r} knows goals of the sandbox only; use harmfulness, strongreject or harmbench "
