@@ -271,7 +271,7 @@ def _resolved(row: Row, model: Model) -> Iterator[str]:
     if isinstance(model.api, MidwardAPI):
         placed = _measured(row, model)
         yield f"model     {row.label} ({placed.family}) on {placed.device} as {placed.dtype}"
-        yield f"sampling  {model.api.sampling}"
+        yield f"sampling  {model.api.sampling.words(model.api.model.family.kind)}"
 
 
 def _ready(out: Path) -> Counter[str]:

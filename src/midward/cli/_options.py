@@ -117,7 +117,10 @@ class SamplingOptions(Given[Sampling]):
 
             fitted_for = next(filter(None, map(sampling_of, guards)), {})
         chosen = self.settings(model, {**defaults, **fitted_for})
-        say(f"sampling  {chosen.words(model.family.kind)}" + (" (what isn't given is as the guard was fitted)" if fitted_for else ""))
+        say(
+            f"sampling  {chosen.words(model.family.kind)}"
+            + (" (what isn't given is as the guard was fitted)" if fitted_for else "")
+        )
         return chosen
 
 

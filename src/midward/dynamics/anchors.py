@@ -264,10 +264,10 @@ def fit_anchors(
                 f"none of the {len(prompts[kind])} {kind} prompts was {'refused' if wanted else 'answered'}, so there "
                 "is nothing to average; use other prompts or another sampling."
             )
-        if mean.count < len(prompts) / 2:
+        if mean.count < len(prompts[kind]) / 2:
             log.warning(
                 "anchors: %d of %d %s prompts were %s; the other answers are left out, so the mean is of few.",
-                *(mean.count, len(prompts), kind, "refused" if wanted else "answered"),
+                *(mean.count, len(prompts[kind]), kind, "refused" if wanted else "answered"),
             )
     # 3. Their means.
     complying, refusing = means["harmless"], means["harmful"]
