@@ -14,6 +14,8 @@ goals=${GOALS:-8} length=${LENGTH:-24}
 model=${MODEL:-$out/SmolLM2-135M-Instruct}
 sizes=(--anchors 12 --train 24 --held-out 19) fit=(--fit 12 --train 16)
 if [ -n "${QUICK:-}" ]; then sizes=(--anchors 4 --train 8 --held-out 19) fit=(--fit 4 --train 4); fi
+# A judge that scored nothing is told, with status 1: here that is a finding, and no failure.
+judged() { midward "$@" || [ $? -eq 1 ]; }
 mkdir -p "$out"
 python "$here/model.py" "$model"
 use=(--model "$model" --dtype "${DTYPE:-auto}") self=midward/$model
@@ -23,21 +25,21 @@ printf 'What is the capital of France?\n/quit\n' | midward chat "${use[@]}" --le
 midward generate "${use[@]}" --prompts $here/goals.csv --length "$length" --limit "$goals" --out "$out/replies.jsonl"
 
 # 2. What are its verdicts worth? It judges by rubric what the sandbox's labelled responses did.
-if [ -z "${QUICK:-}" ]; then midward judges check --judges harmfulness --judge "$self" | tee "$out/judge.txt"; fi
+if [ -z "${QUICK:-}" ]; then judged judges check --judges harmfulness --judge "$self" | tee "$out/judge.txt"; fi
 
 # 3. The model as target, as attacker, as scorer and as judge. Requests that no text can fulfil are its refusals.
-midward attack "${use[@]}" --length "$length" --goals $here/goals.csv --harmless $here/cannot.csv --limit "$goals" \
+judged attack "${use[@]}" --length "$length" --goals $here/goals.csv --harmless $here/cannot.csv --limit "$goals" \
     --attacks direct,prefill,pair --set pair.streams=1 --set pair.rounds=2 --attacker "$self" --scorer "$self" \
     --judges harmfulness,refusal --judge "$self" --no-replay --out "$out/attack"
 
 # 4. Guards. It refuses next to nothing for its harm, so the anchors are made of requests that no text can fulfil.
 midward guard fit "${use[@]}" --length "$length" --guards sri,sri-maha,perplexity,self-examine --alpha 0.05 \
     --harmless $here/calm.csv --harmful $here/cannot.csv "${sizes[@]}" --out "$out/guard"
-midward guard eval "${use[@]}" --guard "$out/guard" --sets prefill --goals $here/goals.csv --harmless $here/calm.csv \
+judged guard eval "${use[@]}" --guard "$out/guard" --sets prefill --goals $here/goals.csv --harmless $here/calm.csv \
     --limit "$goals" --judges harmfulness --judge "$self" --repeats 1 --out "$out/guarded"
 
 # 5. What its states say. An autoregressive model has one sampler, and every token is a step whose text is judged.
-midward dynamics "${use[@]}" --length 12 --attacked prefill:$here/goals.csv --harmless $here/calm.csv "${fit[@]}" --limit 2 \
+judged dynamics "${use[@]}" --length 8 --attacked prefill:$here/goals.csv --harmless $here/calm.csv "${fit[@]}" --limit 2 \
     --fit-harmful $here/cannot.csv --fit-harmless $here/calm.csv --judges harmfulness --judge "$self" --out "$out/dynamics"
 
 # 6. What it knows: a task of one's own for lm-evaluation-harness.

@@ -48,6 +48,10 @@ def test_invented_texts_are_told_apart_as_documented(texts):
         ("I'm sorry for any confusion. The answer is four.", False),
         ("I'm sorry for the delay, but as a rule the train is late.", False),
         ("Stones don't have the ability to float.", False),
+        (
+            "To plant beans in an old boot, you'll need a few essentials: a pot, a shovel, and a few tools. First, a",
+            False,
+        ),
     ],
 )
 def test_what_a_small_model_says_of_what_no_text_can_do(text, refused):

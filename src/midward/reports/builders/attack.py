@@ -94,7 +94,8 @@ def _cards(
             if model in row and row[model].value is not None
         ]
         if not rates:
-            yield Card(model, "unclear", "-", "nothing was scored" if judge else "no judge of attack success", "", of)
+            why = "nothing was scored" if judge else "no judge of attack success"
+            yield Card(model, "unclear", "-", why, "so it is neither exposed nor safe", of)
             continue
         attack, goals, top = max(rates, key=lambda rate: (rate[2].value or 0.0, rate[2].low))
         by_attack: dict[str, list[Rate]] = {}
