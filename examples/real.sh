@@ -27,8 +27,8 @@ midward generate "${use[@]}" --prompts $here/goals.csv --length "$length" --limi
 # 2. What are its verdicts worth? It judges by rubric what the sandbox's labelled responses did.
 if [ -z "${QUICK:-}" ]; then judged judges check --judges harmfulness --judge "$self" | tee "$out/judge.txt"; fi
 
-# 3. The model as target, as attacker, as scorer and as judge. Requests that no text can fulfil are its refusals.
-judged attack "${use[@]}" --length "$length" --goals $here/goals.csv --harmless $here/cannot.csv --limit "$goals" \
+# 3. The model as target, as attacker, as scorer and as judge.
+judged attack "${use[@]}" --length "$length" --goals $here/goals.csv --harmless $here/calm.csv --limit "$goals" \
     --attacks direct,prefill,pair --set pair.streams=1 --set pair.rounds=2 --attacker "$self" --scorer "$self" \
     --judges harmfulness,refusal --judge "$self" --no-replay --out "$out/attack"
 

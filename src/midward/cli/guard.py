@@ -91,6 +91,9 @@ def fit(
         {"file": str(path), "guard": label} | {name: getattr(planned[label], name) for name in about}
         for label, path in paths.items()
     ]
+    for row in rows:  # harmful prompts that weren't refused are in no anchor
+        if anchors := getattr(planned[row["guard"]], "anchors", None):
+            row["anchors"] = f"{anchors.counts[0]} answered, {anchors.counts[1]} refused"
     return finish(run, {"guards": rows})
 
 
