@@ -223,6 +223,10 @@ def test_ends(folders, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|im_end|>"}))
     family = load(folder).family
     assert (family.end_ids, family.pad_id) == ((2, 0, 30, 31), 0)
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|im_end|>"}))
+    family = load(folder).family
+    assert (family.end_ids, family.pad_id) == ((2, 30, 31), 2)
 
 
 def test_a_template_that_can_think_does_not(folders, tmp_path):

@@ -14,7 +14,8 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+from . import llada
+from .family import LLAMA_PROJECTIONS, Family, FamilyInfo, distinct
 from .reading import Placement, SpecialToken, diffusion_family, read_native
 
 _BACKBONES: dict[str, tuple[Any, Any]] = {
@@ -29,14 +30,7 @@ INFO = FamilyInfo(
     architectures=tuple(_BACKBONES),
     backbone="Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM",
     attention="full",
-    sampling={
-        "length": 128,
-        "steps": 128,
-        "block": 32,
-        "order": "low_confidence",
-        "temperature": 0.0,
-        "schedule": "rounded",
-    },
+    sampling={**llada.INFO.sampling, "block": 32, "schedule": "rounded"},
     verified="official logits and tokens of a tiny Qwen3 checkpoint, shifted ones too; Qwen2, Llama: plain statements",
 )
 
@@ -56,17 +50,15 @@ def backbone_config(raw: Mapping[str, Any]) -> Any:
 def record(info: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any) -> Family:
     """The record of a checkpoint of dllm's. Its special tokens are the tokenizer's, which the recipes add to; padding
     is trained to stand behind the end token, so it ends a response as well. more: as in `diffusion_family`."""
-    named = {kind: getattr(tokenizer, f"{kind}_token_id", None) for kind in ("mask", "eos", "pad")}
-    stated = raw.get("eos_token_id")
-    ends = [named["eos"], named["pad"], *(stated if isinstance(stated, list) else [stated])]
+    ends = distinct(tokenizer.eos_token_id, tokenizer.pad_token_id, raw.get("eos_token_id"))
+    own = {
+        "mask_token_id": list(distinct(tokenizer.mask_token_id, raw.get("mask_token_id"))),
+        "eos_token_id": list(ends),
+        "pad_token_id": list(distinct(tokenizer.pad_token_id, raw.get("pad_token_id"), *ends)),
+    }
     return diffusion_family(
         info,
-        {
-            **raw,
-            "mask_token_id": raw.get("mask_token_id") if named["mask"] is None else named["mask"],
-            "eos_token_id": [token for token in ends if token is not None],
-            "pad_token_id": raw.get("pad_token_id") if named["pad"] is None else named["pad"],
-        },
+        {**raw, **own},
         tokenizer,
         mask=SpecialToken("mask_token_id", ("<|mask|>",), None),
         end=SpecialToken("eos_token_id", (), None),

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .errors import ModelError
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+from .family import LLAMA_PROJECTIONS, Family, FamilyInfo, distinct
 from .reading import Placement, read_native
 
 INFO = FamilyInfo(
@@ -32,11 +32,7 @@ def architectures() -> set[str]:
 
 def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> Family:
     """Return the family record: end ids from generation config, config and tokenizer, in that order."""
-    ends: list[int] = []
-    for source in (tokenizer.eos_token_id, network.generation_config.eos_token_id, raw.get("eos_token_id")):
-        for token in source if isinstance(source, list) else [source]:
-            if token is not None and token not in ends:
-                ends.append(token)
+    ends = distinct(tokenizer.eos_token_id, network.generation_config.eos_token_id, raw.get("eos_token_id"))
     if not ends:
         raise ModelError(f"{folder}: neither config nor tokenizer names an end-of-sequence token; set eos_token_id.")
     pad = tokenizer.pad_token_id
@@ -51,7 +47,7 @@ def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> F
         name="autoregressive",
         kind="autoregressive",
         mask_id=None,
-        end_ids=tuple(ends),
+        end_ids=ends,
         pad_id=ends[0] if pad is None else pad,
         shift=True,
         attention=INFO.attention,

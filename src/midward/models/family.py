@@ -48,6 +48,12 @@ class Family:
         return -(-longest // self.attention_block) * self.attention_block
 
 
+def distinct(*ids: int | list[int] | None) -> tuple[int, ...]:
+    """Token ids from several sources, each an id, a list of them or nothing: each once, in their order."""
+    flat = [token for source in ids for token in (source if isinstance(source, list) else [source])]
+    return tuple(dict.fromkeys(token for token in flat if token is not None))
+
+
 @dataclass(frozen=True)
 class FamilyInfo:
     """What `midward models` tells of a family; what its `Family` records share.

@@ -13,7 +13,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from .errors import ModelError
 from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
-from .reading import Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
+from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
 
 INFO = FamilyInfo(
     name="llada-moe",
@@ -30,18 +30,8 @@ INFO = FamilyInfo(
 MASK = SpecialToken("mask_token_id", ("<|mask|>",), 156895)
 END = SpecialToken("eos_token_id", ("<|endoftext|>", "<|role_end|>"), 156892)
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "moe_intermediate_size": "expert_intermediate_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "num_experts": "num_experts",
-    "num_experts_per_tok": "num_experts_per_tok",
-    "rms_norm_eps": "rms_norm_eps",
-    "max_position_embeddings": "max_position_embeddings",
-}
+_SIZES = {name: name for name in (*QWEN_SIZES, "num_experts", "num_experts_per_tok") if name != "intermediate_size"}
+_SIZES["moe_intermediate_size"] = "expert_intermediate_size"
 # What the published config can switch on and Qwen3-MoE lacks.
 _USUAL = {
     "hidden_act": "silu",

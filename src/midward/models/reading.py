@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from .errors import ModelError
-from .family import Family, FamilyInfo
+from .family import Family, FamilyInfo, distinct
 
 #: Sizes that Qwen's backbones and the families made from them call the same.
 QWEN_SIZES = {
@@ -212,16 +212,14 @@ def diffusion_family(
         shift: As in `Family`.
         block: Published length of an attention block, which the config may overrule; None without blocks.
     """
-    mask_id, first = mask.id(raw, tokenizer), end.id(raw, tokenizer)
-    own, known = raw.get("eos_token_id"), tokenizer.get_vocab()
-    others = [*(own if isinstance(own, list) else []), *(known[text] for text in turn_ends if text in known)]
+    known = tokenizer.get_vocab()
     if block is not None:
         block = raw.get("block_size") or raw.get("block_length") or block
     return Family(
         name=info.name,
         kind="diffusion",
-        mask_id=mask_id,
-        end_ids=tuple(dict.fromkeys([first, *others])),
+        mask_id=mask.id(raw, tokenizer),
+        end_ids=distinct(end.id(raw, tokenizer), raw.get("eos_token_id"), [known.get(text) for text in turn_ends]),
         pad_id=replace(end, entry="pad_token_id").id(raw, tokenizer),
         shift=shift,
         attention=info.attention,
