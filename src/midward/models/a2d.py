@@ -14,8 +14,7 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from . import llada
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo, distinct
+from .family import LLAMA_PROJECTIONS, Family, FamilyInfo, distinct, info
 from .reading import Placement, SpecialToken, diffusion_family, read_native
 
 _BACKBONES: dict[str, tuple[Any, Any]] = {
@@ -24,15 +23,7 @@ _BACKBONES: dict[str, tuple[Any, Any]] = {
     "A2DLlamaLMHeadModel": (LlamaConfig, LlamaForCausalLM),
 }
 
-INFO = FamilyInfo(
-    name="a2d",
-    checkpoints="Qwen3-0.6B-diffusion-mdlm, Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm; your own by dllm's recipes",
-    architectures=tuple(_BACKBONES),
-    backbone="Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM",
-    attention="full",
-    sampling={**llada.INFO.sampling, "block": 32, "schedule": "rounded"},
-    verified="official logits and tokens of a tiny Qwen3 checkpoint, shifted ones too; Qwen2, Llama: plain statements",
-)
+INFO = info("a2d")
 
 #: What a published config says of its own class, and what must not reach transformers': attention is always full.
 _NOT_THE_BACKBONES = {"architectures", "auto_map", "layer_types", "max_window_layers", "model_type", "sliding_window"}
@@ -47,7 +38,7 @@ def backbone_config(raw: Mapping[str, Any]) -> Any:
     return config
 
 
-def record(info: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any) -> Family:
+def record(about: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any) -> Family:
     """The record of a checkpoint of dllm's. Its special tokens are the tokenizer's, which the recipes add to; padding
     is trained to stand behind the end token, so it ends a response as well. more: as in `diffusion_family`."""
     ends = distinct(tokenizer.eos_token_id, tokenizer.pad_token_id, raw.get("eos_token_id"))
@@ -57,7 +48,7 @@ def record(info: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any
         "pad_token_id": list(distinct(tokenizer.pad_token_id, raw.get("pad_token_id"), *ends)),
     }
     return diffusion_family(
-        info,
+        about,
         {**raw, **own},
         tokenizer,
         mask=SpecialToken("mask_token_id", ("<|mask|>",), None),
@@ -67,13 +58,13 @@ def record(info: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any
     )
 
 
-def family(raw: Mapping[str, Any], tokenizer: Any, info: FamilyInfo = INFO, block: int | None = None) -> Family:
+def family(raw: Mapping[str, Any], tokenizer: Any, about: FamilyInfo = INFO) -> Family:
     """Return the family record. A template that can think is told not to, as in training."""
     template = tokenizer.chat_template
     if isinstance(template, str) and "enable_thinking" in template:
         tokenizer.chat_template = "{%- set enable_thinking = false -%}" + template
     ends = ("<|im_end|>", "<|eot_id|>")
-    return record(info, raw, tokenizer, turn_ends=ends, lora_targets=LLAMA_PROJECTIONS, block=block)
+    return record(about, raw, tokenizer, turn_ends=ends, lora_targets=LLAMA_PROJECTIONS)
 
 
 def read(folder: Path, raw: Mapping[str, Any], placement: Placement) -> Any:

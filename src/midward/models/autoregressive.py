@@ -8,18 +8,10 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .errors import ModelError
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo, distinct
+from .family import LLAMA_PROJECTIONS, Family, distinct, info
 from .reading import Placement, read_native
 
-INFO = FamilyInfo(
-    name="autoregressive",
-    checkpoints="any causal language model that transformers knows natively (Llama, Qwen, Gemma, Mistral ...)",
-    architectures=("...ForCausalLM",),
-    backbone="its own class",
-    attention="causal",
-    sampling={"length": 128, "steps": 128, "order": "left_to_right", "temperature": 0.0},
-    verified="tiny random Llama and the sandbox's twin: cached = uncached tokens, padding, adapters",
-)
+INFO = info("autoregressive")
 
 
 def architectures() -> set[str]:

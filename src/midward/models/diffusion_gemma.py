@@ -14,20 +14,10 @@ from typing import Any
 import transformers
 
 from .errors import ModelError
-from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo, distinct
+from .family import ATTENTION_PROJECTIONS, Family, distinct, info
 from .reading import Placement, read_native
 
-INFO = FamilyInfo(
-    name="diffusion-gemma",
-    checkpoints="DiffusionGemma 26B-A4B",
-    architectures=("DiffusionGemmaForBlockDiffusion",),
-    backbone="DiffusionGemmaForBlockDiffusion (text only)",
-    attention="block",
-    sampling={"length": 256, "steps": 48, "order": "entropy", "temperature": 0.8},
-    verified="tokens of transformers' own generate on a tiny random checkpoint",
-    adapters="attention; loaded only, alignment is refused",
-    differs="row by row; no forced spans, bans or masks in the prompt; no likelihoods",
-)
+INFO = info("diffusion-gemma")
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:

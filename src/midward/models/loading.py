@@ -384,7 +384,7 @@ def _kind(folder: Path, raw: dict[str, Any]) -> str:
     if not names:
         raise ModelError(f'{folder / "config.json"} names no architecture; add "architectures".')
     name = names[0]
-    if name == llada.ARCHITECTURE and raw.get("num_experts"):
+    if name in llada.INFO.architectures and raw.get("num_experts"):
         return llada_moe.INFO.name
     if name in bd3lm.INFO.architectures and raw.get("block_size"):
         return bd3lm.INFO.name

@@ -148,10 +148,11 @@ def rope(raw: Mapping[str, Any], family: str, **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **more}
 
 
-def backbone(config_class: Any, raw: Mapping[str, Any], family: str, **entries: Any) -> Any:
+def backbone(config_class: Any, raw: Mapping[str, Any], info: FamilyInfo, **entries: Any) -> Any:
     """Return a backbone's config that has its causal mask off, of these entries and what the families share: the plain
-    rotary embedding and the tied output head. ModelError for a scaled rotary embedding."""
-    shared = {"rope_parameters": rope(raw, family), "tie_word_embeddings": raw.get("tie_word_embeddings", False)}
+    rotary embedding and the tied output head. ModelError for a scaled rotary embedding, or what isn't `info.usual`."""
+    require(raw, info.usual, info.name)
+    shared = {"rope_parameters": rope(raw, info.name), "tie_word_embeddings": raw.get("tie_word_embeddings", False)}
     config = config_class(**{**shared, **entries})
     config.is_causal = False
     return config
@@ -196,7 +197,6 @@ def diffusion_family(
     turn_ends: tuple[str, ...],
     lora_targets: tuple[str, ...],
     shift: bool = False,
-    block: int | None = None,
 ) -> Family:
     """The record of a masked-diffusion family.
 
@@ -210,11 +210,11 @@ def diffusion_family(
         turn_ends: Texts.
         lora_targets: As in `Family`.
         shift: As in `Family`.
-        block: Published length of an attention block, which the config may overrule; None without blocks.
     """
     known = tokenizer.get_vocab()
-    if block is not None:
-        block = raw.get("block_size") or raw.get("block_length") or block
+    block = None
+    if info.attention == "block":  # the published length, unless the config has another
+        block = raw.get("block_size") or raw.get("block_length") or info.sampling["block"]
     return Family(
         name=info.name,
         kind="diffusion",
