@@ -231,15 +231,9 @@ def _check_mask_token(folder: Path, family: Family, tokenizer: Any) -> None:
         return
     text = tokenizer.convert_ids_to_tokens(family.mask_id)
     if "mask" not in str(text).lower():
-        log.warning(
-            "%s: config.json's mask id is %s (%r), and the tokenizer's mask token %r is %s; the config's is used. Set "
-            "mask_token_id there to the one it was trained with.",
-            folder,
-            family.mask_id,
-            text,
-            tokenizer.mask_token,
-            stated,
-        )
+        own = f"{family.mask_id} ({text!r}), and the tokenizer's mask token {tokenizer.mask_token!r} is {stated}"
+        advice = "the config's is used. Set mask_token_id there to the one it was trained with."
+        log.warning("%s: config.json's mask id is %s; %s", folder, own, advice)
 
 
 def placement(
@@ -267,10 +261,7 @@ def placement(
         first = _device("auto")
         devices = "auto" if first.type == "cuda" else first
     elif isinstance(device_map, dict) and device_map:
-        devices = {
-            module: _device(f"cuda:{place}" if isinstance(place, int) else place)
-            for module, place in device_map.items()
-        }
+        devices = {module: _device(place) for module, place in device_map.items()}
         first = next(iter(devices.values()))
         if len({place.type for place in devices.values()}) > 1:
             raise ModelError(
@@ -296,7 +287,9 @@ def _check_nothing_offloaded(model: LanguageModel) -> None:
         )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def _device(device: str | int | torch.device) -> torch.device:
+    if isinstance(device, int):
+        device = f"cuda:{device}"
     if device == "auto":
         own = os.environ.get("LOCAL_RANK", "0")  # under torchrun each process has a device of its own
         return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
