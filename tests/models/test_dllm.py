@@ -19,7 +19,9 @@ from midward.dynamics import PooledStates
 from midward.sampling import Forced, Span, span_gradient, span_log_probs
 from midward.sampling.diffusion import rounded
 
-GOLDEN = ("a2d-qwen3-tiny", "modernbert-tiny")
+#: How far a logit may be off. ModernBERT's reach 32, and float32 is 3e-4 off float64 there; with the kernels that they
+#: were made by (AVX-512) both differ by nothing.
+GOLDEN = {"a2d-qwen3-tiny": 1e-4, "modernbert-tiny": 5e-4}
 MASK = 3
 
 
@@ -61,7 +63,7 @@ def test_official_logits(name, padding):
         return
     mask = golden.get(padding, torch.ones_like(ids))
     difference = (logits(model, ids, None if mask.all() else mask) - golden[f"logits_{padding}"]).abs()
-    assert difference[mask.bool()].max() < 1e-4
+    assert difference[mask.bool()].max() < GOLDEN[name]
 
 
 @pytest.mark.parametrize("kind", ["tokens_b32s32", "tokens_b8s32", "tokens_b16s8", "tokens_b32s32shift"])
