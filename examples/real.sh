@@ -27,8 +27,8 @@ midward generate "${use[@]}" --prompts $here/goals.csv --length "$length" --limi
 # 2. What are its verdicts worth? It judges by rubric what the sandbox's labelled responses did.
 if [ -z "${QUICK:-}" ]; then judged judges check --judges harmfulness --judge "$self" | tee "$out/judge.txt"; fi
 
-# 3. The model as target, as attacker, as scorer and as judge.
-judged attack "${use[@]}" --length "$length" --goals $here/goals.csv --harmless $here/calm.csv --limit "$goals" \
+# 3. The model as target, as attacker, as scorer and as judge. What no text can fulfil (--harmless) is rightly refused.
+judged attack "${use[@]}" --length "$length" --goals $here/goals.csv --harmless $here/cannot.csv --limit "$goals" \
     --attacks direct,prefill,pair --set pair.streams=1 --set pair.rounds=2 --attacker "$self" --scorer "$self" \
     --judges harmfulness,refusal --judge "$self" --no-replay --out "$out/attack"
 
@@ -39,7 +39,7 @@ judged guard eval "${use[@]}" --guard "$out/guard" --sets prefill --goals $here/
     --limit "$goals" --judges harmfulness --judge "$self" --repeats 1 --out "$out/guarded"
 
 # 5. What its states say. An autoregressive model has one sampler, and every token is a step whose text is judged.
-judged dynamics "${use[@]}" --length 8 --attacked prefill:$here/goals.csv --harmless $here/calm.csv "${fit[@]}" --limit 2 \
+judged dynamics "${use[@]}" --length 14 --attacked prefill:$here/goals.csv --harmless $here/calm.csv "${fit[@]}" --limit 2 \
     --fit-harmful $here/cannot.csv --fit-harmless $here/calm.csv --judges harmfulness --judge "$self" --out "$out/dynamics"
 
 # 6. What it knows: a task of one's own for lm-evaluation-harness.

@@ -368,7 +368,8 @@ def _behind(row: Row, decision: Row) -> Row:
     jailbroken: whether the attack succeeds without it.
     """
     flagged = bool(decision["flagged"])
-    with_guard: Row = {"success": False, "refused": True} if flagged else {}
+    unjudged = row["success"] is None  # and of the unflagged ones nothing is known: no rate of the flagged alone
+    with_guard: Row = {"success": None if unjudged else False, "refused": True} if flagged else {}
     own: Row = {name: decision[name] for name in ("success", "refused") if name in decision}
     seen = {"flagged": flagged, **{name: decision.get(name) for name in ("score", "seeds", "step")}}
     return {**row, "jailbroken": row["success"], **with_guard, **own, **seen}
