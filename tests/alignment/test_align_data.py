@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midward.alignment import AlignError, resolve
-from midward.alignment.data import Collator, Prompt, Schedule, encode_prompts
+from midward.alignment.data import Prompt, SentenceCollator, SentenceSchedule, encode_prompts
 from midward.alignment.sentences import SentenceIds, encode_sentences
 
 IDS = SentenceIds(safe=((40, 41, 42, 43, 1), (50, 51, 1)), harmful=((60, 61, 62), (70, 71, 72, 73)))
@@ -20,7 +20,7 @@ def schedule(prompts=10, calm=6, **settings):
     config = resolve({**SMALL, **settings})
     harmful = [Prompt((5, 100 + i, 7), tuple(range(300, 320)) if i % 2 else None) for i in range(prompts)]
     benign = [Prompt((5, 200 + i, 7), tuple(range(400, 400 + i))) for i in range(calm)]
-    return Schedule(config, harmful, benign, IDS, end_id=1)
+    return SentenceSchedule(config, harmful, benign, IDS, end_id=1)
 
 
 def test_an_epoch_shows_every_prompt_once_and_the_tail_is_filled_from_the_next():
@@ -101,7 +101,7 @@ def test_a_benign_answer_is_padded_with_the_end_token():
 
 def test_the_canvas_is_padded_left_and_hides_what_is_not_revealed(model):
     plan = schedule(reveal=1.0, epochs=1)
-    batch = Collator(plan.config, model.family, IDS.longest)([plan[i] for i in range(4)])
+    batch = SentenceCollator(plan.config, model.family, IDS.longest)([plan[i] for i in range(4)])
     length = plan.config.length
     for number in range(4):
         row = plan[number].harmful

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from midward.alignment import MosaObjective, best_start, resolve, span_scores
-from midward.alignment.data import Collator, Example, Row
+from midward.alignment.data import Example, Row, SentenceCollator
 
 
 def algorithm_1(log_probs, sentence, window, limit):
@@ -125,7 +125,7 @@ def examples(benign=False, revealed=()):
 
 
 def batch_of(model, config, rows):
-    return Collator(config, model.family, 4)(rows)
+    return SentenceCollator(config, model.family, 4)(rows)
 
 
 def literal_loss(model, config, rows):

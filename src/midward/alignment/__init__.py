@@ -12,8 +12,9 @@ from midward.alignment.config import RECIPES, AlignConfig, AlignError, resolve
 
 if TYPE_CHECKING:
     from midward.alignment.mosa import MosaObjective, best_start, span_scores
+    from midward.alignment.objective import Objective, Terms
     from midward.alignment.run import AlignResult, align
     from midward.alignment.sentences import SentenceSet
-    from midward.alignment.trainer import METRICS, MosaTrainer, RewardWarning
+    from midward.alignment.trainer import AlignTrainer, RewardWarning
 
 __getattr__, __dir__, __all__ = front_door(__name__)

@@ -6,7 +6,7 @@ gradient accumulation, several processes and a resumed run see the same draws.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypedDict
@@ -104,7 +104,8 @@ def digest(*parts: Any) -> str:
 class Schedule(torch.utils.data.Dataset):
     """The run's examples in training order: item i is the i-th example of the whole run, `steps * batch_size` of them.
 
-    Each epoch is a permutation of the harmful prompts; the benign ones go round in permutations of their own.
+    Each epoch is a permutation of the harmful prompts; the benign ones go round in permutations of their own. What an
+    example is, and how a batch is made of examples, is the method's to say.
 
     Args:
         config: The settings.
@@ -113,6 +114,9 @@ class Schedule(torch.utils.data.Dataset):
         sentences: What is drawn from.
         end_id: The end-of-sequence token.
     """
+
+    #: Whether examples hold drawn sentences.
+    draws_sentences = False
 
     def __init__(
         self,
@@ -130,13 +134,46 @@ class Schedule(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self.steps * self.config.batch_size
 
+    def __getitem__(self, place: int) -> Any:
+        raise NotImplementedError
+
+    def collator(self, family: Family) -> Callable[[Sequence[Any]], "Batch"]:
+        """What makes a batch of examples."""
+        raise NotImplementedError
+
+    def _at(self, kind: str, place: int, size: int) -> tuple[int, int]:
+        """(turn, index): which pass over the data this is, and which of its rows stands here."""
+        turn, offset = divmod(place, size)
+        if (kind, turn) not in self._orders:
+            order = list(range(size))
+            Random(f"{self.config.seed}/{kind}/order/{turn}").shuffle(order)
+            self._orders[kind, turn] = order
+        return turn, self._orders[kind, turn][offset]
+
+    def _harmful_at(self, place: int) -> tuple[Prompt, Random]:
+        """The harmful prompt that stands here, and its random numbers."""
+        epoch, index = self._at("harmful", place, len(self.harmful))
+        return self.harmful[index], Random(f"{self.config.seed}/{epoch}/{index}")
+
+    def _benign_at(self, place: int) -> Iterator[tuple[Prompt, Random]]:
+        """The benign prompts beside it, each with its random numbers."""
+        if self.benign:
+            for j in range(self.config.benign_per_prompt):
+                turn, other = self._at("benign", place * self.config.benign_per_prompt + j, len(self.benign))
+                yield self.benign[other], Random(f"{self.config.seed}/benign/{turn}/{other}")
+
+
+class SentenceSchedule(Schedule):
+    """Examples of the MOSA objective: responses of masks, partly revealed or not, and drawn sentences."""
+
+    draws_sentences = True
+
     def __getitem__(self, place: int) -> Example:
         config = self.config
         # 1. Which harmful prompt stands here, and whether its response is partly revealed.
-        epoch, index = self._at("harmful", place, len(self.harmful))
-        rng = Random(f"{config.seed}/{epoch}/{index}")
+        prompt, rng = self._harmful_at(place)
         reveal = rng.random() < config.reveal
-        harmful = self._harmful_row(self.harmful[index], rng) if reveal else Row(self.harmful[index].ids, {})
+        harmful = self._harmful_row(prompt, rng) if reveal else Row(prompt.ids, {})
         # 2. Its sentence pairs: its own, or those that all prompts of the step share.
         pairs_rng = rng
         if config.draw == "step":
@@ -147,22 +184,13 @@ class Schedule(torch.utils.data.Dataset):
         ]
         # 3. The benign prompts beside it, each with the opening of a refusal, which is measured only.
         benign = []
-        if self.benign:
-            for j in range(config.benign_per_prompt):
-                turn, other = self._at("benign", place * config.benign_per_prompt + j, len(self.benign))
-                own = Random(f"{config.seed}/benign/{turn}/{other}")
-                opening = own.choice(self.sentences.safe)[:OPENING]
-                benign.append((self._benign_row(self.benign[other], own), opening))
+        for other, own in self._benign_at(place):
+            opening = own.choice(self.sentences.safe)[:OPENING]
+            benign.append((self._benign_row(other, own), opening))
         return Example(harmful, pairs, benign)
 
-    def _at(self, kind: str, place: int, size: int) -> tuple[int, int]:
-        """(turn, index): which pass over the data this is, and which of its rows stands here."""
-        turn, offset = divmod(place, size)
-        if (kind, turn) not in self._orders:
-            order = list(range(size))
-            Random(f"{self.config.seed}/{kind}/order/{turn}").shuffle(order)
-            self._orders[kind, turn] = order
-        return turn, self._orders[kind, turn][offset]
+    def collator(self, family: Family) -> "SentenceCollator":
+        return SentenceCollator(self.config, family, self.sentences.longest)
 
     def _harmful_row(self, prompt: Prompt, rng: Random) -> Row:
         """A partly revealed response, with room left for a sentence at one start of the window or more."""
@@ -229,6 +257,43 @@ class Batch(TypedDict, total=False):
     opening: Tensor
 
 
+def canvas(rows: Sequence[Row], length: int, family: Family) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts padded on the left, and behind each a response of masks but for what is revealed: `ids`, `mask` and
+    `masked` of a `Batch`."""
+    widest = family.width(max(len(row.prompt) for row in rows))
+    assert family.mask_id is not None, "only diffusion models are aligned"
+    ids = torch.full((len(rows), widest + length), family.mask_id)
+    mask = torch.ones_like(ids)
+    masked = torch.ones(len(rows), length, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        pad = widest - len(row.prompt)
+        ids[number, :pad] = family.pad_id
+        mask[number, :pad] = 0
+        ids[number, pad:widest] = torch.tensor(row.prompt)
+        for place, token in row.revealed.items():
+            ids[number, widest + place] = token
+            masked[number, place] = False
+    return ids, mask, masked
+
+
+def read_at(order: Tensor, ids: Tensor, mask: Tensor, masked: Tensor, *, scored: int, family: Family) -> Batch:
+    """A batch whose loss reads the response tokens of `order`, `[R, 2]`: (row, position), the scored ones first."""
+    owner, position = order.unbind(1)
+    length = masked.shape[1]
+    # With shifted logits (Dream) a token is predicted one place to its left.
+    column = ids.shape[1] - length + position - int(family.shift)
+    batch = Batch(
+        ids=ids,
+        masked=masked,
+        rows=owner * ids.shape[1] + column,
+        slot=owner * length + position,
+        scored=torch.zeros(scored, dtype=torch.int8),
+    )
+    if not mask.all():
+        batch["mask"] = mask
+    return batch
+
+
 def by_position(batch: Batch, log_probs: Tensor, *, scored: bool) -> Tensor:
     """[R, C] as the head gives them to [rows of the canvas, L, C], 0 where there are none; scored: those alone, of the
     harmful prompts."""
@@ -239,8 +304,8 @@ def by_position(batch: Batch, log_probs: Tensor, *, scored: bool) -> Tensor:
     return table.index_copy(0, batch["slot"][:count], log_probs[:count]).view(rows, length, -1)
 
 
-class Collator:
-    """Examples -> `Batch`."""
+class SentenceCollator:
+    """Examples of `SentenceSchedule` -> `Batch`."""
 
     def __init__(self, config: AlignConfig, family: Family, longest: int) -> None:
         self.config, self.family = config, family
@@ -249,25 +314,13 @@ class Collator:
         self.scored = range(config.window_start, min(last, config.length))
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        # 1. The canvas: prompts padded on the left, responses of masks but for what is revealed.
+        # 1. The canvas.
         length, family = self.config.length, self.family
         openings = [opening for example in examples for _, opening in example.benign]
         rows = [example.harmful for example in examples]
         rows += [row for example in examples for row, _ in example.benign]
 
-        widest = family.width(max(len(row.prompt) for row in rows))
-        assert family.mask_id is not None, "only diffusion models are aligned"
-        ids = torch.full((len(rows), widest + length), family.mask_id)
-        mask = torch.ones_like(ids)
-        masked = torch.ones(len(rows), length, dtype=torch.bool)
-        for number, row in enumerate(rows):
-            pad = widest - len(row.prompt)
-            ids[number, :pad] = family.pad_id
-            mask[number, :pad] = 0
-            ids[number, pad:widest] = torch.tensor(row.prompt)
-            for place, token in row.revealed.items():
-                ids[number, widest + place] = token
-                masked[number, place] = False
+        ids, mask, masked = canvas(rows, length, family)
 
         # 2. Which masked positions the head runs on: those that sentences are scored at, then the rest of the KL's.
         wanted = masked.clone()
@@ -277,19 +330,7 @@ class Collator:
         if self.config.kl_rows == "window":
             wanted[: len(examples)] = score[: len(examples)]
         order = torch.cat([score.nonzero(), (wanted & ~score).nonzero()])  # [R, 2]: (row, position)
-        owner, position = order.unbind(1)
-        # With shifted logits (Dream) a token is predicted one place to its left.
-        column = widest + position - int(family.shift)
-
-        batch = Batch(
-            ids=ids,
-            masked=masked,
-            rows=owner * ids.shape[1] + column,
-            slot=owner * length + position,
-            scored=torch.zeros(int(score.sum()), dtype=torch.int8),
-        )
-        if not mask.all():
-            batch["mask"] = mask
+        batch = read_at(order, ids, mask, masked, scored=int(score.sum()), family=family)
         # 3. The sentences, as indices into the vocabulary entries that any of them uses.
         columns: dict[int, int] = {}
         batch["safe"] = _index([[safe for safe, _ in e.pairs] for e in examples], columns)

@@ -21,9 +21,10 @@ from transformers import TrainingArguments
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment._card import base_of, card
 from midward.alignment.config import AlignConfig, AlignError, resolve
-from midward.alignment.data import Prompt, Schedule, digest, encode_prompts
+from midward.alignment.data import Prompt, digest, encode_prompts
+from midward.alignment.methods import METHODS, objective_of
 from midward.alignment.sentences import SentenceIds, SentenceSet, encode_sentences
-from midward.alignment.trainer import MosaTrainer, last_checkpoint, read_curve, save_adapter
+from midward.alignment.trainer import AlignTrainer, last_checkpoint, read_curve, save_adapter
 from midward.models import LanguageModel
 from midward.runs.run import RECORD, Measured, RunFolder
 from midward.store import write_text
@@ -44,12 +45,12 @@ class AlignResult:
     Attributes:
         adapter: folder for `midward.load(..., adapter=)` or `PeftModel.from_pretrained`.
         run: the same folder as that of a run.
-        history: rows of the reward curve (trainer.COLUMNS).
+        history: rows of the training curve: step, epoch, loss, what the objective measures, grad_norm, lr.
         config: as resolved.
         steps: optimizer steps.
         resumed_from: step of the checkpoint it was taken up from, or None.
         reused: it was finished already.
-        warnings: what the reward curve gave cause for.
+        warnings: what the training curve gave cause for.
     """
 
     adapter: Path
@@ -92,7 +93,7 @@ def align(
         benign: Prompts, as in `data`, on which the model must stay as it is; needed while benign_beta > 0.
         sentences: What is rewarded and what is not; the built-in ones by default.
         overwrite: Start anew where `out` holds a run.
-        on_log: Called with every row of the reward curve.
+        on_log: Called with every row of the training curve.
         on_start: Called with the optimizer steps, and one line that tells processes and batches.
         processes: How many there must be, since a launcher may start fewer and say nothing.
         overrides: Fields of `AlignConfig`.
@@ -117,7 +118,7 @@ def align(
     if shared:
         raise AlignError(f"{len(shared)} prompts stand in data and in benign; remove them from one of the two.")
     ids = encode_sentences(model, sentences or SentenceSet(), config)
-    schedule = Schedule(config, harmful, calm, ids, model.family.end_ids[0])
+    schedule = METHODS[config.method].schedule(config, harmful, calm, ids, model.family.end_ids[0])
     record = _record(model, config, harmful, calm, ids, schedule.steps)
 
     # 2. Where: the processes, and the folder, which may hold this very run already.
@@ -145,7 +146,7 @@ def align(
         on_start(schedule.steps, start)
     with _random_state_kept(), _adapted(model, config):
         args = _arguments(model, config, out, micro, accumulation, schedule.steps)
-        trainer = MosaTrainer(model, config, schedule, args, out / CURVE, on_log)
+        trainer = AlignTrainer(model, objective_of(model, config), schedule, args, out / CURVE, on_log)
         with warnings.catch_warnings():
             # Resuming with other save_steps is allowed.
             warnings.filterwarnings("ignore", message=".*don't match.*")
