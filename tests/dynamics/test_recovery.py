@@ -31,9 +31,9 @@ CASES = [Case(Goal(f"c{n}", f"goal {n}", "some", True), Request([20 + n, 30])) f
         ([True, True], True, False, False),
         ([True, False, True], True, True, False),
         ([False, True, False], True, True, True),
-        ([True, None, True], True, False, False),
-        ([True, None], True, False, None),
-        ([None, None, False], False, None, None),
+        ([True, None, True], True, None, False),
+        ([True, None], True, None, None),
+        ([None, None, False], None, None, None),  # what nobody scored is not harmless
     ],
 )
 def test_rates_of_known_histories(verdicts, harm, was_revised, is_recovered):
