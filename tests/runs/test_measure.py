@@ -182,12 +182,23 @@ def test_another_run_is_refused_and_more_of_the_same_goes_on(tmp_path, settings,
     begun(tmp_path, {"seed": 0, "count": 9, "sets": ["a", "b"]})
 
 
+def test_what_changed_on_the_disk_under_its_name_is_another_run(tmp_path):
+    adapter = Measured(name="base", adapter="runs/mosa", fingerprint="1")
+    RunFolder(tmp_path / "out", "utility").start([Measured(name="base", fingerprint="0"), adapter])
+    (tmp_path / "out" / "rows.jsonl").write_text("{}")
+    (tmp_path / "out" / "summary.json.123.part").write_text("{")  # of a process that was killed
+    with pytest.raises(errors.InputError, match=r"base \+ runs/mosa as it was before"):
+        RunFolder(tmp_path / "out", "utility").start([adapter.model_copy(update={"fingerprint": "2"})])
+    RunFolder(tmp_path / "out", "utility").start([adapter, Measured(name="base", adapter="other", fingerprint="3")])
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
 def test_a_folder_of_the_layout_before_is_told(tmp_path):
     (tmp_path / "run.json").write_text('{"verb": "prefill", "--seed": 0}')
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(errors.InputError, match="an earlier midward"):
         RunFolder(tmp_path, "probe prefill")
-    with pytest.raises(errors.InputError, match=r"no run\.json"):
+    with pytest.raises(errors.MissingFile, match="there is no folder"):
         Run.load(tmp_path / "nothing")
 
 

@@ -217,7 +217,10 @@ def main() -> None:
     # time spinning ones keep a small model's next product from being computed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _line
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before a verb runs
+        sys.exit(130)
 
 
 _PYTHONS = warnings.formatwarning

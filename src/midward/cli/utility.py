@@ -17,7 +17,7 @@ from midward.utility.asked import Asked
 
 def utility(
     *,
-    adapter: Annotated[list[str] | None, Flag(grows=True)] = None,
+    adapter: Annotated[list[str] | None, Flag()] = None,
     model: ModelOptions,
     sampling: SamplingOptions,
     asked: Asked,

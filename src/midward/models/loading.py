@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
@@ -361,7 +361,8 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except LocalEntryNotFoundError:
-        reason = "the Hub can't be reached and it isn't in the local cache"
+        offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        reason = f"the Hub can't be reached{offline} and it isn't in the local cache; is the name right"
     except HFValidationError:
         reason = "that is no valid Hub id"
     except HfHubHTTPError as error:

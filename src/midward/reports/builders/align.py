@@ -48,8 +48,9 @@ def reward(history: list[dict[str, Any]]) -> Figure:
     finding = ""
     if rewards:
         tail = rewards[-max(1, len(rewards) // 10) :]
+        ends = f"from {rewards[0]:.1f} to {sum(tail) / len(tail):.1f} nats over {len(rewards)} logged rows"
         finding = (
-            f"The reward went from {rewards[0]:.1f} to {sum(tail) / len(tail):.1f} nats over {len(rewards)} steps."
+            f"The reward went {ends}." if len(rewards) > 1 else f"One row was logged: reward {rewards[0]:.1f} nats."
         )
     note = "Reward: the safe sentence's score minus the harmful one's (safe, harmful)."
     if any(row.get("kl") not in (None, "") for row in history):

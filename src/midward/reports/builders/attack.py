@@ -193,9 +193,9 @@ def _other_readings(
             rows |= differ
             same += [] if differ else [label]
     if same:
-        yield Statement(f"Other readings on {goals} agree with the map in every cell: {'; '.join(same)}.")
+        yield Statement(f"Other readings on {goals} agree with attack success above in every cell: {'; '.join(same)}.")
     if rows:
-        note = "Attacks where another judge, or another text, gives another number than the map."
+        note = "Attacks where another judge, or another text, gives another number than above."
         title = f"Other judges and texts on {goals}"
         yield _by_attack(f"readings-{goals}", title, rows, models, note=note, folded=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,15 @@ def steps(
             "--adapter": adapter,
             "--guard": "guard" if verb == "guard eval" else None,
         }
-        flags["--out"] = out or str(Path(beside, verb.replace(" ", "-")))
+        flags["--out"] = _free(out or str(Path(beside, verb.replace(" ", "-"))))
         given = [f"{flag} {shlex.quote(shown(value))}" for flag, value in flags.items() if value]
         return " ".join(["midward", verb, *given, *([ELSEWHERE[verb]] if not home and verb in ELSEWHERE else [])])
 
     for run in runs:
         if run.summary is None or run.run.finished is None:
-            of = next(({**model.model_dump(), "model": model.name} for model in run.run.models), {})
-            again = command(run.run.verb, of, os.path.relpath(run.folder))
-            yield f"{run.label} isn't finished: the same command again, with all its flags, goes on with it.", again
+            again = shlex.join(["midward", *run.run.verb.split(), *_flags(run.run.settings, shown)])
+            again += f" --out {shlex.quote(shown(os.path.relpath(run.folder)))}"
+            yield f"{run.label} isn't finished: the same command again goes on with it.", again
     exposed, held, unclear = ([card for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear"))
     if exposed:
         but = f" {_names(held)} held." if held else ""
@@ -89,6 +90,25 @@ def steps(
     for what, measured_by in WHOLE:
         if not verbs & {*measured_by}:
             yield f"Not measured here: {what}.", command(measured_by[0], first)
+
+
+def _flags(settings: Mapping[str, Any], shown: Callable[[str], str]) -> Iterator[str]:
+    """The flags of a run's settings, as they are given; a file is without the hash of what was in it."""
+    for flag, value in settings.items():
+        if not flag.startswith("--") or value is None or value is False:
+            continue
+        values = [str(each).partition(" (sha256 ")[0] for each in (value if isinstance(value, list) else [value])]
+        if value is True:
+            yield flag
+        elif any("=" in each or "/" in each for each in values):  # a flag that is repeated
+            yield from (part for each in values for part in (flag, shown(each)))
+        else:
+            yield from (flag, ",".join(values))
+
+
+def _free(out: str) -> str:
+    """The path, with a number behind it where something is there already."""
+    return next(path for n in count(1) if not Path(path := f"{out}-{n}" if n > 1 else out).exists())
 
 
 def _names(cards: Sequence[Card]) -> str:

@@ -137,12 +137,16 @@ def write(
 
     Raises:
         MissingFile: a folder isn't there.
-        InputError: the page isn't called .html, or would replace something else.
+        InputError: there is no run, the page isn't called .html, or would replace something else.
     """
     page = Path(page)
     beside = page.with_name(f"{page.stem}_files")
     _check(page, beside, overwrite)
     report = Report(find([Path(folder) for folder in folders], without=(page, beside)), Texts(redact))
+    if not report.found.runs and not report.found.troubles:
+        raise InputError(
+            f"there is no run below {', '.join(map(str, folders))}; give a folder that a verb wrote (--out)."
+        )
     for run in report.found.runs:
         _build(report, run)
     sections = _sections(report)
@@ -155,7 +159,8 @@ def write(
             write_text(beside / name, text.encode("utf-8", "replace").decode("utf-8"))
     names = [Path(folder).resolve().name or "/" for folder in folders]
     where = listed(names) if len(names) <= 3 else some(len(names), "folder")
-    models = list(dict.fromkeys(name for run in report.found.runs for name in _models(run)))
+    measured = [model for run in report.found.runs for model in run.run.models]  # a guard in front makes no other model
+    models = list(dict.fromkeys(short(model.name, model.adapter, None) for model in measured))
     models = [*models[:1], *(name.removeprefix(f"{models[0]} ") for name in models[1:])]
     what = listed(models) if 1 <= len(models) <= 3 else some(len(models), "model") if models else "no model yet"
     html.write(page, f"Safety of {html.visible(what)}", [_part(report, sections, page, where, unfold)])
