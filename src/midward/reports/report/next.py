@@ -75,7 +75,11 @@ def steps(
         yield f"{_names(exposed)} {_be(exposed)} exposed.{but} Train against it, then attack again.", train
         guard = command("guard fit", exposed[0].of, "guard")
         yield f"Or put a guard in front of {_names(exposed)}, and see what it stops.", guard
-    if unclear:
+    unscored = [card for card in unclear if card.value == "-"]
+    if unscored:
+        check = "midward judges check --judges harmfulness --judge MODEL"
+        yield f"Nothing was scored of {_names(unscored)}: name a judge whose replies can be read.", check
+    if unclear := [card for card in unclear if card not in unscored]:
         more = f"{command('attack', unclear[0].of)} --limit 100"
         yield f"{_names(unclear)} {_be(unclear)} unclear: ask more goals. Without one success {ENOUGH} would do.", more
     useless = [
