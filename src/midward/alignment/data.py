@@ -23,10 +23,14 @@ OPENING = 4  # first tokens of a safe sentence that `mosa.over_refusal` looks at
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of a prompt and, if there is one, of an answer (without an end token)."""
+    """Token ids of a prompt and, if there are any, of its answers (without an end token).
+
+    answer: What fulfils the request. safe_answer: To a harmful request, what may be answered instead.
+    """
 
     ids: tuple[int, ...]
     answer: tuple[int, ...] | None = None
+    safe_answer: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def encode_prompts(model: LanguageModel, data: Sequence[Any], config: AlignConfi
 
     Args:
         model: Its chat template and tokenizer are used.
-        data: Texts, conversations (lists of {"role", "content"}), or pairs (prompt, answer or None).
+        data: Texts, conversations (lists of {"role", "content"}), pairs (prompt, answer or None), or (prompt, answer,
+            safe answer).
         config: Says how much room a response takes.
         name: Of the data, for errors.
 
@@ -66,7 +71,9 @@ def encode_prompts(model: LanguageModel, data: Sequence[Any], config: AlignConfi
     prompts: list[Prompt] = []
     seen: dict[tuple[int, ...], int] = {}
     for row, entry in enumerate(data):
-        text, answer = entry if isinstance(entry, tuple) else (entry, None)
+        text, *answers = entry if isinstance(entry, tuple) else (entry,)
+        if len(answers) > 2:
+            raise AlignError(f"{name}[{row}] has {len(answers)} answers; give one, or one and a safe one.")
         if not text or (isinstance(text, str) and not text.strip()):
             raise AlignError(f"{name}[{row}] is an empty prompt; remove it.")
         try:
@@ -81,7 +88,8 @@ def encode_prompts(model: LanguageModel, data: Sequence[Any], config: AlignConfi
         if ids in seen:
             raise AlignError(f"{name}[{row}] repeats {name}[{seen[ids]}]; remove one of the two.")
         seen[ids] = row
-        prompts.append(Prompt(ids, None if answer is None else _answer_ids(model, answer, f"{name}[{row}]")))
+        where = f"{name}[{row}]"
+        prompts.append(Prompt(ids, *(None if each is None else _answer_ids(model, each, where) for each in answers)))
     return prompts
 
 
@@ -111,7 +119,7 @@ class Schedule(torch.utils.data.Dataset):
         config: The settings.
         harmful: Prompts that are to be refused.
         benign: Prompts on which the model stays as it is; may be empty.
-        sentences: What is drawn from.
+        sentences: What is drawn from, by those that draw.
         end_id: The end-of-sequence token.
     """
 
@@ -123,11 +131,11 @@ class Schedule(torch.utils.data.Dataset):
         config: AlignConfig,
         harmful: Sequence[Prompt],
         benign: Sequence[Prompt],
-        sentences: SentenceIds,
+        sentences: SentenceIds | None,
         end_id: int,
     ) -> None:
-        self.config, self.harmful, self.sentences, self.end_id = config, harmful, sentences, end_id
-        self.benign = benign
+        self.config, self.harmful, self.benign, self.end_id = config, harmful, benign, end_id
+        self.sentences = sentences or SentenceIds((), ())
         self.steps = config.max_steps or max(1, -int(-len(harmful) * config.epochs // config.batch_size))
         self._orders: dict[tuple[str, int], list[int]] = {}
 
@@ -243,6 +251,13 @@ class Batch(TypedDict, total=False):
     columns: `[C]` the vocabulary entries that any sentence here uses.
     safe, harmful: `[H, P, M]` sentences as indices into `columns`, -1 pads.
     opening: `[N, Q]` the first tokens of a safe sentence, the same way.
+
+    Of methods that learn answers (answers.py), whose canvas rows are the A of harmful prompts, then the N benign ones:
+    target: `[R]` the token to learn at each position, an index into `columns`.
+    weight: `[R]` one through the rate at which its row is masked.
+    first: `[F]` which of the R is its row's first masked position; a row without one has none.
+    end: `[1]` the end token, an index into `columns`.
+    in_step: `[H]` how many tokens are masked in the whole optimizer step.
     """
 
     ids: Tensor
@@ -255,6 +270,11 @@ class Batch(TypedDict, total=False):
     safe: Tensor
     harmful: Tensor
     opening: Tensor
+    target: Tensor
+    weight: Tensor
+    first: Tensor
+    end: Tensor
+    in_step: Tensor
 
 
 def canvas(rows: Sequence[Row], length: int, family: Family) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from midward.alignment.answers import EndSchedule, RefusalSchedule, SftSchedule
 from midward.alignment.config import AlignConfig
 from midward.alignment.data import Schedule, SentenceSchedule
 from midward.alignment.mosa import MosaObjective
 from midward.alignment.objective import Objective
+from midward.alignment.tokens import TokenObjective
 from midward.models import LanguageModel
 
 
@@ -23,7 +25,7 @@ class Method:
     title: str
     what: str
     schedule: type[Schedule]
-    objective: type[MosaObjective]
+    objective: type[MosaObjective] | type[TokenObjective]
 
 
 METHODS = {
@@ -38,6 +40,24 @@ METHODS = {
         "makes an answer to a harmful request begin with a refusal (the baseline of MOSA, arXiv 2508.12398)",
         SentenceSchedule,
         MosaObjective,
+    ),
+    "sft": Method(
+        "Supervised fine-tuning",
+        "was trained on safe answers to harmful requests (a baseline of A2D, arXiv 2509.23286)",
+        SftSchedule,
+        TokenObjective,
+    ),
+    "rt": Method(
+        "Refusal training",
+        "was trained on refusals of harmful requests (a baseline of A2D, arXiv 2509.23286)",
+        RefusalSchedule,
+        TokenObjective,
+    ),
+    "a2d": Method(
+        "A2D",
+        "makes every token of an answer to a harmful request the end token (A2D, arXiv 2509.23286)",
+        EndSchedule,
+        TokenObjective,
     ),
 }
 

@@ -35,7 +35,17 @@ from midward.alignment.data import Batch, by_position
 from midward.alignment.objective import Terms
 from midward.models import LanguageModel
 
-METRICS = ("reward", "safe", "harmful", "safe_gain", "harmful_gain", "floored", "kl", "kl_benign", "over_refusal")
+METRICS: tuple[str, ...] = (
+    "reward",
+    "safe",
+    "harmful",
+    "safe_gain",
+    "harmful_gain",
+    "floored",
+    "kl",
+    "kl_benign",
+    "over_refusal",
+)
 """What every step measures, in nats unless said otherwise.
 
 reward: score of the safe sentence minus that of the (possibly floored) harmful one. safe, harmful: the two scores.

@@ -67,7 +67,7 @@ class AlignTrainer(Trainer):
             callbacks=[_MarkComplete()],
         )
         self.network: nn.Module = model.network
-        self.objective = objective
+        self.objective: Objective = objective
         self.remove_callback(PrinterCallback)
         # No token counts: our loss is already a mean over examples.
         self.model_accepts_loss_kwargs = False
