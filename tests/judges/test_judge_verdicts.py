@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import midward
 from midward.alignment.sentences import SAFE
 from midward.goals import Goal
 from midward.judges import JUDGES, JudgeInfo, Verdict, check, labelled
 from midward.judges.bench import Bench, judging
-from midward.judges.phrases import refusal_in, refuses, verdict
+from midward.judges.phrases import refusal_in, refusals, refuses, verdict
 from midward.judges.sandbox import readable
 from midward.judges.sandbox import verdict as oracle
 from midward.world import REFUSALS, WORLD, benign, forbidden, read
@@ -210,3 +211,15 @@ def test_a_refusal_is_readable_where_the_grammar_parses_all_of_it():
     assert readable(goal.text, REFUSALS[0], metadata).refused is True
     assert readable(goal.text, f"{REFUSALS[0]} it it forbid", metadata).refused is False
     assert readable(goal.text, "anything", {}).refused is None
+
+
+def test_the_tokens_of_a_refusal_are_found_among_the_models_own():
+    model = midward.load("sandbox", device="cpu")
+    text = "Hello. I cannot help with that. The wardens  forbid it. Good day."
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    own = [True] * len(ids)
+    positions = refusals(model, ids, own, 0)
+    assert model.tokenizer.decode([ids[at] for at in positions]).split() == "I cannot help The wardens forbid".split()
+    own[positions[1]] = False  # somebody else's word, so the phrase isn't the model's
+    assert refusals(model, ids, own, 0) == [at for at in positions if at > positions[2]]
+    assert not refusals(model, ids, [False] * len(ids), 0)

@@ -13,7 +13,7 @@ from midward.judges.judge import JudgeInfo, Verdict
 from midward.runs.compare import differences, load
 from midward.runs.measure import JUDGED, Case, Reader, measure
 from midward.runs.run import Measured, Run, RunFolder
-from midward.sampling import Forced, Request, Sampling, Trace
+from midward.sampling import Edit, Forced, Request, Sampling, Trace
 
 SHORT = Sampling(length=12, steps=6)
 
@@ -22,7 +22,8 @@ def goal(number, harmful=True):
     return Goal(f"g{number}", " ".join(f"t{20 + number + word}" for word in range(3 + number % 4)), "mine", harmful)
 
 
-CASES = [Case(goal(n), Request(goal(n).prompt), about={"kind": "plain"}) for n in range(9)]
+EDITS = {4: (Edit(2, (Forced(0, (40, 41)),), "all"),), 7: (Edit(1, (), (3, 4)), Edit(3, (Forced(5, (50,)),)))}
+CASES = [Case(goal(n), Request(goal(n).prompt, edits=EDITS.get(n, ())), about={"kind": "plain"}) for n in range(9)]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,18 @@ def test_what_a_row_depends_on_is_in_its_key(llada, bench, tmp_path, change):
     first = measure(llada, CASES[:2], tmp_path, **how)
     second = measure(llada, CASES[:2], tmp_path, **how | change)
     assert not {row["key"] for row in first} & {row["key"] for row in second}
+
+
+def test_edits_are_in_the_key(llada, tmp_path):
+    edits = [
+        (),
+        (Edit(2, (Forced(0, (40,)),)),),
+        (Edit(3, (Forced(0, (40,)),)),),
+        (Edit(3, (Forced(0, (40,)),), "all"),),
+    ]
+    cases = [Case(goal(1), Request(goal(1).prompt, edits=each)) for each in edits]
+    rows = measure(llada, cases, tmp_path, sampling=SHORT)
+    assert len({row["key"] for row in rows}) == len(edits)
 
 
 def test_readers_see_their_own_rows_and_their_texts_are_judged(llada, bench, tmp_path):

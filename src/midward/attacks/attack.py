@@ -22,7 +22,7 @@ from midward.store import key_of
 #: Kinds of settings: how many of something, and a score of the in-loop scorer.
 Count = Annotated[int, Field(ge=1)]
 InLoop = Annotated[int, Field(ge=1, le=10)]
-_RICHER = {Capability.POS, Capability.BAN, Capability.SLP}
+_RICHER = {Capability.POS, Capability.BAN, Capability.EDIT, Capability.SLP}
 Compose = Callable[[Sequence[str]], Awaitable[str | None]]
 
 
@@ -188,7 +188,8 @@ class Attempt:
         """
         last = replies[-1]
         forced = [(span.position, span.ids) for span in last.ask.forced]
-        self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill))
+        edits = {"edits": [asdict(edit) for edit in last.ask.edits]} if last.ask.edits else {}
+        self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill, **edits))
         written = (last.text, last.authored) if text is None else (text, text)
         offer = Offer(replies, *written, score, compose, note)
         self.tried.append(offer)

@@ -31,7 +31,7 @@ from midward.attacks.record import Record
 from midward.attacks.target import Ask, Target, Turns
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.sampling import Ban, Forced
+from midward.sampling import Ban, Edit, Forced
 from midward.store import write_text
 
 
@@ -50,6 +50,7 @@ class FileAsk(BaseModel):
     forced: tuple[FileSpan, ...] = ()
     bans: tuple[FileSpan, ...] = ()
     fill: Literal["fill_only", "fill_then_answer"] | None = None
+    edits: tuple[Edit, ...] = ()
 
     @field_validator("turns")
     @classmethod
@@ -63,7 +64,8 @@ class FileAsk(BaseModel):
             return target.tokens(span.text or "") if span.ids is None else span.ids
 
         forced = tuple(Forced(span.position, ids(span)) for span in self.forced)
-        return Ask(self.turns, forced, tuple(Ban(ids(span), span.position) for span in self.bans), self.fill)
+        bans = tuple(Ban(ids(span), span.position) for span in self.bans)
+        return Ask(self.turns, forced, bans, self.fill, edits=self.edits)
 
 
 class Artifact(BaseModel):
@@ -217,7 +219,8 @@ def export(attempts: Iterable[tuple[Record, bool | None]], path: str | Path) -> 
 
 def _row(number: int, record: Record, jailbroken: bool | None) -> dict[str, Any]:
     last = record.asks[-1] if record.asks else None
-    plain = last and len(record.asks) == len(last.turns) == 1 and not (last.forced or last.bans or last.fill)
+    beside_text = last and (last.forced or last.bans or last.fill or last.edits)
+    plain = last and len(record.asks) == len(last.turns) == 1 and not beside_text
     return {
         "index": number,
         "id": record.goal,

@@ -22,10 +22,10 @@ from midward.attacks.capabilities import OWN, SERVED, Capability, CapabilityErro
 from midward.attacks.shapes import shape, span
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.sampling import Ban, Forced, Request
+from midward.sampling import Ban, Edit, Forced, Request
 from midward.sampling.likelihood import Span, SpanScore
 from midward.serving.provider import MidwardAPI
-from midward.serving.wire import Details, ExtraBody, Tokens
+from midward.serving.wire import Change, Details, ExtraBody, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class Ask:
 
     Attributes:
         turns: (role, text), the last one the user's.
-        forced, bans: of the response, as in `midward.sampling.Request`.
+        forced, bans, edits: of the response, as in `midward.sampling.Request`.
         fill: what to do with mask tokens in the turns, see `ExtraBody.prompt_masks`; None is the provider's default.
             With "fill_only" the reply's text is the last turn, filled; with "fill_then_answer" it is that and the
             response behind it.
@@ -70,6 +70,7 @@ class Ask:
     seed: int | None = None
     temperature: float | None = None
     length: int | None = None
+    edits: tuple[Edit, ...] = ()
 
     def __post_init__(self) -> None:
         roles = [role for role, _ in self.turns]
@@ -282,6 +283,7 @@ class Target:
         wanted = {
             Capability.POS: ask.forced,
             Capability.BAN: ask.bans,
+            Capability.EDIT: ask.edits,
             Capability.PMASK: ask.fill,
             Capability.HIST: "assistant" in roles,
         }
@@ -345,9 +347,15 @@ def extra_body(ask: Ask) -> ExtraBody:
     wanted: dict[str, Any] = {
         "forced": tuple(Tokens(position=each.position, ids=each.ids) for each in ask.forced),
         "bans": tuple(Tokens(position=each.position, ids=each.ids) for each in ask.bans),
+        "edits": tuple(_change(edit) for edit in ask.edits),
         "prompt_masks": ask.fill,
     }
     return ExtraBody(**{name: value for name, value in wanted.items() if value})
+
+
+def _change(edit: Edit) -> Change:
+    write = tuple(Tokens(position=span.position, ids=span.ids) for span in edit.write)
+    return Change(step=edit.step, write=write, remask=edit.remask, freeze=edit.freeze)
 
 
 def _folded(turns: Turns) -> Turns:

@@ -83,7 +83,7 @@ def behind(name: str) -> Iterator[Behind]:
 def _plain(model: LanguageModel, request: Request) -> bool:
     """Whether any model can be asked this: a text, nothing forced, no mask in it."""
     mask_id = model.family.mask_id
-    if not isinstance(request.prompt, str) or request.forced or request.bans:
+    if not isinstance(request.prompt, str) or request.forced or request.bans or request.edits:
         return False
     return mask_id is None or mask_id not in model.encode(request.prompt)
 

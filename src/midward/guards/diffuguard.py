@@ -193,7 +193,7 @@ class DiffuGuard(DiffuGuardAudit):
 
 
 def _begun(request: Request, block: dict[int, int], stop: int, mask_id: int | None, bans: tuple[Ban, ...]) -> Request:
-    """The request with these tokens standing in the first block, and its own spans behind it."""
+    """The request with these tokens standing in the first block, and its own spans behind it; its edits were made."""
     behind = {
         span.position + i: token
         for span in request.forced
@@ -201,7 +201,7 @@ def _begun(request: Request, block: dict[int, int], stop: int, mask_id: int | No
         if span.position + i >= stop
     }
     standing = {i: token for i, token in block.items() if token != mask_id} | behind
-    return replace(request, forced=tuple(Forced(i, (token,)) for i, token in standing.items()), bans=bans)
+    return replace(request, forced=tuple(Forced(i, (token,)) for i, token in standing.items()), bans=bans, edits=())
 
 
 _REPAIR = -(2**20)  # the step number that the repaired positions are drawn under; no step of a sampler has it

@@ -305,7 +305,7 @@ class Guard(ABC):
         """
         sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
         self.check(model, sampling)
-        pairs = [resolve(model, request, sampling.length, index) for index, request in enumerate(requests)]
+        pairs = [resolve(model, request, sampling, index) for index, request in enumerate(requests)]
         exchanges = [Exchange(request) for request, _ in pairs]
         how: dict[str, Any] = {"batch_size": batch_size, "watchers": watchers}
         if self.repairs:
@@ -390,7 +390,7 @@ def _handed_out(model: LanguageModel, response: Response | None, verdict: Verdic
 
 def prompt_ids(model: LanguageModel, request: Request) -> list[int]:
     """The ids of a request's prompt."""
-    return resolve(model, Request(request.prompt), 1, 0)[1]
+    return resolve(model, Request(request.prompt), Sampling(length=1, steps=1), 0)[1]
 
 
 def user_text(model: LanguageModel, request: Request) -> str:

@@ -153,7 +153,7 @@ def measure(
         depends=depends,
     )
     keys = [
-        key_of(run=run, set=case.set, goal=asdict(case.goal), request=asdict(case.request), about=case.about)
+        key_of(run=run, set=case.set, goal=asdict(case.goal), request=case.request.record(), about=case.about)
         for case in cases
     ]
     if len(set(keys)) < len(keys):
@@ -163,7 +163,7 @@ def measure(
     for i in missing:
         try:
             if cases[i].error is None:
-                resolve(model, cases[i].request, sampling.length, i)
+                resolve(model, cases[i].request, sampling, i)
         except (TypeError, ValueError) as error:
             if strict:
                 raise

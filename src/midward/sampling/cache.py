@@ -264,6 +264,10 @@ class ExactCache(BlockCache):
         count = max(1, *(end - start for start, end in zip(starts, ends, strict=True)))
         return Span([max(0, end - count) for end in ends], count, max(ends))
 
+    def forget(self, row: int, column: int) -> None:
+        """What this row holds from a column's attention block on was changed by an edit, and isn't final any more."""
+        self.final[row] = min(self.final[row], self._start_of(row, column))
+
     def _start_of(self, row: int, column: int) -> int:
         """The first column of a column's attention block."""
         return column - (column - self.origins[row]) % self.size
