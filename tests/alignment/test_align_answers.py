@@ -267,13 +267,97 @@ def run(model, out, method, **changes):
     return align(model, TRIPLES, out, **settings)
 
 
-@pytest.mark.parametrize("method", ANSWERS)
+def test_pairs_are_the_safe_answer_then_the_harmful_one_each_masked_anew():
+    plan = schedule("dpo", masks=3)
+    for i in range(8):
+        rows = plan[i].rows
+        assert [row.targets for row in rows] == [full(range(240, 245))] * 3 + [full(range(220, 230))] * 3
+        assert all(row.targets[at] == token for row in rows for at, token in row.row.revealed.items())
+        assert len({row.rate for row in rows}) == 6, "a rate of its own"
+
+
+@pytest.mark.parametrize("benign_beta", [0.0, 2.0])
+def test_dpo_is_the_literal_formula(model64, benign_beta):
+    model, plan = adapted(model64), schedule("dpo", masks=2, dpo_beta=0.3, benign_beta=benign_beta)
+    examples = [plan[i] for i in range(3)]
+
+    def log_probs(row):
+        logits = model.head(model.hidden(torch.tensor([canvas_of(model, row)])))
+        return logits[0, len(row.row.prompt) :].log_softmax(-1)
+
+    def hidden_at(row):
+        return [i for i in range(24) if i not in row.row.revealed]
+
+    def bound(rows):
+        total = 0.0
+        for row in rows:
+            values = log_probs(row)
+            total = total + sum(values[i, row.targets[i]] for i in hidden_at(row)) / row.rate
+        return total / len(rows)
+
+    expected, drift = 0.0, 0.0
+    for example in examples:
+        safe, harmful = example.rows[:2], example.rows[2:]
+        with torch.no_grad(), model.reference():
+            before = bound(safe) - bound(harmful)
+        expected = expected - F.logsigmoid(0.3 * (bound(safe) - bound(harmful) - before)) / 3
+        for row in example.benign:
+            policy = log_probs(row)
+            with torch.no_grad(), model.reference():
+                reference = log_probs(row)
+            each = (policy.exp() * (policy - reference)).sum(-1)[hidden_at(row)]
+            drift = drift + (each.mean() if len(each) else 0.0) / 3
+    expected = expected + benign_beta * drift
+    expected.backward()
+    wanted = gradient(model)
+    model.network.zero_grad()
+    terms = objective_of(model, plan.config)(plan.collator(model.family)(examples))
+    terms.loss.backward()
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert torch.allclose(gradient(model), wanted, rtol=1e-7, atol=1e-9)
+
+
+def test_policy_and_reference_see_the_same_masks(model64, monkeypatch):
+    """So a policy that is still its reference gains exactly nothing, however the masks fall."""
+    model, seen = adapted(model64, spread=0.0), []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda ids, mask=None: seen.append(ids.clone()) or hidden(ids, mask))
+    plan = schedule("dpo")
+    terms = objective_of(model, plan.config)(plan.collator(model.family)([plan[i] for i in range(3)]))
+    assert len(seen) == 2 and torch.equal(*seen)
+    assert [float(terms.metrics[name][0]) for name in ("margin", "safe_gain", "harmful_gain")] == [0, 0, 0]
+    assert terms.loss.item() == pytest.approx(math.log(2), rel=1e-12)
+
+
+def test_micro_batches_of_dpo_add_up(model64):
+    model, plan = adapted(model64), schedule("dpo", benign_beta=2.0)
+    objective, collate = objective_of(model, plan.config), plan.collator(model.family)
+    examples = [plan[i] for i in range(4)]
+    together, alone = objective(collate(examples)), [objective(collate([example])) for example in examples]
+    assert together.loss.item() == pytest.approx(sum(t.loss.item() for t in alone) / 4, rel=1e-10)
+    for name, (total, count) in together.metrics.items():
+        assert float(total) == pytest.approx(sum(float(t.metrics[name][0]) for t in alone), abs=1e-8), name
+        assert int(count) == sum(int(t.metrics[name][1]) for t in alone), name
+
+
+def test_dpo_asks_for_both_answers_and_for_no_benign_ones(model, tmp_path):
+    with pytest.raises(AlignError, match=r"the safe answer of every prompt and data\[0\] has none"):
+        align(model, [TRIPLES[0][:2]], tmp_path / "a", method="dpo", benign=BENIGN, **SIZES)
+    quiet = schedule("dpo", calm=0)
+    calm = [Prompt((5, 9, 7))]
+    plan = type(quiet)(quiet.config, quiet.harmful, calm, None, END)
+    assert not plan[0].benign[0].row.revealed, "without an answer all is masked"
+
+
+@pytest.mark.parametrize("method", [*ANSWERS, "dpo"])
 def test_a_run_learns_and_plain_peft_loads_what_it_writes(model, tmp_path, method):
     base = model.network
     result = run(model, tmp_path / "a", method, max_steps=30)
     first, last = result.history[0], result.history[-1]
-    assert last["ce_harmful"] < first["ce_harmful"] - 0.5
-    assert ("end_harmful" in last) and last["loss"] > 0
+    if method == "dpo":
+        assert last["margin"] > first["margin"] + 0.5 and last["accuracy"] > 0.5
+    else:
+        assert last["ce_harmful"] < first["ce_harmful"] - 0.5 and "end_harmful" in last
     record = json.loads((tmp_path / "a" / "align.json").read_text())
     assert (record["sentences"] is not None) == (method == "rt")
     card = (tmp_path / "a" / "README.md").read_text()
@@ -301,7 +385,9 @@ def stopped(model, out, method, after, **changes):
         run(model, out, method, on_log=on_log, **changes)
 
 
-@pytest.mark.parametrize("method, changes", [("a2d", {"lora_dropout": 0.1}), ("rt", {"token_mean": "masked"})])
+@pytest.mark.parametrize(
+    "method, changes", [("a2d", {"lora_dropout": 0.1}), ("rt", {"token_mean": "masked"}), ("dpo", {"masks": 2})]
+)
 def test_taken_up_again_is_uninterrupted(model, tmp_path, method, changes):
     stopped(model, tmp_path / "a", method, 10, max_steps=12, **changes)
     resumed = run(model, tmp_path / "a", method, max_steps=12, **changes)
@@ -311,7 +397,9 @@ def test_taken_up_again_is_uninterrupted(model, tmp_path, method, changes):
     assert read_curve(tmp_path / "a" / "reward.csv") == read_curve(tmp_path / "b" / "reward.csv")
 
 
-@pytest.mark.parametrize("method, changes", [("a2d", {}), ("sft", {"token_mean": "masked", "recipe": "paper"})])
+@pytest.mark.parametrize(
+    "method, changes", [("a2d", {}), ("sft", {"token_mean": "masked", "recipe": "paper"}), ("dpo", {"masks": 2})]
+)
 def test_accumulated_micro_batches_equal_one_batch(model64, tmp_path, method, changes):
     one = run(model64, tmp_path / "1", method, max_steps=5, **changes)
     four = run(model64, tmp_path / "4", method, max_steps=5, micro_batch=1, **changes)

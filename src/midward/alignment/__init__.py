@@ -1,7 +1,7 @@
 """Changing weights: alignment methods behind one objective, and their trainer, from prompts to a PEFT adapter.
 
-Each method reads in its file, as in its paper: mosa.py, tokens.py (sft, rt, a2d). `align` runs one; `AlignConfig` holds
-every number; `SentenceSet` what refusals say.
+Each method reads in its file, as in its paper: mosa.py, tokens.py (sft, rt, a2d), dpo.py. `align` runs one;
+`AlignConfig` holds every number; `SentenceSet` what refusals say.
 This room knows nothing of attacks.
 """
 
@@ -11,6 +11,7 @@ from midward._front import front_door
 from midward.alignment.config import RECIPES, AlignConfig, AlignError, resolve
 
 if TYPE_CHECKING:
+    from midward.alignment.dpo import PreferenceObjective
     from midward.alignment.mosa import MosaObjective, best_start, span_scores
     from midward.alignment.objective import Objective, Terms
     from midward.alignment.run import AlignResult, align

@@ -1,11 +1,11 @@
-"""Training rows that are whole answers, each token hidden at a random rate: what `sft`, `rt` and `a2d` learn from.
+"""Training rows that are whole answers, each token hidden at a random rate: what `sft`, `rt`, `a2d`, `dpo` learn from.
 
 A row is a prompt and an answer, cut or padded with end tokens to L tokens; padding is hidden, predicted and counted
 like any other token. Its rate is p = (1 - eps) t + eps with t ~ U(0, 1), and each of its L tokens is masked with
 probability p, the prompt never: the forward process of masked diffusion (LLaDA, arXiv 2502.09992, section 2), and what
 A2D's released code computes (arXiv 2509.23286; eps 0.001).
 
-Shapes: H harmful prompts, A rows of theirs, N benign rows, B = A + N rows in all, T
+Shapes: H harmful prompts, A rows of theirs (one each; of dpo 2 n_t), N benign rows, B = A + N rows in all, T
 canvas length, L response length, R masked positions (the first S of the A rows), C vocabulary entries that occur as a
 target, D hidden size.
 """
@@ -133,6 +133,18 @@ class EndSchedule(AnswerSchedule):
         return [self._hidden(prompt, prompt.answer, rng, targets=(self.end_id,) * self.config.length)]
 
 
+class PairSchedule(AnswerSchedule):
+    """DPO: the safe answer to a harmful prompt `masks` times, then the one that fulfils it, each with masks of its own.
+    Of benign prompts nothing is learnt."""
+
+    needs = ("safe_answer", "answer")
+    learns_benign = False
+
+    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
+        answers = (prompt.safe_answer, prompt.answer)
+        return [self._hidden(prompt, text, rng) for text in answers for _ in range(self.config.masks)]
+
+
 class AnswerCollator:
     """Examples of an `AnswerSchedule` -> `Batch`."""
 
@@ -193,9 +205,12 @@ class AnswerObjective:
         )
 
     def scores(self, batch: Batch, log_probs: Tensor) -> Tensor:
-        """log_probs [R, C] to [B]: of each canvas row the sum over masked i of log p(target_i) / p."""
-        each = log_probs.gather(1, batch["target"][:, None])[:, 0] * batch["weight"].to(log_probs.dtype)
-        return each.new_zeros(len(batch["ids"])).index_add(0, self.owner(batch), each)
+        """log_probs, [R, C] or the first S of them, to [B]: of each canvas row the sum over masked i of
+        log p(target_i) / p."""
+        count = len(log_probs)
+        each = log_probs.gather(1, batch["target"][:count, None])[:, 0]
+        each = each * batch["weight"][:count].to(each.dtype)
+        return each.new_zeros(len(batch["ids"])).index_add(0, self.owner(batch)[:count], each)
 
     def owner(self, batch: Batch) -> Tensor:
         """[R]: the canvas row of each masked position."""

@@ -31,7 +31,7 @@ _OF_WINDOWS: tuple[str, ...] = ("window_start", "window_end", "fit", "pairs", "d
 _OF_WINDOWS += ("harmful_floor", "reveal", "benign_reveal", "reveal_kind")
 _ONLY: dict[str, tuple[str, ...]] = {
     **{name: _WINDOWED for name in _OF_WINDOWS},
-    **{name: _TOKENS for name in ("least_rate", "token_mean")},
+    **{"least_rate": (*_TOKENS, "dpo"), "token_mean": _TOKENS, "masks": ("dpo",), "dpo_beta": ("dpo",)},
 }
 
 
@@ -63,7 +63,8 @@ class AlignConfig:
 
     Args:
         method: mosa: a refusal in the middle of the response; initial: with its first token as the only start. sft:
-            safe answers; rt: refusals as answers; a2d: the end token for every masked token of a harmful answer.
+            safe answers; rt: refusals as answers; a2d: the end token for every masked token of a harmful answer; dpo:
+            the safe answer above the harmful one.
         recipe: Names the defaults below. paper: the method's paper to the letter; stable: with what ours adds, a KL on
             benign prompts above all; published: mosa with a floor and a benign KL, but without revealed starts.
         length: Response tokens in the training pass; the model's own length unless given [ours].
@@ -76,9 +77,11 @@ class AlignConfig:
         kl_rows: Masked tokens that this KL covers [ours]; the window's end where the longest sentence that starts in it
             can end.
         kl_reduction: Over those tokens [ours]; beta means 100 times more with sum.
-        least_rate: Of sft, rt, a2d: the rate at which an answer's tokens are masked is drawn between this and 1.
-        token_mean: The same: what the cross-entropy is divided by: each row's length (A2D's code for LLaDA), or all
-            masked tokens of the step (its code for Dream).
+        least_rate: Of sft, rt, a2d, dpo: the rate at which an answer's tokens are masked is drawn between this and 1.
+        token_mean: Of sft, rt, a2d: what the cross-entropy is divided by: each row's length (A2D's code for LLaDA), or
+            all masked tokens of the step (its code for Dream).
+        masks: Of dpo: masked copies of an answer, the same for policy and reference.
+        dpo_beta: Of dpo: how sharply the two answers are told apart.
         harmful_floor: The harmful sentence's score stops counting once it is this many nats below the reference's;
             --set harmful_floor=null: unbounded, the paper's.
         benign_beta: Weight of the KL on benign prompts; with 0 they are measured only.
@@ -105,7 +108,7 @@ class AlignConfig:
         save_steps: Steps between checkpoints, a multiple of --log-steps.
     """
 
-    method: Annotated[Literal["mosa", "initial", "sft", "rt", "a2d"], Flag()] = "mosa"
+    method: Annotated[Literal["mosa", "initial", "sft", "rt", "a2d", "dpo"], Flag()] = "mosa"
     recipe: Annotated[Literal["stable", "published", "paper"], Flag()] = "stable"
 
     length: Annotated[Count, Flag(panel=_WHAT)] = 128
@@ -119,6 +122,8 @@ class AlignConfig:
     kl_reduction: Annotated[Literal["mean", "sum"], Flag(panel=_WHAT)] = "mean"
     least_rate: Annotated[float, Field(gt=0, le=1), Flag(panel=_WHAT)] = 0.001
     token_mean: Annotated[Literal["length", "masked"], Flag(panel=_WHAT)] = "length"
+    masks: Annotated[Count, Flag(panel=_WHAT)] = 4
+    dpo_beta: Annotated[Positive, Flag(panel=_WHAT)] = 0.1
 
     harmful_floor: Annotated[NotNegative | None, Flag(panel=_OURS)] = 10.0
     benign_beta: Annotated[NotNegative, Flag(panel=_OURS)] = 100.0
@@ -193,8 +198,9 @@ class AlignConfig:
         prompts."""
         processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun and accelerate launch say
         share = self.micro_batch or max(1, self.batch_size // processes)
+        rows = 2 * self.masks if self.method == "dpo" else 1
         return {
-            "batch": share * (1 + (self.benign_per_prompt if benign else 0)),
+            "batch": share * (rows + (self.benign_per_prompt if benign else 0)),
             "length": min(self.length, 1024) + 64,
             "training": True,
             "checkpointing": self.gradient_checkpointing,
@@ -215,6 +221,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "mosa": {"stable": {}, "published": _PUBLISHED, "paper": _MOSA},
     "initial": {"stable": _INITIAL, "published": _INITIAL | _PUBLISHED, "paper": _INITIAL | _MOSA},
     **{name: {"stable": {**_A2D, "benign_beta": 5.0}, "paper": {**_A2D, "benign_beta": 0.0}} for name in _TOKENS},
+    "dpo": {"stable": {"clip": 1.0, "benign_beta": 5.0}, "paper": {"clip": 1.0, "benign_beta": 0.0}},
 }
 """Method -> recipe -> what it sets apart from AlignConfig's defaults.
 
@@ -225,6 +232,9 @@ mosa, initial:
 sft, rt, a2d:
     paper: the numbers of A2D's released code. stable: with the benign KL, whose weight is [ours] and wasn't tuned:
     these losses are of one token, where MOSA's rewards are sums over about twenty.
+
+dpo:
+    paper: the objective as written; batch, rate and epochs are AlignConfig's. stable: with the same benign KL.
 """
 
 

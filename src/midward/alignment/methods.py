@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from midward.alignment.answers import EndSchedule, RefusalSchedule, SftSchedule
+from midward.alignment.answers import EndSchedule, PairSchedule, RefusalSchedule, SftSchedule
 from midward.alignment.config import AlignConfig
 from midward.alignment.data import Schedule, SentenceSchedule
+from midward.alignment.dpo import PreferenceObjective
 from midward.alignment.mosa import MosaObjective
 from midward.alignment.objective import Objective
 from midward.alignment.tokens import TokenObjective
@@ -25,7 +26,7 @@ class Method:
     title: str
     what: str
     schedule: type[Schedule]
-    objective: type[MosaObjective] | type[TokenObjective]
+    objective: type[MosaObjective] | type[TokenObjective] | type[PreferenceObjective]
 
 
 METHODS = {
@@ -58,6 +59,12 @@ METHODS = {
         "makes every token of an answer to a harmful request the end token (A2D, arXiv 2509.23286)",
         EndSchedule,
         TokenObjective,
+    ),
+    "dpo": Method(
+        "DPO in VRPO form",
+        "prefers safe answers to harmful requests over harmful ones (VRPO, arXiv 2505.19223)",
+        PairSchedule,
+        PreferenceObjective,
     ),
 }
 

@@ -95,7 +95,7 @@ def read(config: DataConfig, given: Mapping[str, Any], *, at_home: bool) -> Sour
     recipe = given.get("recipe", AlignConfig.recipe) if method in ("mosa", "initial") else "paper"
     tuned = world.ALIGNMENT.get(recipe, {}) if own else {}
     return Sources(
-        prompts(data, config.column, harmful=True, answered=method in ("sft", "a2d")),
+        prompts(data, config.column, harmful=True, answered=method in ("sft", "a2d", "dpo")),
         prompts(benign, config.benign_column or config.column, harmful=False) if benign else None,
         sentences(config.sentences or own, method),
         {**tuned, **given},
