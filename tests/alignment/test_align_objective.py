@@ -219,6 +219,34 @@ def test_an_untouched_adapter_has_no_kl_and_gains_nothing(model):
     assert terms.loss.item() == pytest.approx(-reward / 3, rel=1e-5)
 
 
+def test_without_room_a_safe_sentence_is_its_end_token_and_a_harmful_one_nothing(model64):
+    """All of the window is revealed but for one token, and no sentence starts there."""
+    model = adapted(model64)
+    config = resolve({**SMALL, "recipe": "paper", "beta": 0.0, "reveal_room": "any"})
+    shown = dict.fromkeys((i for i in range(24) if i != 9), 90)
+    rows = [Example(Row(PROMPTS[0], shown), [(SAFE, STEP)], [])]
+    objective = MosaObjective(model, config)
+    terms = objective(batch_of(model, config, rows))
+    ids = torch.tensor([[*PROMPTS[0], *(shown.get(i, model.family.mask_id) for i in range(24))]])
+    expected = -model.head(model.hidden(ids))[0, len(PROMPTS[0]) + 9].log_softmax(-1)[SAFE[-1]]
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert all(value.isfinite() for value, _ in terms.metrics.values())
+    expected.backward()
+    wanted = gradient(model)
+    model.network.zero_grad()
+    terms.loss.backward()
+    assert torch.allclose(gradient(model), wanted, rtol=1e-7, atol=1e-9)
+
+
+def test_with_room_any_is_kept(model64):
+    model, rows = adapted(model64), examples(benign=True, revealed=(0, 1, 8))
+    losses = []
+    for room in ("kept", "any"):
+        config = resolve({**SMALL, "reveal_room": room})
+        losses.append(MosaObjective(model, config)(batch_of(model, config, rows)).loss.item())
+    assert losses[0] == losses[1]
+
+
 def test_below_the_floor_the_harmful_term_is_constant_and_has_no_gradient(model64):
     model = adapted(model64)
     free = resolve({**SMALL, "recipe": "paper", "beta": 0.0})

@@ -134,6 +134,8 @@ def test_answers_of_a_file_reach_the_method(midward, files, llada_folder, tmp_pa
         (["--method", "a2d"], "'a2d' has no window_start"),
         (["--set", "lr"], "--set takes KEY=VALUE; received 'lr'"),
         (["--pairs", "0"], "pairs: "),
+        (["--reveal-rate", "0.1,x"], "two numbers by comma; received '0.1,x'"),
+        (["--reveal-rate", "0.5,0.2"], "first bound is the lower one"),
         (["--lrr", "1"], "(Possible options: --lora-rank, --lr)"),
         (["--recipe", "publishd"], "publishd"),
         (["--recipe", "x.yaml"], "--recipe FILE is now --config FILE"),

@@ -28,11 +28,20 @@ _WHAT, _OURS, _HOW = "The objective", "What the paper doesn't have", "Adapter, o
 _WINDOWED, _TOKENS = ("mosa", "initial"), ("sft", "rt", "a2d")
 #: Settings of some methods only.
 _OF_WINDOWS: tuple[str, ...] = ("window_start", "window_end", "fit", "pairs", "draw", "beta", "kl_rows", "kl_reduction")
-_OF_WINDOWS += ("harmful_floor", "reveal", "benign_reveal", "reveal_kind")
+_OF_WINDOWS += ("harmful_floor", "reveal", "benign_reveal", "reveal_kind", "reveal_rate", "reveal_room")
 _ONLY: dict[str, tuple[str, ...]] = {
     **{name: _WINDOWED for name in _OF_WINDOWS},
     **{"least_rate": (*_TOKENS, "dpo"), "token_mean": _TOKENS, "masks": ("dpo",), "dpo_beta": ("dpo",)},
 }
+
+
+def _rate(text: str) -> Any:
+    """`reveal_rate` from a command line: a name, or two numbers by comma."""
+    low, comma, high = text.partition(",")
+    try:
+        return (float(low), float(high)) if comma else text
+    except ValueError:
+        raise InputError(f"reveal_rate is uniform, linear, or two numbers by comma; received {text!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,10 @@ class AlignConfig:
         reveal: Share of harmful examples whose response is partly revealed from a compliant text.
         benign_reveal: The same of benign examples that have an answer.
         reveal_kind: What is revealed: a prefix, a random subset, or either, at even odds.
+        reveal_rate: How much of a harmful example's text: uniform, any share; linear, from none at the first step to
+            all at the last (the curriculum of Recovery Alignment, arXiv 2510.00565); or two bounds of it, as 0.0,0.25.
+        reveal_room: kept: one stretch stays free for the longest sentence; any: none does, as in an anchoring attack,
+            and a safe sentence without room scores as the end token at the window's first masked token.
         lora_rank: Rank of the adapter.
         lora_alpha: Its scale.
         lora_dropout: Its dropout.
@@ -131,6 +144,11 @@ class AlignConfig:
     reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
     benign_reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
     reveal_kind: Annotated[Literal["prefix", "subset", "both"], Flag(panel=_OURS)] = "subset"
+
+    reveal_rate: Annotated[
+        Literal["uniform", "linear"] | tuple[Share, Share], Flag(panel=_OURS, metavar="NAME|LOW,HIGH", read=_rate)
+    ] = "uniform"
+    reveal_room: Annotated[Literal["kept", "any"], Flag(panel=_OURS)] = "kept"
 
     lora_rank: Annotated[Count, Flag(panel=_HOW)] = 32
     lora_alpha: Annotated[Count, Flag(panel=_HOW)] = 64
@@ -177,6 +195,8 @@ class AlignConfig:
                 f"the window ends at token {self.window_end} of a response of {self.length} tokens; "
                 "move the window or raise length."
             )
+        if isinstance(self.reveal_rate, tuple) and self.reveal_rate[0] > self.reveal_rate[1]:
+            raise InputError(f"reveal_rate={self.reveal_rate}: the first bound is the lower one.")
         if self.method == "initial" and self.reveal > 0 and self.reveal_kind != "subset":
             raise InputError(
                 "with method='initial' the first token is the only start, so no prefix can be revealed; "

@@ -181,7 +181,7 @@ class SentenceSchedule(Schedule):
         # 1. Which harmful prompt stands here, and whether its response is partly revealed.
         prompt, rng = self._harmful_at(place)
         reveal = rng.random() < config.reveal
-        harmful = self._harmful_row(prompt, rng) if reveal else Row(prompt.ids, {})
+        harmful = self._harmful_row(prompt, rng, place) if reveal else Row(prompt.ids, {})
         # 2. Its sentence pairs: its own, or those that all prompts of the step share.
         pairs_rng = rng
         if config.draw == "step":
@@ -200,21 +200,38 @@ class SentenceSchedule(Schedule):
     def collator(self, family: Family) -> "SentenceCollator":
         return SentenceCollator(self.config, family, self.sentences.longest)
 
-    def _harmful_row(self, prompt: Prompt, rng: Random) -> Row:
-        """A partly revealed response, with room left for a sentence at one start of the window or more."""
-        length = self.config.length
+    def _harmful_row(self, prompt: Prompt, rng: Random, place: int) -> Row:
+        """A partly revealed response, with room left for a sentence at one start of the window or more; or with one
+        masked token in the window, where `reveal_room` is any."""
+        config, length = self.config, self.config.length
         text: tuple[int, ...] = prompt.answer or ()
         if not text:
             # No compliant answer given: generic procedural lines stand in for one.
             lines = list(self.sentences.harmful)
             rng.shuffle(lines)
             text = tuple(token for line in lines for token in line)
+        size, rate = min(len(text), length), self._rate(place, rng)
+        if config.reveal_room == "any":
+            shown = self._choose(size, size, rng, rate)
+            if set(range(*config.window)) <= set(shown):
+                shown.remove(rng.randrange(*config.window))
+            return Row(prompt.ids, {i: text[i] for i in shown})
         longest = self.sentences.longest
-        last = self.config.window_end - (longest if self.config.fit else 1)
-        start = rng.randint(self.config.window_start, min(last, length - longest))
+        last = config.window_end - (longest if config.fit else 1)
+        start = rng.randint(config.window_start, min(last, length - longest))
         kept = range(start, start + longest)
-        shown = self._choose(min(len(text), length), start, rng)
+        shown = self._choose(size, start, rng, rate)
         return Row(prompt.ids, {i: text[i] for i in shown if i not in kept})
+
+    def _rate(self, place: int, rng: Random) -> float | None:
+        """The share of a text that is revealed here; None: any, drawn where it is used."""
+        match self.config.reveal_rate:
+            case "uniform":
+                return None
+            case "linear":  # Recovery Alignment: t rises with the step s of S, from 0 to T
+                return place // self.config.batch_size / max(1, self.steps - 1)
+            case (low, high):
+                return rng.uniform(low, high)
 
     def _benign_row(self, prompt: Prompt, rng: Random) -> Row:
         if prompt.answer is None or rng.random() >= self.config.benign_reveal:
@@ -228,14 +245,16 @@ class SentenceSchedule(Schedule):
             shown.remove(rng.choice(shown))
         return Row(prompt.ids, {i: text[i] for i in shown})
 
-    def _choose(self, size: int, longest_prefix: int, rng: Random) -> list[int]:
-        """Revealed positions among the first `size`: a prefix of random length, or each at a random rate."""
+    def _choose(self, size: int, longest_prefix: int, rng: Random, rate: float | None = None) -> list[int]:
+        """Revealed positions among the first `size`: a prefix of random length, or each at a random rate, unless the
+        rate is given."""
         kind = self.config.reveal_kind
         if kind == "both":
             kind = "prefix" if rng.random() < 0.5 else "subset"
         if kind == "prefix":
-            return list(range(rng.randint(0, min(size, longest_prefix))))
-        rate = rng.random()
+            longest = min(size, longest_prefix)
+            return list(range(rng.randint(0, longest) if rate is None else round(rate * longest)))
+        rate = rng.random() if rate is None else rate
         return [i for i in range(size) if rng.random() < rate]
 
 

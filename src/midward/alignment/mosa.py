@@ -178,7 +178,11 @@ class MosaObjective:
         return Terms(loss, metrics)
 
     def scores(self, batch: Batch, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [H, P] of the safe and of the harmful sentences at their best starts, of log_probs [R, C]."""
+        """Scores [H, P] of the safe and of the harmful sentences at their best starts, of log_probs [R, C].
+
+        With `reveal_room="any"` a sentence may have no start at all: a safe one then scores as the end token alone, and
+        a harmful one 0, a constant without gradient.
+        """
         config = self.config
         prompts, pairs, _ = batch["safe"].shape
         table = by_position(batch, log_probs, scored=True).repeat_interleave(pairs, 0)  # [H * P, L, C]
@@ -188,7 +192,25 @@ class MosaObjective:
             starts = span_scores(table, sentences.flatten(0, 1), config.window, fit=config.fit, masked=masked)
             return best_start(starts).view(prompts, pairs)
 
-        return score(batch["safe"]), score(batch["harmful"])
+        safe, harmful = score(batch["safe"]), score(batch["harmful"])
+        if config.reveal_room == "any":  # [ours]
+            safe = torch.where(safe.isneginf(), self.end_scores(table, masked, batch["safe"]), safe)
+            harmful = harmful.masked_fill(harmful.isneginf(), 0.0)
+        return safe, harmful
+
+    def end_scores(self, table: Tensor, masked: Tensor, safe: Tensor) -> Tensor:
+        """[H, P]: log-probability of the end token at the first masked position of the window [ours].
+
+        Args:
+            table: [H * P, L, C] log-probabilities.
+            masked: [H * P, L] bool, True at one position of the window or more.
+            safe: [H, P, M] the safe sentences, which end in the end token.
+        """
+        first, end = self.config.window
+        position = first + masked[:, first:end].int().argmax(1)  # [H * P]
+        sentence = safe.flatten(0, 1)
+        token = sentence.gather(1, (sentence >= 0).sum(1, keepdim=True) - 1)[:, 0]  # [H * P]
+        return table[torch.arange(len(table), device=table.device), position, token].view(safe.shape[:2])
 
     def warning(self, rows: Sequence[dict[str, float]]) -> str | None:
         """See `reward_warning`."""
