@@ -21,14 +21,16 @@ LARGEST = 1 << 28
 
 
 def guard_file(path: str | Path) -> Path:
-    """The file of a guard, or the only one that its folder holds.
+    """The file of a guard; of a folder the only one that it holds, or of several its sri.safetensors.
 
     Raises:
-        GuardError: there is none, the folder holds several, or it is too large to be one.
+        GuardError: there is none, the folder holds several and none of that name, or it is too large to be one.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(each for each in path.glob("*.safetensors") if not each.name.startswith("anchors"))
+        if path / "sri.safetensors" in files:
+            files = [path / "sri.safetensors"]
         if len(files) > 1:
             raise GuardError(f"{path} holds several guards; give one of them: {', '.join(map(str, files))}.")
         path = files[0] if files else path / "sri.safetensors"
