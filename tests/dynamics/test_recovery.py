@@ -196,5 +196,6 @@ def test_separations_tell_what_stands_out_and_have_controls():
     kinds = [*rows[:20], *rows[20:40], *refusing]
     parted = plane(kinds, "last")
     assert np.shape(parted["points"]) == (60, 2) and parted["accuracy"]["value"] > 0.9
-    assert parted["majority"] == pytest.approx(1 / 3) and parted["begun"]["jailbroken"] == pytest.approx(0.3, abs=0.1)
+    assert parted["majority"]["value"] == pytest.approx(1 / 3)
+    assert parted["begun"]["jailbroken"]["value"] == pytest.approx(0.3, abs=0.1)
     assert "points" not in plane(kinds[:43], "last") and len(signals(kinds)) == 60

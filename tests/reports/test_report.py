@@ -379,7 +379,7 @@ def test_too_few_goals_are_no_measured_absence_of_change(tmp_path):
         (3, "too few goals to tell a change of attack success on 1 attack; the largest is prefill"),
         (60, "no measurable"),
     ):
-        summary["paired"]["oracle"]["reply"]["advbench"]["prefill"]["mosa - base"] |= {"n": n, "p": 0.25}
+        summary["paired"]["oracle"]["reply"]["advbench"]["prefill"]["mosa - base"] |= {"n": n, "goals": n, "p": 0.25}
         world.write(folder / "summary.json", summary)
         blocks = report.write([folder], tmp_path / "r.html").blocks["run"]
         assert any(isinstance(block, Statement) and said in block.text for block in blocks)

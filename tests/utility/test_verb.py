@@ -150,7 +150,7 @@ def row(subtask="a", goal=0, value=1.0, measure="acc", **more):
 
 def test_runs_of_other_exercises_do_not_meet():
     with pytest.raises(ValueError, match="share nothing"):
-        against({"": [[row(subject="a")]]}, [[row(subject="b")]])
+        against({"": [row(subject="a")]}, [row(subject="b")])
 
 
 def test_cells_pool_subtasks_and_count_what_is_unscored():

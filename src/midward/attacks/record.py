@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from inspect_ai.dataset import Sample
+from inspect_ai.log import EvalSample
 from inspect_ai.solver import TaskState
 from pydantic import BaseModel, ConfigDict
 
@@ -26,12 +27,22 @@ def sample_of(goal: Goal) -> Sample:
 
 def goal_of(state: TaskState) -> Goal:
     """The goal of a sample: one of `sample_of`, or of anybody's with an input and perhaps less metadata."""
-    metadata = dict(state.metadata or {})
-    text = str(metadata.pop("goal", None) or state.input_text)
+    return _goal(str(state.sample_id), state.input_text, state.metadata)
+
+
+def goal_of_log(sample: EvalSample) -> Goal:
+    """The same of a sample in a log."""
+    text = sample.input if isinstance(sample.input, str) else sample.input[-1].text
+    return _goal(str(sample.id), text, sample.metadata)
+
+
+def _goal(name: str, text: str, about: Mapping[str, Any] | None) -> Goal:
+    metadata = dict(about or {})
+    text = str(metadata.pop("goal", None) or text)
     labels: dict[str, Any] = {"source": "", "harmful": True} | {
         name: metadata.pop(name) for name in _ABOUT if name in metadata
     }
-    return Goal(id=str(state.sample_id), text=text, metadata=metadata, **labels)
+    return Goal(id=name, text=text, metadata=metadata, **labels)
 
 
 class Record(BaseModel):

@@ -15,15 +15,15 @@ from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 from midward._tables import csv_text
 from midward.attacks import replay
 from midward.attacks.matrix import Matrix
-from midward.attacks.record import Record, read_record
+from midward.attacks.record import Record, goal_of_log, read_record
 from midward.errors import InputError
 from midward.judges import TEXTS, Verdict, find, ranked
 from midward.judges.scorers import Judged
-from midward.stats import Rate, corrected, paired, rate
+from midward.stats import corrected, mean, paired_of, rate_of
 from midward.store import write_text
 
-#: (row, goals, attack) -> adapter (a training seed of the row) -> goal -> verdict
-Cells = dict[tuple[str, str, str], dict[str, dict[str, bool | None]]]
+#: (row, goals, attack) -> a row a sample: seed (the adapter of the row), goal, subject, success (the verdict)
+Cells = dict[tuple[str, str, str], list[dict[str, Any]]]
 BULKY = {"events", "messages", "attachments"}
 SAMPLES = "samples.csv"
 
@@ -36,6 +36,7 @@ class Outcome:
         row, goals, attack, goal: where it stands: the model's label, the set of goals, and the goal's id.
         adapter: which of the row's training seeds it is of; empty for a model without one.
         prompt: the plain goal.
+        subject: of the goal, by which intervals are clustered; by its id where it is empty.
         judged: judge -> its verdicts on the texts (reply, replay, authored); texts that the attack has no use for are
             missing.
         texts: what was judged; None for a text that couldn't be made.
@@ -53,6 +54,7 @@ class Outcome:
     record: Record | None = None
     error: str | None = None
     adapter: str = ""
+    subject: str = ""
 
     def verdict(self, judge: str, text: str) -> Verdict | None:
         """The judge's verdict on a text; None where it gave none, or there is no such text."""
@@ -100,6 +102,7 @@ def _outcome(cell: Mapping[str, Any], sample: EvalSample) -> Outcome:
         record=read_record(sample.store),
         error=sample.error.message if sample.error else None,
         adapter=str(cell.get("adapter") or ""),
+        subject=goal_of_log(sample).subject,
     )
 
 
@@ -170,7 +173,7 @@ def summarise(
             rates[judge][text] = {
                 name: {
                     attack: {
-                        row: _rate(cells.get((row, name, attack), {})).record()
+                        row: rate_of(cells.get((row, name, attack), []), "success").record()
                         | {"errors": count * seeds[row] - done[row, name, attack]}
                         for row in seeds
                     }
@@ -217,16 +220,11 @@ def success(outcomes: Iterable[Outcome], judge: str, text: str = "reply") -> Cel
     """
     cells: Cells = {}
     for outcome in outcomes:
-        seeds = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
+        rows = cells.setdefault((outcome.row, outcome.goals, outcome.attack), [])
         if outcome.error is None and outcome.verdict(judge, text) is not None:
-            seeds.setdefault(outcome.adapter, {})[outcome.goal] = outcome.success(judge, text)
+            asked = {"seed": outcome.adapter, "goal": outcome.goal, "subject": outcome.subject}
+            rows.append(asked | {"success": outcome.success(judge, text)})
     return cells
-
-
-def _rate(seeds: Mapping[str, Mapping[str, bool | None]]) -> Rate:
-    answers = [(verdict, goal, seed) for seed, verdicts in seeds.items() for goal, verdict in verdicts.items()]
-    verdicts, goals, labels = zip(*answers, strict=True) if answers else ((), (), ())
-    return rate(verdicts, goals, labels)
 
 
 def _silences(outcomes: Iterable[Outcome], judge: str, text: str) -> Iterator[str]:
@@ -250,32 +248,35 @@ def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
 def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str]) -> dict[str, Any]:
     """attack -> "second - first" -> every two rows compared, where they share a goal; one family of comparisons."""
     sides = {
-        (attack, f"{second} - {first}"): [list(cells.get((row, name, attack), {}).values()) for row in (second, first)]
+        (attack, f"{second} - {first}"): [cells.get((row, name, attack), []) for row in (second, first)]
         for attack in attacks
         for first, second in itertools.combinations(rows, 2)
     }
-    sides = {key: pair for key, pair in sides.items() if set().union(*pair[0]) & set().union(*pair[1])}
+    sides = {key: [a, b] for key, (a, b) in sides.items() if {row["goal"] for row in a} & {row["goal"] for row in b}}
     records: dict[str, Any] = {attack: {} for attack in attacks}
-    pairs = corrected([paired(a, b) for a, b in sides.values()])
+    pairs = corrected([paired_of(a, b, "success") for a, b in sides.values()])
     for (attack, title), pair in zip(sides, pairs, strict=True):
         records[attack][title] = pair.record()
     return records
 
 
 def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Of one attack on one row, over all its goals: means a goal, and counts of what went wrong."""
-    records = [outcome.record for outcome in outcomes if outcome.record]
+    """Of one attack on one row, over all its goals: means a goal (records of `stats`, and plain seconds, which are the
+    machine's), and counts of what went wrong."""
+    kept = [(outcome, outcome.record) for outcome in outcomes if outcome.record]
+    records = [record for _, record in kept]
+    goals, seeds = [o.subject or (o.goals, o.goal) for o, _ in kept], [o.adapter for o, _ in kept]
 
-    def mean_of(name: str) -> float | None:
-        return fmean(getattr(record, name) for record in records) if records else None
+    def mean_record(name: str) -> dict[str, Any] | None:
+        return mean([getattr(record, name) for record in records], goals, seeds).record() if records else None
 
     return {
         "n": len(outcomes),
         "errors": sum(outcome.error is not None for outcome in outcomes),
-        "queries": mean_of("target_queries"),
-        "nfe": mean_of("nfe"),
-        "role_calls": mean_of("role_calls"),
-        "seconds": mean_of("seconds"),
+        "queries": mean_record("target_queries"),
+        "nfe": mean_record("nfe"),
+        "role_calls": mean_record("role_calls"),
+        "seconds": fmean(record.seconds for record in records) if records else None,
         "role_failures": sum(record.role_failures for record in records),
         "role_trouble": commonest(why for record in records for why in record.why.values()),
         "budget_spent": sum(record.spent for record in records),
@@ -371,7 +372,7 @@ def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[st
     """samples.csv: a line a sample: where it stands, verdicts (1, 0, or empty for unscored or none), costs, texts, the
     error."""
     verdicts = [(judge, text) for judge in dict.fromkeys(judges) for text in TEXTS]
-    place = ("row", "adapter", "goals", "attack", "goal", "prompt")
+    place = ("row", "adapter", "goals", "attack", "goal", "subject", "prompt")
     rows = []
     for outcome in outcomes:
         labels = [outcome.success(*pair) for pair in verdicts]

@@ -115,6 +115,8 @@ def score(
         column: The column that holds them (prompt, goal or behavior).
         out_file: JSON lines; .csv beside it.
     """
+    from midward.stats import rate
+
     table, column = prompts_of(prompts, column)
     if out_file.suffix != ".jsonl":
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
@@ -126,11 +128,13 @@ def score(
     rows = answer(loaded, chosen, table, out_file, column=column, batch_size=batch_size, overwrite=overwrite)
     flat = [{**row, "guard": fitted.name, **(row.get("guard") or {})} for row in rows]
     path = write_table(out_file.with_suffix(""), [{name: row[name] for name in row if name != "key"} for row in flat])
-    flagged = sum(bool(row.get("flagged")) for row in flat)
+    answered = [row for row in flat if not row["error"]]
+    flagged = rate([bool(row.get("flagged")) for row in answered], [str(row["prompt"]) for row in answered])
     if errors := [row for row in rows if row["error"]]:
         say(f"{len(errors)} rows without a response; the first: {errors[0]['error']}")
-    data = {"flagged": flagged, "of": len(rows), "errors": len(errors), "threshold": fitted.threshold}
-    text = f"{flagged} of {len(rows)} flagged (threshold {fitted.threshold:.4g}); {out_file}"
+    data = {"flagged": flagged.hits, "of": len(rows), "errors": len(errors), "threshold": fitted.threshold}
+    data |= {"share": flagged.record()}
+    text = f"{flagged.hits} of {flagged.n} flagged, {flagged.text()} (threshold {fitted.threshold:.4g}); {out_file}"
     return Result(data, text, f"{out_file}, {path}")
 
 

@@ -22,7 +22,7 @@ from midward.runs.compare import differences, load, records
 from midward.runs.measure import Case, Reader, measure
 from midward.runs.run import Run
 from midward.sampling import Sampling, Watcher
-from midward.stats import rate
+from midward.stats import rate_of
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -207,5 +207,5 @@ def groups(rows: Iterable[Row], *by: str) -> dict[tuple[Any, ...], list[Row]]:
 
 def shares(rows: Sequence[Row], **fields: str) -> dict[str, Row | None]:
     """name -> the record of a field's rate over the rows; None where no row has it."""
-    rates = {name: rate(row.get(field) for row in rows) for name, field in fields.items()}
+    rates = {name: rate_of(rows, field) for name, field in fields.items()}
     return {name: share.record() if share.n else None for name, share in rates.items()}
