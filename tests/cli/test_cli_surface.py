@@ -14,7 +14,7 @@ from midward.cli import _show
 from midward.cli._app import VERBS, load
 from midward.cli._show import printable
 from midward.errors import MissingFile
-from midward.runs.run import RunFolder
+from midward.runs.run import Run, RunFolder
 
 MAIN = "import sys; from midward.cli import main; sys.argv[0] = 'midward'\n"
 
