@@ -150,7 +150,7 @@ def test_what_a_judge_raises_over_one_response_is_its_own():
     rows = [replace(labelled()[0], response=text) for text in ("a", "b")]
     first, second = check(info, rows=rows)
     assert first.outcome is True and second.outcome is None
-    assert second.verdict.explanation == "the judge failed: ZeroDivisionError: half of nothing"
+    assert second.verdict.explanation == "the judge 'touchy' failed: ZeroDivisionError: half of nothing"
     goals = [Goal(text, text, "made-up", True) for text in ("a", "b")]
     with judging(Bench(info, touchy, {})) as judge:
         verdicts = judge(goals, ["a", "b"])

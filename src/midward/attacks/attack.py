@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
+from inspect_ai.util import LimitExceededError
 from pydantic import Field
 
+from midward._plugins import failure
 from midward._settings import read_settings
-from midward.attacks.capabilities import Capability
+from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.roles import SCORE, RolePrompt, Roles, whole
 from midward.attacks.target import Ask, BudgetSpent, Reply, Target
+from midward.errors import MidwardError
 from midward.goals import Goal
 from midward.store import key_of
 
@@ -247,8 +250,16 @@ class Attempt:
 
 
 async def run_search(info: AttackInfo, attempt: Attempt, settings: Any) -> None:
-    """Run an attack's search to its end or its budget's. Whatever else it raises is an error of the sample."""
+    """Run an attack's search to its end or its budget's. Whatever else it raises is an error of the sample, which
+    names the package that the attack is of."""
     try:
-        await info.search(attempt, settings)
-    except* BudgetSpent:  # also where several that run at once find it spent
-        attempt.spent = True
+        try:
+            await info.search(attempt, settings)
+        except* BudgetSpent:  # also where several that run at once find it spent
+            attempt.spent = True
+    except (MidwardError, LimitExceededError):
+        raise
+    except Exception as error:
+        if (told := failure(error)) is None:
+            raise
+        raise AttackError(told) from error

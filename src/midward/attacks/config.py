@@ -12,7 +12,6 @@ from midward._hints import folder_or_id
 from midward._plugins import check_name
 from midward.attacks.capabilities import AttackError
 
-GROUP = "midward.attacks"  # of the entry points by which packages add attacks
 #: The attacks of this package, as `midward.attacks.registry` has them: so that a wrong name is told at once.
 ATTACKS = (
     *("direct", "prefill", "prefill-mid", "pad", "dija", "flip", "flip-best-of-4", "refusal-suppression"),
@@ -91,7 +90,7 @@ class AttackConfig:
     def check_names(self) -> None:
         """Raise AttackError for an attack that there isn't. Nothing is loaded."""
         for name in self.attacks:
-            check_name("attack", GROUP, ATTACKS, name, AttackError)
+            check_name("attack", ATTACKS, name, AttackError)
 
     @property
     def roles(self) -> Mapping[str, Any]:

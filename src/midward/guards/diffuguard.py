@@ -145,7 +145,7 @@ class DiffuGuard(DiffuGuardAudit):
         watchers: Sequence[Watcher] = (),
     ) -> list[Response]:
         """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair."""
-        verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
+        verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
         requests = [each.request for each in exchanges]
         annealed = replace(sampling, order="annealed")
         responses = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)

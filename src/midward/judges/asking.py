@@ -24,10 +24,10 @@ def ready(info: JudgeInfo, model: str | Model | None = None) -> Judge:
         ModelDownError: the model doesn't answer.
     """
     if info.needs != "role:judge":
-        return info.factory()
+        return info.make()
     if isinstance(model, str):
         _asking.preflight({model: "the judge"}, lambda name: judge_model(name, memoize=False))
-    return info.factory(model=judge_model(model))
+    return info.make(model=judge_model(model))
 
 
 def reply_of(asked: _asking.Asked[Any]) -> dict[str, Any]:

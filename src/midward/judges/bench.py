@@ -105,7 +105,8 @@ async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], benc
 
     Raises:
         InputError: there aren't as many goals as responses.
-        ModelDownError: the judge couldn't be asked about any of them, so that no row is written of what nobody judged.
+        ModelDownError: the judge couldn't be asked about any of them, or failed on all that it was asked first, so that
+            no row is written of what nobody judged.
     """
     if len(goals) != len(responses):
         raise InputError(f"{len(goals)} goals for {len(responses)} responses; give one each.")
@@ -118,10 +119,11 @@ async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], benc
 
     verdicts = await collect(*(judge(goal, text) for goal, text in zip(goals, responses, strict=True)))
     judged = [verdict for verdict in verdicts if verdict.judge != phrases.REFUSAL.name]
-    if judged and all(verdict.details.get("down") for verdict in judged):
+    troubles = ("down",) if bench.tally[None] else ("down", "failed")  # a judge that is broken fails from the start
+    if judged and all(any(map(verdict.details.get, troubles)) for verdict in judged):
         raise ModelDownError(
-            f"none of {len(judged)} responses could be judged: {judged[0].explanation}. What was written is kept: the "
-            "same command goes on from there."
+            f"none of {len(judged)} responses could be judged: {judged[0].explanation.rstrip('.')}. What was written "
+            "is kept: the same command goes on from there."
         )
     for verdict in judged:
         bench.tally[verdict.explanation if bench.info.outcome(verdict) is None else None] += 1

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
 from midward._hints import did_you_mean, near_path
-from midward._plugins import Plugins
+from midward._plugins import Plugins, check_types, must_take
 from midward.errors import InputError
 
 from . import a2d, autoregressive, bd3lm, bert, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
@@ -53,17 +53,23 @@ def _check_module(module: Any) -> None:
     lacks = [name for name in ("INFO", "family", "read") if not hasattr(module, name)]
     if lacks:
         raise InputError(f"has no {lacks[0]}; a family is a module with INFO, family and read.")
+    check_types(module.INFO, FamilyInfo, "has an INFO that ")
+    must_take("family", module.family, "raw", "tokenizer")
+    must_take("read", module.read, "folder", "raw", "placement")
 
 
-_PLUGINS = Plugins(
-    "family", "midward.families", ModuleType, _FAMILIES, ModelError, _check_module, lambda module: module.INFO.name
-)
+_PLUGINS = Plugins("family", ModuleType, _FAMILIES, ModelError, _check_module, lambda module: module.INFO.name)
+
+
+def every() -> dict[str, FamilyInfo | ModelError]:
+    """What there is to tell of each family by name; of a package's that can't be loaded or used, why."""
+    modules = _PLUGINS.every() | {autoregressive.INFO.name: autoregressive}
+    return {name: module.INFO if isinstance(module, ModuleType) else module for name, module in modules.items()}
 
 
 def families() -> list[FamilyInfo]:
     """Return what there is to tell of each family that `load` reads, those of other packages included."""
-    modules = [module for module in _PLUGINS.every().values() if isinstance(module, ModuleType)]
-    return [*(module.INFO for module in modules), autoregressive.INFO]
+    return [info for info in every().values() if isinstance(info, FamilyInfo)]
 
 
 def load(
