@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from midward.judges.judge import JudgeInfo, Verdict, plain
-from midward.models import LanguageModel
-from midward.sampling import SELECTORS
 from midward.store import key_of
+
+if TYPE_CHECKING:
+    from midward.models import LanguageModel
 
 _WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text(encoding="utf-8"))
 
@@ -135,9 +136,6 @@ def refusals(model: LanguageModel, ids: Sequence[int], own: Sequence[bool], step
         for match in OURS.pattern.finditer("".join(character for character, _ in line)):
             positions.update(place for _, place in line[match.start() : match.end()])
     return sorted(positions)
-
-
-SELECTORS["refusal"] = refusals
 
 
 def refuses(text: str, phrases: PhraseList = OURS) -> bool | None:

@@ -17,7 +17,7 @@ Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
 #: Which of a response's tokens are masked again: positions, as a function of (model, ids [length], own [length], step)
 #: and of nothing else; `own` says where a token stands that may be masked.
 Selector = Callable[["LanguageModel", Sequence[int], Sequence[bool], int], Iterable[int]]
-#: By the name that an `Edit` has them by. `midward.judges` adds "refusal".
+#: By the name that an `Edit` has them by. `midward.chat` adds "refusal".
 SELECTORS: dict[str, Selector] = {
     "none": lambda model, ids, own, step: (),
     "all": lambda model, ids, own, step: range(len(ids)),
