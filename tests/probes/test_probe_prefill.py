@@ -244,7 +244,7 @@ def test_the_command_leaves_tables_figures_and_sentences_and_compares(midward, f
         (["--tokens", "1,two"], "--tokens"),
         (["--judges", "orcale"], "Did you mean 'oracle'"),
         (["--goals", "sandbxo"], "Did you mean 'sandbox'"),
-        (["--compare", "/nowhere"], "no midward command wrote it"),
+        (["--compare", "/nowhere"], "there is no folder"),
     ],
 )
 def test_bad_input_is_told_before_any_response(midward, flags, tmp_path, args, message):

@@ -131,7 +131,7 @@ def test_a_guard_stands_in_front(midward, own, llada, tmp_path):
         (["--model", "elsewhere"], "give --tasks"),
         (["--tasks", "sums", "--guard", "absent"], "there is no guard at absent"),
         (["--tasks", "sums", "--adapter", "a=./absent"], "there is no folder ./absent"),
-        (["--tasks", "sums", "--compare", "absent"], "absent holds no run.json"),
+        (["--tasks", "sums", "--compare", "absent"], "there is no folder absent"),
         (["--tasks", "gsm8k"], "the task 'gsm8k' can't be loaded"),
         (["--tasks", "humaneval"], "--allow-code-execution"),
     ],
