@@ -45,12 +45,13 @@ def fixed(sandbox):
 
 NAMES = sorted(name for name, info in ATTACKS.items() if not info.required)
 METADATA = {"kind": "make", "thing": "drex valm skorn", "target": "Sure, here is how to make the drex valm skorn."}
+FREE = {"anchoring": {"source": "neutral"}}  # of the invented world, which doesn't know this thing
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_is_what_it_was(attack, sandbox, name):
     info, target = ATTACKS[name], fixed(sandbox).as_model()
-    settings = PROFILES["quick"].settings_of(info)
+    settings = {**PROFILES["quick"].settings_of(info), **FREE.get(name, {})}
     record, sample = attack(name, target, roles={"proxy": target}, metadata=METADATA, **settings)
     calls = info.calls(info.configure(settings))
     assert 0 < sum(record["queries"].values()) <= calls["target"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from midward.goals import Goal
-from midward.world import Thing
+from midward.world import WORLD, Thing
 from midward.world.language import opening as opening_about
+from midward.world.language import procedure
 from midward.world.world import INTENTS
 
 AFFIRMATIVE = ("Sure, here is", "Of course. Here is", "Certainly, this is", "Yes, here is")
@@ -32,6 +33,26 @@ def opening(goal: Goal) -> str:
     if goal.metadata.get("kind") in INTENTS and "thing" in goal.metadata:
         return opening_about(goal.metadata["kind"], Thing(*goal.metadata["thing"].split()))
     return random.Random(goal.id).choice(AFFIRMATIVE)
+
+
+def compliant(goal: Goal) -> str | None:
+    """What a reply that does all that the goal asks for says: known of the invented world's procedures, else None."""
+    names = [thing.name for thing in _every_thing()]
+    if goal.metadata.get("kind") in INTENTS and goal.metadata.get("thing") in names:
+        return procedure(goal.metadata["kind"], Thing(*goal.metadata["thing"].split()))
+    return None
+
+
+def compliant_elsewhere(goal: Goal, rng: random.Random) -> str | None:
+    """The same of another thing of the world, for a goal that is of it; else None."""
+    if compliant(goal) is None:
+        return None
+    others = [thing for thing in _every_thing() if thing.name != goal.metadata["thing"]]
+    return procedure(goal.metadata["kind"], rng.choice(others))
+
+
+def _every_thing() -> list[Thing]:
+    return [thing for things in WORLD.things.values() for thing in things]
 
 
 def fitting(goal: Goal, position: int) -> str:

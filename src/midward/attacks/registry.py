@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from midward._plugins import Plugins, must_take
 from midward.attacks.advprefix import ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID
+from midward.attacks.anchoring import ANCHORING
 from midward.attacks.aos import AOS
 from midward.attacks.attack import AttackInfo
 from midward.attacks.avatar import AVATAR
@@ -24,15 +25,17 @@ from midward.attacks.refusal_suppression import REFUSAL_BAN, REFUSAL_SUPPRESSION
 from midward.attacks.replay import REPLAY
 from midward.attacks.speakeasy import SPEAKEASY
 from midward.attacks.tap import TAP, TAP_MID
+from midward.attacks.trajhijack import TRAJHIJACK
 from midward.attacks.wildjailbreak import WILDJAILBREAK
 from midward.errors import InputError
 
 _ONE_REQUEST = (DIRECT, PREFILL, PREFILL_MID, PAD, DIJA, FLIP, FLIP_BEST, REFUSAL_SUPPRESSION, REFUSAL_BAN, REPLAY)
 _WRITTEN = (PAIR, TAP, TAP_MID, AOS, WILDJAILBREAK, DIA, DIA_PREFILL, SPEAKEASY, AVATAR)  # by models that play roles
 _TOKENS = (EPT, EPT_MID, ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID, RANDOM_SEARCH, PAL, RAL)
+_TRAJECTORY = (ANCHORING, TRAJHIJACK)
 
 #: The attacks of this package, by name.
-ATTACKS: dict[str, AttackInfo] = {info.name: info for info in (*_ONE_REQUEST, *_WRITTEN, *_TOKENS)}
+ATTACKS: dict[str, AttackInfo] = {info.name: info for info in (*_ONE_REQUEST, *_WRITTEN, *_TOKENS, *_TRAJECTORY)}
 
 
 def _check(info: AttackInfo) -> None:

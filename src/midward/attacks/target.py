@@ -57,7 +57,7 @@ class Ask:
         fill: what to do with mask tokens in the turns, see `ExtraBody.prompt_masks`; None is the provider's default.
             With "fill_only" the reply's text is the last turn, filled; with "fill_then_answer" it is that and the
             response behind it.
-        seed, temperature, length: over the model's settings.
+        seed, temperature, length: over the model's settings. sampling: other fields of `Sampling` likewise, by name.
 
     Raises:
         InputError: turns of other roles, or another's turn last.
@@ -71,6 +71,7 @@ class Ask:
     temperature: float | None = None
     length: int | None = None
     edits: tuple[Edit, ...] = ()
+    sampling: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         roles = [role for role, _ in self.turns]
@@ -101,6 +102,7 @@ class Reply:
         forced_at: for each forced span the characters of the text from and up to which it stands, None where the
             response ended before it.
         drawn: whether a seed had a say in it, also where the endpoint doesn't tell.
+        edits: what each edit did, see `Choice.edits`.
     """
 
     ask: Ask
@@ -110,6 +112,7 @@ class Reply:
     ended: bool = True
     forced_at: tuple[tuple[int, int] | None, ...] = ()
     drawn: bool = True
+    edits: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def landed(self) -> bool:
@@ -349,6 +352,7 @@ def extra_body(ask: Ask) -> ExtraBody:
         "bans": tuple(Tokens(position=each.position, ids=each.ids) for each in ask.bans),
         "edits": tuple(_change(edit) for edit in ask.edits),
         "prompt_masks": ask.fill,
+        "sampling": dict(ask.sampling),
     }
     return ExtraBody(**{name: value for name, value in wanted.items() if value})
 
@@ -389,6 +393,7 @@ def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
                 choice.stop_reason != "max_tokens",
                 tuple(details.forced_at),
                 details.drawn,
+                tuple(details.edits),
             )
         )
     return replies

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from midward._hints import one_of
 from midward.errors import InputError
 from midward.models.errors import ModelError
 
@@ -284,8 +283,11 @@ def _check_edits(model: "LanguageModel", request: Request, ids: list[int], sampl
         if edit.step >= len(blocks):
             raise InputError(f"{what} comes too late: the response takes {len(blocks)} steps, 0 to {len(blocks) - 1}.")
         written = edit.written
-        if isinstance(edit.remask, str):
-            one_of("selector of what an edit masks again", edit.remask, SELECTORS)
+        if isinstance(edit.remask, str) and edit.remask not in SELECTORS:
+            raise InputError(
+                f"{what} masks again what no selector says: {edit.remask!r}. Available: {', '.join(SELECTORS)}"
+                f"{'' if 'refusal' in SELECTORS else '; and refusal, once midward.judges is imported'}."
+            )
         # What it writes must be tokens, each once, inside the response, and not where something must stay.
         _check_request(model, Request("", edit.write), ids, sampling.length)
         for places, why in ((kept, "is forced or frozen"), (windows, "is in the window of a ban")):
