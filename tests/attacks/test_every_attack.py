@@ -45,13 +45,12 @@ def fixed(sandbox):
 
 NAMES = sorted(name for name, info in ATTACKS.items() if not info.required)
 METADATA = {"kind": "make", "thing": "drex valm skorn", "target": "Sure, here is how to make the drex valm skorn."}
-FREE = {"anchoring": {"source": "neutral"}}  # of the invented world, which doesn't know this thing
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_is_what_it_was(attack, sandbox, name):
     info, target = ATTACKS[name], fixed(sandbox).as_model()
-    settings = {**PROFILES["quick"].settings_of(info), **FREE.get(name, {})}
+    settings = PROFILES["quick"].settings_of(info)
     record, sample = attack(name, target, roles={"proxy": target}, metadata=METADATA, **settings)
     calls = info.calls(info.configure(settings))
     assert 0 < sum(record["queries"].values()) <= calls["target"]
@@ -63,6 +62,7 @@ def test_an_attack_is_what_it_was(attack, sandbox, name):
 #: The most queries to the target for one goal, at the reference settings: what each paper spends.
 REFERENCE = {
     "direct": 1,
+    "trajhijack": 1,
     "pair": 90,
     "tap": 94,
     "tap-mid": 94,

@@ -26,7 +26,7 @@ def standing(seen):
 
 def test_anchors_are_the_texts_own_tokens_at_their_own_places(attack, sandbox):
     api = double(sandbox, length=96)
-    record, _ = attack("anchoring", api, metadata=METADATA, anchors=5)
+    record, _ = attack("anchoring", api, metadata=METADATA, texts="sandbox", anchors=5)
     ids = sandbox.tokenizer(compliant(GOAL), add_special_tokens=False)["input_ids"]
     forced = standing(api.seen[0])
     assert len(forced) == 5 and all(written == [ids[place]] for place, written in forced.items())
@@ -37,7 +37,7 @@ def test_anchors_are_the_texts_own_tokens_at_their_own_places(attack, sandbox):
 @pytest.mark.parametrize("positions", ["uniform", "window", "outside", "contiguous"])
 def test_places_are_where_they_are_asked_for(attack, sandbox, positions):
     api = double(sandbox, length=96)
-    record, _ = attack("anchoring", api, metadata=METADATA, fraction=0.0625, positions=positions)
+    record, _ = attack("anchoring", api, metadata=METADATA, texts="sandbox", fraction=0.0625, positions=positions)
     places = record["anchors"]["positions"]
     inside = [WINDOW[0] <= place < WINDOW[1] for place in places]
     assert len(places) == 6 and record["anchors"]["in_window"] == sum(inside)
@@ -51,23 +51,25 @@ def test_other_texts_give_other_anchors(attack, sandbox, tmp_path):
     path = tmp_path / "texts.json"
     path.write_text(json.dumps({"goal-1": "a b c d e f", "goal-2": "x y z w v u"}))
     written = {}
-    for source, texts in (("own", ""), ("other", ""), ("neutral", ""), ("refusal", ""), ("own", str(path))):
+    for source, texts in (*((name, "sandbox") for name in ("own", "other", "neutral", "refusal")), ("own", str(path))):
         api = double(sandbox)
         attack("anchoring", api, metadata=METADATA, anchors=4, source=source, texts=texts, positions="contiguous")
-        written[source, bool(texts)] = tuple(sorted((at, *ids) for at, ids in standing(api.seen[0]).items()))
+        written[source, texts] = tuple(sorted((at, *ids) for at, ids in standing(api.seen[0]).items()))
     assert len(set(written.values())) == len(written)
 
 
 def test_without_a_text_it_says_what_to_give(attack, sandbox, tmp_path):
-    assert "anchoring.texts=FILE" in attack("anchoring", double(sandbox), error=True)
-    assert "can't be drawn of the" in attack("anchoring", double(sandbox), metadata=METADATA, anchors=600, error=True)
+    assert "anchoring.texts=FILE" in attack("anchoring", double(sandbox), texts="sandbox", error=True)
+    assert "can't be drawn of the" in attack(
+        "anchoring", double(sandbox), metadata=METADATA, texts="sandbox", anchors=600, error=True
+    )
     (tmp_path / "bad.json").write_text("[1]")
     assert "must be a JSON object" in attack("anchoring", double(sandbox), texts=str(tmp_path / "bad.json"), error=True)
 
 
 def test_the_rest_is_filled_in_random_order_in_one_block(attack):
     target = get_model("midward/sandbox", length=48, steps=6, device="cpu")
-    record, sample = attack("anchoring", target, metadata=METADATA, anchors=30)
+    record, sample = attack("anchoring", target, metadata=METADATA, texts="sandbox", anchors=30)
     [call] = [event for event in sample.events if event.event == "model"][:1]
     assert call.output.metadata["sampling"]["order"] == "random" and call.output.metadata["sampling"]["block"] is None
     assert len(call.output.metadata["forced"]) == 30 and record["response"]

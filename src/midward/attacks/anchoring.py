@@ -40,7 +40,7 @@ class Anchoring:
     """anchors: how many tokens are forced. fraction: of the response's positions instead, rounded. source: of which
     text: the goal's own compliant one, another goal's, neutral phrases, or a refusal. positions: drawn anywhere, in
     tokens 20-60, outside of these, or as one run. order: "random", in one block, as published; "target" is the
-    target's own. texts: a JSON file {goal id: compliant text}, for goals that are not of the sandbox."""
+    target's own. texts: a JSON file {goal id: compliant text}, or "sandbox" for the invented world's procedures."""
 
     anchors: Count = 8
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -95,7 +95,7 @@ def _text(attempt: Attempt, settings: Anchoring) -> str:
         return " ".join(rng.choice(NEUTRAL) for _ in range(attempt.target.length))
     if settings.source == "refusal":
         return " ".join(rng.choice(SAFE) for _ in range(attempt.target.length))
-    texts = _read(settings.texts) if settings.texts else {}
+    texts = {} if settings.texts == "sandbox" else _read(settings.texts)
     if settings.source == "own":
         text = texts.get(goal.id) or compliant(goal)
     else:
@@ -127,5 +127,10 @@ def _unguarded(settings: Anchoring) -> str | None:
 
 
 ANCHORING = AttackInfo(
-    name="anchoring", needs=(Capability.POS,), settings=Anchoring, search=search, unguarded=_unguarded
+    name="anchoring",
+    needs=(Capability.POS,),
+    settings=Anchoring,
+    search=search,
+    required=("texts",),
+    unguarded=_unguarded,
 )
