@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from align_world import BENIGN, HARMFUL, SENTENCES, SMALL, TINY, words
 from peft import PeftModel
-from test_align_objective import adapted, gradient
+from test_align_objective import adapted, assert_as_restated, gradient
 from test_align_run import close, same, weights
 
 import midward.models
@@ -156,15 +156,9 @@ def test_on_llada_loss_and_gradient_are_the_released_arithmetic(model64, method)
     model, plan = adapted(model64), schedule(method, recipe="paper")
     examples = [plan[i] for i in range(4)]
     expected = released_llada(model, rows_of(examples))
-    expected.backward()
-    wanted = gradient(model)
-    model.network.zero_grad()
     batch = plan.collator(model.family)(examples)
     assert "mask" in batch, "prompts differ in length"
-    terms = objective_of(model, plan.config)(batch)
-    terms.loss.backward()
-    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    assert torch.allclose(gradient(model), wanted, rtol=1e-7, atol=1e-9)
+    assert_as_restated(model, expected, objective_of(model, plan.config), batch)
 
 
 def test_on_dream_the_loss_is_the_released_arithmetic():
@@ -174,13 +168,8 @@ def test_on_dream_the_loss_is_the_released_arithmetic():
     plan = schedule("a2d", recipe="paper", token_mean="masked", end=model.family.end_ids[0])
     examples = [plan[i] for i in range(4)]
     expected = released_dream(model, rows_of(examples))
-    expected.backward()
-    wanted = gradient(model)
-    model.network.zero_grad()
-    terms = objective_of(model, plan.config)(plan.collator(model.family)(examples))
-    terms.loss.backward()
-    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.allclose(gradient(model), wanted, rtol=1e-3, atol=1e-5)
+    batch = plan.collator(model.family)(examples)
+    assert_as_restated(model, expected, objective_of(model, plan.config), batch, loss=1e-5, slope=(1e-3, 1e-5))
 
 
 @pytest.mark.parametrize("method", ANSWERS)
@@ -308,13 +297,8 @@ def test_dpo_is_the_literal_formula(model64, benign_beta):
             each = (policy.exp() * (policy - reference)).sum(-1)[hidden_at(row)]
             drift = drift + (each.mean() if len(each) else 0.0) / 3
     expected = expected + benign_beta * drift
-    expected.backward()
-    wanted = gradient(model)
-    model.network.zero_grad()
-    terms = objective_of(model, plan.config)(plan.collator(model.family)(examples))
-    terms.loss.backward()
-    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    assert torch.allclose(gradient(model), wanted, rtol=1e-7, atol=1e-9)
+    batch = plan.collator(model.family)(examples)
+    assert_as_restated(model, expected, objective_of(model, plan.config), batch)
 
 
 def test_policy_and_reference_see_the_same_masks(model64, monkeypatch):

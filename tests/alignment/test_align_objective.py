@@ -108,6 +108,20 @@ def gradient(model):
     return torch.cat([g.flatten() for g in grads])
 
 
+def assert_as_restated(model, expected, objective, batch, loss=1e-9, slope=(1e-7, 1e-9)):
+    """An objective's loss and gradient on a batch are those of a restatement, whose loss is `expected`.
+
+    loss: relative bound. slope: relative and absolute bound of the gradient.
+    """
+    expected.backward()
+    wanted = gradient(model)
+    model.network.zero_grad()
+    terms = objective(batch)
+    terms.loss.backward()
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=loss)
+    assert torch.allclose(gradient(model), wanted, rtol=slope[0], atol=slope[1])
+
+
 PROMPTS = [(5, 100, 101, 102, 7), (5, 110, 111, 7), (5, 120, 121, 122, 123, 7)]
 SAFE, STEP = (40, 41, 42, 1), (60, 61, 62)
 
@@ -174,13 +188,7 @@ def test_loss_and_gradient_are_the_literal_formula(model64, recipe, benign, chan
     config = resolve({"recipe": recipe, "length": 24, **window, **changes})
     model, rows = adapted(model64), examples(benign)
     expected = literal_loss(model, config, rows)
-    expected.backward()
-    expected_gradient = gradient(model)
-    model.network.zero_grad()
-    terms = MosaObjective(model, config)(batch_of(model, config, rows))
-    terms.loss.backward()
-    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    assert torch.allclose(gradient(model), expected_gradient, rtol=1e-7, atol=1e-9)
+    assert_as_restated(model, expected, MosaObjective(model, config), batch_of(model, config, rows))
 
 
 def test_shifted_logits_read_one_place_to_the_left(model64):
