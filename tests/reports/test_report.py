@@ -402,9 +402,8 @@ def test_what_next_is_a_command_for_the_model_that_was_measured(tmp_path, monkey
     summary["models"]["base"]["adapter"] = "/home/somebody/lora"
     world.write(tmp_path / "runs" / "a" / "summary.json", summary)
     world.run(tmp_path / "runs" / "p", "probe prefill", None, finished=None)
-    given = {"--model": "org/base", "--goals": ["a", "b"], "--plain": True, "--judge": None, "--limit": 3}
-    given |= {"--data": "/x/f.csv (sha256 0123456789ab)"}
-    world.run(tmp_path / "runs" / "q", "probe ask", None, finished=None, settings=given)
+    given = ["--model", "org/base", "--goals", "a,b", "--plain", "--limit", "3", "--data", "/x/f.csv"]
+    world.run(tmp_path / "runs" / "q", "probe ask", None, finished=None, command=["midward", "probe", "ask", *given])
     report.write([tmp_path / "runs"], tmp_path / "r.html")
     text = html_of(tmp_path)
     again = "--model org/base --goals a,b --plain --limit 3 --data /x/f.csv --out runs/q"

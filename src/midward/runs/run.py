@@ -68,6 +68,7 @@ class Run(BaseModel):
         schema_version: of this record and of the rows beside it.
         verb: what made the folder, e.g. "probe prefill".
         settings: the verb's flags or arguments that decide its results, as given.
+        command: the command that made it, in words, without its --out; empty where no command did.
         models: what was measured.
         sampling: all settings of `Sampling`; None where each row has its own.
         judges: name, version, hash and model of each.
@@ -82,6 +83,7 @@ class Run(BaseModel):
     schema_version: int = SCHEMA
     verb: str
     settings: dict[str, Any] = {}
+    command: list[str] = []
     models: list[Measured] = []
     sampling: dict[str, Any] | None = None
     judges: list[dict[str, Any]] = []

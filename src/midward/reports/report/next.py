@@ -65,8 +65,8 @@ def steps(
 
     for run in runs:
         if run.summary is None or run.run.finished is None:
-            again = shlex.join(["midward", *run.run.verb.split(), *_flags(run.run.settings, shown)])
-            again += f" --out {shlex.quote(shown(os.path.relpath(run.folder)))}"
+            given = map(shown, run.run.command or ["midward", *run.run.verb.split()])
+            again = f"{shlex.join(given)} --out {shlex.quote(shown(os.path.relpath(run.folder)))}"
             yield f"{run.label} isn't finished: the same command again goes on with it.", again
     exposed, held, unclear = ([card for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear"))
     if exposed:
@@ -94,20 +94,6 @@ def steps(
     for what, measured_by in WHOLE:
         if not verbs & {*measured_by}:
             yield f"Not measured here: {what}.", command(measured_by[0], first)
-
-
-def _flags(settings: Mapping[str, Any], shown: Callable[[str], str]) -> Iterator[str]:
-    """The flags of a run's settings, as they are given; a file is without the hash of what was in it."""
-    for flag, value in settings.items():
-        if not flag.startswith("--") or value is None or value is False:
-            continue
-        values = [str(each).partition(" (sha256 ")[0] for each in (value if isinstance(value, list) else [value])]
-        if value is True:
-            yield flag
-        elif any("=" in each or "/" in each for each in values):  # a flag that is repeated
-            yield from (part for each in values for part in (flag, shown(each)))
-        else:
-            yield from (flag, ",".join(values))
 
 
 def _free(out: str) -> str:

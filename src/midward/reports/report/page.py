@@ -44,6 +44,7 @@ MARK = Markup('data-page="midward report"')
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 TONES = ("exposed", "unclear", "held", "note")  # the worst first
 SHOWN = 3  # goals of an attack whose texts are on the page; samples.csv has all
+NOT_SETTINGS = {"schema_version", "verb", "command"}  # fields of a run's record
 LONG = 12  # rows of a table that is closed at first
 MOST = 8  # sentences of the verdict that are open at first
 #: id -> title, what it shows, and the verbs whose blocks stand there unless a block names another; in the page's order
@@ -315,7 +316,9 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
                 "label": run.label,
                 "verb": run.run.verb,
                 "models": listed(_models(run)),
-                "settings": list(_flat(run.run.model_dump(exclude={"schema_version", "verb"}), report.texts)),
+                "settings": list(
+                    _flat(run.run.model_dump(exclude={"schema_version", "verb", "command"}), report.texts)
+                ),
                 "where": report.texts.setting(run.folder / "logs"),
                 "logs": [(path.name, quote(_relative(path, page))) for path in run.logs()],
             }
