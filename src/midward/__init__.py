@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .alignment import align
     from .chat import Chat, load
     from .models import Family, LanguageModel, ModelError
-    from .sampling import Ban, Forced, Request, Response, Sampling, Step, Trace, sample
+    from .sampling import Ban, Edit, Forced, Request, Response, Sampling, Step, Trace, sample
 
 __version__ = "0.1.0"
 

@@ -56,6 +56,7 @@ def near_path(path: str | Path, *, folder: bool | None = None) -> str:
     """
     parent = Path(path).expanduser().parent
     beside = {each.name: str(each) for each in parent.iterdir()} if parent.is_dir() else {}
+    beside.pop(Path(path).name, None)
     beside = {name: each for name, each in beside.items() if folder in (None, Path(each).is_dir())}
     near = get_close_matches(Path(path).name, beside, n=1)
     return f" Did you mean {beside[near[0]]!r}?" if near else ""

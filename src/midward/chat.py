@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from midward import models
+from midward.judges.phrases import refusals
 from midward.models import LanguageModel
 from midward.models.language_model import Message
-from midward.sampling import Response, Sampling, Watcher, sample
+from midward.sampling import SELECTORS, Response, Sampling, Watcher, sample
 
 if TYPE_CHECKING:
     from midward.guards import Guard
+
+#: An `Edit` can mask again what a response refuses with.
+SELECTORS["refusal"] = refusals
 
 
 class Chat(LanguageModel):

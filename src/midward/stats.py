@@ -13,7 +13,14 @@ are alike:
    between the ends. One verdict a goal and one seed give Wilson's interval itself.
 4. The variance is taken with two goals more, one at each end, so that no interval of these is without width.
 
-`rate`, `mean`, `area` and `paired` each say how far every goal moves the estimate, and ask the rule.
+`rate`, `mean`, `area` and `paired` each say how far every goal moves the estimate, and ask the rule. Rows of a run go
+through `rate_of`, `mean_of`, `paired_of` and `gap_of`, which read from each row who its goal is (`subject_of`) and its
+seed. Comparisons that a table shows together are `corrected` together.
+
+Outside of the rule are numbers that describe what was run and not what would be seen of other goals: counts (errors,
+queries that a budget allows, samples, harmful prompts that weren't refused), seconds and the share of time that a guard
+adds (they measure the machine), quantiles and curves (ROC points, bands of signals), a threshold, and the ends of an
+interval that are told alone.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ from midward.errors import InputError
 Verdict = bool | None  # None: unscored, which is counted apart and never coerced
 Answers = Mapping[Any, Any]  # what was asked -> verdict or share in 0..1, of one seed
 Labels = Iterable[Hashable] | None
+Row = Mapping[str, Any]  # of a run: goal, perhaps set, subject and seed, and fields that are verdicts or numbers
 Variance = list[tuple[float, float]]  # its parts: how much, and their degrees of freedom
 
 LEVEL = 0.05
@@ -76,6 +84,17 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.text()} ({self.size})"
+
+    def apart(self) -> bool:
+        """Of a difference or a change: whether it can be told from none, its interval leaves 0 out."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def untold(self) -> str:
+        """Why a difference or a change can't be told from none; empty where it can."""
+        if self.apart():
+            return ""
+        return "too few goals to tell" if self.goals < FEW else "not told apart from no change"
 
     def record(self) -> dict[str, Any]:
         """As JSON: `stat`, which kind it is, and its fields; `from_record` reads it."""
@@ -135,19 +154,9 @@ class Paired(Estimate):
         p = "" if self.p is None else f", p {self.p:.2g}"
         return super().size + p + ("" if self.holm is None else f", Holm {self.holm:.2g}")
 
-    def apart(self, *, corrected: bool = True) -> bool:
+    def apart(self) -> bool:
         """Whether it can be told from none: its interval leaves 0 out, and p (corrected, where it is) is below 5 %."""
-        if self.low is None or self.high is None:
-            return False
-        tests = (self.p, self.holm if corrected else None)
-        return (self.low > 0 or self.high < 0) and all(p is None or p < LEVEL for p in tests)
-
-    @property
-    def untold(self) -> str:
-        """Why the difference can't be told from none; empty where it can."""
-        if self.apart():
-            return ""
-        return "too few goals to tell" if self.n < FEW else "not told apart from no change"
+        return super().apart() and all(p is None or p < LEVEL for p in (self.p, self.holm))
 
 
 def from_record(record: Mapping[str, Any]) -> Estimate:
@@ -310,6 +319,64 @@ def paired(
 def _table(side: Sequence[Answers], asked: Sequence[Any]) -> np.ndarray:
     """A side's verdicts as numbers [asked, seeds], NaN where there is none."""
     return np.array([[np.nan if run.get(of) is None else float(run[of]) for run in side] for of in asked])
+
+
+# --- from rows to numbers ------------------------------------------------------------------------------------
+
+
+def subject_of(row: Row) -> Hashable:
+    """Who a row's goal is to an interval: its `subject`, what is asked for however it is worded (`Goal.subject`); the
+    goal's id in rows of a file that has no subjects."""
+    return row.get("subject") or row["goal"]
+
+
+def _asked(row: Row) -> Hashable:
+    return row.get("set"), row["goal"]
+
+
+def rate_of(rows: Sequence[Row], field: str) -> Rate:
+    """The `rate` of a field of rows, over their subjects and seeds; a row that lacks it is unscored."""
+    return rate([row.get(field) for row in rows], map(subject_of, rows), [row.get("seed") for row in rows])
+
+
+def mean_of(rows: Sequence[Row], field: str, ends: tuple[float, float] | None = None) -> Mean | None:
+    """The `mean` of a field of those rows that have it, over their subjects and seeds; None where none has."""
+    known = [row for row in rows if row.get(field) is not None]
+    if not known:
+        return None
+    return mean([row[field] for row in known], map(subject_of, known), [row.get("seed") for row in known], ends)
+
+
+def paired_of(
+    first: Sequence[Row], second: Sequence[Row], field: str, asked: Callable[[Row], Hashable] = _asked
+) -> Paired:
+    """How a field of two sides' rows differs, `paired` by what was asked, over subjects and each side's seeds.
+
+    Args:
+        first, second: rows; of one seed and what was asked the last counts.
+        field: a verdict, or a share in 0..1.
+        asked: of a row, what it was asked; by default set and goal.
+
+    Raises:
+        InputError: the sides share nothing.
+    """
+    sides: list[dict[Any, dict[Any, Any]]] = [{}, {}]
+    for side, rows in zip(sides, (first, second), strict=True):
+        for row in rows:
+            side.setdefault(row.get("seed"), {})[asked(row)] = row.get(field)
+    # A side whose file has no subjects is given the other's.
+    named = sorted([*first, *second], key=lambda row: bool(row.get("subject")))
+    subjects = {asked(row): subject_of(row) for row in named}
+    return paired(list(sides[0].values()), list(sides[1].values()), subjects.__getitem__)
+
+
+def gap_of(
+    first: Sequence[Row], second: Sequence[Row], field: str, asked: Callable[[Row], Hashable] = _asked
+) -> Mean | None:
+    """The same of a number without ends, where the second side has one seed; None where no row has it on both sides."""
+    theirs = {asked(row): row[field] for row in second if row.get(field) is not None}
+    shared = [row for row in first if row.get(field) is not None and asked(row) in theirs]
+    return mean_of([{**row, field: row[field] - theirs[asked(row)]} for row in shared], field)
 
 
 # --- many comparisons ----------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ def test_settings_survive_a_round_trip_and_yaml_writes_5e_5_as_text():
     config = resolve({"recipe": "paper", "lr": "5e-5", "reveal": 0.25})
     assert config.lr == 5e-5
     assert resolve(config.to_dict()) == config
+    bounds = resolve({"reveal_rate": [0.1, 0.4]})
+    assert bounds.reveal_rate == (0.1, 0.4) and resolve(bounds.to_dict()) == bounds
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,9 @@ def test_settings_survive_a_round_trip_and_yaml_writes_5e_5_as_text():
         ({"window_start": 60}, "window 60 to 60 is empty"),
         ({"save_steps": 15}, "no multiple of log_steps"),
         ({"batch_size": 6, "micro_batch": 4}, "no multiple of micro_batch"),
+        ({"reveal_rate": "quick"}, "reveal_rate"),
+        ({"reveal_rate": (0.5, 0.2)}, "first bound is the lower one"),
+        ({"reveal_rate": (0.5, 1.2)}, "reveal_rate"),
         ({"method": "initial", "reveal_kind": "both"}, "no prefix can be revealed"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midward.alignment import AlignError, resolve
-from midward.alignment.data import Collator, Prompt, Schedule, encode_prompts
+from midward.alignment.data import Prompt, SentenceCollator, SentenceSchedule, encode_prompts
 from midward.alignment.sentences import SentenceIds, encode_sentences
 
 IDS = SentenceIds(safe=((40, 41, 42, 43, 1), (50, 51, 1)), harmful=((60, 61, 62), (70, 71, 72, 73)))
@@ -20,7 +20,7 @@ def schedule(prompts=10, calm=6, **settings):
     config = resolve({**SMALL, **settings})
     harmful = [Prompt((5, 100 + i, 7), tuple(range(300, 320)) if i % 2 else None) for i in range(prompts)]
     benign = [Prompt((5, 200 + i, 7), tuple(range(400, 400 + i))) for i in range(calm)]
-    return Schedule(config, harmful, benign, IDS, end_id=1)
+    return SentenceSchedule(config, harmful, benign, IDS, end_id=1)
 
 
 def test_an_epoch_shows_every_prompt_once_and_the_tail_is_filled_from_the_next():
@@ -78,6 +78,43 @@ def test_whatever_is_revealed_leaves_room_for_every_sentence(kind, fit, seed, pl
         assert len(row.revealed) < plan.config.length, "a benign row keeps one masked token or more"
 
 
+def test_defaults_draw_what_they_drew():
+    """Rates and room are later settings: named, the defaults change no draw."""
+    for kind in ("prefix", "subset", "both"):
+        plan = schedule(reveal=1.0, reveal_kind=kind, epochs=2)
+        named = schedule(reveal=1.0, reveal_kind=kind, epochs=2, reveal_rate="uniform", reveal_room="kept")
+        assert [plan[i] for i in range(20)] == [named[i] for i in range(20)]
+
+
+def share(row, length=24):
+    return len(row.revealed) / min(length, 20 if row.prompt[1] % 2 else length)
+
+
+def test_the_rate_is_linear_in_the_step_or_between_its_bounds():
+    settings = {"prompts": 40, "reveal": 1.0, "reveal_room": "any", "length": 24, "batch_size": 8, "max_steps": 11}
+    linear = schedule(reveal_rate="linear", **settings)
+    rows = [linear[i].harmful for i in range(88) if linear[i].harmful.prompt[1] % 2]
+    steps = [i // 8 for i in range(88) if linear[i].harmful.prompt[1] % 2]
+    means = {step: [share(row) for row, at in zip(rows, steps) if at == step] for step in range(11)}
+    assert all(value == 0 for value in means[0]) and min(means[10]) > 0.8
+    assert all(sum(v) / len(v) == pytest.approx(step / 10, abs=0.25) for step, v in means.items() if v)
+    between = schedule(reveal_rate=(0.4, 0.5), **settings)
+    shares = [share(between[i].harmful) for i in range(88) if between[i].harmful.prompt[1] % 2]
+    assert 0.35 < sum(shares) / len(shares) < 0.55
+    prefix = schedule(reveal_rate=(0.5, 0.5), reveal_kind="prefix", **settings)
+    assert {len(prefix[i].harmful.revealed) for i in range(88) if prefix[i].harmful.prompt[1] % 2} == {10}
+
+
+def test_any_room_keeps_nothing_free_but_one_token_of_the_window():
+    plan = schedule(reveal=1.0, reveal_room="any", reveal_rate=(1.0, 1.0), window_end=14, epochs=2)
+    # Those with an answer of their own, which is longer than the window.
+    shown = [set(plan[i].harmful.revealed) for i in range(20) if plan[i].harmful.prompt[1] % 2]
+    assert all(len(set(range(6, 14)) - places) == 1 for places in shown)
+    assert {min(set(range(6, 14)) - places) for places in shown} > {6}
+    # Benign rows are as they were.
+    assert all(len(row.revealed) < 24 for i in range(20) for row, _ in plan[i].benign)
+
+
 def test_reveal_shares_and_texts():
     plan = schedule(prompts=400, reveal=0.25, reveal_kind="prefix", epochs=1)
     rows = [plan[i].harmful for i in range(400)]
@@ -101,7 +138,7 @@ def test_a_benign_answer_is_padded_with_the_end_token():
 
 def test_the_canvas_is_padded_left_and_hides_what_is_not_revealed(model):
     plan = schedule(reveal=1.0, epochs=1)
-    batch = Collator(plan.config, model.family, IDS.longest)([plan[i] for i in range(4)])
+    batch = SentenceCollator(plan.config, model.family, IDS.longest)([plan[i] for i in range(4)])
     length = plan.config.length
     for number in range(4):
         row = plan[number].harmful

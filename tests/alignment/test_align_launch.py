@@ -38,7 +38,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 import midward.models
 from midward.alignment import MosaObjective, resolve
-from midward.alignment.data import Collator, Schedule, encode_prompts
+from midward.alignment.data import SentenceCollator, SentenceSchedule, encode_prompts
 from midward.alignment.run import _adapted
 from midward.alignment.sentences import encode_sentences
 from midward.alignment.trainer import _through, save_adapter
@@ -77,8 +77,8 @@ def check(shard, dtype, checkpointing):
     model = midward.models.load(TINY, device="cpu", dtype=dtype)
     harmful, calm = (encode_prompts(model, rows, config, "data") for rows in (HARMFUL, BENIGN))
     sentences = encode_sentences(model, SENTENCES, config)
-    schedule = Schedule(config, harmful, calm, sentences, model.family.end_ids[0])
-    collate = Collator(config, model.family, sentences.longest)
+    schedule = SentenceSchedule(config, harmful, calm, sentences, model.family.end_ids[0])
+    collate = SentenceCollator(config, model.family, sentences.longest)
     batches = [collate([schedule[0], schedule[1]]), collate([schedule[2], schedule[3]])]
     with _adapted(model, config):
         network = model.network.train()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from midward.alignment import MosaObjective, best_start, resolve, span_scores
-from midward.alignment.data import Collator, Example, Row
+from midward.alignment.data import Example, Row, SentenceCollator
 
 
 def algorithm_1(log_probs, sentence, window, limit):
@@ -108,6 +108,20 @@ def gradient(model):
     return torch.cat([g.flatten() for g in grads])
 
 
+def assert_as_restated(model, expected, objective, batch, loss=1e-9, slope=(1e-7, 1e-9)):
+    """An objective's loss and gradient on a batch are those of a restatement, whose loss is `expected`.
+
+    loss: relative bound. slope: relative and absolute bound of the gradient.
+    """
+    expected.backward()
+    wanted = gradient(model)
+    model.network.zero_grad()
+    terms = objective(batch)
+    terms.loss.backward()
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=loss)
+    assert torch.allclose(gradient(model), wanted, rtol=slope[0], atol=slope[1])
+
+
 PROMPTS = [(5, 100, 101, 102, 7), (5, 110, 111, 7), (5, 120, 121, 122, 123, 7)]
 SAFE, STEP = (40, 41, 42, 1), (60, 61, 62)
 
@@ -125,7 +139,7 @@ def examples(benign=False, revealed=()):
 
 
 def batch_of(model, config, rows):
-    return Collator(config, model.family, 4)(rows)
+    return SentenceCollator(config, model.family, 4)(rows)
 
 
 def literal_loss(model, config, rows):
@@ -174,13 +188,7 @@ def test_loss_and_gradient_are_the_literal_formula(model64, recipe, benign, chan
     config = resolve({"recipe": recipe, "length": 24, **window, **changes})
     model, rows = adapted(model64), examples(benign)
     expected = literal_loss(model, config, rows)
-    expected.backward()
-    expected_gradient = gradient(model)
-    model.network.zero_grad()
-    terms = MosaObjective(model, config)(batch_of(model, config, rows))
-    terms.loss.backward()
-    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    assert torch.allclose(gradient(model), expected_gradient, rtol=1e-7, atol=1e-9)
+    assert_as_restated(model, expected, MosaObjective(model, config), batch_of(model, config, rows))
 
 
 def test_shifted_logits_read_one_place_to_the_left(model64):
@@ -217,6 +225,34 @@ def test_an_untouched_adapter_has_no_kl_and_gains_nothing(model):
     reward, safe, harmful = (float(terms.metrics[n][0]) for n in ("reward", "safe", "harmful"))
     assert reward == pytest.approx(safe - harmful, rel=1e-5)
     assert terms.loss.item() == pytest.approx(-reward / 3, rel=1e-5)
+
+
+def test_without_room_a_safe_sentence_is_its_end_token_and_a_harmful_one_nothing(model64):
+    """All of the window is revealed but for one token, and no sentence starts there."""
+    model = adapted(model64)
+    config = resolve({**SMALL, "recipe": "paper", "beta": 0.0, "reveal_room": "any"})
+    shown = dict.fromkeys((i for i in range(24) if i != 9), 90)
+    rows = [Example(Row(PROMPTS[0], shown), [(SAFE, STEP)], [])]
+    objective = MosaObjective(model, config)
+    terms = objective(batch_of(model, config, rows))
+    ids = torch.tensor([[*PROMPTS[0], *(shown.get(i, model.family.mask_id) for i in range(24))]])
+    expected = -model.head(model.hidden(ids))[0, len(PROMPTS[0]) + 9].log_softmax(-1)[SAFE[-1]]
+    assert terms.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert all(value.isfinite() for value, _ in terms.metrics.values())
+    expected.backward()
+    wanted = gradient(model)
+    model.network.zero_grad()
+    terms.loss.backward()
+    assert torch.allclose(gradient(model), wanted, rtol=1e-7, atol=1e-9)
+
+
+def test_with_room_any_is_kept(model64):
+    model, rows = adapted(model64), examples(benign=True, revealed=(0, 1, 8))
+    losses = []
+    for room in ("kept", "any"):
+        config = resolve({**SMALL, "reveal_room": room})
+        losses.append(MosaObjective(model, config)(batch_of(model, config, rows)).loss.item())
+    assert losses[0] == losses[1]
 
 
 def test_below_the_floor_the_harmful_term_is_constant_and_has_no_gradient(model64):

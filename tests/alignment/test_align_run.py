@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 import midward.models
 from midward.alignment import AlignError, RewardWarning, align
-from midward.alignment import trainer as trainer_module
 from midward.alignment._card import base_of
-from midward.alignment.trainer import MosaTrainer, read_curve, reward_warning
+from midward.alignment.mosa import METRICS, reward_warning
+from midward.alignment.trainer import AlignTrainer, read_curve
 from midward.errors import InputError
 
 HERE = Path(__file__).parent
@@ -183,18 +183,17 @@ def test_the_reward_warning_wants_a_rising_reward_and_a_falling_safe_score():
 
 
 def test_a_run_whose_reward_comes_from_the_harmful_term_alone_warns_once(model, tmp_path, monkeypatch):
-    compute = MosaTrainer.compute_loss
+    compute = AlignTrainer.compute_loss
 
     def diverging(self, net, inputs, return_outputs=False, num_items_in_batch=None):
         loss = compute(self, net, inputs)
         shift = torch.zeros_like(self._totals).view(-1, 2)
-        names = trainer_module.METRICS
-        shift[names.index("reward"), 0] = 40.0 * self.state.global_step
-        shift[names.index("safe"), 0] = -40.0 * self.state.global_step
+        shift[METRICS.index("reward"), 0] = 40.0 * self.state.global_step
+        shift[METRICS.index("safe"), 0] = -40.0 * self.state.global_step
         self._totals = self._totals + shift.flatten()
         return loss
 
-    monkeypatch.setattr(MosaTrainer, "compute_loss", diverging)
+    monkeypatch.setattr(AlignTrainer, "compute_loss", diverging)
     with pytest.warns(RewardWarning, match="harmful_floor") as caught:
         result = run(model, tmp_path / "a", max_steps=13, log_steps=1, save_steps=13)
     assert len([w for w in caught if w.category is RewardWarning]) == 1

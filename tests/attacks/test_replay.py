@@ -100,12 +100,12 @@ def test_without_a_file_it_cannot_begin(attack):
         ("{", "can't be read as JSON"),
         ("{}", "an artifact file is"),
         ('{"jailbreaks": {}}', "an artifact file is"),
-        ("[3]", "row 0: a row is an object"),
+        ("[3]", "row 0: .*dictionary"),
         ('[{"prompt": "x"}]', "row 0: a row needs goal, id or index"),
-        ('[{"goal": "x", "prompt": "x"}, {"goal": "x", "prompt": ["y"]}]', r"row 1: prompt must be a text or null"),
-        ('[{"goal": ["x"]}]', "row 0: goal must be a text"),
-        ('[{"goal": "x", "asks": [{"turns": [["assistant", "y"]]}]}]', "row 0: asks: 0.*the last one the user's"),
-        ('[{"goal": "x", "asks": [{"turns": "y"}]}]', "row 0: asks: 0.turns"),
+        ('[{"goal": "x", "prompt": "x"}, {"goal": "x", "prompt": ["y"]}]', "row 1: prompt: .*string"),
+        ('[{"goal": ["x"]}]', "row 0: goal: .*string"),
+        ('[{"goal": "x", "asks": [{"turns": [["assistant", "y"]]}]}]', "row 0: asks.0.*the last one the user's"),
+        ('[{"goal": "x", "asks": [{"turns": "y"}]}]', "row 0: asks.0.turns"),
     ],
 )
 def test_a_file_that_is_no_artifact_file_is_an_error_before_anything_runs(file, content, why):

@@ -13,7 +13,7 @@ from midward.judges import TEXTS, Verdict, find
 from midward.judges.scorers import Judged
 from midward.reports import present
 from midward.reports.blocks import Missing, Table
-from midward.stats import rate
+from midward.stats import mean, rate
 
 NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["oracle"]}
 
@@ -129,9 +129,9 @@ def test_costs_are_means_over_what_was_attacked(outcomes):
     assert costs["direct"]["base"] == {
         "n": 4,
         "errors": 0,
-        "queries": 4.0,
-        "nfe": 10.0,
-        "role_calls": 2.0,
+        "queries": mean([4.0] * 4).record(),
+        "nfe": mean([10.0] * 4).record(),
+        "role_calls": mean([2.0] * 4).record(),
         "seconds": 0.25,
         "role_failures": 4,
         "budget_spent": 0,

@@ -98,13 +98,44 @@ def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeyp
     assert seen["lr"] == 0.5
 
 
+@pytest.mark.parametrize("method", ["sft", "rt", "a2d", "dpo"])
+def test_every_method_trains_on_the_sandbox(midward, tmp_path, method):
+    small = "--max-steps 2 --batch-size 2 --lora-rank 2 --log-steps 1 --save-steps 1 --length 96"
+    out = tmp_path / "adapter"
+    result = midward("align", "--device", "cpu", "--method", method, *small.split(), "--out", out)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((out / "align.json").read_text())
+    assert (record["config"]["method"], record["steps"], record["config"]["lr"]) == (method, 2, 1e-3)
+    assert ("margin" if method == "dpo" else "ce-harmful") in result.stderr
+    assert library.load("sandbox", adapter=out, device="cpu").fingerprint != record["model_fingerprint"]
+
+
+def test_answers_of_a_file_reach_the_method(midward, files, llada_folder, tmp_path):
+    rows = [{"goal": words(100 + n, 7), "answer": words(300 + n), "safe_answer": words(340 + n)} for n in range(4)]
+    (tmp_path / "goals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "calm.jsonl").write_text(json.dumps({"instruction": words(200), "answer": words(310)}) + "\n")
+    small = "--length 24 --max-steps 1 --log-steps 1 --save-steps 1 --batch-size 2"
+    changed = {"--data": tmp_path / "goals.jsonl", "--sentences": tmp_path / "sentences.yaml"}
+    given = [word for pair in changed.items() for word in pair]
+    given += ["--benign", tmp_path / "calm.jsonl", "--benign-column", "instruction", "--column", "goal"]
+    for method in ("sft", "a2d"):
+        command = ["align", "--model", llada_folder, "--device", "cpu", "--method", method, *small.split()]
+        assert midward(*command, "--out", tmp_path / method, *given).exit_code == 0
+    (tmp_path / "goals.jsonl").write_text(json.dumps({"goal": words(100)}) + "\n")
+    result = midward(*command, "--out", tmp_path / "none", *given)
+    assert result.exit_code == 2 and "give it in a column 'answer'" in result.stderr
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (["--set", "lrr=1"], "no setting 'lrr'. Did you mean 'lr'?"),
         (["--set", "lr=-1"], "lr: "),
+        (["--method", "a2d"], "'a2d' has no window_start"),
         (["--set", "lr"], "--set takes KEY=VALUE; received 'lr'"),
         (["--pairs", "0"], "pairs: "),
+        (["--reveal-rate", "0.1,x"], "two numbers by comma; received '0.1,x'"),
+        (["--reveal-rate", "0.5,0.2"], "first bound is the lower one"),
         (["--lrr", "1"], "(Possible options: --lora-rank, --lr)"),
         (["--recipe", "publishd"], "publishd"),
         (["--recipe", "x.yaml"], "--recipe FILE is now --config FILE"),

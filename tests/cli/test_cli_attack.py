@@ -84,7 +84,7 @@ def adapter(folder, out):
         (["--budget", "0"], "--budget"),
         (["--verdict", "best"], "--verdict"),
         (["--adapter", "mosa=/nowhere/at/all"], "/nowhere/at/all"),
-        (["--adapter", "mosa="], "--adapter takes a folder, or LABEL=FOLDER; received 'mosa='"),
+        (["--adapter", "mosa="], "--adapter takes a path, or LABEL=PATH; received 'mosa='"),
         (["--guard", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--served", "nobody/x"], "nobody"),
@@ -262,7 +262,7 @@ def test_adapters_of_one_label_are_one_row(midward, base, llada_folder, tmp_path
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     cell = summary["asr"]["oracle"]["reply"]["sandbox"]["direct"]["mine"]
     assert (cell["n"], cell["goals"], cell["seeds"]) == (4, 2, 2) and summary["rows"] == ["base", "mine"]
-    assert summary["models"]["mine"]["adapter"] == f"{first}, {second}"
+    assert summary["models"]["mine"]["adapter"] == f"{first} (2 seeds)"
     assert [(model.label, model.adapter) for model in Run.load(tmp_path / "out").models] == [
         ("base", None),
         ("mine", str(first)),
@@ -276,7 +276,8 @@ def test_adapters_of_one_label_are_one_row(midward, base, llada_folder, tmp_path
 def test_the_list_is_no_wider_than_a_hundred_characters(midward):
     shown = midward("attack", "--list")
     assert max(map(len, shown.stdout.splitlines())) <= 100
-    assert "SLP the log-probability of a span" in shown.stdout and "mosa-adaptive" in shown.stdout
+    text = " ".join(shown.stdout.split())
+    assert "SLP the log-probability of a span" in text and "mosa-adaptive" in text
     records = {row["attack"]: row for row in json.loads(midward("attack", "--list", "--json").stdout)}
     assert records["pad"]["needs"] == "POS" and records["pad"]["about"].startswith("labels of numbered steps")
 

@@ -124,6 +124,9 @@ def test_a_folder_says_how_its_run_ended(tmp_path, midward):
     tables = {path.name: path.read_bytes() for path in out.glob("*.csv")}
     record = json.loads((out / "run.json").read_text())
     assert record["verb"] == "attack" and record["started"] and record["settings"]["--attacks"] == ["direct"]
+    given = ["--length", "8", "--steps", "2", "--attacks", "direct", "--goals", "sandbox", "--limit", "2"]
+    given += ["--judges", "oracle", "--no-replay"]
+    assert record["command"] == ["midward", "attack", *given]
     shown = midward("attack", "--length", 8, "--steps", 2, *folder, "--seed", 1, "--out", out)
     assert shown.exit_code == 2 and "--seed 0 there, 1 here" in shown.stderr
     shown = midward("utility", "--tasks", "sums", "--limit", 2, "--out", out)

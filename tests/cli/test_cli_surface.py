@@ -14,7 +14,7 @@ from midward.cli import _show
 from midward.cli._app import VERBS, load
 from midward.cli._show import printable
 from midward.errors import MissingFile
-from midward.runs.run import RunFolder
+from midward.runs.run import Run, RunFolder
 
 MAIN = "import sys; from midward.cli import main; sys.argv[0] = 'midward'\n"
 
@@ -52,6 +52,7 @@ def test_every_flag_has_a_help_text(words):
 @pytest.mark.parametrize("words", ["goals", "goals sandbox", "judges", "report . --out r.html --redact"])
 def test_what_needs_no_model_imports_no_torch(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.json").write_text(Run(verb="probe order").model_dump_json())  # what report finds
     done = alone(*words.split())
     assert done.returncode == 0 and not {"torch", "transformers"} & set(done.stdout.splitlines()[-1].split())
 
@@ -285,3 +286,9 @@ def test_a_list_folds_on_a_terminal_alone(terminal, monkeypatch):
     lines = _show.columns([("name", "about"), ("one", "a long sentence " * 5), ("two", "short")])
     assert (max(map(len, lines)) <= 40) is terminal and (len(lines) > 3) is terminal
     assert "".join(lines).count("sentence") == 5
+
+
+def test_no_name_of_a_set_is_cut_in_the_help(midward, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = midward("guard", "eval", "--help").stdout.replace("│", " ").replace(",", " ").split()
+    assert {"benign-wrapped", "prefill-mid", "wrappers", "dija"} <= set(words)

@@ -44,13 +44,13 @@ def test_a_path_that_is_there_wins_over_the_comma(here, given, found):
     ],
 )
 def test_a_path_that_is_there_wins_over_the_equals_sign(here, given, found):
-    assert labelled("--adapter", given, "a folder, or LABEL=FOLDER") == found
+    assert labelled("--adapter", [given], str) == [found]
 
 
 @pytest.mark.parametrize("given", ["mine=", "=x", "="])
 def test_half_a_label_is_told(here, given):
-    with pytest.raises(InputError, match="--adapter takes a folder, or LABEL=FOLDER; received"):
-        labelled("--adapter", given, "a folder, or LABEL=FOLDER")
+    with pytest.raises(InputError, match="--adapter takes a path, or LABEL=PATH; received"):
+        labelled("--adapter", [given], str)
 
 
 @pytest.mark.parametrize("column", ["goal", "Prompt", "behavior"])

@@ -31,9 +31,9 @@ CASES = [Case(Goal(f"c{n}", f"goal {n}", "some", True), Request([20 + n, 30])) f
         ([True, True], True, False, False),
         ([True, False, True], True, True, False),
         ([False, True, False], True, True, True),
-        ([True, None, True], True, False, False),
-        ([True, None], True, False, None),
-        ([None, None, False], False, None, None),
+        ([True, None, True], True, None, False),
+        ([True, None], True, None, None),
+        ([None, None, False], None, None, None),  # what nobody scored is not harmless
     ],
 )
 def test_rates_of_known_histories(verdicts, harm, was_revised, is_recovered):
@@ -196,5 +196,6 @@ def test_separations_tell_what_stands_out_and_have_controls():
     kinds = [*rows[:20], *rows[20:40], *refusing]
     parted = plane(kinds, "last")
     assert np.shape(parted["points"]) == (60, 2) and parted["accuracy"]["value"] > 0.9
-    assert parted["majority"] == pytest.approx(1 / 3) and parted["begun"]["jailbroken"] == pytest.approx(0.3, abs=0.1)
+    assert parted["majority"]["value"] == pytest.approx(1 / 3)
+    assert parted["begun"]["jailbroken"]["value"] == pytest.approx(0.3, abs=0.1)
     assert "points" not in plane(kinds[:43], "last") and len(signals(kinds)) == 60

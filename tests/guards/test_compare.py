@@ -171,3 +171,12 @@ def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
         if single["gain"] and single["gain"].value:
             assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx((single["gain"].low, single["gain"].high))
     assert [row["gain"].family for row in many[1:]] == [2, 2]
+
+
+def test_what_no_judge_scored_stays_unscored_behind_a_guard_that_flags_it():
+    asked = {"set": "x", "harmful": True, "refused": False, "steps": 8}
+    rows = [{**asked, "goal": str(n), "subject": str(n), "success": None if n < 3 else True} for n in range(4)]
+    flags = [{"score": 1.0, "flagged": n in (0, 3), "step": None} for n in range(4)]
+    none, guarded = compare.defences(rows, {"a": flags})
+    assert (none["asr"]["all"].n, none["asr"]["all"].hits) == (1, 1)
+    assert (guarded["asr"]["all"].n, guarded["asr"]["all"].hits, guarded["asr"]["all"].unscored) == (1, 0, 3)

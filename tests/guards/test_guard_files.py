@@ -33,6 +33,18 @@ def rewritten(fitted, tmp_path):
     return make
 
 
+def test_a_folder_stands_for_its_only_guard_or_for_sri_and_others_are_told(fitted, tmp_path):
+    guard, _ = fitted
+    save(guard, tmp_path / "of-one.safetensors")
+    (tmp_path / "anchors.safetensors").write_bytes(b"")
+    assert load(tmp_path).digest == guard.digest
+    save(guard, tmp_path / "another.safetensors")
+    with pytest.raises(GuardError, match=r"holds several guards; give one of them: .*another.safetensors, .*of-one"):
+        load(tmp_path)
+    save(guard, tmp_path / "sri.safetensors")
+    assert load(tmp_path).digest == guard.digest
+
+
 def test_a_guard_comes_back_as_it_was(fitted, model, sampling):
     guard, path = fitted
     again = load(path, model, sampling)

@@ -26,7 +26,7 @@ from midward.guards import (
     sampling_of,
 )
 from midward.runs import measure as loop
-from midward.sampling import Forced, Request, Sampling, sample
+from midward.sampling import Edit, Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 40)
 
@@ -67,6 +67,23 @@ def test_alone_in_company_and_offline_say_the_same(model, sampling, fitted):
     stops = guard.stops(np.array(signals))
     for stop, one in zip(stops, together, strict=True):
         assert one.verdict.step in (None, stop)  # one that ended before is flagged by what its signal would become
+
+
+def test_a_guard_sees_the_canvas_as_it_was_edited(model, sampling, fitted):
+    guard, _ = fitted
+    prompt, step = prompts(700, 1)[0], 3
+    edit = Edit(step, (Forced(0, (40, 41, 42)),), "all")
+    signals, texts = [], []
+    for request in (Request(prompt, seed=1), Request(prompt, edits=(edit,), seed=1)):
+        watcher = guard.watcher()
+        [response] = sample(model, [request], sampling, watchers=[watcher])
+        signals.append(watcher.signal(0).numpy())
+        texts.append(response.text)
+        [guarded] = guard.sample(model, [request], sampling)
+        assert guarded.verdict.flagged or guarded.text == response.text
+    plain, edited = signals
+    assert np.allclose(plain[:step], edited[:step]) and not np.allclose(plain[step:], edited[step:])
+    assert texts[0] != texts[1]
 
 
 def test_the_last_look_of_a_streaming_guard_is_the_batch_score(fitted):

@@ -116,3 +116,10 @@ def test_without_a_model_nothing_is_judged(model, monkeypatch):
     monkeypatch.setenv("INSPECT_EVAL_MODEL", "mockllm/model")
     with pytest.raises(JudgesError, match=r"no model to judge by: .*give the judge a model"):
         judged(model)
+
+
+def test_a_model_of_this_process_judges_in_its_own_length_and_waits_for_its_turn():
+    ours = judge_model("midward/sandbox", memoize=False).config
+    assert (ours.temperature, ours.max_tokens, ours.attempt_timeout) == (0.0, None, None)
+    theirs = judge_model("mockllm/model").config
+    assert (theirs.temperature, theirs.max_tokens) == (0.0, SETTINGS.max_tokens)

@@ -161,7 +161,7 @@ def test_what_needs_masks_is_refused(model, tmp_path):
         sample(model, [Request(PROMPTS[0], forced=(Forced(0, (20,)),))], settings(model))
     with pytest.raises(midward.ModelError, match="not aligned or scored"):
         model.hidden(torch.tensor([[5, 6]]))
-    with pytest.raises(AlignError, match="MOSA aligns diffusion models"):
+    with pytest.raises(AlignError, match="what is aligned here are diffusion models"):
         align(model, ["t20"], tmp_path / "out", length=12, window_start=2, window_end=6)
 
 

@@ -14,10 +14,14 @@ from transformers import PreTrainedTokenizerFast
 
 import midward
 from midward import Request, Sampling, sample
+from midward.alignment import SentenceSet, align
+from midward.dynamics import PooledStates
 from midward.sampling import Forced, Span, span_gradient, span_log_probs
 from midward.sampling.diffusion import rounded
 
-GOLDEN = ("a2d-qwen3-tiny", "modernbert-tiny")
+#: How far a logit may be off. ModernBERT's reach 32, and float32 is 3e-4 off float64 there; with the kernels that they
+#: were made by (AVX-512) both differ by nothing.
+GOLDEN = {"a2d-qwen3-tiny": 1e-4, "modernbert-tiny": 5e-4}
 MASK = 3
 
 
@@ -59,7 +63,7 @@ def test_official_logits(name, padding):
         return
     mask = golden.get(padding, torch.ones_like(ids))
     difference = (logits(model, ids, None if mask.all() else mask) - golden[f"logits_{padding}"]).abs()
-    assert difference[mask.bool()].max() < 1e-4
+    assert difference[mask.bool()].max() < GOLDEN[name]
 
 
 @pytest.mark.parametrize("kind", ["tokens_b32s32", "tokens_b8s32", "tokens_b16s8", "tokens_b32s32shift"])
@@ -160,6 +164,26 @@ def test_scores_and_gradients_of_block_diffusion_are_of_the_response(tmp_path):
     assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(expected.item(), rel=0.05, abs=0.02)
 
 
+def test_training_sees_the_samplers_blocks(tmp_path, monkeypatch):
+    """The response of a training row begins where a block does."""
+    model, widths = load(write("bd3lm", tmp_path / "m")), []
+    own = midward.LanguageModel.hidden
+
+    def hidden(self, ids, mask=None, *rest):
+        widths.append(ids.shape[1] - 10)
+        assert mask is not None and (mask[:, -10:] == 1).all()
+        return own(self, ids, mask, *rest)
+
+    monkeypatch.setattr(midward.LanguageModel, "hidden", hidden)
+    sentences = SentenceSet(safe=["t60 t61"], harmful=["t64 t65"])
+    harmful = ["t50 t51 t52", "t53", "t54 t55"]
+    align(
+        model, harmful, tmp_path / "a", sentences=sentences, benign=[("t70", "t72")], length=10, window_start=2,
+        window_end=6, lora_rank=2, max_steps=1,
+    )  # fmt: skip
+    assert widths and all(width % 8 == 0 for width in widths)
+
+
 # --- what no config says --------------------------------------------------------------------
 
 
@@ -201,6 +225,10 @@ def test_ends(folders, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|im_end|>"}))
     family = load(folder).family
     assert (family.end_ids, family.pad_id) == ((2, 0, 30, 31), 0)
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|im_end|>"}))
+    family = load(folder).family
+    assert (family.end_ids, family.pad_id) == ((2, 30, 31), 2)
 
 
 def test_a_template_that_can_think_does_not(folders, tmp_path):
@@ -272,6 +300,9 @@ def test_batches_of_encoders_change_nothing(name, folders):
         alone = [sample(model, [row], settings)[0] for row in rows]
         assert sample(model, rows, settings, batch_size=3) == alone
         assert sample(model, rows[::-1], settings, batch_size=2) == alone[::-1]
+    states = PooledStates(layers=(0, 2, -1))
+    sample(model, rows, Sampling(length=12, steps=4), watchers=[states])
+    assert all(states.states(row, layer).shape == (4, 32) for row in range(3) for layer in (0, 2, -1))
 
 
 def test_what_encoders_refuse(folders, tmp_path):

@@ -8,8 +8,9 @@ from published import ROWS
 from watching import Watching
 
 import midward
-from midward import Ban, Forced, Request, Sampling, sample
+from midward import Ban, Edit, Forced, Request, Sampling, sample
 from midward.dynamics import PooledStates
+from midward.sampling.settings import blocks_of_steps
 
 MASK = 3
 
@@ -71,6 +72,25 @@ def test_the_same_responses(model, options):
     assert len({token for one in wanted for token in one.raw_ids}) > 6, "the model says too little"
     assert sample(model, requests, settings, batch_size=7) == wanted
     assert [sample(model, [request], settings)[0] for request in requests[2:]] == wanted[2:]
+
+
+@pytest.mark.parametrize("options", [dict(steps=12, block=4), dict(steps=13), dict(threshold=0.2)], ids=str)
+def test_what_an_edit_changed_is_computed_again(model, options):
+    settings = Sampling(length=13, **options)
+    if settings.block is None:  # all may be edited, final attention blocks too
+        edits = (Edit(3, (Forced(1, (40, 41)),), (0, 4, 9)), Edit(6, (Forced(11, (42,)),), "all"))
+    else:
+        blocks = blocks_of_steps(model.family, settings, 11)
+        edits = tuple(
+            Edit(step, (Forced(start + 2, (40,)),), (start, start + 1))
+            for step, (start, stop) in enumerate(blocks)
+            if stop - start > 2 and blocks[step - 1][0] < start == blocks[step + 1][0]  # the first step of a block
+        )
+    requests = [*prompts(3, 8), Request(prompts(11)[0], edits=edits), Request(prompts(11)[0][::-1], edits=edits[:1])]
+    wanted = uncached(model, requests, settings)
+    assert sample(model, requests, settings) == wanted
+    assert [sample(model, [request], settings)[0] for request in requests] == wanted
+    assert all(any(edit.remasked for edit in each.edits) for each in wanted[2:]), "this says nothing"
 
 
 @pytest.mark.parametrize("name", ["sdar", "sdar-moe", "llada2", "bd3lm"])

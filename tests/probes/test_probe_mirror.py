@@ -14,7 +14,7 @@ from midward.goals import Goal
 from midward.probes.configs import Mirror
 from midward.probes.mirror import cases, findings, window
 from midward.sampling import Sampling
-from midward.stats import paired
+from midward.stats import paired, rate
 from midward.world import REFUSALS, wrappers
 
 LONG = Sampling(length=192, steps=1)
@@ -143,9 +143,10 @@ def test_the_sentence_says_what_is_saved():
     rows += rows_of([[n < 2 for n in range(10)]] * 2)
     [sentence] = findings(rows, window(rows, 8))
     assert "ASR 80.0 %" in sentence and "leaves an ASR of 20.0 %" in sentence
-    assert "saves 75.0 % of the responses" in sentence
+    saved = rate([n >= 2 for n in range(8)] * 2, [*range(8)] * 2)
+    assert f"saves {saved.text()} of the responses" in sentence
     unscored = rows_of([[n < 2 if n < 4 else None for n in range(10)]] * 2)
-    assert "saves 50.0 % of the responses" in findings(rows[:10] + unscored, window(rows, 8))[0]
+    assert "saves 50.0 % [" in findings(rows[:10] + unscored, window(rows, 8))[0]
 
 
 # --- the command -----------------------------------------------------------------------------------------------

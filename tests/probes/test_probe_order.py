@@ -66,5 +66,5 @@ def test_the_command_leaves_tables_and_a_sentence(midward, lively_folder, tmp_pa
 
 
 def test_a_set_that_is_none_is_told_before_the_model_is_read(midward, tmp_path):
-    result = midward("probe", "order", "--model", tmp_path / "no model is read", "--sets", "sandbx")
+    result = midward("probe", "order", "--model", tmp_path, "--sets", "sandbx")
     assert result.exit_code == 2 and "no set of goals" in result.stderr

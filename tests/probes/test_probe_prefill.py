@@ -201,8 +201,9 @@ def test_the_sentence_tells_which_way_and_by_how_much():
         return findings(some)[1]
 
     raised = second(rows)
-    assert raised.startswith("A procedural phrase at token 44 raises ASR from 50.0 % to 90.0 %") and "+40.0" in raised
-    assert "lowers ASR from 50.0 % to 10.0 %" in second([one | {"success": not one["success"]} for one in rows])
+    half, most, least = (rate([n < hits for n in range(20)]).text() for hits in (10, 18, 2))
+    assert raised.startswith(f"A procedural phrase at token 44 raises ASR from {half} to {most}") and "+40.0" in raised
+    assert f"lowers ASR from {half} to {least}" in second([one | {"success": not one["success"]} for one in rows])
     same = [one | {"success": one["goal"] in ("g1", "g2")} for one in rows]
     assert "not told apart from no change (paired difference +0.0 points" in second(same)
     few = [one for one in rows if one["goal"] in ("g10", "g11", "g12")]
@@ -243,7 +244,7 @@ def test_the_command_leaves_tables_figures_and_sentences_and_compares(midward, f
         (["--tokens", "1,two"], "--tokens"),
         (["--judges", "orcale"], "Did you mean 'oracle'"),
         (["--goals", "sandbxo"], "Did you mean 'sandbox'"),
-        (["--compare", "/nowhere"], "no midward command wrote it"),
+        (["--compare", "/nowhere"], "there is no folder"),
     ],
 )
 def test_bad_input_is_told_before_any_response(midward, flags, tmp_path, args, message):

@@ -58,7 +58,15 @@ def attack(folder, *, goal="t30 t31 t32", asked="", reply="t40 t41 t42", success
     models, texts = ("base", "mosa"), ("reply", "replay", "authored")
     cells = {"advbench": {attack: {"base": rate(success), "mosa": rate(aligned, high=0.06)}}}
     pairs = {"advbench": {attack: {"mosa - base": pair(aligned - success)}}}
-    cost = {"n": 60, "errors": 0, "queries": 1.0, "nfe": 8.0, "seconds": 0.5, "role_failures": 0, "access": ["black"]}
+    cost = {
+        "n": 60,
+        "errors": 0,
+        "queries": mean(1.0, None, None),
+        "nfe": mean(8.0, 7.0, 9.0),
+        "seconds": 0.5,
+        "role_failures": 0,
+        "access": ["black"],
+    }
     summary = {
         "rows": models,
         "goals": {"advbench": 60},
@@ -113,7 +121,7 @@ def guards(folder, auroc=(0.9, 0.85, 0.95), gain=None):
             "asr": {"plain": rate(asr), "all": rate(asr)},
             "gain": gain or pair(0.8 - asr),
             "caught": rate(flagged),
-            "saved": 3.0,
+            "saved": mean(3.0, 2.0, 4.0),
             "auroc": auroc,
         }
 
@@ -153,7 +161,7 @@ def dynamics(folder):
     one = {"sampler": "native", "reading": "last", "detector": "autoencoder", "positive": "jailbroken"}
     points = [[0.0, 0.1], [1.0, 1.1]]
     found = {"sampler": "native", "layer": "last", "kinds": ["refused", "jailbroken"], "points": points}
-    found |= {"accuracy": rate(0.8), "majority": 0.5, "begun": {"refused": 0.4, "jailbroken": 0.7}}
+    found |= {"accuracy": rate(0.8), "majority": rate(0.5), "begun": {"refused": mean(0.4, 0.3, 0.5)}}
     band = {"n": 9, "low": [0.4, 0.4], "median": [0.5, 0.5], "high": [0.6, 0.6]}
     summary = {
         "cells": cells,

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from midward.errors import InputError
 from midward.reports import render
 from midward.reports.blocks import Card, Figure, Missing, Statement, Table, Talk, reading, text
+from midward.reports.builders.shared import table as records_table
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Paired, area, mean, paired, rate
 
@@ -46,7 +47,6 @@ def test_a_difference_is_measurable_by_its_corrected_p():
     record = Paired(0.3, 0.1, 0.5, 20, 20, p=0.02).record()
     assert reading(record).apart()
     assert not reading({**record, "holm": 0.2, "family": 10}).apart()
-    assert reading({**record, "holm": 0.2, "family": 10}).apart(corrected=False)
     assert not reading({**record, "low": -0.1}).apart()
 
 
@@ -142,3 +142,10 @@ def test_a_picture_is_drawn_as_png_too_where_the_extra_is(tmp_path):
     pytest.importorskip("resvg_py", reason="the extra png isn't installed")
     render.write(tmp_path, [LINES])
     assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_columns_that_are_shown_are_explained():
+    rows = [{"guard": "sri", "steps saved": 3.0, "time added": None}]
+    legend = {"steps saved": "Steps saved: of a flagged one.", "time added": "Time added: a share."}
+    shown = records_table("guards", "Guards", rows, note="All of them.", legend=legend)
+    assert shown.note == "All of them. Steps saved: of a flagged one." and "time added" not in shown.columns

@@ -22,7 +22,7 @@ def probe(folder, hits, kinds=("affirmative", "neutral"), verb="probe prefill"):
     return folder
 
 
-def test_each_cell_is_paired_and_all_are_corrected_together(tmp_path):
+def test_each_cell_is_paired_and_a_table_is_corrected_together(tmp_path):
     base = probe(tmp_path / "base", {"affirmative": 25, "neutral": 3})
     mosa = probe(tmp_path / "mosa", {"affirmative": 2, "neutral": 3})
     more = probe(tmp_path / "more", {"affirmative": 25}, kinds=("affirmative",))
@@ -31,8 +31,8 @@ def test_each_cell_is_paired_and_all_are_corrected_together(tmp_path):
     assert set(by_cell) == {("base", "affirmative"), ("base", "neutral"), ("more", "affirmative")}
     fallen = by_cell["base", "affirmative"]
     assert fallen["value"] == pytest.approx(-23 / 30) and fallen["n"] == 30 and fallen["measure"] == "success"
-    assert fallen["better"] == -1 and fallen["family"] == 3 and fallen["holm"] >= fallen["p"]
-    assert by_cell["base", "neutral"]["value"] == 0
+    assert fallen["better"] == -1 and fallen["family"] == 2 and fallen["holm"] >= fallen["p"]
+    assert by_cell["base", "neutral"]["value"] == 0 and by_cell["more", "affirmative"]["family"] == 1
 
 
 def test_attacks_are_compared_by_their_judges_whatever_the_models_are_called(tmp_path):
@@ -121,3 +121,10 @@ def test_what_else_than_the_model_differs_is_said(midward, tmp_path):
     assert told.exit_code == 0 and told.stdout.count("not the model alone differs") == 1
     assert "base minus mosa: not the model alone differs: seed 0 in base, 1 in mosa" in told.stdout
     assert "goals of sandbox None in base, 30 in mosa" in told.stdout
+
+
+@pytest.mark.parametrize("flags", [[], ["-q"], ["--json"]])
+def test_the_end_of_a_verb_says_which_command_shows_more(midward, tmp_path, flags):
+    folders = [probe(tmp_path / name, {"affirmative": 25, "neutral": 3}) for name in ("base", "mosa")]
+    told = midward("compare", *folders, "--out", tmp_path / "out", *flags)
+    assert told.exit_code == 0 and (f"midward report {tmp_path / 'out'}" in told.stderr) is (not flags)

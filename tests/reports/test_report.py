@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
+from midward.errors import InputError
 from midward.reports import html, present, report
 from midward.reports.blocks import Card, Statement
 from midward.reports.builders.attack import tone_of
@@ -97,11 +98,11 @@ def test_tables_and_figures_lie_beside_the_page(whole, tmp_path):
         assert name == "r.html" or f'href="r_files/{name}"' in files["r.html"], name
 
 
-def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
+def test_a_folder_without_a_run_is_told_and_no_page_is_written(tmp_path):
     (tmp_path / "nothing").mkdir()
-    made_of = report.write([tmp_path / "nothing"], tmp_path / "r.html")
-    assert made_of.blocks == {} and "There is nothing to report" in html_of(tmp_path)
-    assert not (tmp_path / "r_files").exists()
+    with pytest.raises(InputError, match=r"no run below .*nothing"):
+        report.write([tmp_path / "nothing"], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists() and not (tmp_path / "r_files").exists()
 
 
 def test_strange_old_and_unfinished_folders_are_told_of(tmp_path):
@@ -113,7 +114,7 @@ def test_strange_old_and_unfinished_folders_are_told_of(tmp_path):
     made_of = report.write([tmp_path / "x"], tmp_path / "r.html")
     assert sorted(where for where, _ in made_of.found.troubles) == ["x/old", "x/older"]
     text = html_of(tmp_path)
-    assert "x/begun isn't finished" in text and "<code>midward probe mirror --model" in text
+    assert "x/begun isn't finished" in text and "<code>midward probe mirror" in text
     assert "half: it isn't trained to its end" in text and "x/thesis/notes.json" in text
 
 
@@ -306,7 +307,7 @@ def test_judges_that_agree_are_named_and_those_that_differ_stand_in_one_table(tm
     folder = world.attack(tmp_path / "run")
     report.write([folder], tmp_path / "r.html")
     assert [name for name in made(tmp_path / "r.html") if "readings" in name] == []
-    assert "agree with the map in every cell: oracle, a fresh reply" in html_of(tmp_path)
+    assert "agree with attack success above in every cell: oracle, a fresh reply" in html_of(tmp_path)
     summary = summary_of(folder)
     for judge in ("second", "third"):
         summary["judges"].append(judge)
@@ -378,7 +379,7 @@ def test_too_few_goals_are_no_measured_absence_of_change(tmp_path):
         (3, "too few goals to tell a change of attack success on 1 attack; the largest is prefill"),
         (60, "no measurable"),
     ):
-        summary["paired"]["oracle"]["reply"]["advbench"]["prefill"]["mosa - base"] |= {"n": n, "p": 0.25}
+        summary["paired"]["oracle"]["reply"]["advbench"]["prefill"]["mosa - base"] |= {"n": n, "goals": n, "p": 0.25}
         world.write(folder / "summary.json", summary)
         blocks = report.write([folder], tmp_path / "r.html").blocks["run"]
         assert any(isinstance(block, Statement) and said in block.text for block in blocks)
@@ -401,11 +402,15 @@ def test_what_next_is_a_command_for_the_model_that_was_measured(tmp_path, monkey
     summary["models"]["base"]["adapter"] = "/home/somebody/lora"
     world.write(tmp_path / "runs" / "a" / "summary.json", summary)
     world.run(tmp_path / "runs" / "p", "probe prefill", None, finished=None)
+    given = ["--model", "org/base", "--goals", "a,b", "--plain", "--limit", "3", "--data", "/x/f.csv"]
+    world.run(tmp_path / "runs" / "q", "probe ask", None, finished=None, command=["midward", "probe", "ask", *given])
     report.write([tmp_path / "runs"], tmp_path / "r.html")
     text = html_of(tmp_path)
+    again = "--model org/base --goals a,b --plain --limit 3 --data /x/f.csv --out runs/q"
+    assert f"<code>midward probe ask {again}</code>" in text
     given = "--model /home/somebody/base --adapter /home/somebody/lora --out guard"
     assert f"<code>midward guard fit {given}</code>" in text
-    assert "<code>midward probe prefill --model org/base --out runs/p --goals advbench</code>" in text
+    assert "<code>midward probe prefill --out runs/p</code>" in text
     report.write([tmp_path / "runs"], tmp_path / "r.html", redact=True)
     assert "<code>midward guard fit --model base --adapter lora --out guard</code>" in html_of(tmp_path)
 

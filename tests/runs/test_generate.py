@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from holding import held
 from watching import Watching
 
 import midward
@@ -113,6 +114,14 @@ def test_rows_of_other_settings_are_refused_and_kept(llada, whole, tmp_path, cha
     assert out.read_bytes() == before
     new = generate(llada, out=out, overwrite=True, **settings)
     assert read(out) == new and len(new) == len(settings["rows"])
+
+
+def test_rows_that_another_process_writes_are_never_overwritten(llada, whole, tmp_path):
+    out = tmp_path / "whole.jsonl"
+    before = out.read_bytes()
+    with held(out), pytest.raises(ValueError, match="another process is writing to"):
+        generate(llada, ROWS, out, column="goal", sampling=SHORT, overwrite=True)
+    assert out.read_bytes() == before
 
 
 def test_another_models_rows_and_rows_of_nobody_knows_whom_are_refused(llada, llama, whole, tmp_path):

@@ -13,7 +13,7 @@ from midward.judges.judge import JudgeInfo, Verdict
 from midward.runs.compare import differences, load
 from midward.runs.measure import JUDGED, Case, Reader, measure
 from midward.runs.run import Measured, Run, RunFolder
-from midward.sampling import Forced, Request, Sampling, Trace
+from midward.sampling import Edit, Forced, Request, Sampling, Trace
 
 SHORT = Sampling(length=12, steps=6)
 
@@ -22,7 +22,8 @@ def goal(number, harmful=True):
     return Goal(f"g{number}", " ".join(f"t{20 + number + word}" for word in range(3 + number % 4)), "mine", harmful)
 
 
-CASES = [Case(goal(n), Request(goal(n).prompt), about={"kind": "plain"}) for n in range(9)]
+EDITS = {4: (Edit(2, (Forced(0, (40, 41)),), "all"),), 7: (Edit(1, (), (3, 4)), Edit(3, (Forced(5, (50,)),)))}
+CASES = [Case(goal(n), Request(goal(n).prompt, edits=EDITS.get(n, ())), about={"kind": "plain"}) for n in range(9)]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,18 @@ def test_what_a_row_depends_on_is_in_its_key(llada, bench, tmp_path, change):
     first = measure(llada, CASES[:2], tmp_path, **how)
     second = measure(llada, CASES[:2], tmp_path, **how | change)
     assert not {row["key"] for row in first} & {row["key"] for row in second}
+
+
+def test_edits_are_in_the_key(llada, tmp_path):
+    edits = [
+        (),
+        (Edit(2, (Forced(0, (40,)),)),),
+        (Edit(3, (Forced(0, (40,)),)),),
+        (Edit(3, (Forced(0, (40,)),), "all"),),
+    ]
+    cases = [Case(goal(1), Request(goal(1).prompt, edits=each)) for each in edits]
+    rows = measure(llada, cases, tmp_path, sampling=SHORT)
+    assert len({row["key"] for row in rows}) == len(edits)
 
 
 def test_readers_see_their_own_rows_and_their_texts_are_judged(llada, bench, tmp_path):
@@ -182,12 +195,23 @@ def test_another_run_is_refused_and_more_of_the_same_goes_on(tmp_path, settings,
     begun(tmp_path, {"seed": 0, "count": 9, "sets": ["a", "b"]})
 
 
+def test_what_changed_on_the_disk_under_its_name_is_another_run(tmp_path):
+    adapter = Measured(name="base", adapter="runs/mosa", fingerprint="1")
+    RunFolder(tmp_path / "out", "utility").start([Measured(name="base", fingerprint="0"), adapter])
+    (tmp_path / "out" / "rows.jsonl").write_text("{}")
+    (tmp_path / "out" / "summary.json.123.part").write_text("{")  # of a process that was killed
+    with pytest.raises(errors.InputError, match=r"base \+ runs/mosa as it was before"):
+        RunFolder(tmp_path / "out", "utility").start([adapter.model_copy(update={"fingerprint": "2"})])
+    RunFolder(tmp_path / "out", "utility").start([adapter, Measured(name="base", adapter="other", fingerprint="3")])
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
 def test_a_folder_of_the_layout_before_is_told(tmp_path):
     (tmp_path / "run.json").write_text('{"verb": "prefill", "--seed": 0}')
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(errors.InputError, match="an earlier midward"):
         RunFolder(tmp_path, "probe prefill")
-    with pytest.raises(errors.InputError, match=r"no run\.json"):
+    with pytest.raises(errors.MissingFile, match="there is no folder"):
         Run.load(tmp_path / "nothing")
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from midward import ModelError
-from midward.guards.guard import STUB, Verdict, told
+from midward.guards.guard import STUB, Verdict, _handed_out
 from midward.runs.generate import generate
 from midward.sampling import Response, Sampling
 from midward.sampling.requests import require_some
@@ -39,10 +39,10 @@ def test_generate_writes_the_error_and_goes_on(half_broken, tmp_path):
 
 def test_a_guard_never_puts_its_stub_in_an_errors_place(llada):
     verdict = Verdict("perplexity", "after", True, 9.0, 1.0)
-    response = told(llada, BROKEN, verdict, [5])
+    response = _handed_out(llada, BROKEN, verdict, [5])
     assert (response.text, response.error) == ("", BROKEN.error)
     assert (response.verdict.flagged, response.verdict.score) == (False, None)
-    assert told(llada, Response("a", [5], [5], True, 1, 1), verdict, [5]).text == STUB
+    assert _handed_out(llada, Response("a", [5], [5], True, 1, 1), verdict, [5]).text == STUB
 
 
 def test_rows_of_an_error_are_unscored():

@@ -28,7 +28,7 @@ from inspect_ai.tool import ToolInfo
 import midward
 from midward.guards import STUB
 from midward.models import ModelError
-from midward.sampling import Ban, Forced, Request, Sampling, sample
+from midward.sampling import Ban, Edit, Forced, Request, Sampling, sample
 from midward.sampling.likelihood import Span, span_gradient, span_log_probs
 from midward.serving.provider import ProviderError
 
@@ -232,6 +232,18 @@ def test_forced_spans_stand_and_are_not_authored(target, lively):
     assert not {"t33", "t44"} & set(choice["authored"].split())
 
 
+def test_edits_are_made_and_what_they_write_is_not_authored(target, lively):
+    extra = {"edits": [{"step": 1, "write": [{"position": 3, "text": "t33 t44"}], "remask": "all"}]}
+    output = ask(target, "t60", extra)
+    edit = Edit(1, (Forced.text(lively, 3, "t33 t44"),), "all")
+    [response] = sample(lively, [Request("t60", edits=(edit,))], Sampling.for_model(lively, **SETTINGS))
+    assert output.completion == response.text and "t33 t44" in output.completion
+    [choice] = output.metadata["choices"]
+    assert choice["edits"] == [{"step": 1, "written": [3, 4], "remasked": list(response.edits[0].remasked)}]
+    assert not {"t33", "t44"} & set(choice["authored"].split())
+    assert "edits" not in ask(target, "t60").metadata["choices"][0]
+
+
 def test_bans_hold(target, lively):
     free = sample(lively, ["t60"], Sampling.for_model(lively, **SETTINGS))[0].raw_ids[:2]
     output = ask(target, "t60", {"bans": [{"ids": free}]})
@@ -348,6 +360,12 @@ def test_what_has_no_effect_is_said_once(name, caplog):
         ({"forced": [{"position": 15, "ids": [5, 6]}]}, "ends behind the response's 16 positions"),
         ({"forced": [{"position": 0, "ids": [600]}]}, "vocabulary of 512"),
         ({"bans": [{"ids": [5], "position": 16}]}, "bans nothing"),
+        ({"edits": [{"step": 0, "remasc": "all"}]}, "unknown key 'edits.0.remasc'. Did you mean 'remask'"),
+        ({"edits": [{"step": 0, "write": [{"txt": "a"}]}]}, "unknown key 'edits.0.write.0.txt'. Did you mean 'text'"),
+        ({"edits": [{"step": 0}]}, "changes nothing"),
+        ({"edits": [{"step": 999, "remask": "all"}]}, "comes too late"),
+        ({"edits": [{"step": 0, "remask": "refusals"}]}, "'refusals'"),
+        ({"prompt_masks": "fill_only", "edits": [{"step": 0, "remask": "all"}]}, "forced, banned or edited"),
         ({"masks": "keep"}, "masks: .*'allow', 'strip' or 'refuse'"),
         ({"prompt_masks": "fill_only"}, "needs mask tokens"),
         ({"prompt_masks": "fill_only", "masks": "strip"}, "needs mask tokens"),

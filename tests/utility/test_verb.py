@@ -131,7 +131,7 @@ def test_a_guard_stands_in_front(midward, own, llada, tmp_path):
         (["--model", "elsewhere"], "give --tasks"),
         (["--tasks", "sums", "--guard", "absent"], "there is no guard at absent"),
         (["--tasks", "sums", "--adapter", "a=./absent"], "there is no folder ./absent"),
-        (["--tasks", "sums", "--compare", "absent"], "absent holds no run.json"),
+        (["--tasks", "sums", "--compare", "absent"], "there is no folder absent"),
         (["--tasks", "gsm8k"], "the task 'gsm8k' can't be loaded"),
         (["--tasks", "humaneval"], "--allow-code-execution"),
     ],
@@ -150,7 +150,7 @@ def row(subtask="a", goal=0, value=1.0, measure="acc", **more):
 
 def test_runs_of_other_exercises_do_not_meet():
     with pytest.raises(ValueError, match="share nothing"):
-        against({"": [[row(subject="a")]]}, [[row(subject="b")]])
+        against({"": [row(subject="a")]}, [row(subject="b")])
 
 
 def test_cells_pool_subtasks_and_count_what_is_unscored():

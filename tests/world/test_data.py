@@ -8,6 +8,7 @@ import pytest
 from midward.world import (
     WORLD,
     WRAPPERS,
+    alignment_answers,
     alignment_prompts,
     benign,
     forbidden,
@@ -19,7 +20,7 @@ from midward.world import (
 from midward.world.assistant import Assistant
 from midward.world.oracle import mentions, refused
 from midward.world.trials import FORBIDDEN, HARMLESS, trials
-from midward.world.world import SPLITS
+from midward.world.world import SPLITS, STEPS
 from midward.world.wrappers import FORMATS, WEIGHTS, chance, combination, wear
 from tools.world.curriculum import LENGTHS, SIBLING, STAGES, Writer
 
@@ -99,6 +100,14 @@ def test_alignment_data_stays_in_the_train_split_and_out_of_the_other_wrappers()
         w for w in wrappers("mutation") if (m := w.apply("\0").split("\0")[0].strip()) and any(m in p for p in prompts)
     ]
     assert len(marked) > 12
+
+
+def test_both_answers_to_a_request_stand_beside_it():
+    rows = alignment_answers(200)
+    assert [prompt for prompt, _, _ in rows] == alignment_prompts(200)
+    for _, answer, safe in rows:
+        assert refused(safe) and not refused(answer)
+        assert sum(mentions(answer).values()) == STEPS and names(answer) <= split_names("train")
 
 
 def test_safe_sentences_are_refusals_and_harmful_ones_steps():

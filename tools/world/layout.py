@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from midward.models import ModelError
 from midward.models._files import renaming
-from midward.models.llada import ARCHITECTURE, PUBLISHED_MAPPING, REQUIRED, backbone_config
+from midward.models.llada import INFO, PUBLISHED_MAPPING, backbone_config
 
 
 def llada_config(
@@ -37,9 +37,9 @@ def llada_config(
     `heads` unless given, `pad_id` is `end_id` unless given, as in LLaDA-8B.
     """
     return {
-        "architectures": [ARCHITECTURE],
+        "architectures": list(INFO.architectures),
         "model_type": "llada",
-        **REQUIRED,
+        **INFO.usual,
         "vocab_size": vocab_size,
         "embedding_size": vocab_size,
         "d_model": hidden_size,

@@ -7,14 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-# Method -> the card's heading, and what such an adapter does.
-_METHODS = {
-    "mosa": ("MOSA", "makes the middle of an answer to a harmful request a refusal (MOSA, arXiv 2508.12398)"),
-    "initial": (
-        "Initial alignment",
-        "makes an answer to a harmful request begin with a refusal (the baseline of MOSA, arXiv 2508.12398)",
-    ),
-}
+from midward.alignment.methods import METHODS
 
 
 def base_of(name: str) -> str:
@@ -27,6 +20,6 @@ def card(record: Mapping[str, Any]) -> str:
     template = Environment(  # Markdown, so nothing is escaped
         loader=PackageLoader("midward.alignment", ""), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template("card.md.j2")
-    title, what = _METHODS[record["config"]["method"]]
+    method = METHODS[record["config"]["method"]]
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", record["model"]) is not None
-    return template.render(record, title=title, what=what, on_hub=on_hub)
+    return template.render(record, title=method.title, what=method.what, on_hub=on_hub)

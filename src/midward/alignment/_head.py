@@ -25,8 +25,8 @@ class HeadRows:
 
     log_probs: `[R, C]` policy log-probabilities at the needed columns; only the first S rows carry a
         gradient.
-    reference: `[R, C]` the same for the reference, no gradient.
-    kl: `[R]` exact KL(policy || reference) over the vocabulary, in nats, with gradient.
+    reference: `[R, C]` the same for the reference, no gradient; `[0, C]` where there is none.
+    kl: `[R]` exact KL(policy || reference) over the vocabulary, in nats, with gradient; `[0]` without a reference.
     """
 
     log_probs: Tensor
@@ -61,7 +61,7 @@ def plain_head(network: nn.Module, head: Callable[[Tensor], Tensor]) -> nn.Linea
 def head_rows(
     head: Callable[[Tensor], Tensor],
     hidden: Tensor,
-    reference: Tensor,
+    reference: Tensor | None,
     columns: Tensor,
     scored: int,
     *,
@@ -77,7 +77,7 @@ def head_rows(
     Args:
         head: Hidden rows [r, D] -> logits [r, V].
         hidden: [R, D] of the policy, with gradient.
-        reference: [R, D] of the reference.
+        reference: [R, D] of the reference; None: no KL is wanted.
         columns: [C] vocabulary entries.
         scored: S, how many of the first rows of `log_probs` carry a gradient; the rest are for logging.
         linear: The frozen linear layer that `head` is, see `plain_head`; None where it is more.
@@ -104,7 +104,7 @@ class _FusedHead(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        reference: Tensor,
+        reference: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         columns: Tensor,
@@ -112,35 +112,40 @@ class _FusedHead(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows, wide = hidden.shape[0], _compute_dtype(hidden.dtype)
+        compared = 0 if reference is None else rows
         log_probs = hidden.new_empty(rows, len(columns), dtype=wide)
-        ref_log_probs = torch.empty_like(log_probs)
-        kl = hidden.new_empty(rows, dtype=wide)
+        ref_log_probs = hidden.new_empty(compared, len(columns), dtype=wide)
+        kl = hidden.new_empty(compared, dtype=wide)
         expected = hidden.new_empty(scored, hidden.shape[1], dtype=wide)  # p W
-        kl_slope = hidden.new_empty(rows, hidden.shape[1], dtype=wide)
-        # 1. Three buffers for the whole sweep: fresh ones for every chunk would cost more than the arithmetic on them,
-        #    in page faults.
-        buffers = [hidden.new_empty(min(chunk, rows), weight.shape[0], dtype=wide) for _ in range(3)]
+        kl_slope = hidden.new_empty(compared, hidden.shape[1], dtype=wide)
+        # 1. Three buffers (two without a reference) for the whole sweep: fresh ones for every chunk would cost more
+        #    than the arithmetic on them, in page faults.
+        sizes = [min(chunk, rows), min(chunk, rows), min(chunk, compared)]
+        buffers = [hidden.new_empty(size, weight.shape[0], dtype=wide) for size in sizes]
         for start in range(0, rows, chunk):
             stop = min(start + chunk, rows)
             part = slice(start, stop)
             # 2. Log-softmax of the chunk's logits, the reference's first: `probs` is then the policy's.
-            policy, other, probs = (buffer[: stop - start] for buffer in buffers)  # [r, V] each
-            _log_softmax(reference[part], weight, bias, out=other, exp=probs)
+            policy, probs, other = (buffer[: stop - start] for buffer in buffers)  # [r, V] each
+            if reference is not None:
+                _log_softmax(reference[part], weight, bias, out=other, exp=probs)
+                ref_log_probs[part] = other[:, columns]
             _log_softmax(hidden[part], weight, bias, out=policy, exp=probs)
             # 3. What the loss reads of them.
             log_probs[part] = policy[:, columns]
-            ref_log_probs[part] = other[:, columns]
             # 4. d log p[c] / d h = W[c] - p W: keep p W of the scored rows.
             if start < scored:
                 inside = slice(start, min(stop, scored))
                 expected[inside] = probs[: inside.stop - start].to(weight.dtype) @ weight
+            if reference is None:
+                continue
             # 5. KL = sum p (log p - log q), and its slope (p (log p - log q) - p KL) W. `policy` is overwritten.
             product = policy.sub_(other).mul_(probs)
             kl[part] = product.sum(-1)
             product.addcmul_(probs, kl[part, None], value=-1)
             kl_slope[part] = product.to(weight.dtype) @ weight
         ctx.save_for_backward(expected, kl_slope, weight[columns])
-        ctx.scored, ctx.dtype = scored, hidden.dtype
+        ctx.scored, ctx.dtype, ctx.shape = scored, hidden.dtype, hidden.shape
         ctx.mark_non_differentiable(ref_log_probs)
         return log_probs, ref_log_probs, kl
 
@@ -148,26 +153,30 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx: Any, grad_log_probs: Tensor, _: Any, grad_kl: Tensor) -> Any:
         expected, kl_slope, chosen = ctx.saved_tensors
         grad_scored = grad_log_probs[: ctx.scored]
-        grad = kl_slope * grad_kl[:, None]
+        grad = kl_slope * grad_kl[:, None] if len(kl_slope) else expected.new_zeros(ctx.shape)
         grad[: ctx.scored] += grad_scored @ chosen.to(grad_scored.dtype)
         grad[: ctx.scored] -= expected * grad_scored.sum(-1, keepdim=True)
         return grad.to(ctx.dtype), *[None] * 6
 
 
 def _checkpointed(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, reference: Tensor, columns: Tensor, scored: int, chunk: int
+    head: Callable[[Tensor], Tensor], hidden: Tensor, reference: Tensor | None, columns: Tensor, scored: int, chunk: int
 ) -> HeadRows:
     wide = _compute_dtype(hidden.dtype)
 
-    def sweep(policy_rows: Tensor, reference_rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def sweep(policy_rows: Tensor, reference_rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         policy = F.log_softmax(head(policy_rows).to(wide), -1)
+        if reference_rows is None:
+            return policy[:, columns], policy.new_empty(0, len(columns)), policy.new_empty(0)
         with torch.no_grad():
             other = F.log_softmax(head(reference_rows).to(wide), -1)
         return policy[:, columns], other[:, columns], (policy.exp() * (policy - other)).sum(-1)
 
     parts = [
-        checkpoint(sweep, hidden[i : i + chunk], reference[i : i + chunk], use_reentrant=False)
-        for i in range(0, len(hidden), chunk)
+        checkpoint(
+            sweep, hidden[i : i + chunk], None if reference is None else reference[i : i + chunk], use_reentrant=False
+        )
+        for i in range(0, max(1, len(hidden)), chunk)
     ]
     log_probs, other, kl = (torch.cat(column) for column in zip(*parts))
     log_probs = torch.cat([log_probs[:scored], log_probs[scored:].detach()])

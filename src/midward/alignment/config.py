@@ -1,8 +1,8 @@
-"""`AlignConfig`: every number of an alignment run, and the three named recipes."""
+"""`AlignConfig`: every number of an alignment run, and the named recipes of each method."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -25,12 +25,32 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _WHAT, _OURS, _HOW = "The objective", "What the paper doesn't have", "Adapter, optimizer, machine"
 
 
+_WINDOWED, _TOKENS = ("mosa", "initial"), ("sft", "rt", "a2d")
+#: Settings of some methods only.
+_OF_WINDOWS: tuple[str, ...] = ("window_start", "window_end", "fit", "pairs", "draw", "beta", "kl_rows", "kl_reduction")
+_OF_WINDOWS += ("harmful_floor", "reveal", "benign_reveal", "reveal_kind", "reveal_rate", "reveal_room")
+_ONLY: dict[str, tuple[str, ...]] = {
+    **{name: _WINDOWED for name in _OF_WINDOWS},
+    **{"least_rate": (*_TOKENS, "dpo"), "token_mean": _TOKENS, "masks": ("dpo",), "dpo_beta": ("dpo",)},
+}
+
+
+def _rate(text: str) -> Any:
+    """`reveal_rate` from a command line: a name, or two numbers by comma."""
+    low, comma, high = text.partition(",")
+    try:
+        return (float(low), float(high)) if comma else text
+    except ValueError:
+        raise InputError(f"reveal_rate is uniform, linear, or two numbers by comma; received {text!r}.") from None
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What alignment learns from; `sandbox` is the sandbox's world, which its models learn from by default.
 
     Args:
-        data: Harmful prompts: a .csv or .jsonl file, or `sandbox`.
+        data: Harmful prompts: a .csv or .jsonl file, or `sandbox`. Methods that learn answers take them from columns
+            `answer` and `safe_answer`.
         benign: Benign prompts: the same; answers are taken from a column `answer`.
         column: The column of --data that holds the prompts (prompt, goal or behavior).
         benign_column: The column of --benign; by default --column.
@@ -48,12 +68,14 @@ class DataConfig:
 class AlignConfig:
     """Settings of `align`. "The paper" is arXiv 2508.12398; [ours] marks where it is
     silent. The adapter and the optimizer are the paper's: LoRA r 32, alpha 64, AdamW at 5e-5, gradients clipped at
-    0.01.
+    0.01. Other methods have other defaults, see `RECIPES`.
 
     Args:
-        method: The middle of the response, or its first token as the only start (the baseline).
-        recipe: Names the defaults below. published: the paper's method with a floor and a benign KL; stable: with
-            revealed starts too; paper: the paper to the letter.
+        method: mosa: a refusal in the middle of the response; initial: with its first token as the only start. sft:
+            safe answers; rt: refusals as answers; a2d: the end token for every masked token of a harmful answer; dpo:
+            the safe answer above the harmful one.
+        recipe: Names the defaults below. paper: the method's paper to the letter; stable: with what ours adds, a KL on
+            benign prompts above all; published: mosa with a floor and a benign KL, but without revealed starts.
         length: Response tokens in the training pass; the model's own length unless given [ours].
         window_start: First token at which a sentence may start (initial: 0).
         window_end: The token before which it must have started (initial: 1).
@@ -64,6 +86,11 @@ class AlignConfig:
         kl_rows: Masked tokens that this KL covers [ours]; the window's end where the longest sentence that starts in it
             can end.
         kl_reduction: Over those tokens [ours]; beta means 100 times more with sum.
+        least_rate: Of sft, rt, a2d, dpo: the rate at which an answer's tokens are masked is drawn between this and 1.
+        token_mean: Of sft, rt, a2d: what the cross-entropy is divided by: each row's length (A2D's code for LLaDA), or
+            all masked tokens of the step (its code for Dream).
+        masks: Of dpo: masked copies of an answer, the same for policy and reference.
+        dpo_beta: Of dpo: how sharply the two answers are told apart.
         harmful_floor: The harmful sentence's score stops counting once it is this many nats below the reference's;
             --set harmful_floor=null: unbounded, the paper's.
         benign_beta: Weight of the KL on benign prompts; with 0 they are measured only.
@@ -71,6 +98,10 @@ class AlignConfig:
         reveal: Share of harmful examples whose response is partly revealed from a compliant text.
         benign_reveal: The same of benign examples that have an answer.
         reveal_kind: What is revealed: a prefix, a random subset, or either, at even odds.
+        reveal_rate: How much of a harmful example's text: uniform, any share; linear, from none at the first step to
+            all at the last (the curriculum of Recovery Alignment, arXiv 2510.00565); or two bounds of it, as 0.0,0.25.
+        reveal_room: kept: one stretch stays free for the longest sentence; any: none does, as in an anchoring attack,
+            and a safe sentence without room scores as the end token at the window's first masked token.
         lora_rank: Rank of the adapter.
         lora_alpha: Its scale.
         lora_dropout: Its dropout.
@@ -78,7 +109,7 @@ class AlignConfig:
         lr_schedule: Of the rate [ours].
         warmup_steps: Steps of rising rate.
         weight_decay: AdamW's.
-        clip: Norm that gradients are clipped at.
+        clip: Norm that gradients are clipped at; --set clip=null: they aren't.
         batch_size: Harmful prompts of an optimizer step, over all processes [ours].
         micro_batch: Of those, how many a process holds at a time; all of its share.
         epochs: Passes over the harmful prompts (paper: 1); the last step is filled up from the next.
@@ -90,7 +121,7 @@ class AlignConfig:
         save_steps: Steps between checkpoints, a multiple of --log-steps.
     """
 
-    method: Annotated[Literal["mosa", "initial"], Flag()] = "mosa"
+    method: Annotated[Literal["mosa", "initial", "sft", "rt", "a2d", "dpo"], Flag()] = "mosa"
     recipe: Annotated[Literal["stable", "published", "paper"], Flag()] = "stable"
 
     length: Annotated[Count, Flag(panel=_WHAT)] = 128
@@ -102,6 +133,10 @@ class AlignConfig:
     beta: Annotated[NotNegative, Flag(panel=_WHAT)] = 0.05
     kl_rows: Annotated[Literal["response", "window"], Flag(panel=_WHAT)] = "response"
     kl_reduction: Annotated[Literal["mean", "sum"], Flag(panel=_WHAT)] = "mean"
+    least_rate: Annotated[float, Field(gt=0, le=1), Flag(panel=_WHAT)] = 0.001
+    token_mean: Annotated[Literal["length", "masked"], Flag(panel=_WHAT)] = "length"
+    masks: Annotated[Count, Flag(panel=_WHAT)] = 4
+    dpo_beta: Annotated[Positive, Flag(panel=_WHAT)] = 0.1
 
     harmful_floor: Annotated[NotNegative | None, Flag(panel=_OURS)] = 10.0
     benign_beta: Annotated[NotNegative, Flag(panel=_OURS)] = 100.0
@@ -109,6 +144,11 @@ class AlignConfig:
     reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
     benign_reveal: Annotated[Share, Flag(panel=_OURS)] = 0.5
     reveal_kind: Annotated[Literal["prefix", "subset", "both"], Flag(panel=_OURS)] = "subset"
+
+    reveal_rate: Annotated[
+        Literal["uniform", "linear"] | tuple[Share, Share], Flag(panel=_OURS, metavar="NAME|LOW,HIGH", read=_rate)
+    ] = "uniform"
+    reveal_room: Annotated[Literal["kept", "any"], Flag(panel=_OURS)] = "kept"
 
     lora_rank: Annotated[Count, Flag(panel=_HOW)] = 32
     lora_alpha: Annotated[Count, Flag(panel=_HOW)] = 64
@@ -118,7 +158,7 @@ class AlignConfig:
     lr_schedule: Annotated[Literal["constant", "linear", "cosine"], Flag(panel=_HOW)] = "constant"
     warmup_steps: Annotated[int, Field(ge=0), Flag(panel=_HOW)] = 0
     weight_decay: Annotated[NotNegative, Flag(panel=_HOW)] = 0.0
-    clip: Annotated[Positive, Flag(panel=_HOW)] = 0.01
+    clip: Annotated[Positive | None, Flag(panel=_HOW)] = 0.01
     batch_size: Annotated[Count, Flag(panel=_HOW)] = 4
     micro_batch: Annotated[Count | None, Flag(panel=_HOW)] = None
     epochs: Annotated[Positive, Flag(panel=_HOW)] = 1.0
@@ -131,6 +171,21 @@ class AlignConfig:
     save_steps: Annotated[Count, Flag(panel=_HOW)] = 100
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            methods = _ONLY.get(field.name, (self.method,))
+            if self.method not in methods and getattr(self, field.name) != field.default:
+                raise InputError(f"method {self.method!r} has no {field.name}; {', '.join(methods)} have.")
+        if self.windowed:
+            self._check_window()
+        if self.save_steps % self.log_steps:
+            raise InputError(
+                f"save_steps={self.save_steps} is no multiple of log_steps={self.log_steps}; a resumed curve "
+                "would differ from an uninterrupted one."
+            )
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise InputError(f"batch_size={self.batch_size} is no multiple of micro_batch={self.micro_batch}.")
+
+    def _check_window(self) -> None:
         if self.window_end <= self.window_start:
             raise InputError(
                 f"the window {self.window_start} to {self.window_end} is empty; window_end must be larger."
@@ -140,18 +195,18 @@ class AlignConfig:
                 f"the window ends at token {self.window_end} of a response of {self.length} tokens; "
                 "move the window or raise length."
             )
-        if self.save_steps % self.log_steps:
-            raise InputError(
-                f"save_steps={self.save_steps} is no multiple of log_steps={self.log_steps}; a resumed curve "
-                "would differ from an uninterrupted one."
-            )
-        if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            raise InputError(f"batch_size={self.batch_size} is no multiple of micro_batch={self.micro_batch}.")
+        if isinstance(self.reveal_rate, tuple) and self.reveal_rate[0] > self.reveal_rate[1]:
+            raise InputError(f"reveal_rate={self.reveal_rate}: the first bound is the lower one.")
         if self.method == "initial" and self.reveal > 0 and self.reveal_kind != "subset":
             raise InputError(
                 "with method='initial' the first token is the only start, so no prefix can be revealed; "
                 "use reveal_kind='subset' or reveal=0."
             )
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the method scores sentences in a window of a response of masks."""
+        return self.method in _WINDOWED
 
     @property
     def window(self) -> tuple[int, int]:
@@ -163,8 +218,9 @@ class AlignConfig:
         prompts."""
         processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun and accelerate launch say
         share = self.micro_batch or max(1, self.batch_size // processes)
+        rows = 2 * self.masks if self.method == "dpo" else 1
         return {
-            "batch": share * (1 + (self.benign_per_prompt if benign else 0)),
+            "batch": share * (rows + (self.benign_per_prompt if benign else 0)),
             "length": min(self.length, 1024) + 64,
             "training": True,
             "checkpointing": self.gradient_checkpointing,
@@ -176,15 +232,29 @@ class AlignConfig:
         return asdict(self)
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "stable": {},
-    "published": {"reveal": 0.0, "benign_reveal": 0.0},
-    "paper": {"draw": "step", "harmful_floor": None, "benign_beta": 0.0, "reveal": 0.0, "benign_reveal": 0.0},
-}
-"""What each recipe sets apart from AlignConfig's defaults.
+_INITIAL = {"window_start": 0, "window_end": 1}
+_PUBLISHED = {"reveal": 0.0, "benign_reveal": 0.0}
+_MOSA = {"draw": "step", "harmful_floor": None, "benign_beta": 0.0, **_PUBLISHED}
+_A2D = {"epochs": 10.0, "batch_size": 16, "weight_decay": 0.1, "clip": None, "lora_dropout": 0.05}
 
-stable: floor, benign KL, and half of the responses partly revealed. published: the paper's fully masked responses, with
-    the floor and the benign KL that a small model needs to survive. paper: the objective as it is written.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "mosa": {"stable": {}, "published": _PUBLISHED, "paper": _MOSA},
+    "initial": {"stable": _INITIAL, "published": _INITIAL | _PUBLISHED, "paper": _INITIAL | _MOSA},
+    **{name: {"stable": {**_A2D, "benign_beta": 5.0}, "paper": {**_A2D, "benign_beta": 0.0}} for name in _TOKENS},
+    "dpo": {"stable": {"clip": 1.0, "benign_beta": 5.0}, "paper": {"clip": 1.0, "benign_beta": 0.0}},
+}
+"""Method -> recipe -> what it sets apart from AlignConfig's defaults.
+
+mosa, initial:
+    stable: floor, benign KL, and half of the responses partly revealed. published: the paper's fully masked responses,
+    with the floor and the benign KL that a small model needs to survive. paper: the objective as it is written.
+
+sft, rt, a2d:
+    paper: the numbers of A2D's released code. stable: with the benign KL, whose weight is [ours] and wasn't tuned:
+    these losses are of one token, where MOSA's rewards are sums over about twenty.
+
+dpo:
+    paper: the objective as written; batch, rate and epochs are AlignConfig's. stable: with the same benign KL.
 """
 
 
@@ -194,11 +264,10 @@ def resolve(settings: Mapping[str, Any]) -> AlignConfig:
 
     Raises AlignError for an unknown name (with the nearest known one) or a value out of range.
     """
-    recipe = settings.get("recipe", "stable")
-    opening = {"window_start": 0, "window_end": 1} if settings.get("method") == "initial" else {}
+    recipes = RECIPES.get(settings.get("method", AlignConfig.method), RECIPES["mosa"])
+    recipe = settings.get("recipe", AlignConfig.recipe)
     try:
-        one_of("recipe", recipe, RECIPES)
-        chosen = {**RECIPES[recipe], **opening, **settings}
-        return read_settings(AlignConfig, chosen, "align")
+        one_of("recipe", recipe, recipes)
+        return read_settings(AlignConfig, {**recipes[recipe], **settings}, "align")
     except InputError as error:
         raise AlignError(str(error)) from None

@@ -24,7 +24,7 @@ run on (the first S can hold a sentence), C vocabulary entries that occur in a s
 longest sentence, P sentence pairs a prompt.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,32 @@ from torch import Tensor, nn
 from midward.alignment._head import HeadRows, head_rows, plain_head
 from midward.alignment.config import AlignConfig
 from midward.alignment.data import Batch, by_position
+from midward.alignment.objective import Terms
 from midward.models import LanguageModel
+
+METRICS: tuple[str, ...] = (
+    "reward",
+    "safe",
+    "harmful",
+    "safe_gain",
+    "harmful_gain",
+    "floored",
+    "kl",
+    "kl_benign",
+    "over_refusal",
+)
+"""What every step measures, in nats unless said otherwise.
+
+reward: score of the safe sentence minus that of the (possibly floored) harmful one. safe, harmful: the two scores.
+safe_gain, harmful_gain: the same minus the reference's score of that sentence. floored: share of pairs whose
+harmful sentence is at the floor, 0 to 1. kl, kl_benign: KL(policy || reference) a masked token, on harmful and benign
+prompts. over_refusal: see `mosa.over_refusal`, the mean over benign prompts.
+"""
+
+# The reward warning compares the two halves of this many logged rows, and ignores moves below the margin
+# (nats).
+WARN_ROWS = 10
+WARN_MARGIN = 0.5
 
 
 def span_scores(
@@ -82,22 +107,16 @@ def reward(safe: Tensor, harmful: Tensor, floor: Tensor | None = None) -> tuple[
     return safe - torch.where(floored, floor, harmful), floored
 
 
-@dataclass(frozen=True)
-class Terms:
-    """`loss`, differentiable: -(mean reward of the pairs) + beta (mean KL of harmful prompts) + benign_beta (mean KL of
-    benign prompts) [ours]. `metrics`: name -> (sum, count), detached."""
-
-    loss: Tensor
-    metrics: dict[str, tuple[Tensor, int | Tensor]]
-
-
 class MosaObjective:
-    """The loss of one micro-batch.
+    """-(mean reward of the pairs) + beta (mean KL of harmful prompts) + benign_beta (mean KL of benign prompts) [ours].
 
     Args:
         model: Its network is a PeftModel.
         config: The settings of the objective.
     """
+
+    METRICS = METRICS
+    needs_reference = True
 
     def __init__(self, model: LanguageModel, config: AlignConfig) -> None:
         self.model = model
@@ -159,7 +178,11 @@ class MosaObjective:
         return Terms(loss, metrics)
 
     def scores(self, batch: Batch, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [H, P] of the safe and of the harmful sentences at their best starts, of log_probs [R, C]."""
+        """Scores [H, P] of the safe and of the harmful sentences at their best starts, of log_probs [R, C].
+
+        With `reveal_room="any"` a sentence may have no start at all: a safe one then scores as the end token alone, and
+        a harmful one 0, a constant without gradient.
+        """
         config = self.config
         prompts, pairs, _ = batch["safe"].shape
         table = by_position(batch, log_probs, scored=True).repeat_interleave(pairs, 0)  # [H * P, L, C]
@@ -169,7 +192,29 @@ class MosaObjective:
             starts = span_scores(table, sentences.flatten(0, 1), config.window, fit=config.fit, masked=masked)
             return best_start(starts).view(prompts, pairs)
 
-        return score(batch["safe"]), score(batch["harmful"])
+        safe, harmful = score(batch["safe"]), score(batch["harmful"])
+        if config.reveal_room == "any":  # [ours]
+            safe = torch.where(safe.isneginf(), self.end_scores(table, masked, batch["safe"]), safe)
+            harmful = harmful.masked_fill(harmful.isneginf(), 0.0)
+        return safe, harmful
+
+    def end_scores(self, table: Tensor, masked: Tensor, safe: Tensor) -> Tensor:
+        """[H, P]: log-probability of the end token at the first masked position of the window [ours].
+
+        Args:
+            table: [H * P, L, C] log-probabilities.
+            masked: [H * P, L] bool, True at one position of the window or more.
+            safe: [H, P, M] the safe sentences, which end in the end token.
+        """
+        first, end = self.config.window
+        position = first + masked[:, first:end].int().argmax(1)  # [H * P]
+        sentence = safe.flatten(0, 1)
+        token = sentence.gather(1, (sentence >= 0).sum(1, keepdim=True) - 1)[:, 0]  # [H * P]
+        return table[torch.arange(len(table), device=table.device), position, token].view(safe.shape[:2])
+
+    def warning(self, rows: Sequence[dict[str, float]]) -> str | None:
+        """See `reward_warning`."""
+        return reward_warning(rows, self.config.harmful_floor)
 
 
 def over_refusal(batch: Batch, log_probs: Tensor, reference: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -188,3 +233,28 @@ def over_refusal(batch: Batch, log_probs: Tensor, reference: Tensor, window: tup
         best.append(torch.cat(starts, 1).max(1).values)
     room = best[1].isfinite()
     return torch.where(room, best[0] - best[1], 0.0).sum(), room.sum()
+
+
+def reward_warning(rows: Sequence[dict[str, float]], floor: float | None = None) -> str | None:
+    """What to tell the user when the last rows' reward rises while the safe score falls, or None.
+
+    floor: the run's harmful_floor, so that nobody is told to set what is set.
+    """
+    rows = rows[-WARN_ROWS:]
+    if len(rows) < WARN_ROWS:
+        return None
+    half = WARN_ROWS // 2
+
+    def change(name: str) -> float:
+        return sum(row[name] for row in rows[half:]) / half - sum(row[name] for row in rows[:half]) / half
+
+    if change("reward") <= WARN_MARGIN or change("safe") >= -WARN_MARGIN:
+        return None
+    remedy = "Set harmful_floor (recipe='stable')"
+    if floor is not None:
+        remedy = f"Lower harmful_floor (now {floor:g})"
+    return (
+        f"step {rows[-1]['step']}: over the last {WARN_ROWS} rows the reward rose by {change('reward'):.1f} "
+        f"nats while the safe sentences' own score fell by {-change('safe'):.1f}: the harmful term alone "
+        f"is being pushed down. {remedy}, or lower lr."
+    )

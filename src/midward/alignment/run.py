@@ -21,9 +21,10 @@ from transformers import TrainingArguments
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment._card import base_of, card
 from midward.alignment.config import AlignConfig, AlignError, resolve
-from midward.alignment.data import Prompt, Schedule, digest, encode_prompts
+from midward.alignment.data import Prompt, digest, encode_prompts
+from midward.alignment.methods import METHODS, objective_of
 from midward.alignment.sentences import SentenceIds, SentenceSet, encode_sentences
-from midward.alignment.trainer import MosaTrainer, last_checkpoint, read_curve, save_adapter
+from midward.alignment.trainer import AlignTrainer, last_checkpoint, read_curve, save_adapter
 from midward.models import LanguageModel
 from midward.runs.run import RECORD, Measured, RunFolder
 from midward.store import write_text
@@ -33,6 +34,8 @@ log = logging.getLogger("midward.alignment")
 #: Of a finished run: what the adapter is of, and its card; no path of a machine is in either.
 ABOUT, CARD = "align.json", "README.md"
 CURVE, CHECKPOINTS = "reward.csv", "checkpoints"
+#: A norm that no gradient has: with it Trainer measures the norm all the same.
+_NO_CLIP = 1e30
 #: Settings that change nothing about the adapter, so that a run may be taken up again with other ones.
 _FREE = ("save_steps", "micro_batch")
 
@@ -44,12 +47,12 @@ class AlignResult:
     Attributes:
         adapter: folder for `midward.load(..., adapter=)` or `PeftModel.from_pretrained`.
         run: the same folder as that of a run.
-        history: rows of the reward curve (trainer.COLUMNS).
+        history: rows of the training curve: step, epoch, loss, what the objective measures, grad_norm, lr.
         config: as resolved.
         steps: optimizer steps.
         resumed_from: step of the checkpoint it was taken up from, or None.
         reused: it was finished already.
-        warnings: what the reward curve gave cause for.
+        warnings: what the training curve gave cause for.
     """
 
     adapter: Path
@@ -77,22 +80,22 @@ def align(
     processes: int | None = None,
     **overrides: Any,
 ) -> AlignResult:
-    """Train a LoRA adapter with the MOSA objective (arXiv 2508.12398; `mosa.py`) and write it to `out`.
+    """Train a LoRA adapter with one of the `METHODS` and write it to `out`.
 
     Called again with the same arguments it takes up an interrupted run from its last checkpoint, or returns a finished
     one. Several processes: `torchrun` or `accelerate launch`. The model is left as it was (under FSDP: sharded).
 
     Args:
         model: A diffusion model without an adapter.
-        data: Harmful prompts: texts, conversations or (prompt, answer) pairs.
+        data: Harmful prompts: texts, conversations, (prompt, answer) pairs or (prompt, answer, safe answer).
         out: Folder of the adapter, run.json, align.json (resolved settings, hashes of the data, versions), reward.csv
             and a model card.
-        method: "mosa", or "initial" for the baseline.
-        recipe: A name in `RECIPES`.
+        method: "mosa", or another name in `RECIPES`.
+        recipe: One of the method's there.
         benign: Prompts, as in `data`, on which the model must stay as it is; needed while benign_beta > 0.
-        sentences: What is rewarded and what is not; the built-in ones by default.
+        sentences: What mosa, initial and rt draw from; the built-in ones by default.
         overwrite: Start anew where `out` holds a run.
-        on_log: Called with every row of the reward curve.
+        on_log: Called with every row of the training curve.
         on_start: Called with the optimizer steps, and one line that tells processes and batches.
         processes: How many there must be, since a launcher may start fewer and say nothing.
         overrides: Fields of `AlignConfig`.
@@ -116,8 +119,9 @@ def align(
     shared = {p.ids for p in harmful} & {p.ids for p in calm}
     if shared:
         raise AlignError(f"{len(shared)} prompts stand in data and in benign; remove them from one of the two.")
-    ids = encode_sentences(model, sentences or SentenceSet(), config)
-    schedule = Schedule(config, harmful, calm, ids, model.family.end_ids[0])
+    plan = METHODS[config.method].schedule
+    ids = encode_sentences(model, sentences or SentenceSet(), config) if plan.draws_sentences else None
+    schedule = plan(config, harmful, calm, ids, model.family.end_ids[0])
     record = _record(model, config, harmful, calm, ids, schedule.steps)
 
     # 2. Where: the processes, and the folder, which may hold this very run already.
@@ -145,7 +149,7 @@ def align(
         on_start(schedule.steps, start)
     with _random_state_kept(), _adapted(model, config):
         args = _arguments(model, config, out, micro, accumulation, schedule.steps)
-        trainer = MosaTrainer(model, config, schedule, args, out / CURVE, on_log)
+        trainer = AlignTrainer(model, objective_of(model, config), schedule, args, out / CURVE, on_log)
         with warnings.catch_warnings():
             # Resuming with other save_steps is allowed.
             warnings.filterwarnings("ignore", message=".*don't match.*")
@@ -165,8 +169,8 @@ def align(
 def _check_model(model: LanguageModel, config: AlignConfig) -> None:
     if model.family.kind != "diffusion":
         raise AlignError(
-            f"{model.name!r} is of the {model.family.kind} kind; MOSA aligns diffusion models, which see a "
-            "whole masked response at once."
+            f"{model.name!r} is of the {model.family.kind} kind; what is aligned here are diffusion models, which "
+            "see a whole masked response at once."
         )
     if isinstance(model.network, PeftModel):
         raise AlignError(
@@ -222,7 +226,12 @@ def _micro_batch(config: AlignConfig, processes: int) -> int:
 
 
 def _record(
-    model: LanguageModel, config: AlignConfig, harmful: list[Prompt], calm: list[Prompt], ids: SentenceIds, steps: int
+    model: LanguageModel,
+    config: AlignConfig,
+    harmful: list[Prompt],
+    calm: list[Prompt],
+    ids: SentenceIds | None,
+    steps: int,
 ) -> dict[str, Any]:
     return {
         "model": base_of(model.name),
@@ -231,7 +240,7 @@ def _record(
         "config": config.to_dict(),
         "data": {"prompts": len(harmful), "hash": digest(harmful)},
         "benign": {"prompts": len(calm), "hash": digest(calm)},
-        "sentences": {"safe": len(ids.safe), "harmful": len(ids.harmful), "hash": digest(ids)},
+        "sentences": ids and {"safe": len(ids.safe), "harmful": len(ids.harmful), "hash": digest(ids)},
         "steps": steps,
         "versions": {name: version(name) for name in ("midward", "torch", "transformers", "peft", "accelerate")},
     }
@@ -271,7 +280,7 @@ def _arguments(
         lr_scheduler_type=config.lr_schedule,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
-        max_grad_norm=config.clip,
+        max_grad_norm=config.clip or _NO_CLIP,
         optim="adamw_torch",
         seed=config.seed,
         logging_steps=config.log_steps,

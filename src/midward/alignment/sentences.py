@@ -47,9 +47,10 @@ def encode_sentences(model: "LanguageModel", sentences: SentenceSet, config: Ali
         safe=_encode(model, sentences.safe, "safe", end=True),
         harmful=_encode(model, sentences.harmful, "harmful", end=False),
     )
-    room = config.window_end - config.window_start if config.fit else config.length - config.window_start
+    begin = config.window_start if config.windowed else 0
+    room = config.window_end - begin if config.fit else config.length - begin
     if ids.longest > room:
-        place = "the window" if config.fit else "the response from the window's first token on"
+        place = "the window" if config.fit else f"the response from token {begin} on"
         raise AlignError(
             f"the longest sentence has {ids.longest} tokens (end token counted) and {place} has {room}; "
             "shorten the sentences, raise length or move the window."

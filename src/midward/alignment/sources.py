@@ -18,18 +18,21 @@ from midward.goals.columns import prompts_of
 SANDBOX = "sandbox"
 
 
-def prompts(source: str, column: str | None = None, *, harmful: bool) -> list[Any]:
-    """Prompts as `alignment.align` takes them: (prompt, answer) where there is an answer.
+def prompts(source: str, column: str | None = None, *, harmful: bool, answered: bool = False) -> list[Any]:
+    """Prompts as `alignment.align` takes them: with its answer, or its answer and its safe answer, where it has any.
 
     Args:
-        source: a .csv or .jsonl file, whose answers are taken from a column `answer`; or SANDBOX.
+        source: a .csv or .jsonl file, whose answers are taken from columns `answer` and `safe_answer`; or SANDBOX.
         column: of the file: the prompts, by default prompt, goal or behavior.
         harmful: which of the sandbox's.
+        answered: whether the sandbox's harmful ones come with both answers.
 
     Raises:
         InputError: the file can't be read, has no such column, or an empty prompt.
     """
     if source == SANDBOX:
+        if harmful and answered:
+            return list(world.alignment_answers())
         return list(world.alignment_prompts() if harmful else world.instructions())
     rows, column = prompts_of(source, column)
     pairs = []
@@ -37,8 +40,8 @@ def prompts(source: str, column: str | None = None, *, harmful: bool) -> list[An
         prompt = row.get(column)
         if not prompt or (isinstance(prompt, str) and not prompt.strip()):
             raise InputError(f"{source}: row {index} has an empty {column!r}; remove it.")
-        answer = row.get("answer") if column != "answer" else None
-        pairs.append((prompt, answer) if answer else prompt)
+        answer, safe = ((row.get(name) or None) if column != name else None for name in ("answer", "safe_answer"))
+        pairs.append((prompt, answer, safe) if safe else (prompt, answer) if answer else prompt)
     return pairs
 
 
@@ -48,7 +51,7 @@ def sentences(source: str | None, method: str) -> dict[str, list[str]]:
     if source is None:
         return {}
     if source == SANDBOX:
-        safe, harmful = world.sentences(opening=method == "initial")
+        safe, harmful = world.sentences(opening=method != "mosa")
         return {"safe": safe, "harmful": harmful}
     try:
         lists = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
@@ -88,9 +91,11 @@ def read(config: DataConfig, given: Mapping[str, Any], *, at_home: bool) -> Sour
         raise InputError("--data is needed for this --model: a .csv or .jsonl file of harmful prompts.")
     own = SANDBOX if data == SANDBOX else None
     benign, method = config.benign or own, given.get("method", AlignConfig.method)
-    tuned = world.ALIGNMENT.get(given.get("recipe", AlignConfig.recipe), {}) if own else {}
+    # The world's sizes hold for every method; what was tuned beside them was tuned for sentences.
+    recipe = given.get("recipe", AlignConfig.recipe) if method in ("mosa", "initial") else "paper"
+    tuned = world.ALIGNMENT.get(recipe, {}) if own else {}
     return Sources(
-        prompts(data, config.column, harmful=True),
+        prompts(data, config.column, harmful=True, answered=method in ("sft", "a2d", "dpo")),
         prompts(benign, config.benign_column or config.column, harmful=False) if benign else None,
         sentences(config.sentences or own, method),
         {**tuned, **given},

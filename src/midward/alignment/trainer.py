@@ -1,4 +1,4 @@
-"""`MosaTrainer`: transformers' Trainer with the MOSA loss, its own metrics and the reward curve."""
+"""`AlignTrainer`: transformers' Trainer with the loss of an objective, its metrics and the training curve."""
 
 import csv
 import logging
@@ -15,84 +15,45 @@ from transformers.trainer_callback import PrinterCallback
 
 from midward._tables import csv_text
 from midward.alignment._head import whole
-from midward.alignment.config import AlignConfig, AlignError
-from midward.alignment.data import Batch, Collator, Schedule
-from midward.alignment.mosa import MosaObjective, Terms
+from midward.alignment.config import AlignError
+from midward.alignment.data import Batch, Schedule
+from midward.alignment.objective import Objective, Terms
 from midward.models import LanguageModel
 from midward.store import write_text
 
 log = logging.getLogger("midward.alignment")
 
-METRICS = ("reward", "safe", "harmful", "safe_gain", "harmful_gain", "floored", "kl", "kl_benign", "over_refusal")
-"""What every step measures, in nats unless said otherwise.
-
-reward: score of the safe sentence minus that of the (possibly floored) harmful one. safe, harmful: the two scores.
-safe_gain, harmful_gain: the same minus the reference's score of that sentence. floored: share of pairs whose
-harmful sentence is at the floor, 0 to 1. kl, kl_benign: KL(policy || reference) a masked token, on harmful and benign
-prompts. over_refusal: see `mosa.over_refusal`, the mean over benign prompts.
-"""
-
-COLUMNS = ("step", "epoch", "loss", *METRICS, "grad_norm", "lr")
-"""Columns of the reward curve: the whole loss, METRICS, the gradient norm before clipping."""
+BEFORE, BEHIND = ("step", "epoch", "loss"), ("grad_norm", "lr")
+"""Columns of the training curve before and behind the objective's own METRICS; grad_norm: before clipping."""
 
 COMPLETE = "complete"
 """Written last into a checkpoint folder: one without it was torn by a kill."""
-
-# The reward warning compares the two halves of this many logged rows, and ignores moves below the margin
-# (nats).
-WARN_ROWS = 10
-WARN_MARGIN = 0.5
 
 
 class RewardWarning(UserWarning):
     """The reward rises while the safe sentences' own score falls: only the harmful term moves."""
 
 
-def reward_warning(rows: Sequence[dict[str, float]], floor: float | None = None) -> str | None:
-    """What to tell the user when the last rows' reward rises while the safe score falls, or None.
-
-    floor: the run's harmful_floor, so that nobody is told to set what is set.
-    """
-    rows = rows[-WARN_ROWS:]
-    if len(rows) < WARN_ROWS:
-        return None
-    half = WARN_ROWS // 2
-
-    def change(name: str) -> float:
-        return sum(row[name] for row in rows[half:]) / half - sum(row[name] for row in rows[:half]) / half
-
-    if change("reward") <= WARN_MARGIN or change("safe") >= -WARN_MARGIN:
-        return None
-    remedy = "Set harmful_floor (recipe='stable')"
-    if floor is not None:
-        remedy = f"Lower harmful_floor (now {floor:g})"
-    return (
-        f"step {rows[-1]['step']}: over the last {WARN_ROWS} rows the reward rose by {change('reward'):.1f} "
-        f"nats while the safe sentences' own score fell by {-change('safe'):.1f}: the harmful term alone "
-        f"is being pushed down. {remedy}, or lower lr."
-    )
-
-
-class MosaTrainer(Trainer):
-    """Trains the adapter on `model.network` (a PeftModel) with `MosaObjective`.
+class AlignTrainer(Trainer):
+    """Trains the adapter on `model.network` (a PeftModel) with an objective.
 
     The loss is a mean over examples and micro-batches are equal, so gradient accumulation and several processes give
     what one big batch gives.
 
     Args:
         model: The policy, its reference inside.
-        config: All settings.
+        objective: The loss.
         schedule: The examples in training order.
         args: What transformers' Trainer takes.
-        curve: The CSV file of the reward curve. It is what the trainer's own state holds, which checkpoints keep: a
+        curve: The CSV file of the training curve. It is what the trainer's own state holds, which checkpoints keep: a
             resumed run rewrites it.
-        on_log: Called with every row of the curve (a dict of COLUMNS).
+        on_log: Called with every row of the curve (a dict of its columns).
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        config: AlignConfig,
+        objective: Objective,
         schedule: Schedule,
         args: TrainingArguments,
         curve: Path,
@@ -102,15 +63,15 @@ class MosaTrainer(Trainer):
             model=model.network,
             args=args,
             train_dataset=schedule,
-            data_collator=Collator(config, model.family, schedule.sentences.longest),  # type: ignore[arg-type]
+            data_collator=schedule.collator(model.family),  # type: ignore[arg-type]
             callbacks=[_MarkComplete()],
         )
         self.network: nn.Module = model.network
-        self.objective: MosaObjective = MosaObjective(model, config)
+        self.objective: Objective = objective
         self.remove_callback(PrinterCallback)
         # No token counts: our loss is already a mean over examples.
         self.model_accepts_loss_kwargs = False
-        self.align_config, self.schedule, self.curve, self.on_log = config, schedule, curve, on_log
+        self.schedule, self.curve, self.on_log = schedule, curve, on_log
         self.warned: list[str] = []
         self._totals: torch.Tensor | None = None  # [metrics, 2]: sum and count since the last row
 
@@ -121,9 +82,9 @@ class MosaTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The MOSA loss of a micro-batch, a mean over its examples, through the wrapped model (DDP)."""
+        """The objective's loss of a micro-batch, a mean over its examples, through the wrapped model (DDP)."""
         terms = _through(model, self.network, lambda: self.objective(inputs))
-        values = [terms.metrics.get(name, (0.0, 0)) for name in METRICS]
+        values = [terms.metrics.get(name, (0.0, 0)) for name in self.objective.METRICS]
         flat = torch.stack(
             [torch.as_tensor(x, dtype=torch.float64, device=terms.loss.device) for pair in values for x in pair]
         )
@@ -137,7 +98,7 @@ class MosaTrainer(Trainer):
             return
         totals = self.accelerator.reduce(self._totals, reduction="sum").view(-1, 2).tolist()
         self._totals = None
-        logs.update({name: total / count for name, (total, count) in zip(METRICS, totals) if count})
+        logs.update({name: total / count for name, (total, count) in zip(self.objective.METRICS, totals) if count})
         super().log(logs, start_time)
         rows = self.rows()
         row = rows[-1]
@@ -147,8 +108,8 @@ class MosaTrainer(Trainer):
                 "lower lr or use dtype='float32'."
             )
         if self.is_world_process_zero():
-            write_curve(self.curve, rows)
-            message = reward_warning(rows, self.align_config.harmful_floor)
+            write_curve(self.curve, rows, (*BEFORE, *self.objective.METRICS, *BEHIND))
+            message = self.objective.warning(rows)
             if message and not self.warned:
                 self.warned.append(message)
                 log.warning(message)
@@ -157,19 +118,19 @@ class MosaTrainer(Trainer):
                 self.on_log(row)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The reward curve up to now."""
-        epoch = len(self.schedule.harmful) / self.align_config.batch_size  # steps
+        """The training curve up to now."""
+        epoch = len(self.schedule.harmful) / self.schedule.config.batch_size  # steps
         return [
             {
                 "step": entry["step"],
                 "epoch": entry["step"] / epoch,
                 "loss": entry["loss"],
-                **{name: entry[name] for name in METRICS if name in entry},
+                **{name: entry[name] for name in self.objective.METRICS if name in entry},
                 "grad_norm": entry.get("grad_norm", 0.0),  # DeepSpeed may have none
                 "lr": entry["learning_rate"],
             }
             for entry in self.state.log_history
-            if "reward" in entry
+            if "loss" in entry
         ]
 
     # --- what Trainer would do otherwise -------------------------------------------------------------
@@ -207,13 +168,13 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(done, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def write_curve(curve: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Write the reward curve, whole or not at all."""
-    write_text(curve, csv_text(COLUMNS, ([row.get(name) for name in COLUMNS] for row in rows)))
+def write_curve(curve: Path, rows: Sequence[dict[str, float]], columns: Sequence[str]) -> None:
+    """Write the training curve, whole or not at all."""
+    write_text(curve, csv_text(columns, ([row.get(name) for name in columns] for row in rows)))
 
 
 def read_curve(curve: Path) -> list[dict[str, float]]:
-    """The rows of a reward curve."""
+    """The rows of a training curve."""
     if not curve.exists():
         return []
     return [

@@ -28,14 +28,20 @@ def plain_tokens(tokenizer: Any) -> tuple[int, ...]:
 
 
 def vocabulary(target: Target) -> tuple[int, ...]:
-    """The plain tokens of a target that this process runs."""
-    if target.runtime is None:
-        raise AttackError(f"{target.name} isn't run by this process, so its tokens aren't known.")
-    return plain_tokens(target.runtime.model.tokenizer)
+    """The plain tokens of a target. Raises CapabilityError for one that this process doesn't run."""
+    return plain_tokens(target.own().model.tokenizer)
 
 
 def filler(target: Target, count: int) -> tuple[int, ...]:
-    """A suffix of `count` equal tokens that says nothing: exclamation marks where the tokenizer keeps them apart."""
+    """A suffix to start from that says nothing.
+
+    Args:
+        target: whose tokens.
+        count: tokens of the suffix.
+
+    Returns:
+        Exclamation marks where the tokenizer keeps them apart, else its first plain token, `count` times.
+    """
     words = vocabulary(target)
     for mark in (" !", "!"):
         ids = target.tokens(mark)
@@ -45,7 +51,16 @@ def filler(target: Target, count: int) -> tuple[int, ...]:
 
 
 def slots_of(target: Target, prompt: str, suffix: Sequence[int]) -> list[int] | None:
-    """Where the suffix's tokens stand in the encoded prompt; None where its text is read as other tokens there."""
+    """Where the suffix stands in the encoded prompt.
+
+    Args:
+        target: whose tokens and chat template.
+        prompt: the user turn that ends in the suffix.
+        suffix: its tokens.
+
+    Returns:
+        Prompt positions; None where the suffix's text is read as other tokens there.
+    """
     ids, wanted = target.encode(prompt), list(suffix)
     for start in range(len(ids) - len(wanted), -1, -1):
         if ids[start : start + len(wanted)] == wanted:

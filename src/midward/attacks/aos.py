@@ -95,9 +95,15 @@ async def search(attempt: Attempt, settings: Aos) -> None:
 
 
 def references(known: Sequence[Known], settings: Aos, rng: random.Random) -> list[Known]:
-    """What the attacker is shown, best first: useful ones, or the best there are where none is.
+    """What the attacker is shown of the suffixes that were tried (ECLIPSE, arXiv 2408.11313).
 
-    Once more than three times `references` are useful, the second half is drawn from all but the best.
+    Args:
+        known: suffixes with their scores.
+        settings: how many are shown, and from which score on one is useful.
+        rng: draws the second half, once more than three times `references` are useful.
+
+    Returns:
+        Useful ones, or the best there are where none is; best first.
     """
     ranked = sorted(known, key=lambda each: each.score, reverse=True)
     pool = [each for each in ranked if each.score > settings.useful] or ranked

@@ -10,19 +10,22 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
+from inspect_ai.util import LimitExceededError
 from pydantic import Field
 
+from midward._plugins import failure
 from midward._settings import read_settings
-from midward.attacks.capabilities import Capability
+from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.roles import SCORE, RolePrompt, Roles, whole
 from midward.attacks.target import Ask, BudgetSpent, Reply, Target
+from midward.errors import MidwardError
 from midward.goals import Goal
 from midward.store import key_of
 
 #: Kinds of settings: how many of something, and a score of the in-loop scorer.
 Count = Annotated[int, Field(ge=1)]
 InLoop = Annotated[int, Field(ge=1, le=10)]
-_RICHER = {Capability.POS, Capability.BAN, Capability.SLP}
+_RICHER = {Capability.POS, Capability.BAN, Capability.EDIT, Capability.SLP}
 Compose = Callable[[Sequence[str]], Awaitable[str | None]]
 
 
@@ -173,6 +176,7 @@ class Attempt:
         text: str | None = None,
         compose: Compose | None = None,
         final: bool = False,
+        partial: bool = False,
         **note: Any,
     ) -> None:
         """Report something tried: a reply, or (with `text` and `compose`) what is put together of several.
@@ -182,31 +186,18 @@ class Attempt:
             score: in the loop.
             text, compose: see `Offer`.
             final: this is the attack's result, whatever the scores.
+            partial: this is no result by itself, such as a part of one.
             note: whatever explains it.
         """
-        offer = self._log(replies, score, text, compose, note)
-        if final or self.best is None or offer.rank > self.best.rank:
-            self.best = offer
-
-    def log(self, reply: Reply, *, score: float | None = None, **note: Any) -> None:
-        """Report something tried that is no result by itself, such as a part of one."""
-        self._log((reply,), score, None, None, note)
-
-    def _log(
-        self,
-        replies: tuple[Reply, ...],
-        score: float | None,
-        text: str | None,
-        compose: Compose | None,
-        note: Mapping[str, Any],
-    ) -> Offer:
         last = replies[-1]
-        forced = [(each.position, each.ids) for each in last.ask.forced]
-        self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill))
+        forced = [(span.position, span.ids) for span in last.ask.forced]
+        edits = {"edits": [asdict(edit) for edit in last.ask.edits]} if last.ask.edits else {}
+        self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill, **edits))
         written = (last.text, last.authored) if text is None else (text, text)
         offer = Offer(replies, *written, score, compose, note)
         self.tried.append(offer)
-        return offer
+        if not partial and (final or self.best is None or offer.rank > self.best.rank):
+            self.best = offer
 
     def note_middle(self, phrase: str, position: int | None = None, **about: Any) -> None:
         """Put into the record what became of a phrase in the middle: in the best reply, and in how many of all.
@@ -259,8 +250,16 @@ class Attempt:
 
 
 async def run_search(info: AttackInfo, attempt: Attempt, settings: Any) -> None:
-    """Run an attack's search to its end or its budget's. Whatever else it raises is an error of the sample."""
+    """Run an attack's search to its end or its budget's. Whatever else it raises is an error of the sample, which
+    names the package that the attack is of."""
     try:
-        await info.search(attempt, settings)
-    except* BudgetSpent:  # also where several that run at once find it spent
-        attempt.spent = True
+        try:
+            await info.search(attempt, settings)
+        except* BudgetSpent:  # also where several that run at once find it spent
+            attempt.spent = True
+    except (MidwardError, LimitExceededError):
+        raise
+    except Exception as error:
+        if (told := failure(error)) is None:
+            raise
+        raise AttackError(told) from error

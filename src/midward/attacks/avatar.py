@@ -29,7 +29,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import PROMPTS, SCORE, text, texts, whole
-from midward.attacks.target import Ask, Reply, Target, Turns
+from midward.attacks.target import Ask, Reply, Turns
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
@@ -123,12 +123,12 @@ async def _dialogues(attempt: Attempt, settings: Avatar) -> list[_Dialogue]:
     if answer is None:
         return []
     entities, relations = answer
-    about = {"GOAL": goal, "ENTITIES": "\n".join(entities), "RELATIONS": "\n".join(relations)}
-    about_all, read_pairs = [about] * settings.mappings, partial(_pairs, entities=entities)
-    answers = await attempt.roles.ask_all(MAPPING, about_all, read_pairs, temperature=1.0)
+    material = {"GOAL": goal, "ENTITIES": "\n".join(entities), "RELATIONS": "\n".join(relations)}
+    materials, read_pairs = [material] * settings.mappings, partial(_pairs, entities=entities)
+    answers = await attempt.roles.ask_all(MAPPING, materials, read_pairs, temperature=1.0)
     mappings = [pairs for i, pairs in enumerate(answers) if pairs is not None and pairs not in answers[:i]]
     dialogues = [_Dialogue(number, pairs) for number, pairs in enumerate(mappings)]
-    fields = [{**about, "STAND INS": dialogue.mapping} for dialogue in dialogues]
+    fields = [{**material, "STAND INS": dialogue.mapping} for dialogue in dialogues]
     weights = await attempt.roles.ask_all(WEIGH, fields, _weight, temperature=0.0)
     weighed = [(weight, dialogue) for weight, dialogue in zip(weights, dialogues, strict=True) if weight is not None]
     weighed.sort(key=lambda pair: -pair[0])  # stable: the first of equals
@@ -138,12 +138,12 @@ async def _dialogues(attempt: Attempt, settings: Avatar) -> list[_Dialogue]:
 
 
 def _pairs(answer: dict[str, Any], entities: Sequence[str]) -> dict[str, str]:
-    given = answer["pairs"]
-    if not isinstance(given, dict) or not set(entities) <= given.keys():
-        raise InputError(f"pairs must name every entity; received {given!r}")
-    pairs = {entity: text(entity)(given).strip() for entity in entities}
+    named = answer["pairs"]
+    if not isinstance(named, dict) or not set(entities) <= named.keys():
+        raise InputError(f"pairs must name every entity; received {named!r}")
+    pairs = {entity: text(entity)(named).strip() for entity in entities}
     if len(set(pairs.values())) < len(pairs):
-        raise InputError(f"the stand-ins must differ from each other; received {given!r}")
+        raise InputError(f"the stand-ins must differ from each other; received {named!r}")
     return pairs
 
 
@@ -155,30 +155,30 @@ async def _turn(attempt: Attempt, settings: Avatar, live: Sequence[_Dialogue], t
     """One turn of every dialogue; a message that is turned down is worded anew and sent again. Sets `over`."""
     kinds = {dialogue.number: dialogue.kind(turn == settings.turns - 1) for dialogue in live}
     refused: dict[int, str] = {}
-    open_ = list(live)
-    for try_ in range(settings.tries):
+    waiting = list(live)
+    for round_ in range(settings.tries):
         if attempt.target.left == 0:
             return
-        fields = [_fields(attempt, settings, each, kinds[each.number], refused.get(each.number)) for each in open_]
-        first = (turn * settings.tries + try_) * settings.kept
+        fields = [_fields(attempt, settings, each, kinds[each.number], refused.get(each.number)) for each in waiting]
+        first = (turn * settings.tries + round_) * settings.kept
         messages = await attempt.roles.ask_all(SPEAK, fields, text("message"), turn=settings.mappings + first)
-        sent = [(dialogue, message) for dialogue, message in zip(open_, messages, strict=True) if message is not None]
-        for dialogue, message in zip(open_, messages, strict=True):
+        sent = [(dialogue, message) for dialogue, message in zip(waiting, messages, strict=True) if message is not None]
+        for dialogue, message in zip(waiting, messages, strict=True):
             dialogue.over = message is None  # nobody goes on with it
         asks = [Ask(_fitting(attempt, (*dialogue.history, ("user", message)))) for dialogue, message in sent]
         replies = await attempt.target.respond(*asks) if asks else []
-        open_ = []
+        waiting = []
         for (dialogue, message), reply in zip(sent, replies, strict=False):
             dialogue.heard.append(reply)
             if refusal_in(reply.text):
                 refused[dialogue.number] = message
-                open_.append(dialogue)
+                waiting.append(dialogue)
             else:
                 dialogue.exchanges.append((message, reply))
                 dialogue.calibrated = dialogue.over = kinds[dialogue.number] == "calibration"
-        if not open_:
+        if not waiting:
             return
-    for dialogue in open_:
+    for dialogue in waiting:
         dialogue.over = True  # turned down for good
 
 
@@ -196,19 +196,15 @@ def _fields(attempt: Attempt, settings: Avatar, dialogue: _Dialogue, kind: Kind,
 
 
 def _fitting(attempt: Attempt, turns: Turns) -> Turns:
-    """The turns without as many of the oldest exchanges as the model's context has no room for."""
+    """The turns without as many of the oldest exchanges as leave no room for a response. An endpoint elsewhere is left
+    to say so itself."""
     target, dropped = attempt.target, 0
-    while len(turns) > 1 and _too_long(target, turns):
+    room = None if target.runtime is None else target.runtime.model.max_positions - target.length
+    while room is not None and len(turns) > 1 and len(target.encode(turns)) > room:
         turns, dropped = turns[2:], dropped + 1
     if dropped:
         attempt.facts["exchanges_forgotten"] = attempt.facts.get("exchanges_forgotten", 0) + dropped
     return turns
-
-
-def _too_long(target: Target, turns: Turns) -> bool:
-    """Whether they leave no room for a response. An endpoint elsewhere is left to say so itself."""
-    runtime = target.runtime
-    return runtime is not None and len(target.encode(turns)) + target.length > runtime.model.max_positions
 
 
 async def _finish(attempt: Attempt, dialogues: Sequence[_Dialogue]) -> None:
@@ -220,10 +216,10 @@ async def _finish(attempt: Attempt, dialogues: Sequence[_Dialogue]) -> None:
     restored = await attempt.roles.ask_all(RESTORE, fields, text("text"), temperature=0.0)
     readings = {(each.number, "restored"): plain for each, plain in zip(calibrated, restored, strict=True) if plain}
     readings |= {(each.number, "transcript"): each.transcript for each in calibrated}
-    others = dict(zip(readings, await attempt.score_texts(*readings.values()), strict=True))
+    side_scores = dict(zip(readings, await attempt.score_texts(*readings.values()), strict=True))
     for dialogue, score in zip(ended, scores, strict=True):
         for reply in dialogue.heard[:-1]:
-            attempt.log(reply, dialogue=dialogue.number)
+            attempt.offer(reply, partial=True, dialogue=dialogue.number)
         attempt.offer(
             dialogue.heard[-1],
             score=score,
@@ -231,8 +227,8 @@ async def _finish(attempt: Attempt, dialogues: Sequence[_Dialogue]) -> None:
             metaphor=dict(dialogue.pairs),
             calibrated=dialogue.calibrated,
             exchanges=len(dialogue.exchanges),
-            score_restored=others.get((dialogue.number, "restored")),
-            score_transcript=others.get((dialogue.number, "transcript")),
+            score_restored=side_scores.get((dialogue.number, "restored")),
+            score_transcript=side_scores.get((dialogue.number, "transcript")),
         )
 
 

@@ -26,6 +26,7 @@ class Capability(StrEnum):
     POS = "POS"  # tokens forced at response positions
     BAN = "BAN"  # tokens that must not stand at a response position
     PMASK = "PMASK"  # mask tokens in the prompt, to be filled
+    EDIT = "EDIT"  # the response written to and masked again between steps
     SLP = "SLP"  # log-probability of a span of the response
     GRAD = "GRAD"  # its gradient with respect to prompt tokens
 
@@ -33,6 +34,7 @@ class Capability(StrEnum):
 OWN = "a model that this process loads (midward/<model>), or attacks that need CHAT only"
 _INSTEAD = {
     Capability.SYS: "attacks without a system turn",
+    Capability.EDIT: "a masked diffusion model that this process loads (midward/<model>) without an approximate cache",
     Capability.PMASK: "a diffusion model that this process loads (midward/<model>) with masks=allow",
 }
 #: What any served model can do behind a chat interface.

@@ -12,12 +12,12 @@ from midward._hints import folder_or_id
 from midward._plugins import check_name
 from midward.attacks.capabilities import AttackError
 
-GROUP = "midward.attacks"  # of the entry points by which packages add attacks
 #: The attacks of this package, as `midward.attacks.registry` has them: so that a wrong name is told at once.
 ATTACKS = (
     *("direct", "prefill", "prefill-mid", "pad", "dija", "flip", "flip-best-of-4", "refusal-suppression"),
     *("refusal-ban", "replay", "pair", "tap", "tap-mid", "aos", "wildjailbreak", "dia", "dia-prefill", "speakeasy"),
     *("avatar", "ept", "ept-mid", "advprefix", "advprefix-ask", "advprefix-mid", "random-search", "pal", "ral"),
+    *("anchoring", "trajhijack"),
 )
 ROLES = "Roles: each an Inspect model (openai/..., midward/...); offline the sandbox's scripted assistant"
 
@@ -91,7 +91,7 @@ class AttackConfig:
     def check_names(self) -> None:
         """Raise AttackError for an attack that there isn't. Nothing is loaded."""
         for name in self.attacks:
-            check_name("attack", GROUP, ATTACKS, name, AttackError)
+            check_name("attack", ATTACKS, name, AttackError)
 
     @property
     def roles(self) -> Mapping[str, Any]:

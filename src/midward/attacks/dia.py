@@ -181,10 +181,10 @@ def _swaps_in(request: str) -> Any:
     """A reader of swaps whose words stand in the request. It raises ValueError where there is none."""
 
     def read(answer: dict[str, Any]) -> dict[str, str]:
-        given = answer["swaps"]
-        if not isinstance(given, list) or not all(isinstance(swap, dict) for swap in given):
-            raise InputError(f"swaps must be a list of objects; received {given!r}")
-        swaps = {text("word")(swap): text("soft")(swap) for swap in given if {"word", "soft"} <= swap.keys()}
+        pairs = answer["swaps"]
+        if not isinstance(pairs, list) or not all(isinstance(swap, dict) for swap in pairs):
+            raise InputError(f"swaps must be a list of objects; received {pairs!r}")
+        swaps = {text("word")(swap): text("soft")(swap) for swap in pairs if {"word", "soft"} <= swap.keys()}
         swaps = {word: soft for word, soft in swaps.items() if re.search(_word(word), request)}
         if not swaps:
             raise InputError("none of the words of swaps stands in the request")

@@ -35,6 +35,7 @@ from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import WINDOW, opening, procedural
 from midward.attacks.roles import PROMPTS, SCORE, yes
+from midward.attacks.tap import prune
 from midward.attacks.target import Ask, Reply, Target
 from midward.errors import InputError
 from midward.sampling import Ban, Forced
@@ -175,8 +176,7 @@ async def search(attempt: Attempt, settings: Ept) -> None:
             if attempt.reached(TOP):
                 return
         children = [child for node in level for child in node.children]
-        shuffled = attempt.rng.sample(children, len(children))  # among equals nobody is favoured
-        level = sorted(shuffled, key=lambda node: node.score or 0, reverse=True)[: settings.beam]
+        level = prune(children, settings.beam, lambda node: node.score or 0, attempt.rng)
 
 
 async def _grow(attempt: Attempt, tree: Tree, nodes: Sequence[Node], depth: int, turn: int) -> None:
@@ -232,13 +232,10 @@ def _start(reply: Reply, node: Node) -> int:
     return place[1] if place else 0
 
 
-def _nodes(settings: Ept) -> int:
-    return 1 + (settings.depth - 1) * settings.beam
-
-
 def _calls(settings: Ept) -> dict[str, int]:
-    sampled = min(settings.queries, _nodes(settings) * settings.rounds * settings.samples)
-    return {"target": sampled, "guard": sampled, "scorer": min(sampled, settings.beam * _nodes(settings))}
+    nodes = 1 + (settings.depth - 1) * settings.beam
+    sampled = min(settings.queries, nodes * settings.rounds * settings.samples)
+    return {"target": sampled, "guard": sampled, "scorer": min(sampled, settings.beam * nodes)}
 
 
 EPT = AttackInfo(

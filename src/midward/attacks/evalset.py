@@ -19,7 +19,6 @@ from inspect_ai import Task, eval_set
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, read_eval_log_sample_summaries
 from inspect_ai.model import GenerateConfig, Model
-from inspect_ai.util import collect
 
 from midward import judges
 from midward._asking import bounded, preflight
@@ -50,9 +49,7 @@ def one_task(
     count: int | None = None,
     judge_names: Sequence[str] = (),
     profile: str = "quick",
-    seed: int = 0,
-    budget: int | None = None,
-    replay: bool = True,
+    **search: Any,
 ) -> Task:
     """One attack on one set of goals for Inspect's own command line; its model is whatever that runs.
 
@@ -62,17 +59,25 @@ def one_task(
         attack, goals_name: which.
         count: of goals; all unless given.
         judge_names: the standard ones unless given, see `judges_for`.
-        profile, seed, budget, replay: as in `Matrix`.
+        profile: as in `Matrix`.
+        search: seed, budget and replay, as in `Matrix`.
     """
     [planned] = plan_attacks([attack], profile)
     sets = load_sets([goals_name], count)
     [(name, chosen)] = sets.items()
     judge_names = list(judge_names) or judges_for(sets, profile)
+    cell = Cell(planned, name, chosen, list(map(judges.find, judge_names)))
+    roles = dict.fromkeys(roles_needed([planned], judge_names), ASSISTANT)
+    return _task(cell, search, model_roles=roles)
+
+
+def _task(cell: Cell, search: Mapping[str, Any], **more: Any) -> Task:
+    """A cell as Inspect's task. search: seed, budget and replay."""
     return Task(
-        dataset=MemoryDataset([sample_of(goal) for goal in chosen], name=name),
-        solver=solver_of(planned.info)(seed=seed, budget=budget, replay=replay, **asdict(planned.settings)),
-        scorer=[judges.scorer_of(judges.find(name))() for name in judge_names],
-        model_roles=dict.fromkeys(roles_needed([planned], judge_names), ASSISTANT),
+        dataset=MemoryDataset([sample_of(goal) for goal in cell.goals], name=cell.name),
+        solver=solver_of(cell.attack.info)(**search, **asdict(cell.attack.settings)),
+        scorer=[judges.scorer_of(judge)() for judge in cell.judges],
+        **more,
     )
 
 
@@ -82,27 +87,17 @@ def tasks_of(matrix: Matrix, row: Row, model: Model, roles: Mapping[str, Model])
     A task's version is a hash of all that its results depend on, weights included: where anything changed, the cell is
     another task, and its samples are run.
     """
+    search = {"seed": matrix.seed, "budget": matrix.budget, "replay": matrix.replay}
     tasks = []
     for cell in matrix.cells():
-        info, settings = cell.attack.info, cell.attack.settings
+        attack = cell.attack.info
         judged = ["judge"] if any(judge.needs == "role:judge" for judge in cell.judges) else []
-        asked = {role: roles[role] for role in (*info.roles, *judged)}
+        asked = {role: roles[role] for role in (*attack.roles, *judged)}
         key = cell_key(matrix, row, model, asked, cell)
-        about = {"row": row.label, "adapter": row.adapter, "guard": row.guard}
-        about |= {"goals": cell.name, "attack": info.name, "cell": key}
-        how: dict[str, Any] = {"seed": matrix.seed, "budget": matrix.budget, "replay": matrix.replay}
-        tasks.append(
-            Task(
-                name=f"{row.label}.{cell.name}.{info.name}",
-                dataset=MemoryDataset([sample_of(goal) for goal in cell.goals], name=cell.name),
-                solver=solver_of(info)(**how, **asdict(settings)),
-                scorer=[judges.scorer_of(judge)() for judge in cell.judges],
-                model=model,
-                model_roles=dict(asked),
-                version=key,
-                metadata=about,
-            )
-        )
+        origin = {"row": row.label, "adapter": row.adapter, "guard": row.guard}
+        origin |= {"goals": cell.name, "attack": attack.name, "cell": key}
+        name = f"{row.label}.{cell.name}.{attack.name}"
+        tasks.append(_task(cell, search, name=name, model=model, model_roles=asked, version=key, metadata=origin))
     return tasks
 
 
@@ -276,7 +271,7 @@ def _resolved(row: Row, model: Model) -> Iterator[str]:
     if isinstance(model.api, MidwardAPI):
         placed = _measured(row, model)
         yield f"model     {row.label} ({placed.family}) on {placed.device} as {placed.dtype}"
-        yield f"sampling  {model.api.sampling}"
+        yield f"sampling  {model.api.sampling.words(model.api.model.family.kind)}"
 
 
 def _ready(out: Path) -> Counter[str]:
@@ -315,13 +310,9 @@ def measure_rate(matrix: Matrix) -> tuple[float, float]:
     """Responses a second of the first row's model, measured on plain requests at once: (rate, seconds it took)."""
     model, chosen = matrix.rows[0].load(), next(iter(matrix.sets.values()))
 
-    async def ask() -> None:
-        target = Target(model)
-        asks = [Ask.of(chosen[i % len(chosen)].prompt, seed=i) for i in range(MEASURED)]
-        await collect(*(target.respond(ask) for ask in asks))
-
+    asks = [Ask.of(chosen[i % len(chosen)].prompt, seed=i) for i in range(MEASURED)]
     started = time.monotonic()
-    anyio.run(ask)
+    anyio.run(Target(model).respond, *asks)
     taken = time.monotonic() - started
     return MEASURED / taken, taken
 

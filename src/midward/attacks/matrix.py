@@ -389,13 +389,16 @@ def by_harm(
     Raises:
         AttackError: none is harmful, or two sets have one name.
     """
-    attacked = {name: [goal for goal in members if goal.harmful] for name, members in sets.items()}
-    calm = {name: [goal for goal in members if not goal.harmful] for name, members in sets.items()}
-    # Of a file that holds both, the harmless part has a name of its own.
-    asked = {f"{name}-harmless" if attacked[name] else name: members for name, members in calm.items() if members}
+    attacked: dict[str, list[Goal]] = {}
+    asked: dict[str, list[Goal]] = {}
+    for name, members in sets.items():
+        if harmful := [goal for goal in members if goal.harmful]:
+            attacked[name] = harmful
+        if calm := [goal for goal in members if not goal.harmful]:
+            # Of a file that holds both, the harmless part has a name of its own.
+            asked[f"{name}-harmless" if harmful else name] = calm
     if twice := (asked.keys() | attacked.keys()) & harmless.keys():
         raise AttackError(f"two sets of goals are called {min(twice)!r}; rename the file.")
-    attacked = {name: members for name, members in attacked.items() if members}
     if not attacked:
         raise AttackError(
             f"{', '.join(sets)}: no harmful goal to attack with; give some as --goals, and harmless ones as --harmless."

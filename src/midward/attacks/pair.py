@@ -51,7 +51,12 @@ class Try(Draft):
 
 
 def material(goal: Goal, tries: Sequence[Try]) -> dict[str, str]:
-    """The goal and the tries so far, as material of a role prompt."""
+    """The goal and the tries so far, as material of a role prompt.
+
+    Args:
+        goal: what is asked for; with the opening that a reply should have, where it says one.
+        tries: oldest first.
+    """
     shown = json.dumps([asdict(each) for each in tries], ensure_ascii=False, indent=1)
     opening = {"OPENING": goal.target} if goal.target else {}
     return {"GOAL": goal.text, **opening, "TRIES": shown}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from midward.goals import Goal
-from midward.world import Thing
+from midward.world import WORLD, Thing
 from midward.world.language import opening as opening_about
+from midward.world.language import procedure
 from midward.world.world import INTENTS
 
 AFFIRMATIVE = ("Sure, here is", "Of course. Here is", "Certainly, this is", "Yes, here is")
@@ -34,9 +35,36 @@ def opening(goal: Goal) -> str:
     return random.Random(goal.id).choice(AFFIRMATIVE)
 
 
+def compliant(goal: Goal) -> str | None:
+    """What a reply that does all that the goal asks for says: known of the invented world's procedures, else None."""
+    names = [thing.name for thing in _every_thing()]
+    if goal.metadata.get("kind") in INTENTS and goal.metadata.get("thing") in names:
+        return procedure(goal.metadata["kind"], Thing(*goal.metadata["thing"].split()))
+    return None
+
+
+def compliant_elsewhere(goal: Goal, rng: random.Random) -> str | None:
+    """The same of another thing of the world, for a goal that is of it; else None."""
+    if compliant(goal) is None:
+        return None
+    others = [thing for thing in _every_thing() if thing.name != goal.metadata["thing"]]
+    return procedure(goal.metadata["kind"], rng.choice(others))
+
+
+def _every_thing() -> list[Thing]:
+    return [thing for things in WORLD.things.values() for thing in things]
+
+
 def fitting(goal: Goal, position: int) -> str:
-    """What a reply that goes along with the goal says at a response position: its opening at 0, the label of the step
-    that it has reached elsewhere."""
+    """What a reply that goes along with the goal says at a place.
+
+    Args:
+        goal: what is asked for.
+        position: response token, from 0.
+
+    Returns:
+        Its opening at 0 (see `opening`), and the label of the step that it has reached elsewhere (see `procedural`).
+    """
     return opening(goal) if position == 0 else procedural(position)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from inspect_ai.dataset import Sample
+from inspect_ai.log import EvalSample
 from inspect_ai.solver import TaskState
 from pydantic import BaseModel, ConfigDict
 
@@ -20,18 +21,28 @@ _ABOUT = tuple(field.name for field in fields(Goal) if field.name not in ("id", 
 
 def sample_of(goal: Goal) -> Sample:
     """A goal as Inspect's sample; its metadata are what `midward.judges` says that every judge reads."""
-    about = {"goal": goal.text} | {name: getattr(goal, name) for name in _ABOUT}
-    return Sample(id=goal.id, input=goal.prompt, target=goal.target or "", metadata={**about, **goal.metadata})
+    labels = {"goal": goal.text} | {name: getattr(goal, name) for name in _ABOUT}
+    return Sample(id=goal.id, input=goal.prompt, target=goal.target or "", metadata={**labels, **goal.metadata})
 
 
 def goal_of(state: TaskState) -> Goal:
     """The goal of a sample: one of `sample_of`, or of anybody's with an input and perhaps less metadata."""
-    given = dict(state.metadata or {})
-    text = str(given.pop("goal", None) or state.input_text)
-    about: dict[str, Any] = {"source": "", "harmful": True} | {
-        name: given.pop(name) for name in _ABOUT if name in given
+    return _goal(str(state.sample_id), state.input_text, state.metadata)
+
+
+def goal_of_log(sample: EvalSample) -> Goal:
+    """The same of a sample in a log."""
+    text = sample.input if isinstance(sample.input, str) else sample.input[-1].text
+    return _goal(str(sample.id), text, sample.metadata)
+
+
+def _goal(name: str, text: str, about: Mapping[str, Any] | None) -> Goal:
+    metadata = dict(about or {})
+    text = str(metadata.pop("goal", None) or text)
+    labels: dict[str, Any] = {"source": "", "harmful": True} | {
+        name: metadata.pop(name) for name in _ABOUT if name in metadata
     }
-    return Goal(id=str(state.sample_id), text=text, metadata=given, **about)
+    return Goal(id=name, text=text, metadata=metadata, **labels)
 
 
 class Record(BaseModel):

@@ -55,7 +55,12 @@ class RefusalBan(RefusalSuppression):
 
 
 def prompt(goal: Goal, settings: RefusalSuppression) -> str:
-    """The goal behind the rules."""
+    """The goal behind the rules (Wei et al. 2023, arXiv 2307.02483).
+
+    Args:
+        goal: what is asked for.
+        settings: which rules, and whether an opening is asked for.
+    """
     rules = list(SUPPRESS if settings.rules == "suppress" else INVERSE)
     if settings.opening:
         rules.append(f'Begin with "{goal.target or OPENING}".')
@@ -80,7 +85,12 @@ async def search_banned(attempt: Attempt, settings: RefusalBan) -> None:
 def banned(target: Target, settings: RefusalBan) -> tuple[Ban, ...]:
     """Each phrase as a ban at each position, as it is written at a text's start and behind a blank.
 
-    One that would reach behind the reply's last position is left out.
+    Args:
+        target: whose tokens and response length count.
+        settings: the phrases, and at how many positions.
+
+    Returns:
+        The bans; one that would reach behind the reply's last position is left out.
     """
     spelt = [target.tokens(text) for phrase in settings.phrases for text in (phrase, f" {phrase}")]
     return tuple(

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt
@@ -32,7 +31,7 @@ from midward.attacks.record import Record
 from midward.attacks.target import Ask, Target, Turns
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.sampling import Ban, Forced
+from midward.sampling import Ban, Edit, Forced
 from midward.store import write_text
 
 
@@ -51,6 +50,7 @@ class FileAsk(BaseModel):
     forced: tuple[FileSpan, ...] = ()
     bans: tuple[FileSpan, ...] = ()
     fill: Literal["fill_only", "fill_then_answer"] | None = None
+    edits: tuple[Edit, ...] = ()
 
     @field_validator("turns")
     @classmethod
@@ -64,27 +64,51 @@ class FileAsk(BaseModel):
             return target.tokens(span.text or "") if span.ids is None else span.ids
 
         forced = tuple(Forced(span.position, ids(span)) for span in self.forced)
-        return Ask(self.turns, forced, tuple(Ban(ids(span), span.position) for span in self.bans), self.fill)
+        bans = tuple(Ban(ids(span), span.position) for span in self.bans)
+        return Ask(self.turns, forced, bans, self.fill, edits=self.edits)
 
 
-_ASKS: TypeAdapter[tuple[FileAsk, ...]] = TypeAdapter(tuple[FileAsk, ...])
-
-
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(BaseModel):
     """One row of a file.
 
     Attributes:
-        goal, id: what it was made for, as far as the row says so.
-        ask: how to put it, None where the row holds no prompt. why: then, what it holds instead.
-        about: its attack, model and the like.
+        goal, id: what it was made for, as far as the row says so; `index` stands for a missing id.
+        prompt: one user turn.
+        asks: requests, of which the last one is put; they go before the prompt.
+        composite: whether the response was put together of several replies, so that there is no one request.
+        attack, model, jailbroken: where it comes from, and what came of it there.
     """
 
-    goal: str | None
-    id: str | None
-    ask: FileAsk | None
-    why: str
-    about: Mapping[str, Any]
+    goal: str | None = None
+    id: str | None = Field(None, validation_alias=AliasChoices("id", "index"), coerce_numbers_to_str=True)
+    prompt: str | None = None
+    asks: tuple[FileAsk, ...] = ()
+    composite: bool = False
+    attack: Any = None
+    model: Any = None
+    jailbroken: Any = None
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Artifact:
+        if not self.goal and self.id is None:
+            raise InputError("a row needs goal, id or index, to say what it was made for")
+        return self
+
+    @property
+    def ask(self) -> FileAsk | None:
+        """How to put it; None where the row holds nothing to put."""
+        if self.composite:
+            return None
+        if self.asks:
+            return self.asks[-1]
+        return FileAsk(turns=(("user", self.prompt),)) if self.prompt and self.prompt.strip() else None
+
+    @property
+    def why(self) -> str:
+        """Why there is nothing to put, where that is so."""
+        if self.composite:
+            return "its response was put together of several replies, so that there is no one prompt"
+        return "its prompt is empty: none was found when it was made"
 
     def fits(self, goal: Goal) -> bool:
         """Whether it was made for this goal: by its text, or by id where the row has no text."""
@@ -127,48 +151,18 @@ def _read(file: Path, written: int) -> tuple[tuple[Artifact, ...], str]:
     rows = content.get("jailbreaks") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise InputError(f'{file}: an artifact file is {{"parameters": ..., "jailbreaks": [rows]}}, or a list of rows.')
-    shared = content.get("parameters") if isinstance(content, dict) else None
-    shared = shared if isinstance(shared, dict) else {}
+    shared = (content.get("parameters") if isinstance(content, dict) else None) or {}
+    common = {"attack": shared.get("method"), "model": shared.get("model")}
     artifacts = []
     for number, row in enumerate(rows):
         try:
-            artifacts.append(_artifact(row, shared))
-        except ValueError as error:
-            raise InputError(f"{file}, row {number}: {error}") from None
-    return tuple(artifacts), hashlib.sha256(text).hexdigest()
-
-
-def _artifact(row: Any, shared: Mapping[str, Any]) -> Artifact:
-    if not isinstance(row, dict):
-        raise InputError(f"a row is an object; received {row!r:.60}")
-    goal = row.get("goal")
-    identity = row.get("id", row.get("index"))
-    if not isinstance(goal, str | None) or not isinstance(identity, str | int | None):
-        raise InputError(f"goal must be a text, id or index a text or number; received {goal!r:.60}, {identity!r:.60}")
-    if not goal and identity is None:
-        raise InputError("a row needs goal, id or index, to say what it was made for")
-    attack, model = row.get("attack", shared.get("method")), row.get("model", shared.get("model"))
-    about = {"attack": attack, "model": model, "jailbroken": row.get("jailbroken")}
-    ask, why = _ask(row)
-    return Artifact(goal, None if identity is None else str(identity), ask, why, about)
-
-
-def _ask(row: Mapping[str, Any]) -> tuple[FileAsk | None, str]:
-    if row.get("composite"):
-        return None, "its response was put together of several replies, so that there is no one prompt"
-    if row.get("asks"):
-        try:
-            return _ASKS.validate_python(row["asks"])[-1], ""
+            artifacts.append(Artifact.model_validate(common | row if isinstance(row, dict) else row))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"asks: {where}: {first['msg']}; received {first['input']!r:.60}") from None
-    prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt.strip():
-        return FileAsk(turns=(("user", prompt),)), ""
-    if prompt is None or prompt == "":
-        return None, "its prompt is empty: none was found when it was made"
-    raise InputError(f"prompt must be a text or null; received {prompt!r:.60}")
+            place = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+            message = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"{file}, row {number}: {place}{message}; received {first['input']!r:.60}") from None
+    return tuple(artifacts), hashlib.sha256(text).hexdigest()
 
 
 def _plain(text: str | None) -> str:
@@ -189,7 +183,8 @@ async def search(attempt: Attempt, settings: Replay) -> None:
         return
     artifact = holding[settings.row]
     file = Path(settings.path).expanduser()
-    attempt.facts["artifact"] = {**artifact.about, "sha256": _read(file, file.stat().st_mtime_ns)[1]}
+    origin = artifact.model_dump(include={"attack", "model", "jailbroken"})
+    attempt.facts["artifact"] = {**origin, "sha256": _read(file, file.stat().st_mtime_ns)[1]}
     assert artifact.ask is not None
     [reply] = await attempt.target.respond(artifact.ask.ask(attempt.target))
     attempt.offer(reply)
@@ -224,7 +219,8 @@ def export(attempts: Iterable[tuple[Record, bool | None]], path: str | Path) -> 
 
 def _row(number: int, record: Record, jailbroken: bool | None) -> dict[str, Any]:
     last = record.asks[-1] if record.asks else None
-    plain = last and len(record.asks) == len(last.turns) == 1 and not (last.forced or last.bans or last.fill)
+    beside_text = last and (last.forced or last.bans or last.fill or last.edits)
+    plain = last and len(record.asks) == len(last.turns) == 1 and not beside_text
     return {
         "index": number,
         "id": record.goal,

@@ -15,15 +15,15 @@ from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 from midward._tables import csv_text
 from midward.attacks import replay
 from midward.attacks.matrix import Matrix
-from midward.attacks.record import Record, read_record
+from midward.attacks.record import Record, goal_of_log, read_record
 from midward.errors import InputError
 from midward.judges import TEXTS, Verdict, find, ranked
 from midward.judges.scorers import Judged
-from midward.stats import Rate, corrected, paired, rate
+from midward.stats import corrected, mean, paired_of, rate_of
 from midward.store import write_text
 
-#: (row, goals, attack) -> adapter (a training seed of the row) -> goal -> verdict
-Cells = dict[tuple[str, str, str], dict[str, dict[str, bool | None]]]
+#: (row, goals, attack) -> a row a sample: seed (the adapter of the row), goal, subject, success (the verdict)
+Cells = dict[tuple[str, str, str], list[dict[str, Any]]]
 BULKY = {"events", "messages", "attachments"}
 SAMPLES = "samples.csv"
 
@@ -36,6 +36,7 @@ class Outcome:
         row, goals, attack, goal: where it stands: the model's label, the set of goals, and the goal's id.
         adapter: which of the row's training seeds it is of; empty for a model without one.
         prompt: the plain goal.
+        subject: of the goal, by which intervals are clustered; by its id where it is empty.
         judged: judge -> its verdicts on the texts (reply, replay, authored); texts that the attack has no use for are
             missing.
         texts: what was judged; None for a text that couldn't be made.
@@ -53,6 +54,7 @@ class Outcome:
     record: Record | None = None
     error: str | None = None
     adapter: str = ""
+    subject: str = ""
 
     def verdict(self, judge: str, text: str) -> Verdict | None:
         """The judge's verdict on a text; None where it gave none, or there is no such text."""
@@ -69,7 +71,11 @@ class Outcome:
 
 
 def read(logs: Iterable[EvalLog]) -> list[Outcome]:
-    """The samples of logs (headers will do). A cell that was logged twice counts once, the newest log first."""
+    """The samples of a run.
+
+    Args:
+        logs: Inspect's; headers will do. A cell that was logged twice counts once, by its newest log.
+    """
     newest: dict[str, EvalLog] = {}
     for log in sorted(logs, key=lambda log: log.eval.created):
         newest[str((log.eval.metadata or {}).get("cell"))] = log
@@ -82,20 +88,21 @@ def read(logs: Iterable[EvalLog]) -> list[Outcome]:
     ]
 
 
-def _outcome(about: Mapping[str, Any], sample: EvalSample) -> Outcome:
+def _outcome(cell: Mapping[str, Any], sample: EvalSample) -> Outcome:
     scores = [score.metadata for score in (sample.scores or {}).values() if score.metadata]
     judged = [Judged.model_validate(metadata) for metadata in scores if "judge" in metadata]
     return Outcome(
-        row=str(about.get("row")),
-        goals=str(about.get("goals")),
-        attack=str(about.get("attack")),
+        row=str(cell.get("row")),
+        goals=str(cell.get("goals")),
+        attack=str(cell.get("attack")),
         goal=str(sample.id),
         prompt=str((sample.metadata or {}).get("goal", "")),
         judged={each.judge: each for each in judged},
         texts=dict(sample.store.get("texts") or {}),
         record=read_record(sample.store),
         error=sample.error.message if sample.error else None,
-        adapter=str(about.get("adapter") or ""),
+        adapter=str(cell.get("adapter") or ""),
+        subject=goal_of_log(sample).subject,
     )
 
 
@@ -109,20 +116,20 @@ def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     summary = summarise(
         outcomes,
         rows=rows,
-        sets={name: len(chosen) for name, chosen in matrix.sets.items()},
+        sets={name: matrix.sizes[name] for name in matrix.sets},
         attacks=[planned.info.name for planned in matrix.attacks],
         judges=matrix.judges,
     )
     summary |= {"profile": matrix.profile, "roles": dict(matrix.roles), "seed": matrix.seed}
     summary["warning"] = matrix.no_evidence
     if matrix.harmless:
-        sizes = {name: len(chosen) for name, chosen in matrix.harmless.items()}
+        sizes = {name: matrix.sizes[name] for name in matrix.harmless}
         judges = matrix.refusal_judges
         summary["harmless"] = summarise(outcomes, rows=rows, sets=sizes, attacks=["direct"], judges=judges)
     summary["models"] = {
         label: {
             "model": seeds[0].model,
-            "adapter": ", ".join(row.adapter for row in seeds if row.adapter) or None,
+            "adapter": seeds[0].adapter if len(seeds) == 1 else f"{seeds[0].adapter} ({len(seeds)} seeds)",
             "guard": seeds[0].guard,
         }
         for label, seeds in matrix.seeds.items()
@@ -166,7 +173,7 @@ def summarise(
             rates[judge][text] = {
                 name: {
                     attack: {
-                        row: _rate(cells.get((row, name, attack), {})).record()
+                        row: rate_of(cells.get((row, name, attack), []), "success").record()
                         | {"errors": count * seeds[row] - done[row, name, attack]}
                         for row in seeds
                     }
@@ -204,19 +211,20 @@ def summarise(
 
 
 def success(outcomes: Iterable[Outcome], judge: str, text: str = "reply") -> Cells:
-    """The verdicts of each cell; what failed, or has no such text, is left out."""
+    """The verdicts of each cell; what failed, or has no such text, is left out.
+
+    Args:
+        outcomes: of any rows, sets and attacks.
+        judge: whose verdicts.
+        text: on which text: reply, replay or authored.
+    """
     cells: Cells = {}
     for outcome in outcomes:
-        seeds = cells.setdefault((outcome.row, outcome.goals, outcome.attack), {})
+        rows = cells.setdefault((outcome.row, outcome.goals, outcome.attack), [])
         if outcome.error is None and outcome.verdict(judge, text) is not None:
-            seeds.setdefault(outcome.adapter, {})[outcome.goal] = outcome.success(judge, text)
+            asked = {"seed": outcome.adapter, "goal": outcome.goal, "subject": outcome.subject}
+            rows.append(asked | {"success": outcome.success(judge, text)})
     return cells
-
-
-def _rate(seeds: Mapping[str, Mapping[str, bool | None]]) -> Rate:
-    answers = [(verdict, goal, seed) for seed, verdicts in seeds.items() for goal, verdict in verdicts.items()]
-    verdicts, goals, labels = zip(*answers, strict=True) if answers else ((), (), ())
-    return rate(verdicts, goals, labels)
 
 
 def _silences(outcomes: Iterable[Outcome], judge: str, text: str) -> Iterator[str]:
@@ -240,32 +248,35 @@ def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
 def _pairs(cells: Cells, rows: Sequence[str], name: str, attacks: Sequence[str]) -> dict[str, Any]:
     """attack -> "second - first" -> every two rows compared, where they share a goal; one family of comparisons."""
     sides = {
-        (attack, f"{second} - {first}"): [list(cells.get((row, name, attack), {}).values()) for row in (second, first)]
+        (attack, f"{second} - {first}"): [cells.get((row, name, attack), []) for row in (second, first)]
         for attack in attacks
         for first, second in itertools.combinations(rows, 2)
     }
-    sides = {key: pair for key, pair in sides.items() if set().union(*pair[0]) & set().union(*pair[1])}
+    sides = {key: [a, b] for key, (a, b) in sides.items() if {row["goal"] for row in a} & {row["goal"] for row in b}}
     records: dict[str, Any] = {attack: {} for attack in attacks}
-    pairs = corrected([paired(a, b) for a, b in sides.values()])
+    pairs = corrected([paired_of(a, b, "success") for a, b in sides.values()])
     for (attack, title), pair in zip(sides, pairs, strict=True):
         records[attack][title] = pair.record()
     return records
 
 
 def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Of one attack on one row, over all its goals: means a goal, and counts of what went wrong."""
-    records = [outcome.record for outcome in outcomes if outcome.record]
+    """Of one attack on one row, over all its goals: means a goal (records of `stats`, and plain seconds, which are the
+    machine's), and counts of what went wrong."""
+    kept = [(outcome, outcome.record) for outcome in outcomes if outcome.record]
+    records = [record for _, record in kept]
+    goals, seeds = [o.subject or (o.goals, o.goal) for o, _ in kept], [o.adapter for o, _ in kept]
 
-    def mean_of(name: str) -> float | None:
-        return fmean(getattr(record, name) for record in records) if records else None
+    def mean_record(name: str) -> dict[str, Any] | None:
+        return mean([getattr(record, name) for record in records], goals, seeds).record() if records else None
 
     return {
         "n": len(outcomes),
         "errors": sum(outcome.error is not None for outcome in outcomes),
-        "queries": mean_of("target_queries"),
-        "nfe": mean_of("nfe"),
-        "role_calls": mean_of("role_calls"),
-        "seconds": mean_of("seconds"),
+        "queries": mean_record("target_queries"),
+        "nfe": mean_record("nfe"),
+        "role_calls": mean_record("role_calls"),
+        "seconds": fmean(record.seconds for record in records) if records else None,
         "role_failures": sum(record.role_failures for record in records),
         "role_trouble": commonest(why for record in records for why in record.why.values()),
         "budget_spent": sum(record.spent for record in records),
@@ -275,8 +286,15 @@ def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def prompts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Of one row: how many prompts its attacks put, how many are distinct, and groups of attacks that put the same ones
-    (half or more of the smaller attack's): such columns are one mechanism."""
+    """Which prompts the attacks on one row share: columns that put the same ones are one mechanism.
+
+    Args:
+        outcomes: of the row.
+
+    Returns:
+        asked: prompts of all attacks; distinct: those that differ; alike: groups of attacks that put the same ones
+        (half or more of the smaller attack's); mechanisms: how many groups there are, single attacks included.
+    """
     asked: dict[str, set[tuple[str, str]]] = {}
     for outcome in outcomes:
         hashes = outcome.record.prompts if outcome.record else ()
@@ -309,29 +327,37 @@ def trouble(matrix: Matrix, outcomes: Sequence[Outcome], text: str) -> tuple[str
         What some samples failed of, and why there is nothing to read off the table; empty where that isn't so.
     """
     failed = [outcome for outcome in outcomes if outcome.error]
-    some = (
+    failures = (
         f"{len(failed)} of {matrix.samples} samples failed, e.g. {failed[0].goal}: {failed[0].error}\n"
         "The same command tries them again."
         if failed
         else ""
     )
     errors = {row.label: {bool(o.error) for o in outcomes if o.row == row.label} for row in matrix.rows}
-    whys = []
+    reasons = []
     if lost := [label for label, kinds in errors.items() if kinds == {True}]:
-        whys.append(f"every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
+        reasons.append(f"every sample of {', '.join(lost)} failed: there is nothing to read off the table.")
     for judge in matrix.judges:
         asked = [o for o in outcomes if not o.empty(judge, text)]
         silences = commonest(_silences(asked, judge, text))
         if silences and all(o.success(judge, text) is None for o in asked):
-            whys.append(f"{judge} scored nothing: {silences['why']}")
-    return some, "\n".join(whys)
+            reasons.append(f"{judge} scored nothing: {silences['why']}")
+    return failures, "\n".join(reasons)
 
 
 # --- files -------------------------------------------------------------------------------------------------
 
 
 def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
-    """Write the winning prompts as JailbreakBench artifacts, `jailbroken` as `judge` says of the reply; how many.
+    """Write the winning prompts as JailbreakBench artifacts (Chao et al. 2024, arXiv 2404.01318).
+
+    Args:
+        path: of the file.
+        outcomes: those that failed are left out.
+        judge: who says of the reply whether it is `jailbroken`.
+
+    Returns:
+        How many were written.
 
     Raises:
         InputError: the judge doesn't measure attack success.
@@ -346,25 +372,28 @@ def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[st
     """samples.csv: a line a sample: where it stands, verdicts (1, 0, or empty for unscored or none), costs, texts, the
     error."""
     verdicts = [(judge, text) for judge in dict.fromkeys(judges) for text in TEXTS]
-    place = ("row", "adapter", "goals", "attack", "goal", "prompt")
-    costs = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
+    place = ("row", "adapter", "goals", "attack", "goal", "subject", "prompt")
     rows = []
     for outcome in outcomes:
-        labels = [outcome.success(*each) for each in verdicts]
-        record = outcome.record
-        spent: list[Any] = [""] * len(costs)
-        if record is not None:
-            spent = ["" if record.score is None else record.score, record.target_queries, record.nfe]
-            spent += [record.role_calls, record.role_failures, " ".join(record.capabilities)]
-            spent += [round(record.seconds, 3), record.asks[-1].text if record.asks else ""]
+        labels = [outcome.success(*pair) for pair in verdicts]
         rows.append(
             [
                 *(getattr(outcome, name) for name in place),
                 *("" if label is None else int(label) for label in labels),
-                *spent,
+                *(_spent(outcome.record) if outcome.record else [""] * len(_SPENT)),
                 *(outcome.texts.get(text) or "" for text in TEXTS),
                 outcome.error or "",
             ]
         )
-    head = [*place, *(f"{judge}_{text}" for judge, text in verdicts), *costs, *TEXTS, "error"]
+    head = [*place, *(f"{judge}_{text}" for judge, text in verdicts), *_SPENT, *TEXTS, "error"]
     write_text(folder / SAMPLES, csv_text(head, rows))
+
+
+_SPENT = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
+
+
+def _spent(record: Record) -> list[Any]:
+    counts = [record.target_queries, record.nfe, record.role_calls, record.role_failures]
+    asked = record.asks[-1].text if record.asks else ""
+    score = "" if record.score is None else record.score
+    return [score, *counts, " ".join(record.capabilities), round(record.seconds, 3), asked]

@@ -43,9 +43,13 @@ SETTINGS = LIMITS.merge(GenerateConfig(max_tokens=2048))
 class RolePrompt:
     """What a role is asked to do.
 
-    name: "<attack>.<task>", in every prompt's head. version: raised with every change of the words. task: the order, in
-    words. answer: key -> what stands there, of the JSON object that is the answer. Offline, the player of
-    this name in `midward.world.players` answers it.
+    Attributes:
+        name: "<attack>.<task>", in every prompt's head; offline the player of this name in `midward.world.players`
+            answers it.
+        version: raised with every change of the words.
+        role: which one is asked.
+        task: the order, in words.
+        answer: key -> what stands there, of the JSON object that is the answer.
     """
 
     name: str
@@ -111,10 +115,13 @@ def json_object(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
 
 @dataclass
 class Roles:
-    """The roles of one attack on one goal. seed: of the roles' sampling, moved by one from ask to ask.
+    """The roles of one attack on one goal.
 
-    calls: role -> how often it was asked; failed: role -> how many of these gave no answer that could be read; why:
-    role -> the last such failure, in words.
+    Attributes:
+        seed: of the roles' sampling, moved by one from ask to ask.
+        calls: role -> how often it was asked.
+        failed: role -> how many of these gave no answer that could be read.
+        why: role -> the last such failure, in words.
     """
 
     seed: int = 0
@@ -146,11 +153,22 @@ class Roles:
         temperature: float | None = None,
         turn: int | None = None,
     ) -> Any:
-        """Ask a role and read its answer; None where it fails twice (counted; never a default value).
+        """Ask a role and read its answer.
 
-        read: from the answer's object to what is wanted; raises ValueError over what can't be. turn: what moves the
-        role's seed, so that the same question can be put for another answer; the number of the call unless given.
-        Give it wherever several are asked at once, or results would depend on who comes first.
+        Args:
+            prompt: the order.
+            fields: title (capitals) -> text, of its material.
+            read: from the answer's object to what is wanted; raises ValueError over what can't be.
+            temperature: the model's own unless given.
+            turn: what moves the role's seed, so that the same question can be put for another answer; the number of the
+                call unless given. Give it wherever several are asked at once, or results would depend on who comes
+                first.
+
+        Returns:
+            What `read` makes of the answer; None where it fails twice (counted; never a default value).
+
+        Raises:
+            AttackError: no model plays the role.
         """
         turn = self.calls.get(prompt.role, 0) if turn is None else turn
         self.calls[prompt.role] = self.calls.get(prompt.role, 0) + 1

@@ -27,12 +27,14 @@ REPLAY_SEED = 1_000_003  # added to the seeds of a fresh replay
 def solver_of(info: AttackInfo) -> Callable[..., Solver]:
     """The Inspect solver of an attack.
 
-    Its options are the attack's settings, and:
+    Args:
+        info: the attack.
 
-    - seed: of the search, the target and the roles;
-    - budget: the most queries to the target for one goal; what the settings can reach unless given;
-    - replay: whether the best prompt is put once more with fresh seeds, for the judges (not counted in the budget;
-      where no seed has a say in the reply, it is the one known already).
+    Returns:
+        A solver whose options are the attack's settings, and: seed, of the search, the target and the roles; budget,
+        the most queries to the target for one goal (what the settings can reach unless given); replay, whether the best
+        prompt is put once more with fresh seeds for the judges (not counted in the budget; where no seed has a say in
+        the reply, it is the one known already). It raises InputError for a setting there isn't or a value out of range.
     """
 
     def attack(*, seed: int = 0, budget: int | None = None, replay: bool = True, **settings: Any) -> Solver:

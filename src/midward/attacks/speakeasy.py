@@ -86,7 +86,8 @@ async def search(attempt: Attempt, settings: Speakeasy) -> None:
 
     for version in asked:
         assert version.reply is not None
-        attempt.log(version.reply, score=version.value, part=version.part, language=version.language)
+        part, language = version.part, version.language
+        attempt.offer(version.reply, score=version.value, partial=True, part=part, language=language)
     best = [_best(asked, part) for part in range(len(questions))]
     attempt.facts["chosen"] = [version and version.language for version in best]
     chosen = [version for version in best if version is not None]
@@ -111,33 +112,36 @@ def _joined(answers: Sequence[str | None]) -> str | None:
 async def _versions(attempt: Attempt, settings: Speakeasy, questions: Sequence[str]) -> list[_Version]:
     """Every part in every language; one that couldn't be translated is dropped."""
     capped = [f"{question} Answer in at most {settings.words} words." for question in questions]
-    versions = [_Version(part, name, question) for part, question in enumerate(capped) for name in settings.languages]
-    abroad = [version for version in versions if version.language != PLAIN]
-    fields = [{"TEXT": version.question, "FROM": PLAIN, "INTO": version.language} for version in abroad]
-    translations = await attempt.roles.ask_all(TRANSLATE, fields, text("text"), temperature=0.0)
-    for version, translated in zip(abroad, translations, strict=True):
-        version.question = translated or ""
-    return [version for version in versions if version.question]
+    plain = [(part, name, question) for part, question in enumerate(capped) for name in settings.languages]
+    asked = await _translated(attempt, [(question, PLAIN, name) for _, name, question in plain])
+    return [_Version(part, name, text) for (part, name, _), text in zip(plain, asked, strict=True) if text]
+
+
+async def _translated(
+    attempt: Attempt, texts_from_into: Sequence[tuple[str, str, str]], turn: int = 0
+) -> list[str | None]:
+    """Texts in other languages; what is empty or in its language already stays, and None couldn't be translated."""
+    moved = [i for i, (words, start, end) in enumerate(texts_from_into) if start != end and words.strip()]
+    fields = [dict(zip(("TEXT", "FROM", "INTO"), texts_from_into[i], strict=True)) for i in moved]
+    translations = await attempt.roles.ask_all(TRANSLATE, fields, text("text"), temperature=0.0, turn=turn)
+    known = dict(zip(moved, translations, strict=True))
+    return [known.get(i, words) for i, (words, _, _) in enumerate(texts_from_into)]
 
 
 async def _read_back(
     attempt: Attempt, replies: Sequence[str], languages: Sequence[str], *, turn: int
 ) -> list[str | None]:
     """Replies in our language, trimmed; an empty one stays empty, and None is one that couldn't be translated."""
-    abroad = [i for i, reply in enumerate(replies) if languages[i] != PLAIN and reply.strip()]
-    fields = [{"TEXT": replies[i], "FROM": languages[i], "INTO": PLAIN} for i in abroad]
-    translations = await attempt.roles.ask_all(TRANSLATE, fields, text("text"), temperature=0.0, turn=turn)
-    read: list[str | None] = list(replies)
-    for i, translated in zip(abroad, translations, strict=True):
-        read[i] = translated
-    return [answer if answer is None else trimmed(answer) for answer in read]
+    pairs = zip(replies, languages, strict=True)
+    answers = await _translated(attempt, [(reply, name, PLAIN) for reply, name in pairs], turn)
+    return [answer if answer is None else trimmed(answer) for answer in answers]
 
 
 async def _value(attempt: Attempt, versions: Sequence[_Version]) -> None:
     """Read the answers back and value them."""
-    replies_said = [version.reply.text if version.reply else "" for version in versions]
-    read = await _read_back(attempt, replies_said, [version.language for version in versions], turn=len(versions))
-    for version, answer in zip(versions, read, strict=True):
+    replies = [version.reply.text if version.reply else "" for version in versions]
+    answers = await _read_back(attempt, replies, [version.language for version in versions], turn=len(versions))
+    for version, answer in zip(versions, answers, strict=True):
         version.answer = answer
         if answer is not None and (not answer or refusal_in(answer)):
             version.value = 0.0

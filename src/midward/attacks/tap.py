@@ -91,7 +91,17 @@ class Node(NamedTuple):
 
 
 def prune(items: Sequence[Item], width: int, key: Callable[[Item], Any], rng: random.Random) -> list[Item]:
-    """The `width` items with the highest keys, best first; a uniform sample of those that tie."""
+    """What TAP (arXiv 2312.02119) keeps at a depth.
+
+    Args:
+        items: leaves, or prompts.
+        width: how many are kept, 1 or more.
+        key: of an item: higher is better.
+        rng: draws among those that tie.
+
+    Returns:
+        The `width` items with the highest keys, best first.
+    """
     return sorted(rng.sample(items, len(items)), key=key, reverse=True)[:width]
 
 
@@ -151,9 +161,15 @@ def _report(
 
 
 def landing(text: str, phrase: str, window: tuple[int, int]) -> tuple[float, int | None]:
-    """How close the reply comes to the phrase in the window: (closeness 0-1, word where the best match starts).
+    """How close the reply comes to the phrase in the window; letters' case doesn't count.
 
-    Letters' case doesn't count. The position is None where the reply ends before the window.
+    Args:
+        text: the reply.
+        phrase: what should stand there.
+        window: words of the reply, from and up to, where it may start.
+
+    Returns:
+        The closeness, 0-1, and the word where the best match starts; None where the reply ends before the window.
     """
     words, wanted = text.lower().split(), phrase.lower().split()
     matches = [

@@ -22,10 +22,10 @@ from midward.attacks.capabilities import OWN, SERVED, Capability, CapabilityErro
 from midward.attacks.shapes import shape, span
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.sampling import Ban, Forced, Request
+from midward.sampling import Ban, Edit, Forced, Request
 from midward.sampling.likelihood import Span, SpanScore
 from midward.serving.provider import MidwardAPI
-from midward.serving.wire import Details, ExtraBody, Tokens
+from midward.serving.wire import Change, Details, ExtraBody, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +53,11 @@ class Ask:
 
     Attributes:
         turns: (role, text), the last one the user's.
-        forced, bans: of the response, as in `midward.sampling.Request`.
+        forced, bans, edits: of the response, as in `midward.sampling.Request`.
         fill: what to do with mask tokens in the turns, see `ExtraBody.prompt_masks`; None is the provider's default.
             With "fill_only" the reply's text is the last turn, filled; with "fill_then_answer" it is that and the
             response behind it.
-        seed, temperature, length: over the model's settings.
+        seed, temperature, length: over the model's settings. sampling: other fields of `Sampling` likewise, by name.
 
     Raises:
         InputError: turns of other roles, or another's turn last.
@@ -70,6 +70,8 @@ class Ask:
     seed: int | None = None
     temperature: float | None = None
     length: int | None = None
+    edits: tuple[Edit, ...] = ()
+    sampling: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         roles = [role for role, _ in self.turns]
@@ -100,6 +102,7 @@ class Reply:
         forced_at: for each forced span the characters of the text from and up to which it stands, None where the
             response ended before it.
         drawn: whether a seed had a say in it, also where the endpoint doesn't tell.
+        edits: what each edit did, see `Choice.edits`.
     """
 
     ask: Ask
@@ -109,6 +112,7 @@ class Reply:
     ended: bool = True
     forced_at: tuple[tuple[int, int] | None, ...] = ()
     drawn: bool = True
+    edits: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def landed(self) -> bool:
@@ -282,6 +286,7 @@ class Target:
         wanted = {
             Capability.POS: ask.forced,
             Capability.BAN: ask.bans,
+            Capability.EDIT: ask.edits,
             Capability.PMASK: ask.fill,
             Capability.HIST: "assistant" in roles,
         }
@@ -345,9 +350,16 @@ def extra_body(ask: Ask) -> ExtraBody:
     wanted: dict[str, Any] = {
         "forced": tuple(Tokens(position=each.position, ids=each.ids) for each in ask.forced),
         "bans": tuple(Tokens(position=each.position, ids=each.ids) for each in ask.bans),
+        "edits": tuple(_change(edit) for edit in ask.edits),
         "prompt_masks": ask.fill,
+        "sampling": dict(ask.sampling),
     }
     return ExtraBody(**{name: value for name, value in wanted.items() if value})
+
+
+def _change(edit: Edit) -> Change:
+    write = tuple(Tokens(position=span.position, ids=span.ids) for span in edit.write)
+    return Change(step=edit.step, write=write, remask=edit.remask, freeze=edit.freeze)
 
 
 def _folded(turns: Turns) -> Turns:
@@ -368,19 +380,20 @@ def _folded(turns: Turns) -> Turns:
 def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
     """An output's choices as replies. seed: of an endpoint that doesn't tell."""
     replies = []
-    for choice, about in zip(output.choices, Details.of(output).choices, strict=True):
-        text, authored = choice.message.text, about.authored
-        if ask.fill == "fill_then_answer" and about.filled:
-            text, authored = f"{about.filled[-1]['content']}\n\n{text}", f"{about.fills}\n\n{authored}"
+    for choice, details in zip(output.choices, Details.of(output).choices, strict=True):
+        text, authored = choice.message.text, details.authored
+        if ask.fill == "fill_then_answer" and details.filled:
+            text, authored = f"{details.filled[-1]['content']}\n\n{text}", f"{details.fills}\n\n{authored}"
         replies.append(
             Reply(
-                replace(ask, seed=seed if about.seed is None else about.seed),
+                replace(ask, seed=seed if details.seed is None else details.seed),
                 text,
                 authored,
-                about.nfe,
+                details.nfe,
                 choice.stop_reason != "max_tokens",
-                tuple(about.forced_at),
-                about.drawn,
+                tuple(details.forced_at),
+                details.drawn,
+                tuple(details.edits),
             )
         )
     return replies

@@ -7,8 +7,8 @@ import errno
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import midward
-from midward.errors import MidwardError
+from midward._flags import summary
+from midward.errors import InputError, MidwardError
 
 #: Verb -> the function that does it, and the file beside this one that it is in.
 VERBS = {
@@ -79,8 +80,11 @@ class Group(TyperGroup):
 
 def _behind(words: str) -> dict[str, str]:
     """The verbs behind these words, as `VERBS` has them; behind "probe " also the probes of other packages."""
-    points = entry_points(group="midward.probes") if words == "probe " else ()
-    added = {f"probe {point.name}": f"probe:{point.name}" for point in points}
+    added = {}
+    if words == "probe ":
+        from midward._plugins import names
+
+        added = {f"probe {name}": f"probe:{name}" for name in names("probe")}
     return added | {verb: function for verb, function in VERBS.items() if verb.startswith(words)}
 
 
@@ -96,6 +100,10 @@ def _group(name: str) -> Group:
         settings = {"invoke_without_command": True, "params": alone.params, "callback": alone.callback}
     group = Group(name=name, help=GROUPS[name], **settings)
     group.words = f"{name} "
+    if name == "probe":
+        from midward._plugins import taken
+
+        group.epilog = "\n\n".join(taken("probe", [verb.removeprefix("probe ") for verb in VERBS]))
     return group
 
 
@@ -120,17 +128,29 @@ class Verb(TyperCommand):
 
 
 def _verb(verb: str) -> Any:
+    from midward._plugins import checking
     from midward.cli._verb import verb as spread
 
     file, _, function = (VERBS.get(verb) or _behind("probe ")[verb]).partition(":")
-    alone = typer.Typer(add_completion=False)
-    alone.command(verb.split()[-1], cls=Verb)(spread(getattr(import_module(f"midward.cli.{file}"), function), verb))
-    return typer.main.get_command(alone)
+    called, alone = getattr(import_module(f"midward.cli.{file}"), function), typer.Typer(add_completion=False)
+    # only another package's probe may have flags that none can be made of
+    with nullcontext() if verb in VERBS else checking("probe", function, InputError):
+        alone.command(verb.split()[-1], cls=Verb)(spread(called, verb))
+        command = typer.main.get_command(alone)
+        spellings = [spelling for parameter in command.params for spelling in parameter.opts]
+        if twice := [spelling for spelling in spellings if spellings.count(spelling) > 1]:
+            raise InputError(f"has two flags that are spelled {twice[0]}.")
+        return command
 
 
 def _summary(verb: str) -> str:
     if verb not in VERBS:
-        return "A probe of another package."
+        from midward.probes.registry import find
+
+        try:
+            return summary(find(verb.removeprefix("probe ")).config)
+        except MidwardError as error:
+            return str(error)
     file, _, name = VERBS[verb].partition(":")
     path = Path(__file__).with_name(f"{file}.py")
     if file == "probe":  # its verbs are made of configs
@@ -180,10 +200,14 @@ def _message(error: Exception) -> str | None:
         return f"{error.filename} can't be made: a file stands where a folder is needed; give another path."
     if isinstance(error, MidwardError):
         return str(error)
-    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
-        return str(error)  # a path that can't be read or written, a full disk: nothing of ours is wrong
     if type(error).__name__ == "OutOfMemoryError":  # by name: torch isn't imported to tell
         return "the device is out of memory; use a smaller --batch-size, --length or model."
+    from midward._plugins import failure
+
+    if told := failure(error):
+        return f"{told} MIDWARD_DEBUG=1 shows all of it. {_kept()}"
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        return str(error)  # a path that can't be read or written, a full disk: nothing of ours is wrong
     return None
 
 
@@ -217,7 +241,10 @@ def main() -> None:
     # time spinning ones keep a small model's next product from being computed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _line
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before a verb runs
+        sys.exit(130)
 
 
 _PYTHONS = warnings.formatwarning

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -117,7 +117,10 @@ class SamplingOptions(Given[Sampling]):
 
             fitted_for = next(filter(None, map(sampling_of, guards)), {})
         chosen = self.settings(model, {**defaults, **fitted_for})
-        say(f"sampling  {chosen}" + (" (what isn't given is as the guard was fitted)" if fitted_for else ""))
+        say(
+            f"sampling  {chosen.words(model.family.kind)}"
+            + (" (what isn't given is as the guard was fitted)" if fitted_for else "")
+        )
         return chosen
 
 
@@ -169,17 +172,28 @@ def pairs(flag: str, texts: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def labelled(flag: str, text: str, what: str) -> tuple[str, str]:
-    """(label, path) of LABEL=PATH, and ("", path) without a label. A path that is there is one, equals signs and all.
+def labelled(flag: str, texts: Sequence[str] | None, check: Callable[[str], Any]) -> list[tuple[str, str]]:
+    """(label, path) of each LABEL=PATH, and ("", path) without a label. A path that is there is one, equals signs and
+    all.
 
-    flag, what: for the error, as in "--adapter takes a folder, or LABEL=FOLDER". Raises InputError.
+    Args:
+        flag: for the error.
+        texts: as they were given.
+        check: raises over a path that isn't there.
+
+    Raises:
+        InputError: a label or its path is empty.
     """
-    if "=" not in text or os.path.exists(text):
-        return "", text
-    label, _, path = text.partition("=")
-    if not (label and path):
-        raise InputError(f"{flag} takes {what}; received {text!r}.")
-    return label, path
+    pairs = []
+    for text in texts or ():
+        label, equals, path = text.partition("=")
+        if not equals or os.path.exists(text):
+            label, path = "", text
+        elif not (label and path):
+            raise InputError(f"{flag} takes a path, or LABEL=PATH; received {text!r}.")
+        check(path)
+        pairs.append((label, path))
+    return pairs
 
 
 def say_harm(names: Sequence[str], column: str | None = None) -> None:

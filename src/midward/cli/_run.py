@@ -7,14 +7,14 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midward.cli._show import columns as aligned
 from midward.cli._show import say
-from midward.cli._verb import names, running
+from midward.cli._verb import Option, names, running
 
 if TYPE_CHECKING:
     from midward.judges.bench import Bench
@@ -32,7 +32,20 @@ def run_folder(folder: Path) -> RunFolder:
     verb, given = running.get()
     deciding = [(each.spellings[0], each.flag.grows, value) for each, value in given.values() if not each.flag.free]
     settings = {flag: _as_json(value, grows) for flag, grows, value in deciding}
-    return RunFolder(folder, verb, settings, grows=[flag for flag, grows, _ in deciding if grows])
+    run = RunFolder(folder, verb, settings, grows=[flag for flag, grows, _ in deciding if grows])
+    run.run.command = ["midward", *verb.split(), *_words(given.values())]
+    return run
+
+
+def _words(given: Iterable[tuple[Option, Any]]) -> Iterator[str]:
+    """What was given on the command line, but for --out: what is as by default is left out."""
+    for option, value in given:
+        default = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+        flag = [] if option.flag.argument else [option.spellings[0]]
+        if value is None or value is False or value == default or flag == ["--out"]:
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            yield from flag if each is True else [*flag, str(each)]
 
 
 def _as_json(value: Any, by_comma: bool) -> Any:

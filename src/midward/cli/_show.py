@@ -128,7 +128,9 @@ class CurveBar:
         self.progress.update(self.task, total=steps)
 
     def row(self, row: dict[str, float]) -> None:
-        names = [name for name in ("reward", "safe", "harmful", "kl", "over_refusal") if name in row]
+        shown: tuple[str, ...] = ("reward", "safe", "harmful", "ce_harmful", "ce_benign", "end_harmful", "kl")
+        shown += ("over_refusal", "margin", "accuracy", "safe_gain", "harmful_gain")
+        names = [name for name in shown if name in row]
         values = [f"{name.replace('_', '-')} {row[name]:.3g}" for name in names]
         line = f"step {row['step']:>5}  {'  '.join(values)}"
         self.progress.update(self.task, completed=row["step"], description=line)

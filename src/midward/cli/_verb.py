@@ -148,7 +148,9 @@ def verb(function: Callable[..., Any], name: str) -> Callable[..., None]:
             continue
         configs[parameter.name] = kind
         for option in _options_of(kind, f"{parameter.name.capitalize()} options"):
-            options.setdefault(option.name, option)  # one flag fills every field of its name
+            first = options.setdefault(option.name, option)  # one flag fills every field of its name
+            if first.base != option.base and not _config_of(kind).__module__.startswith("midward."):
+                raise InputError(f"has a flag {option.spellings[0]} of {option.base}; there is one of {first.base}.")
     known = {
         spelling.lstrip("-").replace("-", "_"): option for option in options.values() for spelling in option.spellings
     }

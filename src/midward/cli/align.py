@@ -1,4 +1,4 @@
-"""`midward align`: an adapter that makes a model refuse, at its opening or in its middle."""
+"""`midward align`: an adapter that makes a model refuse, or break off, where it would do harm."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def align(
     processes: Annotated[int | None, Flag(min=1)] = None,
     overwrite: Overwrite = False,
 ) -> Result:
-    """Train a LoRA adapter with the MOSA objective. Run again, it goes on where it stopped.
+    """Train a LoRA adapter: MOSA, or another method. Run again, it goes on where it stopped.
 
     Works under torchrun and accelerate launch too (configs/accelerate).
 
     Args:
-        out: Folder for the adapter, the reward curve and the record.
+        out: Folder for the adapter, the training curve and the record.
         set_: A setting below, as YAML, null included; repeat it.
         processes: Fail unless torchrun or accelerate launch started this many processes.
     """

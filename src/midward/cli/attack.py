@@ -38,12 +38,8 @@ def attack(
         short = listing(columns[:-1], [row[:-1] for row in rows], text)
         return replace(short, data=[dict(zip(columns, row, strict=True)) for row in rows])
     folder = run_folder(out)
-    adapters = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in config.adapter or ()]
-    guards = [labelled("--guard", text, "a guard's file, or LABEL=FILE") for text in config.guard or ()]
-    for _, path in adapters:
-        folder_or_id(path)
-    for _, path in guards:
-        guard_file(path)
+    adapters = labelled("--adapter", config.adapter, folder_or_id)
+    guards = labelled("--guard", config.guard, guard_file)
     say_harm(config.goals, config.column)
     for name in config.harmless:
         says_harm(name, config.column)  # a wrong name or file is told at once

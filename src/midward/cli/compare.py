@@ -16,7 +16,7 @@ def compare(
 ) -> Result:
     """Hold runs against each other: the first minus each other one, paired by what both were asked.
 
-    Runs of attack, utility, guard eval, dynamics and the probes; p is corrected for all comparisons (Holm).
+    Runs of attack, utility, guard eval, dynamics and the probes; p is corrected for the comparisons of a table (Holm).
 
     Args:
         folders: Folders of two runs or more of one verb; what the others are taken from first.

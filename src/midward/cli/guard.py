@@ -91,6 +91,9 @@ def fit(
         {"file": str(path), "guard": label} | {name: getattr(planned[label], name) for name in about}
         for label, path in paths.items()
     ]
+    for row in rows:  # harmful prompts that weren't refused are in no anchor
+        if anchors := getattr(planned[row["guard"]], "anchors", None):
+            row["anchors"] = f"{anchors.counts[0]} answered, {anchors.counts[1]} refused"
     return finish(run, {"guards": rows})
 
 
@@ -112,6 +115,8 @@ def score(
         column: The column that holds them (prompt, goal or behavior).
         out_file: JSON lines; .csv beside it.
     """
+    from midward.stats import rate
+
     table, column = prompts_of(prompts, column)
     if out_file.suffix != ".jsonl":
         raise InputError(f"--out takes a file that ends in .jsonl; received {out_file}.")
@@ -123,11 +128,13 @@ def score(
     rows = answer(loaded, chosen, table, out_file, column=column, batch_size=batch_size, overwrite=overwrite)
     flat = [{**row, "guard": fitted.name, **(row.get("guard") or {})} for row in rows]
     path = write_table(out_file.with_suffix(""), [{name: row[name] for name in row if name != "key"} for row in flat])
-    flagged = sum(bool(row.get("flagged")) for row in flat)
+    answered = [row for row in flat if not row["error"]]
+    flagged = rate([bool(row.get("flagged")) for row in answered], [str(row["prompt"]) for row in answered])
     if errors := [row for row in rows if row["error"]]:
         say(f"{len(errors)} rows without a response; the first: {errors[0]['error']}")
-    data = {"flagged": flagged, "of": len(rows), "errors": len(errors), "threshold": fitted.threshold}
-    text = f"{flagged} of {len(rows)} flagged (threshold {fitted.threshold:.4g}); {out_file}"
+    data = {"flagged": flagged.hits, "of": len(rows), "errors": len(errors), "threshold": fitted.threshold}
+    data |= {"share": flagged.record()}
+    text = f"{flagged.hits} of {flagged.n} flagged, {flagged.text()} (threshold {fitted.threshold:.4g}); {out_file}"
     return Result(data, text, f"{out_file}, {path}")
 
 
@@ -153,8 +160,10 @@ def evaluate(
     from midward.attacks.cases import cases
     from midward.guards import compare, load
     from midward.guards.files import files_of
-    from midward.judges.bench import bench
+    from midward.judges.bench import bench, usable
 
+    if judges is not None:
+        usable(judges)  # a wrong one is told before a model is loaded
     files = files_of(trial.guard)
     loaded = _load(model)
     chosen = sampling.resolve(loaded, files.values())
@@ -185,11 +194,9 @@ def evaluate(
 def _listing() -> Result:
     from midward.guards import GuardInfo, every
 
-    def settings(info: GuardInfo) -> str:
-        return " ".join(field.name for field in fields(info.kind.Settings))
-
-    version, looks, about = map(attrgetter, ("kind.version", "kind.looks", "kind.about"))
-    columns: dict[str, Any] = {"version": version, "looks": looks, "settings": settings, "about": about}
+    columns: dict[str, Any] = {name: attrgetter(f"kind.{name}") for name in ("version", "looks")}
+    columns["settings"] = lambda info: " ".join(field.name for field in fields(info.kind.Settings))
+    columns["about"] = attrgetter("kind.about")
     return plugins(every(), GuardInfo, columns)
 
 

@@ -17,7 +17,7 @@ _NOTE = (
 
 def models() -> Result:
     """List the families of models: checkpoints, how they are loaded and sampled, how that was verified."""
-    from midward.models import families
+    from midward.models.loading import FamilyInfo, every
 
     records = [
         {
@@ -31,10 +31,12 @@ def models() -> Result:
             "verified by": info.verified,
             "differs": info.differs,
         }
-        for info in families()
+        for info in every().values()
+        if isinstance(info, FamilyInfo)
     ]
     paragraphs = [
         "\n".join([family, *(f"  {name:<11}  {text}" for name, text in about.items() if text)])
         for family, about in ((record["family"], {**record, "family": ""}) for record in records)
     ]
-    return Result(records, "\n\n".join([*paragraphs, _NOTE]))
+    broken = [f"{name}: {error}" for name, error in every().items() if not isinstance(error, FamilyInfo)]
+    return Result(records, "\n\n".join([*paragraphs, *broken, _NOTE]))

@@ -40,14 +40,14 @@ def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: conf
     for other in config.compare or ():
         Run.load(other)
     goals = config.load()  # before torch is imported
-    from midward.probes.probe import ready, run
+    from midward.probes.probe import cases_of, ready, run
     from midward.probes.registry import find
 
     probe = find(name)
     asked = ready(probe, config, goals)
     loaded = model.load()
     resolved = sampling.resolve(loaded)
-    cases = probe.cases(loaded, asked.goals, config, resolved)
+    cases = cases_of(probe, loaded, asked.goals, config, resolved)
     loaded.fold_adapter()
     for line in asked.notes(resolved):
         say(f"compared  {line}")

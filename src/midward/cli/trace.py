@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from midward.cli._options import ModelOptions, SamplingOptions
@@ -32,7 +31,10 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
         Anchors.load(path)
     page.parent.mkdir(parents=True, exist_ok=True)
     traces = [(path, tracing.load(path, config.row)) for path in config.load or ()]
-    sides = _sides(config.against, model)
+    sides = [(model, "")]
+    if config.against is not None:
+        adapter, name = tracing.beside(config.against, model.adapter)
+        sides.append((model if name else replace(model, adapter=adapter), name))
     loaded = model.load()
     if config.load:
         shown = tracing.read(loaded, traces, config.row, say)
@@ -58,21 +60,3 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
     for each in shown:
         say(each.summary)
     return Result({"page": page, "generations": [each.title for each in shown]}, f"open {page}")
-
-
-def _sides(against: str | None, model: ModelOptions) -> list[tuple[ModelOptions, str]]:
-    """The model, and what --against names: other weights, or by name another sampler of the same. Raises InputError."""
-    from midward.dynamics.samplers import SAMPLERS
-
-    if against is None:
-        return [(model, "")]
-    if against == "base" and model.adapter is None:
-        raise InputError("--against base needs --adapter: without one the model is its own base.")
-    if (name := against.replace("_", "-")) in SAMPLERS:
-        return [(model, ""), (model, name)]
-    if against != "base" and not (Path(against) / "adapter_config.json").is_file():
-        raise InputError(
-            f"--against {against}: no adapter's folder (with an adapter_config.json), not base, and no sampler; there "
-            f"are {', '.join(SAMPLERS)}."
-        )
-    return [(model, ""), (replace(model, adapter=None if against == "base" else against), "")]

@@ -17,7 +17,7 @@ from midward.utility.asked import Asked
 
 def utility(
     *,
-    adapter: Annotated[list[str] | None, Flag(grows=True)] = None,
+    adapter: Annotated[list[str] | None, Flag()] = None,
     model: ModelOptions,
     sampling: SamplingOptions,
     asked: Asked,
@@ -36,9 +36,7 @@ def utility(
         out_folder: Folder of answers, rows and tables.
     """
     folder = run_folder(out_folder)
-    named = [labelled("--adapter", text, "a folder, or LABEL=FOLDER") for text in adapter or []]
-    for _, path in named:
-        folder_or_id(path)
+    named = labelled("--adapter", adapter, folder_or_id)
     for other in compare or ():
         Run.load(other)
     from accelerate import PartialState

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
 from midward.store import key_of
 from midward.tensors import Record, load_tensors, save_tensors
+
+log = logging.getLogger("midward")
 
 #: Whether a response refuses; None says that it can't be told, and the response is left out.
 Refused = Callable[[str], bool | None]
@@ -260,6 +263,11 @@ def fit_anchors(
             raise AnchorsError(
                 f"none of the {len(prompts[kind])} {kind} prompts was {'refused' if wanted else 'answered'}, so there "
                 "is nothing to average; use other prompts or another sampling."
+            )
+        if mean.count < len(prompts[kind]) / 2:
+            log.warning(
+                "anchors: %d of %d %s prompts were %s; the other answers are left out, so the mean is of few.",
+                *(mean.count, len(prompts[kind]), kind, "refused" if wanted else "answered"),
             )
     # 3. Their means.
     complying, refusing = means["harmless"], means["harmful"]

@@ -17,7 +17,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from midward.dynamics.sri import THRESHOLDS, had_harm, internally_recovered, recovered, revised
-from midward.stats import Rate, area, corrected, paired, rate
+from midward.stats import Rate, area, corrected, mean, paired, rate, subject_of
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -57,7 +57,7 @@ def measures(rows: Rows, layer: str = "last") -> dict[str, dict[str, Any]]:
     """
 
     def rated(verdict: Callable[[Row], bool | None], of: Rows = rows) -> Rate:
-        return rate([verdict(row) for row in of], [row["subject"] for row in of])
+        return rate([verdict(row) for row in of], [subject_of(row) for row in of])
 
     def verdicts(row: Row) -> list[bool | None]:
         return [success for _, success in row["texts"]]
@@ -110,7 +110,7 @@ def gains(rows: Mapping[str, Rows], reference: str = "ar") -> list[dict[str, Any
             measured = ["success" if ours[0]["harmful"] else "correct", "refused"]
             if ours[0]["harmful"]:
                 measured += [f"irr{reading}" for reading in _readings([*ours, *theirs[set_name]])]
-            subjects = {_asked(row): row["subject"] for row in ours}
+            subjects = {_asked(row): subject_of(row) for row in ours}
             for measure in measured:
                 labels.append({"sampler": name, "against": reference, "set": set_name, "measure": measure})
                 first, second = (_verdicts(side, measure) for side in sides)
@@ -171,7 +171,7 @@ def separations(
         scores = {group: score(signals(chosen, layer)[:, part]) for group, chosen in known.items() if chosen}
         for positive, negative in pairs:
             if positive in scores and negative in scores:
-                goals = ([row["subject"] for row in known[side]] for side in (positive, negative))
+                goals = ([subject_of(row) for row in known[side]] for side in (positive, negative))
                 result = area(scores[positive], scores[negative], *goals)
                 assert result is not None
                 labels = {"reading": name, "detector": detector, "positive": positive, "negative": negative}
@@ -210,22 +210,23 @@ def plane(rows: Rows, layer: str) -> dict[str, Any]:
         layer: the name of their signals.
 
     Returns:
-        layer; kinds [N]; begun: kind -> mean signal at the first step; and where there are three kinds and five of
-        each, points [N, 2], accuracy (the record of a rate, cross-validated) and majority (what the commonest kind
-        alone gives).
+        layer; kinds [N]; begun: kind -> mean signal at the first step (a record); and where there are three kinds and
+        five of each, points [N, 2], and records of rates: accuracy (cross-validated) and majority (what the commonest
+        kind alone gives).
     """
     known = [row for row in rows if kind(row) is not None and _known(row, layer)]
     values, kinds = signals(known, layer), np.array([str(kind(row)) for row in known])
     names, counts = np.unique(kinds, return_counts=True)
-    begun = {str(name): float(values[kinds == name, 0].mean()) for name in names}
+    subjects = np.array([str(subject_of(row)) for row in known])
+    begun = {str(name): mean(values[kinds == name, 0], subjects[kinds == name]).record() for name in names}
     separated: dict[str, Any] = {"layer": layer, "kinds": kinds.tolist(), "begun": begun}
     if len(names) == len(KINDS) and counts.min() >= 5:
         discriminants = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=2)
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
-        accuracy = rate(cross_val_predict(discriminants, values, kinds, cv=folds) == kinds)
+        accuracy = rate(cross_val_predict(discriminants, values, kinds, cv=folds) == kinds, subjects)
         points = discriminants.fit(values, kinds).transform(values)
-        majority = float(counts.max() / len(kinds))
-        separated |= {"points": points.tolist(), "accuracy": accuracy.record(), "majority": majority}
+        majority = rate(kinds == names[counts.argmax()], subjects)
+        separated |= {"points": points.tolist(), "accuracy": accuracy.record(), "majority": majority.record()}
     return separated
 
 

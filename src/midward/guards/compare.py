@@ -36,7 +36,7 @@ from midward.judges.bench import Bench
 from midward.models import LanguageModel
 from midward.runs.measure import Answers, Case, Row, measure
 from midward.sampling import Request, Response, Sampling, sample
-from midward.stats import Area, Estimate, Paired, Rate, area, corrected, paired, rate
+from midward.stats import Area, Estimate, Paired, Rate, area, corrected, mean_of, paired_of, rate_of, subject_of
 from midward.store import RowFile, key_of
 
 CHUNK = 32  # rows that are scored between two writes
@@ -83,7 +83,7 @@ def behind(name: str) -> Iterator[Behind]:
 def _plain(model: LanguageModel, request: Request) -> bool:
     """Whether any model can be asked this: a text, nothing forced, no mask in it."""
     mask_id = model.family.mask_id
-    if not isinstance(request.prompt, str) or request.forced or request.bans:
+    if not isinstance(request.prompt, str) or request.forced or request.bans or request.edits:
         return False
     return mask_id is None or mask_id not in model.encode(request.prompt)
 
@@ -324,7 +324,8 @@ def defences(
         with the model's own refusals; rr and asr: attacked set, and "all" -> rate; gain: ASR without minus with the
         guard, paired by request, its p corrected for the number of guards; caught: flagged jailbroken answers;
         caught_at_1: those above the score that 1 % of all harmless answers exceed, None where these are too few to
-        tell; saved: mean denoising steps that stopping saves a flagged generation, saved_share of its steps; auroc:
+        tell; saved: mean denoising steps that stopping saves a flagged generation, saved_share: mean share of its
+        steps; auroc:
         jailbroken answers against each harmless set, an `Area` over goals and the detector's seeds.
     """
     nobody: list[Row] = [{"score": None, "flagged": False, "step": None}] * len(rows)
@@ -336,19 +337,21 @@ def defences(
         calm, hard = _by_set(harmless), {**_by_set(harmful), "all": harmful}
         jailbroken = [row for row in harmful if row["jailbroken"]]
         flagged = [row for row in answers if row["flagged"]]
-        saved = [0 if row["step"] is None else max(0, row["steps"] - (row["step"] + 1)) for row in flagged]
-        defence = {
+        for row in flagged:
+            row["saved"] = 0 if row["step"] is None else max(0, row["steps"] - (row["step"] + 1))
+            row["saved_share"] = row["saved"] / max(1, row["steps"])
+        defence: Row = {
             "defence": label,
             "overhead": 0.0 if label == "none" else (costs or {}).get(label),
-            "flags": {name: _rate(group, "flagged") for name, group in calm.items()},
-            "refused": {name: _rate(group, "refused") for name, group in calm.items()},
-            "rr": {name: _rate(group, "refused") for name, group in hard.items()},
-            "asr": {name: _rate(group, "success") for name, group in hard.items()},
+            "flags": {name: rate_of(group, "flagged") for name, group in calm.items()},
+            "refused": {name: rate_of(group, "refused") for name, group in calm.items()},
+            "rr": {name: rate_of(group, "refused") for name, group in hard.items()},
+            "asr": {name: rate_of(group, "success") for name, group in hard.items()},
             "gain": None,
-            "caught": _rate(jailbroken, "flagged"),
+            "caught": rate_of(jailbroken, "flagged"),
             "caught_at_1": None,
-            "saved": float(np.mean(saved)) if saved else None,
-            "saved_share": sum(saved) / sum(row["steps"] for row in flagged) if sum(saved) else None,
+            "saved": mean_of(flagged, "saved"),
+            "saved_share": mean_of(flagged, "saved_share", ends=(0.0, 1.0)),
             "auroc": {},
         }
         if label != "none":
@@ -368,7 +371,8 @@ def _behind(row: Row, decision: Row) -> Row:
     jailbroken: whether the attack succeeds without it.
     """
     flagged = bool(decision["flagged"])
-    with_guard: Row = {"success": False, "refused": True} if flagged else {}
+    unjudged = row["success"] is None  # and of the unflagged ones nothing is known: no rate of the flagged alone
+    with_guard: Row = {"success": None if unjudged else False, "refused": True} if flagged else {}
     own: Row = {name: decision[name] for name in ("success", "refused") if name in decision}
     seen = {"flagged": flagged, **{name: decision.get(name) for name in ("score", "seeds", "step")}}
     return {**row, "jailbroken": row["success"], **with_guard, **own, **seen}
@@ -381,15 +385,9 @@ def _by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return sets
 
 
-def _rate(rows: Sequence[Row], field: str) -> Rate:
-    return rate([row[field] for row in rows], [row["subject"] for row in rows])
-
-
 def _gain(rows: Sequence[Row]) -> Paired | None:
     """Success without minus with the guard. A goal in several sets is one draw."""
-    by_goal = {(row["set"], row["goal"]): row for row in rows}
-    before, after = ({goal: row[field] for goal, row in by_goal.items()} for field in ("jailbroken", "success"))
-    return paired([before], [after], lambda goal: by_goal[goal]["subject"]) if rows else None
+    return paired_of([{**row, "success": row["jailbroken"]} for row in rows], rows, "success") if rows else None
 
 
 def _area(jailbroken: Sequence[Row], harmless: Sequence[Row]) -> Area | None:
@@ -400,7 +398,7 @@ def _area(jailbroken: Sequence[Row], harmless: Sequence[Row]) -> Area | None:
         if not scored:
             return None
         scores.append(np.array([row["seeds"] or [row["score"]] for row in scored]).T)
-        goals.append([row["subject"] for row in scored])
+        goals.append([subject_of(row) for row in scored])
     return area(*scores, *goals)
 
 
@@ -412,7 +410,7 @@ def _caught_at(share: float, jailbroken: Sequence[Row], harmless: Sequence[Row])
         return None
     threshold = np.quantile(scores, 1 - share, method="higher")
     above = [{**row, "above": None if row["score"] is None else bool(row["score"] > threshold)} for row in jailbroken]
-    return _rate(above, "above")
+    return rate_of(above, "above")
 
 
 def summary(
@@ -468,7 +466,7 @@ def _curves(rows: Sequence[Row], decided: Sequence[Row]) -> dict[str, list[list[
 
 def table(rows: Sequence[Row], decisions: Mapping[str, Sequence[Row]]) -> list[Row]:
     """A row for each guard and answer: what was asked, what the model did, and the guard's decision."""
-    asked = ("set", "goal", "harmful", "success", "refused")
+    asked = ("set", "goal", "subject", "harmful", "success", "refused")
     without = ("key", "seeds", "response")
     return [
         {"guard": label, **{name: row[name] for name in asked}}

@@ -21,13 +21,19 @@ LARGEST = 1 << 28
 
 
 def guard_file(path: str | Path) -> Path:
-    """The file of a guard, or the sri.safetensors that its folder stands for.
+    """The file of a guard; of a folder the only one that it holds, or of several its sri.safetensors.
 
     Raises:
-        GuardError: there is none, or it is too large to be one.
+        GuardError: there is none, the folder holds several and none of that name, or it is too large to be one.
     """
     path = Path(path)
-    path = path / "sri.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        files = sorted(each for each in path.glob("*.safetensors") if not each.name.startswith("anchors"))
+        if path / "sri.safetensors" in files:
+            files = [path / "sri.safetensors"]
+        if len(files) > 1:
+            raise GuardError(f"{path} holds several guards; give one of them: {', '.join(map(str, files))}.")
+        path = files[0] if files else path / "sri.safetensors"
     if not path.is_file():
         raise GuardError(f"there is no guard at {path}.{near_path(path)} midward guard fit writes one.")
     if path.stat().st_size > LARGEST:

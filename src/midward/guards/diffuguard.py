@@ -145,7 +145,7 @@ class DiffuGuard(DiffuGuardAudit):
         watchers: Sequence[Watcher] = (),
     ) -> list[Response]:
         """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair."""
-        verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
+        verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
         requests = [each.request for each in exchanges]
         annealed = replace(sampling, order="annealed")
         responses = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)
@@ -193,7 +193,7 @@ class DiffuGuard(DiffuGuardAudit):
 
 
 def _begun(request: Request, block: dict[int, int], stop: int, mask_id: int | None, bans: tuple[Ban, ...]) -> Request:
-    """The request with these tokens standing in the first block, and its own spans behind it."""
+    """The request with these tokens standing in the first block, and its own spans behind it; its edits were made."""
     behind = {
         span.position + i: token
         for span in request.forced
@@ -201,7 +201,7 @@ def _begun(request: Request, block: dict[int, int], stop: int, mask_id: int | No
         if span.position + i >= stop
     }
     standing = {i: token for i, token in block.items() if token != mask_id} | behind
-    return replace(request, forced=tuple(Forced(i, (token,)) for i, token in standing.items()), bans=bans)
+    return replace(request, forced=tuple(Forced(i, (token,)) for i, token in standing.items()), bans=bans, edits=())
 
 
 _REPAIR = -(2**20)  # the step number that the repaired positions are drawn under; no step of a sampler has it

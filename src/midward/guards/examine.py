@@ -86,10 +86,7 @@ class SelfExamine(Guard):
 
 
 def _span(model: LanguageModel, question: _Question, answer: str) -> Span:
-    forced: tuple[Forced, ...] = ()
-    position = 0
-    if question.head:
-        forced = (Forced.text(model, 0, question.head),)
-        position = len(forced[0].ids)
+    forced = (Forced.text(model, 0, question.head),) if question.head else ()
+    position = sum(len(span.ids) for span in forced)
     ids = tuple(model.tokenizer.encode(answer, add_special_tokens=False))
     return Span(question.prompt, position, ids, forced)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from midward._plugins import checking
 from midward._settings import read_settings
 from midward.dynamics import Anchors, SRISignal, View
 from midward.dynamics.anchors import made_for, mismatches
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 Look = Literal["before", "during", "after"]
-LOOKS: tuple[Look, ...] = ("before", "during", "after")
 ANCHORS = "anchors."  # before the names of their arrays in a guard's file
 
 #: What stands in the place of a flagged response.
@@ -150,7 +150,19 @@ class Guard(ABC):
 
     def scores_by_seed(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
         """Scores [S, N] of detectors that were trained from several seeds; the first row is `score`."""
-        return self.score(model, exchanges, batch_size=batch_size)[None]
+        return self.checked(model, exchanges, batch_size=batch_size)[None]
+
+    def checked(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
+        """The `score` of each exchange [N]. Raises GuardError also where that isn't a number, or NaN, for each."""
+        given = self.score(model, exchanges, batch_size=batch_size)
+        with checking("guard", self.name, GuardError):
+            scores = np.asarray(given, dtype=float)
+            if scores.shape != (len(exchanges),) or np.isinf(scores).any():
+                raise InputError(
+                    f"scored {len(exchanges)} exchanges by {scores.shape} values, {np.isinf(scores).sum()} of them "
+                    "infinite; a number each is needed, NaN where it can't say."
+                )
+        return scores
 
     def fit(
         self,
@@ -177,7 +189,7 @@ class Guard(ABC):
             GuardError: where there are too few, or they lack what the guard looks at.
         """
         self.bind(model, sampling)
-        return self.calibrate(self.score(model, harmless, batch_size=batch_size), alpha)
+        return self.calibrate(self.checked(model, harmless, batch_size=batch_size), alpha)
 
     def calibrate(self, scores: np.ndarray, alpha: float) -> Self:
         """Set the threshold by the scores [N] of held-out harmless exchanges; see `conformal_threshold`, also for what
@@ -305,13 +317,13 @@ class Guard(ABC):
         """
         sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
         self.check(model, sampling)
-        pairs = [resolve(model, request, sampling.length, index) for index, request in enumerate(requests)]
+        pairs = [resolve(model, request, sampling, index) for index, request in enumerate(requests)]
         exchanges = [Exchange(request) for request, _ in pairs]
         how: dict[str, Any] = {"batch_size": batch_size, "watchers": watchers}
         if self.repairs:
             return self.answer(model, exchanges, sampling, **how)
         if self.looks == "before":
-            verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
+            verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
             passed = [i for i, verdict in enumerate(verdicts) if not verdict.flagged]
             sampled = sample(model, [exchanges[i].request for i in passed], sampling, **how)
             responses: dict[int, Response] = dict(zip(passed, sampled, strict=True))
@@ -323,7 +335,7 @@ class Guard(ABC):
             for i, response in responses.items():
                 signal = signals.signal(i).numpy()[: stopped[i] + 1 if i in stopped else None] if signals else None
                 exchanges[i] = replace(exchanges[i], text=response.text, signal=signal)
-            verdicts = self._verdicts(self.score(model, exchanges, batch_size=batch_size))
+            verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
             verdicts = [_seen(verdicts[i], each.signal, stopped.get(i)) for i, each in enumerate(exchanges)]
         return [_handed_out(model, responses.get(i), verdicts[i], ids) for i, (_, ids) in enumerate(pairs)]
 
@@ -390,7 +402,7 @@ def _handed_out(model: LanguageModel, response: Response | None, verdict: Verdic
 
 def prompt_ids(model: LanguageModel, request: Request) -> list[int]:
     """The ids of a request's prompt."""
-    return resolve(model, Request(request.prompt), 1, 0)[1]
+    return resolve(model, Request(request.prompt), Sampling(length=1, steps=1), 0)[1]
 
 
 def user_text(model: LanguageModel, request: Request) -> str:

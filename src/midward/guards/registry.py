@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from operator import attrgetter
 
-from midward._plugins import Plugins
+from midward._plugins import Plugins, check_types, must_take
 from midward._settings import read_value
 from midward.errors import InputError
 from midward.guards.classifier import ClassifierGuard
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
-from midward.guards.guard import LOOKS, Guard, GuardError
+from midward.guards.guard import Guard, GuardError
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
 from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
@@ -41,11 +41,14 @@ GUARDS: dict[str, GuardInfo] = {
 
 
 def _check(info: GuardInfo) -> None:
-    if info.kind.looks not in LOOKS:
-        raise InputError(f"looks {info.kind.looks!r}, none of {', '.join(LOOKS)}.")
+    check_types(info.kind, Guard)
+    if lacks := sorted(info.kind.__abstractmethods__):
+        raise InputError(f"has no {' and no '.join(lacks)}.")
+    must_take("score", info.kind.score, "self", "model", "exchanges", batch_size=8)
+    fields(info.kind.Settings)  # raises over what is no dataclass
 
 
-_PLUGINS = Plugins("guard", "midward.guards", GuardInfo, GUARDS, GuardError, _check, attrgetter("kind.name"))
+_PLUGINS = Plugins("guard", GuardInfo, GUARDS, GuardError, _check, attrgetter("kind.name"))
 #: find(name): the guard of this name, ours or a package's. Raises GuardError for an unknown name, or one that can't be
 #: loaded.
 find = _PLUGINS.find

@@ -24,10 +24,10 @@ def ready(info: JudgeInfo, model: str | Model | None = None) -> Judge:
         ModelDownError: the model doesn't answer.
     """
     if info.needs != "role:judge":
-        return info.factory()
+        return info.make()
     if isinstance(model, str):
         _asking.preflight({model: "the judge"}, lambda name: judge_model(name, memoize=False))
-    return info.factory(model=judge_model(model))
+    return info.make(model=judge_model(model))
 
 
 def reply_of(asked: _asking.Asked[Any]) -> dict[str, Any]:
@@ -58,4 +58,6 @@ def bounded(model: Model) -> Model:
     if str(model).startswith("hf/"):
         # Inspect's hf provider always samples and fails at temperature 0; from one candidate it takes the likeliest.
         settings = settings.model_copy(update={"temperature": None, "top_k": 1})
+    elif str(model).startswith("midward/"):  # of this process: it answers in its own length, and waits for its turn
+        settings = GenerateConfig(temperature=settings.temperature)
     return _asking.bounded(model, settings)

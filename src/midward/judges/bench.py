@@ -46,6 +46,18 @@ class Bench:
         return f"{unscored.total()} of {of} responses unscored by {self.info.name}, most often: {why}"
 
 
+def usable(name: str) -> JudgeInfo:
+    """The judge of this name, which says of attacks whether they succeeded.
+
+    Raises:
+        JudgesError: an unknown name, or a judge that never says so.
+    """
+    info = find(name)
+    if not info.of_attacks:
+        raise JudgesError(f"the judge {info.name!r} says who refused, never success; use another one.")
+    return info
+
+
 def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | None = None) -> Bench:
     """A judge for these goals, ready before anything is sampled.
 
@@ -61,9 +73,7 @@ def bench(goals: Sequence[Goal], name: str | None = None, model: str | Model | N
         ModelDownError: the model doesn't answer.
     """
     at_home = on_sandbox(goals)
-    info = find(name or ("oracle" if at_home else "harmfulness"))
-    if not info.of_attacks:
-        raise JudgesError(f"the judge {info.name!r} says who refused, never success; use another one.")
+    info = usable(name or ("oracle" if at_home else "harmfulness"))
     if info.needs == "sandbox metadata" and not at_home:
         raise JudgesError(
             f"the judge {info.name!r} knows goals of the sandbox only; use harmfulness, strongreject or harmbench "
@@ -95,7 +105,8 @@ async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], benc
 
     Raises:
         InputError: there aren't as many goals as responses.
-        ModelDownError: the judge couldn't be asked about any of them, so that no row is written of what nobody judged.
+        ModelDownError: the judge couldn't be asked about any of them, or failed on all that it was asked first, so that
+            no row is written of what nobody judged.
     """
     if len(goals) != len(responses):
         raise InputError(f"{len(goals)} goals for {len(responses)} responses; give one each.")
@@ -108,10 +119,11 @@ async def judge_rows_async(goals: Sequence[Goal], responses: Sequence[str], benc
 
     verdicts = await collect(*(judge(goal, text) for goal, text in zip(goals, responses, strict=True)))
     judged = [verdict for verdict in verdicts if verdict.judge != phrases.REFUSAL.name]
-    if judged and all(verdict.details.get("down") for verdict in judged):
+    troubles = ("down",) if bench.tally[None] else ("down", "failed")  # a judge that is broken fails from the start
+    if judged and all(any(map(verdict.details.get, troubles)) for verdict in judged):
         raise ModelDownError(
-            f"none of {len(judged)} responses could be judged: {judged[0].explanation}. What was written is kept: the "
-            "same command goes on from there."
+            f"none of {len(judged)} responses could be judged: {judged[0].explanation.rstrip('.')}. What was written "
+            "is kept: the same command goes on from there."
         )
     for verdict in judged:
         bench.tally[verdict.explanation if bench.info.outcome(verdict) is None else None] += 1

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from inspect_ai.util import LimitExceededError
 
 from midward._hints import one_of
+from midward._plugins import check_types, failure, whose
 from midward.errors import InputError
 
 #: What a judge may need.
@@ -95,6 +96,13 @@ class JudgeInfo:
         one_of(f"need of the judge {self.name!r}", self.needs, NEEDS)
         one_of(f"measure of the judge {self.name!r}", self.measures, MEASURES)
 
+    def make(self, **options: Any) -> Judge:
+        """Call the factory. Raises JudgesError where it gives nothing that can be asked."""
+        judge = self.factory(**options)
+        if not callable(judge):
+            raise JudgesError(f"{whose('judge', self.name)} has a factory that gives {judge!r}, which can't be asked.")
+        return judge
+
     @property
     def of_attacks(self) -> bool:
         """Whether its yes means that an attack succeeded."""
@@ -106,7 +114,8 @@ class JudgeInfo:
 
 
 async def verdict_of(judge: Judge, name: str, goal: str, response: str, metadata: Mapping[str, Any]) -> Verdict:
-    """Ask a judge about one response. What it raises is this response's unscored verdict and ends nothing else.
+    """Ask a judge about one response. What it raises, or gives that is no verdict, is this
+    response's unscored verdict and ends nothing else.
 
     Args:
         judge: ready to be asked.
@@ -120,11 +129,18 @@ async def verdict_of(judge: Judge, name: str, goal: str, response: str, metadata
         LimitExceededError: what ends an Inspect sample.
     """
     try:
-        return await judge(goal, response, metadata)
+        verdict = await judge(goal, response, metadata)
     except (JudgesError, LimitExceededError):
         raise
     except Exception as error:  # whatever a package's judge, or a library it uses, raises
-        return Verdict(name, None, explanation=f"the judge failed: {type(error).__name__}: {error}")
+        why = failure(error) or f"{whose('judge', name)} failed: {type(error).__name__}: {error}"
+    else:
+        try:
+            check_types(verdict, Verdict, f"{whose('judge', name)} gave a verdict that ")
+            return verdict
+        except InputError as error:
+            why = str(error)
+    return Verdict(name, None, details={"failed": True}, explanation=why)
 
 
 def empty(judge: str, response: str, lowest: float) -> Verdict | None:

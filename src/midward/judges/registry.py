@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from midward._plugins import Plugins
+from midward._plugins import Plugins, must_take
 from midward.judges.classifier import HARMBENCH_JUDGE
 from midward.judges.judge import MEASURES, JudgeInfo, JudgesError
 from midward.judges.phrases import REFUSALS
@@ -17,7 +17,11 @@ JUDGES: dict[str, JudgeInfo] = {
 }
 
 
-_PLUGINS = Plugins("judge", "midward.judges", JudgeInfo, JUDGES, JudgesError)
+def _check(info: JudgeInfo) -> None:
+    must_take("factory", info.factory, **({"model": None} if info.needs == "role:judge" else {}))
+
+
+_PLUGINS = Plugins("judge", JudgeInfo, JUDGES, JudgesError, _check)
 #: find(name): the judge of this name, ours or a package's. Raises JudgesError for an unknown name, or one that can't be
 #: loaded.
 find = _PLUGINS.find

@@ -76,7 +76,7 @@ def scorer_of(info: JudgeInfo) -> Callable[..., Scorer]:
     """The Inspect scorer of a judge. Its options are those of the judge's factory."""
 
     def judged(**options: Any) -> Scorer:
-        judge = info.factory(**options)
+        judge = info.make(**options)
 
         async def score(state: TaskState, target: Target) -> Score:
             verdicts = await verdicts_of(judge, info.name, state)

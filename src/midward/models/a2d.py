@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+from .family import LLAMA_PROJECTIONS, Family, FamilyInfo, distinct, info
 from .reading import Placement, SpecialToken, diffusion_family, read_native
 
 _BACKBONES: dict[str, tuple[Any, Any]] = {
@@ -23,22 +23,7 @@ _BACKBONES: dict[str, tuple[Any, Any]] = {
     "A2DLlamaLMHeadModel": (LlamaConfig, LlamaForCausalLM),
 }
 
-INFO = FamilyInfo(
-    name="a2d",
-    checkpoints="Qwen3-0.6B-diffusion-mdlm, Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm; your own by dllm's recipes",
-    architectures=tuple(_BACKBONES),
-    backbone="Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM",
-    attention="full",
-    sampling={
-        "length": 128,
-        "steps": 128,
-        "block": 32,
-        "order": "low_confidence",
-        "temperature": 0.0,
-        "schedule": "rounded",
-    },
-    verified="official logits and tokens of a tiny Qwen3 checkpoint, shifted ones too; Qwen2, Llama: plain statements",
-)
+INFO = info("a2d")
 
 #: What a published config says of its own class, and what must not reach transformers': attention is always full.
 _NOT_THE_BACKBONES = {"architectures", "auto_map", "layer_types", "max_window_layers", "model_type", "sliding_window"}
@@ -53,20 +38,18 @@ def backbone_config(raw: Mapping[str, Any]) -> Any:
     return config
 
 
-def record(info: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any) -> Family:
+def record(about: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any) -> Family:
     """The record of a checkpoint of dllm's. Its special tokens are the tokenizer's, which the recipes add to; padding
     is trained to stand behind the end token, so it ends a response as well. more: as in `diffusion_family`."""
-    named = {kind: getattr(tokenizer, f"{kind}_token_id", None) for kind in ("mask", "eos", "pad")}
-    stated = raw.get("eos_token_id")
-    ends = [named["eos"], named["pad"], *(stated if isinstance(stated, list) else [stated])]
+    ends = distinct(tokenizer.eos_token_id, tokenizer.pad_token_id, raw.get("eos_token_id"))
+    own = {
+        "mask_token_id": list(distinct(tokenizer.mask_token_id, raw.get("mask_token_id"))),
+        "eos_token_id": list(ends),
+        "pad_token_id": list(distinct(tokenizer.pad_token_id, raw.get("pad_token_id"), *ends)),
+    }
     return diffusion_family(
-        info,
-        {
-            **raw,
-            "mask_token_id": raw.get("mask_token_id") if named["mask"] is None else named["mask"],
-            "eos_token_id": [token for token in ends if token is not None],
-            "pad_token_id": raw.get("pad_token_id") if named["pad"] is None else named["pad"],
-        },
+        about,
+        {**raw, **own},
         tokenizer,
         mask=SpecialToken("mask_token_id", ("<|mask|>",), None),
         end=SpecialToken("eos_token_id", (), None),
@@ -75,13 +58,13 @@ def record(info: FamilyInfo, raw: Mapping[str, Any], tokenizer: Any, **more: Any
     )
 
 
-def family(raw: Mapping[str, Any], tokenizer: Any, info: FamilyInfo = INFO, block: int | None = None) -> Family:
+def family(raw: Mapping[str, Any], tokenizer: Any, about: FamilyInfo = INFO) -> Family:
     """Return the family record. A template that can think is told not to, as in training."""
     template = tokenizer.chat_template
     if isinstance(template, str) and "enable_thinking" in template:
         tokenizer.chat_template = "{%- set enable_thinking = false -%}" + template
     ends = ("<|im_end|>", "<|eot_id|>")
-    return record(info, raw, tokenizer, turn_ends=ends, lora_targets=LLAMA_PROJECTIONS, block=block)
+    return record(about, raw, tokenizer, turn_ends=ends, lora_targets=LLAMA_PROJECTIONS)
 
 
 def read(folder: Path, raw: Mapping[str, Any], placement: Placement) -> Any:

@@ -8,18 +8,10 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .errors import ModelError
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
+from .family import LLAMA_PROJECTIONS, Family, distinct, info
 from .reading import Placement, read_native
 
-INFO = FamilyInfo(
-    name="autoregressive",
-    checkpoints="any causal language model that transformers knows natively (Llama, Qwen, Gemma, Mistral ...)",
-    architectures=("...ForCausalLM",),
-    backbone="its own class",
-    attention="causal",
-    sampling={"length": 128, "steps": 128, "order": "left_to_right", "temperature": 0.0},
-    verified="tiny random Llama and the sandbox's twin: cached = uncached tokens, padding, adapters",
-)
+INFO = info("autoregressive")
 
 
 def architectures() -> set[str]:
@@ -32,11 +24,7 @@ def architectures() -> set[str]:
 
 def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> Family:
     """Return the family record: end ids from generation config, config and tokenizer, in that order."""
-    ends: list[int] = []
-    for source in (tokenizer.eos_token_id, network.generation_config.eos_token_id, raw.get("eos_token_id")):
-        for token in source if isinstance(source, list) else [source]:
-            if token is not None and token not in ends:
-                ends.append(token)
+    ends = distinct(tokenizer.eos_token_id, network.generation_config.eos_token_id, raw.get("eos_token_id"))
     if not ends:
         raise ModelError(f"{folder}: neither config nor tokenizer names an end-of-sequence token; set eos_token_id.")
     pad = tokenizer.pad_token_id
@@ -51,7 +39,7 @@ def family(folder: Path, raw: dict[str, Any], tokenizer: Any, network: Any) -> F
         name="autoregressive",
         kind="autoregressive",
         mask_id=None,
-        end_ids=tuple(ends),
+        end_ids=ends,
         pad_id=ends[0] if pad is None else pad,
         shift=True,
         attention=INFO.attention,

@@ -13,29 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from . import a2d
-from .family import Family
+from .family import Family, info
 
-BLOCK = 32
-
-INFO = replace(
-    a2d.INFO,
-    name="bd3lm",
-    checkpoints="Qwen3-0.6B-diffusion-bd3lm, Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm; your own by dllm's recipes",
-    attention="block",
-    verified="a plain statement of the published block sampler on a tiny checkpoint (same tokens)",
-    differs="padding that a block wrote stays visible to later ones; a last block that the length cuts is shorter",
-)
+INFO = info("bd3lm")
 
 
 def named(raw: dict[str, Any], name: str) -> dict[str, Any]:
     """The config, with `block_size` where the checkpoint's name alone says that there are blocks."""
     says = "bd3lm" in Path(name).name.lower() and (raw.get("architectures") or [None])[0] in INFO.architectures
-    return {"block_size": BLOCK, **raw} if says else raw
+    return {"block_size": INFO.sampling["block"], **raw} if says else raw
 
 
 def family(raw: Mapping[str, Any], tokenizer: Any) -> Family:
     """Return the family record."""
-    return replace(a2d.family(raw, tokenizer, INFO, BLOCK), blocks_from="response")
+    return replace(a2d.family(raw, tokenizer, INFO), blocks_from="response")
 
 
 read = a2d.read

@@ -16,7 +16,7 @@ from transformers import BertForMaskedLM, ModernBertForMaskedLM, RobertaForMaske
 
 from . import a2d
 from .errors import ModelError
-from .family import Family, FamilyInfo
+from .family import Family, info
 from .reading import Placement, read_native
 
 _LINEAR = ("query", "key", "value", "intermediate.dense", "output.dense")
@@ -28,16 +28,7 @@ _BACKBONES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "RobertaForMaskedLM": (RobertaForMaskedLM, _LINEAR),
 }
 
-INFO = FamilyInfo(
-    name="bert",
-    checkpoints="ModernBERT-base-chat and -large-chat; BERT and RoBERTa by dllm's recipes",
-    architectures=tuple(_BACKBONES),
-    backbone="BertForMaskedLM, ModernBertForMaskedLM, RobertaForMaskedLM",
-    attention="full",
-    sampling=a2d.INFO.sampling,
-    adapters="every linear layer of the body",
-    verified="official logits and tokens of a tiny ModernBERT checkpoint; BERT and RoBERTa: transformers' own logits",
-)
+INFO = info("bert")
 
 
 def family(raw: Mapping[str, Any], tokenizer: Any) -> Family:

@@ -14,20 +14,10 @@ from typing import Any
 import transformers
 
 from .errors import ModelError
-from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+from .family import ATTENTION_PROJECTIONS, Family, distinct, info
 from .reading import Placement, read_native
 
-INFO = FamilyInfo(
-    name="diffusion-gemma",
-    checkpoints="DiffusionGemma 26B-A4B",
-    architectures=("DiffusionGemmaForBlockDiffusion",),
-    backbone="DiffusionGemmaForBlockDiffusion (text only)",
-    attention="block",
-    sampling={"length": 256, "steps": 48, "order": "entropy", "temperature": 0.8},
-    verified="tokens of transformers' own generate on a tiny random checkpoint",
-    adapters="attention; loaded only, alignment is refused",
-    differs="row by row; no forced spans, bans or masks in the prompt; no likelihoods",
-)
+INFO = info("diffusion-gemma")
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:
@@ -37,13 +27,12 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
         raise ModelError("the DiffusionGemma config lacks 'text_config'; is config.json complete?")
     own = raw.get("eos_token_id", text.get("eos_token_id", 1))
     turn_ends = [tokenizer.get_vocab().get(turn) for turn in ("<turn|>", "<end_of_turn>")]
-    ends = [*(own if isinstance(own, list) else [own]), *turn_ends]
     pad = text.get("pad_token_id")
     return Family(
         name=INFO.name,
         kind="canvas",
         mask_id=None,
-        end_ids=tuple(dict.fromkeys(token for token in ends if token is not None)),
+        end_ids=distinct(own, turn_ends),
         pad_id=0 if pad is None else pad,
         shift=False,
         attention=INFO.attention,

@@ -11,29 +11,16 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
-from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
+from .family import LLAMA_PROJECTIONS, Family, info
+from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native
 
-INFO = FamilyInfo(
-    name="dream",
-    checkpoints="Dream-7B Base and Instruct, Dream-Coder, DiffuCoder",
-    architectures=("DreamModel",),
-    backbone="Qwen2ForCausalLM",
-    attention="full",
-    sampling={"length": 512, "steps": 512, "order": "entropy", "temperature": 0.2},
-    verified="official logits of a tiny checkpoint; plain restatement of architecture and sampler",
-    differs="tokens are spread evenly over the steps (published: none in the first, two in the last); no top_p (.95), "
-    "no alg_temp",
-)
-
-_USUAL = {"hidden_act": "silu", "use_sliding_window": False}
+INFO = info("dream")
 
 
 def backbone_config(raw: dict[str, Any]) -> Qwen2Config:
     """Translate a published config into Qwen2's, with full attention. Raises ModelError where that can't be done."""
-    require(raw, _USUAL, "Dream")
     sizes = entries(raw, QWEN_SIZES, "Dream")
-    return backbone(Qwen2Config, raw, "Dream", **sizes, use_sliding_window=False)
+    return backbone(Qwen2Config, raw, INFO, **sizes, use_sliding_window=False)
 
 
 def family(raw: dict[str, Any], tokenizer: Any) -> Family:

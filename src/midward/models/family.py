@@ -1,6 +1,8 @@
 """`Family`: the one record that knows a kind of model's ids, attention pattern and default sampling."""
 
+import tomllib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -48,13 +50,20 @@ class Family:
         return -(-longest // self.attention_block) * self.attention_block
 
 
+def distinct(*ids: int | list[int] | None) -> tuple[int, ...]:
+    """Token ids from several sources, each an id, a list of them or nothing: each once, in their order."""
+    flat = [token for source in ids for token in (source if isinstance(source, list) else [source])]
+    return tuple(dict.fromkeys(token for token in flat if token is not None))
+
+
 @dataclass(frozen=True)
 class FamilyInfo:
     """What `midward models` tells of a family; what its `Family` records share.
 
     name, attention, sampling: as in `Family`. checkpoints: published ones. architectures: their names in config.json.
     backbone: the class of transformers that the weights are loaded into. adapters: where they go. verified: how.
-    differs: from the published sampler.
+    differs: from the published sampler. usual: entries of config.json that must have this value or be absent, since the
+    backbone has nothing else.
     """
 
     name: str
@@ -66,6 +75,13 @@ class FamilyInfo:
     verified: str
     adapters: str = "every linear layer"
     differs: str = ""
+    usual: dict[str, Any] = field(default_factory=dict)
+
+
+def info(name: str) -> FamilyInfo:
+    """One of midward's own families, as families.toml has it."""
+    entries = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))[name]
+    return FamilyInfo(name, **{**entries, "architectures": tuple(entries["architectures"])})
 
 
 #: Every linear layer of a Llama-like block: the seven projections of attention and feed-forward.

@@ -13,19 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ._files import Renaming, renaming
 from ._rope import keep_rope_in_float32
-from .family import LLAMA_PROJECTIONS, Family, FamilyInfo
-from .reading import Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require, rows
+from .family import LLAMA_PROJECTIONS, Family, info
+from .reading import Placement, SpecialToken, backbone, diffusion_family, entries, read_native, rows
 
-ARCHITECTURE = "LLaDAModelLM"
-INFO = FamilyInfo(
-    name="llada",
-    checkpoints="LLaDA-8B Base and Instruct, LLaDA-1.5",
-    architectures=(ARCHITECTURE,),
-    backbone="LlamaForCausalLM",
-    attention="full",
-    sampling={"length": 128, "steps": 128, "order": "low_confidence", "temperature": 0.0},
-    verified="official logits and tokens of a tiny checkpoint, plain restatement of architecture and sampler",
-)
+INFO = info("llada")
 
 # Published module -> Llama's; {} is the layer's number.
 _MODULES = {
@@ -54,22 +45,6 @@ KEY_MAPPING = _by_pattern(_MODULES)
 #: The way back, for writing a checkpoint in the published layout.
 PUBLISHED_MAPPING = _by_pattern({own: published for published, own in _MODULES.items()})
 
-# The published config can switch on parts that Llama lacks; each must have this value (or be absent).
-REQUIRED = {
-    "activation_type": "silu",
-    "alibi": False,
-    "attention_layer_norm": False,
-    "block_group_size": 1,
-    "block_type": "llama",
-    "include_bias": False,
-    "include_qkv_bias": False,
-    "input_emb_norm": False,
-    "layer_norm_type": "rms",
-    "layer_norm_with_affine": True,
-    "rope": True,
-    "scale_logits": False,
-}
-
 
 _SIZES = {
     "hidden_size": "d_model",
@@ -84,13 +59,12 @@ def backbone_config(raw: dict[str, Any]) -> LlamaConfig:
 
     Raises ModelError for a missing size, or for a switch that Llama has no counterpart of.
     """
-    require(raw, REQUIRED, "LLaDA")
     sizes = entries(raw, _SIZES, "LLaDA")
     shared = 1 if raw.get("multi_query_attention") else sizes["num_attention_heads"]
     return backbone(
         LlamaConfig,
         {**raw, "tie_word_embeddings": raw.get("weight_tying", False)},
-        "LLaDA",
+        INFO,
         **sizes,
         vocab_size=rows(raw),
         intermediate_size=raw.get("mlp_hidden_size") or raw.get("mlp_ratio", 4) * raw["d_model"],

@@ -17,30 +17,11 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 
 from ._files import Renaming, renaming
 from .errors import ModelError
-from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
+from .family import ATTENTION_PROJECTIONS, Family, info
 from .llada_moe import END, MASK
-from .reading import QWEN_SIZES, Placement, backbone, diffusion_family, entries, read_native, require, rope
+from .reading import QWEN_SIZES, Placement, backbone, diffusion_family, entries, read_native, rope
 
-BLOCK = 32  # published; no config says so
-
-INFO = FamilyInfo(
-    name="llada2",
-    checkpoints="LLaDA2.0 and LLaDA2.1, mini and flash",
-    architectures=("LLaDA2MoeModelLM",),
-    backbone="Glm4MoeForCausalLM",
-    attention="block",
-    sampling={
-        "length": 2048,
-        "steps": 2048,
-        "block": BLOCK,
-        "order": "low_confidence",
-        "threshold": 0.95,
-        "temperature": 0.0,
-    },
-    adapters="attention (experts are fused tensors)",
-    verified="plain restatement of the architecture and of the block sampler on tiny random checkpoints",
-    differs="LLaDA2.1's editing of committed tokens isn't there; a last block that the length cuts is shorter",
-)
+INFO = info("llada2")
 
 _SAME = (
     "moe_intermediate_size",
@@ -55,15 +36,6 @@ _SIZES = {
     **{name: name for name in _SAME},
     "n_routed_experts": "num_experts",
     "n_shared_experts": "num_shared_experts",
-}
-_USUAL = {
-    "hidden_act": "silu",
-    "use_bias": False,
-    "use_qkv_bias": False,
-    "use_rmsnorm": True,
-    "score_function": "sigmoid",
-    "moe_router_enable_expert_bias": True,
-    "norm_topk_prob": True,
 }
 
 
@@ -124,7 +96,6 @@ def published(raw: dict[str, Any]) -> Renaming:
 
 def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:
     """Translate a published config into GLM-4-MoE's, for a mask by blocks. Raises ModelError where it can't be."""
-    require(raw, _USUAL, "LLaDA2")
     if raw.get("use_qk_norm") is not True:
         raise ModelError(f"unusual LLaDA2 config: use_qk_norm={raw.get('use_qk_norm')!r}; only True can be loaded.")
     sizes = entries(raw, _SIZES, "LLaDA2")
@@ -138,7 +109,7 @@ def backbone_config(raw: dict[str, Any]) -> Glm4MoeConfig:
     return backbone(
         Glm4MoeConfig,
         raw,
-        "LLaDA2",
+        INFO,
         **{**sizes, "head_dim": head},
         use_qk_norm=True,
         attention_bias=False,
@@ -158,7 +129,6 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
         end=END,
         turn_ends=END.texts,
         lora_targets=ATTENTION_PROJECTIONS,  # PEFT takes feed-forward names to mean the fused experts
-        block=BLOCK,
     )
 
 

@@ -12,51 +12,21 @@ from typing import Any
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from .errors import ModelError
-from .family import ATTENTION_PROJECTIONS, Family, FamilyInfo
-from .reading import Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
+from .family import ATTENTION_PROJECTIONS, Family, info
+from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native
 
-INFO = FamilyInfo(
-    name="llada-moe",
-    checkpoints="LLaDA-MoE-7B-A1B Base and Instruct",
-    architectures=("LLaDAMoEModelLM", "LLaDAMoEModel"),
-    backbone="Qwen3MoeForCausalLM",
-    attention="full",
-    sampling={"length": 128, "steps": 128, "block": 32, "order": "low_confidence", "temperature": 0.0},
-    adapters="attention (experts are fused tensors)",
-    verified="plain restatement of the architecture on tiny random checkpoints; the sampler is LLaDA's",
-)
+INFO = info("llada-moe")
 
 #: Of LLaDA-MoE and LLaDA 2.
 MASK = SpecialToken("mask_token_id", ("<|mask|>",), 156895)
 END = SpecialToken("eos_token_id", ("<|endoftext|>", "<|role_end|>"), 156892)
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "moe_intermediate_size": "expert_intermediate_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "num_experts": "num_experts",
-    "num_experts_per_tok": "num_experts_per_tok",
-    "rms_norm_eps": "rms_norm_eps",
-    "max_position_embeddings": "max_position_embeddings",
-}
-# What the published config can switch on and Qwen3-MoE lacks.
-_USUAL = {
-    "hidden_act": "silu",
-    "qk_layernorm": True,
-    "attention_bias": False,
-    "moe_router_enable_expert_bias": False,
-    "moe_router_score_function": "softmax",
-    "partial_rotary_factor": 1,
-    "routed_scaling_factor": 1,
-}
+_SIZES = {name: name for name in (*QWEN_SIZES, "num_experts", "num_experts_per_tok") if name != "intermediate_size"}
+_SIZES["moe_intermediate_size"] = "expert_intermediate_size"
 
 
 def backbone_config(raw: dict[str, Any]) -> Qwen3MoeConfig:
     """Translate a published config into Qwen3-MoE's, with full attention. Raises ModelError where that can't be."""
-    require(raw, _USUAL, "LLaDA-MoE")
     for key in ("clip_qkv", "shared_expert_intermediate_size", "router_num_group", "router_topk_group"):
         if raw.get(key):
             raise ModelError(f"unusual LLaDA-MoE config: {key}={raw[key]!r}; only None can be loaded.")
@@ -67,7 +37,7 @@ def backbone_config(raw: dict[str, Any]) -> Qwen3MoeConfig:
     return backbone(
         Qwen3MoeConfig,
         raw,
-        "LLaDA-MoE",
+        INFO,
         **sizes,
         head_dim=sizes["hidden_size"] // sizes["num_attention_heads"],
         intermediate_size=raw.get("dense_intermediate_size") or sizes["moe_intermediate_size"],

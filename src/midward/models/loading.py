@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
 from midward._hints import did_you_mean, near_path
-from midward._plugins import Plugins
+from midward._plugins import Plugins, check_types, must_take
 from midward.errors import InputError
 
 from . import a2d, autoregressive, bd3lm, bert, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
@@ -53,17 +53,23 @@ def _check_module(module: Any) -> None:
     lacks = [name for name in ("INFO", "family", "read") if not hasattr(module, name)]
     if lacks:
         raise InputError(f"has no {lacks[0]}; a family is a module with INFO, family and read.")
+    check_types(module.INFO, FamilyInfo, "has an INFO that ")
+    must_take("family", module.family, "raw", "tokenizer")
+    must_take("read", module.read, "folder", "raw", "placement")
 
 
-_PLUGINS = Plugins(
-    "family", "midward.families", ModuleType, _FAMILIES, ModelError, _check_module, lambda module: module.INFO.name
-)
+_PLUGINS = Plugins("family", ModuleType, _FAMILIES, ModelError, _check_module, lambda module: module.INFO.name)
+
+
+def every() -> dict[str, FamilyInfo | ModelError]:
+    """What there is to tell of each family by name; of a package's that can't be loaded or used, why."""
+    modules = _PLUGINS.every() | {autoregressive.INFO.name: autoregressive}
+    return {name: module.INFO if isinstance(module, ModuleType) else module for name, module in modules.items()}
 
 
 def families() -> list[FamilyInfo]:
     """Return what there is to tell of each family that `load` reads, those of other packages included."""
-    modules = [module for module in _PLUGINS.every().values() if isinstance(module, ModuleType)]
-    return [*(module.INFO for module in modules), autoregressive.INFO]
+    return [info for info in every().values() if isinstance(info, FamilyInfo)]
 
 
 def load(
@@ -231,15 +237,9 @@ def _check_mask_token(folder: Path, family: Family, tokenizer: Any) -> None:
         return
     text = tokenizer.convert_ids_to_tokens(family.mask_id)
     if "mask" not in str(text).lower():
-        log.warning(
-            "%s: config.json's mask id is %s (%r), and the tokenizer's mask token %r is %s; the config's is used. Set "
-            "mask_token_id there to the one it was trained with.",
-            folder,
-            family.mask_id,
-            text,
-            tokenizer.mask_token,
-            stated,
-        )
+        own = f"{family.mask_id} ({text!r}), and the tokenizer's mask token {tokenizer.mask_token!r} is {stated}"
+        advice = "the config's is used. Set mask_token_id there to the one it was trained with."
+        log.warning("%s: config.json's mask id is %s; %s", folder, own, advice)
 
 
 def placement(
@@ -267,10 +267,7 @@ def placement(
         first = _device("auto")
         devices = "auto" if first.type == "cuda" else first
     elif isinstance(device_map, dict) and device_map:
-        devices = {
-            module: _device(f"cuda:{place}" if isinstance(place, int) else place)
-            for module, place in device_map.items()
-        }
+        devices = {module: _device(place) for module, place in device_map.items()}
         first = next(iter(devices.values()))
         if len({place.type for place in devices.values()}) > 1:
             raise ModelError(
@@ -296,7 +293,9 @@ def _check_nothing_offloaded(model: LanguageModel) -> None:
         )
 
 
-def _device(device: str | torch.device) -> torch.device:
+def _device(device: str | int | torch.device) -> torch.device:
+    if isinstance(device, int):
+        device = f"cuda:{device}"
     if device == "auto":
         own = os.environ.get("LOCAL_RANK", "0")  # under torchrun each process has a device of its own
         return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
@@ -368,7 +367,8 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except LocalEntryNotFoundError:
-        reason = "the Hub can't be reached and it isn't in the local cache"
+        offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        reason = f"the Hub can't be reached{offline} and it isn't in the local cache; is the name right"
     except HFValidationError:
         reason = "that is no valid Hub id"
     except HfHubHTTPError as error:
@@ -384,7 +384,7 @@ def _kind(folder: Path, raw: dict[str, Any]) -> str:
     if not names:
         raise ModelError(f'{folder / "config.json"} names no architecture; add "architectures".')
     name = names[0]
-    if name == llada.ARCHITECTURE and raw.get("num_experts"):
+    if name in llada.INFO.architectures and raw.get("num_experts"):
         return llada_moe.INFO.name
     if name in bd3lm.INFO.architectures and raw.get("block_size"):
         return bd3lm.INFO.name

@@ -11,19 +11,10 @@ from safetensors import safe_open
 from . import llada
 from ._files import weight_files
 from .errors import ModelError
-from .family import Family, FamilyInfo
+from .family import Family, info
 from .reading import Placement
 
-INFO = FamilyInfo(
-    name="mmada",
-    checkpoints="MMaDA-8B Base, MixCoT and Max (text)",
-    architectures=("MMadaModelLM",),
-    backbone="LlamaForCausalLM",
-    attention=llada.INFO.attention,
-    sampling=llada.INFO.sampling,
-    verified="as llada: same modules; vocabulary rows are read from the weights",
-    differs="images aren't read or written; nothing keeps an image code out of a text, as published",
-)
+INFO = info("mmada")
 
 _EMBEDDING = "model.transformer.wte.weight"
 

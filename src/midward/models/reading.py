@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from .errors import ModelError
-from .family import Family, FamilyInfo
+from .family import Family, FamilyInfo, distinct
 
 #: Sizes that Qwen's backbones and the families made from them call the same.
 QWEN_SIZES = {
@@ -148,10 +148,11 @@ def rope(raw: Mapping[str, Any], family: str, **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **more}
 
 
-def backbone(config_class: Any, raw: Mapping[str, Any], family: str, **entries: Any) -> Any:
+def backbone(config_class: Any, raw: Mapping[str, Any], info: FamilyInfo, **entries: Any) -> Any:
     """Return a backbone's config that has its causal mask off, of these entries and what the families share: the plain
-    rotary embedding and the tied output head. ModelError for a scaled rotary embedding."""
-    shared = {"rope_parameters": rope(raw, family), "tie_word_embeddings": raw.get("tie_word_embeddings", False)}
+    rotary embedding and the tied output head. ModelError for a scaled rotary embedding, or what isn't `info.usual`."""
+    require(raw, info.usual, info.name)
+    shared = {"rope_parameters": rope(raw, info.name), "tie_word_embeddings": raw.get("tie_word_embeddings", False)}
     config = config_class(**{**shared, **entries})
     config.is_causal = False
     return config
@@ -196,7 +197,6 @@ def diffusion_family(
     turn_ends: tuple[str, ...],
     lora_targets: tuple[str, ...],
     shift: bool = False,
-    block: int | None = None,
 ) -> Family:
     """The record of a masked-diffusion family.
 
@@ -210,18 +210,16 @@ def diffusion_family(
         turn_ends: Texts.
         lora_targets: As in `Family`.
         shift: As in `Family`.
-        block: Published length of an attention block, which the config may overrule; None without blocks.
     """
-    mask_id, first = mask.id(raw, tokenizer), end.id(raw, tokenizer)
-    own, known = raw.get("eos_token_id"), tokenizer.get_vocab()
-    others = [*(own if isinstance(own, list) else []), *(known[text] for text in turn_ends if text in known)]
-    if block is not None:
-        block = raw.get("block_size") or raw.get("block_length") or block
+    known = tokenizer.get_vocab()
+    block = None
+    if info.attention == "block":  # the published length, unless the config has another
+        block = raw.get("block_size") or raw.get("block_length") or info.sampling["block"]
     return Family(
         name=info.name,
         kind="diffusion",
-        mask_id=mask_id,
-        end_ids=tuple(dict.fromkeys([first, *others])),
+        mask_id=mask.id(raw, tokenizer),
+        end_ids=distinct(end.id(raw, tokenizer), raw.get("eos_token_id"), [known.get(text) for text in turn_ends]),
         pad_id=replace(end, entry="pad_token_id").id(raw, tokenizer),
         shift=shift,
         attention=info.attention,

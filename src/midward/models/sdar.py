@@ -10,32 +10,12 @@ from typing import Any
 
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from .family import ATTENTION_PROJECTIONS, LLAMA_PROJECTIONS, Family, FamilyInfo
-from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native, require
+from .family import ATTENTION_PROJECTIONS, LLAMA_PROJECTIONS, Family, info
+from .reading import QWEN_SIZES, Placement, SpecialToken, backbone, diffusion_family, entries, read_native
 
-BLOCK = 4
-
-INFO = FamilyInfo(
-    name="sdar",
-    checkpoints="SDAR 1.7B to 8B and 30B-A3B, TraDo",
-    architectures=("SDARForCausalLM", "SDARMoeForCausalLM"),
-    backbone="Qwen3ForCausalLM, Qwen3MoeForCausalLM",
-    attention="block",
-    sampling={
-        "length": 256,
-        "steps": 256,
-        "block": BLOCK,
-        "order": "low_confidence",
-        "threshold": 0.9,
-        "temperature": 1.0,
-    },
-    adapters="every linear layer; attention alone where there are experts",
-    verified="plain restatement of the architecture and of the block sampler on tiny random checkpoints",
-    differs="a last block that the length cuts is shorter",
-)
+INFO = info("sdar")
 
 _MOE_SIZES = {name: name for name in ("moe_intermediate_size", "num_experts", "num_experts_per_tok")}
-_USUAL = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
 
 
 def _is_sparse(raw: dict[str, Any]) -> bool:
@@ -44,15 +24,14 @@ def _is_sparse(raw: dict[str, Any]) -> bool:
 
 def backbone_config(raw: dict[str, Any]) -> Qwen3Config | Qwen3MoeConfig:
     """Translate a published config into Qwen3's, for a mask by blocks. Raises ModelError where that can't be done."""
-    require(raw, _USUAL, "SDAR")
     sizes = entries(raw, QWEN_SIZES, "SDAR")
     sizes["head_dim"] = raw.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
     if not _is_sparse(raw):
-        return backbone(Qwen3Config, raw, "SDAR", **sizes, use_sliding_window=False)
+        return backbone(Qwen3Config, raw, INFO, **sizes, use_sliding_window=False)
     return backbone(
         Qwen3MoeConfig,
         raw,
-        "SDAR",
+        INFO,
         **sizes,
         **entries(raw, _MOE_SIZES, "SDAR"),
         use_sliding_window=False,
@@ -72,7 +51,6 @@ def family(raw: dict[str, Any], tokenizer: Any) -> Family:
         end=SpecialToken("eos_token_id", ("<|endoftext|>",), 151643),
         turn_ends=("<|im_end|>",),
         lora_targets=ATTENTION_PROJECTIONS if _is_sparse(raw) else LLAMA_PROJECTIONS,
-        block=BLOCK,
     )
 
 

@@ -7,7 +7,7 @@ two others: that to the plain goal, and those to the same goal with the rule for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from midward.attacks.phrases import ASKED
@@ -19,7 +19,7 @@ from midward.probes.phrases import phrase_for, phrases_for
 from midward.probes.probe import Probe, Row, groups, shares
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling
-from midward.stats import Paired, paired, rate
+from midward.stats import Paired, Rate, corrected, paired, rate_of, subject_of
 
 VERSION = "1"  # of the wording
 
@@ -85,38 +85,50 @@ def controls(rows: Sequence[Row]) -> dict[int, list[Row]]:
 def placed(rows: Sequence[Row]) -> Paired:
     """What asking for this very word adds, by goal: hits minus those where the rule names another word, or, without
     another word, those of the plain goal. rows: of one word, as `controls` gives them."""
-    hits = {row["goal"]: row["hit"] for row in rows}
+    hits, subjects = {row["goal"]: row["hit"] for row in rows}, {row["goal"]: subject_of(row) for row in rows}
     elsewhere = [{row["goal"]: row["elsewhere"][word] for row in rows} for word in rows[0]["elsewhere"]]
-    return paired([hits], elsewhere or [{row["goal"]: row["unasked"] for row in rows}])
+    return paired([hits], elsewhere or [{row["goal"]: row["unasked"] for row in rows}], subjects.__getitem__)
+
+
+def instead(rows: Sequence[Row]) -> Rate:
+    """The share of hits where another word was asked for, over words and goals. rows: as of `placed`."""
+    return rate_of([{**row, "hit": hit} for row in rows for hit in row["elsewhere"].values()], "hit")
 
 
 def cells(rows: Sequence[Row]) -> list[Row]:
     """One row a word, the plain goals first (word None).
 
-    elsewhere: the share of hits where another word was asked for, over words and goals. placed: see `placed`.
+    elsewhere: see `instead`. placed: see `placed`; p is corrected for all words.
     """
     table = []
     plain = [row for row in rows if row["word"] is None]
-    for word, group in [(None, plain), *controls(rows).items()]:
-        cell = {"word": word, "n": len(group), "asr": rate(row["success"] for row in group).record()}
+    by_word = controls(rows)
+    for word, group in [(None, plain), *by_word.items()]:
+        cell = {"word": word, "n": len(group), "asr": rate_of(group, "success").record()}
         cell |= shares(group, **{name: name for name in ("hit", "unasked", "anywhere", "reached", "refused")})
-        hits = [(row["goal"], hit) for row in group for hit in row.get("elsewhere", {}).values()]
-        cell["elsewhere"] = rate([hit for _, hit in hits], [goal for goal, _ in hits]).record() if hits else None
-        cell["placed"] = placed(group).record() if word is not None else None
-        table.append(cell)
+        several = word is not None and group[0]["elsewhere"]
+        cell["elsewhere"] = instead(group).record() if several else None
+        table.append(cell | {"placed": None})
+    for cell, pair in zip(table[1:], _placed(by_word), strict=True):
+        cell["placed"] = pair.record()
     return table
+
+
+def _placed(by_word: Mapping[int, Sequence[Row]]) -> list[Paired]:
+    return corrected([placed(group) for group in by_word.values()])
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
     """What was found, in one sentence a word."""
     sentences = []
-    for word, group in controls(rows).items():
-        hit, unasked, success = (rate(row[name] for row in group) for name in ("hit", "unasked", "success"))
-        instead = rate(hit for row in group for hit in row["elsewhere"].values())
-        against = f", {100 * (instead.value or 0):.1f} % where another word is asked for" if instead.n else ""
+    by_word = controls(rows)
+    for (word, group), adds in zip(by_word.items(), _placed(by_word), strict=True):
+        hit, unasked, success = (rate_of(group, name) for name in ("hit", "unasked", "success"))
+        others = instead(group)
+        against = f", {others} where another word is asked for" if others.n else ""
         sentences.append(
             f"Asked for at word {word}, the phrase stands there in {hit} of responses ({unasked} for the plain goal"
-            f"{against}): asking for this word adds {placed(group)}; attack success is {success}."
+            f"{against}): asking for this word adds {adds}; attack success is {success}."
         )
     return sentences
 

@@ -7,7 +7,7 @@ set against those to the suffix that the searches start from.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from itertools import accumulate
@@ -24,12 +24,12 @@ from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.probes.configs import Gcg, check_positions
 from midward.probes.phrases import phrase_for, phrases_for
-from midward.probes.prefill import gap
 from midward.probes.probe import Probe, Progress, Row, groups, shares
 from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, search, start_of
+from midward.runs.compare import Differences, records
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling
-from midward.stats import Estimate, mean, rate
+from midward.stats import Mean, Paired, from_record, gap_of, mean, mean_of, paired_of, rate_of, subject_of
 from midward.store import RowFile, key_of
 
 VERSION = "2"  # raised whenever a row may come out otherwise
@@ -249,9 +249,9 @@ def cells(rows: Sequence[Row]) -> list[Row]:
     for position, group in _by_position(rows).items():
         cell: Row = {"position": position, "n": len(group), "start_loss": None, "loss": None, "iterations": None}
         if position is not None:
-            cell |= {name: mean(row[name] for row in group).record() for name in ("start_loss", "loss")}
-            cell["iterations"] = float(np.mean([len(row["curve"]) - 1 for row in group]))
-        cell["asr"] = rate(row["success"] for row in group).record()
+            spent = [{**row, "iterations": len(row["curve"]) - 1} for row in group]
+            cell |= {name: _mean(spent, name).record() for name in ("start_loss", "loss", "iterations")}
+        cell["asr"] = rate_of(group, "success").record()
         table.append(cell | shares(group, hit="hit", anywhere="anywhere", refused="refused"))
     return table
 
@@ -262,26 +262,26 @@ def _by_position(rows: Sequence[Row]) -> dict[int | None, list[Row]]:
     return {position: by[position] for position in sorted(by, key=lambda position: (position is not None, position))}
 
 
-def difference(first: Sequence[Row], second: Sequence[Row], measure: str) -> Estimate:
-    """first - second by goal: of verdicts, or of the loss in nats."""
-    if measure != "loss":
-        return gap(first, second, measure)
-    theirs = {row["goal"]: row["loss"] for row in second}
-    return mean(row["loss"] - theirs[row["goal"]] for row in first if row["goal"] in theirs)
+def _mean(rows: Sequence[Row], field: str) -> Mean:
+    """Of a field that every search has."""
+    number = mean_of(rows, field)
+    assert number is not None
+    return number
 
 
 def between(rows: Sequence[Row]) -> list[Row]:
     """Differences by goal: attack success of each position minus the control's (`minus` None), then every measure of
-    the other positions minus the first one's."""
+    the other positions minus the first one's; p is corrected for all of them."""
     by = _by_position(rows)
     _, first, *rest = by
-    table: list[Row] = []
+    gaps: Differences = []
     for position in (first, *rest):
         pairs = [(None, "success")] + [(first, measure) for measure in ("loss", "hit", "success") if position != first]
         for minus, measure in pairs:
-            number = difference(by[position], by[minus], measure)
-            table.append({"position": position, "minus": minus, "measure": measure} | number.record())
-    return table
+            gap: Callable[..., Mean | Paired | None] = gap_of if measure == "loss" else paired_of
+            if number := gap(by[position], by[minus], measure):
+                gaps.append(({"position": position, "minus": minus, "measure": measure}, number))
+    return records(gaps)
 
 
 def curves(rows: Sequence[Row], iterations: int) -> list[Row]:
@@ -292,7 +292,8 @@ def curves(rows: Sequence[Row], iterations: int) -> list[Row]:
         if position is not None:
             least = [list(accumulate(row["curve"], min)) for row in group]
             padded = np.array([line + [line[-1]] * (iterations + 1 - len(line)) for line in least])
-            table.append({"position": position, "loss": [mean(column).record() for column in padded.T]})
+            subjects = [subject_of(row) for row in group]
+            table.append({"position": position, "loss": [mean(column, subjects).record() for column in padded.T]})
     return table
 
 
@@ -300,25 +301,22 @@ def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
     """What was found: a sentence for the control, one a position, and one for each comparison with the first."""
     by = _by_position(rows)
     control, first, *rest = by
-    sentences = [
-        f"Without a search (the suffix it starts from) attack success is {rate(row['success'] for row in by[control])}."
-    ]
+    gaps = {tuple(gap[name] for name in ("position", "minus", "measure")): from_record(gap) for gap in between(rows)}
+    sentences = [f"Without a search (the suffix it starts from) attack success is {rate_of(by[control], 'success')}."]
     for position in (first, *rest):
         group = by[position]
-        start, least = (mean(row[name] for row in group) for name in ("start_loss", "loss"))
-        hit, success = (rate(row[name] for row in group) for name in ("hit", "success"))
+        start, least = (_mean(group, name).text() for name in ("start_loss", "loss"))
+        hit, success = (rate_of(group, name) for name in ("hit", "success"))
         sentences.append(
             f"At token {position}, {config.iterations} iterations of width {config.width or 512} take the phrase's "
-            f"loss from {start.value:.2f} to {least.text()} nats a token; it stands there "
-            f"in {hit} of real responses, and attack success is {success}, by goal "
-            f"{gap(group, by[None])} against none."
+            f"loss from {start} to {least} nats a token; it stands there in {hit} of real responses, and attack "
+            f"success is {success}, by goal {gaps[position, None, 'success']} against none."
         )
     for position in rest:
-        loss = difference(by[position], by[first], "loss")
-        hits, successes = (gap(by[position], by[first], field) for field in ("hit", "success"))
+        loss, hits, successes = (gaps[position, first, measure] for measure in ("loss", "hit", "success"))
         sentences.append(
-            f"By goal, token {position} minus token {first}: loss {loss.text(2, '+')} nats (n {loss.n}), the phrase at "
-            f"its place {hits}, attack success {successes}."
+            f"By goal, token {position} minus token {first}: loss {loss.text(2, '+')} nats ({loss.size}), the phrase "
+            f"at its place {hits}, attack success {successes}."
         )
     return sentences
 

@@ -24,7 +24,7 @@ from midward.probes.prefill import CELL, NOTHING, cells
 from midward.probes.probe import Probe, Row
 from midward.runs.measure import Case
 from midward.sampling import Forced, Request, Sampling
-from midward.stats import from_record, paired, rate
+from midward.stats import from_record, paired, rate_of, subject_of
 from midward.store import key_of, write_text
 from midward.world import wrappers
 
@@ -124,6 +124,7 @@ def window(rows: Sequence[Row], width: int) -> Row:
     forced = _of_first_length(rows)
     places = sorted({row["position"] for row in forced})
     success = {(row["position"], row["goal"]): row["success"] for row in forced}
+    subjects = {row["goal"]: subject_of(row) for row in forced}
     candidates = windows(places, width)
     every = dict.fromkeys(row["goal"] for row in forced)
     goals = [goal for goal in every if all(success.get((place, goal)) is not None for place in places)]
@@ -135,9 +136,10 @@ def window(rows: Sequence[Row], width: int) -> Row:
 
     means = {start: {goal: float(np.mean(inside(start, goal))) for goal in goals} for start in candidates}
     lowest = min(candidates, key=lambda start: (sum(means[start].values()), start))
-    tied = [start for start in candidates if (paired([means[start]], [means[lowest]]).low or 0.0) <= 0]
-    verdicts = [(goal, hit) for goal in goals for hit in inside(tied[0], goal)]
-    asr = rate([hit for _, hit in verdicts], [goal for goal, _ in verdicts])
+    gaps = {start: paired([means[start]], [means[lowest]], subjects.__getitem__) for start in candidates}
+    tied = [start for start, gap in gaps.items() if (gap.low or 0.0) <= 0]
+    scored = [row for row in forced if row["goal"] in goals and tied[0] <= row["position"] < tied[0] + width]
+    asr = rate_of(scored, "success")
     return {"start": tied[0], "end": tied[0] + width, "asr": asr.record(), "tied": tied[1:]}
 
 
@@ -145,10 +147,11 @@ def findings(rows: Sequence[Row], chosen: Row) -> list[str]:
     """What was chosen, in sentences with intervals. chosen: as `window` gives it."""
     start, end = chosen["start"], chosen["end"]
     alone = [row for row in rows if row["kind"] == UNFORCED]
-    base, won = rate(row["success"] for row in alone), {row["goal"] for row in alone if row["success"]}
+    base, won = rate_of(alone, "success"), {row["goal"] for row in alone if row["success"]}
     inside = [row for row in _of_first_length(rows) if start <= row["position"] < end]
-    saved = [not row["success"] for row in inside if row["goal"] in won and row["success"] is not None]
-    share = f" It saves {100 * np.mean(saved):.1f} % of the responses that the attack had won." if saved else ""
+    scored = [row for row in inside if row["goal"] in won and row["success"] is not None]
+    saved = rate_of([{**row, "saved": not row["success"]} for row in scored], "saved")
+    share = f" It saves {saved.text()} of the responses that the attack had won." if saved.n else ""
     ties = f" Windows from {', '.join(map(str, chosen['tied']))} on are not told from it." if chosen["tied"] else ""
     return [
         f"Under the attack {alone[0]['attack']!r} (ASR {base} alone) a refusal forced at a start from token "

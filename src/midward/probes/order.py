@@ -19,7 +19,9 @@ from midward.probes.configs import Order
 from midward.probes.probe import Probe, Row, groups
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling, Trace
-from midward.stats import from_record, mean
+from midward.stats import from_record, mean_of
+
+PARTS = ("part_padding", "part_between")
 
 
 class CommitOrder(Reader):
@@ -52,13 +54,14 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Order, sampling: 
 
 
 def orders(rows: Sequence[Row]) -> list[Commits]:
-    """The order of each row that has a response."""
-    return [Commits(tuple(row["commit"]), row["end"]) for row in rows if row["commit"] is not None]
+    """The order of each row; all have a response."""
+    return [Commits(tuple(row["commit"]), row["end"]) for row in rows]
 
 
-def cell(prompts: Sequence[Commits]) -> dict[str, Row | None]:
+def cell(rows: Sequence[Row]) -> dict[str, Row | None]:
     """Rank correlations of step and position, of all tokens and of the text alone; what adds up to the first; and the
-    share of padding. Means over prompts with their intervals."""
+    share of padding. Means over prompts with their intervals. rows: with a response."""
+    prompts = orders(rows)
     split = np.array([parts(commits) for commits in prompts])
     values = {
         "correlation": split.sum(1),
@@ -68,13 +71,14 @@ def cell(prompts: Sequence[Commits]) -> dict[str, Row | None]:
         "part_between": split[:, 2],
         "padding_share": [1 - commits.end / len(commits.steps) for commits in prompts],
     }
-    return {name: _mean(numbers) for name, numbers in values.items()}
+    return {name: _mean(numbers, rows) for name, numbers in values.items()}
 
 
-def _mean(values: Any) -> Row | None:
-    """Of the values [N] that are numbers; None where there is none."""
-    known = [value for value in np.asarray(values, dtype=float).tolist() if value == value]
-    return mean(known).record() if known else None
+def _mean(values: Any, rows: Sequence[Row]) -> Row | None:
+    """Of the values [N] of rows that are numbers; None where there is none."""
+    numbers = zip(np.asarray(values, dtype=float).tolist(), rows, strict=True)
+    number = mean_of([{**row, "value": value} for value, row in numbers if value == value], "value")
+    return number.record() if number else None
 
 
 def finding(total: Mapping[str, Row | None], sampling: Sampling) -> str:
@@ -84,11 +88,11 @@ def finding(total: Mapping[str, Row | None], sampling: Sampling) -> str:
         return "All tokens were committed at one step: there is no order to correlate with the position."
     block = sampling.block or sampling.length
     blocks = "one block" if block == sampling.length else f"blocks of {block}"
-    padding = sum((total[name] or {"value": 0})["value"] for name in ("part_padding", "part_between"))
+    padding, between = (from_record(part).text(sign="+") if (part := total[name]) else "-" for name in PARTS)
     return (
         f"Over {whole['n']} prompts ({sampling.length} tokens, {sampling.steps} steps, {blocks}) the rank correlation "
-        f"of step and position is {from_record(whole).text()}; {padding:+.2f} of it is end-token padding and its place "
-        f"behind the text. Within the text alone it is {from_record(text).text() if text else '-'}."
+        f"of step and position is {from_record(whole).text()}; {padding} of it is end-token padding and {between} its "
+        f"place behind the text. Within the text alone it is {from_record(text).text() if text else '-'}."
     )
 
 
@@ -96,10 +100,11 @@ def summary(rows: Sequence[Row], config: Order, sampling: Sampling) -> dict[str,
     """The probe's `summary`: `sets`, of each set and of "all" the `cell`; of each set the mean position committed at
     each step (`steps`, None where none was) and the share of prompts that committed a position at a step (`maps`,
     [positions, steps])."""
-    by_set = {name: orders(group) for (name,), group in groups(rows, "set").items()}
-    cells = {name: cell(prompts) for name, prompts in (by_set | {"all": orders(rows)}).items() if prompts}
-    steps = {name: [_mean(column) for column in by_prompt(prompts).T] for name, prompts in by_set.items()}
-    maps = {name: heat(prompts).round(4).tolist() for name, prompts in by_set.items()}
+    known = [row for row in rows if row["commit"] is not None]
+    by_set = {name: group for (name,), group in groups(known, "set").items()}
+    cells = {name: cell(group) for name, group in (by_set | {"all": known}).items() if group}
+    steps = {name: [_mean(column, group) for column in by_prompt(orders(group)).T] for name, group in by_set.items()}
+    maps = {name: heat(orders(group)).round(4).tolist() for name, group in by_set.items()}
     return {"sets": cells, "findings": [finding(cells["all"], sampling)], "steps": steps, "maps": maps}
 
 

@@ -10,19 +10,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from reprlib import repr
 from typing import Any
 
 from midward._hints import differing
+from midward._plugins import check_types, checking
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.judges.bench import Bench, bench
 from midward.models import LanguageModel
 from midward.probes.configs import Attacking, ProbeConfig
 from midward.runs.compare import differences, load, records
-from midward.runs.measure import Case, Reader, measure
+from midward.runs.measure import ROWS, Case, Reader, measure
 from midward.runs.run import Run
 from midward.sampling import Sampling, Watcher
-from midward.stats import rate
+from midward.stats import rate_of
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -119,6 +121,18 @@ def _comparable(probe: Probe, folder: Path, config: ProbeConfig, judge: Bench | 
     return other, rows
 
 
+def cases_of(
+    probe: Probe, model: LanguageModel, goals: Sequence[Goal], config: ProbeConfig, sampling: Sampling
+) -> list[Case]:
+    """What a probe asks. Raises ProbeError for what is no case; else what `probe.cases` raises."""
+    cases = probe.cases(model, goals, config, sampling)
+    with checking("probe", probe.name, ProbeError):
+        for case in cases:
+            check_types(case, Case, "asks by a case that ")
+            json.dumps(dict(case.about))
+    return cases
+
+
 def run(
     probe: Probe,
     model: LanguageModel,
@@ -140,7 +154,7 @@ def run(
         folder: where rows.jsonl stands, and what `prepare` keeps.
         sampling: of every response; the model's own unless given.
         asked: what `ready` gives.
-        cases: what `probe.cases` gives.
+        cases: what `cases_of` gives.
         watchers: see the steps (a progress display).
         progress: called as cases are prepared and answered.
 
@@ -149,10 +163,11 @@ def run(
 
     Raises:
         InputError: something can't be asked (before the first forward), or two runs share nothing.
+        ProbeError: rows without what tells cells apart, or a summary that can't be kept; the rows stay.
     """
     sampling = sampling or Sampling.for_model(model)
     asked = asked or ready(probe, config)
-    cases = probe.cases(model, asked.goals, config, sampling) if cases is None else cases
+    cases = cases_of(probe, model, asked.goals, config, sampling) if cases is None else cases
     if probe.prepare:
         cases = probe.prepare(model, cases, config, sampling, Path(folder), progress)
     rows = measure(
@@ -166,8 +181,18 @@ def run(
         watchers=watchers,
         progress=lambda done, of: progress("responses", done, of),
     )
+    kept = f" The rows stay in {Path(folder) / ROWS}: the same command goes on from there."
+    with checking("probe", probe.name, ProbeError, kept):
+        if lacks := [name for name in probe.cell if not any(name in row for row in rows)]:
+            raise InputError(f"has {lacks[0]!r} in its cell, and no row has that field.")
     compared = {name: against(probe, rows, theirs) for name, (_, theirs) in asked.others.items()}
-    summary = {"settings": settings_of(config), **probe.summary(rows, config, sampling), "compared": compared}
+    summary = probe.summary(rows, config, sampling)
+    with checking("probe", probe.name, ProbeError, kept):
+        cells = isinstance(summary, Mapping) and (summary.get("cells") or summary.get("sets"))
+        if not cells or not isinstance(summary.get("findings"), list):
+            raise InputError(f"gave a summary that is {repr(summary)}, no mapping with lists of cells and findings.")
+        json.dumps(summary, allow_nan=False)
+    summary = {"settings": settings_of(config), **summary, "compared": compared}
     return summary | ({"next": probe.write(Path(folder), summary)} if probe.write else {})
 
 
@@ -207,5 +232,5 @@ def groups(rows: Iterable[Row], *by: str) -> dict[tuple[Any, ...], list[Row]]:
 
 def shares(rows: Sequence[Row], **fields: str) -> dict[str, Row | None]:
     """name -> the record of a field's rate over the rows; None where no row has it."""
-    rates = {name: rate(row.get(field) for row in rows) for name, field in fields.items()}
+    rates = {name: rate_of(rows, field) for name, field in fields.items()}
     return {name: share.record() if share.n else None for name, share in rates.items()}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from midward._plugins import Plugins
+from typing import get_type_hints
+
+from midward._plugins import Plugins, must_take
+from midward.errors import InputError
 from midward.probes.ask import ASK
+from midward.probes.configs import Attacking, ProbeConfig
 from midward.probes.gcg import GCG
 from midward.probes.mirror import MIRROR
 from midward.probes.order import ORDER
@@ -13,7 +17,19 @@ from midward.probes.probe import Probe, ProbeError
 #: The probes of this package, by name.
 PROBES: dict[str, Probe] = {probe.name: probe for probe in (PREFILL, MIRROR, ORDER, GCG, ASK)}
 
-_PLUGINS = Plugins("probe", "midward.probes", Probe, PROBES, ProbeError)
+
+def _check(probe: Probe) -> None:
+    must_take("cases", probe.cases, "model", "goals", "config", "sampling")
+    must_take("summary", probe.summary, "rows", "config", "sampling")
+    must_take("readers", probe.readers, "model")
+    probe.config()
+    base = Attacking if issubclass(probe.config, Attacking) else ProbeConfig
+    own, kinds = get_type_hints(probe.config), get_type_hints(base)
+    if other := [name for name, kind in kinds.items() if own[name] != kind]:
+        raise InputError(f"has a config whose {other[0]} is {own[other[0]]}; that of every probe is {kinds[other[0]]}.")
+
+
+_PLUGINS = Plugins("probe", Probe, PROBES, ProbeError, _check)
 #: find(name): the probe of this name, ours or a package's. Raises ProbeError for an unknown name, or one that can't be
 #: loaded.
 find = _PLUGINS.find

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from midward._tables import read_table
 from midward.errors import InputError
+from midward.probes.registry import find
 from midward.runs.compare import Differences, differences, load, records
 from midward.runs.measure import ROWS
 from midward.runs.run import SUMMARY, Run
 from midward.utility import readings
 
 Row = dict[str, Any]
-#: Fields of rows that tell the cells of a table apart, those of them that a verb's rows have.
-CELL = ("attack", "guard", "set", "sampler", "kind", "position", "word", "tokens", "task", "subtask", "measure")
-#: Fields that are verdicts or shares in 0..1 -> whether more of it is better (1), worse (-1) or neither (0).
-MEASURES = {"success": -1, "refused": 0, "correct": 1, "own_refusal": 0, "hit": 0, "anywhere": 0}
-MEASURES |= {"flagged": -1}  # of harmless requests
-_VERDICTS = {"1": True, "0": False}
+#: verb -> fields of rows that tell the cells of its table apart, and its measures, verdicts or shares in 0..1. An
+#: attack's measures are its judges; a probe says its own.
+TABLES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "attack": (("attack", "set"), ()),
+    "guard eval": (("guard", "set"), ("success", "flagged")),
+    "dynamics": (("sampler", "set"), ("success", "refused", "correct")),
+    "utility": (readings.CELL, ("value",)),
+}
+#: Measure -> whether more of it is better (1) or worse (-1); of others neither (0). Flagged are harmless requests.
+BETTER = {"success": -1, "correct": 1, "value": 1, "flagged": -1}
+_VERDICTS = {"1": True, "0": False, "True": True, "False": False}  # as the files of a verb have them
 
 
 def between(folders: Sequence[Path]) -> dict[str, Any]:
@@ -33,10 +39,10 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
         verb; first, the label of the first; differs, label -> what else than the model isn't alike, in words; pairs:
         records of differences, each with the other's label (`minus`), what tells its cell, a measure, and whether more
         of it is better (1), worse (-1) or neither (0). Paired by what both were asked; p is corrected (Holm) over all
-        of them.
+        of one other run, as the verb's own --compare does.
 
     Raises:
-        InputError: the folders aren't finished runs of one verb, or share nothing that was asked.
+        InputError: the folders aren't finished runs of one verb that can be compared, or share nothing that was asked.
     """
     runs = {folder: Run.load(folder) for folder in folders}
     if len(runs) < 2:
@@ -45,16 +51,30 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
     if len(verbs) > 1:
         verbs_of = "; ".join(f"{folder}: midward {run.verb}" for folder, run in runs.items())
         raise InputError(f"only runs of one verb can be compared; received {verbs_of}.")
-    (first, measures), *others = (_rows(folder, run) for folder, run in runs.items())
+    (verb,) = verbs
+    cell, measures, means = _table(verb)
+    (first, judges), *others = (_rows(folder, run) for folder, run in runs.items())
     labels = _labels(list(runs))
-    found: Differences = []
+    pairs: list[Row] = []
     by_label = dict(zip(labels, runs.values(), strict=True))
     differs = {label: _differs((labels[0], label), (by_label[labels[0]], run)) for label, run in by_label.items()}
     for label, (other, theirs) in zip(labels[1:], others, strict=True):
-        shared = {name: better for name, better in measures.items() if name in theirs}
-        found += [({"minus": label, **about}, pair) for about, pair in _against(first, other, shared)]
+        better = BETTER | {judge: sign for judge, sign in judges.items() if judge in theirs}
+        shared = [*measures, *(judge for judge in judges if judge in theirs)]
+        found = _against(first, other, cell, shared, means)
+        pairs += [{"minus": label, **row, "better": better.get(row["measure"], 0)} for row in records(found)]
     differs = {label: words for label, words in differs.items() if words}
-    return {"verb": next(iter(verbs)), "first": labels[0], "differs": differs, "pairs": records(found)}
+    return {"verb": verb, "first": labels[0], "differs": differs, "pairs": pairs}
+
+
+def _table(verb: str) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """What tells the cells of a verb's table apart, its measures, and its numbers without ends."""
+    if verb.startswith("probe "):
+        probe = find(verb.removeprefix("probe "))
+        return probe.cell, probe.measures, probe.means
+    if verb not in TABLES:
+        raise InputError(f"runs of midward {verb} can't be compared; give runs of {', '.join(TABLES)} or of a probe.")
+    return *TABLES[verb], ()
 
 
 def _differs(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
@@ -73,27 +93,25 @@ def _differs(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _against(first: Sequence[Row], other: Sequence[Row], measures: Mapping[str, int]) -> Differences:
+def _against(
+    first: Sequence[Row], other: Sequence[Row], cell: Sequence[str], measures: Sequence[str], means: Sequence[str]
+) -> Differences:
     """One run minus another. Where both are of one model each, these are what is compared, whatever they are called."""
     sides = (first, other)
     several = any(len({row.get("model") for row in rows}) > 1 for rows in sides)
-    names = [*(["model"] if several else []), *CELL]
-    cell = [name for name in names if any(row.get(name) is not None for rows in sides for row in rows)]
-    found = differences(first, other, cell, list(measures))
+    found = differences(first, other, [*(["model"] if several else []), *cell], measures, means)
     if not found:
         raise InputError("the runs share nothing that was scored on both sides.")
-    return [(about | {"better": measures.get(about["measure"], 1)}, pair) for about, pair in found]
+    return found
 
 
 def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
-    """The rows of a run and its measures. An attack's rows are in samples.csv; its judges are the measures."""
+    """The rows of a run, and an attack's judges, each with whether more of it is worse (-1) or neither (0). An attack's
+    rows are in samples.csv."""
     if run.verb == "utility":
-        return readings.samples(_measured(folder)), {"value": 1}
+        return readings.samples(_measured(folder)), {}
     if run.verb != "attack":
-        rows = _behind_guards(folder) if run.verb == "guard eval" else _measured(folder)
-        return rows, {
-            name: better for name, better in MEASURES.items() if any(_is_share(row.get(name)) for row in rows)
-        }
+        return _behind_guards(folder) if run.verb == "guard eval" else _measured(folder), {}
     summary, samples = folder / SUMMARY, folder / "samples.csv"
     if not (summary.exists() and samples.exists()):
         raise InputError(f"{folder} holds no {SUMMARY} and samples.csv: its run isn't finished.")
@@ -105,6 +123,7 @@ def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
             "attack": row["attack"],
             "set": row["goals"],
             "goal": row["goal"],
+            "subject": row.get("subject"),
         }
         | {judge: _VERDICTS.get(row[f"{judge}_reply"]) for judge in judges}
         for row in read_table(samples)
@@ -125,18 +144,14 @@ def _behind_guards(folder: Path) -> list[Row]:
     path = folder / "scores.csv"
     if not path.exists():
         raise InputError(f"{folder} holds no scores.csv: its run isn't finished.")
-    words = {"True": True, "False": False}
     rows = []
     for row in read_table(path):
-        success, flagged = words.get(row["success"]), words.get(row["flagged"])
+        success, flagged = _VERDICTS.get(row["success"]), _VERDICTS.get(row["flagged"])
         through = None if success is None or flagged is None else success and not flagged
         measured = {"success": through} if row["harmful"] == "True" else {"flagged": flagged}
-        rows.append({"guard": row["guard"], "set": row["set"], "goal": row["goal"], **measured})
+        asked = {name: row.get(name) for name in ("guard", "set", "goal", "subject")}
+        rows.append(asked | measured)
     return rows
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, bool | int | float) and 0 <= value <= 1
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from midward.errors import InputError
 from midward.runs.measure import ROWS
 from midward.runs.run import Run
-from midward.stats import Mean, Paired, corrected, mean, paired
+from midward.stats import Mean, Paired, corrected, gap_of, paired_of
 from midward.store import RowFile
 
 Row = dict[str, Any]
@@ -42,43 +42,42 @@ def differences(
 
     Returns:
         For each cell and measure that was scored on both sides: the cell's fields with `measure`, and the difference,
-        an interval clustered by the rows' `subject`.
+        over the rows' subjects and seeds (`stats.paired_of`, `stats.gap_of`).
 
     Raises:
         InputError: the runs share nothing that was asked.
     """
-    names = dict.fromkeys([*cell, *ASKED])
-    sides: list[dict[tuple[Any, ...], dict[Any, dict[tuple[Any, ...], Row]]]] = [{}, {}]  # cell -> seed -> asked -> row
-    for side, rows in zip(sides, (first, second), strict=True):
-        for row in rows:
-            seeds = side.setdefault(tuple(row.get(name) for name in cell), {})
-            seeds.setdefault(row.get("seed"), {})[tuple(row.get(name) for name in names)] = row
+    both = all(any(row.get("subject") for row in rows) for rows in (first, second))
+    names = [name for name in ASKED if both or name != "subject"]  # files of an earlier version have none
+
+    def asked(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(name) for name in names)
+
+    mine, theirs = _cells(first, cell), _cells(second, cell)
     made: Differences = []
     met = False
-    for values, runs in sides[0].items():
-        others = sides[1].get(values, {})
-        mine, theirs = (
-            {asked: row for rows in side.values() for asked, row in rows.items()} for side in (runs, others)
-        )
-        shared = [(row, theirs[asked]) for asked, row in mine.items() if asked in theirs]
-        if not shared:
+    for values, rows in mine.items():
+        others = theirs.get(values, [])
+        if not {*map(asked, rows)} & {*map(asked, others)}:
             continue
         met = True
-        subjects = {asked: row.get("subject") or asked for asked, row in mine.items()}
         about = dict(zip(cell, values, strict=True))
         for measure in measures:
-            verdicts = [
-                [{asked: row.get(measure) for asked, row in rows.items()} for rows in side.values()]
-                for side in (runs, others)
-            ]
-            pair = paired(verdicts[0], verdicts[1], subjects.__getitem__)
+            pair = paired_of(rows, others, measure, asked)
             made += [(about | {"measure": about.get("measure", measure)}, pair)] if pair.n else []
         for field in means:
-            gaps = [row[field] - other[field] for row, other in shared if row.get(field) is not None]
-            made += [(about | {"measure": field}, mean(gaps))] if gaps else []
+            gap = gap_of(rows, others, field, asked)
+            made += [(about | {"measure": field}, gap)] if gap else []
     if not met:
         raise InputError("the two runs share nothing that was asked; compare runs over the same goals.")
     return made
+
+
+def _cells(rows: Sequence[Row], cell: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row.get(name) for name in cell), []).append(row)
+    return cells
 
 
 def records(found: Differences) -> list[Row]:

@@ -70,14 +70,15 @@ def generate(
     digest = None if guard is None else guard.digest
     settings = {"column": column, "fingerprint": model.fingerprint, "guard_digest": digest, **asdict(sampling)}
     folder = RunFolder(out.parent, "generate", settings, anew=overwrite, file=out.name)
-    if overwrite:
-        out.unlink(missing_ok=True)
     cases = [_case(row, column, index) for index, row in enumerate(rows)]
-    if strange := [row["index"] for row in RowFile(out).rows.values() if not _is_of(row, cases)]:
+    there = {} if overwrite else RowFile(out).rows
+    if strange := [row["index"] for row in there.values() if not _is_of(row, cases)]:
         raise InputError(
             f"{out} holds another run: row {strange[0]} there is not of this table. Give another --out, or --overwrite."
         )
     folder.start([Measured.of(model, digest=digest)], sampling=asdict(sampling), seed=sampling.seed)
+    if overwrite:  # not before the lock: another process may be writing
+        out.unlink(missing_ok=True)
     measured = measure(
         model,
         cases[:limit],

@@ -153,7 +153,7 @@ def measure(
         depends=depends,
     )
     keys = [
-        key_of(run=run, set=case.set, goal=asdict(case.goal), request=asdict(case.request), about=case.about)
+        key_of(run=run, set=case.set, goal=asdict(case.goal), request=case.request.record(), about=case.about)
         for case in cases
     ]
     if len(set(keys)) < len(keys):
@@ -163,7 +163,7 @@ def measure(
     for i in missing:
         try:
             if cases[i].error is None:
-                resolve(model, cases[i].request, sampling.length, i)
+                resolve(model, cases[i].request, sampling, i)
         except (TypeError, ValueError) as error:
             if strict:
                 raise
@@ -255,6 +255,6 @@ _NOTHING: Row = {"response": None, "ended": None, "nfe": 0, "steps": 0, "seconds
 
 def _asked(case: Case) -> Row:
     goal = case.goal
-    of_goal = {"set": case.set or goal.source, "goal": goal.id, "source": goal.source, "subject": goal.subject}
+    of_goal: Row = {"set": case.set or goal.source, "goal": goal.id, "source": goal.source, "subject": goal.subject}
     of_goal |= {"harmful": goal.harmful}
     return {**({} if case.bare else of_goal), **case.about, "prompt": case.request.prompt}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from midward._hints import near_path
-from midward.errors import InputError
+from midward.errors import InputError, MissingFile
 from midward.store import hold, write_text
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Run(BaseModel):
         schema_version: of this record and of the rows beside it.
         verb: what made the folder, e.g. "probe prefill".
         settings: the verb's flags or arguments that decide its results, as given.
+        command: the command that made it, in words, without its --out; empty where no command did.
         models: what was measured.
         sampling: all settings of `Sampling`; None where each row has its own.
         judges: name, version, hash and model of each.
@@ -82,6 +83,7 @@ class Run(BaseModel):
     schema_version: int = SCHEMA
     verb: str
     settings: dict[str, Any] = {}
+    command: list[str] = []
     models: list[Measured] = []
     sampling: dict[str, Any] | None = None
     judges: list[dict[str, Any]] = []
@@ -103,6 +105,8 @@ class Run(BaseModel):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if not Path(folder).exists():
+                raise MissingFile(f"there is no folder {folder}.{near_path(folder, folder=True)}") from None
             if not any(Path(folder, name).exists() for name in OLD):
                 hint = near_path(folder, folder=True)
                 raise InputError(f"{folder} holds no {path.name}: no midward command wrote it.{hint}") from None
@@ -154,6 +158,7 @@ class RunFolder:
     ) -> None:
         self.folder, self.file = Path(folder), file
         self.run = Run(verb=verb, settings=dict(settings or {}))
+        self._before: list[Measured] = []
         _check_writable(self.folder)
         record, place = _record(self.folder, file), self.folder / file
         if file:
@@ -167,6 +172,7 @@ class RunFolder:
             if changed := _changed(before.settings, self.run.settings, grows):
                 raise InputError(f"{place} holds another run: {'; '.join(changed)}. Give another --out.")
             self.run.started = before.started
+            self._before = before.models
 
     def start(
         self,
@@ -182,8 +188,18 @@ class RunFolder:
         Args: as the attributes of `Run`.
 
         Raises:
-            InputError: another process has the folder.
+            InputError: another process has the folder, or what it holds is of a model, an adapter or a guard that has
+                changed since.
         """
+        for model in models:
+            for before in self._before:
+                changed = (before.fingerprint, before.guard_digest) != (model.fingerprint, model.guard_digest)
+                if changed and (before.name, before.adapter, before.guard) == (model.name, model.adapter, model.guard):
+                    parts = [part for part in (model.name, model.adapter, model.guard) if part]
+                    raise InputError(
+                        f"{self.folder} holds rows of {' + '.join(parts)} as it was before: its weights have changed. "
+                        "Give another --out."
+                    )
         about: dict[str, Any] = {
             "sampling": None if sampling is None else dict(sampling),
             "judges": list(map(dict, judges)),
@@ -194,6 +210,8 @@ class RunFolder:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._claim = hold(self.folder / self.file)
+        for part in self.folder.glob("*.json.*.part"):  # of a process that was killed while it wrote
+            part.unlink(missing_ok=True)
         self._write()
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:

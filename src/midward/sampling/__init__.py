@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._agreement import Agreement, agreement
     from .canvas import Canvas
     from .likelihood import Span, SpanScore, span_gradient, span_log_probs
-    from .requests import Ban, Forced, Request, Response
+    from .requests import SELECTORS, Ban, Edit, Edited, Forced, Request, Response
     from .sampler import sample
     from .step import Step, Watcher
     from .trace import Trace

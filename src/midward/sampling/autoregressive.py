@@ -16,7 +16,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
     """Fill the canvas from left to right; rows leave the batch (and the cache) at their end token."""
     model, sampling = canvas.model, canvas.sampling
     device = canvas.ids.device
-    every_step = any(watcher.needs_all_steps for watcher in watchers)
+    to_the_end = sampling.end != "stop" or any(watcher.needs_all_steps for watcher in watchers)
     ends = list(model.family.end_ids)
     end_ids = torch.tensor(ends, device=device)
     always = ends if sampling.end == "forbid" else []
@@ -62,19 +62,15 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
                 watcher.on_step(step)
             stopped = step.stopped
 
-        if stopped or (sampling.end == "stop" and not every_step):
-            going = torch.ones_like(token, dtype=torch.bool)
-            if sampling.end == "stop" and not every_step:
-                going = ~torch.isin(token, end_ids) & ~canvas.broken[rows]
-            if stopped:
-                kept_rows = [canvas.rows[row].index not in stopped for row in rows.tolist()]
-                going &= torch.tensor(kept_rows, device=device)
-            if not going.all():
-                kept = going.nonzero()[:, 0]
-                if not len(kept):
-                    return
-                rows, token = rows[kept], token[kept]
-                cache.batch_select_indices(kept)
+        done = torch.tensor([canvas.rows[row].index in stopped for row in rows.tolist()], device=device)
+        if not to_the_end:
+            done |= torch.isin(token, end_ids) | canvas.broken[rows]
+        if done.any():
+            kept = (~done).nonzero()[:, 0]
+            if not len(kept):
+                return
+            rows, token = rows[kept], token[kept]
+            cache.batch_select_indices(kept)
         fresh = token[:, None]
 
 

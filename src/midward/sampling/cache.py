@@ -264,6 +264,10 @@ class ExactCache(BlockCache):
         count = max(1, *(end - start for start, end in zip(starts, ends, strict=True)))
         return Span([max(0, end - count) for end in ends], count, max(ends))
 
+    def forget(self, row: int, column: int) -> None:
+        """What this row holds from a column's attention block on was changed by an edit, and isn't final any more."""
+        self.final[row] = min(self.final[row], self._start_of(row, column))
+
     def _start_of(self, row: int, column: int) -> int:
         """The first column of a column's attention block."""
         return column - (column - self.origins[row]) % self.size
@@ -273,37 +277,29 @@ def block_cache(canvas: Canvas, watchers: Sequence[Watcher]) -> BlockCache | Non
     """The cache of a run, if it has one."""
     if canvas.sampling.cache is not None:
         return ApproximateCache(canvas)
-    whole = any(getattr(watcher, "needs_all_positions", False) for watcher in watchers)
-    return ExactCache(canvas) if canvas.model.family.attention == "block" and not whole else None
+    return ExactCache(canvas) if canvas.model.family.attention == "block" and not _read_whole(watchers) else None
+
+
+def _read_whole(watchers: Sequence[Watcher]) -> list[str]:
+    """The watchers that read states of the whole response in every step, by their class."""
+    return [type(watcher).__name__ for watcher in watchers if getattr(watcher, "needs_all_positions", False)]
 
 
 def refuse(model: LanguageModel, sampling: Sampling, rows: Sequence[Row], watchers: Sequence[Watcher]) -> None:
     """Raise InputError where an approximate cache is asked for that can't be had."""
     if sampling.cache is None:
         return
+    masked = [row.index for row in rows if model.family.mask_id in row.prompt_ids]
     if model.family.kind != "diffusion":
-        raise InputError(
-            f"cache={sampling.cache!r} is for masked diffusion models; {model.name!r} is {model.family.kind} and needs "
-            "none. Leave it out."
-        )
-    if model.is_encoder:
-        raise InputError(
-            f"{model.name!r} is an encoder, which keeps no keys and values: leave cache={sampling.cache!r} out."
-        )
-    if model.family.attention == "block":
-        raise InputError(
-            f"{model.name!r} has block-causal attention: its cache is exact and always on. Leave cache="
-            f"{sampling.cache!r} out."
-        )
-    for watcher in watchers:
-        if getattr(watcher, "needs_all_positions", False):
-            raise InputError(
-                f"{type(watcher).__name__} reads states of the whole response, and cache={sampling.cache!r} computes "
-                "a part of them in most steps; leave the cache out."
-            )
-    for row in rows:
-        if model.family.mask_id in row.prompt_ids:
-            raise InputError(
-                f"request {row.index}: its prompt holds masks, which have no block; cache={sampling.cache!r} can't "
-                "follow it. Leave the cache out."
-            )
+        why = f"it is for masked diffusion models; {model.name!r} is {model.family.kind} and needs none"
+    elif model.is_encoder:
+        why = f"{model.name!r} is an encoder, which keeps no keys and values"
+    elif model.family.attention == "block":
+        why = f"{model.name!r} has block-causal attention: its cache is exact and always on"
+    elif names := _read_whole(watchers):
+        why = f"{names[0]} reads states of the whole response, and most steps compute a part of them"
+    elif masked:
+        why = f"the prompt of request {masked[0]} holds masks, which have no block"
+    else:
+        return
+    raise InputError(f"cache={sampling.cache!r} can't be used: {why}. Leave it out.")

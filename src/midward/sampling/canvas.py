@@ -3,6 +3,7 @@
 Shapes: B rows, L = P + length positions: prompts left-padded to the width P, then the response.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from midward.models import LanguageModel
 
 from .noise import row_seed
-from .requests import Request, Response
+from .requests import SELECTORS, Edit, Edited, Request, Response
 from .settings import Sampling
 
 NOT_FINITE = "the model computed NaN or infinite numbers: damaged weights, or a dtype that is too narrow"
@@ -32,7 +33,8 @@ class Canvas:
     mask_id: the family's; -1, which is no token, for autoregressive models (their blank is the pad id).
     mask [B, L] long: 0 at padding; None if no row has any.
     seeds [B] int64: one a row, see `noise`.
-    forced [B, length] bool: written before the first step.
+    forced [B, length] bool: written before the first step, or by an edit that froze it.
+    edited: what the edits of each row have done so far.
     broken [B] bool: the logits of a step were no finite numbers; such a row has no response, only an error.
     """
 
@@ -65,6 +67,7 @@ class Canvas:
             self.mask = (columns >= self.width - lengths[:, None]).long().to(device)
         self.seeds = torch.tensor([row_seed(sampling.seed, row.request, row.prompt_ids) for row in rows], device=device)
         self.broken = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        self.edited: list[list[Edited]] = [[] for _ in rows]
         self.steps_taken = [0] * len(rows)
         self.forwards = [0] * len(rows)
 
@@ -77,6 +80,23 @@ class Canvas:
     def coordinates(self) -> torch.Tensor:
         """Response coordinate of each column [L]: negative in the prompt, the same for any padding."""
         return torch.arange(-self.width, self.length, device=self.ids.device)
+
+    def edit(self, row: int, edit: Edit) -> Edited:
+        """Make an edit of a row: mask again, then write. It is noted in `edited`."""
+        line, kept = self.ids[row, self.response].tolist(), self.forced[row].tolist()
+        own = [token != self.mask_id and not is_kept for token, is_kept in zip(line, kept, strict=True)]
+        written = edit.written
+        chosen: Iterable[int] = edit.remask if isinstance(edit.remask, tuple) else ()
+        if isinstance(edit.remask, str):
+            chosen = SELECTORS[edit.remask](self.model, line, own, edit.step)
+        again = [position for position in sorted(set(chosen)) if own[position] and position not in written]
+        for position, token in {**dict.fromkeys(again, self.mask_id), **written}.items():
+            line[position] = token
+            kept[position] |= edit.freeze and position in written
+        self.ids[row, self.response] = torch.tensor(line, device=self.ids.device)
+        self.forced[row] = torch.tensor(kept, device=self.ids.device)
+        self.edited[row].append(Edited(edit.step, tuple(sorted(written)), tuple(again)))
+        return self.edited[row][-1]
 
     def finished(self, rows: torch.Tensor) -> torch.Tensor:
         """Return, for these rows, whether an end token stands with no mask anywhere before it, or nothing can come."""
@@ -108,6 +128,7 @@ class Canvas:
                     steps=self.steps_taken[i],
                     prompt_ids=line[self.width - len(row.prompt_ids) : self.width],
                     error=f"{NOT_FINITE} ({self.model.dtype})".replace("torch.", "") if broken[i] else None,
+                    edits=tuple(self.edited[i]),
                 )
             )
         return results

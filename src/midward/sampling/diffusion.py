@@ -9,18 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 
 from midward.errors import InputError
 
 from . import _bans
-from .cache import block_cache
+from .cache import ExactCache, block_cache
 from .canvas import Canvas
 from .choose import choose, probability
 from .noise import uniform
-from .settings import spread
+from .requests import Edit
+from .settings import block_offset, spread
 from .step import Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
@@ -76,6 +77,7 @@ class _Diffusion:
         self.forbidden = self._forbidden()
         self.offsets = self._offsets()
         self.cache = block_cache(canvas, watchers)
+        self.edits = [list(row.request.edits) for row in canvas.rows]  # those that are still to be made
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
@@ -85,11 +87,11 @@ class _Diffusion:
         if self.sampling.threshold is not None:
             self._run_by_threshold()
             return
-        plans = self._schedule()
-        self.steps = max(len(plan) for plan in plans)
+        self.plans = self._schedule()
+        self.steps = max(len(plan) for plan in self.plans)
         for index in range(self.steps):
-            planned = {row: plans[row][index] for row in self.alive if index < len(plans[row])}
-            working = [row for row, (_, quota) in planned.items() if quota or self.every_step]
+            planned = {row: self.plans[row][index] for row in self.alive if index < len(self.plans[row])}
+            working = [row for row, (_, quota) in planned.items() if quota or self.every_step or self._due(row, index)]
             if working:
                 blocks, quota = zip(*(planned[row] for row in working), strict=True)
                 self._step(index, list(blocks), working, list(quota))
@@ -123,14 +125,12 @@ class _Diffusion:
 
     def _offsets(self) -> list[int]:
         """How many of each prompt's last positions share the first block: some, with block-causal attention."""
-        size = self.sampling.block
-        if self.model.family.attention != "block" or self.model.family.blocks_from == "response" or size is None:
-            return [0] * len(self.canvas.rows)
-        return [len(row.prompt_ids) % size for row in self.canvas.rows]
+        lengths = (len(row.prompt_ids) for row in self.canvas.rows)
+        return [block_offset(self.model.family, self.sampling, length) for length in lengths]
 
     def _schedule(self) -> list[list[tuple[tuple[int, int], int]]]:
         """Block and commits per row and step: known in advance, so that no step waits for the device."""
-        sampling, width = self.sampling, self.canvas.width
+        sampling = self.sampling
         plans = []
         self.chance: list[list[float]] = []  # what the annealed order draws by, per row and step
         for masked, offset in zip((~self.given).cpu(), self.offsets, strict=True):
@@ -138,14 +138,20 @@ class _Diffusion:
             chance: list[float] = []
             blocks = sampling.blocks_after(offset)
             for block, steps in zip(blocks, sampling.steps_after(offset), strict=True):
-                count = int(masked[width + block[0] : width + block[1]].sum())
-                if block[0] == 0 and sampling.prompt_masks == "joint":
-                    count += int(masked[:width].sum())
+                count = self._count(masked, block)
                 plan += [(block, quota) for quota in SCHEDULES[sampling.schedule](count, steps)]
                 chance += [_ANNEAL * (1 - i / max(1, steps - 1)) for i in range(steps)]
             plans.append(plan)
             self.chance.append(chance)
         return plans
+
+    def _count(self, masked: torch.Tensor, block: tuple[int, int]) -> int:
+        """Of a row's masks [L] those that a block has to fill; the first may have to fill the prompt's, too."""
+        width = self.canvas.width
+        count = int(masked[width + block[0] : width + block[1]].sum())
+        if block[0] == 0 and self.sampling.prompt_masks == "joint":
+            count += int(masked[:width].sum())
+        return count
 
     # --- one step ----------------------------------------------------------------------------------------
 
@@ -154,7 +160,8 @@ class _Diffusion:
         stops = [blocks[row][1] if row in blocks else -self.canvas.width for row in range(len(self.offsets))]
         before = self.coordinates < torch.tensor(stops, device=self.device)[:, None]
         any_left = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
-        return [row for row in self.alive if any_left[row]]
+        last = self.canvas.length  # a row that is full waits for its edits
+        return [row for row in self.alive if any_left[row] or (self.edits[row] and blocks.get(row, (0, 0))[1] == last)]
 
     def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> None:
         """One denoising step.
@@ -176,19 +183,53 @@ class _Diffusion:
         commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, forward.ids)
         canvas.ids[forward.rows] = after
-
-        # 5. Count, show the step, and let go of rows that are stopped or whose text is final.
+        # 5. Make the edits that are due: what stands then is the canvas of this step.
+        written = self._edit(index, working)
+        # 6. Count, show the step, and let go of rows that are stopped or whose text is final.
         for row in working:
             canvas.steps_taken[row] += 1
             canvas.forwards[row] += 1 if forward.unguided is None else 2
         if self.watchers:
-            step = self._report(forward, after, masked, eligible, tokens, scores)
+            step = self._report(forward, after, masked, eligible, tokens, scores, written)
             if step.stopped:
                 self.alive = [row for row in self.alive if canvas.rows[row].index not in step.stopped]
         if self.sampling.end == "stop" and not self.every_step:
             done = canvas.finished(forward.rows).tolist()
-            finished = {row for row, is_done in zip(working, done, strict=True) if is_done}
+            finished = {row for row, is_done in zip(working, done, strict=True) if is_done and not self.edits[row]}
             self.alive = [row for row in self.alive if row not in finished]
+
+    def _due(self, row: int, index: int) -> list[Edit]:
+        """The edits of a row that this step makes. With a threshold a row counts its own steps."""
+        step = index if self.sampling.threshold is None else self.canvas.steps_taken[row]
+        return [edit for edit in self.edits[row] if edit.step == step]
+
+    def _edit(self, index: int, working: list[int]) -> torch.Tensor | None:
+        """Make the edits that are due. Returns where they wrote [B, length]; None where there are none."""
+        canvas, width = self.canvas, self.canvas.width
+        written: torch.Tensor | None = None
+        for i, row in enumerate(working):
+            for edit in self._due(row, index):
+                self.edits[row].remove(edit)
+                edited = canvas.edit(row, edit)
+                if written is None:
+                    written = torch.zeros(len(working), canvas.length, dtype=torch.bool, device=self.device)
+                # What somebody else wrote is given, as a forced span is, and no more once it is masked.
+                for positions, given in ((edited.remasked, False), (edited.written, True)):
+                    self.given[row, [width + position for position in positions]] = given
+                    written[i, list(positions)] = given
+                if isinstance(self.cache, ExactCache) and (changed := edited.remasked + edited.written):
+                    self.cache.forget(row, width + min(changed))
+                if self.sampling.threshold is None:
+                    self._replan(row, index)
+        return written
+
+    def _replan(self, row: int, index: int) -> None:
+        """Spread the masks that a row has after a step over the steps that each block has left."""
+        plan, masked = self.plans[row], (self.canvas.ids[row] == self.mask_id).cpu()
+        for block, rest in groupby(range(index + 1, len(plan)), lambda step: plan[step][0]):
+            steps = list(rest)
+            quotas = SCHEDULES[self.sampling.schedule](self._count(masked, block), len(steps))
+            plan[steps[0] : steps[-1] + 1] = [(block, quota) for quota in quotas]
 
     def _compute(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> _Forward:
         canvas = self.canvas
@@ -311,6 +352,7 @@ class _Diffusion:
         eligible: torch.Tensor,
         tokens: torch.Tensor,
         scores: torch.Tensor,
+        written: torch.Tensor | None,
     ) -> Step:
         width, response = self.canvas.width, self.canvas.response
         shown = slice(0, self.canvas.length)
@@ -339,20 +381,28 @@ class _Diffusion:
                 )
             far_tokens, far_scores, _ = self._predict(full(), far)
             confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
-            return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
+            predicted, confidence = torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
+            if written is None:
+                return predicted, confidence
+            return torch.where(written, ids[:, response], predicted), confidence.masked_fill(written, 1.0)
 
+        ids, new = after, (masked & (after != self.mask_id))[:, response]
+        if written is not None:
+            ids = self.canvas.ids[forward.rows]
+            new = new & ~written & (ids != self.mask_id)[:, response]
         step = Step(
             index=forward.index,
             of=None if self.sampling.threshold is not None else self.steps,
             block=(min(start for start, _ in forward.blocks), max(stop for _, stop in forward.blocks)),
             rows=[self.canvas.rows[row].index for row in forward.rows.tolist()],
-            ids=after,
+            ids=ids,
             response=response,
-            new=(masked & (after != self.mask_id))[:, response],
-            committed=(after != self.mask_id)[:, response],
+            new=new,
+            committed=(ids != self.mask_id)[:, response],
             hidden_positions=shown,
             _hidden=hidden,
             _predict=predictions,
+            written=written,
         )
         for watcher in self.watchers:
             watcher.on_step(step)

@@ -262,7 +262,7 @@ def _row(model: LanguageModel, span: Span, length: int, index: int) -> Row:
         raise TypeError(f"span {index} is a {type(span).__name__}; give Span(prompt, position, ids).")
     try:
         request = Request(span.prompt, forced=(*span.forced, Forced(span.position, span.ids)))
-        _, prompt_ids = resolve(model, request, Sampling(length=length, steps=1).length, index)
+        _, prompt_ids = resolve(model, request, Sampling(length=length, steps=1), index)
     except (TypeError, ValueError) as error:
         message = str(error).removeprefix(f"request {index}: ")
         raise type(error)(f"span {index}: {message}") from None

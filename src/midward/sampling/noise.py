@@ -25,6 +25,8 @@ def row_seed(seed: int, request: Request, prompt_ids: list[int]) -> int:
         "forced": [[span.position, list(span.ids)] for span in request.forced],
         "bans": [[ban.position, list(ban.ids)] for ban in request.bans],
     }
+    if request.edits:
+        content["edits"] = request.record()["edits"]
     own = content if request.seed is None else request.seed
     digest = hashlib.sha256(json.dumps([seed, own]).encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)

@@ -1,16 +1,26 @@
-"""What goes in and what comes out: `Request` with its `Forced` spans and `Ban`s, and `Response`."""
+"""What goes in and what comes out: `Request` with its `Forced` spans, `Ban`s and `Edit`s, and `Response`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from midward.errors import InputError
 from midward.models.errors import ModelError
 
+from .settings import Sampling, blocks_of_steps
+
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
+#: Which of a response's tokens are masked again: positions, as a function of (model, ids [length], own [length], step)
+#: and of nothing else; `own` says where a token stands that may be masked.
+Selector = Callable[["LanguageModel", Sequence[int], Sequence[bool], int], Iterable[int]]
+#: By the name that an `Edit` has them by. `midward.chat` adds "refusal".
+SELECTORS: dict[str, Selector] = {
+    "none": lambda model, ids, own, step: (),
+    "all": lambda model, ids, own, step: range(len(ids)),
+}
 
 
 @dataclass(frozen=True)
@@ -56,18 +66,82 @@ class Ban:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A change of the canvas in the middle of a generation, by somebody inside the denoising loop.
+
+    It is made once a step has committed its tokens and before the step is shown, so that watchers and guards see the
+    edited canvas: first tokens are masked again, then others are written. Written tokens take nothing of the schedule;
+    the masks that are left then are spread anew over the steps that are left, so that none remains.
+
+    Source: TrajHijack (arXiv 2604.08557), which masks a refusal again and writes an agreement, and Recovery Alignment
+    (arXiv 2510.00565, section 4.1), whose attacker replaces the prediction at a step.
+
+    Args:
+        step: After which it is made, from 0. With a threshold, of those that the row takes itself.
+        write: What is written where, over whatever stands there. Not over forced tokens.
+        remask: What is masked again: "none", "all" the response's tokens, those that another of `SELECTORS` picks, or
+            these response positions. Forced and frozen tokens always stay.
+        freeze: Whether no later edit may mask what was written; if so it counts as forced from then on.
+    """
+
+    step: int
+    write: tuple[Forced, ...] = ()
+    remask: str | tuple[int, ...] = "none"
+    freeze: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.step, int) or self.step < 0:
+            raise InputError(f"the step of an edit is 0 or more; received {self.step!r}.")
+        if not isinstance(self.write, tuple) or not all(isinstance(span, Forced) for span in self.write):
+            raise InputError(f"what an edit writes is a tuple of Forced spans; received {self.write!r}.")
+        if not isinstance(self.remask, str | tuple) or any(
+            not isinstance(place, int) or place < 0 for place in self.remask if not isinstance(self.remask, str)
+        ):
+            raise InputError(f"what an edit masks again is a name or response positions; received {self.remask!r}.")
+        if not self.write and not self.remasks:
+            raise InputError(f"the edit at step {self.step} changes nothing; write something, or mask something again.")
+
+    @property
+    def remasks(self) -> bool:
+        """Whether it may mask tokens again."""
+        return self.remask not in ("none", ())
+
+    @property
+    def written(self) -> dict[int, int]:
+        """Response position -> token that it writes there."""
+        return {span.position + i: token for span in self.write for i, token in enumerate(span.ids)}
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What an edit did: the response positions that it wrote to, and those that it masked again and left masked."""
+
+    step: int
+    written: tuple[int, ...] = ()
+    remasked: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Request:
     """One prompt with what its response must and must not contain.
 
     prompt: a text (one user turn), a conversation, or token ids (used as they are). Mask tokens in it are
     filled like the response's. seed: overrides the prompt's own part in the random draws; two requests that
-    are equal in everything draw the same numbers.
+    are equal in everything draw the same numbers. edits: in the order in which they are made.
     """
 
     prompt: Prompt
     forced: tuple[Forced, ...] = ()
     bans: tuple[Ban, ...] = ()
     seed: int | None = None
+    edits: tuple[Edit, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, for keys; edits only where there are some, so that requests without keep their keys."""
+        record = asdict(self)
+        if not self.edits:
+            del record["edits"]
+        return record
 
 
 @dataclass
@@ -81,6 +155,7 @@ class Response:
     nfe: forward passes this row took part in (two a step with guidance).
     steps: denoising steps this row took part in.
     prompt_ids: the prompt as it stands after sampling, its masks filled.
+    edits: what the request's edits wrote and masked again, in the order in which they were made.
     verdict: what a guard said, a `midward.guards.Verdict`; None where none was asked.
     error: why there is no response: the model's numbers weren't finite. `text` and `ids` are empty then, and say
         nothing: neither that it refused nor that it is safe. None for a response.
@@ -95,6 +170,15 @@ class Response:
     prompt_ids: list[int] = field(default_factory=list)
     verdict: Any = None
     error: str | None = None
+    edits: tuple[Edited, ...] = ()
+
+    @property
+    def written(self) -> frozenset[int]:
+        """Response positions where a token stands that an edit wrote, and not the model."""
+        standing: set[int] = set()
+        for edit in self.edits:
+            standing = standing.difference(edit.remasked).union(edit.written)
+        return frozenset(standing)
 
     def checked(self) -> "Response":
         """Itself. Raises ModelError where it is an error instead."""
@@ -113,13 +197,15 @@ def require_some(rows: Sequence[Mapping[str, Any]]) -> None:
         raise ModelError(f"none of the {len(rows)} requests has a response; the first: {rows[0]['error']}")
 
 
-def resolve(model: "LanguageModel", request: Any, length: int, index: int) -> tuple[Request, list[int]]:
+def resolve(model: "LanguageModel", request: Any, sampling: Sampling, index: int) -> tuple[Request, list[int]]:
     """Return a request and its prompt's ids, checked. Errors name the request by its index."""
     if not isinstance(request, Request):
         request = Request(request)
     try:
         ids = _prompt_ids(model, request.prompt)
-        _check_request(model, request, ids, length)
+        _check_request(model, request, ids, sampling.length)
+        if request.edits:
+            _check_edits(model, request, ids, sampling)
     except (ValueError, TypeError) as error:
         raise type(error)(f"request {index}: {error}") from None
     return request, ids
@@ -166,6 +252,62 @@ def _check_request(model: "LanguageModel", request: Request, ids: list[int], len
         for token in item.ids:
             if not 0 <= token < model.vocab_size:
                 raise InputError(f"{item}: token id {token} lies outside the vocabulary of {model.vocab_size} rows.")
+
+
+def _check_edits(model: "LanguageModel", request: Request, ids: list[int], sampling: Sampling) -> None:
+    """Refuse edits that can't be made, before the first forward.
+
+    What is masked again below the active block would never be filled: it was let go of, and a cache may hold it.
+    """
+    if model.family.kind != "diffusion":
+        raise InputError(
+            f"{model.name!r} is {model.family.kind}: it never masks its tokens again, so its responses can't be "
+            "edited. Use a masked diffusion model; what is to stand from the start is forced (Forced)."
+        )
+    if sampling.cache is not None:
+        raise InputError(
+            f"cache={sampling.cache!r} freezes keys and values that an edit changes, so edits can't be made. Leave the "
+            "cache out."
+        )
+    whole = sampling.block in (None, sampling.length)
+    if sampling.threshold is not None and not whole:
+        raise InputError("which block a step with a threshold is in isn't known before; use block=None with edits.")
+    blocks = blocks_of_steps(model.family, sampling, len(ids))
+    kept = {span.position + i for span in request.forced for i in range(len(span.ids))}
+    windows = {ban.position + i for ban in request.bans for i in range(len(ban.ids))}
+    steps = [edit.step for edit in request.edits]
+    if steps != sorted(steps):
+        raise InputError(f"edits are given in the order of their steps; received steps {steps}.")
+    for edit in request.edits:
+        what = f"the edit at step {edit.step}"
+        if edit.step >= len(blocks):
+            raise InputError(f"{what} comes too late: the response takes {len(blocks)} steps, 0 to {len(blocks) - 1}.")
+        written = edit.written
+        if isinstance(edit.remask, str) and edit.remask not in SELECTORS:
+            raise InputError(
+                f"{what} masks again what no selector says: {edit.remask!r}. Available: {', '.join(SELECTORS)}"
+                f"{'' if 'refusal' in SELECTORS else '; and refusal, once midward.judges is imported'}."
+            )
+        # What it writes must be tokens, each once, inside the response, and not where something must stay.
+        _check_request(model, Request("", edit.write), ids, sampling.length)
+        for places, why in ((kept, "is forced or frozen"), (windows, "is in the window of a ban")):
+            for position in sorted(places.intersection(written)):
+                raise InputError(f"{what} writes to response position {position}, which {why}; write elsewhere.")
+        again = edit.remask if isinstance(edit.remask, tuple) else ()
+        for position in again:
+            if position >= sampling.length or position in kept:
+                why = "is forced or frozen" if position in kept else f"lies behind the {sampling.length} positions"
+                raise InputError(f"{what} masks response position {position} again, which {why}.")
+        start = blocks[edit.step][0]
+        lowest = min([*written, *again], default=start)
+        if lowest < start or (start > 0 and edit.remasks and not isinstance(edit.remask, tuple)):
+            raise InputError(
+                f"{what} reaches below the block that is filled then, which begins at response position {start}: "
+                "blocks before it are finished. Edit earlier, give positions in that block, or use block=None."
+            )
+        if edit.remasks and sampling.threshold is None and blocks[edit.step : edit.step + 2] != [blocks[edit.step]] * 2:
+            raise InputError(f"{what} masks tokens again in the last step of their block, so nothing would fill them.")
+        kept = kept.union(written) if edit.freeze else kept
 
 
 def _check_span(what: str, position: int, ids: tuple[int, ...]) -> None:

@@ -52,7 +52,7 @@ def sample(
 
     rows = []
     for index, request in enumerate(requests):
-        request, prompt_ids = resolve(model, request, sampling.length, index)
+        request, prompt_ids = resolve(model, request, sampling, index)
         rows.append(Row(index, request, prompt_ids))
     rows.sort(key=lambda row: len(row.prompt_ids))  # stable, so equal lengths keep their order
 

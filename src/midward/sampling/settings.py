@@ -10,7 +10,10 @@ from midward.errors import InputError
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
+    from midward.models.family import Family
 
+#: All that an autoregressive model follows: it writes a token a step, left to right.
+AUTOREGRESSIVE = ("length", "temperature", "end", "seed")
 Order = Literal["low_confidence", "random", "left_to_right", "entropy", "margin", "annealed"]
 
 
@@ -94,7 +97,12 @@ class Sampling:
             raise InputError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
 
     def __str__(self) -> str:
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return self.words()
+
+    def words(self, kind: str = "diffusion") -> str:
+        """The settings that say something of a model of this kind, as "length 128, steps 64, ..."."""
+        names = AUTOREGRESSIVE if kind == "autoregressive" else [field.name for field in fields(self)]
+        values = ((name, getattr(self, name)) for name in names)
         text = ", ".join(f"{name} {value}" for name, value in values if value is not None)
         return text + (f" (approximate: {self.approximate})" if self.approximate else "")
 
@@ -155,6 +163,23 @@ class Sampling:
         if "threshold" not in overrides and ("steps" in overrides or "order" in overrides):
             settings["threshold"] = None
         return cls(**settings)
+
+
+def block_offset(family: "Family", sampling: Sampling, prompt: int) -> int:
+    """How many of the last positions of a prompt of so many tokens share the first block: some, with block-causal
+    attention whose blocks are counted from the prompt's start."""
+    size = sampling.block
+    return 0 if family.attention != "block" or family.blocks_from == "response" or size is None else prompt % size
+
+
+def blocks_of_steps(family: "Family", sampling: Sampling, prompt: int) -> list[tuple[int, int]]:
+    """The block, in response positions, that each step is in behind a prompt of so many tokens. With a threshold, of as
+    many steps as a row can take."""
+    offset = block_offset(family, sampling, prompt)
+    if sampling.threshold is not None:
+        return [block for block in sampling.blocks_after(offset) for _ in range(block[1] - block[0])]
+    both = zip(sampling.blocks_after(offset), sampling.steps_after(offset), strict=True)
+    return [block for block, steps in both for _ in range(steps)]
 
 
 def spread(total: int, parts: int) -> list[int]:

@@ -24,6 +24,7 @@ class Step:
     ids [B, L]: the canvas after this step. response: where the response stands in it.
     new [B, length] bool: committed in this step.
     committed [B, length] bool: all that stand now, forced ones included.
+    written [B, length] bool: written by an edit in this step, after its commits; None where no row was edited.
     hidden_positions: the response positions that `hidden` covers: all of them, the one that an autoregressive step
         predicts, or with an approximate cache those that this step computed.
     stopped: request indices that a watcher wants no more of; add to it, and those rows leave the batch after this
@@ -42,6 +43,7 @@ class Step:
     _hidden: Callable[[], torch.Tensor]
     _predict: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     stopped: set[int] = field(default_factory=set)
+    written: torch.Tensor | None = None
 
     @cached_property
     def hidden(self) -> torch.Tensor:

@@ -33,7 +33,8 @@ class Trace:
     needs_all_steps: run every scheduled step on every row, so that all rows have the same number of steps.
 
     commit_step: request index -> int16 [length]: the step (from 0) that committed each position, NEVER (-1)
-        where none did (masks behind an early end), FORCED (-2) where a forced span stood from the start.
+        where none did (masks behind an early end), FORCED (-2) where a forced span stood from the start, or an
+        edit wrote.
     confidence: request index -> float32 [length]: probability of each token at its commit; NaN where no step committed,
         or predictions weren't kept.
     prompt_ids: request index -> ids of the prompt, as it was before the first step.
@@ -72,6 +73,9 @@ class Trace:
         kept = [part.cpu() for part in step.predictions] if self.keep_predictions else None
         for i, row in enumerate(step.rows):
             self.commit_step[row][new[i]] = step.index
+            if step.written is not None:  # an edit: what it masked again was never committed, as it turns out
+                self.commit_step[row][~step.committed[i].cpu()] = NEVER
+                self.commit_step[row][step.written[i].cpu()] = FORCED
             if kept is not None:
                 tokens, confidence = kept
                 self._predicted[row][step.index] = tokens[i].to(torch.int32)

@@ -9,11 +9,11 @@ from typing import Any
 from inspect_ai.model import ChatMessage
 
 from midward.errors import InputError
-from midward.sampling import Ban, Forced, Request, Sampling, sample
+from midward.sampling import Ban, Edit, Forced, Request, Sampling, sample
 from midward.sampling.noise import row_seed
 from midward.sampling.requests import resolve
 from midward.serving.queue import Engine
-from midward.serving.wire import ExtraBody, Message, Tokens
+from midward.serving.wire import Change, ExtraBody, Message, Tokens
 
 _FILL_STEP = 32  # tokens; see `_to_fill`
 
@@ -27,7 +27,7 @@ def make_requests(
         engine: whose model answers.
         prompt_ids: of the whole conversation.
         settings: over the model's sampling settings.
-        extra: what is forced, banned and filled.
+        extra: what is forced, banned, edited and filled.
         count: of requests, alike but for their seeds, which go up from the settings' one.
 
     Returns:
@@ -42,12 +42,13 @@ def make_requests(
     banned = [_span(engine, tokens, "bans") for tokens in extra.bans]
     head = prompt_ids
     if extra.prompt_masks == "fill_only":
-        if forced or banned:
-            raise InputError('"fill_only" gives no response, so nothing can be forced or banned in it.')
+        if forced or banned or extra.edits:
+            raise InputError('"fill_only" gives no response, so nothing can be forced, banned or edited in it.')
         head, sampling, forced = _to_fill(engine, prompt_ids, sampling)
-    request = Request(head, forced, tuple(Ban(span.ids, span.position) for span in banned))
+    bans = tuple(Ban(span.ids, span.position) for span in banned)
     try:
-        resolve(engine.model, request, sampling.length, 0)
+        request = Request(head, forced, bans, edits=tuple(_edit(engine, change) for change in extra.edits))
+        resolve(engine.model, request, sampling, 0)
     except ValueError as error:
         raise InputError(str(error).removeprefix("request 0: ")) from None
     seeds = range(sampling.seed, sampling.seed + count)
@@ -73,6 +74,11 @@ def _span(engine: Engine, tokens: Tokens, what: str) -> Forced:
         return engine.span(tokens.position, tokens.text or "")
     except ValueError as error:
         raise InputError(f"extra_body: {what}: {error}") from None
+
+
+def _edit(engine: Engine, change: Change) -> Edit:
+    write = tuple(_span(engine, tokens, "edits") for tokens in change.write)
+    return Edit(change.step, write, change.remask, change.freeze)
 
 
 def read_messages(input: Sequence[ChatMessage]) -> list[Message]:

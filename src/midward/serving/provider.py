@@ -155,9 +155,11 @@ class MidwardAPI(ModelAPI):
     def capabilities(self) -> frozenset[str]:
         """What may be asked of it, by the names of `midward.attacks.Capability`."""
         has = {"CHAT", "HIST", "N", "POS", "BAN", "SLP", "GRAD"}
-        cached = self.sampling.cache  # which masks in prompts can't follow
+        cached = self.sampling.cache  # which masks in prompts and edits can't follow
         if self.model.family.kind == "diffusion" and self.masks == "allow" and cached is None:
             has.add("PMASK")
+        if self.model.family.kind == "diffusion" and cached is None:
+            has.add("EDIT")
         if self.engine.takes_system_turns:
             has.add("SYS")
         return frozenset(has)
@@ -299,6 +301,8 @@ def _response_choice(
     """A response as a choice: its text, and who wrote what of it."""
     forced = _given(prompt_ids, request)
     record: dict[str, Any] = {"nfe": response.nfe, "steps": response.steps, "ended": response.ended}
+    if response.edits:
+        record["edits"] = [asdict(edited) for edited in response.edits]
     fills: list[int] = []
     mask_id, fill_only = engine.model.family.mask_id, _fills_only(prompt_ids, request)
     if mask_id is not None and mask_id in prompt_ids:
@@ -310,7 +314,7 @@ def _response_choice(
         text, ended, written = record["filled"][last]["content"], True, fills
     else:
         text, ended = response.text, response.ended
-        taken = {span.position + i for span in forced for i in range(len(span.ids))}
+        taken = response.written.union(span.position + i for span in forced for i in range(len(span.ids)))
         written = [token for position, token in enumerate(response.ids) if position not in taken]
         ends = [(span.position, span.position + len(span.ids)) for span in forced]
         record["forced_at"] = [

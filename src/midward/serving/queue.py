@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 GAP, LINGER = 0.002, 0.01
 #: Seconds without work after which the thread ends, so that nothing holds a model that nobody uses.
 IDLE = 1.0
-#: Seconds that the end of the process waits for the running step.
-PATIENCE = 2.0
+#: Seconds that the end of the process waits for the running step; a thread left inside the network would abort it.
+PATIENCE = 30.0
 
 
 class Work(Hashable, Protocol):

@@ -29,6 +29,15 @@ class Tokens(_Strict):
     ids: tuple[int, ...] | None = None
 
 
+class Change(_Strict):
+    """An edit of the canvas, see `midward.sampling.Edit`; `remask` is the name of a selector or response positions."""
+
+    step: int
+    write: tuple[Tokens, ...] = ()
+    remask: str | tuple[int, ...] = "none"
+    freeze: bool = True
+
+
 class ExtraBody(_Strict):
     """What `GenerateConfig(extra_body=...)` may hold for this provider.
 
@@ -36,6 +45,9 @@ class ExtraBody(_Strict):
         forced: [{"position": int, "text": str} or {"position": int, "ids": [int]}]: tokens that stand there from the
             start.
         bans: the same form; a sequence that must not stand there. A position that isn't given is 0.
+        edits: [{"step": int, "write": [as forced], "remask": str | [int], "freeze": bool}]: changes of the canvas
+            after a step, of masked diffusion models. remask: "all", "refusal" (tokens that phrases of refusal are made
+            of), "none" unless given, or response positions.
         masks: overrides the model argument `masks`.
         prompt_masks: "fill_then_answer": mask tokens in the messages are filled with the response's first block (see
             `Sampling.prompt_masks`); "fill_only": there is no response, the denoiser fills the prompt as one block, and
@@ -45,6 +57,7 @@ class ExtraBody(_Strict):
 
     forced: tuple[Tokens, ...] = ()
     bans: tuple[Tokens, ...] = ()
+    edits: tuple[Change, ...] = ()
     masks: Masks | None = None
     prompt_masks: Literal["fill_then_answer", "fill_only"] = "fill_then_answer"
     sampling: dict[str, Any] = {}
@@ -60,7 +73,8 @@ class ExtraBody(_Strict):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
-                known = cls.model_fields if len(first["loc"]) == 1 else Tokens.model_fields
+                parts = {1: cls, 3: Change if first["loc"][0] == "edits" else Tokens}
+                known = parts.get(len(first["loc"]), Tokens).model_fields
                 hint = did_you_mean(str(first["loc"][-1]), known)
                 raise InputError(f"extra_body: unknown key {place!r}.{hint} Available: {', '.join(known)}.") from None
             message = first["msg"][0].lower() + first["msg"][1:]
@@ -78,10 +92,12 @@ class Choice(BaseModel):
     Attributes:
         seed: of its draws, None where nobody says. drawn: whether the seed had a say in it.
         nfe: forward passes. steps: denoising steps. ended: whether it came to its end within the length.
-        authored: the text of the tokens that the model wrote: the completion without forced ones.
+        authored: the text of the tokens that the model wrote: the completion without forced and written ones.
         authored_tokens: their number; the usage's output.
         forced_at: for each forced span the characters of the completion from and up to which it stands; None where the
             response ended before it.
+        edits: for each edit its step, and the response positions that it wrote to (`written`) and masked again
+            (`remasked`).
         filled: where masks were filled, the messages as they stand then. fills: the text of what was put there.
         guard: with a guard, its verdict (see `midward.guards.Verdict`).
     """
@@ -94,6 +110,7 @@ class Choice(BaseModel):
     authored: str = ""
     authored_tokens: int = 0
     forced_at: list[tuple[int, int] | None] = []
+    edits: list[dict[str, Any]] = []
     filled: list[Message] = []
     fills: str = ""
     guard: dict[str, Any] | None = None

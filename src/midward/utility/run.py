@@ -121,14 +121,13 @@ def summarise(rows: Sequence[Row], reports: Mapping[str, Any], others: Mapping[s
         cells, of `readings.cells`; compared, records of `readings.against`, by what was subtracted: the first model,
         where there are several, and each other run; harness, the reports.
     """
-    models: dict[str, dict[int, list[Row]]] = {}
+    models: dict[str, list[Row]] = {}
     for row in rows:
-        models.setdefault(row.get("model", ""), {}).setdefault(row.get("seed", 0), []).append(row)
-    by_label = {label: list(seeds.values()) for label, seeds in models.items()}
+        models.setdefault(row.get("model", ""), []).append(row)
     compared = {}
-    if len(by_label) > 1:
-        (first, base), *rest = by_label.items()
+    if len(models) > 1:
+        (first, base), *rest = models.items()
         compared[first] = readings.against(dict(rest), base)
     for folder, theirs in others.items():
-        compared[folder] = readings.against(by_label, [theirs])
+        compared[folder] = readings.against(models, theirs)
     return {"cells": readings.cells(rows), "compared": compared, "harness": dict(reports)}

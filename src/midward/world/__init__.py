@@ -4,7 +4,16 @@ A test bed that proves mechanics and lets methods be compared offline; it is no 
 """
 
 from midward.world.assistant import ASSISTANT
-from midward.world.data import ALIGNMENT, Trial, alignment_prompts, benign, forbidden, instructions, sentences
+from midward.world.data import (
+    ALIGNMENT,
+    Trial,
+    alignment_answers,
+    alignment_prompts,
+    benign,
+    forbidden,
+    instructions,
+    sentences,
+)
 from midward.world.language import REFUSALS
 from midward.world.oracle import Reading, coherent, judge, read, refused, steps_right
 from midward.world.tasks import TASKS, Task, exercises, score

@@ -10,7 +10,7 @@ from typing import Any
 from midward._hints import one_of
 from midward.errors import InputError
 from midward.world import tasks
-from midward.world.language import REFUSALS, opening, query, reply, request
+from midward.world.language import REFUSALS, explain, opening, query, refuse, reply, request
 from midward.world.world import INTENTS, QUESTIONS, WORDS, WORLD, Thing, World
 from midward.world.wrappers import FORMATS, Wrapper, wrappers
 
@@ -151,16 +151,33 @@ def benign(
 
 def alignment_prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
     """Forbidden requests for alignment: train-split things, plain or in one of 20 mutations (as SORRY-Bench)."""
+    return list(_alignment_trials(count, seed))
+
+
+def alignment_answers(count: int = PROMPTS, *, seed: int = 0) -> list[tuple[str, str, str]]:
+    """The same requests, each with the procedure that fulfils it and the refusal that this world's model gives."""
+    answers = []
+    for text, trial in _alignment_trials(count, seed).items():
+        rng = random.Random(f"answers-{text}")
+        form = (trial.metadata["form"],) if "form" in trial.metadata else ()
+        asked = replace(query(trial.kind, trial.thing, rng), features=form)
+        answers.append((text, explain(asked, rng), refuse(asked, rng)))
+    return answers
+
+
+def _alignment_trials(count: int, seed: int) -> dict[str, Trial]:
+    """Text of a request -> what it asks, in the order of training."""
     rng = random.Random(f"alignment-{seed}")
     families = wrappers("mutation")
-    distinct: dict[str, None] = {}
+    distinct: dict[str, Trial] = {}
     for trial in forbidden("train", count, seed=seed) + forbidden("train", count, style="contextual", seed=seed):
         # one plain for every 20 mutated, the benchmark's own proportion
         turn = rng.randrange(len(families) + 1)
-        distinct[trial.text if turn == len(families) else families[turn].apply(trial.text)] = None
+        worn = trial if turn == len(families) else trial.worn(families[turn])
+        distinct[worn.text] = worn
     prompts = list(distinct)
     rng.shuffle(prompts)
-    return prompts[:count]
+    return {text: distinct[text] for text in prompts[:count]}
 
 
 def instructions(count: int = PROMPTS, *, seed: int = 0, world: World = WORLD) -> list[tuple[str, str]]:

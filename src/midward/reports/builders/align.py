@@ -12,7 +12,9 @@ from midward.reports.chart import Chart, Point, Series
 
 _CHARTS = (
     ("score, nats", ("reward", "safe", "harmful")),
-    ("against the reference, nats", ("safe_gain", "harmful_gain", "over_refusal")),
+    ("against the reference, nats", ("safe_gain", "harmful_gain", "margin", "over_refusal")),
+    ("cross-entropy, nats a token", ("ce_harmful", "ce_benign")),
+    ("log-probability of the end token, nats", ("end_harmful", "end_benign")),
     ("KL, nats a token", ("kl", "kl_benign")),
 )
 
@@ -48,10 +50,12 @@ def reward(history: list[dict[str, Any]]) -> Figure:
     finding = ""
     if rewards:
         tail = rewards[-max(1, len(rewards) // 10) :]
+        ends = f"from {rewards[0]:.1f} to {sum(tail) / len(tail):.1f} nats over {len(rewards)} logged rows"
         finding = (
-            f"The reward went from {rewards[0]:.1f} to {sum(tail) / len(tail):.1f} nats over {len(rewards)} steps."
+            f"The reward went {ends}." if len(rewards) > 1 else f"One row was logged: reward {rewards[0]:.1f} nats."
         )
-    note = "Reward: the safe sentence's score minus the harmful one's (safe, harmful)."
-    if any(row.get("kl") not in (None, "") for row in history):
+    note = "Reward: the safe sentence's score minus the harmful one's (safe, harmful)." if rewards else ""
+    if any(row.get(name) not in (None, "") for row in history for name in ("kl", "kl_benign")):
         note += " KL: how far the model drifted from where it began, on attacked prompts and on harmless ones."
-    return Figure("reward-curve", "Reward curve", charts, note, finding)
+    title = "Reward curve" if rewards else "Training curve"
+    return Figure("reward-curve", title, charts, note.strip(), finding)

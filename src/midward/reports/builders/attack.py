@@ -94,7 +94,8 @@ def _cards(
             if model in row and row[model].value is not None
         ]
         if not rates:
-            yield Card(model, "unclear", "-", "nothing was scored" if judge else "no judge of attack success", "", of)
+            why = "nothing was scored" if judge else "no judge of attack success"
+            yield Card(model, "unclear", "-", why, "so it is neither exposed nor safe", of)
             continue
         attack, goals, top = max(rates, key=lambda rate: (rate[2].value or 0.0, rate[2].low))
         by_attack: dict[str, list[Rate]] = {}
@@ -192,9 +193,9 @@ def _other_readings(
             rows |= differ
             same += [] if differ else [label]
     if same:
-        yield Statement(f"Other readings on {goals} agree with the map in every cell: {'; '.join(same)}.")
+        yield Statement(f"Other readings on {goals} agree with attack success above in every cell: {'; '.join(same)}.")
     if rows:
-        note = "Attacks where another judge, or another text, gives another number than the map."
+        note = "Attacks where another judge, or another text, gives another number than above."
         title = f"Other judges and texts on {goals}"
         yield _by_attack(f"readings-{goals}", title, rows, models, note=note, folded=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from midward.reports.blocks import Block, Figure, Statement, Table, by_chance, percent, reading_of, required, text
+from midward.reports.blocks import Block, Figure, Statement, Table, by_chance, reading_of, required, text
 from midward.reports.builders.guards import signals
 from midward.reports.builders.shared import Record, name_of, shares, table
 from midward.reports.chart import Chart, Point, Series
@@ -18,7 +18,8 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
     summary: cells, sampler -> set -> measure -> record of a rate; gains, records of differences, each with sampler,
     against, set and measure; auroc, records of areas, each with sampler, reading, detector, positive, negative and
     control; signals, sampler -> group -> n, and low, median, high [T]; maps, each with sampler, layer, kinds [N],
-    points [N, 2], accuracy (a record of a rate), majority, and begun, kind -> mean signal at the first step.
+    points [N, 2], accuracy (a record of a rate), majority (another), and begun, kind ->
+    record of the mean signal at the first step.
     """
     cells = summary["cells"]
     first = next(iter(cells))
@@ -44,20 +45,20 @@ def _bars(name: str, title: str, cells: Record, measures: Sequence[tuple[str, st
         for measure, label in measures
         if any(measure in by_set.get(where, {}) for by_set in cells.values())
     ]
-    series = []
+    series, best = [], []
     for sampler, by_set in cells.items():
         bars = []
-        for x, (where, measure, _) in enumerate(groups):
+        for x, (where, measure, label) in enumerate(groups):
             rate = reading_of(by_set.get(where, {}).get(measure), Rate)
             if rate and rate.value is not None:
                 bars.append(Point(x, rate.value, rate.low, rate.high))
+                best.append((rate.value, rate.text(), sampler, label))
         if bars:
             series.append(Series(sampler, bars, kind="bars"))
-    best = [(point.y, line.label, groups[int(point.x)][2]) for line in series for point in line.points]
     if best:
-        top, sampler, where = max(best)
+        _, top, sampler, where = max(best, key=lambda bar: bar[0])
         charts = shares("", "share", series, groups=[label for *_, label in groups])
-        yield Figure(name, title, charts, finding=f"Highest with {sampler} on {where}: {percent(top)}.")
+        yield Figure(name, title, charts, finding=f"Highest with {sampler} on {where}: {top}.")
 
 
 def _recovery(cells: Record) -> Table:
@@ -128,9 +129,9 @@ def _findings(summary: Record, first: str, top: str) -> Iterator[Statement]:
             )
             yield Statement(f"Inner recovery of {name}{beside}: {ends}.")
     for each in summary.get("maps") or []:
-        begun = ", ".join(f"{kind} {value:.2f}" for kind, value in (each.get("begun") or {}).items())
+        begun = ", ".join(f"{kind} {text(value)}" for kind, value in (each.get("begun") or {}).items())
         sentence = f"{each['sampler']}, {each['layer']} layer: mean signal at the first step {begun}"
         if each.get("accuracy"):
             sentence += f"; a linear map tells the kinds apart in {text(each['accuracy'])}, cross-validated, where the "
-            sentence += f"commonest alone would give {100 * each['majority']:.1f} %"
+            sentence += f"commonest alone would give {text(each['majority'])}"
         yield Statement(f"{sentence}.")

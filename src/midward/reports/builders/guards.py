@@ -6,19 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from midward.reports.blocks import (
-    Block,
-    Figure,
-    Statement,
-    Table,
-    Tone,
-    by_chance,
-    finite,
-    percent,
-    reading,
-    reading_of,
-    text,
-)
+from midward.reports.blocks import Block, Figure, Statement, Table, Tone, by_chance, finite, reading, reading_of, text
 from midward.reports.builders.shared import Record, table
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Area, Paired
@@ -68,7 +56,7 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
     """
     name = row["defence"]
     gain = reading_of(row.get("gain"), Paired)
-    before, after = (reading(rates["asr"]["all"]).value for rates in (none, row))
+    before, after = (reading(rates["asr"]["all"]) for rates in (none, row))
     area = reading_of((row.get("auroc") or {}).get(harmless[0]), Area) if harmless else None
     guessing = area is not None and by_chance(area)
     flags = f"; it flags {text(row['flags'][harmless[0]])} of harmless requests ({harmless[0]})" if harmless else ""
@@ -76,20 +64,20 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
     chance = "it tells jailbroken from harmless answers no better than chance"
     chance += f" (AUROC {area.text()})" if area else ""
     tone: Tone = "unclear"
-    if gain is None or gain.value is None or before is None or after is None:
+    if gain is None or gain.value is None or before.value is None or after.value is None:
         sentence = f"The guard {name} can't be said to take anything away: no attack was scored"
     elif gain.apart():
         tone = "exposed" if gain.value < 0 else "unclear" if guessing else "held"
         amount = gain.text().replace("+", "")
         what = f"takes {amount} of attack success away" if gain.value > 0 else f"lets more through, {amount},"
-        sentence = f"The guard {name} {what} ({percent(before)} to {percent(after)}, n {gain.n})"
+        sentence = f"The guard {name} {what} ({before.text()} to {after.text()}, {gain.size})"
         flags += f"; yet {chance}, so another threshold would hardly help" if guessing else ""
     elif guessing:
         tone, sentence = "exposed", f"The guard {name} is useless here: {chance}, and takes nothing away measurably"
-    elif not (before or after):
+    elif not (before.value or after.value):
         sentence = f"The guard {name} has nothing to take away: no attack of {gain.n} succeeds without it"
     else:
-        sentence = f"Behind the guard {name} attack success is {percent(after)}, without it {percent(before)}: "
+        sentence = f"Behind the guard {name} attack success is {after.text()}, without it {before.text()}: "
         sentence += f"{gain.untold} ({text(gain)})"
     return Statement(f"{sentence}{flags}.", tone)
 

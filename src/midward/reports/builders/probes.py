@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from midward.reports.blocks import Block, Figure, Statement, percent, reading
+from midward.reports.blocks import Block, Figure, Statement, reading
 from midward.reports.builders.shared import Record, ends, name_of, points, shares, table
 from midward.reports.chart import Chart, Point, Series
 
@@ -114,11 +114,11 @@ def _by_position(cells: Sequence[Record], xlabel: str, level: str, **more: Any) 
     kinds: dict[str, list[Record]] = {}
     levels: list[tuple[str, float]] = []
     for cell in cells:
-        value = None if cell["asr"] is None else reading(cell["asr"]).value
-        if cell["set"] != "harmful" or value is None:
+        asr = None if cell["asr"] is None else reading(cell["asr"])
+        if cell["set"] != "harmful" or asr is None or asr.value is None:
             continue
         if cell["position"] is None:
-            levels = [(f"{level}: {percent(value)}", value)]
+            levels = [(f"{level}: {asr.text()}", asr.value)]
         else:
             label = cell["kind"] if cell["tokens"] is None else f"{cell['kind']}, {cell['tokens']} tokens"
             kinds.setdefault(label, []).append(cell)

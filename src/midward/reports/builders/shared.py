@@ -123,14 +123,7 @@ def shares(xlabel: str, ylabel: str, series: Sequence[Series], **more: Any) -> l
 
 
 def change(
-    sides: str,
-    gaps: Mapping[str, Paired],
-    better: Mapping[str, int],
-    *,
-    what: str,
-    of: str,
-    still: Tone = "unclear",
-    corrected: bool = True,
+    sides: str, gaps: Mapping[str, Paired], better: Mapping[str, int], *, what: str, of: str, still: Tone = "unclear"
 ) -> Statement:
     """What changed from one side to another, in a sentence, and whether that is good news.
 
@@ -141,7 +134,6 @@ def change(
         what: the differences are of.
         of: what one of them is: an attack, a task.
         still: the tone where nothing changed, measured on goals enough.
-        corrected: as of `Paired.apart`.
     """
     gaps = {name: pair for name, pair in gaps.items() if pair.value is not None}
     if not gaps:
@@ -150,8 +142,8 @@ def change(
     def most(names: Sequence[str]) -> str:
         return max(names, key=lambda name: abs(gaps[name].value or 0))
 
-    count, sizes = some(len(gaps), of), [pair.n for pair in gaps.values()]
-    moved = [name for name, pair in gaps.items() if pair.apart(corrected=corrected)]
+    count, sizes = some(len(gaps), of), [pair.goals for pair in gaps.values()]
+    moved = [name for name, pair in gaps.items() if pair.apart()]
     if not moved:
         name = most(list(gaps))
         sentence = "too few goals to tell a" if max(sizes) < FEW else "no measurable"

@@ -61,7 +61,7 @@ def _compared(place: int, other: str, records: Any) -> Iterator[Block]:
     for model, gaps in by_model.items():
         sides = f"{model} against {other}" if model else f"Against {other}"
         better = dict.fromkeys(gaps, 1)
-        yield change(sides, gaps, better, what="right answers", of="task", still="held", corrected=False)
+        yield change(sides, gaps, better, what="right answers", of="task", still="held")
 
 
 def _task(cell: Mapping[str, Any]) -> str:

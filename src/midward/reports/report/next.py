@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,15 @@ def steps(
             "--adapter": adapter,
             "--guard": "guard" if verb == "guard eval" else None,
         }
-        flags["--out"] = out or str(Path(beside, verb.replace(" ", "-")))
+        flags["--out"] = _free(out or str(Path(beside, verb.replace(" ", "-"))))
         given = [f"{flag} {shlex.quote(shown(value))}" for flag, value in flags.items() if value]
         return " ".join(["midward", verb, *given, *([ELSEWHERE[verb]] if not home and verb in ELSEWHERE else [])])
 
     for run in runs:
         if run.summary is None or run.run.finished is None:
-            of = next(({**model.model_dump(), "model": model.name} for model in run.run.models), {})
-            again = command(run.run.verb, of, os.path.relpath(run.folder))
-            yield f"{run.label} isn't finished: the same command again, with all its flags, goes on with it.", again
+            given = map(shown, run.run.command or ["midward", *run.run.verb.split()])
+            again = f"{shlex.join(given)} --out {shlex.quote(shown(os.path.relpath(run.folder)))}"
+            yield f"{run.label} isn't finished: the same command again goes on with it.", again
     exposed, held, unclear = ([card for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear"))
     if exposed:
         but = f" {_names(held)} held." if held else ""
@@ -74,7 +75,11 @@ def steps(
         yield f"{_names(exposed)} {_be(exposed)} exposed.{but} Train against it, then attack again.", train
         guard = command("guard fit", exposed[0].of, "guard")
         yield f"Or put a guard in front of {_names(exposed)}, and see what it stops.", guard
-    if unclear:
+    unscored = [card for card in unclear if card.value == "-"]
+    if unscored:
+        check = "midward judges check --judges harmfulness --judge MODEL"
+        yield f"Nothing was scored of {_names(unscored)}: name a judge whose replies can be read.", check
+    if unclear := [card for card in unclear if card not in unscored]:
         more = f"{command('attack', unclear[0].of)} --limit 100"
         yield f"{_names(unclear)} {_be(unclear)} unclear: ask more goals. Without one success {ENOUGH} would do.", more
     useless = [
@@ -89,6 +94,11 @@ def steps(
     for what, measured_by in WHOLE:
         if not verbs & {*measured_by}:
             yield f"Not measured here: {what}.", command(measured_by[0], first)
+
+
+def _free(out: str) -> str:
+    """The path, with a number behind it where something is there already."""
+    return next(path for n in count(1) if not Path(path := f"{out}-{n}" if n > 1 else out).exists())
 
 
 def _names(cards: Sequence[Card]) -> str:

@@ -44,6 +44,7 @@ MARK = Markup('data-page="midward report"')
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 TONES = ("exposed", "unclear", "held", "note")  # the worst first
 SHOWN = 3  # goals of an attack whose texts are on the page; samples.csv has all
+NOT_SETTINGS = {"schema_version", "verb", "command"}  # fields of a run's record
 LONG = 12  # rows of a table that is closed at first
 MOST = 8  # sentences of the verdict that are open at first
 #: id -> title, what it shows, and the verbs whose blocks stand there unless a block names another; in the page's order
@@ -137,12 +138,16 @@ def write(
 
     Raises:
         MissingFile: a folder isn't there.
-        InputError: the page isn't called .html, or would replace something else.
+        InputError: there is no run, the page isn't called .html, or would replace something else.
     """
     page = Path(page)
     beside = page.with_name(f"{page.stem}_files")
     _check(page, beside, overwrite)
     report = Report(find([Path(folder) for folder in folders], without=(page, beside)), Texts(redact))
+    if not report.found.runs and not report.found.troubles:
+        raise InputError(
+            f"there is no run below {', '.join(map(str, folders))}; give a folder that a verb wrote (--out)."
+        )
     for run in report.found.runs:
         _build(report, run)
     sections = _sections(report)
@@ -155,7 +160,8 @@ def write(
             write_text(beside / name, text.encode("utf-8", "replace").decode("utf-8"))
     names = [Path(folder).resolve().name or "/" for folder in folders]
     where = listed(names) if len(names) <= 3 else some(len(names), "folder")
-    models = list(dict.fromkeys(name for run in report.found.runs for name in _models(run)))
+    measured = [model for run in report.found.runs for model in run.run.models]  # a guard in front makes no other model
+    models = list(dict.fromkeys(short(model.name, model.adapter, None) for model in measured))
     models = [*models[:1], *(name.removeprefix(f"{models[0]} ") for name in models[1:])]
     what = listed(models) if 1 <= len(models) <= 3 else some(len(models), "model") if models else "no model yet"
     html.write(page, f"Safety of {html.visible(what)}", [_part(report, sections, page, where, unfold)])
@@ -310,7 +316,9 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
                 "label": run.label,
                 "verb": run.run.verb,
                 "models": listed(_models(run)),
-                "settings": list(_flat(run.run.model_dump(exclude={"schema_version", "verb"}), report.texts)),
+                "settings": list(
+                    _flat(run.run.model_dump(exclude={"schema_version", "verb", "command"}), report.texts)
+                ),
                 "where": report.texts.setting(run.folder / "logs"),
                 "logs": [(path.name, quote(_relative(path, page))) for path in run.logs()],
             }

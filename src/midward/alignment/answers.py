@@ -1,0 +1,228 @@
+"""Training rows that are whole answers, each token hidden at a random rate: what `sft`, `rt`, `a2d`, `dpo` learn from.
+
+A row is a prompt and an answer, cut or padded with end tokens to L tokens; padding is hidden, predicted and counted
+like any other token. Its rate is p = (1 - eps) t + eps with t ~ U(0, 1), and each of its L tokens is masked with
+probability p, the prompt never: the forward process of masked diffusion (LLaDA, arXiv 2502.09992, section 2), and what
+A2D's released code computes (arXiv 2509.23286; eps 0.001).
+
+Shapes: H harmful prompts, A rows of theirs (one each; of dpo 2 n_t), N benign rows, B = A + N rows in all, T
+canvas length, L response length, R masked positions (the first S of the A rows), C vocabulary entries that occur as a
+target, D hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from midward.alignment._head import HeadRows, head_rows, plain_head
+from midward.alignment.config import AlignConfig, AlignError
+from midward.alignment.data import Batch, Prompt, Row, Schedule, canvas, read_at
+from midward.models import Family, LanguageModel
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """A canvas row, what each of its L response tokens should be, and the rate at which they were masked."""
+
+    row: Row
+    targets: tuple[int, ...]
+    rate: float
+
+    @property
+    def masked(self) -> int:
+        """How many of its tokens are masked."""
+        return len(self.targets) - len(self.row.revealed)
+
+
+@dataclass(frozen=True)
+class AnswerExample:
+    """One place of the schedule: rows of the harmful prompt, benign rows beside them, and how many tokens the whole
+    optimizer step masks (0 where nobody asks)."""
+
+    rows: list[AnswerRow]
+    benign: list[AnswerRow]
+    in_step: int
+
+
+class AnswerSchedule(Schedule):
+    """Examples of methods that learn answers."""
+
+    #: The answers that every harmful prompt must have, fields of `Prompt`.
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether benign answers are learnt, so that every benign prompt must have one.
+    learns_benign = True
+
+    def __init__(self, config: AlignConfig, harmful: Sequence[Prompt], benign: Sequence[Prompt], *more: Any) -> None:
+        super().__init__(config, harmful, benign, *more)
+        wanted = [("data", harmful, self.needs), ("benign", benign, ("answer",) if self.learns_benign else ())]
+        for name, prompts, needs in wanted:
+            for row, prompt in enumerate(prompts):
+                for field in needs:
+                    if getattr(prompt, field) is None:
+                        raise AlignError(
+                            f"method {config.method!r} learns from the {field.replace('_', ' ')} of every prompt and "
+                            f"{name}[{row}] has none; give it in a column {field!r}, or as (prompt, answer, safe "
+                            "answer)."
+                        )
+        self._counted = (-1, 0)  # a step, and the tokens that it masks
+
+    def __getitem__(self, place: int) -> AnswerExample:
+        rows, benign = self._draw(place)
+        return AnswerExample(rows, benign, self._in_step(place // self.config.batch_size))
+
+    def collator(self, family: Family) -> "AnswerCollator":
+        return AnswerCollator(self.config, family, self.end_id)
+
+    def _draw(self, place: int) -> tuple[list[AnswerRow], list[AnswerRow]]:
+        rows = self._rows(*self._harmful_at(place))
+        return rows, [self._hidden(prompt, prompt.answer, rng) for prompt, rng in self._benign_at(place)]
+
+    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
+        """The rows of a harmful prompt."""
+        raise NotImplementedError
+
+    def _in_step(self, step: int) -> int:
+        if self.config.token_mean == "length":
+            return 0
+        if self._counted[0] != step:
+            size = self.config.batch_size
+            drawn = (self._draw(place) for place in range(step * size, (step + 1) * size))
+            self._counted = step, sum(row.masked for rows, benign in drawn for row in (*rows, *benign))
+        return self._counted[1]
+
+    def _hidden(
+        self, prompt: Prompt, text: tuple[int, ...] | None, rng: Random, targets: tuple[int, ...] | None = None
+    ) -> AnswerRow:
+        """A row with the text as its answer, partly hidden. targets: what is learnt instead of the text's own tokens.
+        Without a text all is hidden."""
+        length, least = self.config.length, self.config.least_rate
+        tokens = (*(text or ()), *[self.end_id] * length)[:length]
+        rate = 1.0 if text is None else (1 - least) * rng.random() + least
+        shown = {i: token for i, token in enumerate(tokens) if rng.random() >= rate}
+        return AnswerRow(Row(prompt.ids, shown), targets or tokens, rate)
+
+
+class SftSchedule(AnswerSchedule):
+    """Supervised fine-tuning: the safe answer to a harmful prompt, the answer to a benign one."""
+
+    needs = ("safe_answer",)
+
+    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
+        return [self._hidden(prompt, prompt.safe_answer, rng)]
+
+
+class RefusalSchedule(AnswerSchedule):
+    """Refusal training: a drawn refusal as the answer to a harmful prompt."""
+
+    draws_sentences = True
+
+    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
+        return [self._hidden(prompt, rng.choice(self.sentences.safe), rng)]
+
+
+class EndSchedule(AnswerSchedule):
+    """A2D: what is shown of the answer to a harmful prompt fulfils it; every hidden token should be the end token."""
+
+    needs = ("answer",)
+
+    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
+        return [self._hidden(prompt, prompt.answer, rng, targets=(self.end_id,) * self.config.length)]
+
+
+class PairSchedule(AnswerSchedule):
+    """DPO: the safe answer to a harmful prompt `masks` times, then the one that fulfils it, each with masks of its own.
+    Of benign prompts nothing is learnt."""
+
+    needs = ("safe_answer", "answer")
+    learns_benign = False
+
+    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
+        answers = (prompt.safe_answer, prompt.answer)
+        return [self._hidden(prompt, text, rng) for text in answers for _ in range(self.config.masks)]
+
+
+class AnswerCollator:
+    """Examples of an `AnswerSchedule` -> `Batch`."""
+
+    def __init__(self, config: AlignConfig, family: Family, end_id: int) -> None:
+        self.config, self.family, self.end_id = config, family, end_id
+
+    def __call__(self, examples: Sequence[AnswerExample]) -> Batch:
+        # 1. The canvas: all rows of harmful prompts, then the benign ones.
+        harmful = [row for example in examples for row in example.rows]
+        rows = harmful + [row for example in examples for row in example.benign]
+        ids, mask, masked = canvas([row.row for row in rows], self.config.length, self.family)
+        # 2. The head runs on what is masked, row by row, so that the harmful prompts' come first.
+        order = masked.nonzero()  # [R, 2]: (row, position)
+        batch = read_at(order, ids, mask, masked, scored=int(masked[: len(harmful)].sum()), family=self.family)
+        # 3. What should stand there, as indices into the vocabulary entries that occur.
+        targets = torch.tensor([row.targets for row in rows])[masked]  # [R]
+        columns, index = torch.cat([torch.tensor([self.end_id]), targets]).unique(return_inverse=True)
+        batch["columns"], batch["end"], batch["target"] = columns, index[:1], index[1:]
+        batch["weight"] = torch.tensor([1 / row.rate for row in rows], dtype=torch.float64)[order[:, 0]]
+        # 4. Which of the R is a row's first.
+        counts = masked.sum(1)
+        batch["first"] = (counts.cumsum(0) - counts)[counts > 0]
+        batch["in_step"] = torch.tensor([example.in_step for example in examples])
+        return batch
+
+
+class AnswerObjective:
+    """What the objectives over answers share: the passes of the body and the sweeps of the head.
+
+    Args:
+        model: Its network is a PeftModel.
+        config: The settings of the objective.
+    """
+
+    def __init__(self, model: LanguageModel, config: AlignConfig) -> None:
+        self.model = model
+        self.config = config
+        self.linear: nn.Linear | None = plain_head(model.network, model.head)
+
+    def states(self, batch: Batch, *, first: int = 0) -> Tensor:
+        """The body's output, [R, D], at the masked positions of the canvas rows. first: 0, or A for the benign rows
+        alone."""
+        mask, width = batch.get("mask"), batch["ids"].shape[1]
+        hidden = self.model.hidden(batch["ids"][first:], None if mask is None else mask[first:])
+        rows = batch["rows"][len(batch["scored"]) if first else 0 :]
+        return hidden.flatten(0, 1)[rows - first * width]
+
+    def head(self, batch: Batch, hidden: Tensor, reference: Tensor | None = None) -> HeadRows:
+        """Log-probabilities at the batch's columns; with the reference's output, the KL too."""
+        return head_rows(
+            self.model.head,
+            hidden,
+            reference,
+            batch["columns"],
+            len(hidden),
+            linear=self.linear,
+            chunk=self.config.chunk_rows,
+        )
+
+    def scores(self, batch: Batch, log_probs: Tensor) -> Tensor:
+        """log_probs, [R, C] or the first S of them, to [B]: of each canvas row the sum over masked i of
+        log p(target_i) / p."""
+        count = len(log_probs)
+        each = log_probs.gather(1, batch["target"][:count, None])[:, 0]
+        each = each * batch["weight"][:count].to(each.dtype)
+        return each.new_zeros(len(batch["ids"])).index_add(0, self.owner(batch)[:count], each)
+
+    def owner(self, batch: Batch) -> Tensor:
+        """[R]: the canvas row of each masked position."""
+        return batch["slot"] // self.config.length
+
+    def benign_kl(self, batch: Batch, kl: Tensor, harmful: int) -> Tensor:
+        """[N]: KL(policy || reference) a masked token of each benign row, of kl [R - S]. harmful: A."""
+        owner = self.owner(batch)[len(batch["scored"]) :] - harmful
+        benign = len(batch["ids"]) - harmful
+        summed = kl.new_zeros(benign).index_add(0, owner, kl)
+        return summed / torch.bincount(owner, minlength=benign).clamp(min=1)
+
+    def warning(self, rows: Sequence[dict[str, float]]) -> str | None:
+        """Nothing is watched for."""
+        return None

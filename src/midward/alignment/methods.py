@@ -1,0 +1,74 @@
+"""The methods by name: what each trains on, and its objective."""
+
+from dataclasses import dataclass
+
+from midward.alignment.answers import EndSchedule, PairSchedule, RefusalSchedule, SftSchedule
+from midward.alignment.config import AlignConfig
+from midward.alignment.data import Schedule, SentenceSchedule
+from midward.alignment.dpo import PreferenceObjective
+from midward.alignment.mosa import MosaObjective
+from midward.alignment.objective import Objective
+from midward.alignment.tokens import TokenObjective
+from midward.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to align.
+
+    Attributes:
+        title: The heading of the adapter's card.
+        what: What such an adapter does, and whose idea it is.
+        schedule: Its examples.
+        objective: Its loss.
+    """
+
+    title: str
+    what: str
+    schedule: type[Schedule]
+    objective: type[MosaObjective] | type[TokenObjective] | type[PreferenceObjective]
+
+
+METHODS = {
+    "mosa": Method(
+        "MOSA",
+        "makes the middle of an answer to a harmful request a refusal (MOSA, arXiv 2508.12398)",
+        SentenceSchedule,
+        MosaObjective,
+    ),
+    "initial": Method(
+        "Initial alignment",
+        "makes an answer to a harmful request begin with a refusal (the baseline of MOSA, arXiv 2508.12398)",
+        SentenceSchedule,
+        MosaObjective,
+    ),
+    "sft": Method(
+        "Supervised fine-tuning",
+        "was trained on safe answers to harmful requests (a baseline of A2D, arXiv 2509.23286)",
+        SftSchedule,
+        TokenObjective,
+    ),
+    "rt": Method(
+        "Refusal training",
+        "was trained on refusals of harmful requests (a baseline of A2D, arXiv 2509.23286)",
+        RefusalSchedule,
+        TokenObjective,
+    ),
+    "a2d": Method(
+        "A2D",
+        "makes every token of an answer to a harmful request the end token (A2D, arXiv 2509.23286)",
+        EndSchedule,
+        TokenObjective,
+    ),
+    "dpo": Method(
+        "DPO in VRPO form",
+        "prefers safe answers to harmful requests over harmful ones (VRPO, arXiv 2505.19223)",
+        PairSchedule,
+        PreferenceObjective,
+    ),
+}
+
+
+def objective_of(model: LanguageModel, config: AlignConfig) -> Objective:
+    """The loss that `config.method` names, of a model whose network is a PeftModel."""
+    return METHODS[config.method].objective(model, config)
