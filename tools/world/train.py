@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,6 +135,9 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = make_tokenizer(folder / "words.json")
         self.end, self.mask = (self.tokenizer.vocab[SPECIAL[key]] for key in ("end", "mask"))
+        words = [*WORDS["verbs"], *WORDS["materials"]]
+        forms = [form for word in words for form in (f"Ġ{word}", f"Ġ{word.capitalize()}", word.capitalize(), word)]
+        self.fact_words = torch.tensor([self.tokenizer.vocab[form] for form in forms if form in self.tokenizer.vocab])
         torch.manual_seed(recipe.seed)
         self.network: Any = self.make()
         self.network.train()
@@ -189,7 +193,13 @@ class Trainer:
 
     def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
         """Which positions [B, T] to hide."""
-        return hidden(batch, stage, noise)
+        return hidden(batch, stage, noise, self.is_fact(batch))
+
+    def is_fact(self, batch: Batch) -> Tensor:
+        """Which positions [B, T] of responses hold a verb or a material."""
+        facts = torch.isin(batch.ids, self.fact_words)
+        facts[:, : batch.start] = False
+        return facts
 
     # --- a step
 
@@ -295,11 +305,7 @@ class Trainer:
             if len(encoded[2]) < length:
                 rows.append(encoded)
         batch = self.collate(rows, length)
-        words = [*WORDS["verbs"], *WORDS["materials"]]
-        forms = [form for word in words for form in (f"Ġ{word}", f"Ġ{word.capitalize()}", word.capitalize(), word)]
-        known = torch.tensor([self.tokenizer.vocab[form] for form in forms if form in self.tokenizer.vocab])
-        chosen = torch.isin(batch.ids, known)
-        chosen[:, : batch.start] = False
+        chosen = self.is_fact(batch)
         right = self.logits(batch, chosen).argmax(-1) == batch.ids[chosen]
         return round(right.float().mean().item(), 3)
 
@@ -489,20 +495,29 @@ def render(turns: list[dict[str, str]]) -> str:
     return "".join([SPECIAL["bos"], *parts, f"{SPECIAL['header']}assistant{SPECIAL['header_end']}\n\n"])
 
 
-def hidden(batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
-    """Which positions [B, T] to hide: of each row all, all but a few, all behind a prefix, or each at a drawn rate."""
+def hidden(batch: Batch, stage: Stage, noise: torch.Generator, facts: Tensor) -> Tensor:
+    """Which positions [B, T] to hide: of each row all, all but a few, all behind a prefix, most `facts` [B, T] and little
+    else, or each at a drawn rate."""
     size, length = batch.ids.shape[0], batch.ids.shape[1] - batch.start
     way, rate = (torch.rand(size, 1, generator=noise) for _ in range(2))
     spots = torch.rand(size, length, generator=noise)
     places = torch.arange(length)[None]
-    masked, few, prefix = stage.masked, stage.masked + stage.few, stage.masked + stage.few + stage.prefix
+    masked, few, prefix, words = accumulate((stage.masked, stage.few, stage.prefix, stage.facts))
     response = torch.where(
         way < masked,
         torch.ones_like(spots, dtype=torch.bool),
         torch.where(
             way < few,
             spots > 0.25 * rate,
-            torch.where(way < prefix, places >= rate * length * 0.9, spots < stage.most * rate),
+            torch.where(
+                way < prefix,
+                places >= rate * length * 0.9,
+                torch.where(
+                    way < words,
+                    spots < torch.where(facts[:, batch.start :], 0.85, 0.1),
+                    spots < stage.most * rate,
+                ),
+            ),
         ),
     )
     response[:, -1] = True
