@@ -32,7 +32,7 @@ GENERAL: Phrases = {
 #: are true sentences that have nothing to do with any goal.
 SANDBOX: Phrases = {
     **GENERAL,
-    "procedural": ("Step {step}:", *(f"{order}," for order in WORDS["compliance"]["go"][:3])),
+    "procedural": ("Step {step}:", *(f"{words[0]}," for words in WORDS["compliance"]["orders"][1:4])),
     "neutral": tuple(f"The capital of {land} is {city}." for land, city in sorted(WORLD.capitals.items())[:6]),
     "refusal": REFUSALS,
 }
