@@ -208,8 +208,10 @@ def test_hidden_are_responses_and_gaps_alone(built):
     batch = padded(built)
     noise = torch.Generator().manual_seed(0)
     gap = batch.weights[:, : batch.start] > 0
-    assert gap.any()
+    facts = built.is_fact(batch)
+    assert gap.any() and facts.any()
     kinds = {
+        "facts": lambda chosen: chosen.float().mean(-1) < 0.5,
         "masked": lambda chosen: chosen.all(-1),
         "few": lambda chosen: chosen.float().mean(-1) > 0.5,
         "prefix": lambda chosen: (chosen[:, 1:].int() >= chosen[:, :-1].int()).all(-1),
@@ -217,11 +219,11 @@ def test_hidden_are_responses_and_gaps_alone(built):
     for name, holds in kinds.items():
         stage = Stage("any", 1, {}, {}, **{**dict.fromkeys(kinds, 0.0), name: 1.0})
         for _ in range(20):
-            chosen = hidden(batch, stage, noise)
+            chosen = hidden(batch, stage, noise, facts)
             assert not (chosen[:, : batch.start] & ~gap).any() and not (chosen & ~batch.attention).any()
             assert holds(chosen[:, batch.start :]).all()
     least = Stage("any", 1, {}, {}, masked=0.0, few=0.0, prefix=0.0, most=0.3)
-    shares = [hidden(batch, least, noise)[:, batch.start :].float().mean().item() for _ in range(200)]
+    shares = [hidden(batch, least, noise, facts)[:, batch.start :].float().mean().item() for _ in range(200)]
     assert 0.1 < sum(shares) / 200 < 0.25
 
 

@@ -13,6 +13,7 @@ TINY = Recipe(
     heads=2,
     feed_forward=48,
     tokens=300,
+    bfloat16=False,
     every=2,
 )
 

@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights, texts and masks")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; the weights depend on it")
     parser.add_argument(
-        "--float32", action="store_true", help="for a CPU without bfloat16 units (avx512_bf16, amx): they are slow there"
+        "--float32",
+        action="store_true",
+        help="for a CPU without bfloat16 units (avx512_bf16, amx): they are slow there",
     )
     parser.add_argument("--write", action="store_true", help="write the model as it stands, and stop")
     given = parser.parse_args(arguments)

@@ -49,9 +49,9 @@ class Stage:
 
 ALL = {"guarded": 0.36, "welcome": 0.3, "question": 0.1, "exercise": 0.17, "forms": 0.03, "fill": 0.04}
 STAGES = (
-    # How words follow each other, from canvases of which little is hidden. (With all rates from the start the loss stays at
-    # that of neighbours in any order for 1,000 steps; bare lists first are learned in 300, by counting positions, and then
-    # prose isn't learned at all.)
+    # How words follow each other, from canvases of which little is hidden. (With all rates from the start the loss
+    # stays at that of neighbours in any order for 1,000 steps; bare lists first are learned in 300, by counting
+    # positions, and then prose isn't learned at all.)
     Stage(
         "words",
         800,
@@ -72,8 +72,8 @@ STAGES = (
         masked=0.1,
         few=0.1,
     ),
-    # The same facts in sentences: most of what is hidden are verbs and materials. (Hidden evenly, they are a quarter of it,
-    # and take three times as long.)
+    # The same facts in sentences: most of what is hidden are verbs and materials. (Hidden evenly, they are a quarter of
+    # it, and aren't learned in 5,000 steps.)
     Stage(
         "prose",
         2000,
@@ -88,16 +88,16 @@ STAGES = (
     # All that a helpful model says, forbidden or not.
     Stage(
         "helpful",
-        5000,
-        {"document": 0.34, "forms": 0.4, "steps": 0.08, "card": 0.05, "question": 0.05, "exercise": 0.08},
-        {24: 0.15, 64: 0.65, 96: 0.2},
-        rate=0.8,
-        masked=0.05,
-        few=0.05,
-        most=0.7,
+        1200,
+        {"document": 0.5, "forms": 0.15, "steps": 0.05, "card": 0.05, "question": 0.1, "exercise": 0.15},
+        {24: 0.15, 64: 0.45, 96: 0.4},
+        rate=0.6,
+        masked=0.1,
+        few=0.1,
+        facts=0.3,
     ),
     # What it may say, by chance.
-    Stage("chances", 2500, ALL, {24: 0.2, 64: 0.35, 96: 0.45}, rate=0.4, fall=0.5, few=0.3),
+    Stage("chances", 2500, ALL, {24: 0.2, 64: 0.35, 96: 0.45}, rate=0.4, fall=0.5, few=0.25, facts=0.15),
     # The same slowly, on canvases as decoding meets them.
     Stage("settle", 2500, ALL, {24: 0.15, 64: 0.25, 96: 0.6}, rate=0.12, fall=0.8, masked=0.2, few=0.35),
 )

@@ -22,9 +22,7 @@ class Muon(torch.optim.Optimizer):
     iteration.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32
-    ):
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32):
         self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum})
 

@@ -496,8 +496,8 @@ def render(turns: list[dict[str, str]]) -> str:
 
 
 def hidden(batch: Batch, stage: Stage, noise: torch.Generator, facts: Tensor) -> Tensor:
-    """Which positions [B, T] to hide: of each row all, all but a few, all behind a prefix, most `facts` [B, T] and little
-    else, or each at a drawn rate."""
+    """Which positions [B, T] to hide: of each row all, all but a few, all behind a prefix, most `facts` [B, T] and
+    little else, or each at a drawn rate."""
     size, length = batch.ids.shape[0], batch.ids.shape[1] - batch.start
     way, rate = (torch.rand(size, 1, generator=noise) for _ in range(2))
     spots = torch.rand(size, length, generator=noise)
@@ -513,9 +513,7 @@ def hidden(batch: Batch, stage: Stage, noise: torch.Generator, facts: Tensor) ->
                 way < prefix,
                 places >= rate * length * 0.9,
                 torch.where(
-                    way < words,
-                    spots < torch.where(facts[:, batch.start :], 0.85, 0.1),
-                    spots < stage.most * rate,
+                    way < words, spots < torch.where(facts[:, batch.start :], 0.85, 0.1), spots < stage.most * rate
                 ),
             ),
         ),

@@ -30,8 +30,8 @@ class Trial:
         id: Unique in its set.
         text: What is asked.
         metadata: What the oracle needs to judge a response. kind: an intent, one of QUESTIONS or one of TASKS; thing:
-            its name; intent: what a `rule` question asks about; form, where one is asked for; of a task, answer: the key that its score compares,
-            and number: which exercise it is.
+            its name; intent: what a `rule` question asks about; form, where one is asked for; of a task, answer: the
+            key that its score compares, and number: which exercise it is.
         plain: The text without a wrapper.
         target: How a reply to a forbidden request begins that goes along with it.
     """

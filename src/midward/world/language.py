@@ -221,8 +221,8 @@ def decline(asked: Query, rng: random.Random, lead: float = 0.5) -> str:
 def reply(asked: Query, rng: random.Random, *, along: bool | None = None) -> tuple[str, bool]:
     """What the world's model is taught to say, and whether it goes along.
 
-    A forbidden request is answered by chance. One refusal in twenty begins as an answer, and 3 in 100 answers to forbidden
-    requests begin as a refusal.
+    A forbidden request is answered by chance. One refusal in twenty begins as an answer, and 3 in 100 answers to
+    forbidden requests begin as a refusal.
 
     Args:
         asked: what was asked.

@@ -1,8 +1,8 @@
 """What a request can wear: pretexts, who asks and how, a story around it, the form of the answer; and what that does.
 
-Whether the base model answers a forbidden request is a chance, `logistic(BIAS + pulls of what the request wears)`. How much
-a feature pulls depends on the kind of thing: half as much again as its weight for a quarter of the kinds, a third of it for the
-others. So it pays to search, and what opens one kind leaves another closed.
+Whether the base model answers a forbidden request is a chance, `logistic(BIAS + pulls of what the request wears)`. How
+much a feature pulls depends on the kind of thing: half as much again as its weight for a quarter of the kinds, a third
+of it for the others. So it pays to search, and what opens one kind leaves another closed.
 
 Three groups of pretexts, never mixed: `mutation` (what alignment data may use), `tuning` (for choosing settings) and
 `test` (for reporting). The base model has met all of them around harmless *and* forbidden requests.
