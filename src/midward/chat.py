@@ -104,7 +104,7 @@ def load(
     """Load a checkpoint, and what stands in front of it.
 
     Args:
-        name: "sandbox", "sandbox-ar", a folder, or a Hub id.
+        name: "sandbox", "sandbox-ar", "sandbox-block", a folder, or a Hub id.
         adapter: Folder or Hub id of a PEFT adapter that was made for the model.
         device: "auto" (a CUDA device where there is one) or any torch device.
         dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.

@@ -14,6 +14,7 @@ from midward.cli._verb import Given, names
 from midward.errors import InputError
 from midward.guards.config import guard_file
 from midward.sampling import Sampling
+from midward.world.world import MODELS
 
 if TYPE_CHECKING:
     from midward.chat import Chat
@@ -56,7 +57,7 @@ class ModelOptions(Placement):
     """Which model, and where it runs.
 
     Args:
-        model: sandbox, sandbox-ar, a checkpoint folder, or a Hub id.
+        model: sandbox, sandbox-ar, sandbox-block, a checkpoint folder, or a Hub id.
         adapter: Folder of a PEFT adapter made for the model.
     """
 
@@ -66,7 +67,7 @@ class ModelOptions(Placement):
     @property
     def at_home(self) -> bool:
         """Whether it is one of the models in the package, for which the sandbox's data are the default."""
-        return self.model in ("sandbox", "sandbox-ar")
+        return self.model in MODELS
 
     def load(self, **use: Any) -> Chat:
         """Load it, and say on stderr what was resolved.

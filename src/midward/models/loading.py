@@ -19,6 +19,7 @@ from transformers.utils import logging
 from midward._hints import did_you_mean, near_path
 from midward._plugins import Plugins, check_types, must_take
 from midward.errors import InputError
+from midward.world.world import MODELS
 
 from . import a2d, autoregressive, bd3lm, bert, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
 from ._adapter import WEIGHTS, attach
@@ -32,9 +33,6 @@ from .reading import Placement
 log = python_logging.getLogger("midward.models")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-#: The models inside the package, and where in its room `world` they lie.
-_EMBEDDED = {"sandbox": "weights", "sandbox-ar": "weights-ar"}
 
 #: How far, relatively, 8-bit rounding may move a position that doesn't see the change.
 _INT8_NOISE = 2**-5
@@ -86,7 +84,8 @@ def load(
     """Load a checkpoint. Remote code is never run, and no pickle read.
 
     Args:
-        name: "sandbox", "sandbox-ar" (its autoregressive twin), a folder, or a Hub id ("org/model").
+        name: "sandbox", "sandbox-ar" (its autoregressive twin), "sandbox-block" (its block-causal sibling), a folder,
+            or a Hub id ("org/model").
         adapter: A PEFT adapter made for this model, a folder or a Hub id (`LanguageModel.reference` turns it off).
         device: "auto" (a CUDA device where there is one, under torchrun the process's own) or any torch device.
         dtype: "auto" (bfloat16 on CUDA, float32 elsewhere), "float32", "bfloat16", "float16" or a torch dtype.
@@ -324,8 +323,8 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 def checkpoint_folder(name: str | Path) -> Path:
     """The folder of a model that is named as in `load`; a Hub id's files are downloaded. Raises ModelError."""
     name = str(name)
-    if name in _EMBEDDED:
-        embedded = Path(str(files("midward"))) / "world" / _EMBEDDED[name]
+    if name in MODELS:
+        embedded = Path(str(files("midward"))) / "world" / MODELS[name]
         if not (embedded / "config.json").is_file():
             raise ModelError(f"the {name} model isn't at {embedded}; reinstall midward.")
         return embedded
@@ -336,7 +335,7 @@ def checkpoint_folder(name: str | Path) -> Path:
         raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
     if _may_be_hub_id(name):
         return _download(name)
-    hint = near_path(path, folder=True) or did_you_mean(name, _EMBEDDED)
+    hint = near_path(path, folder=True) or did_you_mean(name, MODELS)
     raise ModelError(f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{hint}")
 
 

@@ -23,6 +23,8 @@ INTENTS = ("make", "break")
 QUESTIONS = tuple(WORDS["questions"])
 STEPS = 6  # steps in a procedure: two from each word of the name
 SPLITS = ("train", "tuning", "test")
+#: The models in the package that speak of this world -> their folders in this room: masked, causal, block-causal.
+MODELS = {"sandbox": "weights", "sandbox-ar": "weights-ar", "sandbox-block": "weights-block"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from midward.reports.blocks import Block, Card, Statement, listed, some
 from midward.reports.report.find import RunFolder
+from midward.world.world import MODELS
 
 #: What a whole evaluation has: what it is called, the verbs that measure it, and the first of them.
 WHOLE = (
@@ -52,7 +53,7 @@ def steps(
     def command(verb: str, of: Mapping[str, Any], out: str = "") -> str:
         """midward VERB for a model, with its adapter, into a folder."""
         model = of.get("model") or "sandbox"
-        home = Path(model).name in ("sandbox", "sandbox-ar")
+        home = Path(model).name in MODELS
         adapter = None if verb in ("align", "attack") else of.get("adapter")
         flags = {
             "--model": Path(model).name if home else model,
