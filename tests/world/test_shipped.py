@@ -11,14 +11,11 @@ from shipped import answers
 import midward
 from midward.stats import rate
 from midward.world import TASKS
+from midward.world.world import MODELS
 from tools.world.train import KINDS, Recipe
 
 WORLD = Path(midward.__file__).parent / "world"
-SHIPPED = {
-    "sandbox": ("weights", "masked"),
-    "sandbox-ar": ("weights-ar", "causal"),
-    "sandbox-block": ("weights-block", "block"),
-}
+SHIPPED = dict(zip(MODELS, zip(MODELS.values(), ("masked", "causal", "block"), strict=True), strict=True))
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
