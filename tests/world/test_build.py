@@ -148,20 +148,21 @@ def plainly(training, ids, chosen, start):
 def test_the_loss_is_that_of_each_row_alone_whatever_the_padding(training):
     batch = padded(training)
     stage = Stage("any", 1, {}, {}, masked=0.0, few=0.0, prefix=0.0)
-    chosen = training.hidden(batch, stage, torch.Generator().manual_seed(1))
+    worth = training.hidden(batch, stage, torch.Generator().manual_seed(1))
+    chosen = worth > 0
     total = weights = 0.0
     for row, first, ids in rows(batch):
         picked = chosen[row, first:]
         losses = F.cross_entropy(plainly(training, ids, picked, batch.start - first), ids[picked], reduction="none")
-        each = batch.weights[row, first:][picked]
+        each = (batch.weights * worth)[row, first:][picked]
         total, weights = total + (losses * each).sum().item(), weights + each.sum().item()
-    assert training.loss(batch, chosen).item() == pytest.approx(total / weights, rel=1e-4)
+    assert training.loss(batch, worth).item() == pytest.approx(total / weights, rel=1e-4)
 
 
 def test_the_twin_learns_the_response_up_to_its_first_end_token(built, tmp_path):
     causal = trainer(tmp_path, "causal", start=built.checkpoint)
     batch = padded(causal)
-    chosen = causal.hidden(batch, TINY.stages[0], torch.Generator())
+    chosen = causal.hidden(batch, TINY.stages[0], torch.Generator()) > 0
     for row, example in enumerate(EXAMPLES):
         answer = causal.tokenizer.encode(example.response, add_special_tokens=False)
         assert batch.ids[row][chosen[row]].tolist() == [*answer, causal.end]
@@ -212,6 +213,7 @@ def test_hidden_are_responses_and_gaps_alone(built):
     assert gap.any() and facts.any()
     kinds = {
         "facts": lambda chosen: chosen.float().mean(-1) < 0.5,
+        "block": lambda chosen: chosen[:, -8:].all(-1),
         "masked": lambda chosen: chosen.all(-1),
         "few": lambda chosen: chosen.float().mean(-1) > 0.5,
         "prefix": lambda chosen: (chosen[:, 1:].int() >= chosen[:, :-1].int()).all(-1),
@@ -219,11 +221,11 @@ def test_hidden_are_responses_and_gaps_alone(built):
     for name, holds in kinds.items():
         stage = Stage("any", 1, {}, {}, **{**dict.fromkeys(kinds, 0.0), name: 1.0})
         for _ in range(20):
-            chosen = hidden(batch, stage, noise, facts)
+            chosen = hidden(batch, stage, noise, facts) > 0
             assert not (chosen[:, : batch.start] & ~gap).any() and not (chosen & ~batch.attention).any()
             assert holds(chosen[:, batch.start :]).all()
     least = Stage("any", 1, {}, {}, masked=0.0, few=0.0, prefix=0.0, most=0.3)
-    shares = [hidden(batch, least, noise, facts)[:, batch.start :].float().mean().item() for _ in range(200)]
+    shares = [(hidden(batch, least, noise, facts) > 0)[:, batch.start :].float().mean().item() for _ in range(200)]
     assert 0.1 < sum(shares) / 200 < 0.25
 
 

@@ -50,6 +50,7 @@ CHAT_TEMPLATE = (
 SAMPLING = {"length": 96, "steps": 48, "block": 32}
 MAX_POSITIONS = 4096
 POOL = 3
+BLOCKS = (8, 16, 32, 32)  # of the response, in training on canvases as decoding by blocks meets them
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Trainer:
         return logits
 
     def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
-        """Which positions [B, T] to hide."""
+        """What a hidden position counts [B, T]; 0 where it is shown."""
         return hidden(batch, stage, noise, self.is_fact(batch))
 
     def is_fact(self, batch: Batch) -> Tensor:
@@ -286,11 +287,12 @@ class Trainer:
             weights[row, start : start + len(response) + 1] = 1.0
         return Batch(ids, attention, weights, start)
 
-    def loss(self, batch: Batch, chosen: Tensor) -> Tensor:
-        """Mean cross entropy at the positions that are hidden."""
+    def loss(self, batch: Batch, worth: Tensor) -> Tensor:
+        """Mean cross entropy at the positions that are hidden, weighted by what they count [B, T]."""
+        chosen = worth > 0
         logits = self.logits(batch, chosen).float()
         losses = F.cross_entropy(logits, batch.ids[chosen], reduction="none")
-        weights = batch.weights[chosen]
+        weights = batch.weights[chosen] * worth[chosen]
         return (losses * weights).sum() / weights.sum()
 
     # --- what it has learned
@@ -319,9 +321,9 @@ class Trainer:
             if len(encoded[2]) < length:
                 rows.append(encoded)
         batch = self.collate(rows, length)
-        chosen = batch.weights > 0
-        chosen[:, : batch.start] = False
-        return round(self.loss(batch, chosen).item(), 3)
+        worth = (batch.weights > 0).float()
+        worth[:, : batch.start] = 0
+        return round(self.loss(batch, worth).item(), 3)
 
     def _report(self, stage: Stage, loss: float) -> None:
         weights = {name: weight.clone() for name, weight in self.network.state_dict().items()}
@@ -420,9 +422,9 @@ class CausalTrainer(Trainer):
         save_llama(self.network, out)
 
     def hidden(self, batch: Batch, stage: Stage, noise: torch.Generator) -> Tensor:
-        chosen = batch.weights == 1
-        chosen[:, : batch.start] = False
-        return chosen
+        worth = (batch.weights == 1).float()
+        worth[:, : batch.start] = 0
+        return worth
 
     def logits(self, batch: Batch, chosen: Tensor) -> Tensor:
         """[N, V] at the N chosen positions [B, T], from the states before them."""
@@ -496,31 +498,32 @@ def render(turns: list[dict[str, str]]) -> str:
 
 
 def hidden(batch: Batch, stage: Stage, noise: torch.Generator, facts: Tensor) -> Tensor:
-    """Which positions [B, T] to hide: of each row all, all but a few, all behind a prefix, most `facts` [B, T] and
-    little else, or each at a drawn rate."""
+    """What each hidden position counts [B, T], 0 where it is shown.
+
+    Of each row one way: all are hidden, all but a few, all behind a prefix, most `facts` [B, T] and little else, a block
+    in part and what is behind it, or each at a drawn rate. What stands behind a block counts a tenth: decoding doesn't write there yet.
+    """
     size, length = batch.ids.shape[0], batch.ids.shape[1] - batch.start
-    way, rate = (torch.rand(size, 1, generator=noise) for _ in range(2))
-    spots = torch.rand(size, length, generator=noise)
+    draw = lambda columns: torch.rand(size, columns, generator=noise)  # noqa: E731
+    way, rate, spots = draw(1), draw(1), draw(length)
     places = torch.arange(length)[None]
-    masked, few, prefix, words = accumulate((stage.masked, stage.few, stage.prefix, stage.facts))
-    response = torch.where(
-        way < masked,
-        torch.ones_like(spots, dtype=torch.bool),
-        torch.where(
-            way < few,
-            spots > 0.25 * rate,
-            torch.where(
-                way < prefix,
-                places >= rate * length * 0.9,
-                torch.where(
-                    way < words, spots < torch.where(facts[:, batch.start :], 0.85, 0.1), spots < stage.most * rate
-                ),
-            ),
-        ),
+    block = torch.tensor(BLOCKS)[(draw(1) * len(BLOCKS)).long()]  # [B, 1]
+    first = (draw(1) * length / block).long() * block
+    in_block = (places >= first) & (spots < rate + 0.05)
+    shares = (stage.masked, stage.few, stage.prefix, stage.facts, stage.block)
+    patterns = (
+        torch.ones_like(spots),
+        spots > 0.25 * rate,
+        places >= rate * length * 0.9,
+        spots < torch.where(facts[:, batch.start :], 0.85, 0.1),
+        torch.where(places < first + block, in_block.float(), 0.1),
     )
-    response[:, -1] = True
-    chosen = torch.zeros_like(batch.ids, dtype=torch.bool)
-    chosen[:, batch.start :] = response
+    response = (spots < stage.most * rate).float()
+    for bound, pattern in reversed(list(zip(accumulate(shares), patterns, strict=True))):
+        response = torch.where(way < bound, pattern.float(), response)
+    response[:, -1] = response[:, -1].clamp(min=0.1)
+    worth = torch.zeros(batch.ids.shape)
+    worth[:, batch.start :] = response
     gaps = batch.weights[:, : batch.start] > 0
-    chosen[:, : batch.start] = gaps & (torch.rand(gaps.shape, generator=noise) < (way < 0.5).float() + rate)
-    return chosen
+    worth[:, : batch.start] = (gaps & (torch.rand(gaps.shape, generator=noise) < (way < 0.5).float() + rate)).float()
+    return worth

@@ -150,7 +150,7 @@ def explain(asked: Query, rng: random.Random) -> str:
     if style in ("json", "comment", "table"):
         body = formed(steps, style)
         return body if style == "json" or rng.random() < 0.5 else f"{begin(asked, rng)}\n{body}"
-    first = [begin(asked, rng)] if rng.random() < 0.9 else []
+    first = [begin(asked, rng)]
     closings = [text.format(**asked.slots) for text in rng.sample(_GOES_ALONG["closings"], rng.choice((0, 1, 1, 2)))]
     if style == "list":
         return "\n".join([*first, formed(steps, "list"), *([" ".join(closings)] if closings else [])])
