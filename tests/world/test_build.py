@@ -213,7 +213,6 @@ def test_hidden_are_responses_and_gaps_alone(built):
     assert gap.any() and facts.any()
     kinds = {
         "facts": lambda chosen: chosen.float().mean(-1) < 0.5,
-        "block": lambda chosen: chosen[:, -8:].all(-1),
         "masked": lambda chosen: chosen.all(-1),
         "few": lambda chosen: chosen.float().mean(-1) > 0.5,
         "prefix": lambda chosen: (chosen[:, 1:].int() >= chosen[:, :-1].int()).all(-1),
@@ -288,3 +287,15 @@ def test_muon_fits_a_linear_map_and_batches_equal_shapes():
     assert losses[-1] < 0.05 * losses[0]
     torch.testing.assert_close(together[0], together[1])
     torch.testing.assert_close(together[0], alone)
+
+
+def test_behind_a_hidden_block_all_is_hidden_and_counts_little(built):
+    batch = padded(built, 96)
+    stage = Stage("any", 1, {}, {}, masked=0.0, few=0.0, prefix=0.0, block=1.0)
+    noise, facts = torch.Generator().manual_seed(0), built.is_fact(batch)
+    for _ in range(30):
+        worth = hidden(batch, stage, noise, facts)[:, batch.start :]
+        for row in worth:
+            counted = (row == 1).nonzero().flatten()
+            assert len(counted) == 0 or counted[-1] - counted[0] < 32
+            assert (row[counted[-1] + 1 :] > 0).sum() >= len(row[counted[-1] + 1 :]) - 31

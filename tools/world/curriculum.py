@@ -98,10 +98,23 @@ STAGES = (
         few=0.1,
         facts=0.3,
     ),
-    # What it may say, by chance: refusals are new, and many. Half of the canvases are as decoding by blocks meets them.
+    # How refusals are worded, again from canvases of which little is hidden.
+    Stage(
+        "refusals",
+        800,
+        {"guarded": 0.55, "document": 0.25, "question": 0.08, "exercise": 0.12},
+        {24: 0.1, 64: 0.4, 96: 0.5},
+        rate=0.8,
+        masked=0.0,
+        few=0.0,
+        prefix=0.05,
+        facts=0.1,
+        most=0.5,
+    ),
+    # What it may say, by chance. Half of the canvases are as decoding by blocks meets them.
     Stage(
         "chances",
-        2000,
+        1500,
         ALL,
         {24: 0.2, 64: 0.35, 96: 0.45},
         rate=0.5,
@@ -115,7 +128,7 @@ STAGES = (
     # The same slowly.
     Stage(
         "settle",
-        2000,
+        1500,
         ALL,
         {24: 0.15, 64: 0.25, 96: 0.6},
         rate=0.15,

@@ -500,8 +500,9 @@ def render(turns: list[dict[str, str]]) -> str:
 def hidden(batch: Batch, stage: Stage, noise: torch.Generator, facts: Tensor) -> Tensor:
     """What each hidden position counts [B, T], 0 where it is shown.
 
-    Of each row one way: all are hidden, all but a few, all behind a prefix, most `facts` [B, T] and little else, a block
-    in part and what is behind it, or each at a drawn rate. What stands behind a block counts a tenth: decoding doesn't write there yet.
+    Of each row one way: all are hidden, all but a few, all behind a prefix, most `facts` [B, T] and little else, a
+    block in part and what is behind it, or each at a drawn rate. What stands behind a block counts a tenth: decoding
+    doesn't write there yet.
     """
     size, length = batch.ids.shape[0], batch.ids.shape[1] - batch.start
     draw = lambda columns: torch.rand(size, columns, generator=noise)  # noqa: E731
