@@ -66,6 +66,7 @@ class Recipe:
     tokens: int = 2600
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
+    decay: float = 0.2
     average: float = 0.998
     threads: int = 1
     bfloat16: bool = True
@@ -147,7 +148,12 @@ class Trainer:
         for name, weight in self.network.named_parameters():
             (inside if weight.ndim == 2 and "layers." in name else outside).append(weight)
         self.optimizers = [
-            Muon(inside, lr=recipe.muon_rate, dtype=torch.bfloat16 if recipe.bfloat16 else torch.float32),
+            Muon(
+                inside,
+                lr=recipe.muon_rate,
+                decay=recipe.decay,
+                dtype=torch.bfloat16 if recipe.bfloat16 else torch.float32,
+            ),
             torch.optim.AdamW(outside, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         if start is not None:
