@@ -111,33 +111,19 @@ STAGES = (
         facts=0.1,
         most=0.5,
     ),
-    # What it may say, by chance. Half of the canvases are as decoding by blocks meets them.
+    # What it may say, by chance. Most canvases are as decoding by blocks meets them.
     Stage(
         "chances",
-        1500,
+        3000,
         ALL,
-        {24: 0.2, 64: 0.35, 96: 0.45},
+        {24: 0.15, 64: 0.35, 96: 0.5},
         rate=0.5,
-        fall=0.5,
-        masked=0.07,
-        few=0.08,
-        prefix=0.05,
-        facts=0.1,
-        block=0.45,
-    ),
-    # The same slowly.
-    Stage(
-        "settle",
-        1500,
-        ALL,
-        {24: 0.15, 64: 0.25, 96: 0.6},
-        rate=0.15,
-        fall=0.8,
-        masked=0.08,
-        few=0.1,
+        fall=0.75,
+        masked=0.05,
+        few=0.05,
         prefix=0.05,
         facts=0.07,
-        block=0.5,
+        block=0.6,
     ),
 )
 #: The siblings begin with the masked model's weights: facts and words are there, the order of writing is new.

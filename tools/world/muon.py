@@ -19,7 +19,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: for the 2-D weights inside a network, not its embedding or head.
 
     lr: step size (a matrix's update has spectral norm about 1 before it). momentum: in [0, 1).
-    decay: of the weights, times lr a step; without it they grow tenfold in 10,000 steps, and are moved ever less by one.
+    decay: of the weights, times lr a step; without it they grow tenfold in 10,000 steps, and one moves them ever less.
     dtype: of the iteration.
     """
 

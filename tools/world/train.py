@@ -50,7 +50,7 @@ CHAT_TEMPLATE = (
 SAMPLING = {"length": 96, "steps": 48, "block": 32}
 MAX_POSITIONS = 4096
 POOL = 3
-BLOCKS = (8, 16, 32, 32)  # of the response, in training on canvases as decoding by blocks meets them
+BLOCKS = (8, 8, 16, 32)  # of the response, in training on canvases as decoding by blocks meets them
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Recipe:
     tokens: int = 2600
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
-    decay: float = 0.2
+    decay: float = 0.1
     average: float = 0.998
     threads: int = 1
     bfloat16: bool = True
