@@ -259,7 +259,7 @@ def _lead(part: Mapping[str, Any], body: str, rng: random.Random, share: float) 
     """A sentence, with or without a word before it."""
     if rng.random() < share:
         lead = rng.choice(part["leads"])
-        return f"{lead}, {body}" if rng.random() < 0.6 else f"{lead}. {_upper(body)}"
+        return f"{lead}, {body}"
     return _upper(body)
 
 
