@@ -93,7 +93,7 @@ def within(side, queries=QUERIES):
 
 
 def test_the_search_needs_fewer_queries_than_draws():
-    goals = forbidden("tuning", 30)
+    goals = forbidden("tuning", 80)
     for answerer, least in ((by_chance, 0.2), (by_odds, 2.0)):
         search, draws = (spent(each, answerer, goals, 3) for each in (searching, drawing))
         assert saved(search, draws)[1] > least
