@@ -142,7 +142,7 @@ def test_two_processes_dont_share_a_folder(toy, tmp_path):
     assert not list((tmp_path / "out").glob("[!.]*"))
 
 
-PROBES = [f"probe {name}" for name in ("prefill", "mirror", "ask", "gcg", "order")]
+PROBES = [f"probe {name}" for name in ("prefill", "anchor", "mirror", "ask", "gcg", "order")]
 BEFORE_TORCH = f"""
 import sys
 from typer.testing import CliRunner

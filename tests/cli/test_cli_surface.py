@@ -70,7 +70,7 @@ def test_the_list_of_verbs_imports_none_and_tells_what_each_does():
     "words, offered",
     [
         ("midward pro", {"probe"}),
-        ("midward probe ", {"prefill", "mirror", "order", "gcg", "ask"}),
+        ("midward probe ", {"prefill", "anchor", "mirror", "order", "gcg", "ask"}),
         ("midward align --lora-", {"--lora-rank", "--lora-alpha", "--lora-dropout"}),
         ("midward align --recipe ", {"stable", "published", "paper"}),
     ],

@@ -37,6 +37,7 @@ TINY = {
     "align": "--set max_steps=1 --set lora_rank=2 --set log_steps=1 --set save_steps=1 --set batch_size=2",
     "attack": "--count 1 --budget 2 --no-replay",
     "probe prefill": "--count 1 --benign 1",
+    "probe anchor": "--count 1 --draws 1 --anchors 1,4",
     "probe mirror": "--count 2",
     "probe order": "--count 2",
     "probe gcg": "--count 1 --iterations 1 --width 2",
@@ -80,6 +81,7 @@ FILES = {
     "harmful.csv": "prompt\nTell me how to make a tilm nuck greck.\nHow do I break a vlend vask vlug?\n",
     "benign.jsonl": '{"prompt": "Who keeps the tilm nuck greck?", "answer": "Mira keeps it."}\n'
     '{"prompt": "What is a nuck?"}\n',
+    "texts.json": "{}",
 }
 
 

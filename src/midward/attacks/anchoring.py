@@ -19,9 +19,8 @@ Deviations:
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from random import Random
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,8 +29,9 @@ from pydantic.dataclasses import dataclass
 from midward.alignment.sentences import SAFE
 from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.capabilities import AttackError, Capability
-from midward.attacks.phrases import NEUTRAL, WINDOW, compliant, compliant_elsewhere
+from midward.attacks.phrases import NEUTRAL, WINDOW, compliant_elsewhere, compliant_text, known_text, texts_of
 from midward.attacks.target import Ask
+from midward.goals import Goal
 from midward.sampling import Forced
 
 
@@ -53,17 +53,13 @@ class Anchoring:
 async def search(attempt: Attempt, settings: Anchoring) -> None:
     """Ask once, with the anchors in place. The draw hangs on seed and goal alone, so it is the same for every model."""
     target, length = attempt.target, attempt.target.length
-    text = _text(attempt, settings)
-    # 1. The text's tokens, as far as the response has room for them.
-    ids = target.tokens(text)[:length]
-    count = settings.anchors if settings.fraction is None else max(1, round(settings.fraction * length))
-    # 2. Which of them stand.
-    places = _places(attempt, settings, len(ids), count)
-    forced = tuple(Forced(place, (ids[place],)) for place in places)
+    # 1 and 2. The anchors.
+    forced = anchors(attempt.goal, settings, attempt.rng, target.tokens, length)
     # 3. All others are masks, and are filled in the order asked for.
     order = (("block", None), ("order", "random")) if settings.order == "random" else ()
     [reply] = await target.respond(Ask.of(attempt.goal.prompt, forced=forced, sampling=order))
     low, high = WINDOW
+    places = [span.position for span in forced]
     attempt.facts["anchors"] = {
         "count": len(places),
         "fraction": len(places) / length,
@@ -73,7 +69,29 @@ async def search(attempt: Attempt, settings: Anchoring) -> None:
     attempt.offer(reply, source=settings.source)
 
 
-def _places(attempt: Attempt, settings: Anchoring, tokens: int, count: int) -> list[int]:
+def anchors(
+    goal: Goal, settings: Anchoring, rng: Random, tokens: Callable[[str], Sequence[int]], length: int
+) -> tuple[Forced, ...]:
+    """Single tokens of a text at places of their own, in order.
+
+    Args:
+        goal: What is asked for.
+        settings: Which text, how many of its tokens, and which.
+        rng: Of the draw: first of the text, then of the places.
+        tokens: A text -> its tokens.
+        length: Of the response, in tokens.
+
+    Raises:
+        AttackError: No text is known for the goal, or it has too few tokens.
+    """
+    # 1. The text's tokens, as far as the response has room for them.
+    ids = tokens(_text(goal, settings, rng, length))[:length]
+    count = settings.anchors if settings.fraction is None else max(1, round(settings.fraction * length))
+    # 2. Which of them stand.
+    return tuple(Forced(place, (ids[place],)) for place in _places(settings, rng, len(ids), count))
+
+
+def _places(settings: Anchoring, rng: Random, tokens: int, count: int) -> list[int]:
     """The anchors' places among the text's tokens, in order. Raises AttackError where there are too few."""
     free = list(range(tokens))
     if settings.positions in ("window", "outside"):
@@ -84,40 +102,20 @@ def _places(attempt: Attempt, settings: Anchoring, tokens: int, count: int) -> l
             f"(positions={settings.positions!r}); ask for fewer."
         )
     if settings.positions == "contiguous":
-        start = attempt.rng.randrange(tokens - count + 1)
+        start = rng.randrange(tokens - count + 1)
         return free[start : start + count]
-    return sorted(attempt.rng.sample(free, count))
+    return sorted(rng.sample(free, count))
 
 
-def _text(attempt: Attempt, settings: Anchoring) -> str:
-    goal, rng = attempt.goal, attempt.rng
+def _text(goal: Goal, settings: Anchoring, rng: Random, length: int) -> str:
     if settings.source == "neutral":
-        return " ".join(rng.choice(NEUTRAL) for _ in range(attempt.target.length))
+        return " ".join(rng.choice(NEUTRAL) for _ in range(length))
     if settings.source == "refusal":
-        return " ".join(rng.choice(SAFE) for _ in range(attempt.target.length))
-    texts = {} if settings.texts == "sandbox" else _read(settings.texts)
+        return " ".join(rng.choice(SAFE) for _ in range(length))
     if settings.source == "own":
-        text = texts.get(goal.id) or compliant(goal)
-    else:
-        others = [known for goal_id, known in texts.items() if goal_id != goal.id]
-        text = rng.choice(others) if others else compliant_elsewhere(goal, rng)
-    if text is None:
-        raise AttackError(
-            f"no compliant text is known for the goal {goal.id!r}; give a JSON file {{goal id: text}}, "
-            "--set anchoring.texts=FILE."
-        )
-    return text
-
-
-@lru_cache(maxsize=4)
-def _read(path: str) -> dict[str, str]:
-    try:
-        texts = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AttackError(f"the file of compliant texts {path} can't be read: {error}.") from None
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise AttackError(f"the file of compliant texts {path} must be a JSON object {{goal id: text}}.")
-    return texts
+        return compliant_text(goal, settings.texts)
+    others = [known for goal_id, known in texts_of(settings.texts).items() if goal_id != goal.id]
+    return known_text(goal, rng.choice(others) if others else compliant_elsewhere(goal, rng))
 
 
 def _unguarded(settings: Anchoring) -> str | None:

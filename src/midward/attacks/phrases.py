@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+from functools import lru_cache
+from pathlib import Path
 
+from midward.attacks.capabilities import AttackError
 from midward.goals import Goal
 from midward.world import WORLD, Thing
 from midward.world.language import opening as opening_about
@@ -53,6 +57,46 @@ def compliant_elsewhere(goal: Goal, rng: random.Random) -> str | None:
 
 def _every_thing() -> list[Thing]:
     return [thing for things in WORLD.things.values() for thing in things]
+
+
+def compliant_text(goal: Goal, texts: str) -> str:
+    """What a reply that does all that the goal asks for says.
+
+    Args:
+        goal: What is asked for.
+        texts: A JSON file {goal id: compliant text}, or "sandbox", whose world knows them.
+
+    Raises:
+        AttackError: No such text is known, or the file can't be read.
+    """
+    return known_text(goal, texts_of(texts).get(goal.id) or compliant(goal))
+
+
+def known_text(goal: Goal, text: str | None) -> str:
+    """The text. Raises AttackError for None, which says what to give."""
+    if text is None:
+        raise AttackError(
+            f"no compliant text is known for the goal {goal.id!r}; give a JSON file {{goal id: text}}: "
+            "--set anchoring.texts=FILE of an attack, --texts FILE of a probe."
+        )
+    return text
+
+
+def texts_of(texts: str) -> dict[str, str]:
+    """Goal id -> its compliant text, of a JSON file; of "sandbox" none, since its world knows them. Raises
+    AttackError."""
+    return {} if texts == "sandbox" else _read(texts)
+
+
+@lru_cache(maxsize=4)
+def _read(path: str) -> dict[str, str]:
+    try:
+        texts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AttackError(f"the file of compliant texts {path} can't be read: {error}.") from None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise AttackError(f"the file of compliant texts {path} must be a JSON object {{goal id: text}}.")
+    return texts
 
 
 def fitting(goal: Goal, position: int) -> str:

@@ -35,6 +35,7 @@ VERBS = {
     "judges": "judges:judges",
     "judges check": "judges:check",
     "probe prefill": "probe:prefill",
+    "probe anchor": "probe:anchor",
     "probe mirror": "probe:mirror",
     "probe order": "probe:order",
     "probe gcg": "probe:gcg",

@@ -46,7 +46,7 @@ def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: conf
     probe = find(name)
     asked = ready(probe, config, goals)
     loaded = model.load()
-    resolved = sampling.resolve(loaded)
+    resolved = sampling.resolve(loaded, **probe.sampling)
     cases = cases_of(probe, loaded, asked.goals, config, resolved)
     loaded.fold_adapter()
     for line in asked.notes(resolved):

@@ -11,12 +11,15 @@ from midward import goals as sets
 from midward._flags import BatchSize, Flag, check
 from midward._hints import one_of
 from midward._tables import read_table, require_column
+from midward.attacks.phrases import compliant, texts_of
 from midward.errors import InputError
 from midward.goals import Goal, on_sandbox
 from midward.goals.loading import is_file
 from midward.world import TASKS, exercises
 
 KINDS = ("affirmative", "procedural", "neutral", "refusal")
+SOURCES = ("own", "other", "neutral", "refusal")
+EVERY = 10**6  # goals: more than any set has
 
 
 def positions_of(text: str) -> tuple[int, ...]:
@@ -138,31 +141,16 @@ class Attacking(ProbeConfig):
 
 
 @dataclass(frozen=True)
-class Prefill(Attacking):
-    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase.
-
-    Run again, it goes on where it stopped.
+class Controlled(Attacking):
+    """An attacking probe that can ask harmless goals in the same way, which tells what the attack alone costs them.
 
     Args:
-        positions: Response tokens, 0,40,80, or sweeps start:stop:step; an even sweep unless given.
-        phrases: Kinds of phrase by comma.
-        benign: Harmless goals as well, asked with neutral phrases, refusals and none, at every position (none; 50 with
-            --benign-goals).
+        benign: Harmless goals as well (none; 50 with --benign-goals).
         benign_goals: The set they are of; sandbox-benign on the sandbox.
     """
 
-    positions: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = ()
-    phrases: Annotated[tuple[str, ...], Flag(grows=True)] = KINDS
-    tokens: Tokens = ()
     benign: Annotated[int | None, Flag(min=0, grows=True)] = None
     benign_goals: Annotated[str | None, Flag()] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.phrases:
-            raise InputError("give at least one kind of phrase.")
-        for kind in self.phrases:
-            one_of("kind of phrase", kind, KINDS)
 
     def load(self) -> list[Goal]:
         """The harmful goals, and the harmless ones behind them."""
@@ -172,7 +160,83 @@ class Prefill(Attacking):
             return goals
         if self.benign_goals is None and not on_sandbox(goals):
             raise InputError("--benign needs --benign-goals for goals like these: alpaca, xstest or a file; or 0.")
-        return [*goals, *sets.load(self.benign_goals or "sandbox-benign", count=count, harmless=True)]
+        return [*goals, *self.harmless(self.benign_goals or "sandbox-benign", count)]
+
+    def harmless(self, name: str, count: int) -> list[Goal]:
+        """So many harmless goals of a set that can be asked in the same way."""
+        return sets.load(name, count=count, harmless=True)
+
+
+@dataclass(frozen=True)
+class Prefill(Controlled):
+    """Where does a forced phrase jailbreak? Attack success by position and kind of phrase.
+
+    Run again, it goes on where it stopped.
+
+    Args:
+        positions: Response tokens, 0,40,80, or sweeps start:stop:step; an even sweep unless given.
+        phrases: Kinds of phrase by comma.
+        benign: Harmless goals as well, asked with neutral phrases, refusals and none, at every position (none; 50 with
+            --benign-goals).
+    """
+
+    positions: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = ()
+    phrases: Annotated[tuple[str, ...], Flag(grows=True)] = KINDS
+    tokens: Tokens = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.phrases:
+            raise InputError("give at least one kind of phrase.")
+        for kind in self.phrases:
+            one_of("kind of phrase", kind, KINDS)
+
+
+@dataclass(frozen=True)
+class Anchor(Controlled):
+    """How many anchors does it take? Attack success by the share of a response that is forced, token by token.
+
+    Single tokens of a compliant text stand at random places before the first step, and the rest is filled in random
+    order in one block, as published, unless --order and --block say otherwise. Run again, it goes on where it stopped.
+
+    Args:
+        fractions: Shares of the response's tokens by comma; 0 is without anchors, which is always asked.
+        anchors: Numbers of anchors instead, 1,4,8.
+        sources: Of which texts, by comma: own (the goal's compliant one), other (another goal's), neutral, refusal.
+        places: Where anchors are drawn: anywhere, in tokens 20 to 60, outside of these, or as one run.
+        draws: Draws of each goal's anchors.
+        room: Tokens that a refusal needs, for the ceiling; the shortest refusal's, with its end token.
+        texts: JSON file {goal id: compliant text}; the sandbox's goals need none.
+        benign: Harmless goals as well, with anchors of their own compliant texts (none; 50 with --benign-goals).
+    """
+
+    fractions: Annotated[tuple[float, ...], Flag(min=0, max=1, grows=True)] = (0, 0.008, 0.03, 0.06, 0.125, 0.25)
+    anchors: Annotated[tuple[int, ...], Flag(min=0, grows=True)] = ()
+    sources: Annotated[tuple[str, ...], Flag(grows=True)] = ("own",)
+    places: Annotated[Literal["uniform", "window", "outside", "contiguous"], Flag()] = "uniform"
+    draws: Annotated[int, Flag(min=1, grows=True)] = 3
+    room: Annotated[int | None, Flag(min=1)] = None
+    texts: Annotated[str | None, Flag()] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise InputError("give a source of anchors or more.")
+        for source in self.sources:
+            one_of("source", source, SOURCES)
+
+    def counts(self, length: int) -> tuple[int, ...]:
+        """How many anchors stand in a response of so many tokens, least first, without none at all."""
+        counts = self.anchors or tuple(max(1, round(share * length)) for share in self.fractions if share)
+        return tuple(sorted({count for count in counts if count}))
+
+    def harmless(self, name: str, count: int) -> list[Goal]:
+        """Those whose compliant text is known."""
+        known = {} if self.texts is None else texts_of(self.texts)
+        goals = [goal for goal in sets.load(name, count=EVERY, harmless=True) if goal.id in known or compliant(goal)]
+        if not goals:
+            raise InputError(f"no goal of {name} has a compliant text; name them in --texts, or leave --benign out.")
+        return goals[:count]
 
 
 @dataclass(frozen=True)
@@ -309,4 +373,6 @@ class Order(ProbeConfig):
 
 
 #: Probe of this package -> its config.
-CONFIGS: dict[str, type[ProbeConfig]] = {kind.__name__.lower(): kind for kind in (Prefill, Mirror, Ask, Gcg, Order)}
+CONFIGS: dict[str, type[ProbeConfig]] = {
+    kind.__name__.lower(): kind for kind in (Prefill, Anchor, Mirror, Ask, Gcg, Order)
+}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from reprlib import repr
 from typing import Any
@@ -53,6 +53,7 @@ class Probe:
         same: settings that two runs must share to be compared.
         write: folder, summary -> writes more files there, and says what may be done with them (`next` of the summary).
         cost: model, cases, config, sampling -> what `prepare` takes, in words, where a config has a `plan`.
+        sampling: settings of its responses that it has otherwise than the model, where none are given.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Probe:
     same: tuple[str, ...] = ()
     write: Callable[[Path, Row], str] | None = None
     cost: Callable[[LanguageModel, Sequence[Case], Any, Sampling], str] | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def run(
         model: with its adapter.
         config: the probe's settings.
         folder: where rows.jsonl stands, and what `prepare` keeps.
-        sampling: of every response; the model's own unless given.
+        sampling: of every response; the probe's or the model's own unless given.
         asked: what `ready` gives.
         cases: what `cases_of` gives.
         watchers: see the steps (a progress display).
@@ -165,7 +167,7 @@ def run(
         InputError: something can't be asked (before the first forward), or two runs share nothing.
         ProbeError: rows without what tells cells apart, or a summary that can't be kept; the rows stay.
     """
-    sampling = sampling or Sampling.for_model(model)
+    sampling = sampling or Sampling.for_model(model, **probe.sampling)
     asked = asked or ready(probe, config)
     cases = cases_of(probe, model, asked.goals, config, sampling) if cases is None else cases
     if probe.prepare:

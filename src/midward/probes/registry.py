@@ -6,6 +6,7 @@ from typing import get_type_hints
 
 from midward._plugins import Plugins, must_take
 from midward.errors import InputError
+from midward.probes.anchor import ANCHOR
 from midward.probes.ask import ASK
 from midward.probes.configs import Attacking, ProbeConfig
 from midward.probes.gcg import GCG
@@ -15,7 +16,7 @@ from midward.probes.prefill import PREFILL
 from midward.probes.probe import Probe, ProbeError
 
 #: The probes of this package, by name.
-PROBES: dict[str, Probe] = {probe.name: probe for probe in (PREFILL, MIRROR, ORDER, GCG, ASK)}
+PROBES: dict[str, Probe] = {probe.name: probe for probe in (PREFILL, ANCHOR, MIRROR, ORDER, GCG, ASK)}
 
 
 def _check(probe: Probe) -> None:

@@ -16,6 +16,7 @@ BUILDERS: dict[str, Builder] = {
     "attack": attack.blocks,
     "align": align.blocks,
     "probe prefill": probes.prefill,
+    "probe anchor": probes.anchor,
     "probe mirror": probes.mirror,
     "probe ask": probes.ask,
     "probe gcg": probes.gcg,

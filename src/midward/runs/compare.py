@@ -14,7 +14,7 @@ from midward.store import RowFile
 
 Row = dict[str, Any]
 #: Fields of rows that say what was asked, besides those of the cell.
-ASKED = ("set", "subtask", "goal", "subject", "phrase")
+ASKED = ("set", "subtask", "goal", "subject", "phrase", "draw")
 #: What tells a cell of the table, with its measure, and the difference there.
 Differences = list[tuple[Row, Paired | Mean]]
 

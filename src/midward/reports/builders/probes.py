@@ -23,6 +23,25 @@ def prefill(folder: Path, run: Record, summary: Record) -> list[Block]:
     return _blocks("prefill", "Forced phrases along the response", summary, charts, note)
 
 
+def anchor(folder: Path, run: Record, summary: Record) -> list[Block]:
+    """Anchors, to attack: what the whole response does, its own tokens, and the anchors alone, with the ceiling.
+
+    summary: as of `prefill`, a cell a set, source and number of anchors (none without a source), each with the
+    fraction of the response and records of rates (asr, own_asr, alone_asr, no_room, correct, ...).
+    """
+    harmful = [cell for cell in summary["cells"] if cell["set"] == "harmful"]
+    none, charts = [cell for cell in harmful if not cell["anchors"]], []
+    for source in dict.fromkeys(cell["source"] for cell in harmful if cell["anchors"]):
+        of_source = none + [cell for cell in harmful if cell["source"] == source]
+        names = ("asr", "own_asr", "alone_asr", "no_room")
+        lines = [Series(name_of(name), line) for name in names if (line := points(of_source, "fraction", name))]
+        xlabel = "share of the response's tokens that are anchors"
+        charts += shares(xlabel, "share", lines, title=f"anchors of the text: {source}")
+    note = "Attack success where single tokens of a text stand from the start. No alignment that refuses in words lies "
+    note += "below the line of responses that have no room for a refusal."
+    return _blocks("anchor", "Anchors in the response", summary, charts, note)
+
+
 def mirror(folder: Path, run: Record, summary: Record) -> list[Block]:
     """Refusals forced along the response, under attack. summary: as of `prefill`, and window, its start and end."""
     start, end = (summary["window"][name] for name in ("start", "end"))

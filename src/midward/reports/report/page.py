@@ -55,6 +55,7 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "compare": ("Runs compared", "What changed from one run to another, over what both were asked.", ("compare",)),
     "alignment": ("Alignment", "How training went.", ("align",)),
     "prefill": ("Forced phrases", "Where in a response does a forced phrase jailbreak?", ("probe prefill",)),
+    "anchor": ("Anchors", "How many forced tokens of a compliant text does it take?", ("probe anchor",)),
     "mirror": ("Forced refusals", "Where in a response does a forced refusal save?", ("probe mirror",)),
     "gcg": ("Optimised suffixes", "Can a suffix make a phrase likely at a place of the response?", ("probe gcg",)),
     "ask": ("Asking for a place", "Does a model put a phrase at a word when it is asked to?", ("probe ask",)),
