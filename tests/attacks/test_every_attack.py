@@ -44,13 +44,15 @@ def fixed(sandbox):
 
 
 NAMES = sorted(name for name, info in ATTACKS.items() if not info.required)
+#: Of attacks that need a setting.
+GIVEN = {"post-context": {"kind": "fraud"}}
 METADATA = {"kind": "make", "thing": "drex valm skorn", "target": "Sure, here is how to make the drex valm skorn."}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *GIVEN])
 def test_an_attack_is_what_it_was(attack, sandbox, name):
     info, target = ATTACKS[name], fixed(sandbox).as_model()
-    settings = PROFILES["quick"].settings_of(info)
+    settings = GIVEN.get(name) or PROFILES["quick"].settings_of(info)
     record, sample = attack(name, target, roles={"proxy": target}, metadata=METADATA, **settings)
     calls = info.calls(info.configure(settings))
     assert 0 < sum(record["queries"].values()) <= calls["target"]
@@ -63,6 +65,8 @@ def test_an_attack_is_what_it_was(attack, sandbox, name):
 REFERENCE = {
     "direct": 1,
     "trajhijack": 1,
+    "nesting": 1,
+    "maskforge": 10,
     "pair": 90,
     "tap": 94,
     "tap-mid": 94,
@@ -118,7 +122,7 @@ def test_it_ends_within_a_small_budget_and_whatever_its_roles_say(attack, sandbo
     assert record["failed"] == asked
 
 
-@pytest.mark.parametrize("name", ["advprefix-mid", "avatar", "dia", "random-search", "ral"])
+@pytest.mark.parametrize("name", ["advprefix-mid", "avatar", "dia", "maskforge", "random-search", "ral"])
 def test_another_seed_is_another_search(attack, sandbox, name):
     def asked(seed):
         double = fixed(sandbox)

@@ -53,6 +53,8 @@ class AttackInfo:
             package's attack; ours are in profiles.yaml.
         required: settings without which it can't run (their default is empty), such as the path of a file.
         unguarded: settings -> why it can't run behind a guard that is fitted for one sampling; None where it can.
+        learned: records of a row -> the text of a file with what the attack learned from them, for other goals; None
+            where they hold nothing.
     """
 
     name: str
@@ -69,6 +71,7 @@ class AttackInfo:
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     unguarded: Callable[[Any], str | None] = lambda settings: None
+    learned: Callable[[Sequence[Any]], str | None] = lambda records: None
 
     def __post_init__(self) -> None:
         text = getattr(sys.modules.get(getattr(self.search, "__module__", "")), "__doc__", None) or ""
@@ -192,7 +195,8 @@ class Attempt:
         last = replies[-1]
         forced = [(span.position, span.ids) for span in last.ask.forced]
         edits = {"edits": [asdict(edit) for edit in last.ask.edits]} if last.ask.edits else {}
-        self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill, **edits))
+        behind = {"behind": last.ask.behind} if last.ask.behind else {}
+        self.prompts.add(key_of(turns=last.ask.turns, forced=forced, fill=last.ask.fill, **edits, **behind))
         written = (last.text, last.authored) if text is None else (text, text)
         offer = Offer(replies, *written, score, compose, note)
         self.tried.append(offer)

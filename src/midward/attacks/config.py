@@ -17,7 +17,7 @@ ATTACKS = (
     *("direct", "prefill", "prefill-mid", "pad", "dija", "flip", "flip-best-of-4", "refusal-suppression"),
     *("refusal-ban", "replay", "pair", "tap", "tap-mid", "aos", "wildjailbreak", "dia", "dia-prefill", "speakeasy"),
     *("avatar", "ept", "ept-mid", "advprefix", "advprefix-ask", "advprefix-mid", "random-search", "pal", "ral"),
-    *("anchoring", "trajhijack"),
+    *("anchoring", "trajhijack", "post-context", "nesting", "maskforge"),
 )
 ROLES = "Roles: each an Inspect model (openai/..., midward/...); offline the sandbox's scripted assistant"
 

@@ -17,6 +17,7 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -50,7 +51,7 @@ async def search(attempt: Attempt, settings: Dija) -> None:
     written, fields = None, {"GOAL": attempt.goal.prompt}
 
     def read(answer: dict[str, Any]) -> str:
-        return _read(answer, settings.most)
+        return scaffold_of(answer, settings.most)
 
     for turn in range(settings.tries):
         written = await attempt.roles.ask(REWRITE, fields, read, temperature=0.3, turn=turn)
@@ -67,7 +68,8 @@ async def search(attempt: Attempt, settings: Dija) -> None:
     attempt.offer(reply, scaffold=scaffold)
 
 
-def _read(answer: dict[str, Any], most: int) -> str:
+def scaffold_of(answer: dict[str, Any], most: int) -> str:
+    """The rewriter's text with gaps. Raises InputError where it has none, or more than `most` tokens in all."""
     scaffold = text("scaffold")(answer)
     gaps = [int(count) for count in GAP.findall(scaffold)]
     if not gaps or 0 in gaps or sum(gaps) > most:
@@ -75,10 +77,18 @@ def _read(answer: dict[str, Any], most: int) -> str:
     return scaffold
 
 
-def _unguarded(settings: Dija) -> str | None:
-    if settings.mode == "fill_then_answer":
-        return None
-    return "dija only fills the prompt, at a length of its own; use --set dija.mode=fill_then_answer, or leave dija out"
+def fills_only(name: str) -> Callable[[Any], str | None]:
+    """Why an attack of this name, with a setting `mode` like DIJA's, can't run behind a guard of responses."""
+
+    def unguarded(settings: Any) -> str | None:
+        if settings.mode == "fill_then_answer":
+            return None
+        return (
+            f"{name} only fills the prompt, at a length of its own; use --set {name}.mode=fill_then_answer, or leave "
+            f"{name} out"
+        )
+
+    return unguarded
 
 
 DIJA = AttackInfo(
@@ -88,5 +98,5 @@ DIJA = AttackInfo(
     calls=lambda settings: {"target": 1, "rewriter": settings.tries},
     search=search,
     prompts=(REWRITE,),
-    unguarded=_unguarded,
+    unguarded=fills_only("dija"),
 )

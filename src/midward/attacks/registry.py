@@ -16,9 +16,12 @@ from midward.attacks.dija import DIJA
 from midward.attacks.direct import DIRECT
 from midward.attacks.ept import EPT, EPT_MID
 from midward.attacks.flip import FLIP, FLIP_BEST
+from midward.attacks.maskforge import MASKFORGE
+from midward.attacks.nesting import NESTING
 from midward.attacks.pad import PAD
 from midward.attacks.pair import PAIR
 from midward.attacks.pal import PAL, RAL
+from midward.attacks.post_context import POST_CONTEXT
 from midward.attacks.prefill import PREFILL, PREFILL_MID
 from midward.attacks.random_search import RANDOM_SEARCH
 from midward.attacks.refusal_suppression import REFUSAL_BAN, REFUSAL_SUPPRESSION
@@ -32,10 +35,13 @@ from midward.errors import InputError
 _ONE_REQUEST = (DIRECT, PREFILL, PREFILL_MID, PAD, DIJA, FLIP, FLIP_BEST, REFUSAL_SUPPRESSION, REFUSAL_BAN, REPLAY)
 _WRITTEN = (PAIR, TAP, TAP_MID, AOS, WILDJAILBREAK, DIA, DIA_PREFILL, SPEAKEASY, AVATAR)  # by models that play roles
 _TOKENS = (EPT, EPT_MID, ADVPREFIX, ADVPREFIX_ASK, ADVPREFIX_MID, RANDOM_SEARCH, PAL, RAL)
-_TRAJECTORY = (ANCHORING, TRAJHIJACK)
+_TRAJECTORY = (ANCHORING, TRAJHIJACK, POST_CONTEXT)
+_FORMS = (NESTING, MASKFORGE)  # the request as a text of another form
 
 #: The attacks of this package, by name.
-ATTACKS: dict[str, AttackInfo] = {info.name: info for info in (*_ONE_REQUEST, *_WRITTEN, *_TOKENS, *_TRAJECTORY)}
+ATTACKS: dict[str, AttackInfo] = {
+    info.name: info for info in (*_ONE_REQUEST, *_WRITTEN, *_TOKENS, *_TRAJECTORY, *_FORMS)
+}
 
 
 def _check(info: AttackInfo) -> None:

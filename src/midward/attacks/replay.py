@@ -51,6 +51,7 @@ class FileAsk(BaseModel):
     bans: tuple[FileSpan, ...] = ()
     fill: Literal["fill_only", "fill_then_answer"] | None = None
     edits: tuple[Edit, ...] = ()
+    behind: tuple[int, ...] = ()
 
     @field_validator("turns")
     @classmethod
@@ -65,7 +66,7 @@ class FileAsk(BaseModel):
 
         forced = tuple(Forced(span.position, ids(span)) for span in self.forced)
         bans = tuple(Ban(ids(span), span.position) for span in self.bans)
-        return Ask(self.turns, forced, bans, self.fill, edits=self.edits)
+        return Ask(self.turns, forced, bans, self.fill, edits=self.edits, behind=self.behind)
 
 
 class Artifact(BaseModel):
@@ -219,7 +220,7 @@ def export(attempts: Iterable[tuple[Record, bool | None]], path: str | Path) -> 
 
 def _row(number: int, record: Record, jailbroken: bool | None) -> dict[str, Any]:
     last = record.asks[-1] if record.asks else None
-    beside_text = last and (last.forced or last.bans or last.fill or last.edits)
+    beside_text = last and (last.forced or last.bans or last.fill or last.edits or last.behind)
     plain = last and len(record.asks) == len(last.turns) == 1 and not beside_text
     return {
         "index": number,

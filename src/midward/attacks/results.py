@@ -16,6 +16,7 @@ from midward._tables import csv_text
 from midward.attacks import replay
 from midward.attacks.matrix import Matrix
 from midward.attacks.record import Record, goal_of_log, read_record
+from midward.attacks.registry import find as find_attack
 from midward.errors import InputError
 from midward.judges import TEXTS, Verdict, find, ranked
 from midward.judges.scorers import Judged
@@ -387,6 +388,24 @@ def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[st
         )
     head = [*place, *(f"{judge}_{text}" for judge, text in verdicts), *_SPENT, *TEXTS, "error"]
     write_text(folder / SAMPLES, csv_text(head, rows))
+
+
+def write_learned(folder: Path, outcomes: Sequence[Outcome]) -> list[str]:
+    """ATTACK-ROW.json: what an attack learned on a row's goals, of each attack and row that did; their names.
+
+    Args:
+        folder: of the run.
+        outcomes: those that failed are left out. Their order doesn't matter, nor how often the run was cut off.
+    """
+    records: dict[tuple[str, str], list[Record]] = {}
+    for outcome in outcomes:
+        if outcome.record and outcome.error is None:
+            records.setdefault((outcome.attack, outcome.row), []).append(outcome.record)
+    texts = {f"{attack}-{row}.json": find_attack(attack).learned(kept) for (attack, row), kept in records.items()}
+    names = [name for name, text in texts.items() if text is not None]
+    for name in names:
+        write_text(folder / name, texts[name] or "")
+    return names
 
 
 _SPENT = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")

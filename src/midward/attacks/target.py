@@ -18,7 +18,7 @@ from inspect_ai.model import (
 from inspect_ai.util import collect
 
 from midward._asking import LIMITS
-from midward.attacks.capabilities import OWN, SERVED, Capability, CapabilityError, check
+from midward.attacks.capabilities import OWN, SERVED, AttackError, Capability, CapabilityError, check
 from midward.attacks.shapes import shape, span
 from midward.errors import InputError
 from midward.goals import Goal
@@ -58,6 +58,7 @@ class Ask:
             With "fill_only" the reply's text is the last turn, filled; with "fill_then_answer" it is that and the
             response behind it.
         seed, temperature, length: over the model's settings. sampling: other fields of `Sampling` likewise, by name.
+        behind: tokens that stand behind the response: seen from it, and no part of it or of its length.
 
     Raises:
         InputError: turns of other roles, or another's turn last.
@@ -72,6 +73,7 @@ class Ask:
     length: int | None = None
     edits: tuple[Edit, ...] = ()
     sampling: tuple[tuple[str, Any], ...] = ()
+    behind: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         roles = [role for role, _ in self.turns]
@@ -284,13 +286,18 @@ class Target:
         """The request as this target can take it: capabilities noted, a system turn folded where there are none."""
         roles = [role for role, _ in ask.turns]
         wanted = {
-            Capability.POS: ask.forced,
+            Capability.POS: ask.forced or ask.behind,
             Capability.BAN: ask.bans,
             Capability.EDIT: ask.edits,
             Capability.PMASK: ask.fill,
             Capability.HIST: "assistant" in roles,
         }
         self.need(*(capability for capability, asked in wanted.items() if asked))
+        if ask.behind and (attention := self.own().model.family.attention) != "full":
+            raise CapabilityError(
+                f"{self.name} doesn't see behind what it writes (its attention is {attention!r}), so no text can "
+                "be put behind its response; use a model with full attention."
+            )
         if "system" in roles:
             if not self._takes_system(ask.turns):
                 self.used.add("SYS-folded")
@@ -318,7 +325,30 @@ class Target:
         outputs = await together(*(self._generate(ask, seed + i, 1) for i in range(n)))
         return [reply for i, output in enumerate(outputs) for reply in _replies(ask, output, seed + i)]
 
+    def _widened(self, ask: Ask) -> Ask:
+        """The request with what stands behind the response as forced tokens of a longer one, whose blocks and steps
+        are what they were. Its first token is a span of its own, which says whether the response came to it."""
+        own = self.own()
+        length, more = ask.length or self.length, len(ask.behind)
+        room = own.model.max_positions - len(self.encode(ask.turns))
+        if length + more > room:
+            raise AttackError(
+                f"a response of {length} tokens and {more} behind it don't fit into the {room} positions that the "
+                "prompt leaves; use a smaller length, or fewer tokens behind."
+            )
+        sampling = own.sampling
+        wider: dict[str, Any] = {"block": None}
+        if sampling.block is not None and sampling.block < length:
+            blocks, wider["block"] = -(-length // sampling.block), sampling.block
+            if sampling.threshold is None:
+                added = -(-(length + more) // sampling.block) - blocks
+                wider["steps"] = sampling.steps + added * (sampling.steps // blocks)
+        pieces = [Forced(length, ask.behind[:1]), *([Forced(length + 1, ask.behind[1:])] if more > 1 else [])]
+        settings = tuple({**wider, **dict(ask.sampling)}.items())
+        return replace(ask, forced=(*ask.forced, *pieces), length=length + more, sampling=settings, behind=())
+
     async def _generate(self, ask: Ask, seed: int, n: int) -> ModelOutput:
+        ask = self._widened(ask) if ask.behind else ask
         config = GenerateConfig(seed=seed, temperature=ask.temperature, max_tokens=ask.length, **self._limits)
         if self.runtime is not None:
             config.extra_body = extra_body(ask).over(self._config.extra_body)
@@ -381,17 +411,20 @@ def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
     """An output's choices as replies. seed: of an endpoint that doesn't tell."""
     replies = []
     for choice, details in zip(output.choices, Details.of(output).choices, strict=True):
-        text, authored = choice.message.text, details.authored
+        text, authored, ended = choice.message.text, details.authored, choice.stop_reason != "max_tokens"
         if ask.fill == "fill_then_answer" and details.filled:
             text, authored = f"{details.filled[-1]['content']}\n\n{text}", f"{details.fills}\n\n{authored}"
+        forced_at, rest = details.forced_at[: len(ask.forced)], details.forced_at[len(ask.forced) :]
+        if ask.behind and rest and (reached := rest[0]) is not None:
+            text, ended = text[: reached[0]], False
         replies.append(
             Reply(
                 replace(ask, seed=seed if details.seed is None else details.seed),
                 text,
                 authored,
                 details.nfe,
-                choice.stop_reason != "max_tokens",
-                tuple(details.forced_at),
+                ended,
+                tuple(forced_at),
                 details.drawn,
                 tuple(details.edits),
             )

@@ -63,6 +63,8 @@ def attack(
     outcomes = results.read(logs)
     summary = results.of_matrix(matrix, outcomes) | {"verdict": config.verdict}
     results.write_samples(out, outcomes, [*summary["judges"], *matrix.refusal_judges])
+    for name in results.write_learned(out, outcomes):
+        say(f"{out / name}: what an attack learned here, to be used on other goals")
     if config.export:
         judge = matrix.success_judges[0]
         say(f"{config.export}: {results.export(config.export, outcomes, judge)} prompts, judged by {judge}")
