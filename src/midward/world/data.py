@@ -149,16 +149,16 @@ def benign(
 
 def alignment_prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
     """Forbidden requests for alignment: train-split things, plain or in one of 20 mutations (as SORRY-Bench)."""
-    return list(_alignment_trials(count, seed))
+    return list(alignment_trials(count, seed))
 
 
 def alignment_answers(count: int = PROMPTS, *, seed: int = 0) -> list[tuple[str, str, str]]:
     """The same requests, each with the procedure that fulfils it and the refusal that this world's model gives."""
-    trials = _alignment_trials(count, seed).items()
+    trials = alignment_trials(count, seed).items()
     return [(text, procedure(trial.kind, trial.thing), refusal(trial.thing)) for text, trial in trials]
 
 
-def _alignment_trials(count: int, seed: int) -> dict[str, Trial]:
+def alignment_trials(count: int = PROMPTS, seed: int = 0) -> dict[str, Trial]:
     """Text of a request -> what it asks, in the order of training."""
     rng = random.Random(f"alignment-{seed}")
     families = wrappers("mutation")
