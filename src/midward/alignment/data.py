@@ -171,8 +171,10 @@ class Schedule(torch.utils.data.Dataset):
 class SentenceSchedule(Schedule):
     """Examples of the MOSA objective: responses of masks, partly revealed or not, and drawn sentences."""
 
-    def __init__(self, config: AlignConfig, harmful: Sequence[Prompt], benign: Sequence[Prompt], *more: Any) -> None:
-        super().__init__(config, harmful, benign, *more)
+    def __init__(
+        self, config: AlignConfig, harmful: Sequence[Prompt], benign: Sequence[Prompt], *more: Any, **named: Any
+    ) -> None:
+        super().__init__(config, harmful, benign, *more, **named)
         told = {"other": (harmful, 2, "data"), "neutral": (benign, 1, "benign")}
         if config.reveal and config.reveal_text in told:
             prompts, least, name = told[config.reveal_text]

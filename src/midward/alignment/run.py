@@ -122,9 +122,9 @@ def align(
     shared = {p.ids for p in harmful} & {p.ids for p in calm}
     if shared:
         raise AlignError(f"{len(shared)} prompts stand in data and in benign; remove them from one of the two.")
-    method = METHODS[config.method]
-    ids = encode_sentences(model, sentences or SentenceSet(), config) if method.draws_sentences else None
-    schedule = method.schedule(config, harmful, calm, ids, model.family.end_ids[0])
+    plan = METHODS[config.method]
+    ids = encode_sentences(model, sentences or SentenceSet(), config) if plan.draws_sentences else None
+    schedule = plan.schedule(config, harmful, calm, ids, model.family.end_ids[0])
     if config.method == "ra" and reward is None:
         raise AlignError("method 'ra' learns from what its responses are worth; pass reward=, see alignment.ra.Reward.")
     record = _record(model, config, harmful, calm, ids, schedule.steps)

@@ -68,7 +68,8 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Gcg, sampling: Sa
         prompt = SuffixPrompt(model, goal.prompt)
         start = start_of(prompt, config.tokens)
         request = Request(prompt.text(start))
-        asked.append(Case(goal, request, about={"position": None, "phrase": None, "suffix_ids": list(start)}))
+        control = {"position": None, "objective": None, "phrase": None, "suffix_ids": list(start)}
+        asked.append(Case(goal, request, about=control))
         if config.aim == "response":
             text = compliant_text(goal, config.texts or "sandbox")
             ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][: sampling.length]
@@ -81,7 +82,7 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Gcg, sampling: Sa
             kind = "procedural" if position else "affirmative"
             phrase = config.own.get(position) or phrase_for(goal, kind, position, texts, sampling.seed)
             ids = list(span(model, phrase, position, sampling.length).ids)
-            about = {"position": position, "phrase": phrase, "ids": ids, "start_ids": list(start)}
+            about = {"position": position, "objective": None, "phrase": phrase, "ids": ids, "start_ids": list(start)}
             asked.append(Case(goal, request, about=about))
     return asked
 
@@ -136,7 +137,7 @@ class _Searches:
         row = self.row(case)
         text = SuffixPrompt(self.model, case.goal.prompt).text(tuple(row["suffix_ids"]))
         about = {**case.about, **{name: row[name] for name in FIELDS}}
-        if case.about.get("objective"):
+        if case.about["objective"]:
             drafts = max(1, self.config.draws(case.about["objective"]))
             about["forwards"] = drafts * (row["evaluated"] + len(row["curve"]))
         return replace(case, request=Request(text), about=about)
@@ -144,7 +145,7 @@ class _Searches:
     def row(self, case: Case) -> Row:
         """Search, from where it was left off."""
         goal, aim, config, sampling = case.goal, aim_of(case), self.config, self.sampling
-        objective = case.about.get("objective")
+        objective = case.about["objective"]
         of_objective = {"objective": objective} if objective else {}
         key = key_of(
             version=VERSION,
@@ -237,7 +238,7 @@ def cost(model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sam
     """What a run takes at most, in words: two iterations are measured for one aim, and multiplied."""
     aimed = [case for case in asked if case.about["position"] is not None]
     prompt, aim = SuffixPrompt(model, aimed[0].goal.prompt), aim_of(aimed[0])
-    counts = [max(1, config.draws(case.about.get("objective"))) for case in aimed]
+    counts = [max(1, config.draws(case.about["objective"])) for case in aimed]
     drafts = [()] * counts[0]
     few = replace(config, iterations=1, stop_loss=0.0)
     state = search(model, prompt, aim, few, length=sampling.length, drafts=drafts)  # warms the device up
@@ -267,7 +268,7 @@ class Hit(Reader):
         there = response.ids[aim.position : aim.position + len(aim.ids)]
         matched = sum(a == b for a, b in zip(there, aim.ids, strict=False)) / len(aim.ids)
         fields = {"hit": there == list(aim.ids), "anywhere": aim.phrase.strip() in response.text}
-        return fields | {"matched": matched if "objective" in case.about else None}
+        return fields | {"matched": matched if case.about["objective"] else None}
 
 
 def cells(rows: Sequence[Row]) -> list[Row]:
