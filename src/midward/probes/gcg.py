@@ -378,8 +378,8 @@ def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
         )
     for arm in rest:
         if isinstance(arm, str):
-            matched, successes = (gaps[arm, first, measure] for measure in ("matched", "success"))
-            sentences.append(f"By goal, {arm} minus {first}: tokens in place {matched}, attack success {successes}.")
+            places, successes = (gaps[arm, first, measure] for measure in ("matched", "success"))
+            sentences.append(f"By goal, {arm} minus {first}: tokens in place {places}, attack success {successes}.")
             continue
         loss, hits, successes = (gaps[arm, first, measure] for measure in ("loss", "hit", "success"))
         sentences.append(
