@@ -134,7 +134,7 @@ def test_answers_of_a_file_reach_the_method(midward, files, llada_folder, tmp_pa
         (["--set", "lr=-1"], "lr: "),
         (["--method", "a2d"], "'a2d' has no window_start"),
         (["--judges", "oracle"], "--judges and --judge are of --method ra; mosa asks no judge"),
-        (["--reveal-text", "others"], "reveal_text"),
+        (["--reveal-text", "others"], "--reveal-text"),
         (["--set", "lr"], "--set takes KEY=VALUE; received 'lr'"),
         (["--pairs", "0"], "pairs: "),
         (["--reveal-rate", "0.1,x"], "two numbers by comma; received '0.1,x'"),
