@@ -115,6 +115,36 @@ def test_any_room_keeps_nothing_free_but_one_token_of_the_window():
     assert all(len(row.revealed) < 24 for i in range(20) for row, _ in plan[i].benign)
 
 
+def test_what_is_revealed_is_ones_own_answer_anothers_or_a_benign_one():
+    def revealed(**settings):
+        config = resolve({**SMALL, "reveal": 1.0, "reveal_room": "any", "epochs": 4, **settings})
+        harmful = [Prompt((5, 100 + i, 7), tuple(range(300 + 20 * i, 320 + 20 * i))) for i in range(5)]
+        benign = [Prompt((5, 200 + i, 7), tuple(range(450 + 9 * i, 459 + 9 * i))) for i in range(4)]
+        plan = SentenceSchedule(config, harmful, benign, IDS, 1)
+        rows = [plan[i].harmful for i in range(20)]
+        return [(row.prompt[1] - 100, {token - at for at, token in row.revealed.items()}) for row in rows]
+
+    own, other, neutral = revealed(), revealed(reveal_text="other"), revealed(reveal_text="neutral")
+    assert own == revealed(reveal_text="own") and all(firsts <= {300 + 20 * goal} for goal, firsts in own)
+    seen = {(goal, first) for goal, firsts in other for first in firsts}
+    assert all(first in range(300, 400, 20) and first != 300 + 20 * goal for goal, first in seen) and len(seen) > 8
+    assert {first for _, firsts in neutral for first in firsts} == {450, 459, 468, 477}
+    assert all(len(firsts) < 2 for _, firsts in other + neutral)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reveal_text": "other", "prompts": 2}, "answers of data, and it has 1 different ones; give 2 or more"),
+        ({"reveal_text": "neutral", "calm": 0}, "answers of benign, and it has 0"),
+    ],
+)
+def test_texts_that_are_not_there_are_told(settings, message):
+    with pytest.raises(AlignError, match=message):
+        schedule(reveal=0.5, **settings)
+    assert schedule(reveal=0.0, benign_reveal=0.0, **settings)[0].harmful.revealed == {}
+
+
 def test_reveal_shares_and_texts():
     plan = schedule(prompts=400, reveal=0.25, reveal_kind="prefix", epochs=1)
     rows = [plan[i].harmful for i in range(400)]

@@ -78,8 +78,9 @@ def test_the_rest_is_filled_in_random_order_in_one_block(attack):
 # --- trajhijack --------------------------------------------------------------------------------------
 
 
-def hijack(attack, arm, step=3, **settings):
-    target = get_model("midward/sandbox", length=48, steps=12, block=None, device="cpu")
+def hijack(attack, arm, step=3, name="sandbox", **settings):
+    options = {} if name != "sandbox" else {"steps": 12, "block": None}
+    target = get_model(f"midward/{name}", length=48, device="cpu", **options)
     record, _ = attack("trajhijack", target, goal=GOAL.text, metadata=METADATA, arm=arm, step=step, **settings)
     return record
 
@@ -90,6 +91,16 @@ def test_all_masked_again_is_prefill_with_the_steps_that_are_left(attack):
     assert both["edit"]["remasked"] > 0 and prefilled["edit"]["remasked"] == prefilled["edit"]["written"] == 0
     assert "EDIT" in both["capabilities"] and both["access"] == "grey"
     assert both["nfe"] > prefilled["nfe"]  # steps 0 to 3 are the model's own
+
+
+def test_an_autoregressive_model_is_cut_back_which_is_prefill(attack, llama_folder):
+    both, prefilled, late = (
+        hijack(attack, arm, step, str(llama_folder), tokens=3)
+        for arm, step in (("both", 3), ("prefill0", 3), ("both", None))
+    )
+    assert both["response"] == prefilled["response"] == late["response"]
+    assert late["edit"]["step"] == 11
+    assert [record["nfe"] - prefilled["nfe"] for record in (both, late)] == [4 - 3, 12 - 3]  # what was cut off
 
 
 def test_each_part_alone_leaves_the_other_out(attack):

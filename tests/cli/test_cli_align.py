@@ -98,15 +98,16 @@ def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeyp
     assert seen["lr"] == 0.5
 
 
-@pytest.mark.parametrize("method", ["sft", "rt", "a2d", "dpo"])
+@pytest.mark.parametrize("method", ["sft", "rt", "a2d", "dpo", "ra"])
 def test_every_method_trains_on_the_sandbox(midward, tmp_path, method):
     small = "--max-steps 2 --batch-size 2 --lora-rank 2 --log-steps 1 --save-steps 1 --length 96"
+    small += " --group 2 --rollout-steps 2" if method == "ra" else ""
     out = tmp_path / "adapter"
     result = midward("align", "--device", "cpu", "--method", method, *small.split(), "--out", out)
     assert result.exit_code == 0, result.stderr
     record = json.loads((out / "align.json").read_text())
     assert (record["config"]["method"], record["steps"], record["config"]["lr"]) == (method, 2, 1e-3)
-    assert ("margin" if method == "dpo" else "ce-harmful") in result.stderr
+    assert {"dpo": "margin", "ra": "safety"}.get(method, "ce-harmful") in result.stderr
     assert library.load("sandbox", adapter=out, device="cpu").fingerprint != record["model_fingerprint"]
 
 
@@ -132,6 +133,8 @@ def test_answers_of_a_file_reach_the_method(midward, files, llada_folder, tmp_pa
         (["--set", "lrr=1"], "no setting 'lrr'. Did you mean 'lr'?"),
         (["--set", "lr=-1"], "lr: "),
         (["--method", "a2d"], "'a2d' has no window_start"),
+        (["--judges", "oracle"], "--judges and --judge are of --method ra; mosa asks no judge"),
+        (["--reveal-text", "others"], "--reveal-text"),
         (["--set", "lr"], "--set takes KEY=VALUE; received 'lr'"),
         (["--pairs", "0"], "pairs: "),
         (["--reveal-rate", "0.1,x"], "two numbers by comma; received '0.1,x'"),

@@ -12,7 +12,7 @@ import midward
 from midward import Request, Sampling, Trace, sample
 from midward.dynamics.states import PooledStates
 from midward.sampling import noise
-from midward.sampling.requests import Forced
+from midward.sampling.requests import Edit, Edited, Forced
 
 if not hasattr(transformers, "DiffusionGemmaForBlockDiffusion"):
     pytest.skip("this transformers has no DiffusionGemma", allow_module_level=True)
@@ -135,6 +135,67 @@ def test_a_watcher_can_stop_a_row(model):
     responses = sample(model, PROMPTS, settings(model), watchers=[Steps(stop_after=1)])
     assert [response.steps for response in responses] == [2, 2, 2]
     assert all(len(response.raw_ids) == 20 for response in responses)
+
+
+def written(*edits):
+    return Request(PROMPTS[0], seed=1, edits=edits)
+
+
+class Edits(Steps):
+    """Asks for an edit at its step."""
+
+    def __init__(self, edit):
+        super().__init__()
+        self.edit = edit
+
+    def edits(self, step):
+        return {0: [self.edit]} if (step.rows, step.index) == ([0], self.edit.step) else {}
+
+
+def test_what_is_written_stands_from_its_step_on(model):
+    request = written(Edit(2, (Forced(3, (50, 51)), Forced(14, (60,)))))
+    plain, steps, trace = Steps(), Steps(), Trace()
+    sample(model, [Request(PROMPTS[0], seed=1)], settings(model), watchers=[plain])
+    [response] = sample(model, [request], settings(model), watchers=[steps, trace])
+    assert response.raw_ids[3:5] == [50, 51] and response.raw_ids[14] == 60 and response.steps == 10
+    assert response.written == {3, 4, 14} and response.edits == (Edited(2, (3, 4, 14)),)
+    for index, (*_, new, committed) in enumerate(steps.seen):
+        assert index < 2 or (committed[0, [3, 4, 14]].all() and not new[0, [3, 4, 14]].any())
+        assert index >= 2 or torch.equal(committed, plain.seen[index][-1])
+    assert (trace.commit_step[0][[3, 4, 14]] == -2).all()
+
+
+def test_who_writes_makes_no_difference_nor_do_others(model):
+    edit = Edit(1, (Forced(0, (50, 51, 52)),))
+    [wanted] = sample(model, [written(edit)], settings(model))
+    requests = [Request(PROMPTS[0], seed=1), *PROMPTS[1:]]
+    defence = Edits(edit)
+    defence.needs_all_steps = True
+    got = sample(model, requests, settings(model), watchers=[defence])
+    assert got[0] == wanted and wanted.raw_ids[:3] == [50, 51, 52]
+    alone = sample(model, PROMPTS[1:], settings(model))
+    assert sample(model, [written(edit), *PROMPTS[1:]], settings(model)) == [wanted, *alone]
+
+
+def test_an_end_that_is_written_ends_the_text(model):
+    [response] = sample(model, [written(Edit(0, (Forced(2, (1,)),)))], settings(model))
+    assert response.ended and len(response.ids) == 2 and set(response.raw_ids[3:]) == {0}
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda: Edit(1, (), "all"), "every step draws its canvas anew"),
+        (lambda: Edit(6, (Forced(3, (50,)),)), "begins at response position 12"),
+        (lambda: Edit(10, (Forced(13, (50,)),)), "too late: the response takes 10 steps"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(model, edit, message):
+    for request, watchers in ((written(edit()), []), (PROMPTS[0], [Edits(edit())])):
+        if "too late" in message and watchers:
+            continue
+        with pytest.raises(ValueError, match=f"request 0: .*{message}"):
+            sample(model, [request], settings(model), watchers=watchers)
 
 
 def test_record_and_chat(model):

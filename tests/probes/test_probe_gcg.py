@@ -1,5 +1,6 @@
 """The suffix search: it finds what is there to be found, keeps the best, and goes on where it stopped."""
 
+import json
 import random
 from dataclasses import asdict, replace
 
@@ -12,10 +13,10 @@ from midward.attacks._suffix import plain_tokens
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.probes import gcg
-from midward.probes.configs import Gcg
+from midward.probes.configs import OBJECTIVES, Gcg
 from midward.probes.probe import against
 from midward.probes.suffix import Aim, SuffixPrompt, drafts_of, losses, search, start_of, swaps
-from midward.sampling import Forced, Request, Sampling, sample
+from midward.sampling import Forced, Request, Sampling, Span, sample, span_gradient
 from midward.store import RowFile
 
 LENGTH = 16
@@ -61,6 +62,109 @@ def test_drafts_show_the_models_own_response_and_never_the_aims_place(lively):
     assert len({tuple(places) for places in shown}) > 3 and len({len(places) for places in shown}) > 2
     assert drafts == drafts_of(lively, prompt, AIM, 6, SAMPLING, "g")
     assert drafts != drafts_of(lively, prompt, AIM, 6, SAMPLING, "another goal")
+
+
+# --- the whole of a response as the aim --------------------------------------------------------------------------
+
+WHOLE = Aim(0, "", tuple(range(30, 30 + LENGTH)))
+RESPONSE = Gcg(aim="response", tokens=3, iterations=9, width=4, top=16, stop_loss=0.0, drafts=3)
+
+
+def plain_loss(model, embedded, aim, drafts):
+    """The objective, draft by draft: the cross entropy of what is hidden of the aim, n / l times, a token.
+
+    embedded: the prompt's embeddings [P, D].
+    """
+    n, mask, terms = len(aim.ids), model.family.mask_id, []
+    table = model.causal_lm.get_input_embeddings()
+    for draft in drafts:
+        canvas = torch.full((LENGTH,), mask)
+        for shown in draft:
+            canvas[shown.position] = shown.ids[0]
+        hidden = [k for k in range(n) if canvas[aim.position + k] == mask]
+        states = model.network(inputs_embeds=torch.cat([embedded, table(canvas)])[None]).logits[0, len(embedded) :]
+        each = states.log_softmax(-1)
+        terms.append(sum(-each[aim.position + k, aim.ids[k]] for k in hidden) / len(hidden))
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_and_its_gradient_are_the_plain_sum(lively, objective):
+    prompt, slots = [5, 70, 60, 7, 80], [1, 3]
+    drafts = drafts_of(lively, prompt, WHOLE, RESPONSE.draws(objective), SAMPLING, "g", objective)
+    assert len(drafts) == (1 if objective == "first" else 3)
+    table = lively.causal_lm.get_input_embeddings()
+    plain = plain_loss(lively, table(torch.tensor(prompt)), WHOLE, drafts).item()
+    [loss] = losses(lively, [prompt], WHOLE, length=LENGTH, drafts=drafts, batch_size=2)
+    assert loss == pytest.approx(plain, rel=1e-4)
+    hot = torch.nn.functional.one_hot(torch.tensor(prompt), table.weight.shape[0]).float().requires_grad_()
+    plain_loss(lively, hot @ table.weight, WHOLE, drafts).backward()
+    slope = span_gradient(lively, Span(prompt, 0, WHOLE.ids), slots, length=LENGTH, drafts=drafts, batch_size=2)
+    assert torch.allclose(slope / LENGTH, hot.grad[slots], atol=1e-4)
+
+
+def test_drafts_of_a_response_show_its_own_tokens_or_the_models(lively):
+    prompt = [5, 70, 60, 7]
+    [response] = sample(lively, [Request(prompt)], SAMPLING)
+    tokens = {"target": WHOLE.ids, "own": response.raw_ids}
+    for objective, shown in tokens.items():
+        drafts = drafts_of(lively, prompt, WHOLE, 40, SAMPLING, "g", objective)
+        assert all(span.ids == (shown[span.position],) for draft in drafts for span in draft)
+        sizes = {len(draft) for draft in drafts}
+        assert min(sizes) < 3 and max(sizes) == LENGTH - 1 and len(sizes) > 9  # something stays to be scored
+
+
+def test_objectives_take_equally_many_rows_of_forwards(lively, harmful, measured, tmp_path):
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps({goal.id: " ".join(f"t{30 + k}" for k in range(20)) for goal in harmful}))
+    config = replace(RESPONSE, texts=str(path), iterations=20)
+    _, rows, summary = measured("gcg", lively, harmful[:2], config, SAMPLING)
+    assert [row.get("objective") for row in rows] == [None, *OBJECTIVES] * 2
+    for row in rows:
+        if row["position"] is not None:
+            assert len(row["ids"]) == LENGTH  # of a text of twenty tokens
+            once = 3 * (1 + 4) if row["objective"] != "first" else 1 + 4
+            assert config.budget - once < row["forwards"] <= config.budget == 1 + 20 * 5
+    spent = {cell.get("objective"): cell["iterations"]["value"] for cell in summary["cells"] if cell["iterations"]}
+    assert spent == {"first": 20, "target": 6, "own": 6}
+    [curve] = [curve for curve in summary["curves"] if curve["objective"] == "own"]
+    assert curve["every"] == 15 and len(curve["loss"]) == 7
+    compared = [(gap["objective"], gap["minus"], gap["measure"]) for gap in summary["between"]]
+    assert ("target", "first", "matched") in compared and ("own", "first", "success") in compared
+    assert not any(measure == "loss" for *_, measure in compared)
+
+
+def test_searches_for_a_response_go_on_where_they_stopped(lively, harmful, tmp_path, monkeypatch):
+    monkeypatch.setattr(gcg, "EVERY", 2)
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps({goal.id: "t30 t31 t32 t33 t34 t35" for goal in harmful}))
+    config = replace(RESPONSE, texts=str(path))
+
+    def run(folder, progress=lambda what, done, of: None):
+        asked = gcg.cases(lively, harmful[:1], config, SAMPLING)
+        return gcg.searched(lively, asked, config, SAMPLING, tmp_path / folder, progress)
+
+    def stop(what, done, of):
+        if done >= 9 + 3:
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", stop)
+    assert run("cut") == whole
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"aim": "response", "objectives": ("frist",)}, "Did you mean 'first'"),
+        ({"objectives": ("first",)}, "--objectives and --texts are of --aim response"),
+        ({"aim": "response", "positions": (3,)}, "aims at all of a response"),
+    ],
+)
+def test_what_is_no_aim_is_refused(given, why):
+    with pytest.raises(InputError, match=why):
+        Gcg(**given)
 
 
 # --- candidates --------------------------------------------------------------------------------------------------

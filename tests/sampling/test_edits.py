@@ -43,6 +43,17 @@ def edited(*edits, prompt=PROMPT, **about):
     return Request(prompt, edits=edits, **about)
 
 
+class Writer(Watching):
+    """A defence that writes: it makes each request's edits at their steps, whatever it sees."""
+
+    def __init__(self, edits, **options):
+        super().__init__(**options)
+        self.asked = edits
+
+    def edits(self, step):
+        return {row: [each for each in self.asked.get(row, ()) if each.step == step.index] for row in step.rows}
+
+
 class Canvases(Watching):
     """Keeps what each step shows: ids, new, committed, predictions and the states' sum, by request and step."""
 
@@ -101,21 +112,13 @@ def test_batches_change_nothing(ending, options):
     assert all(response.edits for response in alone[:3]) and not alone[3].edits
 
 
-def test_a_row_beside_edited_ones_has_todays_tokens(model):
-    plain = sample(model, PROMPTS, WHOLE)
-    among = sample(model, [*PROMPTS, edited(Edit(2, PREFIX, "all"))], WHOLE, batch_size=8)
-    assert among[:-1] == plain
-
-
-def test_requests_without_edits_keep_their_keys_and_draws():
+def test_requests_without_edits_keep_their_keys():
     assert Request(PROMPT, PREFIX).record() == {
         "prompt": PROMPT,
         "forced": ({"position": 0, "ids": (40, 41, 42)},),
         "bans": (),
         "seed": None,
     }
-    assert edited(Edit(2, PREFIX)).record() != edited(Edit(3, PREFIX)).record()
-    assert edited(Edit(2, PREFIX)).record()["edits"]
 
 
 def test_draws_depend_on_edits(model):
@@ -155,12 +158,19 @@ def requests(draw):
     temperature=st.sampled_from([0.0, 1.3]),
     end=st.sampled_from(["keep", "forbid"]),
     threshold=st.sampled_from([None, 0.6]),
+    defence=st.booleans(),
 )
-def test_everything_is_filled_and_what_must_stay_stays(model, request, order, schedule, temperature, end, threshold):
+def test_everything_is_filled_and_what_must_stay_stays(
+    model, request, order, schedule, temperature, end, threshold, defence
+):
     order = order if threshold is None else "low_confidence"
     sampling = Sampling(LENGTH, STEPS, None, order, threshold, temperature, end=end, schedule=schedule)
     trace = Trace()
-    [response] = sample(model, [request], sampling, watchers=[trace])
+    if defence:  # the same edits, asked for by a watcher
+        writer = Writer({0: request.edits}, needs_all_steps=True)
+        [response] = sample(model, [replace(request, edits=())], sampling, watchers=[trace, writer])
+    else:
+        [response] = sample(model, [request], sampling, watchers=[trace])
     assert MASK not in response.raw_ids
     standing = {span.position: span.ids[0] for span in request.forced}
     for edit in request.edits:
@@ -278,11 +288,6 @@ def test_what_cannot_be_is_refused_before_the_first_forward(model, request_, opt
     with pytest.raises(InputError, match="request 1") as error:
         sample(model, [PROMPT, request_], replace(WHOLE, **options), watchers=[watch])
     assert message in str(error.value) and not watch.seen
-
-
-def test_an_autoregressive_model_masks_nothing_again(causal):
-    with pytest.raises(InputError, match="autoregressive: it never masks its tokens again"):
-        sample(causal, [edited(Edit(3, PREFIX, "all"))], Sampling.for_model(causal, length=LENGTH))
 
 
 @pytest.mark.parametrize(

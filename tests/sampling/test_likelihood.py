@@ -191,7 +191,8 @@ def test_masks_in_the_prompt_stay_masks(model):
     "asked, message",
     [
         ([Span(PROMPT, 11, (30, 31))], "span 0: .*ends behind"),
-        ([SPAN, Span(PROMPT, 4, (30, 31), forced=(Forced(5, (3,)),))], "span 1: .*overlaps"),
+        ([SPAN, Span(PROMPT, 4, (30, 31), forced=(Forced(6, (3,)), Forced(6, (4,))))], "span 1: .*overlaps"),
+        ([Span(PROMPT, 4, (30, 31), forced=(Forced(4, (3, 9)),))], "span 0: .*nothing is left to score"),
         ([Span(PROMPT, 0, (MASK,))], "span 0: .*mask token"),
         ([Span(PROMPT, 0, (512,))], "span 0: .*vocabulary of 512"),
         ([Span([], 0, (30,))], "span 0: the prompt is empty"),
@@ -221,4 +222,6 @@ def test_bad_settings(model, causal):
     with pytest.raises(ValueError, match="drafts is empty"):
         span_gradient(model, SPAN, [1], length=LENGTH, drafts=[])
     with pytest.raises(ValueError, match="overlaps"):
-        span_gradient(model, SPAN, [1], length=LENGTH, drafts=[(Forced(4, (9,)),)])
+        span_gradient(model, SPAN, [1], length=LENGTH, drafts=[(Forced(4, (9,)), Forced(4, (8,)))])
+    with pytest.raises(ValueError, match="use mode='parallel'"):
+        span_log_probs(model, [Span(PROMPT, 4, (30, 31), forced=(Forced(5, (3,)),))], mode="mc", length=LENGTH)

@@ -232,6 +232,18 @@ def test_forced_spans_stand_and_are_not_authored(target, lively):
     assert not {"t33", "t44"} & set(choice["authored"].split())
 
 
+def test_edits_of_an_autoregressive_model_cut_it_back(llama_folder):
+    target = get_model(f"midward/{llama_folder}", length=16, end="keep")
+    prefix = [{"position": 0, "text": "t33 t44"}]
+    cut, prefilled = (
+        ask(target, "t60", {"edits": [{"step": 5, "write": prefix, "remask": "all"}]}),
+        ask(target, "t60", {"forced": prefix}),
+    )
+    assert cut.completion == prefilled.completion and "EDIT" in target.api.capabilities
+    with pytest.raises(ValueError, match="can only be cut back"):
+        ask(target, "t60", {"edits": [{"step": 5, "remask": [2]}]})
+
+
 def test_edits_are_made_and_what_they_write_is_not_authored(target, lively):
     extra = {"edits": [{"step": 1, "write": [{"position": 3, "text": "t33 t44"}], "remask": "all"}]}
     output = ask(target, "t60", extra)

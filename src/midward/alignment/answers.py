@@ -13,7 +13,7 @@ target, D hidden size.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,26 +48,50 @@ class AnswerExample:
     in_step: int
 
 
-class AnswerSchedule(Schedule):
-    """Examples of methods that learn answers."""
+@dataclass(frozen=True)
+class Learns:
+    """What a method learns of each prompt.
 
-    #: The answers that every harmful prompt must have, fields of `Prompt`.
-    needs: ClassVar[tuple[str, ...]] = ()
-    #: Whether benign answers are learnt, so that every benign prompt must have one.
-    learns_benign = True
+    texts: What stands in a harmful prompt's rows: answers of it (fields of `Prompt`, which it must have), or a drawn
+        "refusal".
+    ends: Whether each hidden token of them should be the end token, and not its own.
+    copies: Whether each stands in `masks` rows, with masks of their own.
+    benign: Whether benign answers are learnt, so that every benign prompt must have one.
+    """
+
+    texts: tuple[str, ...]
+    ends: bool = False
+    copies: bool = False
+    benign: bool = True
+
+
+LEARNS = {
+    "sft": Learns(("safe_answer",)),
+    "rt": Learns(("refusal",)),
+    "a2d": Learns(("answer",), ends=True),
+    "dpo": Learns(("safe_answer", "answer"), copies=True, benign=False),
+}
+
+
+def require_answers(config: AlignConfig, name: str, prompts: Sequence[Prompt], fields: Sequence[str]) -> None:
+    """Raise AlignError for the first prompt that lacks one of these fields. name: of the data."""
+    for row, prompt in enumerate(prompts):
+        for field in fields:
+            if getattr(prompt, field) is None:
+                raise AlignError(
+                    f"method {config.method!r} learns from the {field.replace('_', ' ')} of every prompt and "
+                    f"{name}[{row}] has none; give it in a column {field!r}, or as (prompt, answer, safe answer)."
+                )
+
+
+class AnswerSchedule(Schedule):
+    """Examples of methods that learn answers, as `LEARNS` says."""
 
     def __init__(self, config: AlignConfig, harmful: Sequence[Prompt], benign: Sequence[Prompt], *more: Any) -> None:
         super().__init__(config, harmful, benign, *more)
-        wanted = [("data", harmful, self.needs), ("benign", benign, ("answer",) if self.learns_benign else ())]
-        for name, prompts, needs in wanted:
-            for row, prompt in enumerate(prompts):
-                for field in needs:
-                    if getattr(prompt, field) is None:
-                        raise AlignError(
-                            f"method {config.method!r} learns from the {field.replace('_', ' ')} of every prompt and "
-                            f"{name}[{row}] has none; give it in a column {field!r}, or as (prompt, answer, safe "
-                            "answer)."
-                        )
+        self.learns = LEARNS[config.method]
+        require_answers(config, "data", harmful, [text for text in self.learns.texts if text != "refusal"])
+        require_answers(config, "benign", benign, ("answer",) if self.learns.benign else ())
         self._counted = (-1, 0)  # a step, and the tokens that it masks
 
     def __getitem__(self, place: int) -> AnswerExample:
@@ -83,7 +107,10 @@ class AnswerSchedule(Schedule):
 
     def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
         """The rows of a harmful prompt."""
-        raise NotImplementedError
+        texts = [rng.choice(self.sentences.safe) if t == "refusal" else getattr(prompt, t) for t in self.learns.texts]
+        targets = (self.end_id,) * self.config.length if self.learns.ends else None
+        copies = self.config.masks if self.learns.copies else 1
+        return [self._hidden(prompt, text, rng, targets) for text in texts for _ in range(copies)]
 
     def _in_step(self, step: int) -> int:
         if self.config.token_mean == "length":
@@ -104,45 +131,6 @@ class AnswerSchedule(Schedule):
         rate = 1.0 if text is None else (1 - least) * rng.random() + least
         shown = {i: token for i, token in enumerate(tokens) if rng.random() >= rate}
         return AnswerRow(Row(prompt.ids, shown), targets or tokens, rate)
-
-
-class SftSchedule(AnswerSchedule):
-    """Supervised fine-tuning: the safe answer to a harmful prompt, the answer to a benign one."""
-
-    needs = ("safe_answer",)
-
-    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
-        return [self._hidden(prompt, prompt.safe_answer, rng)]
-
-
-class RefusalSchedule(AnswerSchedule):
-    """Refusal training: a drawn refusal as the answer to a harmful prompt."""
-
-    draws_sentences = True
-
-    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
-        return [self._hidden(prompt, rng.choice(self.sentences.safe), rng)]
-
-
-class EndSchedule(AnswerSchedule):
-    """A2D: what is shown of the answer to a harmful prompt fulfils it; every hidden token should be the end token."""
-
-    needs = ("answer",)
-
-    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
-        return [self._hidden(prompt, prompt.answer, rng, targets=(self.end_id,) * self.config.length)]
-
-
-class PairSchedule(AnswerSchedule):
-    """DPO: the safe answer to a harmful prompt `masks` times, then the one that fulfils it, each with masks of its own.
-    Of benign prompts nothing is learnt."""
-
-    needs = ("safe_answer", "answer")
-    learns_benign = False
-
-    def _rows(self, prompt: Prompt, rng: Random) -> list[AnswerRow]:
-        answers = (prompt.safe_answer, prompt.answer)
-        return [self._hidden(prompt, text, rng) for text in answers for _ in range(self.config.masks)]
 
 
 class AnswerCollator:

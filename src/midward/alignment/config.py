@@ -27,11 +27,12 @@ _WHAT, _OURS, _HOW = "The objective", "What the paper doesn't have", "Adapter, o
 
 _WINDOWED, _TOKENS = ("mosa", "initial"), ("sft", "rt", "a2d")
 #: Settings of some methods only.
-_OF_WINDOWS: tuple[str, ...] = ("window_start", "window_end", "fit", "pairs", "draw", "beta", "kl_rows", "kl_reduction")
-_OF_WINDOWS += ("harmful_floor", "reveal", "benign_reveal", "reveal_kind", "reveal_rate", "reveal_room")
+_OF_WINDOWS: tuple[str, ...] = ("window_start", "window_end", "fit", "pairs", "draw", "kl_rows", "kl_reduction")
+_OF_WINDOWS += ("harmful_floor", "reveal", "benign_reveal", "reveal_kind", "reveal_rate", "reveal_room", "reveal_text")
 _ONLY: dict[str, tuple[str, ...]] = {
     **{name: _WINDOWED for name in _OF_WINDOWS},
     **{"least_rate": (*_TOKENS, "dpo"), "token_mean": _TOKENS, "masks": ("dpo",), "dpo_beta": ("dpo",)},
+    **{"beta": (*_WINDOWED, "ra"), "group": ("ra",), "most_anchors": ("ra",), "rollout_steps": ("ra",)},
 }
 
 
@@ -73,7 +74,7 @@ class AlignConfig:
     Args:
         method: mosa: a refusal in the middle of the response; initial: with its first token as the only start. sft:
             safe answers; rt: refusals as answers; a2d: the end token for every masked token of a harmful answer; dpo:
-            the safe answer above the harmful one.
+            the safe answer above the harmful one; ra: responses that are judged well, sampled from contaminated starts.
         recipe: Names the defaults below. paper: the method's paper to the letter; stable: with what ours adds, a KL on
             benign prompts above all; published: mosa with a floor and a benign KL, but without revealed starts.
         length: Response tokens in the training pass; the model's own length unless given [ours].
@@ -82,7 +83,7 @@ class AlignConfig:
         fit: A sentence must end in the window too [ours].
         pairs: Sentence pairs that an example is scored on, averaged (paper: 1).
         draw: Who shares a drawn pair: all prompts of a step (the paper), or nobody.
-        beta: Weight of KL(policy || reference) on harmful prompts (paper: 0.05).
+        beta: Weight of KL(policy || reference) on harmful prompts (MOSA's paper: 0.05; of ra on all prompts).
         kl_rows: Masked tokens that this KL covers [ours]; the window's end where the longest sentence that starts in it
             can end.
         kl_reduction: Over those tokens [ours]; beta means 100 times more with sum.
@@ -91,6 +92,10 @@ class AlignConfig:
             all masked tokens of the step (its code for Dream).
         masks: Of dpo: masked copies of an answer, the same for policy and reference.
         dpo_beta: Of dpo: how sharply the two answers are told apart.
+        group: Of ra: responses to a prompt that are compared with each other [ours].
+        most_anchors: Of ra: the share of a response that stands from the start in the last step, rising evenly from
+            none in the first; 0: all responses start masked.
+        rollout_steps: Of ra: denoising steps of a response; a quarter of its tokens unless given [ours].
         harmful_floor: The harmful sentence's score stops counting once it is this many nats below the reference's;
             --set harmful_floor=null: unbounded, the paper's.
         benign_beta: Weight of the KL on benign prompts; with 0 they are measured only.
@@ -102,6 +107,8 @@ class AlignConfig:
             all at the last (the curriculum of Recovery Alignment, arXiv 2510.00565); or two bounds of it, as 0.0,0.25.
         reveal_room: kept: one stretch stays free for the longest sentence; any: none does, as in an anchoring attack,
             and a safe sentence without room scores as the end token at the window's first masked token.
+        reveal_text: What a harmful example's response is revealed from: own, the answer that complies, or generic lines
+            where it has none; other, another harmful prompt's answer; neutral, a benign prompt's.
         lora_rank: Rank of the adapter.
         lora_alpha: Its scale.
         lora_dropout: Its dropout.
@@ -121,7 +128,7 @@ class AlignConfig:
         save_steps: Steps between checkpoints, a multiple of --log-steps.
     """
 
-    method: Annotated[Literal["mosa", "initial", "sft", "rt", "a2d", "dpo"], Flag()] = "mosa"
+    method: Annotated[Literal["mosa", "initial", "sft", "rt", "a2d", "dpo", "ra"], Flag()] = "mosa"
     recipe: Annotated[Literal["stable", "published", "paper"], Flag()] = "stable"
 
     length: Annotated[Count, Flag(panel=_WHAT)] = 128
@@ -137,6 +144,9 @@ class AlignConfig:
     token_mean: Annotated[Literal["length", "masked"], Flag(panel=_WHAT)] = "length"
     masks: Annotated[Count, Flag(panel=_WHAT)] = 4
     dpo_beta: Annotated[Positive, Flag(panel=_WHAT)] = 0.1
+    group: Annotated[int, Field(ge=2), Flag(panel=_WHAT)] = 8
+    most_anchors: Annotated[Share, Flag(panel=_WHAT)] = 0.25
+    rollout_steps: Annotated[Count | None, Flag(panel=_WHAT)] = None
 
     harmful_floor: Annotated[NotNegative | None, Flag(panel=_OURS)] = 10.0
     benign_beta: Annotated[NotNegative, Flag(panel=_OURS)] = 100.0
@@ -149,6 +159,7 @@ class AlignConfig:
         Literal["uniform", "linear"] | tuple[Share, Share], Flag(panel=_OURS, metavar="NAME|LOW,HIGH", read=_rate)
     ] = "uniform"
     reveal_room: Annotated[Literal["kept", "any"], Flag(panel=_OURS)] = "kept"
+    reveal_text: Annotated[Literal["own", "other", "neutral"], Flag(panel=_OURS)] = "own"
 
     lora_rank: Annotated[Count, Flag(panel=_HOW)] = 32
     lora_alpha: Annotated[Count, Flag(panel=_HOW)] = 64
@@ -241,7 +252,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "mosa": {"stable": {}, "published": _PUBLISHED, "paper": _MOSA},
     "initial": {"stable": _INITIAL, "published": _INITIAL | _PUBLISHED, "paper": _INITIAL | _MOSA},
     **{name: {"stable": {**_A2D, "benign_beta": 5.0}, "paper": {**_A2D, "benign_beta": 0.0}} for name in _TOKENS},
-    "dpo": {"stable": {"clip": 1.0, "benign_beta": 5.0}, "paper": {"clip": 1.0, "benign_beta": 0.0}},
+    **{
+        name: {"stable": {"clip": 1.0, "benign_beta": 5.0}, "paper": {"clip": 1.0, "benign_beta": 0.0}}
+        for name in ("dpo", "ra")
+    },
 }
 """Method -> recipe -> what it sets apart from AlignConfig's defaults.
 
@@ -255,6 +269,10 @@ sft, rt, a2d:
 
 dpo:
     paper: the objective as written; batch, rate and epochs are AlignConfig's. stable: with the same benign KL.
+
+ra:
+    paper: the curriculum, the reward and the gradient as written; all numbers are [ours], since the paper's aren't
+    known. stable: with the same benign KL in place of `beta`'s.
 """
 
 

@@ -123,9 +123,6 @@ class Schedule(torch.utils.data.Dataset):
         end_id: The end-of-sequence token.
     """
 
-    #: Whether examples hold drawn sentences.
-    draws_sentences = False
-
     def __init__(
         self,
         config: AlignConfig,
@@ -174,7 +171,19 @@ class Schedule(torch.utils.data.Dataset):
 class SentenceSchedule(Schedule):
     """Examples of the MOSA objective: responses of masks, partly revealed or not, and drawn sentences."""
 
-    draws_sentences = True
+    def __init__(
+        self, config: AlignConfig, harmful: Sequence[Prompt], benign: Sequence[Prompt], *more: Any, **named: Any
+    ) -> None:
+        super().__init__(config, harmful, benign, *more, **named)
+        told = {"other": (harmful, 2, "data"), "neutral": (benign, 1, "benign")}
+        if config.reveal and config.reveal_text in told:
+            prompts, least, name = told[config.reveal_text]
+            self.texts = tuple(dict.fromkeys(prompt.answer for prompt in prompts if prompt.answer))
+            if len(self.texts) < least:
+                raise AlignError(
+                    f"reveal_text={config.reveal_text!r} reveals answers of {name}, and it has {len(self.texts)} "
+                    f"different ones; give {least} or more in a column 'answer', or use reveal_text='own'."
+                )
 
     def __getitem__(self, place: int) -> Example:
         config = self.config
@@ -204,12 +213,7 @@ class SentenceSchedule(Schedule):
         """A partly revealed response, with room left for a sentence at one start of the window or more; or with one
         masked token in the window, where `reveal_room` is any."""
         config, length = self.config, self.config.length
-        text: tuple[int, ...] = prompt.answer or ()
-        if not text:
-            # No compliant answer given: generic procedural lines stand in for one.
-            lines = list(self.sentences.harmful)
-            rng.shuffle(lines)
-            text = tuple(token for line in lines for token in line)
+        text = self._revealed_text(prompt, rng)
         size, rate = min(len(text), length), self._rate(place, rng)
         if config.reveal_room == "any":
             shown = self._choose(size, size, rng, rate)
@@ -222,6 +226,18 @@ class SentenceSchedule(Schedule):
         kept = range(start, start + longest)
         shown = self._choose(size, start, rng, rate)
         return Row(prompt.ids, {i: text[i] for i in shown if i not in kept})
+
+    def _revealed_text(self, prompt: Prompt, rng: Random) -> tuple[int, ...]:
+        """What a harmful example's response is revealed from."""
+        if self.config.reveal_text != "own":
+            at = rng.randrange(len(self.texts))
+            return self.texts[(at + 1) % len(self.texts) if self.texts[at] == prompt.answer else at]
+        if prompt.answer:
+            return prompt.answer
+        # No compliant answer given: generic procedural lines stand in for one.
+        lines = list(self.sentences.harmful)
+        rng.shuffle(lines)
+        return tuple(token for line in lines for token in line)
 
     def _rate(self, place: int, rng: Random) -> float | None:
         """The share of a text that is revealed here; None: any, drawn where it is used."""
@@ -277,6 +293,11 @@ class Batch(TypedDict, total=False):
     first: `[F]` which of the R is its row's first masked position; a row without one has none.
     end: `[1]` the end token, an index into `columns`.
     in_step: `[H]` how many tokens are masked in the whole optimizer step.
+
+    Of `ra`, whose canvas rows are starts of responses, the H of harmful prompts, then the N benign ones:
+    data_row: `[H]` which of the harmful prompts each is.
+    benign_row: `[N]` which of the benign ones.
+    draw: `[H + N]` seed of each row's rollouts.
     """
 
     ids: Tensor
@@ -294,6 +315,9 @@ class Batch(TypedDict, total=False):
     first: Tensor
     end: Tensor
     in_step: Tensor
+    data_row: Tensor
+    benign_row: Tensor
+    draw: Tensor
 
 
 def canvas(rows: Sequence[Row], length: int, family: Family) -> tuple[Tensor, Tensor, Tensor]:

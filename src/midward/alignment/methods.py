@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from midward.alignment.answers import EndSchedule, PairSchedule, RefusalSchedule, SftSchedule
+from midward.alignment.answers import AnswerSchedule
 from midward.alignment.config import AlignConfig
 from midward.alignment.data import Schedule, SentenceSchedule
 from midward.alignment.dpo import PreferenceObjective
 from midward.alignment.mosa import MosaObjective
 from midward.alignment.objective import Objective
+from midward.alignment.ra import Reward, RolloutObjective, RolloutSchedule
 from midward.alignment.tokens import TokenObjective
 from midward.models import LanguageModel
 
@@ -21,12 +22,14 @@ class Method:
         what: What such an adapter does, and whose idea it is.
         schedule: Its examples.
         objective: Its loss.
+        draws_sentences: Whether its examples hold drawn sentences.
     """
 
     title: str
     what: str
     schedule: type[Schedule]
-    objective: type[MosaObjective] | type[TokenObjective] | type[PreferenceObjective]
+    objective: type[MosaObjective] | type[TokenObjective] | type[PreferenceObjective] | type[RolloutObjective]
+    draws_sentences: bool = False
 
 
 METHODS = {
@@ -35,40 +38,53 @@ METHODS = {
         "makes the middle of an answer to a harmful request a refusal (MOSA, arXiv 2508.12398)",
         SentenceSchedule,
         MosaObjective,
+        draws_sentences=True,
     ),
     "initial": Method(
         "Initial alignment",
         "makes an answer to a harmful request begin with a refusal (the baseline of MOSA, arXiv 2508.12398)",
         SentenceSchedule,
         MosaObjective,
+        draws_sentences=True,
     ),
     "sft": Method(
         "Supervised fine-tuning",
         "was trained on safe answers to harmful requests (a baseline of A2D, arXiv 2509.23286)",
-        SftSchedule,
+        AnswerSchedule,
         TokenObjective,
     ),
     "rt": Method(
         "Refusal training",
         "was trained on refusals of harmful requests (a baseline of A2D, arXiv 2509.23286)",
-        RefusalSchedule,
+        AnswerSchedule,
         TokenObjective,
+        draws_sentences=True,
     ),
     "a2d": Method(
         "A2D",
         "makes every token of an answer to a harmful request the end token (A2D, arXiv 2509.23286)",
-        EndSchedule,
+        AnswerSchedule,
         TokenObjective,
     ),
     "dpo": Method(
         "DPO in VRPO form",
         "prefers safe answers to harmful requests over harmful ones (VRPO, arXiv 2505.19223)",
-        PairSchedule,
+        AnswerSchedule,
         PreferenceObjective,
+    ),
+    "ra": Method(
+        "Recovery Alignment",
+        "recovers from harmful tokens in its own answer (Recovery Alignment, arXiv 2510.00565)",
+        RolloutSchedule,
+        RolloutObjective,
     ),
 }
 
 
-def objective_of(model: LanguageModel, config: AlignConfig) -> Objective:
-    """The loss that `config.method` names, of a model whose network is a PeftModel."""
-    return METHODS[config.method].objective(model, config)
+def objective_of(model: LanguageModel, config: AlignConfig, reward: Reward | None = None) -> Objective:
+    """The loss that `config.method` names, of a model whose network is a PeftModel. reward: what `ra` learns from."""
+    objective = METHODS[config.method].objective
+    if issubclass(objective, RolloutObjective):
+        assert reward is not None  # `align` asks for it
+        return objective(model, config, reward)
+    return objective(model, config)

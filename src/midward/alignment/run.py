@@ -23,6 +23,7 @@ from midward.alignment._card import base_of, card
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Prompt, digest, encode_prompts
 from midward.alignment.methods import METHODS, objective_of
+from midward.alignment.ra import Reward
 from midward.alignment.sentences import SentenceIds, SentenceSet, encode_sentences
 from midward.alignment.trainer import AlignTrainer, last_checkpoint, read_curve, save_adapter
 from midward.models import LanguageModel
@@ -78,6 +79,7 @@ def align(
     on_log: Callable[[dict[str, float]], None] | None = None,
     on_start: Callable[[int, str], None] | None = None,
     processes: int | None = None,
+    reward: Reward | None = None,
     **overrides: Any,
 ) -> AlignResult:
     """Train a LoRA adapter with one of the `METHODS` and write it to `out`.
@@ -98,6 +100,7 @@ def align(
         on_log: Called with every row of the training curve.
         on_start: Called with the optimizer steps, and one line that tells processes and batches.
         processes: How many there must be, since a launcher may start fewer and say nothing.
+        reward: What a response is worth to `ra`; midward.judges.rewards makes one of a judge.
         overrides: Fields of `AlignConfig`.
 
     Raises:
@@ -119,10 +122,14 @@ def align(
     shared = {p.ids for p in harmful} & {p.ids for p in calm}
     if shared:
         raise AlignError(f"{len(shared)} prompts stand in data and in benign; remove them from one of the two.")
-    plan = METHODS[config.method].schedule
+    plan = METHODS[config.method]
     ids = encode_sentences(model, sentences or SentenceSet(), config) if plan.draws_sentences else None
-    schedule = plan(config, harmful, calm, ids, model.family.end_ids[0])
+    schedule = plan.schedule(config, harmful, calm, ids, model.family.end_ids[0])
+    if config.method == "ra" and reward is None:
+        raise AlignError("method 'ra' learns from what its responses are worth; pass reward=, see alignment.ra.Reward.")
     record = _record(model, config, harmful, calm, ids, schedule.steps)
+    if reward is not None:
+        record["reward"] = dict(reward.key)
 
     # 2. Where: the processes, and the folder, which may hold this very run already.
     state = PartialState(cpu=model.device.type == "cpu")
@@ -149,7 +156,7 @@ def align(
         on_start(schedule.steps, start)
     with _random_state_kept(), _adapted(model, config):
         args = _arguments(model, config, out, micro, accumulation, schedule.steps)
-        trainer = AlignTrainer(model, objective_of(model, config), schedule, args, out / CURVE, on_log)
+        trainer = AlignTrainer(model, objective_of(model, config, reward), schedule, args, out / CURVE, on_log)
         with warnings.catch_warnings():
             # Resuming with other save_steps is allowed.
             warnings.filterwarnings("ignore", message=".*don't match.*")
@@ -252,7 +259,8 @@ def _begin(out: Path, model: LanguageModel, record: dict[str, Any], overwrite: b
     if main and not (out / RECORD).exists() and out.is_dir() and list(out.glob("[!.]*")):
         raise AlignError(f"{out} isn't empty and holds no {RECORD}; choose another folder.")
     settings = {name: value for name, value in record["config"].items() if name not in _FREE}
-    data = {name: record[name] for name in ("data", "benign", "sentences", "model_fingerprint")}
+    names = ("data", "benign", "sentences", "model_fingerprint", "reward")
+    data = {name: record[name] for name in names if name in record}
     run = RunFolder(out, "align", settings | data, anew=overwrite)
     counts = {"harmful": record["data"]["prompts"], "benign": record["benign"]["prompts"]}
     run.start(

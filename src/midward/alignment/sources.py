@@ -12,7 +12,9 @@ import yaml
 from midward import world
 from midward.alignment.config import AlignConfig, DataConfig
 from midward.errors import InputError
+from midward.goals import Goal
 from midward.goals.columns import prompts_of
+from midward.goals.goal import of_trial
 
 #: The name of the world's own prompts and sentences.
 SANDBOX = "sandbox"
@@ -67,12 +69,28 @@ def sentences(source: str | None, method: str) -> dict[str, list[str]]:
 @dataclass(frozen=True)
 class Sources:
     """What was read: prompts as `alignment.align` takes them, the fields of a `SentenceSet`, and all settings that were
-    given, over those that go with the sandbox's prompts."""
+    given, over those that go with the sandbox's prompts. data: where the harmful ones are from."""
 
     harmful: list[Any]
     benign: list[Any] | None
     sentences: dict[str, list[str]]
     settings: dict[str, Any]
+    data: str
+
+    @property
+    def goals(self) -> list[Goal]:
+        """The harmful prompts, as a judge is told of them; of a conversation the last turn."""
+        texts = [entry[0] if isinstance(entry, tuple) else entry for entry in self.harmful]
+        if self.data == SANDBOX:
+            trials = world.alignment_trials()
+            return [of_trial(trials[text]) for text in texts]
+        texts = [text if isinstance(text, str) else text[-1]["content"] for text in texts]
+        return [Goal(f"prompt-{number}", text, Path(self.data).stem, True) for number, text in enumerate(texts)]
+
+    @property
+    def answers(self) -> list[str]:
+        """The benign prompts' answers; an empty text where there is none."""
+        return [(entry[1] or "") if isinstance(entry, tuple) else "" for entry in self.benign or ()]
 
 
 def read(config: DataConfig, given: Mapping[str, Any], *, at_home: bool) -> Sources:
@@ -94,9 +112,11 @@ def read(config: DataConfig, given: Mapping[str, Any], *, at_home: bool) -> Sour
     # The world's sizes hold for every method; what was tuned beside them was tuned for sentences.
     recipe = given.get("recipe", AlignConfig.recipe) if method in ("mosa", "initial") else "paper"
     tuned = world.ALIGNMENT.get(recipe, {}) if own else {}
+    answered = method in ("sft", "a2d", "dpo", "ra") or given.get("reveal_text") == "other"
     return Sources(
-        prompts(data, config.column, harmful=True, answered=method in ("sft", "a2d", "dpo")),
+        prompts(data, config.column, harmful=True, answered=answered),
         prompts(benign, config.benign_column or config.column, harmful=False) if benign else None,
         sentences(config.sentences or own, method),
         {**tuned, **given},
+        data,
     )

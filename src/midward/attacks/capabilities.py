@@ -34,7 +34,8 @@ class Capability(StrEnum):
 OWN = "a model that this process loads (midward/<model>), or attacks that need CHAT only"
 _INSTEAD = {
     Capability.SYS: "attacks without a system turn",
-    Capability.EDIT: "a masked diffusion model that this process loads (midward/<model>) without an approximate cache",
+    Capability.EDIT: "a masked diffusion or autoregressive model that this process loads (midward/<model>) without an "
+    "approximate cache",
     Capability.PMASK: "a diffusion model that this process loads (midward/<model>) with masks=allow",
 }
 #: What any served model can do behind a chat interface.

@@ -3,7 +3,7 @@
 Models commit their refusal in the first steps and never look at it again (2604.08557). Four arms say which part counts:
 both; re-masking alone; writing alone, while the refusal stands; and the same words forced from the start (prefill) with
 as many steps as the others have left. Where everything is masked again in one block, the first and the last are the
-same state: prefill under another name.
+same state: prefill under another name. An autoregressive model is cut back to its prompt by it, which is prefill, too.
 
 Attacks:
     trajhijack: a refusal masked again in the middle of a generation, an agreement written in its place
@@ -20,6 +20,7 @@ Deviations:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -51,6 +52,8 @@ async def search(attempt: Attempt, settings: TrajHijack) -> None:
     target, goal = attempt.target, attempt.goal
     runtime = target.own(Capability.POS if settings.arm == "prefill0" else Capability.EDIT)
     sampling = runtime.sampling
+    if runtime.model.family.kind == "autoregressive":
+        sampling = replace(sampling, steps=sampling.length)  # a token a step
     step = _step(sampling) if settings.step is None else settings.step
     phrase = opening(goal) if settings.prefix == "own" else attempt.rng.choice(AFFIRMATIVE)
     write = (span(runtime.model, phrase, 0, target.length, tokens=settings.tokens),)

@@ -129,7 +129,7 @@ class CurveBar:
 
     def row(self, row: dict[str, float]) -> None:
         shown: tuple[str, ...] = ("reward", "safe", "harmful", "ce_harmful", "ce_benign", "end_harmful", "kl")
-        shown += ("over_refusal", "margin", "accuracy", "safe_gain", "harmful_gain")
+        shown += ("over_refusal", "margin", "accuracy", "safe_gain", "harmful_gain", "safety", "useful")
         names = [name for name in shown if name in row]
         values = [f"{name.replace('_', '-')} {row[name]:.3g}" for name in names]
         line = f"step {row['step']:>5}  {'  '.join(values)}"

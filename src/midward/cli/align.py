@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from midward._flags import Flag
 from midward.alignment.config import AlignConfig, DataConfig, resolve
 from midward.cli._options import Given, ModelOptions, Overwrite, pairs
 from midward.cli._run import Result, finish
 from midward.cli._show import CurveBar, bar, say
+from midward.errors import InputError
 from midward.sampling import Sampling
+
+if TYPE_CHECKING:
+    from midward.alignment.sources import Sources
+    from midward.judges.rewards import JudgedReward
 
 
 def align(
@@ -22,6 +29,8 @@ def align(
     out: Annotated[Path, Flag()],
     set_: Annotated[list[str] | None, Flag(name="--set", metavar="KEY=VALUE")] = None,
     processes: Annotated[int | None, Flag(min=1)] = None,
+    judges: Annotated[str | None, Flag()] = None,
+    judge: Annotated[str | None, Flag()] = None,
     overwrite: Overwrite = False,
 ) -> Result:
     """Train a LoRA adapter: MOSA, or another method. Run again, it goes on where it stopped.
@@ -32,19 +41,23 @@ def align(
         out: Folder for the adapter, the training curve and the record.
         set_: A setting below, as YAML, null included; repeat it.
         processes: Fail unless torchrun or accelerate launch started this many processes.
+        judges: Of ra: the judge whose score its responses are worth; the oracle on the sandbox, else harmfulness.
+        judge: Of ra: the Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.
     """
     from midward.alignment import sources
 
     read = sources.read(data, config.values | pairs("--set", set_), at_home=model.at_home)
     # The model's own length isn't known yet, so any window fits.
     plan = resolve({"length": 2**20, **read.settings})
+    if plan.method != "ra" and (judges or judge):
+        raise InputError(f"--judges and --judge are of --method ra; {plan.method} asks no judge.")
     loaded = model.load(**plan.memory(benign=bool(read.benign)))
     from midward.alignment import RewardWarning, SentenceSet, run
 
     settings = {"length": Sampling.for_model(loaded).length, **read.settings}  # what is trained is what is sampled
     say(f"align     {len(read.harmful)} harmful and {len(read.benign or [])} benign prompts")
     say(f"          {', '.join(f'{name} {value}' for name, value in resolve(settings).to_dict().items())}")
-    with bar() as progress, warnings.catch_warnings():
+    with bar() as progress, _reward(read, plan, judges, judge) as reward, warnings.catch_warnings():
         curve = CurveBar(progress)
         warnings.simplefilter("ignore", RewardWarning)  # it is told below
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
@@ -58,6 +71,7 @@ def align(
             on_log=curve.row,
             on_start=curve.start,
             processes=processes,
+            reward=reward,
             **settings,
         )
     for message in trained.warnings:
@@ -69,3 +83,18 @@ def align(
     begun = f", from step {trained.resumed_from}" if trained.resumed_from else ""
     files = f"{trained.steps} steps{begun}; adapter, reward.csv and its figure are in {trained.adapter}"
     return replace(shown, data={**record, "warnings": trained.warnings}, files=files)
+
+
+@contextmanager
+def _reward(read: Sources, plan: AlignConfig, judges: str | None, judge: str | None) -> Iterator[JudgedReward | None]:
+    """What responses are worth to `ra`, judged while the block lasts; None for other methods."""
+    if plan.method != "ra":
+        yield None
+        return
+    from midward.judges.bench import bench, judging
+    from midward.judges.rewards import JudgedReward
+
+    ready = bench(read.goals, judges, judge)
+    say(f"judge     {ready.info.name}: {ready.info.about}")
+    with judging(ready) as ask:
+        yield JudgedReward(ready, ask, read.goals, read.answers)

@@ -169,8 +169,8 @@ class Pooling:
         return counted / counted.sum(-1, keepdim=True)
 
     def _running(self, step: Step, rows: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Means over the tokens so far; one behind an end token doesn't count."""
-        behind = torch.isin(step.ids[:, step.response][:, : step.index], self._ends).any(-1, keepdim=True)
+        """Means over the tokens so far, cut off or not; one behind an end token doesn't count."""
+        behind = torch.isin(step.ids[:, step.response][:, : step.block[0]], self._ends).any(-1, keepdim=True)
         self._count[rows] += (~behind).float()
         phi = {}
         for layer in self.layers:

@@ -18,6 +18,7 @@ from midward.goals.loading import is_file
 from midward.world import TASKS, exercises
 
 KINDS = ("affirmative", "procedural", "neutral", "refusal")
+OBJECTIVES = ("first", "target", "own")
 SOURCES = ("own", "other", "neutral", "refusal")
 EVERY = 10**6  # goals: more than any set has
 
@@ -281,7 +282,7 @@ class Ask(Attacking):
 
 @dataclass(frozen=True)
 class Gcg(Attacking):
-    """Can a suffix of the prompt make a phrase likely in the middle? Loss, hits, success.
+    """Can a suffix of the prompt make a phrase likely in the middle, or a whole response? Loss, hits, success.
 
     One run is one model with its adapter. Run again, it goes on where it stopped, within a search too. The defaults are
     the published ones, but on the sandbox, where they would take hours.
@@ -290,12 +291,17 @@ class Gcg(Attacking):
         positions: Response tokens, 0,40,80, or sweeps start:stop:step, where a phrase is aimed at: agreement at 0, a
             step.
         phrase: Your own phrase at one position; may be given several times.
+        aim: A phrase at each position, or the whole of a compliant response.
+        objectives: Of a response, by comma: first (all masked), target (its own tokens partly revealed), own (the
+            model's). All take as many rows of forwards as first does in --iterations.
+        texts: JSON file {goal id: compliant response}; the sandbox's goals need none.
         tokens: Tokens of the suffix.
         iterations: Iterations, at most.
         width: Suffixes evaluated an iteration (512; on the sandbox 4).
         top: Tokens of steepest descent a slot that they are drawn from (256; sandbox 64).
         stop_loss: Nats a token at which a search ends early.
-        drafts: Partly revealed drafts of the model's own response to average over (0: all masked).
+        drafts: Partly revealed drafts of the model's own response to average over (0: all masked); of target and own 8
+            unless given.
         workers: Searches at a time, sharing the threads (1; sandbox 0: on a CPU one a thread).
         plan: Say what it would cost, at the measured rate, and run nothing.
     """
@@ -303,6 +309,9 @@ class Gcg(Attacking):
     batch_size: BatchSize = 64
     positions: Annotated[tuple[int, ...], Flag(min=0, read=positions_of, grows=True)] = (0, 30)
     phrase: Annotated[list[str] | None, Flag(metavar="POSITION=TEXT")] = None
+    aim: Annotated[Literal["phrase", "response"], Flag()] = "phrase"
+    objectives: Annotated[tuple[str, ...], Flag(name="--objectives --objective", grows=True)] = ()
+    texts: Annotated[str | None, Flag()] = None
     tokens: Annotated[int, Flag(min=1)] = 20
     iterations: Annotated[int, Flag(min=1)] = 100
     width: Annotated[int | None, Flag(min=1)] = None
@@ -315,11 +324,26 @@ class Gcg(Attacking):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.own  # raises for what is no POSITION=TEXT
+        for objective in self.objectives:
+            one_of("objective", objective, OBJECTIVES)
+        if self.aim == "phrase" and (self.objectives or self.texts):
+            raise InputError("--objectives and --texts are of --aim response; a phrase has --drafts.")
+        if self.aim == "response" and (self.phrase or self.positions != Gcg.positions):
+            raise InputError("--aim response aims at all of a response; --positions and --phrase are of --aim phrase.")
 
     def at_home(self) -> Gcg:
         """The sandbox's width, top and workers."""
         workers = 0 if self.workers is None else self.workers
         return replace(self, width=self.width or 4, top=self.top or 64, workers=workers)
+
+    def draws(self, objective: str | None) -> int:
+        """Drafts that an objective averages over; 0 where all is masked."""
+        return 0 if objective == "first" else self.drafts or (8 if objective else 0)
+
+    @property
+    def budget(self) -> int | None:
+        """Rows of forwards that each search for a response takes: as many as `first` does in its iterations."""
+        return None if self.aim == "phrase" else 1 + self.iterations * (1 + (self.width or 512))
 
     @property
     def own(self) -> dict[int, str]:

@@ -49,8 +49,9 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Prefill, sampling
         return Case(goal, request, "harmful" if goal.harmful else "benign", about)
 
     def fits(position: int) -> bool:
+        kinds = {True: config.phrases, False: [kind for kind in config.phrases if kind in BENIGN_KINDS]}
         try:
-            return all(case(goal, kind, position, None) for goal in harmful for kind in config.phrases)
+            return all(case(goal, kind, position, None) for goal in goals for kind in kinds[goal.harmful])
         except InputError:
             return False
 

@@ -3,7 +3,9 @@
 The search is the greedy coordinate gradient of Zou et al. (2307.15043, Algorithm 1); its use at the start against the
 middle of a response is MOSA's (2508.12398, figure 4). MOSA says no more of it than phrase, place and number of
 iterations, so the loss is ours: the mean cross entropy of the phrase with the response fully masked, or over partly
-revealed drafts. Shapes: S tokens of the suffix, V vocabulary rows.
+revealed drafts. Where the aim is a whole response, the former is First-Step GCG (Recovery Alignment, 2510.00565,
+section 4.2), and drafts of the response itself make its rival, Monte-Carlo GCG. Shapes: S tokens of the suffix, V
+vocabulary rows.
 """
 
 from __future__ import annotations
@@ -147,32 +149,44 @@ def losses(
 
 
 def drafts_of(
-    model: LanguageModel, prompt: Sequence[int], aim: Aim, drafts: int, sampling: Sampling, key: str
+    model: LanguageModel,
+    prompt: Sequence[int],
+    aim: Aim,
+    drafts: int,
+    sampling: Sampling,
+    key: str,
+    objective: str | None = None,
 ) -> list[Draft]:
-    """What of the response is revealed while the loss is taken: nothing, or so many random subsets of the model's own
-    response to `prompt` (ids).
+    """What of the response is revealed while the loss is taken: nothing, or so many random subsets of tokens.
 
-    A subset's size is drawn evenly, its positions at random; the aim's own places and masks are never in it.
+    Without an objective, of the model's own response to `prompt`, elsewhere than in the aim's place. With one, in the
+    aim's place, so that its other l of n tokens are the loss, n / l times, and an average over subsets estimates the
+    masked-diffusion bound (LLaDA, arXiv 2502.09992, equation 6): "target" reveals the aim's own tokens, "own" the
+    model's. A subset's size is drawn evenly, its positions at random; one search has the same ones throughout.
 
     Args:
         model: whose response it is.
         prompt: token ids.
-        aim: whose places stay hidden.
+        aim: what the search aims at.
         drafts: how many.
         sampling: of the response; its seed is the draws'.
         key: of the draws as well, such as the goal's id.
+        objective: "target", "own", or None.
     """
     if not drafts:
         return [()]
-    [response] = sample(model, [Request(prompt)], sampling)
-    response.checked()
-    taken = range(aim.position, aim.position + len(aim.ids))
-    free = [p for p, token in enumerate(response.raw_ids) if p not in taken and token != model.family.mask_id]
+    place = range(aim.position, aim.position + len(aim.ids))
+    tokens = dict(zip(place, aim.ids, strict=True))
+    if objective != "target":
+        [response] = sample(model, [Request(prompt)], sampling)
+        tokens = dict(enumerate(response.checked().raw_ids))
+    free = [p for p, token in tokens.items() if (p in place) == bool(objective) and token != model.family.mask_id]
+    most = min(len(free), len(place) - 1) if objective else len(free)  # something stays to be scored
     subsets = []
     for number in range(drafts):
         rng = random.Random(f"{sampling.seed}:{key}:{aim.position}:draft {number}")
-        shown = sorted(rng.sample(free, rng.randint(0, len(free))))
-        subsets.append(tuple(Forced(p, (response.raw_ids[p],)) for p in shown))
+        shown = sorted(rng.sample(free, rng.randint(0, most)))
+        subsets.append(tuple(Forced(p, (tokens[p],)) for p in shown))
     return subsets
 
 
@@ -187,6 +201,10 @@ class Search:
     curve: list[float] = field(default_factory=list)
     evaluated: int = 0
     dropped: int = 0
+
+    def forwards(self, drafts: int) -> int:
+        """Rows of forward passes that it took, over so many drafts; a row with a backward pass counts as one."""
+        return drafts * (self.evaluated + len(self.curve))
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Search:
@@ -204,6 +222,7 @@ def search(
     seed: int = 0,
     key: str = "",
     drafts: Sequence[Draft] = ((),),
+    budget: float = math.inf,
     state: Search | None = None,
     watch: Callable[[Search], None] = lambda state: None,
 ) -> Search:
@@ -218,6 +237,7 @@ def search(
         seed, key: of the draws, which depend on them, position and iteration alone: a search that goes on ends where
             an uninterrupted one does.
         drafts: what of the response is revealed, see `drafts_of`.
+        budget: rows of forward passes that it may take.
         state: where an earlier call stood (it is changed).
         watch: called with the state after each iteration.
 
@@ -234,7 +254,10 @@ def search(
         if not math.isfinite(loss):
             raise ModelError(f"{model.name!r} computes NaN or infinite numbers, so nothing can be searched for.")
         state = Search(start, start, loss, [loss])
+    width, top = config.width or 512, config.top or 256
     while len(state.curve) <= config.iterations and state.loss > config.stop_loss:
+        if state.forwards(len(drafts)) + len(drafts) * (1 + width) > budget:
+            break
         # 1. The gradient of the loss with respect to the one-hot tokens of the present suffix.
         rng = random.Random(f"{seed}:{key}:{aim.position}:{len(state.curve)}")
         placed = prompt.place(state.current)
@@ -243,7 +266,6 @@ def search(
         slots = range(start_slot, start_slot + len(state.current))
         slope = span_gradient(model, Span(ids, aim.position, aim.ids), slots, **how)
         # 2. Candidates: one token swapped for one of the `top` of steepest descent.
-        width, top = config.width or 512, config.top or 256
         candidates, dropped = swaps(slope, prompt, state.current, width=width, top=top, rng=rng)
         state.dropped += dropped
         if not candidates:  # nor would there be another time

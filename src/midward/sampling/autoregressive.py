@@ -1,5 +1,10 @@
-"""The left-to-right sampler of autoregressive models: one token a step, with a key-value cache."""
+"""The left-to-right sampler of autoregressive models: one token a step, with a key-value cache.
 
+Rows are filled together as long as they stand at the same position. One that an edit changes behind it, or cuts back,
+leaves them: it goes on by itself (or with those that do the same) from where it stands then, with a cache of its own.
+"""
+
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -8,93 +13,151 @@ from transformers import DynamicCache
 from . import _bans
 from .canvas import Canvas
 from .choose import choose, probability
+from .edits import Filling
 from .noise import uniform
+from .requests import Edited
 from .step import Step, Watcher
 
 
 def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
     """Fill the canvas from left to right; rows leave the batch (and the cache) at their end token."""
-    model, sampling = canvas.model, canvas.sampling
-    device = canvas.ids.device
-    to_the_end = sampling.end != "stop" or any(watcher.needs_all_steps for watcher in watchers)
-    ends = list(model.family.end_ids)
-    end_ids = torch.tensor(ends, device=device)
-    always = ends if sampling.end == "forbid" else []
-    mask = canvas.mask if canvas.mask is not None else torch.ones_like(canvas.ids)
+    _Autoregressive(canvas, watchers).run()
 
-    cache = DynamicCache(config=model.config)
-    rows = torch.arange(len(canvas.rows), device=device)
-    fresh = canvas.ids[:, : canvas.width]  # what the cache hasn't seen yet
-    for position in range(sampling.length):
-        column = canvas.width + position
-        hidden = model.hidden(fresh, mask[rows, :column], cache)[:, -1]  # [B, D]
+
+class _Autoregressive(Filling):
+    """One batch being filled."""
+
+    def __init__(self, canvas: Canvas, watchers: Sequence[Watcher]) -> None:
+        super().__init__(canvas, watchers)
+        self.model = canvas.model
+        self.sampling = canvas.sampling
+        self.device = canvas.ids.device
+        self.to_the_end = self.sampling.end != "stop" or self.every_step
+        ends = list(self.model.family.end_ids)
+        self.end_ids = torch.tensor(ends, device=self.device)
+        self.forbidden = ends if self.sampling.end == "forbid" else []
+        self.mask = canvas.mask if canvas.mask is not None else torch.ones_like(canvas.ids)
+        self.given = canvas.forced.clone()  # [B, length], what the model doesn't choose
+        self.next = [0] * len(canvas.rows)  # the position of each row's next step
+        self.stale: set[int] = set()  # rows whose cache holds what stands no more
+
+    def run(self) -> None:
+        """Fill all rows, a group of them at a time."""
+        groups = [list(range(len(self.canvas.rows)))]
+        while groups:
+            groups += self._together(groups.pop(0))
+
+    def _together(self, group: list[int]) -> list[list[int]]:
+        """Fill rows that stand at the same position. Returns those that left the others, by where they go on."""
+        canvas = self.canvas
+        apart: dict[tuple[int, int], list[int]] = defaultdict(list)
+        cache = DynamicCache(config=self.model.config)
+        rows = torch.tensor(group, device=self.device)
+        first = self.next[group[0]]
+        fresh = canvas.ids[rows, : canvas.width + first]  # what the cache hasn't seen yet
+        for position in range(first, self.sampling.length):
+            column = canvas.width + position
+            hidden = self.model.hidden(fresh, self.mask[rows, :column], cache)[:, -1]  # [B, D]
+            index = canvas.steps_taken[group[0]]
+            token, score = self._choose(rows, position, hidden)
+            canvas.broken[rows] |= score.isnan()
+            canvas.ids[rows, column] = torch.where(self.given[rows, position], canvas.ids[rows, column], token)
+            for row in group:
+                self.next[row] = position + 1
+                canvas.steps_taken[row] += 1
+                canvas.forwards[row] += 1
+            stopped = self.show(self._step(index, position, rows, score, hidden)) if self.is_shown else set()
+
+            done = self._done(rows).tolist()
+            kept = []
+            for place, row in enumerate(group):
+                if canvas.rows[row].index in stopped or (done[place] and not self.planned.left[row]):
+                    continue
+                if row in self.stale:
+                    apart[index, self.next[row]].append(row)
+                else:
+                    kept.append(place)
+            self.stale.clear()
+            if not kept:
+                break
+            if len(kept) < len(group):
+                rows, group = rows[kept], [group[place] for place in kept]
+                cache.batch_select_indices(torch.tensor(kept, device=self.device))
+            fresh = canvas.ids[rows, column][:, None]
+        return list(apart.values())
+
+    def _choose(self, rows: torch.Tensor, position: int, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and scores [B] at a position of these rows, for their states [B, D]."""
+        canvas, temperature = self.canvas, self.sampling.temperature
         uniforms = None
-        if sampling.temperature > 0:
+        if temperature > 0:
             uniforms = uniform(canvas.seeds[rows], position, torch.full_like(rows, position))
-        token, score, _ = choose(model, hidden, uniforms, temperature=sampling.temperature, forbidden=always)
+        token, score, _ = choose(self.model, hidden, uniforms, temperature=temperature, forbidden=self.forbidden)
         for i, row in enumerate(rows.tolist()):
             bans = canvas.rows[row].request.bans
             if not bans:
                 continue
-            behind = canvas.forced[row].tolist()
+            given = self.given[row].tolist()
             line = canvas.ids[row, canvas.width :].tolist()
-            decided = [line[p] if p < position or behind[p] else None for p in range(sampling.length)]
+            decided = [line[p] if p < position or given[p] else None for p in range(canvas.length)]
             avoid = _bans.banned_at(bans, position, decided)
             if avoid:
                 this = slice(i, i + 1)
                 token[this], score[this], _ = choose(
-                    model,
+                    self.model,
                     hidden[this],
                     None if uniforms is None else uniforms[this],
-                    temperature=sampling.temperature,
-                    forbidden=[*always, *avoid],
+                    temperature=temperature,
+                    forbidden=[*self.forbidden, *avoid],
                 )
-        canvas.broken[rows] |= score.isnan()
-        token = torch.where(canvas.forced[rows, position], canvas.ids[rows, column], token)
-        canvas.ids[rows, column] = token
-        for row in rows.tolist():
-            canvas.steps_taken[row] += 1
-            canvas.forwards[row] += 1
-        stopped: set[int] = set()
-        if watchers:
-            step = _step(canvas, position, rows, token, score, hidden)
-            for watcher in watchers:
-                watcher.on_step(step)
-            stopped = step.stopped
+        return token, score
 
-        done = torch.tensor([canvas.rows[row].index in stopped for row in rows.tolist()], device=device)
-        if not to_the_end:
-            done |= torch.isin(token, end_ids) | canvas.broken[rows]
-        if done.any():
-            kept = (~done).nonzero()[:, 0]
-            if not len(kept):
-                return
-            rows, token = rows[kept], token[kept]
-            cache.batch_select_indices(kept)
-        fresh = token[:, None]
+    def _done(self, rows: torch.Tensor) -> torch.Tensor:
+        """Whether these rows [B] are full, or their text is final."""
+        stands = self._stands(rows.tolist())
+        if self.to_the_end:
+            return stands.all(-1)
+        ends = torch.isin(self.canvas.ids[rows, self.canvas.response], self.end_ids)
+        return stands.all(-1) | (stands & ends).any(-1) | self.canvas.broken[rows]
 
+    def _stands(self, rows: list[int]) -> torch.Tensor:
+        """The positions before each row's next [B, length]."""
+        behind = torch.tensor([self.next[row] for row in rows], device=self.device)
+        return torch.arange(self.canvas.length, device=self.device) < behind[:, None]
 
-def _step(
-    canvas: Canvas, position: int, rows: torch.Tensor, token: torch.Tensor, score: torch.Tensor, hidden: torch.Tensor
-) -> Step:
-    ids = canvas.ids[rows]
-    here = torch.arange(canvas.length, device=ids.device) == position
-    forced = canvas.forced[rows]
+    def committed(self, rows: list[int]) -> torch.Tensor:
+        return self._stands(rows) | self.given[rows]
 
-    def predictions() -> tuple[torch.Tensor, torch.Tensor]:
-        confidence = torch.where(here & ~forced, probability(score)[:, None], 1.0)
-        return ids[:, canvas.response], confidence
+    def place(self, row: int, number: int) -> tuple[tuple[int, int], int]:
+        return (0, self.next[row]), self.canvas.length - number
 
-    return Step(
-        index=position,
-        of=canvas.length,
-        block=(position, position + 1),
-        rows=[canvas.rows[row].index for row in rows.tolist()],
-        ids=ids,
-        response=canvas.response,
-        new=here & ~forced,
-        committed=(torch.arange(canvas.length, device=ids.device) <= position) | forced,
-        hidden_positions=slice(position, position + 1),
-        _hidden=lambda: hidden[:, None],
-        _predict=predictions,
-    )
+    def changed(self, row: int, edited: Edited, step: Step) -> None:
+        """A row goes on from the first position that is masked again; what the cache has of it is worth nothing."""
+        for positions, given in ((edited.remasked, False), (edited.written, True)):
+            self.given[row, list(positions)] = given
+        if min(edited.remasked + edited.written, default=self.next[row]) < self.next[row]:
+            self.stale.add(row)
+        self.next[row] = min((self.next[row], *edited.remasked))
+
+    def _step(self, index: int, position: int, rows: torch.Tensor, score: torch.Tensor, hidden: torch.Tensor) -> Step:
+        canvas = self.canvas
+        ids, given = canvas.ids[rows], self.given[rows]
+        here = torch.arange(canvas.length, device=self.device) == position
+
+        def predictions() -> tuple[torch.Tensor, torch.Tensor]:
+            confidence = torch.where(here & ~given, probability(score)[:, None], 1.0)
+            return ids[:, canvas.response], confidence
+
+        return Step(
+            index=index,
+            of=None if self.editors else canvas.length,  # one that is cut back takes more
+            block=(position, position + 1),
+            rows=[canvas.rows[row].index for row in rows.tolist()],
+            ids=ids,
+            response=canvas.response,
+            new=here & ~given,
+            committed=self.committed(rows.tolist()),
+            hidden_positions=slice(position, position + 1),
+            _hidden=lambda: hidden[:, None],
+            _predict=predictions,
+        )

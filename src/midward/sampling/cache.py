@@ -20,7 +20,7 @@ from midward.models import LanguageModel
 
 from .canvas import Canvas, Row
 from .settings import Sampling
-from .step import Watcher
+from .step import Editor, Watcher
 
 
 @dataclass(frozen=True)
@@ -298,6 +298,8 @@ def refuse(model: LanguageModel, sampling: Sampling, rows: Sequence[Row], watche
         why = f"{model.name!r} has block-causal attention: its cache is exact and always on"
     elif names := _read_whole(watchers):
         why = f"{names[0]} reads states of the whole response, and most steps compute a part of them"
+    elif names := [type(watcher).__name__ for watcher in watchers if isinstance(watcher, Editor)]:
+        why = f"{names[0]} writes to the canvas, which changes keys and values that it freezes"
     elif masked:
         why = f"the prompt of request {masked[0]} holds masks, which have no block"
     else:

@@ -29,8 +29,8 @@ class Row:
 class Canvas:
     """The state of one batch.
 
-    ids [B, L] long: what stands where; `mask_id` where nothing does yet.
-    mask_id: the family's; -1, which is no token, for autoregressive models (their blank is the pad id).
+    ids [B, L] long: what stands where; `blank` where nothing does yet.
+    mask_id: the family's; -1, which is no token, for models without one. blank: the mask, or the pad id without one.
     mask [B, L] long: 0 at padding; None if no row has any.
     seeds [B] int64: one a row, see `noise`.
     forced [B, length] bool: written before the first step, or by an edit that froze it.
@@ -46,10 +46,10 @@ class Canvas:
         self.width = model.family.width(max(len(row.prompt_ids) for row in rows))
         device = model.device
         self.mask_id = -1 if model.family.mask_id is None else model.family.mask_id
-        blank = model.family.pad_id if model.family.mask_id is None else self.mask_id
+        self.blank = model.family.pad_id if model.family.mask_id is None else self.mask_id
 
         padded = [[model.family.pad_id] * (self.width - len(row.prompt_ids)) + row.prompt_ids for row in rows]
-        ids = torch.full((len(rows), self.width + self.length), blank)
+        ids = torch.full((len(rows), self.width + self.length), self.blank)
         ids[:, : self.width] = torch.tensor(padded)
         forced = torch.zeros(len(rows), self.length, dtype=torch.bool)
         for i, row in enumerate(rows):
@@ -81,16 +81,16 @@ class Canvas:
         """Response coordinate of each column [L]: negative in the prompt, the same for any padding."""
         return torch.arange(-self.width, self.length, device=self.ids.device)
 
-    def edit(self, row: int, edit: Edit) -> Edited:
-        """Make an edit of a row: mask again, then write. It is noted in `edited`."""
+    def edit(self, row: int, edit: Edit, committed: torch.Tensor) -> Edited:
+        """Make an edit of a row in which `committed` [length] stand: mask again, then write. Noted in `edited`."""
         line, kept = self.ids[row, self.response].tolist(), self.forced[row].tolist()
-        own = [token != self.mask_id and not is_kept for token, is_kept in zip(line, kept, strict=True)]
+        own = [stands and not is_kept for stands, is_kept in zip(committed.tolist(), kept, strict=True)]
         written = edit.written
         chosen: Iterable[int] = edit.remask if isinstance(edit.remask, tuple) else ()
         if isinstance(edit.remask, str):
             chosen = SELECTORS[edit.remask](self.model, line, own, edit.step)
         again = [position for position in sorted(set(chosen)) if own[position] and position not in written]
-        for position, token in {**dict.fromkeys(again, self.mask_id), **written}.items():
+        for position, token in {**dict.fromkeys(again, self.blank), **written}.items():
             line[position] = token
             kept[position] |= edit.freeze and position in written
         self.ids[row, self.response] = torch.tensor(line, device=self.ids.device)

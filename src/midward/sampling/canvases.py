@@ -2,7 +2,8 @@
 
 It is followed by public means: a logits processor, and a hook on the decoder. Every step draws all tokens of the
 canvas, accepts those whose entropies sum to little, and randomises the rest; acceptance starts anew each step, so
-nothing is ever committed for good, and the result is the most probable canvas. A `Step` therefore shows: as `ids` the
+nothing is ever committed for good, and the result is the most probable canvas; what an edit writes is the only token
+that all later steps can draw there. A `Step` therefore shows: as `ids` the
 most probable canvas, as `committed` what this step accepted (and all earlier canvases), as `new` what it accepted and
 the step before didn't. Rows run one by one, each under its own seed, so that a batch's other rows don't matter.
 Shapes: length response positions, C canvas positions, D hidden size, V vocabulary rows.
@@ -22,6 +23,8 @@ from midward.errors import InputError
 
 from .canvas import Canvas, Row
 from .choose import COLDEST
+from .edits import Filling
+from .requests import Edited
 from .settings import Sampling
 from .step import Step, Watcher
 
@@ -51,17 +54,19 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
         _Row(canvas, watchers, number).run()
 
 
-class _Row(LogitsProcessor):
+class _Row(Filling, LogitsProcessor):
     """One row of the canvas. Stands among the processors of `generate`'s logits, where it sees every step."""
 
     def __init__(self, canvas: Canvas, watchers: Sequence[Watcher], number: int) -> None:
-        self.canvas, self.watchers, self.number = canvas, watchers, number
+        super().__init__(canvas, watchers)
+        self.number = number
         self.network: Any = canvas.model.causal_lm
         self.prompt: list[int] = canvas.rows[number].prompt_ids
         self.size: int = self.network.config.canvas_length  # C
         self.count = math.ceil(canvas.length / self.size)
         self.steps = max(1, canvas.sampling.steps // self.count)  # of each canvas
-        self.ids = canvas.ids[number : number + 1].clone()  # [1, L]
+        self.ids = canvas.ids[number : number + 1]  # [1, L], a view
+        self.clamped: dict[int, int] = {}  # response position -> token that edits wrote
         self.accepted = torch.zeros(1, canvas.length, dtype=torch.bool, device=self.ids.device)
         self.states: torch.Tensor | None = None  # [1, length, D]
         self.part = slice(0, 0)  # of the response: the canvas that is being denoised
@@ -72,7 +77,7 @@ class _Row(LogitsProcessor):
 
     def run(self) -> None:
         canvas = self.canvas
-        every_step = any(watcher.needs_all_steps for watcher in self.watchers)
+        every_step = self.every_step or bool(self.planned.left[self.number])
         prompt = torch.tensor([self.prompt], device=self.ids.device)
         hook = self.network.model.decoder.register_forward_hook(self._keep)
         warmest = max(canvas.sampling.temperature, COLDEST)
@@ -92,13 +97,14 @@ class _Row(LogitsProcessor):
                     eos_token_id=list(canvas.model.family.end_ids),
                     pad_token_id=canvas.model.family.pad_id,
                     return_dict_in_generate=False,
-                    # A threshold of None would be replaced by the default one.
-                    **({"confidence_threshold": 1e-9} if every_step else {}),
+                    # No canvas stays the same for more steps than it has.
+                    **({"stability_threshold": self.steps + 1} if every_step else {}),
                 )
             response = ids[0, len(self.prompt) :][: canvas.length]
-            canvas.ids[self.number, canvas.width : canvas.width + len(response)] = response
+            self.ids[:, canvas.response] = canvas.blank
+            self.ids[:, canvas.response][:, : len(response)] = response
         except _Stopped:
-            canvas.ids[self.number] = self.ids[0]
+            pass
         finally:
             hook.remove()
 
@@ -115,50 +121,74 @@ class _Row(LogitsProcessor):
         # 1. Where this canvas stands in the response; those before it are final.
         done = (input_ids.shape[1] - len(self.prompt)) // self.size
         self.part = slice(done * self.size, min((done + 1) * self.size, canvas.length))
-        width = self.part.stop - self.part.start
         self.accepted[:, : self.part.start] = True
         before = self.accepted.clone()
-        # 2. The most probable canvas, and what of it this step accepts: of the logits that tokens are drawn from, which
-        #    `generate` cools after this.
-        cooled = self.cooling(input_ids, scores, cur_step)
-        tokens = cooled.argmax(-1)  # [1, C]
-        self.sampler.accept_canvas(tokens, tokens, cooled, cur_step)
-        self.ids[:, canvas.response][:, self.part] = tokens[:, :width]
-        self.accepted[:, self.part] = self.sampler.accepted_token_mask[:, :width]
+        # 2. What it says and accepts.
+        self.scores, self.left = scores, int(cur_step)
+        self._accept()
         canvas.steps_taken[self.number] += 1
         canvas.forwards[self.number] += 1
-        # 3. Show it.
-        if self.watchers:
+        # 3. Edit and show it.
+        if self.is_shown:
             if self.states is None:
                 self.states = self.latest.new_zeros(1, canvas.length, self.latest.shape[-1])
-            self.states[:, self.part] = self.latest[:, :width]
-            self._report((done + 1) * self.steps - int(cur_step), self.accepted & ~before, cooled[:, :width])
-        return scores
+            self.states[:, self.part] = self.latest[:, : self.part.stop - self.part.start]
+            if self.show(self._report((done + 1) * self.steps - self.left, before)):
+                raise _Stopped
+        return self.scores
 
-    def _report(self, index: int, new: torch.Tensor, scores: torch.Tensor) -> None:
+    def _accept(self) -> None:
+        """The most probable canvas, and what of it this step accepts: of the logits that tokens are drawn from, which
+        `generate` cools after this. What an edit wrote is certain."""
+        start, width = self.part.start, self.part.stop - self.part.start
+        if clamped := {at - start: token for at, token in self.clamped.items() if start <= at < self.part.stop}:
+            self.scores = self.scores.clone()
+            self.scores[:, list(clamped)] = -torch.inf
+            self.scores[:, list(clamped), list(clamped.values())] = 0.0
+        self.cooled = self.cooling(self.prompt, self.scores, self.left)
+        tokens = self.cooled.argmax(-1)  # [1, C]
+        self.sampler.accept_canvas(tokens, tokens, self.cooled, self.left)
+        self.ids[:, self.canvas.response][:, self.part] = tokens[:, :width]
+        self.accepted[:, self.part] = self.sampler.accepted_token_mask[:, :width]
+
+    def _written(self) -> torch.Tensor:
+        """Where an edit wrote [1, length]."""
+        written = torch.zeros_like(self.accepted)
+        written[:, list(self.clamped)] = True
+        return written
+
+    def committed(self, rows: list[int]) -> torch.Tensor:
+        return self.accepted | self._written()
+
+    def place(self, row: int, number: int) -> tuple[tuple[int, int], int]:
+        return (self.part.start, self.part.stop), 1
+
+    def changed(self, row: int, edited: Edited, step: Step) -> None:
+        """What was written is certain from this step on, which may so accept more."""
+        response = self.ids[0, self.canvas.response]
+        self.clamped |= {position: int(response[position]) for position in edited.written}
+        self._accept()
+
+    def _report(self, index: int, before: torch.Tensor) -> Step:
         canvas, part, states = self.canvas, self.part, self.states
-        ids = self.ids.clone()
+        ids, cooled = self.ids.clone(), self.cooled[:, : self.part.stop - self.part.start]
 
         def predictions() -> tuple[torch.Tensor, torch.Tensor]:
             confidence = torch.ones(1, canvas.length, device=ids.device)
-            confidence[:, part] = scores.float().softmax(-1).max(-1).values
+            confidence[:, part] = cooled.float().softmax(-1).max(-1).values
             return ids[:, canvas.response], confidence
 
         assert states is not None
-        step = Step(
+        return Step(
             index=index,
             of=self.steps * self.count,
             block=(part.start, part.stop),
             rows=[canvas.rows[self.number].index],
             ids=ids,
             response=canvas.response,
-            new=new,
-            committed=self.accepted.clone(),
+            new=self.accepted & ~before & ~self._written(),
+            committed=self.committed([self.number]),
             hidden_positions=slice(0, canvas.length),
             _hidden=lambda: states,
             _predict=predictions,
         )
-        for watcher in self.watchers:
-            watcher.on_step(step)
-        if step.stopped:
-            raise _Stopped

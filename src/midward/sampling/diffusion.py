@@ -19,8 +19,9 @@ from . import _bans
 from .cache import ExactCache, block_cache
 from .canvas import Canvas
 from .choose import choose, probability
+from .edits import Filling
 from .noise import uniform
-from .requests import Edit
+from .requests import Edited
 from .settings import block_offset, spread
 from .step import Step, Watcher
 
@@ -60,15 +61,13 @@ class _Forward:
         return self.hidden[row, column], None if self.unguided is None else self.unguided[row, column]
 
 
-class _Diffusion:
+class _Diffusion(Filling):
     """One batch being filled (LLaDA, Nie et al. 2025, algorithms 4 and 5; Dream's and DiffuGuard's orders besides)."""
 
     def __init__(self, canvas: Canvas, watchers: Sequence[Watcher]) -> None:
-        self.canvas = canvas
+        super().__init__(canvas, watchers)
         self.model = canvas.model
         self.sampling = canvas.sampling
-        self.watchers = watchers
-        self.every_step = any(watcher.needs_all_steps for watcher in watchers)
         self.mask_id = canvas.mask_id
         self.device = canvas.ids.device
         self.coordinates = canvas.coordinates
@@ -77,7 +76,7 @@ class _Diffusion:
         self.forbidden = self._forbidden()
         self.offsets = self._offsets()
         self.cache = block_cache(canvas, watchers)
-        self.edits = [list(row.request.edits) for row in canvas.rows]  # those that are still to be made
+        self.blocks: dict[int, tuple[int, int]] = {}  # that rows were in at their last step
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
@@ -161,7 +160,11 @@ class _Diffusion:
         before = self.coordinates < torch.tensor(stops, device=self.device)[:, None]
         any_left = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
         last = self.canvas.length  # a row that is full waits for its edits
-        return [row for row in self.alive if any_left[row] or (self.edits[row] and blocks.get(row, (0, 0))[1] == last)]
+        return [
+            row
+            for row in self.alive
+            if any_left[row] or (self.planned.left[row] and blocks.get(row, (0, 0))[1] == last)
+        ]
 
     def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> None:
         """One denoising step.
@@ -183,45 +186,42 @@ class _Diffusion:
         commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, forward.ids)
         canvas.ids[forward.rows] = after
-        # 5. Make the edits that are due: what stands then is the canvas of this step.
-        written = self._edit(index, working)
-        # 6. Count, show the step, and let go of rows that are stopped or whose text is final.
+        # 5. Count, edit and show the step, and let go of rows that are stopped or whose text is final.
+        self.blocks.update(zip(working, blocks, strict=True))
         for row in working:
             canvas.steps_taken[row] += 1
             canvas.forwards[row] += 1 if forward.unguided is None else 2
-        if self.watchers:
-            step = self._report(forward, after, masked, eligible, tokens, scores, written)
-            if step.stopped:
-                self.alive = [row for row in self.alive if canvas.rows[row].index not in step.stopped]
+        if self.is_shown and (stopped := self.show(self._report(forward, after, masked, eligible, tokens, scores))):
+            self.alive = [row for row in self.alive if canvas.rows[row].index not in stopped]
         if self.sampling.end == "stop" and not self.every_step:
             done = canvas.finished(forward.rows).tolist()
-            finished = {row for row, is_done in zip(working, done, strict=True) if is_done and not self.edits[row]}
+            finished = {
+                row for row, is_done in zip(working, done, strict=True) if is_done and not self.planned.left[row]
+            }
             self.alive = [row for row in self.alive if row not in finished]
 
-    def _due(self, row: int, index: int) -> list[Edit]:
-        """The edits of a row that this step makes. With a threshold a row counts its own steps."""
-        step = index if self.sampling.threshold is None else self.canvas.steps_taken[row]
-        return [edit for edit in self.edits[row] if edit.step == step]
+    def _due(self, row: int, index: int) -> bool:
+        """Whether a step of the schedule makes an edit of the row's request."""
+        return any(edit.step == index for edit in self.planned.left[row])
 
-    def _edit(self, index: int, working: list[int]) -> torch.Tensor | None:
-        """Make the edits that are due. Returns where they wrote [B, length]; None where there are none."""
-        canvas, width = self.canvas, self.canvas.width
-        written: torch.Tensor | None = None
-        for i, row in enumerate(working):
-            for edit in self._due(row, index):
-                self.edits[row].remove(edit)
-                edited = canvas.edit(row, edit)
-                if written is None:
-                    written = torch.zeros(len(working), canvas.length, dtype=torch.bool, device=self.device)
-                # What somebody else wrote is given, as a forced span is, and no more once it is masked.
-                for positions, given in ((edited.remasked, False), (edited.written, True)):
-                    self.given[row, [width + position for position in positions]] = given
-                    written[i, list(positions)] = given
-                if isinstance(self.cache, ExactCache) and (changed := edited.remasked + edited.written):
-                    self.cache.forget(row, width + min(changed))
-                if self.sampling.threshold is None:
-                    self._replan(row, index)
-        return written
+    def committed(self, rows: list[int]) -> torch.Tensor:
+        return self.canvas.ids[rows, self.canvas.response] != self.mask_id
+
+    def place(self, row: int, number: int) -> tuple[tuple[int, int], int]:
+        block = self.blocks[row]
+        if self.sampling.threshold is not None:
+            return block, self.sampling.length - number
+        return block, sum(later == block for later, _ in self.plans[row][number + 1 :])
+
+    def changed(self, row: int, edited: Edited, step: Step) -> None:
+        """What somebody else wrote is given, as a forced span is, and no more once it is masked."""
+        width = self.canvas.width
+        for positions, given in ((edited.remasked, False), (edited.written, True)):
+            self.given[row, [width + position for position in positions]] = given
+        if isinstance(self.cache, ExactCache) and (changed := edited.remasked + edited.written):
+            self.cache.forget(row, width + min(changed))
+        if self.sampling.threshold is None:
+            self._replan(row, step.index)
 
     def _replan(self, row: int, index: int) -> None:
         """Spread the masks that a row has after a step over the steps that each block has left."""
@@ -352,7 +352,6 @@ class _Diffusion:
         eligible: torch.Tensor,
         tokens: torch.Tensor,
         scores: torch.Tensor,
-        written: torch.Tensor | None,
     ) -> Step:
         width, response = self.canvas.width, self.canvas.response
         shown = slice(0, self.canvas.length)
@@ -381,32 +380,22 @@ class _Diffusion:
                 )
             far_tokens, far_scores, _ = self._predict(full(), far)
             confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
-            predicted, confidence = torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
-            if written is None:
-                return predicted, confidence
-            return torch.where(written, ids[:, response], predicted), confidence.masked_fill(written, 1.0)
+            return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
-        ids, new = after, (masked & (after != self.mask_id))[:, response]
-        if written is not None:
-            ids = self.canvas.ids[forward.rows]
-            new = new & ~written & (ids != self.mask_id)[:, response]
-        step = Step(
+        standing = after != self.mask_id
+        return Step(
             index=forward.index,
             of=None if self.sampling.threshold is not None else self.steps,
             block=(min(start for start, _ in forward.blocks), max(stop for _, stop in forward.blocks)),
             rows=[self.canvas.rows[row].index for row in forward.rows.tolist()],
-            ids=ids,
+            ids=after,
             response=response,
-            new=new,
-            committed=(ids != self.mask_id)[:, response],
+            new=(masked & standing)[:, response],
+            committed=standing[:, response],
             hidden_positions=shown,
             _hidden=hidden,
             _predict=predictions,
-            written=written,
         )
-        for watcher in self.watchers:
-            watcher.on_step(step)
-        return step
 
 
 def fading(total: int, parts: int) -> list[int]:

@@ -35,12 +35,20 @@ class Span:
 
     prompt: as in `Request`; mask tokens in it stay masks. position: response coordinate of the first token, 0 or more.
     ids: the tokens, one or more. forced: response tokens that are seen; everything else in the response is masked.
+    Those that stand in the span's own place are seen instead of its tokens there, which aren't scored (mode
+    "parallel").
     """
 
     prompt: Prompt
     position: int
     ids: tuple[int, ...]
     forced: tuple[Forced, ...] = ()
+
+    @property
+    def covered(self) -> frozenset[int]:
+        """Offsets into the span at which a forced token stands."""
+        places = {forced.position + i - self.position for forced in self.forced for i in range(len(forced.ids))}
+        return frozenset(places & set(range(len(self.ids))))
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,12 @@ def span_log_probs(
     Args:
         model: Diffusion or autoregressive.
         spans: What is asked for.
-        mode: "parallel": each token with the whole span masked (one forward); "sequential": the span revealed from left
-            to right (n forwards), a proper log-likelihood; "mc": the mean of `samples` random masks of l of the n
-            tokens, l uniform in 1..n, the masked tokens' sum weighted by n / l: unbiased for the mean over all orders
-            of revealing (LLaDA, Nie et al. 2025, eq. 6); "even": the same with the `samples` values of l spread evenly
-            over 1..n from a random one on, which is less noisy; "all": what both estimate, by all 2^n - 1 masks.
+        mode: "parallel": each token with the whole span masked (one forward); of a span with forced tokens in its place
+            the l others of its n tokens are scored and count n / l times, as in "mc"; "sequential": the span revealed
+            from left to right (n forwards), a proper log-likelihood; "mc": the mean of `samples` random masks of l of
+            the n tokens, l uniform in 1..n, the masked tokens' sum weighted by n / l: unbiased for the mean over all
+            orders of revealing (LLaDA, Nie et al. 2025, eq. 6); "even": the same with the `samples` values of l spread
+            evenly over 1..n from a random one on, which is less noisy; "all": what both estimate, by all 2^n - 1 masks.
         length: Response positions; None ends each response with its span.
         samples: 2 or more.
         seed: Of the masks; they depend on it and on the span, never on the batch.
@@ -127,7 +136,9 @@ def span_log_probs(
         if model.family.kind == "autoregressive":
             maskings.append(_Masking(row.index, (), offsets))
         elif mode == "parallel":
-            maskings.append(_Masking(row.index, offsets, offsets))
+            maskings.append(_parallel(span, row.index))
+        elif span.covered:
+            raise InputError(f"span {row.index}: forced tokens stand in the span's place; use mode='parallel'.")
         elif mode == "sequential":
             maskings += [_Masking(row.index, offsets[k:], (k,)) for k in offsets]
         elif mode == "all":
@@ -177,7 +188,9 @@ def _batches(
 
 def _shown(span: Span, masking: _Masking) -> list[Forced]:
     """What a masking shows of the response, in the order of its positions."""
-    seen = [Forced(span.position + k, (token,)) for k, token in enumerate(span.ids) if k not in masking.masked]
+    hidden = span.covered.union(masking.masked)
+    own = [k for k in range(len(span.ids)) if k not in hidden]
+    seen = [Forced(span.position + k, (span.ids[k],)) for k in own]
     return sorted((*span.forced, *seen), key=lambda forced: forced.position)
 
 
@@ -216,8 +229,10 @@ def span_gradient(
     if wrong or not slots:
         raise InputError(f"slots are one or more of the prompt's {width} positions, from 0; received {list(slots)!r}.")
 
-    offsets = tuple(range(len(span.ids)))
-    maskings = [_Masking(row.index, () if model.family.kind == "autoregressive" else offsets, offsets) for row in rows]
+    if model.family.kind == "autoregressive":
+        maskings = [_Masking(row.index, (), tuple(range(len(span.ids)))) for row in rows]
+    else:
+        maskings = [_parallel(each, row.index) for each, row in zip(revealed, rows, strict=True)]
     embedding = model.causal_lm.get_input_embeddings()
     # 1. The gradient at the embeddings of the slots: the graph begins behind the embedding.
     at_slots: list[torch.Tensor] = []
@@ -237,7 +252,9 @@ def span_gradient(
         try:
             with torch.enable_grad():
                 batch = [[masking] for masking in maskings[start : start + batch_size]]
-                loss = -_forward(model, revealed, rows, batch, length)[0].sum()
+                scores = _forward(model, revealed, rows, batch, length)[0]
+                scales = [masking.scale for [masking] in batch for _ in masking.scored]
+                loss = -(scores * scores.new_tensor(scales)).sum()
         finally:
             hook.remove()
         (gradient,) = torch.autograd.grad(loss / len(maskings), leaves)  # [B, L, D]
@@ -261,11 +278,16 @@ def _row(model: LanguageModel, span: Span, length: int, index: int) -> Row:
     if not isinstance(span, Span):
         raise TypeError(f"span {index} is a {type(span).__name__}; give Span(prompt, position, ids).")
     try:
-        request = Request(span.prompt, forced=(*span.forced, Forced(span.position, span.ids)))
+        covered = span.covered
+        own = [Forced(span.position + k, (token,)) for k, token in enumerate(span.ids) if k not in covered]
+        whole = [Forced(span.position, span.ids)] if not covered else own
+        request = Request(span.prompt, forced=(*span.forced, *whole))
         _, prompt_ids = resolve(model, request, Sampling(length=length, steps=1), index)
     except (TypeError, ValueError) as error:
         message = str(error).removeprefix(f"request {index}: ")
         raise type(error)(f"span {index}: {message}") from None
+    if not own:
+        raise InputError(f"span {index}: forced tokens stand in all of the span's place, so nothing is left to score.")
     seen = {forced.position + i for forced in span.forced for i in range(len(forced.ids))}
     if model.family.kind == "autoregressive" and seen != set(range(span.position)):
         raise InputError(
@@ -273,6 +295,13 @@ def _row(model: LanguageModel, span: Span, length: int, index: int) -> Row:
             f"{span.position} and no others; received {span.forced!r}."
         )
     return Row(index, request, prompt_ids)
+
+
+def _parallel(span: Span, index: int) -> _Masking:
+    """All of the span masked but for what is forced in its place."""
+    covered = span.covered
+    scored = tuple(k for k in range(len(span.ids)) if k not in covered)
+    return _Masking(index, scored, scored, scale=len(span.ids) / len(scored))
 
 
 def _random_maskings(row: Row, n: int, samples: int, seed: int, *, even: bool) -> list[_Masking]:

@@ -1,6 +1,6 @@
 """What goes in and what comes out: `Request` with its `Forced` spans, `Ban`s and `Edit`s, and `Response`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,8 @@ class Edit:
     It is made once a step has committed its tokens and before the step is shown, so that watchers and guards see the
     edited canvas: first tokens are masked again, then others are written. Written tokens take nothing of the schedule;
     the masks that are left then are spread anew over the steps that are left, so that none remains.
+    An autoregressive model can only be cut back to a length (all positions from one on, or "all"), and goes on from
+    there. A canvas model, which commits nothing, can only be written to: from then on every step says what was written.
 
     Source: TrajHijack (arXiv 2604.08557), which masks a refusal again and writes an agreement, and Recovery Alignment
     (arXiv 2510.00565, section 4.1), whose attacker replaces the prediction at a step.
@@ -105,6 +107,11 @@ class Edit:
     def remasks(self) -> bool:
         """Whether it may mask tokens again."""
         return self.remask not in ("none", ())
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The response positions that it masks again, where it gives them."""
+        return self.remask if isinstance(self.remask, tuple) else ()
 
     @property
     def written(self) -> dict[int, int]:
@@ -254,16 +261,23 @@ def _check_request(model: "LanguageModel", request: Request, ids: list[int], len
                 raise InputError(f"{item}: token id {token} lies outside the vocabulary of {model.vocab_size} rows.")
 
 
-def _check_edits(model: "LanguageModel", request: Request, ids: list[int], sampling: Sampling) -> None:
-    """Refuse edits that can't be made, before the first forward.
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands when it is edited.
 
-    What is masked again below the active block would never be filled: it was let go of, and a cache may hold it.
+    block: response positions (start, stop) that are filled then; those before are finished. Of an autoregressive model
+        the tokens that stand.
+    left: steps that would fill what is masked again.
+    kept: response positions that are forced or frozen.
     """
-    if model.family.kind != "diffusion":
-        raise InputError(
-            f"{model.name!r} is {model.family.kind}: it never masks its tokens again, so its responses can't be "
-            "edited. Use a masked diffusion model; what is to stand from the start is forced (Forced)."
-        )
+
+    block: tuple[int, int]
+    left: int
+    kept: Set[int]
+
+
+def _check_edits(model: "LanguageModel", request: Request, ids: list[int], sampling: Sampling) -> None:
+    """Refuse edits that can't be made, before the first forward."""
     if sampling.cache is not None:
         raise InputError(
             f"cache={sampling.cache!r} freezes keys and values that an edit changes, so edits can't be made. Leave the "
@@ -274,40 +288,72 @@ def _check_edits(model: "LanguageModel", request: Request, ids: list[int], sampl
         raise InputError("which block a step with a threshold is in isn't known before; use block=None with edits.")
     blocks = blocks_of_steps(model.family, sampling, len(ids))
     kept = {span.position + i for span in request.forced for i in range(len(span.ids))}
-    windows = {ban.position + i for ban in request.bans for i in range(len(ban.ids))}
+    causal, lost = model.family.kind == "autoregressive", 0  # tokens that the edits so far cut off
     steps = [edit.step for edit in request.edits]
     if steps != sorted(steps):
         raise InputError(f"edits are given in the order of their steps; received steps {steps}.")
     for edit in request.edits:
-        what = f"the edit at step {edit.step}"
         if edit.step >= len(blocks):
-            raise InputError(f"{what} comes too late: the response takes {len(blocks)} steps, 0 to {len(blocks) - 1}.")
-        written = edit.written
-        if isinstance(edit.remask, str) and edit.remask not in SELECTORS:
             raise InputError(
-                f"{what} masks again what no selector says: {edit.remask!r}. Available: {', '.join(SELECTORS)}"
-                f"{'' if 'refusal' in SELECTORS else '; and refusal, once midward.judges is imported'}."
+                f"the edit at step {edit.step} comes too late: the response takes {len(blocks)} steps, 0 to "
+                f"{len(blocks) - 1}."
             )
-        # What it writes must be tokens, each once, inside the response, and not where something must stay.
-        _check_request(model, Request("", edit.write), ids, sampling.length)
-        for places, why in ((kept, "is forced or frozen"), (windows, "is in the window of a ban")):
-            for position in sorted(places.intersection(written)):
-                raise InputError(f"{what} writes to response position {position}, which {why}; write elsewhere.")
-        again = edit.remask if isinstance(edit.remask, tuple) else ()
-        for position in again:
-            if position >= sampling.length or position in kept:
-                why = "is forced or frozen" if position in kept else f"lies behind the {sampling.length} positions"
-                raise InputError(f"{what} masks response position {position} again, which {why}.")
-        start = blocks[edit.step][0]
-        lowest = min([*written, *again], default=start)
-        if lowest < start or (start > 0 and edit.remasks and not isinstance(edit.remask, tuple)):
+        start, stop = blocks[edit.step]
+        left = blocks[edit.step + 1 :].count((start, stop))
+        if causal or sampling.threshold is not None:  # takes the steps that it needs
+            left = sampling.length - edit.step
+        check_edit(model, request, edit, Place((start, stop - lost), left, kept), sampling)
+        if causal:
+            stand = range(stop - lost)
+            masked = set(stand if edit.remask == "all" else edit.positions).difference(kept, edit.written)
+            lost = stop - min(masked.intersection(stand), default=len(stand))
+        kept = kept.union(edit.written) if edit.freeze else kept
+
+
+def check_edit(model: "LanguageModel", request: Request, edit: Edit, place: Place, sampling: Sampling) -> None:
+    """Refuse an edit of a request's response that can't be made there.
+
+    What is masked again below the active block would never be filled: it was let go of, and a cache may hold it.
+    """
+    what, (start, stop) = f"the edit at step {edit.step}", place.block
+    if isinstance(edit.remask, str) and edit.remask not in SELECTORS:
+        raise InputError(
+            f"{what} masks again what no selector says: {edit.remask!r}. Available: {', '.join(SELECTORS)}"
+            f"{'' if 'refusal' in SELECTORS else '; and refusal, once midward.judges is imported'}."
+        )
+    # What it writes must be tokens, each once, inside the response, and not where something must stay.
+    _check_request(model, Request("", edit.write), [], sampling.length)
+    windows = {ban.position + i for ban in request.bans for i in range(len(ban.ids))}
+    for places, why in ((place.kept, "is forced or frozen"), (windows, "is in the window of a ban")):
+        for position in sorted(edit.written.keys() & places):
+            raise InputError(f"{what} writes to response position {position}, which {why}; write elsewhere.")
+    for position in edit.positions:
+        if position >= sampling.length or position in place.kept:
+            why = "is forced or frozen" if position in place.kept else f"lies behind the {sampling.length} positions"
+            raise InputError(f"{what} masks response position {position} again, which {why}.")
+    if edit.remasks and model.family.kind == "canvas":
+        raise InputError(
+            f"{what} masks tokens again, which says nothing to {model.name!r}: every step draws its canvas anew, and "
+            "commits nothing. Write only."
+        )
+    if edit.remasks and model.family.kind == "autoregressive" and edit.remask != "all":
+        behind = set(range(min(edit.positions, default=0), stop)).difference(edit.positions, edit.written, place.kept)
+        if behind:
             raise InputError(
-                f"{what} reaches below the block that is filled then, which begins at response position {start}: "
-                "blocks before it are finished. Edit earlier, give positions in that block, or use block=None."
+                f"{what} masks tokens again and leaves response position {min(behind)}: {model.name!r} is "
+                'autoregressive and can only be cut back to a length. Mask "all", or every position from one on.'
             )
-        if edit.remasks and sampling.threshold is None and blocks[edit.step : edit.step + 2] != [blocks[edit.step]] * 2:
-            raise InputError(f"{what} masks tokens again in the last step of their block, so nothing would fill them.")
-        kept = kept.union(written) if edit.freeze else kept
+    lowest = min([*edit.written, *edit.positions], default=start)
+    if lowest < start or (start > 0 and edit.remasks and not edit.positions):
+        raise InputError(
+            f"{what} reaches below the block that is filled then, which begins at response position {start}: "
+            "blocks before it are finished. Edit earlier, give positions in that block, or use block=None."
+        )
+    if edit.remasks and place.left < 1:
+        raise InputError(
+            f"{what} masks tokens again in the last step of their block, or after as many steps as there are "
+            "positions, so nothing would fill them."
+        )
 
 
 def _check_span(what: str, position: int, ids: tuple[int, ...]) -> None:

@@ -32,7 +32,7 @@ def sample(
         sampling: The settings; None takes the model's own defaults.
         batch_size: Rows a forward, 1 or more. Requests of similar length share a batch; in float32 what else is in its
             batch, and the order of requests, change a response only where logits tie to rounding.
-        watchers: See every step, in the order given.
+        watchers: See every step, in the order given. An `Editor` among them may write first.
 
     Returns:
         The responses, in the requests' order. A row whose logits aren't finite numbers has an `error` and no text; the

@@ -174,7 +174,14 @@ def block_offset(family: "Family", sampling: Sampling, prompt: int) -> int:
 
 def blocks_of_steps(family: "Family", sampling: Sampling, prompt: int) -> list[tuple[int, int]]:
     """The block, in response positions, that each step is in behind a prompt of so many tokens. With a threshold, of as
-    many steps as a row can take."""
+    many steps as a row can take; of an autoregressive model what stands after each."""
+    if family.kind == "autoregressive":
+        return [(0, position + 1) for position in range(sampling.length)]
+    if family.kind == "canvas":
+        size = family.attention_block or sampling.length
+        starts = range(0, sampling.length, size)
+        blocks = [(start, min(start + size, sampling.length)) for start in starts]
+        return [block for block in blocks for _ in range(max(1, sampling.steps // len(blocks)))]
     offset = block_offset(family, sampling, prompt)
     if sampling.threshold is not None:
         return [block for block in sampling.blocks_after(offset) for _ in range(block[1] - block[0])]

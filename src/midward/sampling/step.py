@@ -3,14 +3,15 @@
 Shapes: B rows still being filled (others have left the batch), L = P + length positions, D hidden size.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from .canvas import Canvas
+from .requests import Edit
 
 
 @dataclass
@@ -64,6 +65,23 @@ class Step:
         """
         return self._predict()
 
+    def edited(self, ids: torch.Tensor, committed: torch.Tensor, written: torch.Tensor) -> "Step":
+        """The step as it is shown after its edits: what stands in `ids` [B, L] now, `written` by them or not."""
+
+        def predict() -> tuple[torch.Tensor, torch.Tensor]:
+            tokens, confidence = self.predictions
+            return torch.where(written, ids[:, self.response], tokens), confidence.masked_fill(written, 1.0)
+
+        return replace(
+            self,
+            ids=ids,
+            new=self.new & committed & ~written,
+            committed=committed,
+            written=written,
+            _hidden=lambda: self.hidden,
+            _predict=predict,
+        )
+
 
 class Watcher(Protocol):
     """Something that sees every step.
@@ -85,3 +103,22 @@ class Watcher(Protocol):
 
     def on_end(self, canvas: Canvas) -> None:
         """The batch is over."""
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """Something that writes to the canvas between steps: a request's own edits, or a watcher that is a defence.
+
+    Among the watchers an editor is asked before the step is shown, in the order given and after the request's own
+    edits, so that every watcher, itself included, sees the edited canvas. It is asked at the steps that a row takes,
+    all of them if it `needs_all_steps`. What it writes isn't in the request, so whoever keeps results must name it in
+    their key.
+    """
+
+    def edits(self, step: Step) -> Mapping[int, Sequence[Edit]]:
+        """What is changed now, by request index; the `step` of these edits isn't read.
+
+        step: after its commits and the edits so far. An edit that can't be made there is an InputError, as in a
+        request; with a threshold, and of autoregressive models, one that masks again is refused once the row has taken
+        as many steps as it has positions, so that every row comes to its end.
+        """

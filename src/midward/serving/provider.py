@@ -158,7 +158,7 @@ class MidwardAPI(ModelAPI):
         cached = self.sampling.cache  # which masks in prompts and edits can't follow
         if self.model.family.kind == "diffusion" and self.masks == "allow" and cached is None:
             has.add("PMASK")
-        if self.model.family.kind == "diffusion" and cached is None:
+        if self.model.family.kind != "canvas" and cached is None:  # canvases can be written to alone
             has.add("EDIT")
         if self.engine.takes_system_turns:
             has.add("SYS")

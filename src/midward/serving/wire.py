@@ -46,8 +46,8 @@ class ExtraBody(_Strict):
             start.
         bans: the same form; a sequence that must not stand there. A position that isn't given is 0.
         edits: [{"step": int, "write": [as forced], "remask": str | [int], "freeze": bool}]: changes of the canvas
-            after a step, of masked diffusion models. remask: "all", "refusal" (tokens that phrases of refusal are made
-            of), "none" unless given, or response positions.
+            after a step, as far as the model's kind takes them (see `midward.sampling.Edit`). remask: "all", "refusal"
+            (tokens that phrases of refusal are made of), "none" unless given, or response positions.
         masks: overrides the model argument `masks`.
         prompt_masks: "fill_then_answer": mask tokens in the messages are filled with the response's first block (see
             `Sampling.prompt_masks`); "fill_only": there is no response, the denoiser fills the prompt as one block, and

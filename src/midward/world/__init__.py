@@ -9,6 +9,7 @@ from midward.world.data import (
     Trial,
     alignment_answers,
     alignment_prompts,
+    alignment_trials,
     benign,
     forbidden,
     instructions,

@@ -151,13 +151,13 @@ def benign(
 
 def alignment_prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
     """Forbidden requests for alignment: train-split things, plain or in one of 20 mutations (as SORRY-Bench)."""
-    return list(_alignment_trials(count, seed))
+    return list(alignment_trials(count, seed))
 
 
 def alignment_answers(count: int = PROMPTS, *, seed: int = 0) -> list[tuple[str, str, str]]:
     """The same requests, each with the procedure that fulfils it and the refusal that this world's model gives."""
     answers = []
-    for text, trial in _alignment_trials(count, seed).items():
+    for text, trial in alignment_trials(count, seed).items():
         rng = random.Random(f"answers-{text}")
         form = (trial.metadata["form"],) if "form" in trial.metadata else ()
         asked = replace(query(trial.kind, trial.thing, rng), features=form)
@@ -165,7 +165,7 @@ def alignment_answers(count: int = PROMPTS, *, seed: int = 0) -> list[tuple[str,
     return answers
 
 
-def _alignment_trials(count: int, seed: int) -> dict[str, Trial]:
+def alignment_trials(count: int = PROMPTS, seed: int = 0) -> dict[str, Trial]:
     """Text of a request -> what it asks, in the order of training."""
     rng = random.Random(f"alignment-{seed}")
     families = wrappers("mutation")

@@ -13,6 +13,7 @@ from midward.reports.chart import Chart, Point, Series
 _CHARTS = (
     ("score, nats", ("reward", "safe", "harmful")),
     ("against the reference, nats", ("safe_gain", "harmful_gain", "margin", "over_refusal")),
+    ("worth of responses", ("safety", "useful", "spread")),
     ("cross-entropy, nats a token", ("ce_harmful", "ce_benign")),
     ("log-probability of the end token, nats", ("end_harmful", "end_benign")),
     ("KL, nats a token", ("kl", "kl_benign")),

@@ -63,22 +63,26 @@ def ask(folder: Path, run: Record, summary: Record) -> list[Block]:
 def gcg(folder: Path, run: Record, summary: Record) -> list[Block]:
     """Suffixes of the prompt, optimised.
 
-    summary: as of `prefill`, a cell a position (None: the start suffix); between, differences of positions; curves,
-    each with position and loss, a record of a mean for every iteration from 0.
+    summary: as of `prefill`, a cell a position (None: the start suffix) or an objective; between, their differences;
+    curves, each with position or objective, the rows of forwards an iteration (every), and loss, a record of a mean for
+    every iteration from 0.
     """
     lines = [
         Series(
-            f"token {curve['position']}",
-            [Point(step, *ends(record)) for step, record in enumerate(curve["loss"])],
+            curve.get("objective") or f"token {curve['position']}",
+            [Point(step * curve.get("every", 1), *ends(record)) for step, record in enumerate(curve["loss"])],
             marks=False,
         )
         for curve in summary.get("curves") or []
     ]
-    charts = [Chart("iteration", "least loss so far, nats a token", lines)] if lines else []
+    of_objectives = any(curve.get("objective") for curve in summary.get("curves") or [])
+    xlabel = "rows of forwards" if of_objectives else "iteration"
+    charts = [Chart(xlabel, "least loss so far, nats a token", lines)] if lines else []
     note = "Suffixes of the prompt, optimised so that a phrase becomes likely at a place of the response."
     made = _blocks("gcg", "Suffix searches", summary, charts, note)
     if summary.get("between"):
-        made.append(table("gcg-between", "Places compared, by goal", summary["between"]))
+        compared = "Objectives" if of_objectives else "Places"
+        made.append(table("gcg-between", f"{compared} compared, by goal", summary["between"]))
     return made
 
 

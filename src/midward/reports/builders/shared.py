@@ -39,6 +39,8 @@ NAMES = {
     "correct": "right answers",
     "landed": "phrase landed",
     "hit": "phrase at its place",
+    "matched": "tokens in place",
+    "forwards": "rows of forwards",
     "unasked": "the same for the plain goal",
     "elsewhere": "the same for another word",
     "placed": "placed by asking",
