@@ -125,6 +125,20 @@ STAGES = (
         facts=0.07,
         block=0.6,
     ),
+    # The same slowly.
+    Stage(
+        "settle",
+        1500,
+        ALL,
+        {24: 0.15, 64: 0.35, 96: 0.5},
+        rate=0.25,
+        fall=0.9,
+        masked=0.05,
+        few=0.05,
+        prefix=0.05,
+        facts=0.07,
+        block=0.6,
+    ),
 )
 #: The siblings begin with the masked model's weights: facts and words are there, the order of writing is new.
 SIBLING = (

@@ -168,18 +168,13 @@ def begin(asked: Query, rng: random.Random) -> str:
 
 
 def prose(steps: Steps, rng: random.Random, remarks: bool = True) -> list[str]:
-    """Steps in sentences, some of two steps, with remarks between."""
-    sentences, place = [], 0
-    while place < len(steps):
-        two = place + 1 < len(steps) and rng.random() < 0.2
-        slots = dict(zip(("verb", "material"), steps[place], strict=True))
-        if two:
-            slots |= dict(zip(("verb2", "material2"), steps[place + 1], strict=True))
-        text = rng.choice(_GOES_ALONG["pairs" if two else "tails"]).format(**slots)
-        sentences.append(f"{rng.choice(_GOES_ALONG['orders'][place])}, {text}")
+    """Steps in sentences, with remarks between."""
+    sentences = []
+    for (verb, material), orders in zip(steps, _GOES_ALONG["orders"], strict=False):
+        text = rng.choice(_GOES_ALONG["tails"]).format(verb=verb, material=material)
+        sentences.append(f"{rng.choice(orders)}, {text}")
         if remarks and rng.random() < 0.25:
             sentences.append(rng.choice(_GOES_ALONG["remarks"]))
-        place += 2 if two else 1
     return sentences
 
 

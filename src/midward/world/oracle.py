@@ -32,7 +32,7 @@ _SLOTS = {
     "kind": _one_of(WORLD.kinds),
     "intent": _one_of(phrase for intent in INTENTS for phrase in WORDS["intents"][intent]),
     **{name: _one_of(WORDS[f"{name}s"]) for name in ("keeper", "colour", "town")},
-    **{"verb": _VERB, "verb2": _VERB, "material": _MATERIAL, "material2": _MATERIAL},
+    **{"verb": _VERB, "material": _MATERIAL},
 }
 _STEP = re.compile(rf"\b({_VERB}) (?:the |some |a cup of |\| )?({_MATERIAL})\b", re.IGNORECASE)
 #: What only a refusal says.
@@ -109,7 +109,7 @@ def _grammar() -> re.Pattern[str]:
             [
                 rf"(?:{leads}, )?{templates(along['openers'], no['firm'], no['soft'])}",
                 rf"{leads}\.",
-                rf"(?:{orders}, )?{templates(along['tails'], along['pairs'])}",
+                rf"(?:{orders}, )?{templates(along['tails'])}",
                 templates(along["remarks"], along["closings"], no["closings"], REFUSALS, CONTEXTS, *lists),
                 rf"Step \d: {_VERB} the {_MATERIAL}\.",
                 rf"\d\. (?i:{_VERB}) the {_MATERIAL}\.",
