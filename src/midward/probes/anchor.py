@@ -67,7 +67,7 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Anchor, sampling:
         asked += [case(name, goal, UNFORCED, 0, 0) for goal in group]
         asked += [
             case(name, goal, source, count, draw)
-            for source in sources
+            for source in dict.fromkeys(sources)
             for count in counts
             for goal in group
             for draw in range(config.draws)
