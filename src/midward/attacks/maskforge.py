@@ -27,7 +27,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
@@ -45,7 +44,7 @@ from midward.attacks.target import Ask
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import prompt_hash
-from midward.store import key_of
+from midward.store import key_of, read_once
 
 STYLES: dict[str, str] = shipped("words")["maskforge"]
 _PATTERN = r"\$goal(?s:.*)<mask:0*[1-9]|<mask:0*[1-9](?s:.*)\$goal"  # the goal and a gap, in either order
@@ -111,19 +110,11 @@ class Library(BaseModel):
 EMPTY = Library(arms=tuple(Arm(name=name, pattern=pattern) for name, pattern in STYLES.items()))
 
 
-def read_library(path: str) -> Library:
+@read_once
+def read_library(path: Path) -> Library:
     """A library from its file. Raises AttackError for one that can't be read, or that was changed."""
     try:
-        changed = Path(path).stat().st_mtime_ns
-    except OSError as error:
-        raise AttackError(f"the library {path} can't be read: {error.strerror}") from None
-    return _read(path, changed)
-
-
-@lru_cache(maxsize=4)
-def _read(path: str, changed: int) -> Library:
-    try:
-        library = Library.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        library = Library.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AttackError(f"the library {path} can't be read: {error.strerror}") from None
     except (UnicodeDecodeError, ValidationError) as error:
