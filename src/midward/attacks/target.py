@@ -22,8 +22,9 @@ from midward.attacks.capabilities import OWN, SERVED, AttackError, Capability, C
 from midward.attacks.shapes import shape, span
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.sampling import Ban, Edit, Forced, Request
+from midward.sampling import Ban, Edit, Edited, Forced, Request
 from midward.sampling.likelihood import Span, SpanScore
+from midward.sampling.requests import written_by
 from midward.serving.provider import MidwardAPI
 from midward.serving.wire import Change, Details, ExtraBody, Tokens
 
@@ -418,8 +419,7 @@ def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
         if ask.behind:
             # An end that the tokens behind it bring is none of the response's: it left no position unwritten then.
             given = {span.position + i for span in ask.forced for i in range(len(span.ids))}
-            for edit in details.edits:
-                given = given.difference(edit["remasked"]).union(edit["written"])
+            given |= written_by(Edited(**edit) for edit in details.edits)
             room = of_all.sampling.get("length", 0) - len(ask.behind) - len(given)
             ended = ended and details.authored_tokens < room
             if rest and (reached := rest[0]) is not None:

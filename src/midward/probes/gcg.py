@@ -29,7 +29,7 @@ from midward.models import LanguageModel
 from midward.probes.configs import OBJECTIVES, Gcg, check_positions
 from midward.probes.phrases import phrase_for, phrases_for
 from midward.probes.probe import Probe, Progress, Row, shares
-from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, search, start_of
+from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, forwards, search, start_of
 from midward.runs.compare import Differences, records
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling
@@ -138,7 +138,7 @@ class _Searches:
         about = {**case.about, **{name: row[name] for name in FIELDS}}
         if case.about["objective"]:
             drafts = max(1, self.config.draws(case.about["objective"]))
-            about["forwards"] = drafts * (row["evaluated"] + len(row["curve"]))
+            about["forwards"] = forwards(row["evaluated"], row["curve"], drafts)
         return replace(case, request=Request(text), about=about)
 
     def row(self, case: Case) -> Row:
