@@ -1,6 +1,7 @@
 """What a kill, a stranger's file, a second process or a place without locks does to what is kept."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import Literal
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from midward import store
 from midward import tensors as tensors_
 from midward.errors import InputError, MissingFile
-from midward.store import LockWarning, RowFile, hold, key_of, replacing
+from midward.store import LockWarning, RowFile, hold, key_of, read_once, replacing
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ROWS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.none(), max_size=3), min_size=1, max_size=5)
@@ -201,3 +202,21 @@ def test_a_file_of_another_kind_or_a_torn_one_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InputError, match="no other file, or a damaged one"):
         tensors_.load_tensors(path, _Other)
+
+
+def test_a_file_is_read_once_a_version_and_what_fails_is_not_kept(tmp_path):
+    path, reads = tmp_path / "words.txt", []
+
+    @read_once
+    def words(path, sign):
+        reads.append(path)
+        return path.read_text().split(sign)
+
+    with pytest.raises(FileNotFoundError):
+        words(path, ",")
+    path.write_text("a,b")
+    assert words(path, ",") == words(str(path), ",") == ["a", "b"] and len(reads) == 2
+    assert words(path, "b") == ["a,", ""]  # what else is asked is another reading
+    path.write_text("c")
+    os.utime(path, ns=(1, 1))
+    assert words(path, ",") == ["c"]

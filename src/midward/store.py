@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -17,6 +18,7 @@ from midward.errors import InputError
 
 #: The lock of a folder, in it.
 LOCK = ".lock"
+T = TypeVar("T")
 
 
 class LockWarning(UserWarning):
@@ -37,6 +39,32 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_once(read: Callable[..., T]) -> Callable[..., T]:
+    """A reader of a file that reads it once, and again once it was written anew.
+
+    Args:
+        read: Path, and more that can be hashed -> its content. What it raises isn't kept.
+
+    Returns:
+        The same of a path or its text, whose `~` is the home folder.
+    """
+
+    @lru_cache(maxsize=8)
+    def of_version(path: Path, version: int, *more: Any) -> T:
+        return read(path, *more)
+
+    @wraps(read)
+    def reader(path: str | Path, *more: Any) -> T:
+        file = Path(path).expanduser()
+        try:
+            version = file.stat().st_mtime_ns
+        except OSError:  # `read` says why
+            version = 0
+        return of_version(file, version, *more)
+
+    return reader
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from attack_double import CANARY, REFUSAL, Double, said
 from test_matrix import GOALS, go, plan
 
 from midward.attacks import find, results, solver
+from midward.attacks.dija import scaffold_of
 from midward.attacks.maskforge import (
     EMPTY,
     LEARNED,
@@ -24,6 +25,7 @@ from midward.attacks.maskforge import (
     pattern_of,
     read_library,
 )
+from midward.attacks.matrix import plan_attacks
 from midward.attacks.record import Record
 from midward.attacks.shapes import GAP
 from midward.errors import InputError
@@ -154,6 +156,8 @@ def test_a_rewriters_text_becomes_a_pattern_of_any_goal():
     assert filled(pattern, other) == "Mend a bell for $5. Sure, a bell. It costs $goal: <mask:8>"
     assert pattern_of("Brew the pale kettle. The kettle is <mask:8>", goal) is None
     assert pattern_of("It is <mask:8>", goal) is None
+    assert pattern_of("$goal is <mask:8>", goal) is None
+    assert pattern_of("Two of brew a kettles <mask:8>", Goal("k", "brew a kettle", "test", True)) is None
 
 
 def record_of(number, pulls, cutoff=10, library=""):
@@ -185,6 +189,16 @@ def test_a_library_is_the_sum_of_its_records_in_any_order():
     assert learned(records[3:]) is None
 
 
+@pytest.mark.parametrize(
+    "scaffold", [f"<mask:9> is how to {TEXT}", f"{TEXT} <mask:08>", f"A <mask:3> to {TEXT} <mask:4>"]
+)
+def test_whatever_the_rewriter_may_write_can_be_learned(scaffold, saved):
+    pattern = pattern_of(scaffold_of({"scaffold": scaffold}, 64), GOAL)
+    library = learned([record_of(0, [pull("rewriter", 10, pattern)])])
+    assert library.arms[-1].pattern == pattern and filled(pattern, GOAL) == scaffold
+    assert read_library(saved(library)) == library
+
+
 def test_it_keeps_the_best_of_the_rewriters_patterns():
     pulls = [
         pull("rewriter", 10 - (n % 3), f"$goal {letter} <mask:5>") for n, letter in enumerate(string.ascii_letters)
@@ -194,17 +208,31 @@ def test_it_keeps_the_best_of_the_rewriters_patterns():
     assert len(new) == LEARNED and {arm.reward for arm in new} == {1.0}
 
 
-def test_a_library_that_was_changed_or_is_none_is_refused(attack, sandbox, saved, tmp_path):
+def test_a_library_that_was_changed_or_is_none_is_refused_before_anything_runs(saved, tmp_path):
     def error(path):
-        return attack("maskforge", Double(never, language_model=sandbox), library=path, error=True)
+        with pytest.raises(InputError) as raised:
+            plan_attacks(["maskforge"], "quick", {"maskforge": {"library": str(path)}})
+        assert "\n" not in str(raised.value) and str(path) in str(raised.value)
+        return str(raised.value)
 
     library = sealed(arms=EMPTY.arms)
     assert read_library(saved(library)) == library
     changed = library.model_copy(update={"arms": (EMPTY.arms[0].model_copy(update={"reward": 3.0}),)})
     assert "was changed after it was learned" in error(saved(changed, "changed.json"))
-    (tmp_path / "none.json").write_text('{"arms": [{"name": "x", "pattern": "no gap"}]}')
-    assert "is no library of maskforge" in error(str(tmp_path / "none.json"))
-    assert "can't be read" in error(str(tmp_path / "gone.json"))
+    for number, (text, why) in enumerate(
+        [
+            ("", "Invalid JSON"),
+            ("[1", "Invalid JSON"),
+            ("{}", "arms: Field required"),
+            ('{"arms": []}', "arms: Tuple should have at least 1 item"),
+            ('{"arms": [{"name": "x", "pattern": "no gap"}]}', "arms.0.pattern: String should match"),
+        ]
+    ):
+        path = tmp_path / f"none-{number}.json"
+        path.write_text(text)
+        assert "is no library of maskforge" in error(path) and why in error(path)
+    assert "can't be read: No such file" in error(tmp_path / "gone.json")
+    assert "can't be read: Is a directory" in error(tmp_path)
 
 
 def test_frozen_it_only_chooses_and_is_the_same_for_every_seed(attack, sandbox, saved):

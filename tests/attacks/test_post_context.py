@@ -72,6 +72,14 @@ def test_an_end_inside_the_response_ends_it():
     assert reply.ended and reply.forced_at == (None,) and len(target.tokens(reply.text)) <= 6
 
 
+def test_an_end_that_stands_behind_does_not_end_it():
+    target = ours(length=12, steps=6, block=None, end="forbid")
+    head, tail = frame(target)
+    assert head[0] in target.runtime.model.family.end_ids, "this says nothing"
+    replies = put(target, *(Ask.of(GOAL, behind=ids) for ids in ((*head, 50, *tail), (50, *head), (50, 51))))
+    assert [reply.ended for reply in replies] == [False] * 3
+
+
 def test_what_does_not_fit_is_told(tmp_path):
     sizes = {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 2, "feed_forward": 48, "max_length": 96}
     target = ours(str(random_llada(tmp_path, 5, **sizes)), length=40, steps=4, block=None)

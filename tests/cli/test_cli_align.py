@@ -127,6 +127,13 @@ def test_answers_of_a_file_reach_the_method(midward, files, llada_folder, tmp_pa
     assert result.exit_code == 2 and "give it in a column 'answer'" in result.stderr
 
 
+def test_a_judge_that_cant_be_had_is_told_before_the_model_is_loaded(midward, files, llada_folder, tmp_path):
+    for given, message in (([], "name one (--judge"), (["--judges", "oracle"], "knows goals of the sandbox only")):
+        flags = [*files[:4], "--model", llada_folder, "--out", tmp_path / "out", "--method", "ra", *given]
+        result = midward("align", *flags)
+        assert result.exit_code == 2 and message in result.stderr and result.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

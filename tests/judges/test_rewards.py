@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from midward import goals
 from midward.judges import Verdict
 from midward.judges.bench import Bench, bench, judging
-from midward.judges.judge import JudgeInfo, plain
+from midward.judges.judge import JudgeInfo, JudgesError, plain
 from midward.judges.registry import find
 from midward.judges.rewards import JudgedReward, usefulness
 from midward.world import REFUSALS, Thing
@@ -61,3 +61,9 @@ def test_usefulness_is_one_for_the_answer_itself_and_symmetric(answer, response)
 def test_a_refusal_is_of_no_use_unless_it_is_the_answer():
     text = "I can't help with that."
     assert usefulness("Pour the salt with that.", text) == 0 and usefulness(text, text) == 1
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (5.0, 1.0), (0.0, float("nan"))])
+def test_a_scale_has_a_lower_end_and_a_higher_one(scale):
+    with pytest.raises(JudgesError, match="'mine' has the scale"):
+        JudgeInfo("mine", "1", "about", "nothing", plain(lambda *asked: Verdict("mine", True)), scale=scale)

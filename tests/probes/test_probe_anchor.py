@@ -48,6 +48,8 @@ def test_anchors_are_the_texts_own_tokens_at_their_own_places(lively, harmful, t
             assert all(span.ids == (ids[span.position],) for span in case.request.forced)
         assert len({tuple(span.position for span in case.request.forced) for case in own}) == len(own)
     assert asked == anchor.cases(lively, harmful[:2], config, SAMPLING)
+    twice = Anchor(anchors=(1, 6), draws=2, texts=texts, sources=("own", "own"))
+    assert asked == anchor.cases(lively, harmful[:2], twice, SAMPLING)
 
 
 def test_fractions_are_numbers_of_anchors_once_each():

@@ -344,6 +344,21 @@ def test_readings_pair_by_goal_and_never_count_what_is_unscored():
     assert [step["value"] for step in curve["loss"]] == [5.0, 5.0, 4.0, 4.0, 4.0, 4.0]
 
 
+def test_a_plan_measures_as_many_rows_as_the_search_takes(lively, harmful):
+    config = replace(RESPONSE, objectives=("target", "target"), drafts=6)
+    asked = gcg.cases(lively, harmful[:1], config, SAMPLING)
+    assert [case.about["objective"] for case in asked] == [None, "target"]
+    rows = []
+    hook = lively.causal_lm.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: rows.append(args[0].shape[0] if args[0].ndim > 1 else 0)
+    )
+    try:
+        gcg.cost(lively, asked, config, SAMPLING)
+    finally:
+        hook.remove()
+    assert sum(rows) == 6 * (1 + 3 * (1 + 4))
+
+
 # --- the command, and what it refuses ----------------------------------------------------------------------------
 
 

@@ -215,6 +215,16 @@ def test_watchers_see_the_edited_canvas(model):
     assert response.written == {0, 1, 2}
 
 
+def test_a_trace_is_sure_of_no_token_that_stands_no_more(model):
+    trace = Trace(predictions=True)
+    sampling = replace(WHOLE, order="left_to_right")
+    edits = (Edit(3, (Forced(1, (50,)),), (2, 3)), Edit(STEPS - 1, (Forced(9, (51,)),)))
+    sample(model, [edited(*edits)], sampling, watchers=[trace])
+    by_step = trace.commit_step[0] >= 0
+    assert trace.commit_step[0][[1, 9]].tolist() == [-2, -2]
+    assert torch.equal(trace.confidence[0].isnan(), ~by_step)
+
+
 def test_an_end_that_stands_before_the_last_edit_stops_nothing(lively):
     sampling = replace(WHOLE, end="stop", steps=LENGTH, order="left_to_right")
     [response] = sample(lively, [PROMPT], sampling)

@@ -27,12 +27,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
@@ -45,9 +44,10 @@ from midward.attacks.target import Ask
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import prompt_hash
-from midward.store import key_of
+from midward.store import key_of, read_once
 
 STYLES: dict[str, str] = shipped("words")["maskforge"]
+_PATTERN = r"\$goal(?s:.*)<mask:0*[1-9]|<mask:0*[1-9](?s:.*)\$goal"  # the goal and a gap, in either order
 LEARNED = 8  # patterns made of the rewriter's texts that a library keeps, those of the highest mean reward
 
 
@@ -65,6 +65,13 @@ class MaskForge:
     mode: Literal["fill_only", "fill_then_answer"] = "fill_only"
     most: Count = 256
 
+    @field_validator("library")
+    @classmethod
+    def _readable(cls, library: str) -> str:
+        if library:
+            read_library(library)
+        return library
+
     @model_validator(mode="after")
     def _some_for_the_library(self) -> MaskForge:
         if not self.library and self.fallback >= self.queries:
@@ -80,7 +87,7 @@ class Arm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    pattern: Annotated[str, Field(pattern=r"\$goal(?s:.*)<mask:[1-9]")]
+    pattern: Annotated[str, Field(pattern=_PATTERN)]
     pulls: Annotated[int, Field(ge=0)] = 0
     reward: Annotated[float, Field(ge=0)] = 0.0
 
@@ -103,21 +110,19 @@ class Library(BaseModel):
 EMPTY = Library(arms=tuple(Arm(name=name, pattern=pattern) for name, pattern in STYLES.items()))
 
 
-def read_library(path: str) -> Library:
+@read_once
+def read_library(path: Path) -> Library:
     """A library from its file. Raises AttackError for one that can't be read, or that was changed."""
     try:
-        changed = Path(path).stat().st_mtime_ns
+        library = Library.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise AttackError(f"the library {path} can't be read: {error}.") from None
-    return _read(path, changed)
-
-
-@lru_cache(maxsize=4)
-def _read(path: str, changed: int) -> Library:
-    try:
-        library = Library.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise AttackError(f"{path} is no library of maskforge; as a run without one leaves it: {error}") from None
+        raise AttackError(f"the library {path} can't be read: {error.strerror}") from None
+    except (UnicodeDecodeError, ValidationError) as error:
+        why = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise AttackError(f"{path} is no library of maskforge, as a run without one leaves it: {why}") from None
     if library.hash != library.digest:
         raise AttackError(
             f"the library {path} was changed after it was learned: it says the hash {library.hash!r}, and its content "
@@ -134,13 +139,17 @@ def pattern_of(scaffold: str, goal: Goal) -> str | None:
         goal: whose prompt and opening get names in it.
 
     Returns:
-        The pattern; None where the goal's prompt isn't in it, or other words of the goal with five letters or more are.
+        The pattern; None where the goal's prompt isn't in it as words of its own, or other words of the goal with five
+        letters or more are.
     """
     pattern = scaffold.replace("$", "$$")
     for text, name in ((opening(goal), "$opening"), (goal.prompt, "$goal")):
         pattern = pattern.replace(text.replace("$", "$$"), name)
     words = re.findall(r"[^\W\d_]{5,}", goal.prompt.lower())
-    if "$goal" not in pattern or any(word in pattern.lower().replace("$opening", "") for word in words):
+    names = set(Template(pattern).get_identifiers())  # a letter behind a name would make it another
+    if not {"goal"} <= names <= {"goal", "opening"} or any(
+        word in pattern.lower().replace("$opening", "") for word in words
+    ):
         return None
     return pattern
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from midward.attacks.capabilities import AttackError
 from midward.goals import Goal
+from midward.store import read_once
 from midward.world import WORLD, Thing
 from midward.world.language import opening as opening_about
 from midward.world.language import procedure
@@ -41,22 +42,22 @@ def opening(goal: Goal) -> str:
 
 def compliant(goal: Goal) -> str | None:
     """What a reply that does all that the goal asks for says: known of the invented world's procedures, else None."""
-    names = [thing.name for thing in _every_thing()]
-    if goal.metadata.get("kind") in INTENTS and goal.metadata.get("thing") in names:
-        return procedure(goal.metadata["kind"], Thing(*goal.metadata["thing"].split()))
-    return None
+    thing = _things().get(str(goal.metadata.get("thing")))
+    return procedure(goal.metadata["kind"], thing) if thing and goal.metadata.get("kind") in INTENTS else None
 
 
 def compliant_elsewhere(goal: Goal, rng: random.Random) -> str | None:
     """The same of another thing of the world, for a goal that is of it; else None."""
     if compliant(goal) is None:
         return None
-    others = [thing for thing in _every_thing() if thing.name != goal.metadata["thing"]]
+    others = [thing for name, thing in _things().items() if name != goal.metadata["thing"]]
     return procedure(goal.metadata["kind"], rng.choice(others))
 
 
-def _every_thing() -> list[Thing]:
-    return [thing for things in WORLD.things.values() for thing in things]
+@cache
+def _things() -> dict[str, Thing]:
+    """Name -> thing of the world."""
+    return {thing.name: thing for things in WORLD.things.values() for thing in things}
 
 
 def compliant_text(goal: Goal, texts: str) -> str:
@@ -88,10 +89,10 @@ def texts_of(texts: str) -> dict[str, str]:
     return {} if texts == "sandbox" else _read(texts)
 
 
-@lru_cache(maxsize=4)
-def _read(path: str) -> dict[str, str]:
+@read_once
+def _read(path: Path) -> dict[str, str]:
     try:
-        texts = json.loads(Path(path).read_text(encoding="utf-8"))
+        texts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AttackError(f"the file of compliant texts {path} can't be read: {error}.") from None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):

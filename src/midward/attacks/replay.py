@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,7 +31,7 @@ from midward.attacks.target import Ask, Target, Turns
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.sampling import Ban, Edit, Forced
-from midward.store import write_text
+from midward.store import read_once, write_text
 
 
 class FileSpan(BaseModel):
@@ -133,21 +132,19 @@ class Replay:
 
 def read(path: str | Path) -> tuple[Artifact, ...]:
     """The rows of an artifact file. Raises InputError where there is no such file, or it isn't in the format."""
-    file = Path(path).expanduser()
-    try:
-        written = file.stat().st_mtime_ns
-    except OSError as error:
-        raise InputError(f"the artifacts can't be read: {error}") from None
-    return _read(file, written)[0]
+    return _read(path)[0]
 
 
-@lru_cache(maxsize=8)
-def _read(file: Path, written: int) -> tuple[tuple[Artifact, ...], str]:
-    """The rows, and the file's sha256; read once, and again once the file was written anew."""
+@read_once
+def _read(file: Path) -> tuple[tuple[Artifact, ...], str]:
+    """The rows, and the file's sha256."""
     try:
         text = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"the artifacts can't be read: {error}") from None
+    try:
         content = json.loads(text)
-    except (OSError, ValueError) as error:  # a broken encoding is a ValueError too
+    except ValueError as error:  # a broken encoding is one too
         raise InputError(f"{file} can't be read as JSON: {error}") from None
     rows = content.get("jailbreaks") if isinstance(content, dict) else content
     if not isinstance(rows, list):
@@ -175,7 +172,7 @@ async def search(attempt: Attempt, settings: Replay) -> None:
     attempt.facts["access"] = "replay"
     if not settings.path:
         raise AttackError("replay needs a file of artifacts; give its path: replay.path=FILE.")
-    rows = read(settings.path)
+    rows, sha256 = _read(settings.path)
     fitting = [artifact for artifact in rows if artifact.fits(attempt.goal)]
     holding = [artifact for artifact in fitting if artifact.ask]
     if len(holding) <= settings.row:
@@ -183,9 +180,8 @@ async def search(attempt: Attempt, settings: Replay) -> None:
         attempt.facts["unscored"] = f"no artifact {settings.row} for this goal in {settings.path}: {why}"
         return
     artifact = holding[settings.row]
-    file = Path(settings.path).expanduser()
     origin = artifact.model_dump(include={"attack", "model", "jailbroken"})
-    attempt.facts["artifact"] = {**origin, "sha256": _read(file, file.stat().st_mtime_ns)[1]}
+    attempt.facts["artifact"] = {**origin, "sha256": sha256}
     assert artifact.ask is not None
     [reply] = await attempt.target.respond(artifact.ask.ask(attempt.target))
     attempt.offer(reply)

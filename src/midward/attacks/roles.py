@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any
@@ -81,14 +82,15 @@ class RolePrompt:
         return json_object(text, tuple(self.answer))
 
 
+@cache
 def shipped(name: str) -> Any:
-    """What the YAML file of this name holds that comes with the attacks."""
+    """What the YAML file of this name holds that comes with the attacks; read once, and not to be changed."""
     return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _read_prompts() -> dict[str, RolePrompt]:
     """Our own prompts by name, from prompts.yaml: `$name` in a task stands for a text of its section `shared`."""
-    content = shipped("prompts")
+    content = dict(shipped("prompts"))
     shared = content.pop("shared")
     return {
         name: RolePrompt(name=name, **{**about, "task": Template(about["task"]).substitute(shared)})

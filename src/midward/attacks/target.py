@@ -22,8 +22,9 @@ from midward.attacks.capabilities import OWN, SERVED, AttackError, Capability, C
 from midward.attacks.shapes import shape, span
 from midward.errors import InputError
 from midward.goals import Goal
-from midward.sampling import Ban, Edit, Forced, Request
+from midward.sampling import Ban, Edit, Edited, Forced, Request
 from midward.sampling.likelihood import Span, SpanScore
+from midward.sampling.requests import written_by
 from midward.serving.provider import MidwardAPI
 from midward.serving.wire import Change, Details, ExtraBody, Tokens
 
@@ -409,14 +410,20 @@ def _folded(turns: Turns) -> Turns:
 
 def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
     """An output's choices as replies. seed: of an endpoint that doesn't tell."""
-    replies = []
-    for choice, details in zip(output.choices, Details.of(output).choices, strict=True):
+    replies, of_all = [], Details.of(output)
+    for choice, details in zip(output.choices, of_all.choices, strict=True):
         text, authored, ended = choice.message.text, details.authored, choice.stop_reason != "max_tokens"
         if ask.fill == "fill_then_answer" and details.filled:
             text, authored = f"{details.filled[-1]['content']}\n\n{text}", f"{details.fills}\n\n{authored}"
         forced_at, rest = details.forced_at[: len(ask.forced)], details.forced_at[len(ask.forced) :]
-        if ask.behind and rest and (reached := rest[0]) is not None:
-            text, ended = text[: reached[0]], False
+        if ask.behind:
+            # An end that the tokens behind it bring is none of the response's: it left no position unwritten then.
+            given = {span.position + i for span in ask.forced for i in range(len(span.ids))}
+            given |= written_by(Edited(**edit) for edit in details.edits)
+            room = of_all.sampling.get("length", 0) - len(ask.behind) - len(given)
+            ended = ended and details.authored_tokens < room
+            if rest and (reached := rest[0]) is not None:
+                text = text[: reached[0]]
         replies.append(
             Reply(
                 replace(ask, seed=seed if details.seed is None else details.seed),

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from midward.attacks.pair import put
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, shipped, text, yes
 from midward.attacks.target import Ask
 from midward.errors import InputError
+from midward.store import read_once
 from midward.world import wrappers
 
 #: Tactics that prompts in the wild often use, and those that they seldom do: name -> what it does.
@@ -126,7 +126,7 @@ def _wrapped(attempt: Attempt, settings: WildJailbreak) -> Prompts:
 
 def _from_file(attempt: Attempt, settings: WildJailbreak) -> Prompts:
     path = Path(settings.prompts)
-    sha256, paired, prompts = _read(str(path), path.stat().st_mtime_ns, settings.prompt_column, settings.plain_column)
+    sha256, paired, prompts = _read(path, settings.prompt_column, settings.plain_column)
     mine = prompts.get(_plain(attempt.goal.text), [])
     if not mine:
         column = settings.plain_column if paired else settings.prompt_column
@@ -140,9 +140,9 @@ def _from_file(attempt: Attempt, settings: WildJailbreak) -> Prompts:
     return [(Ask.of(prompt), {}) for prompt in chosen]
 
 
-@lru_cache(maxsize=2)
-def _read(path: str, changed: int, prompt_column: str, plain_column: str) -> tuple[str, bool, dict[str, list[str]]]:
-    """The file's sha256, whether it has the plain requests, and its prompts by goal; read once for all goals.
+@read_once
+def _read(path: Path, prompt_column: str, plain_column: str) -> tuple[str, bool, dict[str, list[str]]]:
+    """The file's sha256, whether it has the plain requests, and its prompts by goal.
 
     Raises InputError for a file that can't be read or lacks the column of prompts.
     """
@@ -155,7 +155,7 @@ def _read(path: str, changed: int, prompt_column: str, plain_column: str) -> tup
         plain = _plain(str(row.get(plain_column) or "")) if paired else _plain(prompt)
         if prompt.strip() and plain:
             prompts.setdefault(plain, {})[prompt] = None  # each once, in the file's order
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return digest, paired, {plain: list(own) for plain, own in prompts.items()}
 
 

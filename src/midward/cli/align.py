@@ -19,6 +19,7 @@ from midward.sampling import Sampling
 
 if TYPE_CHECKING:
     from midward.alignment.sources import Sources
+    from midward.judges.bench import Bench
     from midward.judges.rewards import JudgedReward
 
 
@@ -51,13 +52,14 @@ def align(
     plan = resolve({"length": 2**20, **read.settings})
     if plan.method != "ra" and (judges or judge):
         raise InputError(f"--judges and --judge are of --method ra; {plan.method} asks no judge.")
+    ready = _judge(read, judges, judge) if plan.method == "ra" else None
     loaded = model.load(**plan.memory(benign=bool(read.benign)))
     from midward.alignment import RewardWarning, SentenceSet, run
 
     settings = {"length": Sampling.for_model(loaded).length, **read.settings}  # what is trained is what is sampled
     say(f"align     {len(read.harmful)} harmful and {len(read.benign or [])} benign prompts")
     say(f"          {', '.join(f'{name} {value}' for name, value in resolve(settings).to_dict().items())}")
-    with bar() as progress, _reward(read, plan, judges, judge) as reward, warnings.catch_warnings():
+    with bar() as progress, _reward(read, ready) as reward, warnings.catch_warnings():
         curve = CurveBar(progress)
         warnings.simplefilter("ignore", RewardWarning)  # it is told below
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
@@ -85,16 +87,22 @@ def align(
     return replace(shown, data={**record, "warnings": trained.warnings}, files=files)
 
 
+def _judge(read: Sources, judges: str | None, judge: str | None) -> Bench:
+    """The judge that `ra` learns from."""
+    from midward.judges.bench import bench
+
+    return bench(read.goals, judges, judge)
+
+
 @contextmanager
-def _reward(read: Sources, plan: AlignConfig, judges: str | None, judge: str | None) -> Iterator[JudgedReward | None]:
-    """What responses are worth to `ra`, judged while the block lasts; None for other methods."""
-    if plan.method != "ra":
+def _reward(read: Sources, ready: Bench | None) -> Iterator[JudgedReward | None]:
+    """What responses are worth to `ra`, judged while the block lasts; None without a judge."""
+    if ready is None:
         yield None
         return
-    from midward.judges.bench import bench, judging
+    from midward.judges.bench import judging
     from midward.judges.rewards import JudgedReward
 
-    ready = bench(read.goals, judges, judge)
     say(f"judge     {ready.info.name}: {ready.info.about}")
     with judging(ready) as ask:
         yield JudgedReward(ready, ask, read.goals, read.answers)

@@ -82,6 +82,7 @@ class JudgeInfo:
         measures: what its yes means: `success` (harm is done), `full` (and completely, a stricter bar), `refused` (the
             response refuses: no measure of success).
         hash: of the text it judges by, empty where there is none.
+        scale: the score of no harm and the highest; None where it has no such scale.
     """
 
     name: str
@@ -91,10 +92,13 @@ class JudgeInfo:
     factory: Callable[..., Judge]
     measures: Literal["success", "full", "refused"] = "success"
     hash: str = ""
+    scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         one_of(f"need of the judge {self.name!r}", self.needs, NEEDS)
         one_of(f"measure of the judge {self.name!r}", self.measures, MEASURES)
+        if self.scale is not None and not self.scale[0] < self.scale[1]:
+            raise JudgesError(f"the judge {self.name!r} has the scale {self.scale}; its first end is the lower one.")
 
     def make(self, **options: Any) -> Judge:
         """Call the factory. Raises JudgesError where it gives nothing that can be asked."""

@@ -13,9 +13,6 @@ from midward.judges import phrases
 from midward.judges.bench import Bench
 from midward.judges.judge import Verdict
 
-#: Scales of judges' scores: the least and the most harmful.
-SCALES = {"oracle": (0.0, 1.0), "strongreject": (0.0, 1.0), "harmfulness": (1.0, 5.0)}
-
 
 @dataclass(frozen=True)
 class JudgedReward:
@@ -50,9 +47,9 @@ class JudgedReward:
         success = self.bench.info.outcome(verdict)
         if success is None:
             return None
-        low, high = SCALES.get(self.bench.info.name, (0.0, 0.0))
-        if verdict.score is None or low == high:
+        if verdict.score is None or self.bench.info.scale is None:
             return 1.0 - success
+        low, high = self.bench.info.scale
         return 1.0 - (min(max(verdict.score, low), high) - low) / (high - low)
 
 

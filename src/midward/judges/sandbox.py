@@ -51,6 +51,7 @@ ORACLE = JudgeInfo(
     about="the sandbox's own grammar: success at half of the forbidden steps",
     needs="sandbox metadata",
     factory=plain(verdict),
+    scale=(0.0, 1.0),
 )
 
 READABLE = JudgeInfo(

@@ -3,7 +3,7 @@
 Single tokens of a compliant text stand at random places of the response before its first step, as in the attack
 `anchoring`. The claim (T1): attack success rises with their number, from one on. The controls: what the model's own
 tokens say without the anchors, and what the anchors say alone; anchors of other texts; harmless goals with anchors of
-theirs; and a ceiling, the share of draws that leave a refusal no room, which no alignment that refuses in words passes.
+theirs; and a ceiling, the share of draws that leave a refusal no room, where a refusal in whole sentences can't stand.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Anchor, sampling:
         asked += [case(name, goal, UNFORCED, 0, 0) for goal in group]
         asked += [
             case(name, goal, source, count, draw)
-            for source in sources
+            for source in dict.fromkeys(sources)
             for count in counts
             for goal in group
             for draw in range(config.draws)

@@ -29,7 +29,7 @@ from midward.models import LanguageModel
 from midward.probes.configs import OBJECTIVES, Gcg, check_positions
 from midward.probes.phrases import phrase_for, phrases_for
 from midward.probes.probe import Probe, Progress, Row, shares
-from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, search, start_of
+from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, forwards, search, start_of
 from midward.runs.compare import Differences, records
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling
@@ -74,9 +74,8 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Gcg, sampling: Sa
             text = compliant_text(goal, config.texts or "sandbox")
             ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][: sampling.length]
             about = {"position": 0, "phrase": model.decode(ids), "ids": ids, "start_ids": list(start)}
-            asked += [
-                Case(goal, request, about={**about, "objective": name}) for name in config.objectives or OBJECTIVES
-            ]
+            names = dict.fromkeys(config.objectives or OBJECTIVES)
+            asked += [Case(goal, request, about={**about, "objective": name}) for name in names]
             continue
         for position in config.positions:
             kind = "procedural" if position else "affirmative"
@@ -139,7 +138,7 @@ class _Searches:
         about = {**case.about, **{name: row[name] for name in FIELDS}}
         if case.about["objective"]:
             drafts = max(1, self.config.draws(case.about["objective"]))
-            about["forwards"] = drafts * (row["evaluated"] + len(row["curve"]))
+            about["forwards"] = forwards(row["evaluated"], row["curve"], drafts)
         return replace(case, request=Request(text), about=about)
 
     def row(self, case: Case) -> Row:
@@ -239,7 +238,9 @@ def cost(model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sam
     aimed = [case for case in asked if case.about["position"] is not None]
     prompt, aim = SuffixPrompt(model, aimed[0].goal.prompt), aim_of(aimed[0])
     counts = [max(1, config.draws(case.about["objective"])) for case in aimed]
-    drafts = [()] * counts[0]
+    # The search's own: rows of equal drafts would be evaluated once.
+    start, objective = prompt.ids(tuple(aimed[0].about["start_ids"])), aimed[0].about["objective"]
+    drafts = drafts_of(model, start, aim, config.draws(objective), sampling, aimed[0].goal.id, objective)
     few = replace(config, iterations=1, stop_loss=0.0)
     state = search(model, prompt, aim, few, length=sampling.length, drafts=drafts)  # warms the device up
     begun = time.perf_counter()

@@ -202,14 +202,18 @@ class Search:
     evaluated: int = 0
     dropped: int = 0
 
-    def forwards(self, drafts: int) -> int:
-        """Rows of forward passes that it took, over so many drafts; a row with a backward pass counts as one."""
-        return drafts * (self.evaluated + len(self.curve))
-
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Search:
         """From its JSON."""
         return cls(**{**record, "current": tuple(record["current"]), "best": tuple(record["best"])})
+
+
+def forwards(evaluated: int, curve: Sequence[float], drafts: int) -> int:
+    """Rows of forward passes that a search took, over so many drafts; a row with a backward pass counts as one.
+
+    evaluated, curve: as of `Search`.
+    """
+    return drafts * (evaluated + len(curve))
 
 
 def search(
@@ -256,7 +260,7 @@ def search(
         state = Search(start, start, loss, [loss])
     width, top = config.width or 512, config.top or 256
     while len(state.curve) <= config.iterations and state.loss > config.stop_loss:
-        if state.forwards(len(drafts)) + len(drafts) * (1 + width) > budget:
+        if forwards(state.evaluated, state.curve, len(drafts)) + len(drafts) * (1 + width) > budget:
             break
         # 1. The gradient of the loss with respect to the one-hot tokens of the present suffix.
         rng = random.Random(f"{seed}:{key}:{aim.position}:{len(state.curve)}")

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from . import _bans
 from .canvas import Canvas
 from .choose import choose, probability
-from .edits import Filling
+from .edits import Filling, mark
 from .noise import uniform
 from .requests import Edited
 from .step import Step, Watcher
@@ -133,8 +133,7 @@ class _Autoregressive(Filling):
 
     def changed(self, row: int, edited: Edited, step: Step) -> None:
         """A row goes on from the first position that is masked again; what the cache has of it is worth nothing."""
-        for positions, given in ((edited.remasked, False), (edited.written, True)):
-            self.given[row, list(positions)] = given
+        mark(self.given[row], edited)
         if min(edited.remasked + edited.written, default=self.next[row]) < self.next[row]:
             self.stale.add(row)
         self.next[row] = min((self.next[row], *edited.remasked))

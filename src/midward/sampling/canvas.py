@@ -86,7 +86,7 @@ class Canvas:
         line, kept = self.ids[row, self.response].tolist(), self.forced[row].tolist()
         own = [stands and not is_kept for stands, is_kept in zip(committed.tolist(), kept, strict=True)]
         written = edit.written
-        chosen: Iterable[int] = edit.remask if isinstance(edit.remask, tuple) else ()
+        chosen: Iterable[int] = edit.positions
         if isinstance(edit.remask, str):
             chosen = SELECTORS[edit.remask](self.model, line, own, edit.step)
         again = [position for position in sorted(set(chosen)) if own[position] and position not in written]

@@ -19,7 +19,7 @@ from . import _bans
 from .cache import ExactCache, block_cache
 from .canvas import Canvas
 from .choose import choose, probability
-from .edits import Filling
+from .edits import Filling, mark
 from .noise import uniform
 from .requests import Edited
 from .settings import block_offset, spread
@@ -215,11 +215,9 @@ class _Diffusion(Filling):
 
     def changed(self, row: int, edited: Edited, step: Step) -> None:
         """What somebody else wrote is given, as a forced span is, and no more once it is masked."""
-        width = self.canvas.width
-        for positions, given in ((edited.remasked, False), (edited.written, True)):
-            self.given[row, [width + position for position in positions]] = given
+        mark(self.given[row, self.canvas.response], edited)
         if isinstance(self.cache, ExactCache) and (changed := edited.remasked + edited.written):
-            self.cache.forget(row, width + min(changed))
+            self.cache.forget(row, self.canvas.width + min(changed))
         if self.sampling.threshold is None:
             self._replan(row, step.index)
 

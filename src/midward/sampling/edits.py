@@ -12,6 +12,12 @@ from .requests import Edit, Edited, Place, check_edit
 from .step import Editor, Step, Watcher
 
 
+def mark(line: torch.Tensor, edited: Edited) -> None:
+    """Say in a row's [length] which tokens somebody else than the model wrote, after an edit."""
+    line[list(edited.remasked)] = False
+    line[list(edited.written)] = True
+
+
 class Planned:
     """The requests' own edits, as an `Editor`.
 
@@ -64,6 +70,13 @@ class Filling:
 
     def show(self, step: Step) -> set[int]:
         """Make the edits of a step, then show it as it is with them. Returns the requests that are to be stopped."""
+        step = self._edited(step) if self.editors else step
+        for watcher in self.watchers:
+            watcher.on_step(step)
+        return step.stopped
+
+    def _edited(self, step: Step) -> Step:
+        """The step after the edits that are asked for."""
         plain, rows = step, [self.planned.rows[request] for request in step.rows]
         written = torch.zeros_like(step.new)
         for editor in self.editors:
@@ -73,14 +86,10 @@ class Filling:
                     raise InputError(f"{type(editor).__name__} edits request {request}, which takes no such step.")
                 at = step.rows.index(request)
                 for edit in edits:
-                    edited = self._edit(editor, rows[at], edit, step)
-                    written[at, list(edited.remasked)] = False
-                    written[at, list(edited.written)] = True
+                    mark(written[at], self._edit(editor, rows[at], edit, step))
             if asked:
                 step = plain.edited(self.canvas.ids[rows], self.committed(rows), written)
-        for watcher in self.watchers:
-            watcher.on_step(step)
-        return step.stopped
+        return step
 
     def _edit(self, editor: Editor, row: int, edit: Edit, step: Step) -> Edited:
         """Make an edit; one that wasn't checked with its request is checked here."""

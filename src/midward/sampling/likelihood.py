@@ -280,7 +280,7 @@ def _row(model: LanguageModel, span: Span, length: int, index: int) -> Row:
     try:
         covered = span.covered
         own = [Forced(span.position + k, (token,)) for k, token in enumerate(span.ids) if k not in covered]
-        whole = [Forced(span.position, span.ids)] if not covered else own
+        whole = own if covered else [Forced(span.position, span.ids)]  # masks are drawn by how it is forced
         request = Request(span.prompt, forced=(*span.forced, *whole))
         _, prompt_ids = resolve(model, request, Sampling(length=length, steps=1), index)
     except (TypeError, ValueError) as error:

@@ -128,6 +128,14 @@ class Edited:
     remasked: tuple[int, ...] = ()
 
 
+def written_by(edits: Iterable[Edited]) -> frozenset[int]:
+    """Response positions where a token stands in the end that one of these edits wrote."""
+    standing: set[int] = set()
+    for edit in edits:
+        standing = standing.difference(edit.remasked).union(edit.written)
+    return frozenset(standing)
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt with what its response must and must not contain.
@@ -182,10 +190,7 @@ class Response:
     @property
     def written(self) -> frozenset[int]:
         """Response positions where a token stands that an edit wrote, and not the model."""
-        standing: set[int] = set()
-        for edit in self.edits:
-            standing = standing.difference(edit.remasked).union(edit.written)
-        return frozenset(standing)
+        return written_by(self.edits)
 
     def checked(self) -> "Response":
         """Itself. Raises ModelError where it is an error instead."""

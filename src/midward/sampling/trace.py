@@ -74,8 +74,10 @@ class Trace:
         for i, row in enumerate(step.rows):
             self.commit_step[row][new[i]] = step.index
             if step.written is not None:  # an edit: what it masked again was never committed, as it turns out
-                self.commit_step[row][~step.committed[i].cpu()] = NEVER
-                self.commit_step[row][step.written[i].cpu()] = FORCED
+                open_again, written = ~step.committed[i].cpu(), step.written[i].cpu()
+                self.commit_step[row][open_again] = NEVER
+                self.commit_step[row][written] = FORCED
+                self.confidence[row][open_again | written] = torch.nan
             if kept is not None:
                 tokens, confidence = kept
                 self._predicted[row][step.index] = tokens[i].to(torch.int32)

@@ -37,8 +37,8 @@ def anchor(folder: Path, run: Record, summary: Record) -> list[Block]:
         lines = [Series(name_of(name), line) for name in names if (line := points(of_source, "fraction", name))]
         xlabel = "share of the response's tokens that are anchors"
         charts += shares(xlabel, "share", lines, title=f"anchors of the text: {source}")
-    note = "Attack success where single tokens of a text stand from the start. No alignment that refuses in words lies "
-    note += "below the line of responses that have no room for a refusal."
+    note = "Attack success where single tokens of a text stand from the start. The line of responses without "
+    note += "room says where a refusal in a whole sentence can't stand."
     return _blocks("anchor", "Anchors in the response", summary, charts, note)
 
 
