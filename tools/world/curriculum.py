@@ -143,7 +143,7 @@ STAGES = (
 #: The siblings begin with the masked model's weights: facts and words are there, the order of writing is new.
 SIBLING = (
     Stage("turn", 300, ALL, {24: 0.2, 64: 0.4, 96: 0.4}, rate=0.4, fall=0.0),
-    Stage("settle", 1500, ALL, {24: 0.15, 64: 0.25, 96: 0.6}, rate=0.25, fall=0.9, masked=0.2, few=0.3, facts=0.1),
+    Stage("settle", 600, ALL, {24: 0.15, 64: 0.25, 96: 0.6}, rate=0.25, fall=0.9, masked=0.2, few=0.3, facts=0.1),
 )
 
 #: kind of text -> the shortest response length that it is put on
