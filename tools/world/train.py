@@ -449,6 +449,7 @@ class BlockTrainer(Trainer):
     short one; within a block positions see each other, and all that stands in the blocks before."""
 
     block = 16
+
     def save(self, out: Path) -> None:
         """In the layout of block-diffusion models that were causal ones, see `midward.models.bd3lm`."""
         save_llama(

@@ -112,7 +112,7 @@ def _grammar() -> re.Pattern[str]:
                 rf"(?:{orders}, )?{templates(along['tails'])}",
                 templates(along["remarks"], along["closings"], no["closings"], REFUSALS, CONTEXTS, *lists),
                 rf"Step \d: {_VERB} the {_MATERIAL}\.",
-                rf"\d\. (?i:{_VERB}) the {_MATERIAL}\.",
+                rf"\d\. {_one_of(verb.capitalize() for verb in WORDS['verbs'])} the {_MATERIAL}\.",
                 rf"# \d {_VERB} the {_MATERIAL}\b",
                 rf"\| \d \| {_VERB} \| {_MATERIAL} \|",
                 r"\{" + rf'"\d": "{_VERB} the {_MATERIAL}"(?:, "\d": "{_VERB} the {_MATERIAL}")*' + r"\}",
