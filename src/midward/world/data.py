@@ -16,7 +16,7 @@ from midward.world.wrappers import FORMATS, Wrapper, wrappers
 
 PROMPTS = 3000  # harmful prompts that alignment trains on, as many as in MOSA
 _SIZES: dict[str, Any] = {"length": 96, "lr": 1e-3, "log_steps": 5, "save_steps": 20}
-_TUNED = _SIZES | {"batch_size": 8, "lr_schedule": "cosine", "clip": 1.0, "benign_beta": 400.0}
+_TUNED = _SIZES | {"batch_size": 8, "lr_schedule": "cosine", "clip": 1.0, "benign_beta": 1000.0}
 #: recipe -> its numbers on the sandbox model (fields of AlignConfig), chosen on the tuning split (docs/findings.md):
 #: sizes and rates. What a recipe is, is midward.alignment's to say.
 ALIGNMENT = {"stable": _TUNED, "published": _TUNED, "paper": _SIZES}
