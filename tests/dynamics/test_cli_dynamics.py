@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from awaited import weights
 
 from midward.probes import recovery
 
@@ -43,7 +42,6 @@ def test_another_world_needs_its_prompts(midward):
     assert result.exit_code == 2 and "--attacked is needed" in result.stderr
 
 
-@weights
 def test_dynamics_on_the_sandbox(midward, tmp_path, monkeypatch):
     monkeypatch.setattr(recovery, "SEEDS", range(2))
     out = tmp_path / "dynamics"

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midward.dynamics import fit_anchors
+from midward.dynamics.config import DynamicsConfig
 from midward.dynamics.readings import gains, kind, measures, plane, separations, signals
 from midward.dynamics.samplers import SAMPLERS, sampler
 from midward.dynamics.sri import had_harm, internally_recovered, recovered, revised
@@ -15,6 +16,7 @@ from midward.goals import Goal
 from midward.guards.signals import Signals
 from midward.judges.bench import Bench
 from midward.judges.judge import JudgeInfo, Verdict
+from midward.probes import recovery
 from midward.probes.recovery import Texts
 from midward.runs.measure import Case, measure
 from midward.sampling import Request, Sampling, Trace, sample
@@ -73,14 +75,19 @@ def anchors(exact):
     return {"last": fitted["response", -1], "first": fitted["response", 0]}
 
 
-def test_every_text_on_the_way_is_judged_once(exact, anchors, tmp_path):
-    asked = []
+def even(asked):
+    """A judge that calls an even number of letters harm, and notes what it is asked."""
 
-    async def judge(goal, response, metadata):  # harm is an even number of letters
+    async def judge(goal, response, metadata):
         asked.append((goal, response))
         return Verdict("even", len(response) % 2 == 0)
 
-    bench = Bench(JudgeInfo("even", "1", "counts", "nothing", lambda: judge), judge, {"judge": "even"})
+    return Bench(JudgeInfo("even", "1", "counts", "nothing", lambda: judge), judge, {"judge": "even"})
+
+
+def test_every_text_on_the_way_is_judged_once(exact, anchors, tmp_path):
+    asked = []
+    bench = even(asked)
     readers = [lambda: Signals(anchors), lambda: Texts(exact)]
     rows = measure(exact, CASES, tmp_path, sampling=SAMPLING, judge=bench, readers=readers, batch_size=2)
     assert len(asked) == len(set(asked))
@@ -111,6 +118,21 @@ def test_samplers(exact):
     assert trace.order(0) == list(range(12)) and response.steps == 12
     with pytest.raises(ValueError, match="Did you mean 'greedy'"):
         sampler("gredy", given_)
+
+
+def test_samplers_that_come_to_the_same_are_measured_once_unless_they_are_named(exact):
+    certain = Sampling(length=12, threshold=0.9)
+    assert {"native", "ar"} <= recovery.settings(exact, DynamicsConfig(), certain).keys() - {"dynamic"}
+    assert {"native", "dynamic"} <= recovery.settings(exact, DynamicsConfig(), Sampling(length=12, steps=6)).keys()
+    assert [*recovery.settings(exact, DynamicsConfig(samplers=("native", "dynamic")), certain)] == ["native", "dynamic"]
+
+
+def test_texts_on_the_way_have_the_steps_of_their_own_row(exact, tmp_path):
+    sampling = Sampling(length=12, block=6, threshold=0.2)
+    how = {"sampling": sampling, "judge": even([]), "readers": [lambda: Texts(exact)]}
+    rows = [measure(exact, CASES, tmp_path / str(size), batch_size=size, **how) for size in (1, 6)]
+    texts = [[row["texts"] for row in each] for each in rows]
+    assert texts[0] == texts[1] and len({len(own) for own in texts[0]}) > 1
 
 
 def row(n, set_, harmful, success, refused, signal, texts=((None, False),)):

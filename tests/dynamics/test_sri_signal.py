@@ -80,9 +80,9 @@ def test_states_and_signal_equal_the_plain_loop(exact, sampling, needs_all_steps
     check_against_the_plain_loop(exact, sampling, needs_all_steps, batch_size=5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_any_batch_gives_the_same(exact, batch_size):
-    check_against_the_plain_loop(exact, SETTINGS["blocks"], False, batch_size)
+@pytest.mark.parametrize(("name", "batch_size"), [("blocks", 1), ("blocks", 2), ("threshold", 2)])
+def test_any_batch_gives_the_same(exact, name, batch_size):
+    check_against_the_plain_loop(exact, SETTINGS[name], False, batch_size)
 
 
 @pytest.mark.parametrize(("needs_all_steps", "batch_size"), [(True, 5), (False, 1), (False, 5)])

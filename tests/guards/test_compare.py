@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from guard_world import STEPS, asked, prompts
+from guard_world import LENGTH, STEPS, asked, fit, prompts
 
 import midward
 from midward.attacks.cases import SHAPES
@@ -16,7 +16,7 @@ from midward.judges.bench import Bench
 from midward.judges.judge import JudgeInfo, Verdict
 from midward.runs import measure as loop
 from midward.runs.measure import Case
-from midward.sampling import Forced, Request, sample
+from midward.sampling import Forced, Request, Sampling, sample
 
 FRESH = prompts(300, 16)
 MASK = "<|mdm_mask|>"
@@ -103,6 +103,27 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
     monkeypatch.setattr(loop, "sample", None)
     monkeypatch.setattr(SRIGuard, "scores_by_seed", None)
     assert measured() == (rows, decisions)  # all of it was kept
+
+
+def test_with_a_threshold_each_row_is_judged_by_its_own_steps(model, tmp_path):
+    sampling = Sampling.for_model(model, length=LENGTH, block=LENGTH // 2, threshold=0.1)
+    guard = SRIGuard(epochs=40, seeds=1)
+    fit(model, {"sri": guard}, tmp_path / "guard", sampling)
+    cases = asked(FRESH)
+    without = sample(model, FRESH, sampling)
+    assert len({response.steps for response in without}) > 2  # rows wait for each other, and it mustn't show
+    together = guard.sample(model, FRESH, sampling, batch_size=8)
+    alone = guard.sample(model, FRESH, sampling, batch_size=1)
+    judge = judging(lambda text: (False, False))
+    comparison = compare.Comparison(model, cases, {"sri": guard}, tmp_path, sampling, judge)
+    decisions = comparison.decisions(comparison.answers())["sri"]
+    assert any(response.verdict.step is not None for response in alone)
+    for plain, one, other, decision in zip(without, together, alone, decisions, strict=True):
+        step = other.verdict.step
+        assert one.verdict.flagged == other.verdict.flagged == decision["flagged"]
+        assert one.verdict.step == step == decision["step"]
+        assert other.steps == (plain.steps if step is None else step + 1)
+        assert other.verdict.flagged or replace(one, verdict=None) == replace(other, verdict=None) == plain
 
 
 def test_cases_are_the_sandboxs_sets_and_shapes_of_attacks(model):

@@ -184,6 +184,19 @@ def test_diffuguard_writes_the_first_block_of_a_flagged_request_anew_and_no_othe
     assert again[1].raw_ids == forced.raw_ids
 
 
+def test_diffuguard_takes_a_schedule_where_the_model_has_a_threshold(model, caplog):
+    sampling = Sampling(length=LENGTH, steps=8, block=LENGTH // 2, threshold=0.2, end="keep")
+    requests = [Request("t30 t31", (Forced(1, (44, 45)),)), Request("t30 t31")]
+    answers = []
+    for own in (sampling, replace(sampling, threshold=None)):
+        guard = DiffuGuard()
+        guard.bind(model, own)
+        guard.threshold = 0.0
+        answers.append([response.raw_ids for response in guard.sample(model, requests, own)])
+    assert answers[0] == answers[1]
+    assert [record.getMessage() for record in caplog.records if "8 steps" in record.getMessage()][1:] == []
+
+
 def test_the_annealed_order_is_chance_at_first_and_confidence_at_last(lively):
     seen = {}
     for order in ("low_confidence", "annealed"):

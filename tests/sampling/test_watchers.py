@@ -119,6 +119,17 @@ def test_trace(lively, tmp_path):
     assert torch.equal(loaded.mean_positions(), means)
 
 
+def test_with_a_threshold_a_trace_counts_each_rows_own_steps(lively):
+    settings = Sampling(length=12, block=4, threshold=0.2, end="keep")
+    alone, together = Trace(predictions=True), Trace(predictions=True)
+    responses = sample(lively, PROMPTS, settings, batch_size=1, watchers=[alone])
+    sample(lively, PROMPTS, settings, batch_size=3, watchers=[together])
+    assert len({response.steps for response in responses}) > 1  # so some wait for others
+    for row, response in enumerate(responses):
+        assert alone.predicted_steps(row) == together.predicted_steps(row) == list(range(response.steps))
+        assert torch.equal(alone.commit_step[row], together.commit_step[row])
+
+
 def test_left_to_right_trace_is_in_order(lively, llama):
     for model, options in ((lively, dict(steps=10, order="left_to_right", end="keep")), (llama, dict(end="keep"))):
         trace = Trace(predictions=True)

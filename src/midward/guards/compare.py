@@ -191,8 +191,9 @@ class Comparison:
 
         Returns:
             label -> a decision for each row: score, seeds (the score by each seed of what was trained, where there are
-            several), flagged, step (after which it stops the generation, -1 for before it; None where it doesn't), and
-            seconds. Of a guard that repairs also response, success, refused and correct of its own answer.
+            several), flagged, step (after which it stops the generation, -1 for before it; None where it doesn't, or
+            where the response was over by then), and seconds. Of a guard that repairs also response, success, refused
+            and correct of its own answer.
         """
         decisions: dict[str, list[Row]] = {}
         for label, guard in self.guards.items():
@@ -202,6 +203,9 @@ class Comparison:
             stops: Sequence[int | None] = [-1 if guard.looks == "before" else None] * len(rows)
             if guard.anchors and rows:
                 stops = guard.stops(signals_of(rows, guard.anchors.digest))
+                if self.sampling.threshold is not None:  # of a schedule some steps are skipped, and not counted
+                    pairs = zip(stops, rows, strict=True)
+                    stops = [None if stop is None or stop >= row["steps"] else stop for stop, row in pairs]
             decisions[label] = [
                 {**score, "flagged": None if row.get("error") else flagged, "step": step if flagged else None}
                 for row, score, flagged, step in zip(rows, scores, flags, stops, strict=True)

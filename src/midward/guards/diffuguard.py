@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar
@@ -19,6 +20,8 @@ from midward.models import LanguageModel
 from midward.sampling import Ban, Canvas, Forced, Request, Response, Sampling, Step, Watcher, sample
 from midward.sampling.canvas import Row
 from midward.sampling.noise import row_seed, uniform
+
+log = logging.getLogger("midward")
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -124,7 +127,8 @@ class DiffuGuard(DiffuGuardAudit):
     """The whole method. Every response is sampled in the annealed order; where the audit flags, 90 % of the first block
     is masked again and refilled in random order without the tokens that stood there, and the rest is sampled behind it.
 
-    A flagged response is therefore no stub but what the repair made of it, and may still do harm.
+    A flagged response is therefore no stub but what the repair made of it, and may still do harm. Its order goes by a
+    schedule: where the model commits above a threshold, the settings' steps take the threshold's place.
     Deviations: masks in a prompt are filled anew in a repair, where the published code masks the user's words and the
     template behind the first of them as well; the threshold as for the audit.
     """
@@ -134,6 +138,15 @@ class DiffuGuard(DiffuGuardAudit):
     looks = "during"
     Settings = Repair
     repairs = True
+
+    def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
+        super().bind(model, sampling)
+        steps, threshold = (self.bound["sampling"][name] for name in ("steps", "threshold"))
+        if threshold is not None:
+            log.warning(
+                "the guard %r goes by a schedule: its responses take %d steps in place of the threshold %g.",
+                *(self.name, steps, threshold),
+            )
 
     def answer(
         self,
@@ -147,7 +160,7 @@ class DiffuGuard(DiffuGuardAudit):
         """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair."""
         verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
         requests = [each.request for each in exchanges]
-        annealed = replace(sampling, order="annealed")
+        annealed = replace(sampling, order="annealed", threshold=None)
         responses = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)
         flagged = [i for i, verdict in enumerate(verdicts) if verdict.flagged]
         repaired = self._repair(

@@ -25,7 +25,7 @@ PARTS = ("part_padding", "part_between")
 
 
 class CommitOrder(Reader):
-    """Fields: commit [length], the step that committed each position (below 0 where none did), of the row's own count;
+    """Fields: commit [length], the step that committed each position (below 0 where none did), as `Trace` counts it;
     end, the position of the first end token, the length where there is none."""
 
     def __init__(self, model: LanguageModel) -> None:
@@ -37,9 +37,6 @@ class CommitOrder(Reader):
         if response.error is not None:
             return {"commit": None, "end": None}
         steps = self.trace.commit_step[place]
-        if self.trace.sampling and self.trace.sampling.threshold is not None:  # numbered by the batch there
-            _, number = steps[steps >= 0].unique(return_inverse=True)
-            steps = steps.masked_scatter(steps >= 0, number.to(steps.dtype))
         end = next((at for at, token in enumerate(response.raw_ids) if token in self.ends), len(steps))
         return {"commit": steps.tolist(), "end": end}
 
@@ -88,9 +85,10 @@ def finding(total: Mapping[str, Row | None], sampling: Sampling) -> str:
         return "All tokens were committed at one step: there is no order to correlate with the position."
     block = sampling.block or sampling.length
     blocks = "one block" if block == sampling.length else f"blocks of {block}"
+    steps = f"{sampling.steps} steps" if sampling.threshold is None else f"threshold {sampling.threshold:g}"
     padding, between = (from_record(part).text(sign="+") if (part := total[name]) else "-" for name in PARTS)
     return (
-        f"Over {whole['n']} prompts ({sampling.length} tokens, {sampling.steps} steps, {blocks}) the rank correlation "
+        f"Over {whole['n']} prompts ({sampling.length} tokens, {steps}, {blocks}) the rank correlation "
         f"of step and position is {from_record(whole).text()}; {padding} of it is end-token padding and {between} its "
         f"place behind the text. Within the text alone it is {from_record(text).text() if text else '-'}."
     )

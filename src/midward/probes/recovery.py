@@ -69,7 +69,7 @@ def settings(model: LanguageModel, config: DynamicsConfig, given: Sampling) -> d
 
     Args:
         model: an autoregressive one has its own alone.
-        config: which samplers; all that make sense unless given.
+        config: which samplers; unless given all that make sense, one of those that come to the same settings.
         given: the settings that each sampler starts from.
 
     Returns:
@@ -82,7 +82,10 @@ def settings(model: LanguageModel, config: DynamicsConfig, given: Sampling) -> d
     names = config.samplers or (("native", "paper", "ar", "greedy", "random", "dynamic") if several else ("native",))
     if not several and names != ("native",):
         raise InputError(f"{model.name!r} is of the {model.family.kind} kind and has one sampler, native.")
-    return {name: sampler(name, given) for name in names}
+    chosen = {name: sampler(name, given) for name in names}
+    if config.samplers:
+        return chosen
+    return {name: own for at, (name, own) in enumerate(chosen.items()) if own not in list(chosen.values())[:at]}
 
 
 def run(

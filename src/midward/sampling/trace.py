@@ -34,7 +34,7 @@ class Trace:
 
     commit_step: request index -> int16 [length]: the step (from 0) that committed each position, NEVER (-1)
         where none did (masks behind an early end), FORCED (-2) where a forced span stood from the start, or an
-        edit wrote.
+        edit wrote. With a threshold steps are the row's own count, whatever shares its batch.
     confidence: request index -> float32 [length]: probability of each token at its commit; NaN where no step committed,
         or predictions weren't kept.
     prompt_ids: request index -> ids of the prompt, as it was before the first step.
@@ -53,11 +53,13 @@ class Trace:
         self.prompt_ids: dict[int, list[int]] = {}
         self._tokenizer: Any = None
         self._predicted: dict[int, dict[int, torch.Tensor]] = {}
+        self._own_count: dict[int, int] | None = None
 
     def on_start(self, canvas: Canvas) -> None:
         """A batch begins: its requests, and what is forced, are noted."""
         self.sampling = canvas.sampling
         self._tokenizer = canvas.model.tokenizer
+        self._own_count = {} if canvas.sampling.threshold is not None else None
         start = torch.full((len(canvas.rows), canvas.length), NEVER, dtype=torch.int16)
         start[canvas.forced.cpu()] = FORCED
         for row, line in zip(canvas.rows, start, strict=True):
@@ -72,7 +74,11 @@ class Trace:
         self.of = step.of
         kept = [part.cpu() for part in step.predictions] if self.keep_predictions else None
         for i, row in enumerate(step.rows):
-            self.commit_step[row][new[i]] = step.index
+            index = step.index
+            if self._own_count is not None:  # rows wait for each other between blocks; that mustn't show
+                index = self._own_count.get(row, 0)
+                self._own_count[row] = index + 1
+            self.commit_step[row][new[i]] = index
             if step.written is not None:  # an edit: what it masked again was never committed, as it turns out
                 open_again, written = ~step.committed[i].cpu(), step.written[i].cpu()
                 self.commit_step[row][open_again] = NEVER
@@ -80,7 +86,7 @@ class Trace:
                 self.confidence[row][open_again | written] = torch.nan
             if kept is not None:
                 tokens, confidence = kept
-                self._predicted[row][step.index] = tokens[i].to(torch.int32)
+                self._predicted[row][index] = tokens[i].to(torch.int32)
                 self.confidence[row][new[i]] = confidence[i][new[i]].float()
 
     def on_end(self, canvas: Canvas) -> None:
