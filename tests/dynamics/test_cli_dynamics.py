@@ -6,9 +6,6 @@ import pytest
 
 from midward.probes import recovery
 
-TINY = ["--device", "cpu", "--length", "12", "--steps", "6"]
-
-
 BAD = [
     (["--samplers", "native,gredy"], "Did you mean 'greedy'"),
     (["--attacked", "sums"], "is a task"),
@@ -43,10 +40,10 @@ def test_another_world_needs_its_prompts(midward):
 
 
 def test_dynamics_on_the_sandbox(midward, tmp_path, monkeypatch):
-    monkeypatch.setattr(recovery, "SEEDS", range(2))
+    monkeypatch.setattr(recovery, "SEEDS", range(1))
     out = tmp_path / "dynamics"
     sets = "--attacked wrappers,prefill:plain --harmless benign,banned --samplers native,dynamic"
-    sizes = "--count 2 --fit 4 --train 4 --length 64 --steps 12"
+    sizes = "--count 2 --fit 4 --train 4 --length 32 --steps 8"
     command = ["dynamics", "--device", "cpu", *sets.split(), *sizes.split(), "--out", out]
     result = midward(*command)
     assert result.exit_code == 0, result.stderr
@@ -55,6 +52,6 @@ def test_dynamics_on_the_sandbox(midward, tmp_path, monkeypatch):
     assert set(summary["cells"]["native"]) == {"wrappers", "prefill", "benign", "banned", "attacked"}
     assert summary["cells"]["dynamic"]["benign"]["right"]["n"] == 2
     native = [json.loads(line) for line in (out / "rows-native.jsonl").open()]
-    assert {len(row["signals"]["last"]) for row in native} == {12} and len(native) == 12
+    assert {len(row["signals"]["last"]) for row in native} == {8} and len(native) == 12
     assert set(native[0]["signals"]) == {"first", "middle", "last", "last (generated)"}
     assert summary["cells"]["native"]["attacked"]["irr-0.5 (generated)"]["n"] == 4  # both readings, side by side
