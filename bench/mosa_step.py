@@ -44,7 +44,7 @@ class Shape:
 
 SHAPES = {
     "wide": Shape(126_464, 512, 8, 8, 1536, 56, 200, 4),
-    "sandbox": Shape(1_500, 128, 6, 4, 384, 30, 96, 4),
+    "sandbox": Shape(1_039, 192, 4, 6, 544, 30, 96, 4),
     "llada-8b": Shape(126_464, 4096, 32, 32, 12_288, 64, 128, 2),
 }
 SENTENCE_LENGTHS = (14, 16)  # safe (with its end token), harmful

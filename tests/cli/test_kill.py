@@ -5,13 +5,12 @@ import os
 import signal
 
 import pytest
-from awaited import weights
 
 from midward.store import RowFile
 
 FEW = ["--limit", 4, "--batch-size", 1]
 #: A model that refuses some of what it is asked.
-SANDBOX = ["--model", "sandbox", "--length", 64, "--steps", 12, "--samplers", "native"]
+SANDBOX = ["--model", "sandbox", "--length", 48, "--steps", 48, "--samplers", "native"]
 
 #: verb -> its arguments; each writes rows to its --out through the one loop.
 VERBS = {
@@ -21,7 +20,7 @@ VERBS = {
     "probe ask": [*FEW, "--goals", "sandbox", "--words", "0,2"],
     "probe order": [*FEW, "--sets", "sums"],
     "probe gcg": [*FEW, "--goals", "sandbox", "--positions", "0", "--iterations", 1, "--width", 2, "--tokens", 3],
-    "dynamics": [*FEW, *SANDBOX, "--fit", 4, "--train", 2, "--attacked", "plain", "--harmless", "benign"],
+    "dynamics": [*FEW, *SANDBOX, "--limit", 2, "--fit", 2, "--train", 2, "--attacked", "plain", "--harmless", "benign"],
     "guard score": ["--guard", "GUARD", "--prompts", "PROMPTS", "--batch-size", 1],
     "guard eval": ["--guard", "GUARD", "--sets", "plain,benign", *FEW],
     "utility": [*FEW, "--tasks", "sums,benign"],
@@ -88,9 +87,7 @@ def rows(folder):
     }
 
 
-@pytest.mark.parametrize(
-    "verb", [pytest.param(verb, marks=weights if "--model" in VERBS[verb] else ()) for verb in VERBS]
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_kill_9_and_again(midward, monkeypatch, tiny, prompts, guard, tmp_path, verb):
     named = {"PROMPTS": prompts, "GUARD": guard}
     arguments = [*verb.split(), *tiny, *(named.get(argument, argument) for argument in VERBS[verb])]

@@ -16,7 +16,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from awaited import weights
 from doc_blocks import Block, blocks, commands, pages
 from packages import install
 from test_commands_parse import verb_of
@@ -44,7 +43,7 @@ TINY = {
     "probe gcg": "--count 1 --iterations 1 --width 2",
     "probe ask": "--count 1",
     "dynamics": "--count 2 --fit 3 --train 3",
-    "guard fit": "--anchors 3 --train 4 --held-out 9 --alpha 0.1",
+    "guard fit": "--anchors 3 --train 4 --held-out 9 --alpha 0.1 --length 48",
     "guard eval": "--count 1 --repeats 1",
     "utility": "--limit 1",
 }
@@ -70,7 +69,7 @@ def tiny(words: list[str]) -> list[str]:
         return []
     found = TINY.get(verb, "").split()
     if verb.startswith(SAMPLING) and "--guard" not in words:
-        found += ["--steps", "8" if "--length" in words else "3"]
+        found += ["--steps", "16" if "--length" in words else "6"]  # one a block
     if verb == "generate" and "--prompts" in words:
         found += ["--limit", "2"]
     return found
@@ -202,13 +201,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-#: Pages that fit a guard on the model's refusals, or force its phrases: they wait for the world's weights.
-WAITING = ("README", "commands", "evaluate", "guard")
-
-
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=page.stem, marks=weights if page.stem in WAITING else ()) for page in runnable()]
-)
+@pytest.mark.parametrize("page", runnable(), ids=lambda page: page.stem)
 def test_a_page_runs(page, place, monkeypatch):
     Page(page, place, monkeypatch).run(slow=False)
 
