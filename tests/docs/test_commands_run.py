@@ -42,14 +42,14 @@ TINY = {
     "probe order": "--count 2",
     "probe gcg": "--count 1 --iterations 1 --width 2",
     "probe ask": "--count 1",
-    "dynamics": "--count 2 --fit 3 --train 3",
+    "dynamics": "--count 2 --fit 3 --train 3 --length 48 --steps 48",
     "guard fit": "--anchors 3 --train 4 --held-out 9 --alpha 0.1 --length 48",
     "guard eval": "--count 1 --repeats 1",
     "utility": "--limit 1",
 }
 
-#: Verbs that sample, in few steps; not where a guard is bound to the model's own.
-SAMPLING = ("generate", "chat", "trace", "attack", "probe", "dynamics", "utility")
+#: Verbs that sample, in few steps; not where a guard is bound to the model's own, or anchors need whole refusals.
+SAMPLING = ("generate", "chat", "trace", "attack", "probe", "utility")
 
 #: Verbs that take long all the same.
 SLOW = ("dynamics", "guard eval", "probe mirror", "probe order", "probe gcg")
