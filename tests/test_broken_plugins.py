@@ -181,7 +181,7 @@ def test_what_is_right_runs(kind, same, loud):
 
 
 def test_a_judge_that_always_fails_ends_a_probe_before_its_rows_are_kept(loud, tmp_path):
-    words = ["probe", "ask", "--judges", "loud", "--limit", "1", "--words", "0", "--steps", "3", "--out", "out"]
+    words = ["probe", "ask", "--judges", "loud", "--limit", "1", "--words", "0", "--steps", "6", "--out", "out"]
     result = loud("judge", f"{JUDGED}True", words)
     assert result.exit_code == 2 and "the judge 'loud' of the package 'midward-loud'" in result.stderr
     assert not (tmp_path / "out" / "rows.jsonl").exists()

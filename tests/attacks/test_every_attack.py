@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from attack_double import CANARY, REFUSAL, Double, said
-from awaited import renewed
 
 from midward.attacks import config
 from midward.attacks.profiles import PROFILES
@@ -63,7 +62,6 @@ def test_an_attack_is_what_it_was(attack, sandbox, name):
     assert 0 < sum(record["queries"].values()) <= calls["target"]
     assert all(count <= calls.get(role, 0) for role, count in record["calls"].items())
     outcome = {"version": info.version, **{key: record[key] for key in KEPT}, "texts": sample.store["texts"]}
-    renewed()
     assert key_of(**outcome) == GOLDEN.get(name), name
 
 

@@ -221,11 +221,11 @@ def test_a_refusal_is_readable_where_the_grammar_parses_all_of_it():
 
 def test_the_tokens_of_a_refusal_are_found_among_the_models_own():
     model = midward.load("sandbox", device="cpu")
-    text = "Hello. I cannot help with that. The wardens  forbid it. Good day."
+    text = "Well, I cannot tell you. That is all. I have to  say no to this. Thank you."
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     own = [True] * len(ids)
     positions = refusals(model, ids, own, 0)
-    assert model.tokenizer.decode([ids[at] for at in positions]).split() == "I cannot help The wardens forbid".split()
+    assert model.tokenizer.decode([ids[at] for at in positions]).split() == "I cannot tell I have to say no".split()
     own[positions[1]] = False  # somebody else's word, so the phrase isn't the model's
     assert refusals(model, ids, own, 0) == [at for at in positions if at > positions[2]]
     assert not refusals(model, ids, [False] * len(ids), 0)
