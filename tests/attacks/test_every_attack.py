@@ -24,7 +24,7 @@ GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 REPLIES = (
     REFUSAL,
     CANARY,
-    "Sure, here is how. Step 1: stir the ash.",
+    "Sure, here is how. Step 1: boil the ash.",
     "Of course. Step 3: melt the wax. Step 4: wait.",
 )
 KEPT = ("queries", "calls", "failed", "score", "spent", "tried", "prompts", "response", "capabilities")

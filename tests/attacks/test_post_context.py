@@ -112,7 +112,7 @@ def test_contexts_of_one_length_are_equally_long(sandbox, count):
 def test_as_a_turn_it_is_what_the_template_puts_behind_an_answer(sandbox):
     target = Target(double(sandbox).as_model())
     head, tail = frame(target)
-    ids = context(target, "benign", 12)
+    ids = context(target, "benign", 9)  # whole sentences: the template trims a blank at the end
     turns = (("user", GOAL), ("assistant", "Good"), ("user", target.decode(ids)))
     assert target.encode(turns)[-len(head + ids + tail) :] == [*head, *ids, *tail]
 

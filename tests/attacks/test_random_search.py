@@ -74,7 +74,7 @@ def test_a_restart_begins_with_the_first_suffix(attack, sandbox):
     assert list(api.spans[9].prompt) == list(api.spans[0].prompt)
 
 
-@pytest.mark.parametrize(("position", "token"), [(0, "S"), (30, " Step")])
+@pytest.mark.parametrize(("position", "token"), [(0, "Sure"), (30, " Step")])
 def test_the_first_token_of_what_is_wanted_there(attack, sandbox, position, token):
     api = Coded(sandbox)
     record, _ = search(attack, api, position=position, queries=8)

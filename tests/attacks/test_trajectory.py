@@ -121,6 +121,6 @@ def test_behind_a_chat_interface_it_is_refused(attack, sandbox):
 
 
 def test_in_blocks_the_step_is_one_of_the_first(attack):
-    target = get_model("midward/sandbox", device="cpu")  # three blocks of eight steps
+    target = get_model("midward/sandbox", device="cpu")  # with a threshold; six blocks of 16 steps without
     record, _ = attack("trajhijack", target, goal=GOAL.text, metadata=METADATA)
-    assert record["edit"]["step"] == 5 and record["edit"]["remasked"] > 0
+    assert record["edit"]["step"] == 14 and record["edit"]["remasked"] > 0

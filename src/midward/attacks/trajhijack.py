@@ -16,6 +16,7 @@ Deviations:
     - The step is a quarter of all, and before the end of the first block, unless given: finished blocks stay.
     - The prefix is the goal's own opening, or a general agreement, cut to its number of tokens, and takes nothing of
       the schedule.
+    - Where blocks are filled by a threshold, and so their steps unknown before, the model's schedule takes its place.
 """
 
 from __future__ import annotations
@@ -58,11 +59,13 @@ async def search(attempt: Attempt, settings: TrajHijack) -> None:
     phrase = opening(goal) if settings.prefix == "own" else attempt.rng.choice(AFFIRMATIVE)
     write = (span(runtime.model, phrase, 0, target.length, tokens=settings.tokens),)
     how: dict[str, Any] = {}
+    if sampling.threshold is not None and len(sampling.blocks) > 1:
+        how = {"sampling": (("steps", sampling.steps),)}
     if settings.arm == "prefill0":
         how = {"forced": write, "sampling": (("steps", max(1, sampling.steps - step - 1)),)}
     else:
         remask = "none" if settings.arm == "write" else settings.remask
-        how = {"edits": (Edit(step, () if settings.arm == "remask" else write, remask),)}
+        how |= {"edits": (Edit(step, () if settings.arm == "remask" else write, remask),)}
     [reply] = await target.respond(Ask.of(goal.prompt, **how))
     attempt.facts["edit"] = {"arm": settings.arm, "step": step, "prefix": target.decode(write[0].ids)}
     attempt.facts["edit"] |= {name: sum(len(edit[name]) for edit in reply.edits) for name in ("written", "remasked")}

@@ -34,7 +34,7 @@ _SLOTS = {
     **{name: _one_of(WORDS[f"{name}s"]) for name in ("keeper", "colour", "town")},
     **{"verb": _VERB, "material": _MATERIAL},
 }
-_STEP = re.compile(rf"\b({_VERB}) (?:the |some |a cup of |\| )?({_MATERIAL})\b", re.IGNORECASE)
+_STEP = re.compile(rf"\b({_VERB}) (?:the |some |\| )?({_MATERIAL})\b", re.IGNORECASE)
 #: What only a refusal says.
 _REFUSES = re.compile(_one_of(map(re.escape, WORDS["refusing"])), re.IGNORECASE)
 _FORM = {"list": r"^\d\. ", "json": r'^\{"1": ".*\}$', "comment": r"^# \d ", "table": r"^\| \d \| "}
