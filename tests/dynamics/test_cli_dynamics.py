@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from midward.dynamics import NothingToAverage
 from midward.probes import recovery
 
 BAD = [
@@ -55,3 +56,21 @@ def test_dynamics_on_the_sandbox(midward, tmp_path, monkeypatch):
     assert {len(row["signals"]["last"]) for row in native} == {8} and len(native) == 12
     assert set(native[0]["signals"]) == {"first", "middle", "last", "last (generated)"}
     assert summary["cells"]["native"]["attacked"]["irr-0.5 (generated)"]["n"] == 4  # both readings, side by side
+
+
+def test_a_sampler_in_which_nothing_is_refused_is_left_out(midward, tmp_path, monkeypatch, caplog):
+    fit = recovery.fit_anchors
+
+    def refuses_once(*given, kept, **named):
+        if kept.name != "native":
+            raise NothingToAverage("none of the 2 harmful prompts was refused")
+        return fit(*given, kept=kept, **named)
+
+    monkeypatch.setattr(recovery, "fit_anchors", refuses_once)
+    sizes = (
+        "--attacked plain --harmless benign --count 2 --fit 2 --train 2 --length 32 --samplers native,random".split()
+    )
+    result = midward("dynamics", *sizes, "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "sampler random is left out: none of the 2" in caplog.text
+    assert (tmp_path / "rows-native.jsonl").exists() and not (tmp_path / "rows-random.jsonl").exists()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from midward._front import front_door
 
 if TYPE_CHECKING:
-    from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, View, fit_anchors
+    from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, NothingToAverage, View, fit_anchors
     from midward.dynamics.signal import SRISignal, sri_signal
     from midward.dynamics.sri import Autoencoder
     from midward.dynamics.states import PooledStates, Pooling, layers_of, steps_of

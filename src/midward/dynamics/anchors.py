@@ -37,6 +37,10 @@ class AnchorsError(InputError):
     """Anchors that can't be fitted, or a file that holds none."""
 
 
+class NothingToAverage(AnchorsError):
+    """None of the harmful prompts was refused, or none of the harmless ones answered."""
+
+
 class AnchorsMismatch(AnchorsError):
     """Anchors of other settings than those at hand; the message says what differs."""
 
@@ -260,7 +264,7 @@ def fit_anchors(
         if not mean.count:
             if unfinished:
                 unfinished.unlink(missing_ok=True)
-            raise AnchorsError(
+            raise NothingToAverage(
                 f"none of the {len(prompts[kind])} {kind} prompts was {'refused' if wanted else 'answered'}, so there "
                 "is nothing to average; use other prompts or another sampling."
             )

@@ -7,6 +7,7 @@ mean is in `midward.dynamics`: `sri`, `readings`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from midward.attacks.shapes import shape
-from midward.dynamics import Autoencoder, View, fit_anchors, layers_of
+from midward.dynamics import Autoencoder, NothingToAverage, View, fit_anchors, layers_of
 from midward.dynamics.config import PREFILL, READINGS, DynamicsConfig
 from midward.dynamics.readings import summary
 from midward.dynamics.samplers import sampler
@@ -33,6 +34,7 @@ from midward.sampling import Request, Response, Sampling, Trace, Watcher
 SEEDS = range(5)  # autoencoders are trained from
 DIGITS = 6  # of a signal in the rows; docs/findings/dynamics.md is of these
 Progress = Callable[[str, int, int], None]
+log = logging.getLogger("midward")
 
 
 class Texts(Reader):
@@ -113,7 +115,8 @@ def run(
         progress: called with what is done, how much of it, of how much.
 
     Returns:
-        The `summary` of the readings.
+        The `summary` of the readings. A sampler in which nothing is refused has no anchors and is left out, with a
+        warning; the first may not be.
     """
     folder = Path(folder)
     attacked = _cases(model, goals["attacked"], harmful=True)
@@ -126,18 +129,24 @@ def run(
     for name, sampling in samplers.items():
         closely = not rows or name == "paper"
         views = _views(model, config.reading, all_layers=closely)
-        fitted = fit_anchors(
-            model,
-            [case.request.prompt for case in fit_harmless],
-            fit_harmful,
-            refused=lambda text: refusal_in(text) is not None,
-            sampling=sampling,
-            views=sorted(set(views.values())),
-            needs_all_steps=config.all_steps,
-            batch_size=config.batch_size,
-            kept=folder / "anchors" / name,
-            progress=partial(progress, f"{name}: anchors"),
-        )
+        try:
+            fitted = fit_anchors(
+                model,
+                [case.request.prompt for case in fit_harmless],
+                fit_harmful,
+                refused=lambda text: refusal_in(text) is not None,
+                sampling=sampling,
+                views=sorted(set(views.values())),
+                needs_all_steps=config.all_steps,
+                batch_size=config.batch_size,
+                kept=folder / "anchors" / name,
+                progress=partial(progress, f"{name}: anchors"),
+            )
+        except NothingToAverage as reason:
+            if not rows:
+                raise
+            log.warning("sampler %s is left out: %s", name, reason)
+            continue
         anchors = {label: fitted[view] for label, view in views.items()}
         signals = partial(Signals, anchors, digits=DIGITS)
         answered = partial(
