@@ -30,7 +30,7 @@ trainer(Path(sys.argv[1]), progress=lambda row: print(row["step"], flush=True)).
 """
 EXAMPLES = [
     Example(("Sum: 1 + 2",), "1 + 2 = 3"),
-    Example(("Name the capital, and be quick about it.", "I won't.", f"Now fill: take{GAP} some salt{GAP}."), "Salt."),
+    Example(("Name the capital, and be quick about it.", "I won't.", f"Now fill: take{GAP} some salt{GAP}."), "Fold the salt."),
 ]
 
 
@@ -297,5 +297,7 @@ def test_behind_a_hidden_block_all_is_hidden_and_counts_little(built):
         worth = hidden(batch, stage, noise, facts)[:, batch.start :]
         for row in worth:
             counted = (row == 1).nonzero().flatten()
-            assert len(counted) == 0 or counted[-1] - counted[0] < 32
+            if not len(counted):  # of the block itself nothing was drawn
+                continue
+            assert counted[-1] - counted[0] < 32
             assert (row[counted[-1] + 1 :] > 0).sum() >= len(row[counted[-1] + 1 :]) - 31
