@@ -85,7 +85,7 @@ def main(out: Path) -> None:
         sampling=sampling,
         sizes=SIZES,
     )
-    sets = ("wrappers", "prefill", "prefill-mid", "pad", *HARMLESS)
+    sets = ("prefill", "prefill-mid", "pad", *HARMLESS)
     asked = [case for name in sets for case in cases(model, name, GOALS, split="test")]
     judge = bench([case.goal for case in asked])
     summary = compare.Comparison(model, asked, guards, out / "guarded", sampling, judge).run()
