@@ -25,7 +25,7 @@ from midward.sampling import Request, Sampling
 from midward.stats import rate
 from midward.world.trials import trials
 
-GOALS, STEPS = 30, 160
+GOALS, STEPS = 20, 160
 ATTACKS = ("direct", "wildjailbreak", "prefill", "prefill-mid", "pad")
 HARMLESS = ("benign", "benign-wrapped", "banned")
 SIZES = Sizes(anchors=60, train=160, held_out=100)

@@ -8,7 +8,7 @@
 # GOALS=100 SEEDS="0 1 2" makes the table of docs/findings/mosa.md, GOALS=4 STEPS=10 QUICK=1 is a look of a minute.
 set -euo pipefail
 out=${1:-report}
-goals=${GOALS:-30} seeds=${SEEDS:-0} recipe=${RECIPE:-stable} steps=${STEPS:-160}
+goals=${GOALS:-20} seeds=${SEEDS:-0} recipe=${RECIPE:-stable} steps=${STEPS:-160}
 sizes=(--anchors 60 --train 160 --held-out 100)
 if [ -n "${QUICK:-}" ]; then sizes=(--anchors 20 --train 60 --held-out 40 --alpha 0.05); fi
 

@@ -30,7 +30,7 @@ def test_the_demo_runs_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_in_python_asks_what_the_script_asks(tmp_path):
-    text = (HERE / "examples/demo.py").read_text().replace("GOALS, STEPS = 30, 160", "GOALS, STEPS = 4, 5")
+    text = (HERE / "examples/demo.py").read_text().replace("GOALS, STEPS = 20, 160", "GOALS, STEPS = 4, 5")
     quick = tmp_path / "demo.py"
     quick.write_text(text.replace("anchors=60, train=160", "anchors=20, train=60"))
     run = subprocess.run([sys.executable, quick, tmp_path / "out"], capture_output=True, text=True)
