@@ -30,7 +30,9 @@ trainer(Path(sys.argv[1]), progress=lambda row: print(row["step"], flush=True)).
 """
 EXAMPLES = [
     Example(("Sum: 1 + 2",), "1 + 2 = 3"),
-    Example(("Name the capital, and be quick about it.", "I won't.", f"Now fill: take{GAP} some salt{GAP}."), "Fold the salt."),
+    Example(
+        ("Name the capital, and be quick about it.", "I won't.", f"Fill: take{GAP} some salt{GAP}."), "Fold the salt."
+    ),
 ]
 
 
