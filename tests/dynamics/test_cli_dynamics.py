@@ -67,10 +67,8 @@ def test_a_sampler_in_which_nothing_is_refused_is_left_out(midward, tmp_path, mo
         return fit(*given, kept=kept, **named)
 
     monkeypatch.setattr(recovery, "fit_anchors", refuses_once)
-    sizes = (
-        "--attacked plain --harmless benign --count 2 --fit 2 --train 2 --length 32 --samplers native,random".split()
-    )
-    result = midward("dynamics", *sizes.split(), "--samplers", "native,random", "--out", tmp_path)
+    sizes = "--attacked plain --harmless benign --count 2 --fit 2 --train 2 --length 32 --samplers native,random"
+    result = midward("dynamics", *sizes.split(), "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     assert "sampler random is left out: none of the 2" in caplog.text
     assert (tmp_path / "rows-native.jsonl").exists() and not (tmp_path / "rows-random.jsonl").exists()
