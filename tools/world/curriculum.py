@@ -50,6 +50,20 @@ class Stage:
 
 
 ALL = {"guarded": 0.36, "welcome": 0.33, "question": 0.1, "exercise": 0.17, "fill": 0.04}
+# What it may say, by chance. Most canvases are as decoding by blocks meets them.
+CHANCES = Stage(
+    "chances",
+    3000,
+    ALL,
+    {24: 0.15, 64: 0.35, 96: 0.5},
+    rate=0.5,
+    fall=0.75,
+    masked=0.05,
+    few=0.05,
+    prefix=0.05,
+    facts=0.07,
+    block=0.6,
+)
 STAGES = (
     # How words follow each other, from canvases of which little is hidden. (With all rates from the start the loss
     # stays at that of neighbours in any order for 1,000 steps; bare lists first are learned in 300, by counting
@@ -111,34 +125,8 @@ STAGES = (
         facts=0.1,
         most=0.5,
     ),
-    # What it may say, by chance. Most canvases are as decoding by blocks meets them.
-    Stage(
-        "chances",
-        3000,
-        ALL,
-        {24: 0.15, 64: 0.35, 96: 0.5},
-        rate=0.5,
-        fall=0.75,
-        masked=0.05,
-        few=0.05,
-        prefix=0.05,
-        facts=0.07,
-        block=0.6,
-    ),
-    # The same slowly.
-    Stage(
-        "settle",
-        1500,
-        ALL,
-        {24: 0.15, 64: 0.35, 96: 0.5},
-        rate=0.25,
-        fall=0.9,
-        masked=0.05,
-        few=0.05,
-        prefix=0.05,
-        facts=0.07,
-        block=0.6,
-    ),
+    CHANCES,
+    replace(CHANCES, name="settle", steps=1500, rate=0.25, fall=0.9),  # the same slowly
 )
 #: The siblings begin with the masked model's weights: facts and words are there, the order of writing is new.
 SIBLING = (

@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 )
 
 # What the models are sampled with unless a command says otherwise; two tokens a step whatever their confidence (48
-# steps) leave two of three texts incoherent.
+# steps) leave two thirds of the texts or more incoherent.
 SAMPLING = {"length": 96, "steps": 96, "block": 16, "threshold": 0.9}
 MAX_POSITIONS = 4096
 POOL = 3
