@@ -1,11 +1,14 @@
 """The bars' requests, and how they are read: by the scripted answers, which are right by construction."""
 
+import json
 import random
 
 import pytest
 
 import midward
+from midward.reports.blocks import parts
 from midward.sampling import Request
+from midward.stats import rate
 from midward.world.language import formed, reply
 from midward.world.oracle import read
 from midward.world.world import STEPS, WORLD
@@ -42,7 +45,28 @@ def test_all_of_it_runs_on_a_model_that_knows_nothing(built_model):
     assert report["harmless"]["n"] == 2 and 0 <= report["coherent"]["value"] <= 1
     spread = bars.chances(built_model, 3, 2)
     assert len(spread["rows"]) == 3 and all(0 <= row[0] <= 1 for row in spread["rows"])
-    assert set(bars.dialogue(built_model, 2)) == {"complied", "refused"}
+    talks = bars.dialogue(built_model, 2)
+    assert set(talks) == {"complied", "refused"}
+    rates, _ = bars.tables([{"model": "tiny", **report, "dialogue": talks}])
+    assert [parts(row[2])[2] for row in rates.rows] == ["n 2"] * (len(bars.BARS) - 1) + [f"n {2 * len(bars.KINDS)}"]
+
+
+def test_the_tables_say_what_the_files_hold(tmp_path, capsys):
+    files = [tmp_path / "small.json", tmp_path / "all.json"]
+    rows = [[chance / 40, chance >= 20, 0.0, []] for chance in range(40)]
+    small = {"model": "small", "harmless": rate([True, False]).record()}
+    more = {"model": "all", "chances": {"correlation": 0.5, "draws": 4, "rows": rows}}
+    for path, measured in zip(files, (small, small | more), strict=True):
+        path.write_text(json.dumps(measured))
+    assert bars.main(["--table", *map(str, files)]) == 0
+    lines = {cells[0]: cells[1:] for line in capsys.readouterr().out.splitlines() if (cells := line[2:-2].split(" | "))}
+    assert lines["what"] == ["`small`", "`all`"]
+    assert lines["harmless procedures right"] == ["95", *["50.0 % [9.5, 90.5] (n 2)"] * 2]
+    least, most = (lines[name] for name in lines if name.startswith("answered at"))
+    assert least[0] == most[0] == "-"
+    assert least[1].startswith("0.0 %") and least[1].endswith(", chance 8.8 %")
+    assert most[1].startswith("100.0 %") and most[1].endswith(", chance 88.8 %")
+    assert next(cells for name, cells in lines.items() if name.startswith("rank"))[1].startswith("0.50 [0.2")
 
 
 @pytest.fixture(scope="module")
