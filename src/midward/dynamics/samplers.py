@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from midward._hints import one_of
@@ -15,22 +14,18 @@ PAPER: dict[str, Any] = {"length": 128, "steps": 32, "block": 128, "order": "low
 #: Name -> from the settings as given to the sampler's.
 SAMPLERS: dict[str, Callable[[Sampling], Sampling]] = {
     "native": lambda given: given,
-    "paper": lambda given: _scheduled(given, **PAPER),
+    "paper": lambda given: given.changed(**PAPER),
     # autoregressive sampling: one token a step, from left to right
-    "ar": lambda given: _scheduled(given, order="left_to_right", steps=given.length, block=None),
+    "ar": lambda given: given.changed(order="left_to_right", steps=given.length, block=None),
     # most confident first: as many steps as tokens, or the given ones
-    "greedy": lambda given: _scheduled(given, order=_confident(given), steps=given.length),
-    "static": lambda given: _scheduled(given, order=_confident(given)),
-    "random": lambda given: _scheduled(given, order="random"),
-    "random-greedy": lambda given: _scheduled(given, order="random", steps=given.length),
-    "left-to-right": lambda given: _scheduled(given, order="left_to_right"),
+    "greedy": lambda given: given.changed(order=_confident(given), steps=given.length),
+    "static": lambda given: given.changed(order=_confident(given)),
+    "random": lambda given: given.changed(order="random"),
+    "random-greedy": lambda given: given.changed(order="random", steps=given.length),
+    "left-to-right": lambda given: given.changed(order="left_to_right"),
     # dynamic remasking: all tokens of at least 0.9 at once
-    "dynamic": lambda given: replace(given, order="low_confidence", threshold=0.9),
+    "dynamic": lambda given: given.changed(order="low_confidence", threshold=0.9),
 }
-
-
-def _scheduled(given: Sampling, **changes: Any) -> Sampling:
-    return replace(given, threshold=None, **changes)
 
 
 def _confident(given: Sampling) -> str:

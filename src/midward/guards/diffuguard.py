@@ -160,7 +160,7 @@ class DiffuGuard(DiffuGuardAudit):
         """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair."""
         verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
         requests = [each.request for each in exchanges]
-        annealed = replace(sampling, order="annealed", threshold=None)
+        annealed = sampling.changed(order="annealed")
         responses = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)
         flagged = [i for i, verdict in enumerate(verdicts) if verdict.flagged]
         repaired = self._repair(
@@ -189,7 +189,7 @@ class DiffuGuard(DiffuGuardAudit):
             kept = {i: token for i, token in enumerate(stood) if i not in again}
             bans = [Ban((stood[i],), i) for i in sorted(again) if stood[i] != mask_id]
             refill.append(_begun(request, kept, stop, mask_id, (*request.bans, *bans)))
-        steps = replace(sampling, order="random", steps=self.settings.steps * len(sampling.blocks))
+        steps = sampling.changed(order="random", steps=self.settings.steps * len(sampling.blocks))
         filled = sample(model, refill, steps, batch_size=batch_size, watchers=[_FirstBlock()])
         behind = [
             replace(

@@ -1,7 +1,7 @@
 """`Sampling`: the settings of one generation. Every field changes results, so all belong in a record."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from midward._flags import Flag, check
@@ -142,12 +142,15 @@ class Sampling:
             shares[shares.index(max(shares))] -= 1
         return shares
 
+    def changed(self, **changes: Any) -> "Sampling":
+        """The same with these changes. A threshold gives way to steps and to an order, which mean nothing under it."""
+        return replace(self, **_by_schedule(changes))
+
     @classmethod
     def for_model(cls, model: "LanguageModel", **overrides: Any) -> "Sampling":
         """Return the model's own default settings with these overrides.
 
-        A default block longer than an overridden length shrinks to it; a default threshold, under which steps and
-        other orders mean nothing, gives way to either.
+        A default block longer than an overridden length shrinks to it; a default threshold gives way as in `changed`.
         Raises TypeError for an unknown setting and ValueError for a bad value.
         """
         known = [f.name for f in fields(cls)]
@@ -155,14 +158,16 @@ class Sampling:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise TypeError(f"unknown sampling setting {name!r}.{hint} Available: {', '.join(known)}.")
-        settings = {**model.family.sampling, **overrides}
+        settings = {**model.family.sampling, **_by_schedule(overrides)}
         length = settings.get("length", cls.length)
         block = settings.get("block")
         if block is not None and "block" not in overrides and isinstance(length, int):
             settings["block"] = min(block, length)
-        if "threshold" not in overrides and ("steps" in overrides or "order" in overrides):
-            settings["threshold"] = None
         return cls(**settings)
+
+
+def _by_schedule(changes: dict[str, Any]) -> dict[str, Any]:
+    return {"threshold": None, **changes} if {"steps", "order"} & changes.keys() else changes
 
 
 def block_offset(family: "Family", sampling: Sampling, prompt: int) -> int:

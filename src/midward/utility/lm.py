@@ -283,9 +283,9 @@ class MidwardLM(TemplateLM):
         for each in continuations:
             by_length[len(each.ids)].append(each)
         greedy: dict[Continuation, bool] = {}
-        base = Sampling.for_model(self.model, threshold=None, temperature=0.0, guidance=0.0, cache=None, end="keep")
+        exact: dict[str, Any] = {"temperature": 0.0, "guidance": 0.0, "cache": None, "end": "keep"}
         for length, alike in by_length.items():
-            sampling = replace(base, length=length, steps=length, block=base.block and min(base.block, length))
+            sampling = Sampling.for_model(self.model, length=length, steps=length, **exact)
             requests = [Request(each.prompt) for each in alike]
             responses = sample(self.model, requests, sampling, batch_size=self.batch_size)
             decoded = [tuple(response.raw_ids) for response in responses]
