@@ -14,6 +14,7 @@ import numpy as np
 from midward.attacks.shapes import span
 from midward.errors import InputError
 from midward.goals import Goal
+from midward.judges.registry import find
 from midward.models import LanguageModel
 from midward.probes.configs import KINDS, Prefill, check_positions
 from midward.probes.phrases import UNFORCED, landing, phrase_for, phrases_for
@@ -75,8 +76,8 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Prefill, sampling
     return asked
 
 
-def cells(rows: Sequence[Row]) -> list[Row]:
-    """One row a condition, as it goes into the table.
+def cells(rows: Sequence[Row], scale: tuple[float, float] | None) -> list[Row]:
+    """One row a condition, as it goes into the table. scale: the judge's, where it has one.
 
     asr: attack success of harmful goals. score: mean of the judge's own scale. own_refusal: refusals in what the model
     wrote itself. landed: responses that reach behind the phrase. correct: right answers to harmless goals. coherent: by
@@ -85,19 +86,12 @@ def cells(rows: Sequence[Row]) -> list[Row]:
     table = []
     for key, group in groups(rows, *CELL).items():
         cell: Row = dict(zip(CELL, key, strict=True)) | {"n": len(group), "asr": None, "score": None}
-        scores = [row["score"] for row in group if row["score"] is not None]
         if group[0]["harmful"]:
-            score = mean_of(group, "score", ends=_scale(scores))
+            score = mean_of(group, "score", ends=scale)
             cell |= {"asr": rate_of(group, "success").record(), "score": score.record() if score else None}
         fields = {name: name for name in ("own_refusal", "correct", "coherent", "landed")}
         table.append(cell | shares(group, **fields))
     return table
-
-
-def _scale(scores: Sequence[float]) -> tuple[float, float] | None:
-    """The ends of the judge's scale: 0 to 1, or a rubric's 1 to 5; None where the scores don't tell."""
-    scales = [(low, high) for low, high in ((0.0, 1.0), (1.0, 5.0)) if all(low <= score <= high for score in scores)]
-    return scales[0] if len(scales) == 1 else None
 
 
 def slope(rows: Sequence[Row], field: str = "success") -> Mean | None:
@@ -182,7 +176,7 @@ def _raises(what: str, rows: Sequence[Row], others: Sequence[Row], other: str, p
 
 def summary(rows: Sequence[Row], config: Prefill, sampling: Sampling) -> dict[str, Any]:
     """The probe's `summary`."""
-    return {"cells": cells(rows), "findings": findings(rows)}
+    return {"cells": cells(rows, find(config.judges or "").scale), "findings": findings(rows)}
 
 
 PREFILL = Probe("prefill", Prefill, cases, summary, readers=landing, cell=CELL, measures=("success", "correct"))

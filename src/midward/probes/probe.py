@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from reprlib import repr
 from typing import Any
@@ -44,7 +44,7 @@ class Probe:
             the probe answers. One that is `Attacking` has its responses judged.
         cases: model, goals, config, sampling -> what is asked; raises InputError for what can't be, and runs no model.
         summary: rows, config, sampling -> `cells` (a row a condition: its fields, and records of `midward.stats`),
-            `findings` (sentences), and whatever else the probe shows.
+            `findings` (sentences), and whatever else the probe shows. The config names the judge that was asked.
         readers: model -> what reads more of a generation than its response, for `midward.runs.measure`.
         prepare: model, cases, config, sampling, folder, progress -> the cases that are asked: a search, resumable by
             files of its own in the folder.
@@ -188,7 +188,8 @@ def run(
         if lacks := [name for name in probe.cell if not any(name in row for row in rows)]:
             raise InputError(f"has {lacks[0]!r} in its cell, and no row has that field.")
     compared = {name: against(probe, rows, theirs) for name, (_, theirs) in asked.others.items()}
-    summary = probe.summary(rows, config, sampling)
+    judged = isinstance(config, Attacking) and asked.judge
+    summary = probe.summary(rows, replace(config, judges=judged.info.name) if judged else config, sampling)
     with checking("probe", probe.name, ProbeError, kept):
         cells = isinstance(summary, Mapping) and (summary.get("cells") or summary.get("sets"))
         if not cells or not isinstance(summary.get("findings"), list):
