@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from midward.alignment.answers import AnswerSchedule
+from midward.alignment.answers import LEARNS, AnswerSchedule
 from midward.alignment.config import AlignConfig
 from midward.alignment.data import Schedule, SentenceSchedule
 from midward.alignment.dpo import PreferenceObjective
@@ -22,14 +22,12 @@ class Method:
         what: What such an adapter does, and whose idea it is.
         schedule: Its examples.
         objective: Its loss.
-        draws_sentences: Whether its examples hold drawn sentences.
     """
 
     title: str
     what: str
     schedule: type[Schedule]
     objective: type[MosaObjective] | type[TokenObjective] | type[PreferenceObjective] | type[RolloutObjective]
-    draws_sentences: bool = False
 
 
 METHODS = {
@@ -38,14 +36,12 @@ METHODS = {
         "makes the middle of an answer to a harmful request a refusal (MOSA, arXiv 2508.12398)",
         SentenceSchedule,
         MosaObjective,
-        draws_sentences=True,
     ),
     "initial": Method(
         "Initial alignment",
         "makes an answer to a harmful request begin with a refusal (the baseline of MOSA, arXiv 2508.12398)",
         SentenceSchedule,
         MosaObjective,
-        draws_sentences=True,
     ),
     "sft": Method(
         "Supervised fine-tuning",
@@ -58,7 +54,6 @@ METHODS = {
         "was trained on refusals of harmful requests (a baseline of A2D, arXiv 2509.23286)",
         AnswerSchedule,
         TokenObjective,
-        draws_sentences=True,
     ),
     "a2d": Method(
         "A2D",
@@ -79,6 +74,11 @@ METHODS = {
         RolloutObjective,
     ),
 }
+
+
+def draws_sentences(method: str) -> bool:
+    """Whether the examples of a method hold drawn sentences."""
+    return METHODS[method].schedule is SentenceSchedule or (method in LEARNS and "refusal" in LEARNS[method].texts)
 
 
 def objective_of(model: LanguageModel, config: AlignConfig, reward: Reward | None = None) -> Objective:

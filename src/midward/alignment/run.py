@@ -22,7 +22,7 @@ from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
 from midward.alignment._card import base_of, card
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Prompt, digest, encode_prompts
-from midward.alignment.methods import METHODS, objective_of
+from midward.alignment.methods import METHODS, draws_sentences, objective_of
 from midward.alignment.ra import Reward
 from midward.alignment.sentences import SentenceIds, SentenceSet, encode_sentences
 from midward.alignment.trainer import AlignTrainer, last_checkpoint, read_curve, save_adapter
@@ -123,7 +123,7 @@ def align(
     if shared:
         raise AlignError(f"{len(shared)} prompts stand in data and in benign; remove them from one of the two.")
     plan = METHODS[config.method]
-    ids = encode_sentences(model, sentences or SentenceSet(), config) if plan.draws_sentences else None
+    ids = encode_sentences(model, sentences or SentenceSet(), config) if draws_sentences(config.method) else None
     schedule = plan.schedule(config, harmful, calm, ids, model.family.end_ids[0])
     if config.method == "ra" and reward is None:
         raise AlignError("method 'ra' learns from what its responses are worth; pass reward=, see alignment.ra.Reward.")
