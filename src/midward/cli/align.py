@@ -52,7 +52,11 @@ def align(
     plan = resolve({"length": 2**20, **read.settings})
     if plan.method != "ra" and (judges or judge):
         raise InputError(f"--judges and --judge are of --method ra; {plan.method} asks no judge.")
-    ready = _judge(read, judges, judge) if plan.method == "ra" else None
+    ready = None
+    if plan.method == "ra":
+        from midward.judges.bench import bench
+
+        ready = bench(read.goals, judges, judge)
     loaded = model.load(**plan.memory(benign=bool(read.benign)))
     from midward.alignment import RewardWarning, SentenceSet, run
 
@@ -85,13 +89,6 @@ def align(
     begun = f", from step {trained.resumed_from}" if trained.resumed_from else ""
     files = f"{trained.steps} steps{begun}; adapter, reward.csv and its figure are in {trained.adapter}"
     return replace(shown, data={**record, "warnings": trained.warnings}, files=files)
-
-
-def _judge(read: Sources, judges: str | None, judge: str | None) -> Bench:
-    """The judge that `ra` learns from."""
-    from midward.judges.bench import bench
-
-    return bench(read.goals, judges, judge)
 
 
 @contextmanager
