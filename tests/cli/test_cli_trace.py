@@ -146,6 +146,12 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(midward, tiny, page, arg
     assert not page.exists()
 
 
+@pytest.mark.parametrize("flags", [["--against", "native"], ["--threshold", "0.9", "--against", "dynamic"]])
+def test_a_sampler_beside_itself_is_refused(midward, tiny, page, flags):
+    result = midward("trace", *tiny, "--prompt", PROMPT, "--html", page, *flags)
+    assert result.exit_code == 2 and "sampled already" in result.stderr and not page.exists()
+
+
 def test_a_trace_of_other_requests_or_vocabulary_is_told(midward, tiny, page, tmp_path):
     assert midward("trace", *tiny, "--prompt", PROMPT, "--html", page).exit_code == 0
     recorded = page.with_suffix(".safetensors")

@@ -40,12 +40,17 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
         shown = tracing.read(loaded, traces, config.row, say)
     else:
         chosen = sampling.resolve(loaded, config.guard or [])
-        for number, (options, name) in enumerate(sides):
+        samplings = [sampler(name, chosen) if name else chosen for _, name in sides]
+        if sides[-1][1] and samplings[-1] == chosen:
+            raise InputError(
+                f"--against {config.against}: that is how this generation is sampled already ({chosen}); name another "
+                "sampler, or sample this one otherwise (--steps, --order, --threshold)."
+            )
+        for number, ((options, name), how) in enumerate(zip(sides, samplings, strict=True)):
             if options is not model:
                 del loaded  # two large models need not fit at once
                 loaded = options.load()
             kept = None if config.redact else page.with_name(f"{page.stem}{'-against' * number}.safetensors")
-            how = sampler(name, chosen) if name else chosen
             shared: Any = {"forced": config.spans, "path": kept, "suffix": name, **watching}
             with bar() as progress:
                 shown.append(tracing.record(loaded, how, config.asked, watchers=[StepBar(progress)], **shared))
