@@ -96,7 +96,7 @@ def encode_prompts(model: LanguageModel, data: Sequence[Any], config: AlignConfi
 def _answer_ids(model: LanguageModel, answer: Any, where: str) -> tuple[int, ...]:
     if not isinstance(answer, str):
         raise AlignError(f"{where}: the answer must be a text or None; received {answer!r}.")
-    ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    ids = model.tokens(answer)
     ids = [token for token in ids if token not in model.family.end_ids]
     if model.family.mask_id in ids:
         raise AlignError(f"{where}: the answer holds a mask token; write it without.")

@@ -67,7 +67,7 @@ def _encode(model: "LanguageModel", texts: Sequence[str], kind: str, *, end: boo
     for text in texts:
         if not isinstance(text, str):
             raise AlignError(f"{kind} sentence {text!r} is a {type(text).__name__}, not a text.")
-        ids = list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = model.tokens(text)
         # A sentence may come with the end token's own text; it still ends in it exactly once.
         while end and ids and ids[-1] == family.end_ids[0]:
             ids.pop()

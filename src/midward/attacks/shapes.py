@@ -150,7 +150,7 @@ def span(model: LanguageModel, phrase: str, position: int, length: int, *, token
         InputError: where the phrase has no token, or ends behind the response.
     """
     text = phrase if position == 0 or phrase[:1].isspace() else f" {phrase}"
-    ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])[:tokens]
+    ids = tuple(model.tokens(text)[:tokens])
     if not ids:
         raise InputError(f"the phrase {phrase!r} holds no token; give one that does.")
     if position + len(ids) > length:

@@ -191,12 +191,11 @@ class Target:
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The ids of a text, without special tokens added."""
-        return tuple(self.own().model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self.own().model.tokens(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
-        tokenizer = self.own().model.tokenizer
-        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.own().model.text(ids)
 
     def encode(self, turns: str | Turns) -> list[int]:
         """The ids of a prompt, a user turn's text or all turns, through the chat template."""

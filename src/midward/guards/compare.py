@@ -96,8 +96,7 @@ def _filled(model: LanguageModel) -> Answers:
         ids = model.encode(case.request.prompt) if isinstance(case.request.prompt, str) else []
         if model.family.mask_id not in ids:
             return response.text
-        turn = response.prompt_ids[len(head) :]
-        filled = model.tokenizer.decode(turn, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        filled = model.text(response.prompt_ids[len(head) :])
         return f"{filled} {response.text}".strip()
 
     return lambda cases, responses: [text(case, each) for case, each in zip(cases, responses, strict=True)]

@@ -88,5 +88,5 @@ class SelfExamine(Guard):
 def _span(model: LanguageModel, question: _Question, answer: str) -> Span:
     forced = (Forced.text(model, 0, question.head),) if question.head else ()
     position = sum(len(span.ids) for span in forced)
-    ids = tuple(model.tokenizer.encode(answer, add_special_tokens=False))
+    ids = tuple(model.tokens(answer))
     return Span(question.prompt, position, ids, forced)

@@ -395,7 +395,7 @@ def _handed_out(model: LanguageModel, response: Response | None, verdict: Verdic
         return replace(response, verdict=replace(verdict, flagged=False, score=None))
     if response is not None and not verdict.flagged:
         return replace(response, verdict=verdict)
-    ids = model.tokenizer.encode(STUB, add_special_tokens=False)
+    ids = model.tokens(STUB)
     nfe, steps = (response.nfe, response.steps) if response else (0, 0)
     return Response(STUB, ids, list(ids), True, nfe, steps, list(prompt_ids), verdict)
 

@@ -98,8 +98,7 @@ def worst_window(surprise: np.ndarray, window: int) -> float:
 
 def _ids(reader: LanguageModel, text: str) -> list[int]:
     """The text's tokens, without masks."""
-    ids = reader.tokenizer.encode(text, add_special_tokens=False)
-    return [token for token in ids if token != reader.family.mask_id]
+    return [token for token in reader.tokens(text) if token != reader.family.mask_id]
 
 
 def _head(reader: LanguageModel) -> list[int]:

@@ -250,23 +250,28 @@ class LanguageModel:
                 f"the chat template of {self.name!r} can't follow this conversation ({error}); change its turns."
             ) from error
 
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of a text alone, without special tokens added."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """Return the text up to and without the first end token, special tokens stripped."""
         ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
-        return self._text(ids[: self.end_of(ids)])
+        return self.text(ids[: self.end_of(ids)])
 
     def end_of(self, ids: Sequence[int]) -> int | None:
         """Where a response ends in these ids: at its first end token, or where an end that is no token of its own
         begins to be spelt; None where neither stands."""
         end = next((i for i, token in enumerate(ids) if token in self.family.end_ids), None)
         for spelt in self.family.end_texts:
-            before, found, _ = self._text(ids[:end]).partition(spelt)
+            before, found, _ = self.text(ids[:end]).partition(spelt)
             if found:  # the last token that is still whole before it
-                end = max(n for n in range(len(ids[:end])) if before.startswith(self._text(ids[:n])))
+                end = max(n for n in range(len(ids[:end])) if before.startswith(self.text(ids[:n])))
         return end
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, past any end token, special tokens stripped."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     # --- identity ------------------------------------------------------------------------------------
 

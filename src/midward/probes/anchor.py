@@ -49,15 +49,12 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Anchor, sampling:
     counts, length, room = config.counts(sampling.length), sampling.length, _room(model, goals, config)
     harmful, harmless = ([goal for goal in goals if goal.harmful is harm] for harm in (True, False))
 
-    def tokens(text: str) -> list[int]:
-        return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def case(name: str, goal: Goal, source: Any, count: int, draw: int) -> Case:
         about = {"source": source, "anchors": count, "fraction": count / length, "draw": draw, "room": room}
         forced: tuple[Forced, ...] = ()
         if count:
             settings = Anchoring(anchors=count, source=source, positions=config.places, texts=config.texts or "sandbox")
-            forced = anchors(goal, settings, Random(f"{sampling.seed}/{goal.id}/{source}/{draw}"), tokens, length)
+            forced = anchors(goal, settings, Random(f"{sampling.seed}/{goal.id}/{source}/{draw}"), model.tokens, length)
         starts = free_starts({span.position for span in forced}, room, length)
         ceiling = {"no_room": not starts, "no_room_in_window": not set(starts) & set(range(*WINDOW))}
         return Case(goal, Request(goal.prompt, forced), name, about | ceiling)
@@ -80,7 +77,7 @@ def _room(model: LanguageModel, goals: Sequence[Goal], config: Anchor) -> int:
     if config.room is not None:
         return config.room
     refusals = phrases_for(goals, config.phrases_file)["refusal"]
-    return 1 + min(len(model.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]) for text in refusals)
+    return 1 + min(len(model.tokens(f" {text}")) for text in refusals)
 
 
 def free_starts(taken: set[int], room: int, length: int) -> list[int]:

@@ -72,7 +72,7 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Gcg, sampling: Sa
         asked.append(Case(goal, request, about=control))
         if config.aim == "response":
             text = compliant_text(goal, config.texts or "sandbox")
-            ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][: sampling.length]
+            ids = model.tokens(text)[: sampling.length]
             about = {"position": 0, "phrase": model.decode(ids), "ids": ids, "start_ids": list(start)}
             names = dict.fromkeys(config.objectives or OBJECTIVES)
             asked += [Case(goal, request, about={**about, "objective": name}) for name in names]

@@ -71,9 +71,8 @@ def start_of(prompt: SuffixPrompt, tokens: int) -> Suffix:
     Raises:
         InputError: no token of visible text repeats itself in this prompt.
     """
-    tokenizer = prompt.model.tokenizer
-    words = plain_tokens(tokenizer)
-    marks = [tuple(tokenizer.encode(mark, add_special_tokens=False)) for mark in (" !", "!")]
+    words = plain_tokens(prompt.model.tokenizer)
+    marks = [tuple(prompt.model.tokens(mark)) for mark in (" !", "!")]
     for token in [*(ids[0] for ids in marks if len(ids) == 1 and ids[0] in words), *words]:
         suffix = (token,) * tokens
         if prompt.place(suffix) is not None:

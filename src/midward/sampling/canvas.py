@@ -108,7 +108,6 @@ class Canvas:
 
     def responses(self) -> list[Response]:
         """Return what stands in each row, as `Response`s."""
-        tokenizer = self.model.tokenizer
         results = []
         broken = self.broken.tolist()
         for i, row in enumerate(self.rows):
@@ -120,7 +119,7 @@ class Canvas:
                 ids = []
             results.append(
                 Response(
-                    text=tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+                    text=self.model.text(ids),
                     ids=ids,
                     raw_ids=raw,
                     ended=end is not None and self.mask_id not in raw[:end] and not broken[i],

@@ -40,7 +40,7 @@ class Forced:
     @classmethod
     def text(cls, model: "LanguageModel", position: int, text: str) -> "Forced":
         """Build the span from text, without special tokens added. ValueError if it has no token."""
-        return cls(position, _tokens(model, text))
+        return cls(position, tuple(model.tokens(text)))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Ban:
     @classmethod
     def text(cls, model: "LanguageModel", text: str, position: int = 0) -> "Ban":
         """Build the ban from text, without special tokens added. ValueError if it has no token."""
-        return cls(_tokens(model, text), position)
+        return cls(tuple(model.tokens(text)), position)
 
 
 @dataclass(frozen=True)
@@ -366,7 +366,3 @@ def _check_span(what: str, position: int, ids: tuple[int, ...]) -> None:
         raise InputError(f"the position of {what} is a response coordinate, 0 or more; received {position!r}.")
     if not isinstance(ids, tuple) or not ids or not all(isinstance(token, int) for token in ids):
         raise InputError(f"the ids of {what} are a non-empty tuple of integers; received {ids!r}.")
-
-
-def _tokens(model: "LanguageModel", text: str) -> tuple[int, ...]:
-    return tuple(model.tokenizer.encode(text, add_special_tokens=False))

@@ -94,11 +94,6 @@ def read_messages(input: Sequence[ChatMessage]) -> list[Message]:
     return messages
 
 
-def decode(engine: Engine, ids: Sequence[int]) -> str:
-    """The ids as text, special tokens stripped, past any end token."""
-    return engine.model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
 # --- masks in the prompt -------------------------------------------------------------------------------------
 
 
@@ -140,9 +135,9 @@ def fill_messages(engine: Engine, fills: Sequence[int], messages: list[Message])
         for piece in pieces:
             run.append(waiting.pop(0))
             if piece:
-                text += decode(engine, run) + piece
+                text += engine.model.text(run) + piece
                 run = []
-        filled.append({**message, "content": text + decode(engine, run)})
+        filled.append({**message, "content": text + engine.model.text(run)})
     return filled
 
 

@@ -29,15 +29,7 @@ from midward.guards import load as load_guard
 from midward.models import ModelError
 from midward.sampling import Forced, Request, Response, Sampling
 from midward.sampling.likelihood import Span, SpanScore
-from midward.serving.plan import (
-    decode,
-    fill_messages,
-    make_requests,
-    make_sampling,
-    mask_token,
-    read_messages,
-    strip_masks,
-)
+from midward.serving.plan import fill_messages, make_requests, make_sampling, mask_token, read_messages, strip_masks
 from midward.serving.queue import Engine, shared
 from midward.serving.wire import Choice, Details, ExtraBody, Masks, Message
 from midward.store import key_of
@@ -216,7 +208,7 @@ class MidwardAPI(ModelAPI):
             details.choices.append(Choice(seed=sampling.seed + i, drawn=drawn, **record))
         details.sampling = asdict(sampling)
         details.forced = [
-            {"position": span.position, "ids": list(span.ids), "text": decode(engine, span.ids)}
+            {"position": span.position, "ids": list(span.ids), "text": engine.model.text(span.ids)}
             for span in _given(prompt_ids, requests[0])
         ]
         details.nfe = sum(response.nfe for response in responses)
@@ -308,7 +300,7 @@ def _response_choice(
     if mask_id is not None and mask_id in prompt_ids:
         now = response.prompt_ids + (response.raw_ids if fill_only else [])
         fills = [token for before, token in zip(prompt_ids, now, strict=True) if before == mask_id]
-        record |= {"filled": fill_messages(engine, fills, messages), "fills": decode(engine, fills)}
+        record |= {"filled": fill_messages(engine, fills, messages), "fills": engine.model.text(fills)}
     if fill_only:
         last = max(i for i, message in enumerate(messages) if mask_token(engine) in message["content"])
         text, ended, written = record["filled"][last]["content"], True, fills
@@ -318,12 +310,12 @@ def _response_choice(
         written = [token for position, token in enumerate(response.ids) if position not in taken]
         ends = [(span.position, span.position + len(span.ids)) for span in forced]
         record["forced_at"] = [
-            (len(decode(engine, response.ids[:start])), len(decode(engine, response.ids[:stop])))
+            (len(engine.model.text(response.ids[:start])), len(engine.model.text(response.ids[:stop])))
             if stop <= len(response.ids)
             else None
             for start, stop in ends
         ]
-    record |= {"authored": decode(engine, written), "authored_tokens": len(written)}
+    record |= {"authored": engine.model.text(written), "authored_tokens": len(written)}
     return _choice(text, "stop" if ended else "max_tokens"), record
 
 
