@@ -153,7 +153,7 @@ outcomes = st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=1
 @settings(max_examples=25)
 @given(outcomes)
 def test_the_table_counts_what_was_scored_and_nothing_else(verdicts):
-    [cell] = cells([row(f"g{n}", "neutral", 3, hit) for n, hit in enumerate(verdicts)], (0.0, 1.0))
+    [cell] = cells([row(f"g{n}", "neutral", 3, hit) for n, hit in enumerate(verdicts)], "oracle")
     assert cell["asr"] == rate(verdicts).record() and cell["n"] == len(verdicts) and cell["correct"] is None
     if cell["asr"]["n"]:
         assert cell["score"]["value"] == pytest.approx(cell["asr"]["value"])

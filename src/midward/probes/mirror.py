@@ -169,7 +169,7 @@ def summary(rows: Sequence[Row], config: Mirror, sampling: Sampling) -> dict[str
     chosen = window(rows, config.width)
     settings = {"window_start": chosen["start"], "window_end": chosen["end"], "length": sampling.length}
     shown = {"window": chosen, "align": {"method": "mosa", **settings}}
-    return {"cells": cells(rows), "findings": findings(rows, chosen), **shown}
+    return {"cells": cells(rows, config.judges), "findings": findings(rows, chosen), **shown}
 
 
 def write(folder: Path, summary: Row) -> str:

@@ -76,8 +76,8 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Prefill, sampling
     return asked
 
 
-def cells(rows: Sequence[Row], scale: tuple[float, float] | None) -> list[Row]:
-    """One row a condition, as it goes into the table. scale: the judge's, where it has one.
+def cells(rows: Sequence[Row], judge: str | None) -> list[Row]:
+    """One row a condition, as it goes into the table. judge: whose scores they are, by name.
 
     asr: attack success of harmful goals. score: mean of the judge's own scale. own_refusal: refusals in what the model
     wrote itself. landed: responses that reach behind the phrase. correct: right answers to harmless goals. coherent: by
@@ -87,7 +87,7 @@ def cells(rows: Sequence[Row], scale: tuple[float, float] | None) -> list[Row]:
     for key, group in groups(rows, *CELL).items():
         cell: Row = dict(zip(CELL, key, strict=True)) | {"n": len(group), "asr": None, "score": None}
         if group[0]["harmful"]:
-            score = mean_of(group, "score", ends=scale)
+            score = mean_of(group, "score", ends=find(judge or "").scale)
             cell |= {"asr": rate_of(group, "success").record(), "score": score.record() if score else None}
         fields = {name: name for name in ("own_refusal", "correct", "coherent", "landed")}
         table.append(cell | shares(group, **fields))
@@ -176,7 +176,7 @@ def _raises(what: str, rows: Sequence[Row], others: Sequence[Row], other: str, p
 
 def summary(rows: Sequence[Row], config: Prefill, sampling: Sampling) -> dict[str, Any]:
     """The probe's `summary`."""
-    return {"cells": cells(rows, find(config.judges or "").scale), "findings": findings(rows)}
+    return {"cells": cells(rows, config.judges), "findings": findings(rows)}
 
 
 PREFILL = Probe("prefill", Prefill, cases, summary, readers=landing, cell=CELL, measures=("success", "correct"))

@@ -188,8 +188,10 @@ def run(
         if lacks := [name for name in probe.cell if not any(name in row for row in rows)]:
             raise InputError(f"has {lacks[0]!r} in its cell, and no row has that field.")
     compared = {name: against(probe, rows, theirs) for name, (_, theirs) in asked.others.items()}
-    judged = isinstance(config, Attacking) and asked.judge
-    summary = probe.summary(rows, replace(config, judges=judged.info.name) if judged else config, sampling)
+    judged = config
+    if isinstance(config, Attacking) and asked.judge:
+        judged = replace(config, judges=asked.judge.info.name)
+    summary = probe.summary(rows, judged, sampling)
     with checking("probe", probe.name, ProbeError, kept):
         cells = isinstance(summary, Mapping) and (summary.get("cells") or summary.get("sets"))
         if not cells or not isinstance(summary.get("findings"), list):
