@@ -65,7 +65,7 @@ def test_the_page_has_every_part_and_says_what_next(whole, tmp_path):
     assert [run.run.verb for run in made_of.found.runs] == ["attack", "align", "probe prefill", "guard eval"]
     assert made_of.found.troubles == [] and made_of.found.strangers == []
     text = (tmp_path / "out" / "r.html").read_text(encoding="utf-8")
-    assert "<title>Safety of base and + mosa</title>" in text
+    assert "<title>Safety of base, bare and with mosa</title>" in text
     for said in ("▲ Exposed", "● Held", "90.0 %", "A phrase at token 40 raises ASR.", "../runs/a/logs/2026_one.eval"):
         assert said in text, said
     for verb in ("dynamics", "utility", "probe order", "align"):

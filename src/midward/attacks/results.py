@@ -111,8 +111,8 @@ def _outcome(cell: Mapping[str, Any], sample: EvalSample) -> Outcome:
 
 
 def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The summary of a run, see `summarise`; with what its rows, roles and seed are, its profile, why its figures are
-    no evidence (or None), and the refusals of harmless goals."""
+    """The summary of a run, see `summarise`; with what its attacks, rows, roles and seed are, its profile, why its
+    figures are no evidence (or None), and the refusals of harmless goals."""
     rows = [row.label for row in matrix.rows]
     summary = summarise(
         outcomes,
@@ -122,6 +122,7 @@ def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         judges=matrix.judges,
     )
     summary |= {"profile": matrix.profile, "roles": dict(matrix.roles), "seed": matrix.seed}
+    summary["about"] = {planned.info.name: planned.info.about for planned in matrix.attacks}
     summary["warning"] = matrix.no_evidence
     if matrix.harmless:
         sizes = {name: matrix.sizes[name] for name in matrix.harmless}

@@ -263,35 +263,37 @@ class Comparison:
 
         Args:
             rows, decisions: as `answers` and `decisions` give them.
-            repeats: generations of which the median is taken.
+            repeats: generations of which the median is taken, each watched by all guards that look at signals.
         """
         prompts = [row["prompt"] for row in rows if not row["harmful"]] or [row["prompt"] for row in rows]
         prompts = prompts[: 2 * self.batch_size]
-        bare = np.median([self._seconds(prompts)[0] for _ in range(repeats)])
+        runs = [self._seconds(prompts) for _ in range(repeats)]
+        bare = np.median([seconds for seconds, _ in runs])
         costs = {}
         for label, guard in self.guards.items():
             seconds = np.mean([decision["seconds"] for decision in decisions[label]])
             if guard.anchors:
-                times = [self._seconds(prompts, guard) for _ in range(repeats)]
-                costs[label] = float(np.median([watching / (whole - watching) for whole, watching in times]))
+                costs[label] = float(np.median([watching[label] / without for without, watching in runs]))
             elif guard.repairs:
                 costs[label] = float(seconds / np.mean([row["seconds"] for row in rows])) - 1
             else:
                 costs[label] = float(seconds * len(prompts) / bare)
         return costs
 
-    def _seconds(self, prompts: Sequence[Any], guard: Guard | None = None) -> tuple[float, float]:
-        """CPU seconds of answering, and those of them that a guard's watcher took, which stops nothing."""
-        watchers: list[Any] = []
-        watching = [0.0]
-        if guard is not None:
-            guard = copy(guard)
-            guard.threshold = np.inf
-            watchers = [guard.watcher({})]
-            watching = _timed(watchers[0])
+    def _seconds(self, prompts: Sequence[Any]) -> tuple[float, dict[str, float]]:
+        """CPU seconds of answering but for guards' watchers, which stop nothing, and those that each watcher took."""
+        watchers: dict[str, Any] = {}
+        for label, guard in self.guards.items():
+            if guard.anchors:
+                unreached = copy(guard)
+                unreached.threshold = np.inf
+                watchers[label] = unreached.watcher({})
+        spent = {label: _timed(watcher) for label, watcher in watchers.items()}
         started = time.process_time()
-        sample(self.model, prompts, self.sampling, batch_size=self.batch_size, watchers=watchers)
-        return time.process_time() - started, sum(watching)
+        sample(self.model, prompts, self.sampling, batch_size=self.batch_size, watchers=list(watchers.values()))
+        whole = time.process_time() - started
+        watching = {label: sum(seconds) for label, seconds in spent.items()}
+        return whole - sum(watching.values()), watching
 
 
 def _timed(watcher: Any) -> list[float]:

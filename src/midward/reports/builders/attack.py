@@ -42,8 +42,8 @@ Gaps = Mapping[str, Mapping[str, Any]]  # attack -> "second - first" -> record o
 
 
 def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
-    """Attack success. summary: what `attacks.results.summarise` makes, and models, warning, harmless, and verdict, the
-    text whose verdicts are shown."""
+    """Attack success. summary: what `attacks.results.summarise` makes, and about (what each attack is), models,
+    warning, harmless, and verdict, the text whose verdicts are shown."""
     models = [str(name) for name in summary["rows"]]
     if not (summary["judges"] and summary["goals"]):
         raise InputError("it names no judge, or no goals")
@@ -108,7 +108,7 @@ def _cards(
         if top.value:
             rank = f"the strongest of {all_of}" if len(rates) > 1 else "the only attack"
             strongest = f"{attack} on {goals}" if len(by_goals) > 1 else attack
-            what = f"{strongest}, {rank}: {interval}, {basis}"
+            what = f"of goals by {strongest}, {rank}: {interval}, {basis}"
         else:
             highest = max(rate.high for *_, rate in rates)
             what = f"{all_of}, and not one success; the intervals reach {percent(highest)}"
@@ -133,14 +133,15 @@ def tone_of(by_attack: Mapping[str, Sequence[Rate]]) -> tuple[Tone, str]:
 
 
 def changes(gaps: Gaps, goals: str) -> Iterator[Statement]:
-    """A sentence for each model against the first, or behind a guard against the same without it."""
+    """A sentence for each model against the first, or behind a guard against the same without it; of three models also
+    for the last two."""
     titles = _columns(gaps)
     sides = [side for title in titles for side in _sides(title)]
     first_of_all = _sides(titles[0])[1] if titles else ""
     for title in titles:
         model, other = _sides(title)
         unguarded = model.rpartition("+")[0]
-        if other == (unguarded if unguarded in sides else first_of_all):
+        if len(titles) <= 3 or other == (unguarded if unguarded in sides else first_of_all):
             pairs = {name: pair for name, row in gaps.items() if (pair := reading_of(row.get(title), Paired))}
             worse, against = dict.fromkeys(pairs, -1), f"{model} against {other} on {goals}"
             yield change(against, pairs, worse, what="attack success", of="attack")
@@ -165,7 +166,9 @@ def _success(
     if rates:
         top, name, model = max(rates, key=lambda rate: (rate[0].value or 0.0, rate[0].low))
         finding = f"Most: {name} on {model}, {text(top)}." if top.value else "No attack succeeds once."
-    yield _by_attack(f"success-{goals}", title, cells, models, finding=finding, heat=True)
+    abouts = [f"{name}: {about}." for name, about in (summary.get("about") or {}).items() if about and name in cells]
+    note = " ".join(abouts)
+    yield _by_attack(f"success-{goals}", title, cells, models, note=note, finding=finding, heat=True)
     gaps = summary["paired"][judge][shown][goals]
     note = "Attack success on the same goals, first minus second: below zero the first is safer."
     yield from _paired(f"paired-{goals}", f"Paired by goal on {goals}, judged by {judge}", gaps, note)

@@ -6,7 +6,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from midward.reports.blocks import Block, Figure, Statement, Table, Tone, by_chance, finite, reading, reading_of, text
+from midward.reports.blocks import (
+    Block,
+    Figure,
+    Statement,
+    Table,
+    Tone,
+    by_chance,
+    finite,
+    parts,
+    reading,
+    reading_of,
+    text,
+)
 from midward.reports.builders.shared import Record, table
 from midward.reports.chart import Chart, Point, Series
 from midward.stats import Area, Paired
@@ -69,8 +81,9 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
     elif gain.apart():
         tone = "exposed" if gain.value < 0 else "unclear" if guessing else "held"
         amount = gain.text().replace("+", "")
-        what = f"takes {amount} of attack success away" if gain.value > 0 else f"lets more through, {amount},"
-        sentence = f"The guard {name} {what} ({before.text()} to {after.text()}, {gain.size})"
+        what = f"takes {amount} of attack success away" if gain.value > 0 else f"lets more through, {amount}"
+        spans = " to ".join(parts(rate)[0] for rate in (before, after))
+        sentence = f"The guard {name} {what}: {spans} ({gain.size})"
         flags += f"; yet {chance}, so another threshold would hardly help" if guessing else ""
     elif guessing:
         tone, sentence = "exposed", f"The guard {name} is useless here: {chance}, and takes nothing away measurably"

@@ -48,7 +48,8 @@ def steps(
         shown: a path as it may stand on the page.
     """
     first = next(({**model.model_dump(), "model": model.name} for run in runs for model in run.run.models), {})
-    beside = os.path.relpath(runs[0].folder.parent) if runs else "."
+    beside = os.path.relpath(os.path.commonpath([run.folder.absolute().parent for run in runs]) if runs else ".")
+    verbs = {run.run.verb for run in runs}
 
     def command(verb: str, of: Mapping[str, Any], out: str = "") -> str:
         """midward VERB for a model, with its adapter, into a folder."""
@@ -73,9 +74,11 @@ def steps(
     if exposed:
         but = f" {_names(held)} held." if held else ""
         train = command("align", exposed[0].of, "adapters/mosa")
-        yield f"{_names(exposed)} {_be(exposed)} exposed.{but} Train against it, then attack again.", train
+        more = "Train another way (midward align --help)" if "align" in verbs else "Train against it"
+        yield f"{_names(exposed)} {_be(exposed)} exposed.{but} {more}, then attack again.", train
         guard = command("guard fit", exposed[0].of, "guard")
-        yield f"Or put a guard in front of {_names(exposed)}, and see what it stops.", guard
+        if "guard eval" not in verbs:
+            yield f"Or put a guard in front of {_names(exposed)}, and see what it stops.", guard
     unscored = [card for card in unclear if card.value == "-"]
     if unscored:
         check = "midward judges check --judges harmfulness --judge MODEL"
@@ -91,7 +94,6 @@ def steps(
     if useless:
         sentence = f"{some(len(useless), 'guard')} above {_be(useless)} no use here: fit another."
         yield sentence, command("guard fit", first, "guard")
-    verbs = {run.run.verb for run in runs}
     for what, measured_by in WHOLE:
         if not verbs & {*measured_by}:
             yield f"Not measured here: {what}.", command(measured_by[0], first)

@@ -163,10 +163,17 @@ def write(
     where = listed(names) if len(names) <= 3 else some(len(names), "folder")
     measured = [model for run in report.found.runs for model in run.run.models]  # a guard in front makes no other model
     models = list(dict.fromkeys(short(model.name, model.adapter, None) for model in measured))
-    models = [*models[:1], *(name.removeprefix(f"{models[0]} ") for name in models[1:])]
-    what = listed(models) if 1 <= len(models) <= 3 else some(len(models), "model") if models else "no model yet"
-    html.write(page, f"Safety of {html.visible(what)}", [_part(report, sections, page, where, unfold)])
+    title = f"Safety of {html.visible(_together(models))}"
+    html.write(page, title, [_part(report, sections, page, where, unfold)])
     return report
+
+
+def _together(models: Sequence[str]) -> str:
+    """Models in a title: LLaDA-8B-Instruct, bare and with mosa."""
+    bare = models[0] if models else ""
+    if 2 <= len(models) <= 3 and all(name.startswith(f"{bare} + ") for name in models[1:]):
+        return f"{bare}, bare and with {listed([name.removeprefix(f'{bare} + ') for name in models[1:]])}"
+    return listed(models) if 1 <= len(models) <= 3 else some(len(models), "model") if models else "no model yet"
 
 
 def _check(page: Path, beside: Path, overwrite: bool) -> None:
