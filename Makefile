@@ -52,6 +52,7 @@ docs: $(READY)           ## the documentation site, in build/site; warnings are 
 bench: $(READY)          ## ratios against plain references
 	$(BIN)/python bench/sampling.py
 	$(BIN)/python bench/mosa_step.py
+	$(BIN)/python bench/objectives.py
 	$(BIN)/python bench/attack_throughput.py
 	$(BIN)/python bench/gcg.py
 	$(BIN)/python bench/sri_overhead.py
