@@ -62,8 +62,8 @@ def measured(work: Callable[[], object], device: str) -> tuple[float, float]:
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
-        idle = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
+        idle = torch.cuda.memory_allocated() / 1e9
     else:
         ctypes.CDLL(None).malloc_trim(0)  # freed memory back to the system (glibc)
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what is in use now (Linux)
@@ -71,7 +71,7 @@ def measured(work: Callable[[], object], device: str) -> tuple[float, float]:
     start = clock(device)
     work()
     seconds = clock(device) - start
-    return seconds, torch.cuda.max_memory_allocated() / 1e9 - idle / 1e9 if device == "cuda" else resident("VmHWM") - idle
+    return seconds, (torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else resident("VmHWM")) - idle
 
 
 class Steps:
