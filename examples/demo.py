@@ -88,7 +88,7 @@ def main(out: Path) -> None:
     sets = ("prefill", "prefill-mid", "pad", *HARMLESS)
     asked = [case for name in sets for case in cases(model, name, GOALS, split="test")]
     judge = bench([case.goal for case in asked])
-    summary = compare.Comparison(model, asked, guards, out / "guarded", sampling, judge).run()
+    summary = compare.Comparison(model, asked, guards, out / "guarded", sampling, judge).run(repeats=1)
     for row in summary["defences"]:
         print(
             f"{row['defence']:8} attack success {row['asr']['all']['value']:.3f}, caught {row['caught']['value']:.3f}"

@@ -51,6 +51,7 @@ def record(
     request = Request(prompt, forced=tuple(Forced.text(model, at, text) for at, text in forced))
     guard, no_guard = _first(guard_files, guards.load, model, sampling)
     anchors, no_anchors = _first(anchor_files, Anchors.load, model, sampling)
+    watching = {"guard": no_guard, "signal": no_anchors}
     trace = Trace(predictions=True)
     signal = SRISignal(anchors) if anchors is not None else None
     run = sample if guard is None else guard.sample
@@ -63,7 +64,7 @@ def record(
         "model": model.name,
         "adapter": model.adapter,
         "title": " ".join(names) + (f", {suffix}" if suffix else ""),
-        "note": " ".join(why for why in (no_guard, no_anchors) if why),
+        "note": " ".join(f"No {what} here: {why}" for what, why in watching.items() if why),
         "verdict": verdict,
         "signal": seen or _values(signal),
         "scores": guard.scores_so_far(seen) if guard is not None and guard.anchors and seen else None,
@@ -175,7 +176,7 @@ def of_trace(trace: Trace, row: int, model: LanguageModel) -> Generation:
     signal = verdict.get("signal") if signal is None and verdict else signal
     return Generation(
         title=str(trace.notes.get("title", "")),
-        prompt=user_text(model, Request(trace.prompt_ids[row])),
+        prompt=user_text(model, Request(trace.prompt_ids[row])).strip("\n"),
         tokens=tuple(tokens),
         steps=tuple(steps),
         frames=tuple(tuple(places[token] for token in line) for line in ids),

@@ -53,9 +53,10 @@ def _scores(name: str, title: str, columns: Mapping[str, Mapping[str, Cell]]) ->
 
 def _compared(place: int, other: str, records: Any) -> Iterator[Block]:
     by_model: dict[str, dict[str, Paired]] = {}
+    alike = {"measure": None} if len({record.get("measure") for record in records}) == 1 else {}
     for record in records:
         if pair := reading_of(record, Paired):
-            by_model.setdefault(record.get("model") or "", {})[_task(record)] = pair
+            by_model.setdefault(record.get("model") or "", {})[_task({**record, **alike})] = pair
     if by_model:
         yield table(f"utility-compared-{place}", f"Minus {other}, by sample", records)
     for model, gaps in by_model.items():
