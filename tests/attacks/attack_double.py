@@ -97,7 +97,7 @@ class Double(MidwardAPI):
 
     def written(self, piece):
         """The text of a forced or banned span, as in `Seen`."""
-        return self.language_model.tokenizer.decode(piece["ids"])
+        return self.language_model.text(piece["ids"])
 
     async def score(self, spans, *, mode, length):
         spans = [replace(span, prompt=self.language_model.encode(span.prompt)) for span in spans]
@@ -127,24 +127,20 @@ def said(*replies):
     return speaking(*replies, read=lambda messages: messages[-1].text)
 
 
-class Words:
-    """A tokenizer: a word's id is its length."""
-
-    def __call__(self, words, add_special_tokens):
-        return {"input_ids": [len(word) for word in words.split()]}
-
-    def decode(self, ids, **_):
-        return " ".join("x" * length for length in ids)
-
-
 class Stub:
-    """What the target reads of a language model. system: where its template takes system turns; or that it raises."""
+    """What the target reads of a language model, in which a word's id is its length. system: where its template takes
+    system turns; or that it raises."""
 
     max_positions = 4096
 
     def __init__(self, system=("head", "inner")):
         self.system = system
-        self.tokenizer = Words()
+
+    def tokens(self, words):
+        return [len(word) for word in words.split()]
+
+    def text(self, ids):
+        return " ".join("x" * length for length in ids)
 
     def encode(self, messages):
         if isinstance(messages, str):

@@ -136,7 +136,7 @@ def test_wrong_settings(attack, sandbox, settings, why):
 
 def test_a_phrase_without_a_token_is_an_error(sandbox):
     class Mute:
-        tokenizer = staticmethod(lambda text, add_special_tokens: {"input_ids": []})
+        tokens = staticmethod(lambda text: [])
 
     with pytest.raises(ValueError, match="holds no token"):
         Target(Double(None, language_model=Mute()).as_model()).span("x", 3)

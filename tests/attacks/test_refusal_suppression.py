@@ -9,15 +9,7 @@ from inspect_ai.model import get_model
 from midward.attacks.refusal_suppression import REFUSAL_BAN, WORDS, RefusalSuppression, prompt
 from midward.goals import Goal
 
-
-class Letters:
-    """A tokenizer with a token for each letter."""
-
-    def __call__(self, text, add_special_tokens):
-        return {"input_ids": [ord(letter) for letter in text]}
-
-
-MODEL = SimpleNamespace(tokenizer=Letters())
+MODEL = SimpleNamespace(tokens=lambda text: [ord(letter) for letter in text])
 
 
 def test_each_listed_word_is_in_the_rules_of_both_variants():
