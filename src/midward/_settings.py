@@ -32,12 +32,15 @@ def read_settings(kind: type[Any], given: Mapping[str, Any], what: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(dict(given))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        if not place:  # of several settings together
-            raise InputError(f"{what}: {message}") from None
-        raise InputError(f"{what}: {place}: {message[0].lower()}{message[1:]}; received {first['input']!r}.") from None
+        raise InputError(f"{what}: {wrong_in(error)}") from None
+
+
+def wrong_in(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong: where, what, and what was received there; of several parts together
+    what alone."""
+    first = error.errors()[0]
+    place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[0].lower()}{message[1:]}; received {first['input']!r:.80}" if place else message
 
 
 def read_value(kind: type[Any], name: str, text: str, what: str) -> Any:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from midward._hints import near_path
+from midward._settings import wrong_in
 from midward.errors import InputError, MissingFile
 from midward.store import replacing
 
@@ -69,8 +70,7 @@ def load_record(path: str | Path, kind: type[R]) -> R:
             header = {name: _json(text) for name, text in (file.metadata() or {}).items()}
         return kind.model_validate(header)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        reason = wrong_in(error)
     except (SafetensorError, OSError, RecursionError) as error:
         reason = str(error)
     raise InputError(f"{path} is no {kind.noun}, or a damaged one ({reason}).")

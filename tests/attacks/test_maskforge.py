@@ -223,9 +223,9 @@ def test_a_library_that_was_changed_or_is_none_is_refused_before_anything_runs(s
         [
             ("", "Invalid JSON"),
             ("[1", "Invalid JSON"),
-            ("{}", "arms: Field required"),
-            ('{"arms": []}', "arms: Tuple should have at least 1 item"),
-            ('{"arms": [{"name": "x", "pattern": "no gap"}]}', "arms.0.pattern: String should match"),
+            ("{}", "arms: field required"),
+            ('{"arms": []}', "arms: tuple should have at least 1 item"),
+            ('{"arms": [{"name": "x", "pattern": "no gap"}]}', "arms.0.pattern: string should match"),
         ]
     ):
         path = tmp_path / f"none-{number}.json"

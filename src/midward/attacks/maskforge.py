@@ -34,6 +34,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
+from midward._settings import wrong_in
 from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.dija import REWRITE, fills_only, scaffold_of
@@ -118,10 +119,7 @@ def read_library(path: Path) -> Library:
     except OSError as error:
         raise AttackError(f"the library {path} can't be read: {error.strerror}") from None
     except (UnicodeDecodeError, ValidationError) as error:
-        why = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        why = wrong_in(error) if isinstance(error, ValidationError) else str(error)
         raise AttackError(f"{path} is no library of maskforge, as a run without one leaves it: {why}") from None
     if library.hash != library.digest:
         raise AttackError(

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
+from midward._settings import wrong_in
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.capabilities import AttackError
 from midward.attacks.record import Record
@@ -156,10 +157,7 @@ def _read(file: Path) -> tuple[tuple[Artifact, ...], str]:
         try:
             artifacts.append(Artifact.model_validate(common | row if isinstance(row, dict) else row))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-            message = first["msg"].removeprefix("Value error, ")
-            raise InputError(f"{file}, row {number}: {place}{message}; received {first['input']!r:.60}") from None
+            raise InputError(f"{file}, row {number}: {wrong_in(error)}") from None
     return tuple(artifacts), hashlib.sha256(text).hexdigest()
 
 

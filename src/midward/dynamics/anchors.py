@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from midward._hints import differing
+from midward._settings import wrong_in
 from midward.dynamics.config import READINGS
 from midward.dynamics.sri import EPS, Mean
 from midward.dynamics.states import LAST, PooledStates, steps_of
@@ -131,9 +132,7 @@ class Anchors:
                 raise InputError(f"it lacks {min(lacking)}")
             return cls(**settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}; it has {first['input']!r}"
-            raise AnchorsError(f"{source} holds no proper anchors: {why}.") from None
+            raise AnchorsError(f"{source} holds no proper anchors: {wrong_in(error)}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise AnchorsError(f"{source} holds no proper anchors: {error}.") from None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from midward._hints import near_path
+from midward._settings import wrong_in
 from midward.errors import InputError, MissingFile
 from midward.store import hold, write_text
 
@@ -122,8 +123,7 @@ class Run(BaseModel):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+            raise InputError(f"{path}: {wrong_in(error)}") from None
 
 
 def _record(folder: Path, file: str) -> Path:

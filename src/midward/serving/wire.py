@@ -10,6 +10,7 @@ from inspect_ai.model import ModelOutput
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from midward._hints import did_you_mean
+from midward._settings import wrong_in
 from midward.errors import InputError
 
 #: What a message's mask tokens lead to: they are filled, they are taken out, or the request is refused.
@@ -71,14 +72,13 @@ class ExtraBody(_Strict):
             raise InputError(f"extra_body must be JSON: {error}.") from None
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
                 parts = {1: cls, 3: Change if first["loc"][0] == "edits" else Tokens}
                 known = parts.get(len(first["loc"]), Tokens).model_fields
                 hint = did_you_mean(str(first["loc"][-1]), known)
+                place = ".".join(map(str, first["loc"]))
                 raise InputError(f"extra_body: unknown key {place!r}.{hint} Available: {', '.join(known)}.") from None
-            message = first["msg"][0].lower() + first["msg"][1:]
-            raise InputError(f"extra_body: {place}: {message}; received {first['input']!r}.") from None
+            raise InputError(f"extra_body: {wrong_in(error)}") from None
 
     def over(self, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """As JSON, over what `body` says; None where both say nothing."""
