@@ -230,13 +230,8 @@ class Target:
         asks = tuple(self._prepared(ask) for ask in asks)
         if n > 1:
             self.need(Capability.N)
-        groups = [(ask, n) for ask in asks]
-        if self.left is not None and self.left < n * len(asks):
-            if self.left <= 0:
-                raise BudgetSpent
-            full, rest = divmod(self.left, n)
-            groups = groups[:full] + ([(asks[full], rest)] if rest else [])
-        self.queries["respond"] += sum(count for _, count in groups)
+        full, rest = divmod(self._take("respond", n * len(asks)), n)
+        groups = [(ask, n) for ask in asks[:full]] + ([(asks[full], rest)] if rest else [])
         self.used.add(Capability.CHAT)
         answered = await together(*(self._answer(ask, count) for ask, count in groups))
         replies = [reply for group in answered for reply in group]
@@ -276,7 +271,7 @@ class Target:
     def _take(self, kind: str, count: int) -> int:
         """How many of `count` queries may be put; they are counted."""
         if self.left is not None:
-            if self.left <= 0:
+            if self.left <= 0 < count:
                 raise BudgetSpent
             count = min(count, self.left)
         self.queries[kind] += count
