@@ -177,7 +177,9 @@ def test_agreement(lively):
     settings = dict(length=16, block=8, steps=8)
     exact = Sampling(**settings)
     same = agreement(lively, PROMPTS, exact, exact)
-    assert same.token_share == same.response_share == 1 and same.forwards_exact == same.forwards_fast
+    assert (
+        same.token_share == 1 and same.equal_responses == same.responses and same.forwards_exact == same.forwards_fast
+    )
     fast = agreement(lively, PROMPTS, exact, Sampling(**settings, cache="dual"))
     a, b = (sample(lively, PROMPTS, Sampling(**settings, cache=cache)) for cache in (None, "dual"))
     counted = [(x, y) for one, two in zip(a, b) for x, y in zip(one.raw_ids[: len(one.ids) + one.ended], two.raw_ids)]

@@ -106,17 +106,11 @@ def test_trace(lively, tmp_path):
             new = steps == step
             assert torch.equal(trace.predicted_ids(row, step)[new], last[new])
 
-    means = trace.mean_positions()
-    for step in range(5):
-        positions = [p for row in range(3) for p in range(12) if trace.commit_step[row][p] == step]
-        assert means[step] == pytest.approx(sum(positions) / len(positions))
-
     trace.save(tmp_path / "trace.safetensors")
     loaded = Trace.load(tmp_path / "trace.safetensors")
     assert loaded.sampling == settings
     assert all(torch.equal(loaded.commit_step[row], trace.commit_step[row]) for row in range(3))
     assert loaded.text(1, 2, lively.tokenizer) == trace.text(1, 2)
-    assert torch.equal(loaded.mean_positions(), means)
 
 
 def test_with_a_threshold_a_trace_counts_each_rows_own_steps(lively):
@@ -135,7 +129,6 @@ def test_left_to_right_trace_is_in_order(lively, llama):
         trace = Trace(predictions=True)
         sample(model, PROMPTS, Sampling.for_model(model, length=10, **options), watchers=[trace])
         assert all(trace.order(row) == list(range(10)) for row in range(3))
-        assert trace.mean_positions().tolist() == list(range(10))
 
 
 def test_stopped_rows_leave_gaps(llama):

@@ -34,11 +34,6 @@ class Agreement:
         """In [0, 1]; NaN without tokens."""
         return self.equal_tokens / self.tokens if self.tokens else float("nan")
 
-    @property
-    def response_share(self) -> float:
-        """In [0, 1]; NaN without responses."""
-        return self.equal_responses / self.responses if self.responses else float("nan")
-
     def __str__(self) -> str:
         return (
             f"{self.token_share:.1%} of {self.tokens} tokens and {self.equal_responses} of {self.responses} responses "

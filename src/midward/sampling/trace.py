@@ -98,20 +98,6 @@ class Trace:
         committed = (steps >= 0).nonzero()[:, 0]
         return committed[steps[committed].argsort(stable=True)].tolist()
 
-    def mean_positions(self) -> torch.Tensor:
-        """Return the mean position of the tokens committed at each step, over all requests [steps].
-
-        NaN where a step committed nothing.
-        """
-        steps = torch.stack(list(self.commit_step.values())).long()
-        positions = torch.arange(steps.shape[1]).expand_as(steps)
-        total = int(steps.max()) + 1 if steps.numel() else 0
-        counted = steps >= 0
-        sums = torch.zeros(max(total, 0), dtype=torch.float64).index_add_(
-            0, steps[counted], positions[counted].double()
-        )
-        return sums / torch.bincount(steps[counted], minlength=max(total, 0))
-
     def predicted_ids(self, row: int, step: int) -> torch.Tensor:
         """Return the whole predicted response [length] of a request at a step.
 
