@@ -122,8 +122,8 @@ def test_a_chunk_of_rows_waits_for_the_disk_once(tmp_path, monkeypatch):
     monkeypatch.setattr(store.os, "fsync", synced.append)
     file = RowFile(tmp_path / "rows.jsonl")
     rows = [{"key": f"k{number}"} for number in range(32)]
-    file.extend(iter(rows))
-    file.extend([])
+    file.append(*rows)
+    file.append()
     assert len(synced) == 1
     assert list(RowFile(file.path).rows.values()) == list(file.rows.values()) == rows
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -178,11 +178,6 @@ class RowFile:
 
         Raises InputError where another process is writing to the file.
         """
-        self.extend(rows)
-
-    def extend(self, rows: Iterable[dict[str, Any]]) -> None:
-        """`append`, of any number."""
-        rows = list(rows)
         if not rows:
             return
         if self._hold is None:

@@ -245,7 +245,7 @@ class Comparison:
                 unknown = rows[i].get("error") or np.isnan(by_seed[0])
                 seeds = {"seeds": None if unknown else by_seed} if len(by_seed) > 1 else {}
                 written.append({"key": keys[i], "score": None if unknown else by_seed[0], **seeds, "seconds": seconds})
-            file.extend(written)
+            file.append(*written)
             self.progress(f"{label}: scores", len(rows) - len(todo) + start + len(chunk), len(rows))
         return [file.rows[key] for key in keys]
 

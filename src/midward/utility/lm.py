@@ -321,7 +321,7 @@ class MidwardLM(TemplateLM):
                 names, chunk = zip(*group[start : start + CHUNK], strict=True)
                 rows = [{"key": name, **row} for name, row in zip(names, answer(chunk), strict=True)]
                 if self.file is not None:
-                    self.file.extend(rows)
+                    self.file.append(*rows)
                 self.rows |= {row["key"]: row for row in rows}
                 done += len(rows)
                 self.progress(f"{len(keys)} {what}", done, len(keys))

@@ -93,7 +93,7 @@ def score(
         settings = {"model": model.fingerprint, "guard": guard and guard.digest, "given": given, "chat": chat}
         rows = [{"key": key_of(row=row, **settings), **(about or {}), **row} for row in samples]
         file = RowFile(Path(folder) / ROWS)
-        file.extend(row for row in rows if row["key"] not in file.rows)
+        file.append(*(row for row in rows if row["key"] not in file.rows))
     if own and os.environ.get("RANK", "0") == "0":
         rows += sandbox.run(
             model,
