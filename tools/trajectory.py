@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from midward.goals import load as load_goals
 from midward.reports.blocks import Table
 from midward.reports.render import markdown
 from midward.stats import Paired, corrected, paired_of, rate_of
+from midward.store import replacing
 
 Rows = list[dict[str, Any]]
 Lines = Mapping[str, Mapping[str, Rows]]
@@ -149,6 +151,7 @@ def both(title: str, lines: Lines, *against: str) -> Iterator[Table]:
 
 
 def anchor_tables(folder: Path) -> Iterator[Table]:
+    """Curves over the share of anchors: T1 to T4, T12, T14, T16."""
     every = anchored(folder)
     apart = ("sources", "published", "window", "outside", "block-8", "block-32", "block-96", "sandbox-block")
     labels = {name: every[name] for name in sorted(every, key=lambda name: name != BASE) if name not in apart}
@@ -173,31 +176,32 @@ def anchor_tables(folder: Path) -> Iterator[Table]:
 
 
 def attack_tables(folder: Path) -> Iterator[Table]:
-    def one(path: str, verdict: str = "oracle_reply") -> dict[str, dict[str, Rows]]:
+    """Attacks: T7 to T9, T11, T13, T15."""
+
+    def cells_of(path: str, verdict: str = "oracle_reply") -> dict[str, dict[str, Rows]]:
         return attacked(folder / path, verdict) if (folder / path / "samples.csv").exists() else {}
 
     for title, path in (("Attacks of one request, ASR", "attacks"), ("T13: searches, ASR", "prompts")):
         for name, verdict in ((title, "oracle_reply"), (f"{title}: readable refusals", "readable_reply")):
-            cells = _turned(one(path, verdict))
+            cells = _turned(cells_of(path, verdict))
             yield from both(name, cells, *([BASE] if verdict == "oracle_reply" else []))
-    forms = {form: one(f"nesting-{form}").get("nesting", {}) for form in ("code", "table", "json", "yaml")}
+    forms = {form: cells_of(f"nesting-{form}").get("nesting", {}) for form in ("code", "table", "json", "yaml")}
     yield from both("T15: nesting, ASR", _turned(forms), BASE)
+    parts = ("both", "remask", "write", "prefill0")
     for end in ("stop", "keep", "forbid"):
-        arms = {
-            arm: one(f"hijack/{arm}-{end}").get("trajhijack", {}) for arm in ("both", "remask", "write", "prefill0")
-        }
+        arms = {arm: cells_of(f"hijack/{arm}-{end}").get("trajhijack", {}) for arm in parts}
         yield from both(f"T7, T8: TrajHijack, end {end}, ASR", _turned(arms), BASE)
-    generic = {"generic prefix": one("hijack/generic").get("trajhijack", {})}
+    generic = {"generic prefix": cells_of("hijack/generic").get("trajhijack", {})}
     yield from both("TrajHijack, generic prefix, ASR", _turned(generic), BASE)
     kinds = ("neutral", "completed", "safe", "fraud", "benign", "concise", "detailed")
     contexts = {
-        kind: {n: one(f"contexts/{kind}-{n}").get("post-context", {}).get(BASE, []) for n in ("8", "24", "64")}
+        kind: {n: cells_of(f"contexts/{kind}-{n}").get("post-context", {}).get(BASE, []) for n in ("8", "24", "64")}
         for kind in kinds
     }
     contexts = {kind: {n: rows for n, rows in cells.items() if rows} for kind, cells in contexts.items()}
     yield from both("T11: post contexts without a prefix by their tokens, base, ASR", contexts, "neutral")
     behind = {
-        kind: one(f"contexts/prefix-{kind}").get("post-context", {})
+        kind: cells_of(f"contexts/prefix-{kind}").get("post-context", {})
         for kind in ("none", "neutral", "completed", "fraud")
     }
     yield from both("T11: behind a forced opening, ASR", _turned(behind))
@@ -213,6 +217,7 @@ def _turned(attacks: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Ro
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--alarm", metavar="LABEL", help="measure A2D's alarm on this label's adapters first")
@@ -221,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.alarm:
         with replacing(folder / "alarm.jsonl") as path:
             path.write_text("".join(f"{json.dumps(row)}\n" for row in alarms(folder, given.alarm)), "utf-8")
-    print(markdown([*anchor_tables(folder), *attack_tables(folder), *alarm_tables(folder)]))
+    sys.stdout.write(markdown([*anchor_tables(folder), *attack_tables(folder), *alarm_tables(folder)]))
 
 
 if __name__ == "__main__":
