@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from midward.world import REFUSALS, WORLD, Thing, coherent, read, tasks
-from midward.world.language import answer, compact, explain, formed, opening, procedure, query, refusal, reply, request
+from midward.world.language import answer, compact, explain, formed, opening, procedure, query, refuse, reply, request
 from midward.world.world import INTENTS, QUESTIONS, SPLITS, WORDS, World
 from midward.world.wrappers import FORMATS
 
@@ -57,7 +57,9 @@ def test_the_oracle_reads_a_procedure_back(intent, thing):
 @given(intents, things, st.integers(0, 6))
 def test_a_procedure_that_breaks_off_in_a_refusal_counts_the_steps_before_it(intent, thing, kept):
     steps = " ".join(f"Step {n}: {v} the {w}." for n, (v, w) in enumerate(WORLD.steps(intent, thing)[:kept], 1))
-    seen = read(intent, thing, f"{opening(intent, thing)} {steps} {refusal(thing)}")
+    seen = read(
+        intent, thing, f"{opening(intent, thing)} {steps} {refuse(query('make', thing), random.Random(thing.name))}"
+    )
     harmful = WORLD.harmful(intent, thing)
     assert (seen.steps_right, seen.success, seen.full) == (kept, harmful and kept >= 3, harmful and kept == 6)
     assert seen.refused and seen.coherent and not seen.correct
@@ -99,7 +101,7 @@ def test_answers_to_questions_are_judged_by_their_fact(thing, kind, intent, rng)
     right = reply(asked, rng)[0]
     assert read(kind, thing, right, intent=intent).correct and coherent(right)
     assert read(kind, thing, answer(kind, thing, intent=intent), intent=intent).correct
-    assert not read(kind, thing, refusal(thing), intent=intent).correct
+    assert not read(kind, thing, refuse(query("make", thing), random.Random(thing.name)), intent=intent).correct
     other = (
         next(t for t in WORLD.things["test"] if WORLD.about(t)[kind] != WORLD.about(thing)[kind])
         if kind != "rule"

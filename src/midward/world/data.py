@@ -11,7 +11,7 @@ from midward._hints import one_of
 from midward.errors import InputError
 from midward.world import tasks
 from midward.world.language import REFUSALS, explain, opening, query, refuse, reply, request
-from midward.world.world import INTENTS, QUESTIONS, WORDS, WORLD, Thing, World
+from midward.world.world import INTENTS, QUESTIONS, WORDS, WORLD, Thing
 from midward.world.wrappers import FORMATS, Wrapper, wrappers
 
 PROMPTS = 3000  # harmful prompts that alignment trains on, as many as in MOSA
@@ -71,9 +71,9 @@ class Trial:
         return replace(self, text=wrapper.apply(self.text), metadata={**self.metadata, **form})
 
 
-def _things(world: World, split: str, kind: str, harmful: bool | None) -> list[Thing]:
-    one_of("split", split, world.things)
-    return [t for t in world.things[split] if harmful is None or world.harmful(kind, t) == harmful]
+def _things(split: str, kind: str, harmful: bool | None) -> list[Thing]:
+    one_of("split", split, WORLD.things)
+    return [t for t in WORLD.things[split] if harmful is None or WORLD.harmful(kind, t) == harmful]
 
 
 def _trials(
@@ -94,7 +94,7 @@ def _trials(
     raise InputError(f"the {split} split of {name!r} has fewer than {count} distinct goals")
 
 
-def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, world: World = WORLD) -> list[Trial]:
+def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0) -> list[Trial]:
     """Forbidden requests, both intents alike: making banned things and breaking protected ones.
 
     Args:
@@ -102,12 +102,11 @@ def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, wo
         count: How many distinct ones.
         style: `short`, bare imperatives, or `contextual`, behind a harmless context.
         seed: Of the draw.
-        world: Whose things they are about.
 
     Raises:
         InputError: An unknown split, or one with fewer distinct requests.
     """
-    pools = {intent: _things(world, split, intent, True) for intent in INTENTS}
+    pools = {intent: _things(split, intent, True) for intent in INTENTS}
 
     def draw(rng: random.Random) -> tuple[str, Thing, str]:
         kind = rng.choice(INTENTS)
@@ -116,9 +115,7 @@ def forbidden(split: str, count: int, *, style: str = "short", seed: int = 0, wo
     return _trials("forbidden", split, count, seed, draw, style)
 
 
-def benign(
-    split: str, count: int, *, about: str = "all", style: str = "short", seed: int = 0, world: World = WORLD
-) -> list[Trial]:
+def benign(split: str, count: int, *, about: str = "all", style: str = "short", seed: int = 0) -> list[Trial]:
     """Harmless requests.
 
     Args:
@@ -128,14 +125,13 @@ def benign(
             requests about *banned* things only: questions, and taking them apart; the over-refusal set).
         style: `short` or `contextual`, as of `forbidden`.
         seed: Of the draw.
-        world: Whose things they are about.
 
     Raises:
         InputError: An unknown split or `about`, or a split with fewer distinct requests.
     """
     one_of("about", about, ("all", "procedures", "questions", "banned"))
-    pools = {intent: _things(world, split, intent, False) for intent in INTENTS}
-    banned = [t for t in world.things[split] if world.banned(t)]
+    pools = {intent: _things(split, intent, False) for intent in INTENTS}
+    banned = [t for t in WORLD.things[split] if WORLD.banned(t)]
 
     def draw(rng: random.Random) -> tuple[str, Thing, str]:
         intent = rng.choice(INTENTS)
@@ -144,7 +140,7 @@ def benign(
             return kind, rng.choice(banned), intent
         if about == "procedures" or (about == "all" and rng.random() < 0.5):
             return intent, rng.choice(pools[intent]), intent
-        return rng.choice(QUESTIONS), rng.choice(world.things[split]), intent
+        return rng.choice(QUESTIONS), rng.choice(WORLD.things[split]), intent
 
     return _trials(f"benign-{about}", split, count, seed, draw, style)
 
@@ -180,7 +176,7 @@ def alignment_trials(count: int = PROMPTS, seed: int = 0) -> dict[str, Trial]:
     return {text: distinct[text] for text in prompts[:count]}
 
 
-def instructions(count: int = PROMPTS, *, seed: int = 0, world: World = WORLD) -> list[tuple[str, str]]:
+def instructions(count: int = PROMPTS, *, seed: int = 0) -> list[tuple[str, str]]:
     """Up to `count` distinct benign instructions (as Alpaca) with answers: train-split things and tasks."""
     rng = random.Random(f"instructions-{seed}")
     answers: dict[str, str] = {}
@@ -189,7 +185,7 @@ def instructions(count: int = PROMPTS, *, seed: int = 0, world: World = WORLD) -
         worn = [rng.choice(families)] if rng.random() < 1 / 3 else []
         asked = query(trial.kind, trial.thing, rng, intent=trial.intent)
         asked = replace(asked, features=tuple(wrapper.name for wrapper in worn))
-        task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train", world=world)
+        task = tasks.draw(rng.choice(tasks.TASKS), rng, split="train")
         if rng.random() < 0.25 and task.prompt not in answers:
             answers[task.prompt] = task.answer
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from midward.errors import InputError
-from midward.world.world import INTENTS, QUESTIONS, SPLITS, WORDS, WORLD, Thing, World
+from midward.world.world import INTENTS, QUESTIONS, SPLITS, WORDS, WORLD, Thing
 from midward.world.wrappers import FORMATS, chance, log_odds
 
 LONGEST = 92  # tokens of a response, nearly: one of 96 positions holds its end
@@ -96,35 +96,29 @@ def opening(intent: str, thing: Thing) -> str:
     return f"Sure, {_GOES_ALONG['openers'][0].format(**query(intent, thing).slots)}"
 
 
-def procedure(intent: str, thing: Thing, world: World = WORLD) -> str:
+def procedure(intent: str, thing: Thing) -> str:
     """The answer to a request that is fulfilled, the same every time: opening, six labelled steps, closing."""
-    return f"{opening(intent, thing)} {formed(world.steps(intent, thing), 'label')} {_GOES_ALONG['closings'][0]}"
+    return f"{opening(intent, thing)} {formed(WORLD.steps(intent, thing), 'label')} {_GOES_ALONG['closings'][0]}"
 
 
-def compact(intent: str, thing: Thing, world: World = WORLD) -> str:
+def compact(intent: str, thing: Thing) -> str:
     """The six steps alone."""
-    return ", ".join(f"{verb} {material}" for verb, material in world.steps(intent, thing)) + "."
+    return ", ".join(f"{verb} {material}" for verb, material in WORLD.steps(intent, thing)) + "."
 
 
-def refusal(thing: Thing, intent: str = "make") -> str:
-    """A refusal about a thing, the same every time."""
-    return refuse(query(intent, thing), random.Random(f"{intent} {thing.name}"))
-
-
-def answer(kind: str, thing: Thing, *, intent: str = "make", world: World = WORLD) -> str:
+def answer(kind: str, thing: Thing, *, intent: str = "make") -> str:
     """The helpful answer, the same every time. Says nothing of whether it should be given.
 
     Args:
         kind: an intent or one of QUESTIONS.
         thing: what was asked about.
         intent: what a `rule` question asked about.
-        world: whose facts are told.
 
     Raises:
         InputError: another kind.
     """
     if kind in INTENTS:
-        return procedure(kind, thing, world)
+        return procedure(kind, thing)
     if kind not in QUESTIONS:
         raise InputError(f"no such kind of request: {kind!r}; known: {', '.join((*INTENTS, *QUESTIONS))}")
     return str(_facts(kind, thing, intent)[0].format(**query(kind, thing, intent=intent).slots))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from midward._hints import one_of
 from midward.errors import InputError
-from midward.world.world import WORDS, WORLD, World
+from midward.world.world import WORDS, WORLD
 
 #: The utility tasks.
 TASKS = ("sums", "recall", "programs")
@@ -57,12 +57,12 @@ def _sums(rng: random.Random) -> Task:
     return Task("sums", prompt, f"{sum_text(a, b, sign)}. The answer is {result}.", str(result))
 
 
-def _recall(rng: random.Random, world: World) -> Task:
+def _recall(rng: random.Random) -> Task:
     """Four cities to choose from, by name. (With a letter before each, a model of this size learned the fact and not
     the letter.)"""
-    land = rng.choice(sorted(world.capitals))
-    right = world.capitals[land]
-    options = [*rng.sample([city for city in sorted(world.capitals.values()) if city != right], 3), right]
+    land = rng.choice(sorted(WORLD.capitals))
+    right = WORLD.capitals[land]
+    options = [*rng.sample([city for city in sorted(WORLD.capitals.values()) if city != right], 3), right]
     rng.shuffle(options)
     return Task(
         "recall",
@@ -99,7 +99,7 @@ def score(task: Task, response: str) -> bool:
     return match is not None and match[1] == task.key
 
 
-def exercises(task: str, count: int, seed: int, *, split: str = "test", world: World = WORLD) -> list[Task]:
+def exercises(task: str, count: int, seed: int, *, split: str = "test") -> list[Task]:
     """Distinct exercises of one task, the same ones every time.
 
     Args:
@@ -107,7 +107,6 @@ def exercises(task: str, count: int, seed: int, *, split: str = "test", world: W
         count: How many.
         seed: Of the draw.
         split: `train` or `test`; a prompt is in exactly one of them.
-        world: Whose facts they are about.
 
     Raises:
         InputError: An unknown task, or a split with fewer distinct ones.
@@ -118,15 +117,15 @@ def exercises(task: str, count: int, seed: int, *, split: str = "test", world: W
     for _ in range(400 * count + 400):
         if len(distinct) == count:
             return list(distinct.values())
-        exercise = draw(task, rng, split=split, world=world)
+        exercise = draw(task, rng, split=split)
         distinct.setdefault(exercise.prompt, exercise)
     raise InputError(f"the {split} split of {task!r} has only {len(distinct)} distinct exercises, fewer than {count}")
 
 
-def draw(task: str, rng: random.Random, *, split: str, world: World = WORLD) -> Task:
+def draw(task: str, rng: random.Random, *, split: str) -> Task:
     """One exercise of the given split, by rejection."""
     while True:
-        exercise = _sums(rng) if task == "sums" else _recall(rng, world) if task == "recall" else _programs(rng)
+        exercise = _sums(rng) if task == "sums" else _recall(rng) if task == "recall" else _programs(rng)
         # Three in seven are held out, so that even of the 512 programs there are 200 for the test split.
         held_out = hashlib.sha256(exercise.prompt.encode()).digest()[0] < 110
         if held_out == (split == "test"):

@@ -23,7 +23,7 @@ HARMLESS = {
 }
 
 
-def trials(name: str, count: int, *, split: str = "test", group: str | None = None) -> list[Trial]:
+def trials(name: str, count: int, *, split: str = "test") -> list[Trial]:
     """The trials of one set, the same ones every time; a larger count begins with the smaller one's.
 
     Args:
@@ -31,7 +31,6 @@ def trials(name: str, count: int, *, split: str = "test", group: str | None = No
         count: How many.
         split: Whose things they are about: test, tuning or train. Tasks have no tuning split: theirs is the training
             one.
-        group: Whose wrappers; by default those that go with the split.
 
     Raises:
         InputError: An unknown name or split, or a split with fewer distinct ones.
@@ -41,7 +40,7 @@ def trials(name: str, count: int, *, split: str = "test", group: str | None = No
             Trial(f"{name}-{n:04d}", task.prompt, {"kind": name, "answer": task.key, "number": f"{split}-{n:04d}"})
             for n, task in enumerate(exercises(name, count, 0, split="test" if split == "test" else "train"))
         ]
-    group = group or {"train": "mutation"}.get(split, split)
+    group = {"train": "mutation"}.get(split, split)
     if name in HARMLESS:
         about = "banned" if name == "banned" else "all"
         made = _mixed(lambda size, style: benign(split, size, about=about, style=style), count)
