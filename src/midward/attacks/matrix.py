@@ -368,7 +368,7 @@ def judges_for(sets: Mapping[str, Sequence[Goal]], profile: str) -> list[str]:
 
 
 def load_sets(
-    names: Sequence[str], count: int | None, seed: int = 0, column: str | None = None, *, harmless: bool = False
+    names: Sequence[str], count: int | None, column: str | None = None, *, harmless: bool = False
 ) -> dict[str, list[Goal]]:
     """Sets by name, or files by path. Raises GoalsError; AttackError where two have one name."""
     sets: dict[str, list[Goal]] = {}
@@ -377,7 +377,7 @@ def load_sets(
         if label in sets:
             raise AttackError(f"two sets of goals are called {label!r}; rename the file.")
         own = None if name in goals.SETS else column
-        sets[label] = goals.load(name, count=count, seed=seed, column=own, harmless=harmless)
+        sets[label] = goals.load(name, count=count, column=own, harmless=harmless)
     return sets
 
 

@@ -94,12 +94,11 @@ def cells(rows: Sequence[Row], judge: str | None) -> list[Row]:
     return table
 
 
-def slope(rows: Sequence[Row], field: str = "success") -> Mean | None:
-    """How a field changes over ten positions, in points: the mean over goals of each one's least-squares slope.
+def slope(rows: Sequence[Row]) -> Mean | None:
+    """How success changes over ten positions, in points: the mean over goals of each one's least-squares slope.
 
     Args:
         rows: of one kind at several positions.
-        field: the verdict.
 
     Returns:
         None where fewer than two positions are scored, or all goals have one slope: that gives an interval no width.
@@ -111,7 +110,7 @@ def slope(rows: Sequence[Row], field: str = "success") -> Mean | None:
     at = np.array(places, dtype=float) - np.mean(places)
     slopes = []
     for line in lines.values():
-        verdicts = [line[place][field] if place in line else None for place in places]
+        verdicts = [line[place]["success"] if place in line else None for place in places]
         if len(places) > 1 and None not in verdicts:
             change = 1000 * (np.array(verdicts, dtype=float) @ at) / (at @ at)
             slopes.append({**next(iter(line.values())), "slope": float(change)})
