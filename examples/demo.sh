@@ -40,22 +40,23 @@ for seed in $seeds; do both initial mosa; done
 for seed in $seeds; do adapters+=(--adapter "initial alignment=$out/adapters/initial-$seed"); done
 for seed in $seeds; do adapters+=(--adapter "MOSA=$out/adapters/mosa-$seed"); done
 
-# 2. Published attacks on the model bare and with each adapter, judged by the world's oracle. What alignment cost:
-#    harmless requests, and the world's three tasks.
+# 2. Published attacks on the model bare and with each adapter, judged by the world's oracle. In which order a response
+#    is written.
 attack() {
     midward attack "${adapters[@]}" --attacks direct,wildjailbreak,prefill,prefill-mid,pad --goals sandbox \
         --judges oracle,readable --count $goals --no-replay --out $out/attack
-    midward utility "${adapters[@]}" --tasks benign,benign-wrapped,banned,sums,recall,programs --limit $goals \
-        --out $out/utility
+    midward probe order --sets sandbox-benign,sandbox --count $((goals < 50 ? goals : 50)) --steps 32 --block 96 \
+        --out $out/order
 }
 
-# 3. SRI Guard on the base model, deciding at every step and at the end. In which order a response is written.
+# 3. What alignment cost: harmless requests, and the world's three tasks. SRI Guard on the base model, deciding at every
+#    step and at the end.
 guard() {
+    midward utility "${adapters[@]}" --tasks benign,benign-wrapped,banned,sums,recall,programs --limit $goals \
+        --out $out/utility
     midward guard fit --guards sri-end=sri:early=false,sri "${sizes[@]}" --out $out/guard
     midward guard eval --guard $out/guard --sets prefill,prefill-mid,pad,benign,benign-wrapped,banned --count $goals \
         --repeats 1 --out $out/guarded
-    midward probe order --sets sandbox-benign,sandbox --count $((goals < 50 ? goals : 50)) --steps 32 --block 96 \
-        --out $out/order
 }
 both attack guard
 
