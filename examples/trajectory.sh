@@ -71,7 +71,7 @@ for part in $parts; do
         ;;
     hijack) # T7, T8: four arms, and what becomes of end tokens
         # shellcheck disable=SC2046
-        for case in both-stop remask-stop write-stop prefill0-stop both-keep prefill0-keep both-forbid prefill0-forbid; do
+        for case in both-stop prefill0-stop remask-stop write-stop both-forbid both-keep prefill0-forbid prefill0-keep; do
             attack "hijack/$case" $(adapters a2d mosa) --attacks trajhijack --set trajhijack.arm=${case%-*} --end ${case#*-}
         done
         attack hijack/generic $(adapters a2d mosa) --attacks trajhijack --set trajhijack.prefix=generic --set trajhijack.tokens=8
