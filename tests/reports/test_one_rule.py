@@ -79,7 +79,8 @@ def test_an_attack_and_compare(answers):
     whole = rate(*([row[name] for row in rows] for name in ("success", "subject", "seed"))).record()
     assert {name: asr["a"][name] for name in whole} == whole
     [cell] = cells(
-        [{**row, "set": "x", "kind": "k", "position": 0, "tokens": 1, "score": None, "harmful": True} for row in rows]
+        [{**row, "set": "x", "kind": "k", "position": 0, "tokens": 1, "score": None, "harmful": True} for row in rows],
+        "oracle",
     )
     assert cell["asr"] == whole  # a probe's table
 
