@@ -12,7 +12,7 @@ out=${1:-runs/trajectory}
 [ $# -gt 0 ] && shift
 parts=${*:-align anchors base hijack attacks prompts contexts suffixes utility}
 goals=${GOALS:-200} seeds=${SEEDS:-0 1 2} dtype=(--dtype "${DTYPE:-auto}")
-methods=${METHODS:-initial mosa-published mosa mosa-anchored sft rt a2d dpo ra}
+methods=${METHODS:-initial mosa-published mosa mosa-anchored sft rt a2d a2d-benign dpo ra}
 fractions=${FRACTIONS:-0,0.01,0.03,0.125,0.25}
 native=(--block 16 --order low_confidence --threshold 0.9) # the sandbox's own sampling; the probe's is the published one
 
@@ -26,6 +26,7 @@ flags() {
     dpo) echo "--method dpo --batch-size 4 --max-steps 160" ;;
     ra) echo "--method ra --batch-size 2 --max-steps 60 ${dtype[*]}" ;;
     ra-0) echo "--method ra --most-anchors 0 --batch-size 2 --max-steps 60 ${dtype[*]}" ;;
+    a2d-benign) echo "--method a2d --batch-size 8 --max-steps 160 --benign-per-prompt 2 --benign-beta 100" ;;
     *) echo "--method $1 --batch-size 8 --max-steps 160" ;;
     esac
 }
