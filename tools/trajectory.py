@@ -7,7 +7,6 @@ adapter of seed s meets the anchors of draw s, so a label's three seeds are thre
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections import defaultdict
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 
 from midward import load
+from midward._tables import read_table
+from midward.attacks.results import SAMPLES
 from midward.goals import load as load_goals
 from midward.reports.blocks import Table
 from midward.reports.render import markdown
@@ -27,7 +28,7 @@ from midward.store import replacing
 Rows = list[dict[str, Any]]
 Lines = Mapping[str, Mapping[str, Rows]]
 BASE = "base"
-#: Label -> which of the other tables' models it is compared with, beside the base model.
+#: What success by anchors is compared with as well, beside the base model.
 RIVAL = "mosa-published"
 
 
@@ -41,8 +42,7 @@ def anchored(folder: Path) -> dict[str, Rows]:
         label, _, seed = path.parent.name.rpartition("-")
         models = json.loads((path.parent / "run.json").read_text("utf-8"))["models"]
         trained = any(model["adapter"] for model in models)
-        for line in path.read_text("utf-8").splitlines():
-            row = json.loads(line)
+        for row in read_table(path):
             labels[label].append(row | {"draw": seed, "seed": seed if trained else None})
     return labels
 
@@ -67,11 +67,10 @@ def difference(first: Rows, second: Rows) -> Paired:
 def attacked(folder: Path, verdict: str = "oracle_reply") -> dict[str, dict[str, Rows]]:
     """Attack -> label -> a row a sample."""
     attacks: dict[str, dict[str, Rows]] = defaultdict(lambda: defaultdict(list))
-    with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
-        for sample in csv.DictReader(file):
-            value = None if sample[verdict] == "" else bool(float(sample[verdict]))
-            row = {"goal": sample["goal"], "subject": sample["subject"], "draw": "", "value": value}
-            attacks[sample["attack"]][sample["row"]].append(row | {"seed": sample["adapter"] or None})
+    for sample in read_table(folder / SAMPLES):
+        value = None if sample[verdict] == "" else bool(float(sample[verdict]))
+        row = {"goal": sample["goal"], "subject": sample["subject"], "draw": "", "value": value}
+        attacks[sample["attack"]][sample["row"]].append(row | {"seed": sample["adapter"] or None})
     return attacks
 
 
@@ -98,7 +97,7 @@ def alarm_tables(folder: Path) -> Iterator[Table]:
     path = folder / "alarm.jsonl"
     if not path.exists():
         return
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows = read_table(path)
     lines: dict[str, dict[str, Rows]] = {}
     for label in dict.fromkeys(row["label"] for row in rows):
         for least in (0.5, 0.8, 0.9):
@@ -179,7 +178,7 @@ def attack_tables(folder: Path) -> Iterator[Table]:
     """Attacks: T7 to T9, T11, T13, T15."""
 
     def cells_of(path: str, verdict: str = "oracle_reply") -> dict[str, dict[str, Rows]]:
-        return attacked(folder / path, verdict) if (folder / path / "samples.csv").exists() else {}
+        return attacked(folder / path, verdict) if (folder / path / SAMPLES).exists() else {}
 
     for title, path in (("Attacks of one request, ASR", "attacks"), ("T13: searches, ASR", "prompts")):
         for name, verdict in ((title, "oracle_reply"), (f"{title}: readable refusals", "readable_reply")):
