@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import traceback
 
 import pytest
 
@@ -20,7 +21,7 @@ VERBS = {
     "probe ask": [*FEW, "--goals", "sandbox", "--words", "0,2"],
     "probe order": [*FEW, "--sets", "sums"],
     "probe gcg": [*FEW, "--goals", "sandbox", "--positions", "0", "--iterations", 1, "--width", 2, "--tokens", 3],
-    "dynamics": [*FEW, *SANDBOX, "--limit", 2, "--fit", 2, "--train", 2, "--attacked", "plain", "--harmless", "benign"],
+    "dynamics": [*FEW, *SANDBOX, "--fit", 6, "--train", 6, "--attacked", "plain", "--harmless", "benign"],
     "guard score": ["--guard", "GUARD", "--prompts", "PROMPTS", "--batch-size", 1],
     "guard eval": ["--guard", "GUARD", "--sets", "plain,benign", *FEW],
     "utility": [*FEW, "--tasks", "sums,benign"],
@@ -65,12 +66,14 @@ def die_at_the_second_write(monkeypatch):
     monkeypatch.setattr(RowFile, "append", append)
 
 
-def in_a_fork(work):
-    """How `work` ends in a process of its own."""
+def in_a_fork(work, last_words):
+    """How `work` ends in a process of its own; what it gave or raised, if it came so far, is in `last_words`."""
     child = os.fork()
     if not child:
         try:
-            work()
+            last_words.write_text(work().output)
+        except BaseException:
+            last_words.write_text(traceback.format_exc())
         finally:
             os._exit(99)
     return os.waitpid(child, 0)[1]
@@ -96,8 +99,10 @@ def test_kill_9_and_again(midward, monkeypatch, tiny, prompts, guard, tmp_path, 
         return midward(*arguments, "--out", folder / "rows.jsonl" if verb in ("generate", "guard score") else folder)
 
     with monkeypatch.context() as patch:
-        status = in_a_fork(lambda: (die_at_the_second_write(patch), run(tmp_path / "killed")))
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        die_at_the_second_write(patch)
+        last_words = tmp_path / "last_words.txt"
+        status = in_a_fork(lambda: run(tmp_path / "killed"), last_words)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, last_words.read_text()
     left = [line for path in (tmp_path / "killed").rglob("*.jsonl") for line in path.read_text().splitlines()]
     assert len(left) > 1  # a chunk, and the torn line
     assert run(tmp_path / "killed").exit_code == 0
