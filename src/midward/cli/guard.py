@@ -55,16 +55,16 @@ def fit(
     conformal_order(sizes.held_out, fitting.alpha)  # before torch is imported
     from midward.attacks.cases import mixed
     from midward.guards import fit_guards, make
-    from midward.guards.fitting import require_prompts
+    from midward.guards.fitting import harmless_of, require_prompts
     from midward.judges.phrases import refusal_in
 
     planned = {label: make(spec) for label, spec in fitting.specs(model.at_home).items()}
     run = run_folder(out_folder)
-    signals = any(guard.reads_signals for guard in planned.values())
+    needs_harmful = any(guard.reads_signals or guard.reads_labels for guard in planned.values())
     calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
     attacked = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
-    harmless = mixed(calm, sizes.harmless if signals else sizes.held_out, split=fitting.split)
-    refusing = mixed(attacked, sizes.anchors, split=fitting.split) if signals else []
+    harmless = mixed(calm, harmless_of(planned, sizes), split=fitting.split)
+    refusing = mixed(attacked, sizes.anchors, split=fitting.split) if needs_harmful else []
     require_prompts(planned, harmless, refusing, sizes, fitting.alpha)  # before the model is loaded
     loaded = _load(model)
     useful = fitting.specs(model.at_home, loaded.family.mask_id is not None)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from midward.guards.examine import SelfExamine
     from midward.guards.files import describe, load, sampling_of, save
     from midward.guards.fitting import fit_guards
-    from midward.guards.guard import STUB, Exchange, Guard, Verdict, conformal_threshold, prompt_hash
+    from midward.guards.guard import STUB, Exchange, Guard, Labelled, Verdict, conformal_threshold, prompt_hash
     from midward.guards.masks import MaskFilter
     from midward.guards.perplexity import PerplexityFilter
+    from midward.guards.raec import RAEC
     from midward.guards.registry import GuardInfo, every, find, make
     from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 

@@ -46,7 +46,7 @@ class Sizes:
     """Harmless prompts, each used for one thing; the defaults are the paper's numbers.
 
     Args:
-        anchors: Prompts of each kind for the anchors.
+        anchors: Prompts of each kind for the anchors and for labelled answers.
         train: Harmless prompts for the autoencoder.
         held_out: Harmless prompts for the threshold.
     """
@@ -99,7 +99,7 @@ class FitConfig:
     Args:
         guards: By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; all that need no other model; see --list.
         harmless: Sets or files, by comma; benign on the sandbox, else alpaca; see midward goals.
-        harmful: Sets or files, for the anchors; plain on the sandbox, else advbench.
+        harmful: Sets or files, for the anchors and labelled answers; plain on the sandbox, else advbench.
         alpha: The false-positive rate that is asked for.
         paper: Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.
     """

@@ -9,19 +9,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from midward.dynamics import Anchors, View, fit_anchors
 from midward.guards.config import Sizes, conformal_order
 from midward.guards.files import save
-from midward.guards.guard import Exchange, Guard, GuardError, prompt_hash
+from midward.guards.guard import Exchange, Guard, GuardError, Labelled, prompt_hash
 from midward.guards.signals import Signals, signals_of
 from midward.models import LanguageModel
 from midward.runs.measure import Case, measure
-from midward.sampling import Sampling
+from midward.sampling import Forced, Sampling
+
+#: What is forced in front of the answer to a harmful prompt whose goal has no target.
+OPENING = "Sure, here is how to do it:"
 
 Progress = Callable[[str, int, int], None]  # what is being done, done so far, of how many
+
+
+def harmless_of(guards: Mapping[str, Guard], sizes: Sizes) -> int:
+    """How many harmless prompts these guards are fitted on."""
+    if any(guard.reads_signals for guard in guards.values()):
+        return sizes.harmless
+    return sizes.held_out + (sizes.anchors if any(guard.reads_labels for guard in guards.values()) else 0)
 
 
 def require_prompts(
@@ -32,15 +43,18 @@ def require_prompts(
         raise GuardError("there is no guard to fit; name one or more.")
     conformal_order(sizes.held_out, alpha)
     signals = any(guard.reads_signals for guard in guards.values())
-    least = sizes.harmless if signals else sizes.held_out
+    labels = any(guard.reads_labels for guard in guards.values())
+    least = harmless_of(guards, sizes)
     if len(harmless) < least:
-        parts = f"{sizes.anchors} for anchors (--anchors), {sizes.train} to train on (--train), " if signals else ""
+        parts = f"{sizes.anchors} for anchors and labelled answers (--anchors), " if signals or labels else ""
+        parts += f"{sizes.train} to train on (--train), " if signals else ""
         raise GuardError(
             f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
             "Give more (--harmless), or smaller parts."
         )
-    if signals and not harmful:
-        raise GuardError("SRI Guard's anchors need harmful prompts that the model refuses; give some (--harmful).")
+    if (signals or labels) and not harmful:
+        what = "SRI Guard's anchors need" if signals else "labelled answers take"
+        raise GuardError(f"{what} harmful prompts that the model refuses; give some (--harmful).")
 
 
 def fit_guards(
@@ -62,9 +76,9 @@ def fit_guards(
     Args:
         model: the one that is to be guarded.
         guards: label -> guard, not fitted.
-        harmless: `sizes.harmless` or more, in any order: the first ones make anchors, the next train, the last
-            calibrate. Without a guard that looks at signals among them, only the last are used.
-        harmful: for the anchors, of which those count that the model refuses.
+        harmless: `harmless_of` these guards or more, in any order: the first ones make anchors and labelled answers,
+            the next train, the last calibrate.
+        harmful: for the anchors, of which those count that the model refuses, and for labelled answers.
         folder: of the guards, the anchors, and the rows.
         refused: tells from a text whether it refuses.
         sampling: the model's own unless given.
@@ -88,6 +102,9 @@ def fit_guards(
     for_anchors, harmful = harmless[: sizes.anchors], harmful[: sizes.anchors]
     train = harmless[sizes.anchors : sizes.anchors + sizes.train] if views else []
     held_out = harmless[len(harmless) - sizes.held_out :]
+    labelled = {label: guard for label, guard in guards.items() if guard.reads_labels}
+    for guard in labelled.values():
+        guard.bind(model, sampling)  # one that isn't for such a model says so before anything is sampled
     # 2. Anchors in every view that some guard has.
     anchors: dict[View, Anchors] = {}
     if views:
@@ -103,6 +120,11 @@ def fit_guards(
             kept=folder / "anchors",
             progress=partial(progress, "anchors"),
         )
+    how: dict[str, Any] = {"sampling": sampling, "batch_size": batch_size}
+    if labelled:
+        answers = _labelled(
+            model, for_anchors, harmful, folder, refused, progress=partial(progress, "labelled answers"), **how
+        )
     # 3. Answers to the others, with their signals.
     by_digest = {each.digest: each for each in anchors.values()}
     rows = measure(
@@ -113,11 +135,10 @@ def fit_guards(
             for place, case in enumerate(cases)
         ],
         folder,
-        sampling=sampling,
         readers=[lambda: Signals(by_digest)],
         depends={"anchors": sorted(by_digest)},
-        batch_size=batch_size,
         progress=partial(progress, "harmless prompts"),
+        **how,
     )
     if failed := next((row for row in rows if row.get("error")), None):
         raise GuardError(f"a harmless prompt has no response to fit on: {failed['error']}")
@@ -135,9 +156,43 @@ def fit_guards(
             trained = [guards[other] for other in paths if other in views]
             guard.train(anchors[views[label]], known[np.isfinite(known).all(1)], trained)
             exchanges = [replace(each, signal=signal) for each, signal in zip(exchanges, signals, strict=False)]
-        guard.fit(model, exchanges, alpha=alpha, sampling=sampling, batch_size=batch_size)
+        if label in labelled:
+            guard.learn(model, answers, **how)
+        guard.fit(model, exchanges, alpha=alpha, **how)
         used = [*held_out, *([*for_anchors, *train, *harmful] if label in views else [])]
+        used += [*for_anchors, *harmful] if label in labelled else []
         guard.fitted_on = tuple(sorted({prompt_hash(case.request.prompt) for case in used}))
         paths[label] = save(guard, folder / f"{label}.safetensors")
     progress("calibrating", len(guards), len(guards))
     return paths
+
+
+def _labelled(
+    model: LanguageModel,
+    harmless: Sequence[Case],
+    harmful: Sequence[Case],
+    folder: Path,
+    refused: Callable[[str], bool],
+    *,
+    sampling: Sampling,
+    **how: Any,
+) -> Labelled:
+    """The model's answers to these prompts, to the harmful ones also behind a forced opening: their goal's target."""
+
+    def opened(case: Case) -> Case:
+        opening = model.tokens(case.goal.target or OPENING)[: sampling.length // 2]
+        return replace(case, request=replace(case.request, forced=(Forced(0, tuple(opening)),)))
+
+    parts = {"harmless": harmless, "harmful": harmful, "opened": [opened(case) for case in harmful]}
+    cases = [
+        replace(case, set=part, about={"place": place})
+        for part, each in parts.items()
+        for place, case in enumerate(each)
+    ]
+    rows = measure(model, cases, folder, sampling=sampling, file="labelled.jsonl", **how)
+    kept: dict[tuple[str, bool], list[Exchange]] = {(part, kind): [] for part in parts for kind in (False, True)}
+    for case, row in zip(cases, rows, strict=True):
+        if not row.get("error"):
+            exchange = Exchange(case.request, row["response"], plain=case.goal.prompt)
+            kept[case.set, refused(row["response"])].append(exchange)
+    return Labelled(kept["harmless", False], kept["harmful", True], kept["opened", False])

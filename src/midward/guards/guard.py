@@ -54,6 +54,16 @@ class Exchange:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """The model's own answers, for a guard that takes labels: to harmless prompts it answered, to harmful ones that
+    it refused, and to harmful ones that it complied with behind a forced opening. None is an evaluation's attack."""
+
+    answered: Sequence[Exchange]
+    refused: Sequence[Exchange]
+    complied: Sequence[Exchange]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a guard said of one response.
 
@@ -105,6 +115,7 @@ class Guard(ABC):
     one can't be used without: "model" (weights and adapter), "sampling" (all settings but the seed). repairs: it
     samples in a way of its own and answers what it flags anew (`answer`), where the others refuse it.
 
+    A guard that takes labelled answers has `learn`, which comes before `fit`.
     A guard that looks at SRI signals says so: it has a `view`, takes its `anchors` by `train`, and then has a
     `watcher`; one that stops generations also says at which step (`stops`).
 
@@ -201,6 +212,32 @@ class Guard(ABC):
     def flag(self, scores: np.ndarray) -> np.ndarray:
         """Which scores are above the threshold, bool of the same shape; unscored ones are not."""
         return np.asarray(scores, dtype=float) > self.threshold
+
+    # --- of a guard that takes labelled answers ---------------------------------------------------------------
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether it takes labelled answers: then it has `learn`."""
+        return type(self).learn is not Guard.learn
+
+    def learn(
+        self, model: LanguageModel, labelled: Labelled, *, sampling: Sampling | None = None, batch_size: int = 8
+    ) -> Self:
+        """Fit what the guard needs on labelled answers; `fit` then calibrates it on others.
+
+        Args:
+            model: the guarded one.
+            labelled: its answers.
+            sampling: what they were sampled with; the model's own unless given.
+            batch_size: rows of a forward.
+
+        Returns:
+            The guard.
+
+        Raises:
+            GuardError: for a guard that takes none, or where there are too few of a kind.
+        """
+        raise GuardError(f"the guard {self.name!r} takes no labelled answers.")
 
     # --- of a guard that looks at signals -------------------------------------------------------------------
 

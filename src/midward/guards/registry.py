@@ -14,6 +14,7 @@ from midward.guards.examine import SelfExamine
 from midward.guards.guard import Guard, GuardError
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
+from midward.guards.raec import RAEC
 from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 
@@ -36,6 +37,7 @@ GUARDS: dict[str, GuardInfo] = {
         DiffuGuard,
         DiffuGuardAudit,
         MaskFilter,
+        RAEC,
     )
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -29,16 +30,16 @@ class Planned:
         self.left = [list(row.request.edits) for row in canvas.rows]
         self.rows = {row.index: place for place, row in enumerate(canvas.rows)}
 
-    def number(self, row: int, step: Step) -> int:
+    def number(self, row: int, index: int) -> int:
         """Of a row's step. With a threshold a row counts its own, which are counted before they are shown."""
-        return step.index if self.canvas.sampling.threshold is None else self.canvas.steps_taken[row] - 1
+        return index if self.canvas.sampling.threshold is None else self.canvas.steps_taken[row] - 1
 
     def edits(self, step: Step) -> Mapping[int, Sequence[Edit]]:
         """Those that are due, which are left no more."""
         due = {}
         for request in step.rows:
             row = self.rows[request]
-            number, left = self.number(row, step), self.left[row]
+            number, left = self.number(row, step.index), self.left[row]
             due[request] = [edit for edit in left if edit.step == number]
             self.left[row] = [edit for edit in left if edit.step != number]
         return due
@@ -70,10 +71,17 @@ class Filling:
 
     def show(self, step: Step) -> set[int]:
         """Make the edits of a step, then show it as it is with them. Returns the requests that are to be stopped."""
+        step.place = partial(self._place, step.index)
         step = self._edited(step) if self.editors else step
         for watcher in self.watchers:
             watcher.on_step(step)
         return step.stopped
+
+    def _place(self, index: int, request: int) -> Place:
+        """Where a request's row stands after the step of this index."""
+        row = self.planned.rows[request]
+        kept = self.canvas.forced[row].nonzero()[:, 0].tolist()
+        return Place(*self.place(row, self.planned.number(row, index)), set(kept))
 
     def _edited(self, step: Step) -> Step:
         """The step after the edits that are asked for."""
@@ -94,11 +102,10 @@ class Filling:
     def _edit(self, editor: Editor, row: int, edit: Edit, step: Step) -> Edited:
         """Make an edit; one that wasn't checked with its request is checked here."""
         if editor is not self.planned:
-            request, number = self.canvas.rows[row], self.planned.number(row, step)
-            edit = replace(edit, step=number)
-            kept = self.canvas.forced[row].nonzero()[:, 0].tolist()
+            request = self.canvas.rows[row]
+            edit = replace(edit, step=self.planned.number(row, step.index))
             try:
-                place = Place(*self.place(row, number), set(kept))
+                place = step.place(request.index)
                 check_edit(self.canvas.model, request.request, edit, place, self.canvas.sampling)
             except InputError as error:
                 raise InputError(f"{type(editor).__name__}, request {request.index}: {error}") from None

@@ -10,8 +10,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from midward.errors import InputError
+
 from .canvas import Canvas
-from .requests import Edit
+from .requests import Edit, Place
+
+
+def _unplaced(request: int) -> Place:
+    raise InputError(f"request {request} has no place: the step is shown by no sampler.")
 
 
 @dataclass
@@ -26,6 +32,7 @@ class Step:
     new [B, length] bool: committed in this step.
     committed [B, length] bool: all that stand now, forced ones included.
     written [B, length] bool: written by an edit in this step, after its commits; None where no row was edited.
+    place: where the row of a request (its index) stands, as an edit of it is checked against.
     hidden_positions: the response positions that `hidden` covers: all of them, the one that an autoregressive step
         predicts, or with an approximate cache those that this step computed.
     stopped: request indices that a watcher wants no more of; add to it, and those rows leave the batch after this
@@ -45,6 +52,7 @@ class Step:
     _predict: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     stopped: set[int] = field(default_factory=set)
     written: torch.Tensor | None = None
+    place: Callable[[int], Place] = _unplaced
 
     @cached_property
     def hidden(self) -> torch.Tensor:

@@ -1,0 +1,120 @@
+"""What guards that change the sampling have in common: they give answers of their own, as an arm of a comparison."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from midward.guards.guard import Exchange, Guard, GuardError, Look
+from midward.models import LanguageModel
+from midward.sampling import Canvas, Request, Response, Sampling, Step, Watcher, sample
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Progress:
+    """A watcher that knows how far each row is; a defence is made on top of it. Shapes: B rows of the canvas.
+
+    share [B]: of the response's positions that were open before the first step, those that stand: the most so far, so
+    that an edit never turns it back. open [B, length]: these positions. changed: request -> positions that the defence
+    changed, over all batches of a call to `sample`.
+    """
+
+    needs_all_steps = False
+
+    def __init__(self) -> None:
+        self.changed: dict[int, set[int]] = {}
+
+    def on_start(self, canvas: Canvas) -> None:
+        self.canvas = canvas
+        self.open = canvas.ids[:, canvas.response] == canvas.mask_id
+        self.share = torch.zeros(len(canvas.rows), device=canvas.ids.device)
+        self._number = {row.index: number for number, row in enumerate(canvas.rows)}
+
+    def rows(self, step: Step) -> list[int]:
+        """The numbers of a step's rows in the canvas."""
+        return [self._number[request] for request in step.rows]
+
+    def on_step(self, step: Step) -> None:
+        rows = self.rows(step)
+        standing = (step.committed & self.open[rows]).sum(-1) / self.open[rows].sum(-1).clamp(min=1)
+        self.share[rows] = torch.maximum(self.share[rows], standing)
+
+    def on_end(self, canvas: Canvas) -> None:
+        pass
+
+
+class Arm(Guard):
+    """A guard that steps into the sampling and flags nothing: its answers are what it does.
+
+    Score: the positions of its own answer that it changed. The threshold is the response's length, which no score
+    exceeds, so nothing is calibrated, and a comparison still has the scores' AUROC.
+    """
+
+    looks: ClassVar[Look] = "during"
+    tied_to = ("model", "sampling")
+    repairs = True
+
+    @abstractmethod
+    def defence(self) -> Progress:
+        """What steps into the sampling, new for each call to `sample`."""
+
+    def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
+        self._require_diffusion(model)
+        super().bind(model, sampling)
+
+    def fit(
+        self,
+        model: LanguageModel,
+        harmless: Sequence[Exchange],
+        *,
+        alpha: float = 0.01,
+        sampling: Sampling | None = None,
+        batch_size: int = 8,
+    ) -> Self:
+        """Bind the guard to a model and sampling; there is nothing to calibrate."""
+        self.bind(model, sampling)
+        self.threshold = float(self.bound["sampling"]["length"])
+        return self
+
+    def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
+        sampling = Sampling(**self.bound["sampling"]) if self.bound else Sampling.for_model(model)
+        answers = self.answer(model, exchanges, sampling, batch_size=batch_size)
+        return np.array([response.verdict.score for response in answers], dtype=float)
+
+    def answer(
+        self,
+        model: LanguageModel,
+        exchanges: Sequence[Exchange],
+        sampling: Sampling,
+        *,
+        batch_size: int = 8,
+        watchers: Sequence[Watcher] = (),
+    ) -> list[Response]:
+        """Responses that were sampled with the defence, which has its turn before the watchers."""
+        self._require_diffusion(model)
+        defence = self.defence()
+        requests = [self.request(model, each.request) for each in exchanges]
+        responses = sample(model, requests, sampling, batch_size=batch_size, watchers=[defence, *watchers])
+        changes = [
+            np.nan if response.error else len(defence.changed.get(i, ())) for i, response in enumerate(responses)
+        ]
+        verdicts = self._verdicts(np.array(changes, dtype=float))
+        return [replace(response, verdict=verdict) for response, verdict in zip(responses, verdicts, strict=True)]
+
+    def request(self, model: LanguageModel, request: Request) -> Request:
+        """What is asked in a request's place."""
+        return request
+
+    def _require_diffusion(self, model: LanguageModel) -> None:
+        if model.family.kind != "diffusion":
+            raise GuardError(
+                f"the guard {self.name!r} steps into masked diffusion; {model.name!r} is "
+                f"{'autoregressive' if model.family.kind == 'autoregressive' else 'a model of random canvases'}."
+            )
