@@ -52,7 +52,7 @@ def fit(
     """
     if listed:
         return _listing()
-    conformal_order(sizes.held_out, fitting.alpha)  # before torch is imported
+    conformal_order(sizes.held_out, fitting.alpha, fitting.certain)  # before torch is imported
     from midward.attacks.cases import mixed
     from midward.guards import fit_guards, make
     from midward.guards.fitting import harmless_of, require_prompts
@@ -60,12 +60,12 @@ def fit(
 
     planned = {label: make(spec) for label, spec in fitting.specs(model.at_home).items()}
     run = run_folder(out_folder)
-    needs_harmful = any(guard.reads_signals or guard.reads_labels for guard in planned.values())
+    needs_harmful = any(guard.trains or guard.reads_labels for guard in planned.values())
     calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
     attacked = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
     harmless = mixed(calm, harmless_of(planned, sizes), split=fitting.split)
     refusing = mixed(attacked, sizes.anchors, split=fitting.split) if needs_harmful else []
-    require_prompts(planned, harmless, refusing, sizes, fitting.alpha)  # before the model is loaded
+    require_prompts(planned, harmless, refusing, sizes, fitting.alpha, fitting.certain)  # before the model is loaded
     loaded = _load(model)
     useful = fitting.specs(model.at_home, loaded.family.mask_id is not None)
     planned = {label: guard for label, guard in planned.items() if label in useful}
@@ -82,6 +82,7 @@ def fit(
             refused=lambda text: refusal_in(text) is not None,
             sampling=chosen,
             alpha=fitting.alpha,
+            certain=fitting.certain,
             sizes=sizes,
             batch_size=fitting.batch_size,
             progress=progress,

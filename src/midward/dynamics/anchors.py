@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from midward._hints import differing
 from midward._settings import wrong_in
 from midward.dynamics.config import READINGS
+from midward.dynamics.looks import CLASSES, GRID
 from midward.dynamics.sri import EPS, Mean
 from midward.dynamics.states import LAST, PooledStates, steps_of
 from midward.errors import InputError, MissingFile
@@ -52,6 +53,8 @@ class Anchors:
 
     counts: generations that the two were averaged over. model, adapter: names, for people; fingerprint decides.
     layer, reading, needs_all_steps: as `PooledStates` takes them. eps: of the signal's logarithms.
+    index: what T counts: "step", or "look": (class of block, look) of `midward.dynamics.looks`, which goes with any
+        number of steps (`FREE`).
     """
 
     mu_harmless: torch.Tensor
@@ -65,6 +68,7 @@ class Anchors:
     reading: Literal["response", "generated"] = "response"
     needs_all_steps: bool = True
     eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = EPS
+    index: Literal["step", "look"] = "step"
 
     def __post_init__(self) -> None:
         means = (self.mu_harmless, self.mu_harmful)
@@ -72,7 +76,10 @@ class Anchors:
             raise InputError(f"the means have the shapes {[tuple(mean.shape) for mean in means]}")
         if any(mean.dtype != torch.float32 or not mean.isfinite().all() for mean in means):
             raise InputError("the means must be finite float32 numbers")
-        if len(means[0]) not in (self.sampling.steps, self.sampling.length):
+        if self.index == "look":
+            if len(means[0]) != CLASSES * len(GRID):
+                raise InputError(f"the means have {len(means[0])} looks, where there are {CLASSES * len(GRID)}")
+        elif len(means[0]) not in (self.sampling.steps, self.sampling.length):
             raise InputError(f"the means have {len(means[0])} steps, the settings {self.sampling.steps}")
 
     def check(self, model: LanguageModel, sampling: Sampling) -> None:
@@ -80,8 +87,9 @@ class Anchors:
 
         The seed of the sampling may differ.
         """
-        different = mismatches(self.record(), made_for(model, sampling))
-        shape = (steps_of(model, sampling), model.hidden_size)
+        by_step = self.index == "step"
+        different = mismatches(self.record(), made_for(model, sampling), but=("seed",) if by_step else FREE)
+        shape = (steps_of(model, sampling) if by_step else CLASSES * len(GRID), model.hidden_size)
         if not different and tuple(self.mu_harmless.shape) != shape:
             different.append(f"[T, D] {tuple(self.mu_harmless.shape)} there, {shape} here")
         if different:
@@ -125,6 +133,7 @@ class Anchors:
         """
         try:
             settings: dict[str, Any] = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
+            record = {"index": "step", **record}  # older files have no other
             if record.get("region") == "response":  # in older files; there is no other one
                 record = {name: value for name, value in record.items() if name != "region"}
             settings |= {**record, "sampling": Sampling(**record["sampling"]), "counts": tuple(record["counts"])}
@@ -156,21 +165,29 @@ def made_for(model: LanguageModel, sampling: Sampling) -> dict[str, Any]:
     return {**names, "sampling": asdict(sampling)}
 
 
+#: Settings of `Sampling` that what is read by looks doesn't hang on.
+FREE = ("seed", "length", "steps", "threshold", "schedule", "cache")
+
+
 def mismatches(
-    there: Mapping[str, Any], here: Mapping[str, Any], tied_to: Collection[str] = ("model", "sampling")
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    tied_to: Collection[str] = ("model", "sampling"),
+    but: Collection[str] = ("seed",),
 ) -> list[str]:
-    """What of `here` isn't what something was fitted for, in words; names and the sampling's seed may differ.
+    """What of `here` isn't what something was fitted for, in words; names may differ.
 
     Args:
         there: what it was fitted for, as `made_for` has it.
         here: what is at hand, as `made_for` has it.
         tied_to: which of model and sampling must be the same.
+        but: settings of the sampling that may differ.
     """
     different = []
     if "model" in tied_to and there["fingerprint"] != here["fingerprint"]:
         different.append(f"the model {_titled(there)} there, {_titled(here)} here")
     if "sampling" in tied_to:
-        different += differing(there["sampling"], here["sampling"], but=("seed",))
+        different += differing(there["sampling"], here["sampling"], but=but)
     return different
 
 

@@ -75,6 +75,7 @@ class Arm(Guard):
         harmless: Sequence[Exchange],
         *,
         alpha: float = 0.01,
+        certain: float | None = None,
         sampling: Sampling | None = None,
         batch_size: int = 8,
     ) -> Self:

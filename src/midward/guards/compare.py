@@ -148,10 +148,10 @@ class Comparison:
         """Answer every case without a guard, with the SRI signals that the guards look at.
 
         Returns:
-            Rows as `measure` makes them, with `signals` by the digest of the anchors. The response of a prompt with
+            Rows as `measure` makes them, with `signals` by what the guards read. The response of a prompt with
             masks is the filled turn and the reply.
         """
-        anchors = {guard.anchors.digest: guard.anchors for guard in self.guards.values() if guard.anchors}
+        watching = {guard.reads: guard.watcher for guard in self.guards.values() if guard.reads}
         text, other = _filled(self.model), self.other
         if other is not None:
             if shaped := next((case for case in self.cases if not _plain(self.model, case.request)), None):
@@ -163,9 +163,9 @@ class Comparison:
             text = lambda cases, responses: ask([str(case.request.prompt) for case in cases])  # noqa: E731
         return self._measured(
             "answers",
-            readers=[lambda: Signals(anchors)],
+            readers=[lambda: Signals(watching)],  # type: ignore[arg-type]
             text=text,
-            depends={"anchors": sorted(anchors), "behind": other and other.name},
+            depends={"anchors": sorted(watching), "behind": other and other.name},
         )
 
     def _measured(self, what: str, **how: Any) -> list[Row]:
@@ -200,8 +200,8 @@ class Comparison:
             scores = self._repaired(label, guard) if repairs else self._scores(label, guard, rows)
             flags = guard.flag(np.array([score["score"] for score in scores], dtype=float)).tolist()
             stops: Sequence[int | None] = [-1 if guard.looks == "before" else None] * len(rows)
-            if guard.anchors and rows:
-                stops = guard.stops(signals_of(rows, guard.anchors.digest))
+            if guard.reads and rows:
+                stops = guard.stops(signals_of(rows, guard.reads))
                 if self.sampling.threshold is not None:  # of a schedule some steps are skipped, and not counted
                     pairs = zip(stops, rows, strict=True)
                     stops = [None if stop is None or stop >= row["steps"] else stop for stop, row in pairs]
@@ -230,7 +230,7 @@ class Comparison:
         file = RowFile(self.folder / f"scores-{label}.jsonl")
         keys = [key_of(row=row["key"], guard=guard.digest) for row in rows]
         todo = [i for i, key in enumerate(keys) if key not in file.rows]
-        signals = signals_of(rows, guard.anchors.digest) if guard.anchors else [None] * len(rows)
+        signals = signals_of(rows, guard.reads) if guard.reads else [None] * len(rows)
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
             exchanges = [
@@ -272,7 +272,7 @@ class Comparison:
         costs = {}
         for label, guard in self.guards.items():
             seconds = np.mean([decision["seconds"] for decision in decisions[label]])
-            if guard.anchors:
+            if guard.reads:
                 costs[label] = float(np.median([watching[label] / without for without, watching in runs]))
             elif guard.repairs:
                 costs[label] = float(seconds / np.mean([row["seconds"] for row in rows])) - 1
@@ -284,7 +284,7 @@ class Comparison:
         """CPU seconds of answering but for guards' watchers, which stop nothing, and those that each watcher took."""
         watchers: dict[str, Any] = {}
         for label, guard in self.guards.items():
-            if guard.anchors:
+            if guard.reads:
                 unreached = copy(guard)
                 unreached.threshold = np.inf
                 watchers[label] = unreached.watcher({})
@@ -435,7 +435,9 @@ def summary(
         harmless set -> points (share of harmless answers flagged, share of jailbroken ones); signals: how they were
         read -> kind of answer -> n, and the quartiles low, median, high [T].
     """
-    anchors = {guard.anchors.digest: guard.anchors for guard in guards.values() if guard.anchors}
+    anchors = {
+        guard.anchors.digest: guard.anchors for guard in guards.values() if guard.anchors and guard.reads_signals
+    }
     known = [row for row in rows if not row.get("error")]
     return {
         "defences": [_plain_numbers(defence) for defence in defences(rows, decisions, costs)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,15 +65,18 @@ class Sizes:
         return self.anchors + self.train + self.held_out
 
 
-def conformal_order(count: int, alpha: float) -> int:
+def conformal_order(count: int, alpha: float, certain: float | None = None) -> int:
     """Which of `count` sorted scores is the threshold of a false-positive rate, the smallest being 1.
 
     Args:
         count: held-out harmless prompts, N.
         alpha: the rate, between 0 and 1.
+        certain: how sure it is that the rate of this very threshold is alpha at most, between 0 and 1; by default it is
+            so on average over calibrations.
 
     Returns:
-        ceil((N + 1)(1 - alpha)).
+        k = ceil((N + 1)(1 - alpha)); with `certain` the smallest k whose rate, Beta(N + 1 - k, k) distributed, is alpha
+        at most with that probability.
 
     Raises:
         GuardError: where N is too small for alpha.
@@ -85,7 +89,19 @@ def conformal_order(count: int, alpha: float) -> int:
             f"a false-positive rate of {alpha:g} takes {math.ceil(1 / alpha - 1e-9) - 1} held-out harmless prompts or "
             f"more; received {count}. Give more (--held-out), or a larger alpha (--alpha)."
         )
-    return order
+    if certain is None:
+        return order
+    if not 0 < certain < 1:
+        raise GuardError(f"certain is a probability between 0 and 1; received {certain!r}.")
+    # The rate is alpha at most where Binomial(N, alpha) is N + 1 - k at least (no scipy: flags are read off this file).
+    below = accumulate(math.comb(count, hits) * alpha**hits * (1 - alpha) ** (count - hits) for hits in range(count))
+    enough = next((count - hits for hits, share in reversed([*enumerate(below)]) if 1 - share >= certain), None)
+    if enough is None:
+        raise GuardError(
+            f"{alpha:g} at most, {certain:.0%} certain, takes {math.ceil(math.log(1 - certain) / math.log(1 - alpha))} "
+            f"held-out harmless prompts or more; received {count}. Give more (--held-out)."
+        )
+    return enough
 
 
 Names = tuple[str, ...]
@@ -101,6 +117,7 @@ class FitConfig:
         harmless: Sets or files, by comma; benign on the sandbox, else alpaca; see midward goals.
         harmful: Sets or files, for the anchors and labelled answers; plain on the sandbox, else advbench.
         alpha: The false-positive rate that is asked for.
+        certain: That it is alpha at most for this very calibration, with this probability (0.95); else on average.
         paper: Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.
     """
 
@@ -109,6 +126,7 @@ class FitConfig:
     harmful: Annotated[Names, Flag()] = ()
     split: Split = "tuning"
     alpha: Annotated[float, Flag()] = 0.01
+    certain: Annotated[float | None, Flag()] = None
     paper: Annotated[bool, Flag()] = False
     batch_size: BatchSize = 16
 

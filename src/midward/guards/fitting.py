@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from midward.dynamics import Anchors, View, fit_anchors
+from midward.dynamics import Anchors, SRISignal, View, fit_anchors
+from midward.dynamics.blockwise import look_states
 from midward.guards.config import Sizes, conformal_order
 from midward.guards.files import save
 from midward.guards.guard import Exchange, Guard, GuardError, Labelled, prompt_hash
@@ -30,19 +29,24 @@ Progress = Callable[[str, int, int], None]  # what is being done, done so far, o
 
 def harmless_of(guards: Mapping[str, Guard], sizes: Sizes) -> int:
     """How many harmless prompts these guards are fitted on."""
-    if any(guard.reads_signals for guard in guards.values()):
+    if any(guard.trains for guard in guards.values()):
         return sizes.harmless
     return sizes.held_out + (sizes.anchors if any(guard.reads_labels for guard in guards.values()) else 0)
 
 
 def require_prompts(
-    guards: Mapping[str, Guard], harmless: Sequence[Case], harmful: Sequence[Case], sizes: Sizes, alpha: float
+    guards: Mapping[str, Guard],
+    harmless: Sequence[Case],
+    harmful: Sequence[Case],
+    sizes: Sizes,
+    alpha: float,
+    certain: float | None = None,
 ) -> None:
     """Raise GuardError where there are too few prompts to fit these guards; see `fit_guards` for the arguments."""
     if not guards:
         raise GuardError("there is no guard to fit; name one or more.")
-    conformal_order(sizes.held_out, alpha)
-    signals = any(guard.reads_signals for guard in guards.values())
+    conformal_order(sizes.held_out, alpha, certain)
+    signals = any(guard.trains for guard in guards.values())
     labels = any(guard.reads_labels for guard in guards.values())
     least = harmless_of(guards, sizes)
     if len(harmless) < least:
@@ -67,6 +71,7 @@ def fit_guards(
     refused: Callable[[str], bool],
     sampling: Sampling | None = None,
     alpha: float = 0.01,
+    certain: float | None = None,
     sizes: Sizes | None = None,
     batch_size: int = 16,
     progress: Progress = lambda what, done, of: None,
@@ -82,7 +87,7 @@ def fit_guards(
         folder: of the guards, the anchors, and the rows.
         refused: tells from a text whether it refuses.
         sampling: the model's own unless given.
-        alpha: the false-positive rate, see `conformal_threshold`.
+        alpha, certain: the false-positive rate, see `conformal_order`.
         sizes: how many prompts each part takes; the paper's unless given.
         batch_size: rows of a forward.
         progress: called with what is done, how many are, and of how many.
@@ -96,11 +101,12 @@ def fit_guards(
     """
     folder = Path(folder)
     sampling, sizes = sampling or Sampling.for_model(model), sizes or Sizes()
-    require_prompts(guards, harmless, harmful, sizes, alpha)
+    require_prompts(guards, harmless, harmful, sizes, alpha, certain)
+    trained = {label: guard for label, guard in guards.items() if guard.trains}
     views = {label: view for label, guard in guards.items() if (view := guard.view(model))}
     # 1. Harmless prompts, each used for one thing.
     for_anchors, harmful = harmless[: sizes.anchors], harmful[: sizes.anchors]
-    train = harmless[sizes.anchors : sizes.anchors + sizes.train] if views else []
+    train = harmless[sizes.anchors : sizes.anchors + sizes.train] if trained else []
     held_out = harmless[len(harmless) - sizes.held_out :]
     labelled = {label: guard for label, guard in guards.items() if guard.reads_labels}
     for guard in labelled.values():
@@ -125,8 +131,14 @@ def fit_guards(
         answers = _labelled(
             model, for_anchors, harmful, folder, refused, progress=partial(progress, "labelled answers"), **how
         )
-    # 3. Answers to the others, with their signals.
-    by_digest = {each.digest: each for each in anchors.values()}
+    # 3. Guards that take labels learn from answers of known kinds.
+    for guard in labelled.values():
+        guard.learn(model, answers, **how)
+    # 4. Answers to the others, with their signals.
+    reads = {label: anchors[view].digest for label, view in views.items()}
+    reads |= {label: guard.reads or label for label, guard in trained.items() if label not in views}
+    watching: dict[str, Any] = {each.digest: partial(SRISignal, each) for each in anchors.values()}
+    watching |= {reads[label]: guard.watcher for label, guard in trained.items() if label not in views}
     rows = measure(
         model,
         [
@@ -135,14 +147,14 @@ def fit_guards(
             for place, case in enumerate(cases)
         ],
         folder,
-        readers=[lambda: Signals(by_digest)],
-        depends={"anchors": sorted(by_digest)},
+        readers=[lambda: Signals(watching)],
+        depends={"anchors": sorted(watching)},
         progress=partial(progress, "harmless prompts"),
         **how,
     )
     if failed := next((row for row in rows if row.get("error")), None):
         raise GuardError(f"a harmless prompt has no response to fit on: {failed['error']}")
-    # 4. Each guard learns from those to train on, and is calibrated on those held out.
+    # 5. Each guard learns from those to train on, and is calibrated on those held out.
     paths: dict[str, Path] = {}
     for number, (label, guard) in enumerate(guards.items()):
         progress("calibrating", number, len(guards))
@@ -150,17 +162,14 @@ def fit_guards(
             Exchange(case.request, row["response"], plain=prompt if isinstance(prompt, str) else None)
             for case, row, prompt in zip(held_out, rows, (case.request.prompt for case in held_out), strict=False)
         ]
-        if label in views:
-            signals = signals_of(rows, anchors[views[label]].digest)
-            known = signals[sizes.held_out :]
-            trained = [guards[other] for other in paths if other in views]
-            guard.train(anchors[views[label]], known[np.isfinite(known).all(1)], trained)
+        if label in trained:
+            signals = signals_of(rows, reads[label])
+            others = [guards[other] for other in paths if other in views]
+            guard.train(anchors[views[label]] if label in views else None, signals[sizes.held_out :], others)
             exchanges = [replace(each, signal=signal) for each, signal in zip(exchanges, signals, strict=False)]
-        if label in labelled:
-            guard.learn(model, answers, **how)
-        guard.fit(model, exchanges, alpha=alpha, **how)
-        used = [*held_out, *([*for_anchors, *train, *harmful] if label in views else [])]
-        used += [*for_anchors, *harmful] if label in labelled else []
+        guard.fit(model, exchanges, alpha=alpha, certain=certain, **how)
+        used = [*held_out, *(train if label in trained else [])]
+        used += [*for_anchors, *harmful] if label in views or label in labelled else []
         guard.fitted_on = tuple(sorted({prompt_hash(case.request.prompt) for case in used}))
         paths[label] = save(guard, folder / f"{label}.safetensors")
     progress("calibrating", len(guards), len(guards))
@@ -175,7 +184,8 @@ def _labelled(
     refused: Callable[[str], bool],
     *,
     sampling: Sampling,
-    **how: Any,
+    batch_size: int,
+    progress: Callable[[int, int], None],
 ) -> Labelled:
     """The model's answers to these prompts, to the harmful ones also behind a forced opening: their goal's target."""
 
@@ -183,16 +193,22 @@ def _labelled(
         opening = model.tokens(case.goal.target or OPENING)[: sampling.length // 2]
         return replace(case, request=replace(case.request, forced=(Forced(0, tuple(opening)),)))
 
-    parts = {"harmless": harmless, "harmful": harmful, "opened": [opened(case) for case in harmful]}
-    cases = [
-        replace(case, set=part, about={"place": place})
-        for part, each in parts.items()
-        for place, case in enumerate(each)
+    cases = [*harmless, *harmful, *(opened(case) for case in harmful)]
+    answers = look_states(
+        model,
+        [case.request for case in cases],
+        sampling,
+        batch_size=batch_size,
+        kept=folder / "states",
+        progress=lambda done: progress(done, len(cases)),
+    )
+    exchanges = [
+        Exchange(case.request, each.text, plain=case.goal.prompt, states=each.phi)
+        for case, each in zip(cases, answers, strict=True)
     ]
-    rows = measure(model, cases, folder, sampling=sampling, file="labelled.jsonl", **how)
-    kept: dict[tuple[str, bool], list[Exchange]] = {(part, kind): [] for part in parts for kind in (False, True)}
-    for case, row in zip(cases, rows, strict=True):
-        if not row.get("error"):
-            exchange = Exchange(case.request, row["response"], plain=case.goal.prompt)
-            kept[case.set, refused(row["response"])].append(exchange)
-    return Labelled(kept["harmless", False], kept["harmful", True], kept["opened", False])
+    parts = exchanges[: len(harmless)], exchanges[len(harmless) : -len(harmful)], exchanges[-len(harmful) :]
+    kept = [
+        [each for each in part if each.text is not None and refused(each.text) is wanted]
+        for part, wanted in zip(parts, (False, True, False), strict=True)
+    ]
+    return Labelled(*kept)

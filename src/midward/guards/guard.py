@@ -21,6 +21,7 @@ from midward._plugins import checking
 from midward._settings import read_settings
 from midward.dynamics import Anchors, SRISignal, View
 from midward.dynamics.anchors import made_for, mismatches
+from midward.dynamics.looks import Looks
 from midward.errors import InputError
 from midward.guards.config import GuardError, conformal_order
 from midward.models import LanguageModel
@@ -43,14 +44,16 @@ class Exchange:
     """What a guard may look at; each one needs only its part.
 
     text: the response, None where there is none yet. signal: the SRI signal of its generation [T], or of its steps up
-    to the one that it was stopped at. plain: the goal as it was before an attack dressed it up, which only an
-    evaluation knows (an oracle; no deployed guard has it).
+    to the one that it was stopped at; of a guard by blocks, what it read at their looks [blocks, J, F + 1]. plain: the
+    goal as it was before an attack dressed it up, which only an evaluation knows (an oracle; no deployed guard has it).
+    states: phi of the looks [blocks, J, D], of an answer to learn from.
     """
 
     request: Request
     text: str | None = None
     signal: np.ndarray | None = None
     plain: str | None = None
+    states: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Verdict:
 
     looks: when it looked. score: None where the guard couldn't say (unscored, never flagged). step: the denoising step
     after which the generation was stopped, from 0; None where it ran to its end. signal: the SRI signal up to there.
+    block, progress: of a guard that looks at blocks, the first look above the threshold: which block, from 0, and how
+    much of it stood (0..1).
     """
 
     guard: str
@@ -78,10 +83,14 @@ class Verdict:
     threshold: float
     step: int | None = None
     signal: tuple[float, ...] | None = None
+    block: int | None = None
+    progress: float | None = None
 
     def record(self) -> dict[str, Any]:
-        """As JSON, as files and pages have it; step counts from 1 there."""
-        return asdict(self) | {"step": None if self.step is None else self.step + 1}
+        """As JSON, as files and pages have it; step and block count from 1 there."""
+        return asdict(self) | {
+            name: None if count is None else count + 1 for name, count in (("step", self.step), ("block", self.block))
+        }
 
 
 def prompt_hash(prompt: Any) -> str:
@@ -89,7 +98,7 @@ def prompt_hash(prompt: Any) -> str:
     return key_of(prompt=prompt)
 
 
-def conformal_threshold(scores: Sequence[float] | np.ndarray, alpha: float) -> float:
+def conformal_threshold(scores: Sequence[float] | np.ndarray, alpha: float, certain: float | None = None) -> float:
     """The threshold that a fresh exchangeable score exceeds with probability alpha at most (split conformal
     prediction).
 
@@ -99,12 +108,13 @@ def conformal_threshold(scores: Sequence[float] | np.ndarray, alpha: float) -> f
     Args:
         scores: [N], of held-out harmless prompts. An unscored NaN is never flagged and counts as the smallest.
         alpha: the false-positive rate, between 0 and 1.
+        certain: see `conformal_order`.
 
     Raises:
         GuardError: where N is too small for alpha.
     """
     scores = np.nan_to_num(np.asarray(scores, dtype=float), nan=-np.inf)
-    return float(np.sort(scores)[conformal_order(len(scores), alpha) - 1])
+    return float(np.sort(scores)[conformal_order(len(scores), alpha, certain) - 1])
 
 
 class Guard(ABC):
@@ -112,12 +122,13 @@ class Guard(ABC):
 
     name, version (raised whenever a score may change), about. looks: "before" the generation, at the request;
     "during" it, at its steps; "after" it, at the text. Settings: a frozen pydantic dataclass. tied_to: what a fitted
-    one can't be used without: "model" (weights and adapter), "sampling" (all settings but the seed). repairs: it
-    samples in a way of its own and answers what it flags anew (`answer`), where the others refuse it.
+    one can't be used without: "model" (weights and adapter), "sampling" (all settings but those that are `free`).
+    repairs: it samples in a way of its own and answers what it flags anew (`answer`), where the others refuse it.
 
-    A guard that takes labelled answers has `learn`, which comes before `fit`.
-    A guard that looks at SRI signals says so: it has a `view`, takes its `anchors` by `train`, and then has a
-    `watcher`; one that stops generations also says at which step (`stops`).
+    A guard that takes labelled answers has `learn`, which comes before `fit`. One that looks at steps `reads` a signal:
+    it is trained on harmless signals (`train`) and then has a `watcher` that makes them; one that stops generations
+    also says at which step (`stops`). SRI Guard's signals need anchors in its `view`; guards by blocks are in
+    `midward.guards.looks`.
 
     threshold: a score above it is flagged; infinite until the guard is fitted. alpha: the false-positive rate it was
     calibrated for, on `calibrated` held-out harmless prompts. fitted_on: a hash (`prompt_hash`) of every prompt that
@@ -130,6 +141,7 @@ class Guard(ABC):
     looks: ClassVar[Look]
     Settings: ClassVar[type[Any]]
     tied_to: ClassVar[tuple[str, ...]] = ("model",)
+    free: ClassVar[tuple[str, ...]] = ("seed",)
     repairs: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
@@ -181,6 +193,7 @@ class Guard(ABC):
         harmless: Sequence[Exchange],
         *,
         alpha: float = 0.01,
+        certain: float | None = None,
         sampling: Sampling | None = None,
         batch_size: int = 8,
     ) -> Self:
@@ -189,7 +202,7 @@ class Guard(ABC):
         Args:
             model: the guarded one.
             harmless: held-out harmless exchanges.
-            alpha: the false-positive rate, see `conformal_threshold`.
+            alpha, certain: the false-positive rate, see `conformal_order`.
             sampling: what the exchanges were sampled with; the model's own unless given.
             batch_size: rows of a forward.
 
@@ -200,12 +213,12 @@ class Guard(ABC):
             GuardError: where there are too few, or they lack what the guard looks at.
         """
         self.bind(model, sampling)
-        return self.calibrate(self.checked(model, harmless, batch_size=batch_size), alpha)
+        return self.calibrate(self.checked(model, harmless, batch_size=batch_size), alpha, certain)
 
-    def calibrate(self, scores: np.ndarray, alpha: float) -> Self:
+    def calibrate(self, scores: np.ndarray, alpha: float, certain: float | None = None) -> Self:
         """Set the threshold by the scores [N] of held-out harmless exchanges; see `conformal_threshold`, also for what
         is raised."""
-        self.threshold = conformal_threshold(scores, alpha)
+        self.threshold = conformal_threshold(scores, alpha, certain)
         self.alpha, self.calibrated = alpha, len(scores)
         return self
 
@@ -239,23 +252,33 @@ class Guard(ABC):
         """
         raise GuardError(f"the guard {self.name!r} takes no labelled answers.")
 
-    # --- of a guard that looks at signals -------------------------------------------------------------------
+    # --- of a guard that looks at steps ---------------------------------------------------------------------
+
+    @property
+    def reads(self) -> str | None:
+        """What it reads at the steps, as 16 hex digits that its signals are kept under; None: nothing there."""
+        return None if self.anchors is None else self.anchors.digest
+
+    @property
+    def trains(self) -> bool:
+        """Whether it looks at steps, and so is trained on harmless signals."""
+        return type(self).train is not Guard.train
 
     @property
     def reads_signals(self) -> bool:
-        """Whether it looks at SRI signals: then it has a `view`."""
+        """Whether it looks at SRI signals by step: then it has a `view`."""
         return type(self).view is not Guard.view
 
     def view(self, model: LanguageModel) -> View | None:
         """How the states are read whose signals it looks at; None where it looks at none."""
         return None
 
-    def train(self, anchors: Anchors, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
+    def train(self, anchors: Anchors | None, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
         """Fit what the guard needs on harmless signals; `fit` then calibrates it on others.
 
         Args:
-            anchors: what the signals were read against.
-            signals: [N, T], in 0..1.
+            anchors: what the signals were read against; None where the guard has what it needs.
+            signals: [N, T], in 0..1; of a guard by blocks [N, blocks, J, F + 1].
             others: guards that were trained on the same signals; what is equal may be taken over from them.
 
         Returns:
@@ -266,7 +289,7 @@ class Guard(ABC):
         """
         raise GuardError(f"the guard {self.name!r} looks at no signals.")
 
-    def watcher(self, stopped: dict[int, int] | None = None) -> SRISignal | None:
+    def watcher(self, stopped: dict[int, int] | None = None) -> SRISignal | Looks | None:
         """What makes the signals while a model samples.
 
         Args:
@@ -281,6 +304,13 @@ class Guard(ABC):
     def scores_so_far(self, signal: Sequence[float]) -> list[float | None]:
         """The score after each of a signal's steps [T]; None at steps that it doesn't look at."""
         raise GuardError(f"the guard {self.name!r} has no score by step.")
+
+    def seen(self, verdict: Verdict, signal: np.ndarray | None, step: int | None) -> Verdict:
+        """The verdict with the signal [t] it is of, and the step that it stopped the generation at."""
+        if signal is None:
+            return verdict
+        shown = tuple(signal.tolist()) if np.isfinite(signal).all() else None
+        return replace(verdict, flagged=verdict.flagged or step is not None, step=step, signal=shown)
 
     # --- what it belongs to ---------------------------------------------------------------------------------
 
@@ -297,7 +327,7 @@ class Guard(ABC):
         if not self.bound:
             raise GuardError(f"the guard {self.name!r} isn't fitted yet; see midward guard fit.")
         tied_to = self.tied_to if sampling else [thing for thing in self.tied_to if thing != "sampling"]
-        if different := mismatches(self.bound, made_for(model, sampling or Sampling()), tied_to):
+        if different := mismatches(self.bound, made_for(model, sampling or Sampling()), tied_to, self.free):
             raise GuardError(
                 f"the guard {self.name!r} was fitted for something else: {'; '.join(different)}. Fit one for these "
                 "settings: midward guard fit."
@@ -370,10 +400,12 @@ class Guard(ABC):
             how["watchers"] = [*watchers, *([signals] if signals else [])]
             responses = dict(enumerate(sample(model, [request for request, _ in pairs], sampling, **how)))
             for i, response in responses.items():
-                signal = signals.signal(i).numpy()[: stopped[i] + 1 if i in stopped else None] if signals else None
+                signal = None if signals is None else signals.signal(i).numpy()
+                if i in stopped and signal is not None and signal.ndim == 1:
+                    signal = signal[: stopped[i] + 1]
                 exchanges[i] = replace(exchanges[i], text=response.text, signal=signal)
             verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
-            verdicts = [_seen(verdicts[i], each.signal, stopped.get(i)) for i, each in enumerate(exchanges)]
+            verdicts = [self.seen(verdicts[i], each.signal, stopped.get(i)) for i, each in enumerate(exchanges)]
         return [_handed_out(model, responses.get(i), verdicts[i], ids) for i, (_, ids) in enumerate(pairs)]
 
     def answer(
@@ -412,7 +444,7 @@ class Guard(ABC):
 
 
 def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `Sampling`, but for the seed, that a guard can't be used without.
+    """The settings of `Sampling`, but for the seed, that a guard is used with unless told otherwise.
 
     Args:
         kind: the guard's class.
@@ -483,11 +515,3 @@ def _between(model: LanguageModel, ids: list[int]) -> str:
     if len(ids) > len(head) + len(tail):
         ids = ids[len(head) : len(ids) - len(tail)]
     return model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def _seen(verdict: Verdict, signal: np.ndarray | None, step: int | None) -> Verdict:
-    """A verdict with the signal [t] it is of, and the step that it stopped the generation at."""
-    if signal is None:
-        return verdict
-    shown = tuple(signal.tolist()) if np.isfinite(signal).all() else None
-    return replace(verdict, flagged=verdict.flagged or step is not None, step=step, signal=shown)

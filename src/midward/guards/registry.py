@@ -12,6 +12,7 @@ from midward.guards.classifier import ClassifierGuard
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
 from midward.guards.guard import Guard, GuardError
+from midward.guards.looks import SRIBlocksGuard
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
 from midward.guards.raec import RAEC
@@ -31,6 +32,7 @@ GUARDS: dict[str, GuardInfo] = {
     for kind in (
         SRIGuard,
         SRIMahalanobisGuard,
+        SRIBlocksGuard,
         PerplexityFilter,
         SelfExamine,
         ClassifierGuard,

@@ -76,12 +76,12 @@ class SRIGuard(Guard):
         one_of("layer", self.settings.layer, tuple(layers))
         return self.settings.reading, layers[self.settings.layer]
 
-    def train(self, anchors: Anchors, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
+    def train(self, anchors: Anchors | None, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
         """Fit the detectors on harmless signals [N, T] made with these anchors; `fit` then calibrates on others.
 
         Raises GuardError for anchors that would change the sampling.
         """
-        if anchors.needs_all_steps:
+        if anchors is None or anchors.needs_all_steps:
             raise GuardError(
                 "these anchors run every step, which changes what is sampled; fit them with needs_all_steps=False."
             )
@@ -90,7 +90,7 @@ class SRIGuard(Guard):
             if type(other) is type(self) and other.settings == replace(self.settings, early=other.settings.early):
                 self.detectors = other.detectors
                 return self
-        seen = self._seen(signals)
+        seen = self._seen(signals[np.isfinite(signals).all(1)])
         self.detectors = tuple(Detector.of(fitted, seen) for fitted in self._fitted(seen))
         return self
 

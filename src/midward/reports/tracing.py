@@ -67,7 +67,7 @@ def record(
         "note": " ".join(f"No {what} here: {why}" for what, why in watching.items() if why),
         "verdict": verdict,
         "signal": seen or _values(signal),
-        "scores": guard.scores_so_far(seen) if guard is not None and guard.anchors and seen else None,
+        "scores": guard.scores_so_far(seen) if guard is not None and guard.reads_signals and seen else None,
     }
     if 0 not in trace.commit_step:  # the guard let nothing be generated
         nothing = (NEVER,) * sampling.length

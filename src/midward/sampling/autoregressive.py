@@ -12,11 +12,11 @@ from transformers import DynamicCache
 
 from . import _bans
 from .canvas import Canvas
-from .choose import choose, probability
+from .choose import choose, probability, read
 from .edits import Filling, mark
 from .noise import uniform
 from .requests import Edited
-from .step import Step, Watcher
+from .step import Reduce, Step, Watcher
 
 
 def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
@@ -147,10 +147,16 @@ class _Autoregressive(Filling):
             confidence = torch.where(here & ~given, probability(score)[:, None], 1.0)
             return ids[:, canvas.response], confidence
 
+        def reading(reduce: Reduce) -> torch.Tensor:
+            values = read(self.model, hidden, reduce).float()
+            readings = torch.full((len(rows), canvas.length, values.shape[-1]), torch.nan, device=self.device)
+            readings[:, position] = values.masked_fill(given[:, position, None], torch.nan)
+            return readings
+
         return Step(
             index=index,
             of=None if self.editors else canvas.length,  # one that is cut back takes more
-            block=(position, position + 1),
+            blocks=[(position, position + 1)] * len(rows),
             rows=[canvas.rows[row].index for row in rows.tolist()],
             ids=ids,
             response=canvas.response,
@@ -159,4 +165,6 @@ class _Autoregressive(Filling):
             hidden_positions=slice(position, position + 1),
             _hidden=lambda: hidden[:, None],
             _predict=predictions,
+            _active=lambda: hidden[:, None],
+            _read=reading,
         )

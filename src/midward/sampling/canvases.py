@@ -26,7 +26,7 @@ from .choose import COLDEST
 from .edits import Filling
 from .requests import Edited
 from .settings import Sampling
-from .step import Step, Watcher
+from .step import Reduce, Step, Watcher
 
 
 class _Stopped(Exception):
@@ -172,17 +172,25 @@ class _Row(Filling, LogitsProcessor):
     def _report(self, index: int, before: torch.Tensor) -> Step:
         canvas, part, states = self.canvas, self.part, self.states
         ids, cooled = self.ids.clone(), self.cooled[:, : self.part.stop - self.part.start]
+        raw = self.scores[0, : part.stop - part.start].float()
 
         def predictions() -> tuple[torch.Tensor, torch.Tensor]:
             confidence = torch.ones(1, canvas.length, device=ids.device)
             confidence[:, part] = cooled.float().softmax(-1).max(-1).values
             return ids[:, canvas.response], confidence
 
+        def reading(reduce: Reduce) -> torch.Tensor:
+            """Of the logits that tokens are drawn from, before they are cooled; nothing here is ever closed."""
+            values = reduce(raw.clone()).float()
+            readings = torch.full((1, canvas.length, values.shape[-1]), torch.nan, device=ids.device)
+            readings[0, part] = values
+            return readings
+
         assert states is not None
         return Step(
             index=index,
             of=self.steps * self.count,
-            block=(part.start, part.stop),
+            blocks=[(part.start, part.stop)],
             rows=[canvas.rows[self.number].index],
             ids=ids,
             response=canvas.response,
@@ -191,4 +199,6 @@ class _Row(Filling, LogitsProcessor):
             hidden_positions=slice(0, canvas.length),
             _hidden=lambda: states,
             _predict=predictions,
+            _active=lambda: states[:, part],
+            _read=reading,
         )

@@ -4,7 +4,7 @@ Which of the tokens are kept is `diffusion._rank` and `_select`'s; bans choose a
 DiffusionGemma's canvases are filled by transformers' own `generate` (`canvases`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -58,10 +58,7 @@ def choose(
     tokens, scores, ranks = [], [], []
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
-        logits = model.head(hidden[part]).float()
-        if unguided is not None:
-            base = model.head(unguided[part]).float()
-            logits = base + (guidance + 1) * (logits - base)
+        logits = _logits(model, hidden[part], None if unguided is None else unguided[part], guidance)
         if forbidden:
             logits[:, list(forbidden)] = -torch.inf
         rank = None
@@ -72,6 +69,40 @@ def choose(
         scores.append(score)
         ranks.append(score if rank is None else rank)
     return torch.cat(tokens), torch.cat(scores), torch.cat(ranks)
+
+
+def read(
+    model: LanguageModel,
+    hidden: torch.Tensor,
+    reduce: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    unguided: torch.Tensor | None = None,
+    guidance: float = 0.0,
+) -> torch.Tensor:
+    """What `reduce` makes of the logits [N, V] of states [N, D], a chunk at a time: [N, K]; see `choose`."""
+    rows = max(1, CHUNK // model.vocab_size)
+    return torch.cat(
+        [
+            reduce(
+                _logits(
+                    model,
+                    hidden[start : start + rows],
+                    None if unguided is None else unguided[start : start + rows],
+                    guidance,
+                )
+            )
+            for start in range(0, max(1, len(hidden)), rows)
+        ]
+    )
+
+
+def _logits(model: LanguageModel, hidden: torch.Tensor, unguided: torch.Tensor | None, guidance: float) -> torch.Tensor:
+    """Logits [N, V], float32."""
+    logits = model.head(hidden).float()
+    if unguided is not None:
+        base = model.head(unguided).float()
+        logits = base + (guidance + 1) * (logits - base)
+    return logits
 
 
 def probability(score: torch.Tensor) -> torch.Tensor:

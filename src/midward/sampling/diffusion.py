@@ -8,7 +8,7 @@ once its text is final. Shapes: B rows in a step, L = P + length positions, D hi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import groupby, pairwise
 
 import torch
@@ -18,12 +18,12 @@ from midward.errors import InputError
 from . import _bans
 from .cache import ExactCache, block_cache
 from .canvas import Canvas
-from .choose import choose, probability
+from .choose import choose, probability, read
 from .edits import Filling, mark
 from .noise import uniform
 from .requests import Edited
 from .settings import block_offset, spread
-from .step import Step, Watcher
+from .step import Reduce, Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
 _ANNEAL = 0.3  # share of chance in the first step of a block of the annealed order (DiffuGuard's alpha_0 for LLaDA)
@@ -272,8 +272,7 @@ class _Diffusion(Filling):
         uniforms = None
         if self.sampling.temperature > 0:
             uniforms = uniform(self.canvas.seeds[forward.rows][row], forward.draws[row], self.coordinates[column])
-        source = torch.maximum(column - 1, self.first[forward.rows][row]) if self.model.family.shift else column
-        hidden, unguided = forward.states(row, source)
+        hidden, unguided = self._sources(forward, row, column)
         return choose(
             self.model,
             hidden,
@@ -284,6 +283,22 @@ class _Diffusion(Filling):
             unguided=unguided,
             guidance=self.sampling.guidance,
         )
+
+    def _sources(
+        self, forward: _Forward, row: torch.Tensor, column: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The states that tokens at N positions are chosen from; with shifted logits, those before them."""
+        source = torch.maximum(column - 1, self.first[forward.rows][row]) if self.model.family.shift else column
+        return forward.states(row, source)
+
+    def _read(self, forward: _Forward, wanted: torch.Tensor, reduce: Reduce) -> torch.Tensor:
+        """See `Step.read`. wanted: positions [B, L]."""
+        row, column = wanted.nonzero(as_tuple=True)
+        hidden, unguided = self._sources(forward, row, column)
+        values = read(self.model, hidden, reduce, unguided=unguided, guidance=self.sampling.guidance)
+        readings = torch.full((*wanted.shape, values.shape[-1]), torch.nan, device=self.device)
+        readings[row, column] = values.float()
+        return readings[:, self.canvas.response]
 
     def _apply_bans(
         self, forward: _Forward, wanted: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor
@@ -380,11 +395,18 @@ class _Diffusion(Filling):
             confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
+        def active() -> torch.Tensor:
+            most = max(stop - start for start, stop in forward.blocks)
+            columns = [[width + min(start + i, stop - 1) for i in range(most)] for start, stop in forward.blocks]
+            column = torch.tensor(columns, device=self.device)  # [B, n]
+            row = torch.arange(len(columns), device=self.device)[:, None].expand_as(column)
+            return forward.states(row.reshape(-1), column.reshape(-1))[0].view(*column.shape, -1)
+
         standing = after != self.mask_id
         return Step(
             index=forward.index,
             of=None if self.sampling.threshold is not None else self.steps,
-            block=(min(start for start, _ in forward.blocks), max(stop for _, stop in forward.blocks)),
+            blocks=forward.blocks,
             rows=[self.canvas.rows[row].index for row in forward.rows.tolist()],
             ids=after,
             response=response,
@@ -393,6 +415,8 @@ class _Diffusion(Filling):
             hidden_positions=shown,
             _hidden=hidden,
             _predict=predictions,
+            _active=active,
+            _read=partial(self._read, forward, eligible),
         )
 
 

@@ -1,6 +1,6 @@
 """`Step`: what watchers see of one denoising step, and `Watcher`: what a watcher is.
 
-Shapes: B rows still being filled (others have left the batch), L = P + length positions, D hidden size.
+Shapes: B rows still being filled (others have left the batch), L = P + length positions, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,17 @@ def _unplaced(request: int) -> Place:
     raise InputError(f"request {request} has no place: the step is shown by no sampler.")
 
 
+#: Reduces logits [N, V], float32, which it may overwrite, to [N, K].
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
 @dataclass
 class Step:
     """One step, after its commits. Its tensors are the sampler's own: reduce them, don't keep or change them.
 
     index: number of the step, from 0; skipped steps (nothing to commit) leave gaps.
     of: steps in all, or None if that depends on the data (threshold).
-    block: (start, stop) response positions of the active block.
+    blocks: (start, stop) response positions of each row's active block [B]; of an autoregressive step, its position.
     rows: the request index (in the call to `sample`) of each row [B].
     ids [B, L]: the canvas after this step. response: where the response stands in it.
     new [B, length] bool: committed in this step.
@@ -41,7 +45,7 @@ class Step:
 
     index: int
     of: int | None
-    block: tuple[int, int]
+    blocks: list[tuple[int, int]]
     rows: list[int]
     ids: torch.Tensor
     response: slice
@@ -50,9 +54,16 @@ class Step:
     hidden_positions: slice
     _hidden: Callable[[], torch.Tensor]
     _predict: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    _active: Callable[[], torch.Tensor]
+    _read: Callable[[Reduce], torch.Tensor]
     stopped: set[int] = field(default_factory=set)
     written: torch.Tensor | None = None
     place: Callable[[int], Place] = _unplaced
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """(start, stop) response positions that the rows' active blocks cover."""
+        return min(start for start, _ in self.blocks), max(stop for _, stop in self.blocks)
 
     @cached_property
     def hidden(self) -> torch.Tensor:
@@ -72,6 +83,31 @@ class Step:
         costs the output head on them. Raises InputError where the dual cache left them out.
         """
         return self._predict()
+
+    @cached_property
+    def active_hidden(self) -> torch.Tensor:
+        """As `hidden`, of each row's active block [B, n, D], n that of the longest; behind a shorter one is its last.
+
+        They never cost a forward, whatever the cache.
+        """
+        return self._active()
+
+    def read(self, reduce: Reduce) -> torch.Tensor:
+        """What `reduce` makes of the model's own logits (temperature 1, nothing forbidden) at the open positions of the
+        active blocks [B, length, K] float32; NaN where nothing was open before this step's commits.
+
+        It costs the output head on these positions, a chunk of them at a time; no logits are kept.
+        """
+        return self._read(reduce)
+
+    def probabilities(self, ids: Sequence[int]) -> torch.Tensor:
+        """How probable these tokens are at the active blocks' open positions [B, length, len(ids)]; see `read`."""
+        return self.read(lambda logits: logits.log_softmax(-1)[:, list(ids)].exp())
+
+    @cached_property
+    def entropy(self) -> torch.Tensor:
+        """In nats, at the open positions of the active blocks [B, length]; see `read`."""
+        return self.read(lambda logits: torch.special.entr(logits.softmax(-1)).sum(-1, keepdim=True))[..., 0]
 
     def edited(self, ids: torch.Tensor, committed: torch.Tensor, written: torch.Tensor) -> "Step":
         """The step as it is shown after its edits: what stands in `ids` [B, L] now, `written` by them or not."""

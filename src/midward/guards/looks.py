@@ -1,0 +1,270 @@
+"""Guards that look at blocks by progress, whatever they read there: one score a request, one threshold, any number of
+steps.
+
+    1  a reader makes features of each look (`midward.dynamics.looks`)
+    2  a detector, fitted on harmless requests, makes of a block's features so far how far they are from those
+       (`distances`), by the class of the block
+    3  a = -log10 of the share of training looks of that class and place that are as far, so that looks, blocks, and
+       different detectors are on one scale; what is farther than all of them goes on by its distance
+    4  S, the score: the largest a of all looks so far. A request is stopped when S exceeds the threshold, which is
+       calibrated on the S of whole harmless generations: stopping early is covered, since who is flagged at any look
+       is who has a larger maximum
+
+Shapes: N blocks, J looks of one, F features, K distances of a look.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from midward.dynamics import Anchors, Autoencoder
+from midward.dynamics.anchors import FREE
+from midward.dynamics.blockwise import Sigma, look_anchors
+from midward.dynamics.looks import CLASSES, GRID, Followed, Looks, Reader, class_of
+from midward.guards.detectors import Detector, Fitted, Mahalanobis
+from midward.guards.guard import ANCHORS, Exchange, Guard, GuardError, Labelled, Verdict
+from midward.models import LanguageModel
+from midward.sampling import Sampling, Step
+from midward.store import key_of
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class LookGuard(Guard):
+    """What all guards share that look at blocks by progress; a subclass reads and measures distances.
+
+    tails: (class, look) -> distances of the training looks [N, K], each column sorted.
+    """
+
+    looks = "during"
+    tied_to = ("model", "sampling")
+    free = FREE
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.tails: dict[tuple[int, int], np.ndarray] = {}
+
+    # --- for the subclass -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def reader(self) -> Reader:
+        """What makes features of looks."""
+
+    @abstractmethod
+    def fit_class(self, number: int, features: np.ndarray) -> None:
+        """Fit the detector of a class of blocks on harmless features [N, J, F]."""
+
+    @abstractmethod
+    def distances(self, number: int, features: np.ndarray) -> np.ndarray:
+        """How far blocks of a class are from harmless ones after t looks [N, t, F]: [N, K], above 0."""
+
+    # --- the estimator --------------------------------------------------------------------------------------
+
+    @property
+    def reads(self) -> str:
+        return key_of(guard=self.name, version=self.version, learned=_hashable(self.learned()))
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """What `learn` found, for the file; with `anchors` theirs."""
+        return super().tensors()
+
+    def train(self, anchors: Anchors | None, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
+        by_class: list[list[np.ndarray]] = [[] for _ in range(CLASSES)]
+        for table in signals:
+            for block, looks in enumerate(table[..., :-1]):
+                if np.isfinite(looks[0]).all():
+                    by_class[class_of(block)].append(looks)
+        if not by_class[0]:
+            raise GuardError(f"the guard {self.name!r} has nothing to train on: no harmless request has a block.")
+        for number, blocks in enumerate(by_class):
+            blocks = blocks if len(blocks) > 1 else by_class[number - 1]  # too few: as the class before
+            by_class[number] = blocks
+            seen = np.array(blocks)
+            self.fit_class(number, _carried(seen))
+            for look in range(len(GRID)):
+                reached = np.isfinite(seen[:, look]).all(-1)
+                there = seen[reached] if reached.any() else _carried(seen)
+                self.tails[number, look] = np.sort(self.distances(number, there[:, : look + 1]), axis=0)
+        return self
+
+    def score(self, model: LanguageModel | None, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
+        tables = [each.signal for each in exchanges if each.signal is not None]
+        if len(tables) < len(exchanges):
+            raise GuardError(f"the guard {self.name!r} looks at blocks, and an exchange has none; use its `watcher`.")
+        ranks = [self.ranks(table) for table in tables]
+        return np.array([np.nanmax(a) if np.isfinite(a).any() else np.nan for a in ranks])
+
+    def ranks(self, table: np.ndarray) -> np.ndarray:
+        """a [blocks, J] of the looks [blocks, J, F + 1] of a request; NaN where it wasn't looked at."""
+        ranks = np.full(table.shape[:2], np.nan)
+        for block, looks in enumerate(table[..., :-1]):
+            for known in range(1, 1 + int(np.isfinite(looks).all(-1).sum())):
+                ranks[block, known - 1] = self.ranks_at(class_of(block), looks[None, :known])[0]
+        return ranks
+
+    def ranks_at(self, number: int, looks: np.ndarray) -> np.ndarray:
+        """a [N] after t looks [N, t, F] of blocks of a class."""
+        tails, distances = self.tails[number, looks.shape[1] - 1], self.distances(number, looks)
+        as_far = np.stack(
+            [len(tails) - np.searchsorted(tails[:, k], distances[:, k]) for k in range(tails.shape[1])], 1
+        )
+        beyond = np.log10(np.maximum(distances / np.maximum(tails[-1], 1e-12), 1))
+        return np.asarray((np.log10((1 + len(tails)) / (1 + as_far)) + beyond).max(1))
+
+    def stops(self, signals: np.ndarray) -> list[int | None]:
+        steps: list[int | None] = []
+        for table in signals:
+            above = self.flag(np.nan_to_num(self.ranks(table), nan=-np.inf))
+            steps.append(int(table[above][:, -1].min()) if above.any() else None)
+        return steps
+
+    def seen(self, verdict: Verdict, signal: np.ndarray | None, step: int | None) -> Verdict:
+        """With the block and the progress of the first look above the threshold."""
+        verdict = replace(verdict, flagged=verdict.flagged or step is not None, step=step)
+        if signal is None or not verdict.flagged:
+            return verdict
+        above = np.argwhere(self.flag(np.nan_to_num(self.ranks(signal), nan=-np.inf)))
+        return replace(verdict, block=int(above[0][0]), progress=GRID[above[0][1]]) if len(above) else verdict
+
+    # --- while sampling -------------------------------------------------------------------------------------
+
+    def watcher(self, stopped: dict[int, int] | None = None) -> Looks:
+        def decide(step: Step, followed: Sequence[Followed], taken: Sequence[tuple[int, int, int]]) -> None:
+            assert stopped is not None
+            groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+            for place, block, look in taken:
+                groups.setdefault((class_of(block), look), []).append((place, block))
+            for (number, look), members in groups.items():
+                looks = [
+                    [followed[place].features[block, point] for point in range(look + 1)] for place, block in members
+                ]
+                above = self.flag(self.ranks_at(number, np.array(looks)))
+                for place, block in (
+                    member for member, is_above in zip(members, above.tolist(), strict=True) if is_above
+                ):
+                    step.stopped.add(step.rows[place])
+                    stopped.setdefault(step.rows[place], followed[place].steps[block, look])
+
+        return Looks(self.reader(), on_look=None if stopped is None else decide)
+
+    # --- on the disk ----------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        tails = {f"tail.{number}.{look}": tail for (number, look), tail in self.tails.items()}
+        return {**self.learned(), **tails, **self.fitted()}
+
+    @abstractmethod
+    def fitted(self) -> dict[str, np.ndarray]:
+        """What `fit_class` found, for the file."""
+
+    @abstractmethod
+    def rebuild(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Take `fitted` and what `learn` found back. Raises InputError or KeyError over anything else."""
+
+    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
+        super().restore({name: value for name, value in tensors.items() if name.startswith(ANCHORS)})
+        for number in range(CLASSES):
+            for look in range(len(GRID)):
+                tail = tensors[f"tail.{number}.{look}"]
+                if tail.ndim != 2 or not tail.size or (np.diff(tail, axis=0) < 0).any() or (tail < 0).any():
+                    raise KeyError(f"tail.{number}.{look}, sorted distances [N, K]")
+                self.tails[number, look] = tail
+        own = {name: value for name, value in tensors.items() if not name.startswith((ANCHORS, "tail."))}
+        self.rebuild(own)
+
+
+def states_of(answers: Sequence[Exchange]) -> list[np.ndarray]:
+    """phi of the looks [blocks, J, D] of answers that were sampled to learn from."""
+    return [each.states for each in answers if each.states is not None]
+
+
+def _hashable(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in tensors.items()}
+
+
+def _carried(looks: np.ndarray) -> np.ndarray:
+    """Features [N, J, F] of blocks, where a look that wasn't reached has those of the look before."""
+    carried = looks.copy()
+    for look in range(1, looks.shape[1]):
+        missing = ~np.isfinite(carried[:, look]).all(-1)
+        carried[missing, look] = carried[missing, look - 1]
+    return carried
+
+
+# --- SRI by blocks ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, config={"extra": "forbid"})
+class SRIBlocks:
+    """detector: an autoencoder of a block's signal (J-16-2-16-J), or its Mahalanobis distance on the logit scale.
+    epochs, seed: of the autoencoder."""
+
+    detector: Literal["autoencoder", "mahalanobis"] = "mahalanobis"
+    epochs: Annotated[int, Field(ge=1)] = 300
+    seed: int = 0
+
+
+HIDDEN = (16, 2, 16)  # the published bottleneck of 8 is wider than six looks and would learn the identity
+
+
+class SRIBlocksGuard(LookGuard):
+    """SRI Guard by blocks; ours. Score: how rare the signal of some block so far is among those of harmless requests,
+    as -log10 of the share."""
+
+    name = "sri-blocks"
+    about = "harmless SRI signals of a block at six looks of its progress, for any number of steps"
+    Settings = SRIBlocks
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.detectors: dict[int, Detector] = {}
+
+    def learn(
+        self, model: LanguageModel, labelled: Labelled, *, sampling: Sampling | None = None, batch_size: int = 8
+    ) -> Self:
+        answered, refused = (states_of(part) for part in (labelled.answered, labelled.refused))
+        self.anchors = look_anchors(model, sampling or Sampling.for_model(model), answered, refused)
+        return self
+
+    def reader(self) -> Reader:
+        if self.anchors is None:
+            raise GuardError(f"the guard {self.name!r} isn't trained yet; see midward guard fit.")
+        return Sigma(self.anchors)
+
+    def fit_class(self, number: int, features: np.ndarray) -> None:
+        signals = features[..., 0]
+        fitted: Fitted
+        if self.settings.detector == "autoencoder":
+            fitted = Autoencoder.fit(signals, hidden=HIDDEN, epochs=self.settings.epochs, seed=self.settings.seed)
+        else:
+            fitted = Mahalanobis.fit(signals)
+        self.detectors[number] = Detector.of(fitted, signals)
+
+    def distances(self, number: int, features: np.ndarray) -> np.ndarray:
+        return self.detectors[number].ratio_at(features[..., 0])[:, None]
+
+    def fitted(self) -> dict[str, np.ndarray]:
+        return {
+            f"class{number}/{name}": value
+            for number, detector in self.detectors.items()
+            for name, value in detector.tensors().items()
+        }
+
+    def rebuild(self, tensors: Mapping[str, np.ndarray]) -> None:
+        for number in range(CLASSES):
+            prefix = f"class{number}/"
+            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            fitted: Fitted
+            if self.settings.detector == "autoencoder":
+                fitted = Autoencoder.rebuild(own, HIDDEN, len(GRID))
+            else:
+                fitted = Mahalanobis.rebuild(own, len(GRID))
+            self.detectors[number] = Detector.rebuild(fitted, own, len(GRID))
