@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from guard_world import fit, prompts
 
+from midward.errors import InputError
 from midward.guards import STUB, Exchange, GuardError, SRIBlocksGuard, load, make
 from midward.guards.config import conformal_order
 from midward.sampling import Request, Sampling, sample
@@ -68,7 +70,16 @@ def test_one_file_goes_with_every_number_of_steps_and_no_other_block(model, fitt
             load(path, model, other)
 
 
-@pytest.mark.parametrize("spec", ["sri-blocks", "sri-blocks:detector=autoencoder;epochs=20"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "sri-blocks",
+        "sri-blocks:detector=autoencoder;epochs=20",
+        "energy:size=8",
+        "eos:looks=all",
+        "cascade:members=[sri-blocks, energy:size=8, eos]",
+    ],
+)
 def test_a_file_says_the_same(model, sampling, tmp_path, spec):
     guard = make(spec)
     paths = fit(model, {"guard": guard}, tmp_path, sampling)
@@ -124,3 +135,87 @@ def test_certain_asks_for_enough():
         conformal_order(298, 0.01, 0.95)
     with pytest.raises(GuardError, match="between 0 and 1"):
         conformal_order(1000, 0.01, 1.0)
+
+
+def test_energy_is_read_off_the_logits_of_each_step(model, sampling, tmp_path):
+    """Against a plain loop over dense logits: the ratio, the slope over progress, the largest speed."""
+    guard = make("energy:size=8")
+    fit(model, {"energy": guard}, tmp_path, sampling)
+    steps = []
+
+    class Dense:
+        needs_all_steps = False
+
+        def on_start(self, canvas):
+            self.before, self.mask = canvas.ids.clone(), canvas.mask_id
+
+        def on_step(self, step):
+            start, stop = step.blocks[0]
+            is_open = self.before[:, step.response][0] == self.mask
+            is_open[:start] = is_open[stop:] = False
+            p = model.head(step.hidden[0]).float().softmax(-1)
+            m = torch.stack([p[:, list(ids)].sum(-1) for ids in guard.openings], -1)
+            shares = torch.cat([m, 1 - m.sum(-1, keepdim=True)], -1).double()
+            steps.append((start, is_open, shares))
+            self.before = step.ids.clone()
+
+        def on_end(self, canvas):
+            pass
+
+    watcher = guard.watcher()
+    sample(model, FRESH[:1], sampling, watchers=[watcher, Dense()])
+    table = watcher.signal(0).numpy()
+    ratio, block, us, energies, speed = None, None, [], [], 0.0
+    for number, (start, is_open, shares) in enumerate(steps):
+        energy = float(((shares[:, 1] + 1e-9).log() - (shares[:, 0] + 1e-9).log())[is_open].mean())
+        ratio = energy if ratio is None else ratio
+        if start != block:
+            block, us, energies, speed, first = start, [], [], 0.0, int(is_open.sum())
+        u = 1 - int(is_open.sum()) / first
+        if us and u > us[-1]:
+            both = is_open & steps[number - 1][1]
+            angle = 2 * (shares * steps[number - 1][2]).sqrt().sum(-1).clamp(max=1).arccos()
+            speed = max(speed, float((angle**2)[both].mean()) / (u - us[-1]))
+        us.append(u)
+        energies.append(energy)
+        slope = np.polyfit(us, energies, 1)[0] if len(set(us)) > 1 else 0.0
+        at = np.argwhere(table[start // 8, :, -1] == number)
+        for [look] in at:
+            np.testing.assert_allclose(table[start // 8, look, :-1], [ratio, slope, speed], rtol=2e-3, atol=2e-3)
+    assert np.isfinite(table).all()
+
+
+def test_a_cascade_is_the_largest_of_its_members(model, sampling, tmp_path):
+    members = {"sri-blocks": make("sri-blocks"), "energy": make("energy:size=8")}
+    cascade = make("cascade:members=[sri-blocks, energy:size=8]")
+    fit(model, {**members, "cascade": cascade}, tmp_path, sampling)
+    scores = []
+    for guard in (*members.values(), cascade):
+        watcher = guard.watcher()
+        sample(model, FRESH, sampling, watchers=[watcher])
+        scores.append(
+            guard.score(
+                model, [Exchange(Request("t30"), signal=watcher.signal(row).numpy()) for row in range(len(FRESH))]
+            )
+        )
+    np.testing.assert_allclose(np.maximum(*scores[:2]), scores[2])
+
+
+def test_the_end_tokens_probability_is_looked_at_once_or_always(model, sampling, tmp_path):
+    guards = {"first": make("eos"), "all": make("eos:looks=all")}
+    fit(model, guards, tmp_path, sampling)
+    tables = {}
+    for label, guard in guards.items():
+        watcher = guard.watcher()
+        sample(model, FRESH[:2], sampling, watchers=[watcher])
+        tables[label] = watcher.signal(0).numpy()[..., :-1]
+    np.testing.assert_allclose(tables["first"][0, 0], tables["all"][0, 0])
+    assert (tables["first"].reshape(-1, 3)[1:] == 0).all() and (tables["all"] > 0).all()
+    leftmost, mean, largest = tables["all"][0, 0]
+    assert 0 < mean <= largest <= 1 and leftmost <= largest
+
+
+@pytest.mark.parametrize("spec", ["cascade:members=[masks]", "cascade:members=[]", "cascade:members=[cascade]"])
+def test_a_cascade_of_anything_else_is_refused(spec):
+    with pytest.raises(InputError):
+        make(spec)

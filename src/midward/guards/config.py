@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from midward._flags import BatchSize, Flag, check
 from midward._hints import near_path
+from midward._settings import read_value
 from midward.errors import InputError
 
 
@@ -154,6 +156,28 @@ def _labelled(given: str) -> tuple[str, str]:
     if not equals or ":" in label:
         label, spec = given, given
     return "".join(c if c.isalnum() else "-" for c in label.strip()), spec
+
+
+def parsed(spec: str, find: Callable[[str], type[Any]]) -> tuple[type[Any], dict[str, Any]]:
+    """A guard's class and settings from NAME or NAME:SETTING=VALUE;...
+
+    Args:
+        spec: the text.
+        find: name -> class; raises for an unknown one.
+
+    Raises:
+        InputError: for what isn't so, an unknown setting, or a value of another type.
+    """
+    name, _, given = spec.partition(":")
+    kind = find(name.strip())
+    settings = {}
+    for setting in filter(None, given.split(";")):
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise GuardError(f"a guard's settings are NAME=VALUE, separated by ';'; received {setting!r} in {spec!r}.")
+        key = key.strip()
+        settings[key] = read_value(kind.Settings, key, value, f"the guard {name!r}: {key}")
+    return kind, settings
 
 
 _PLAIN = ("benign", "benign-wrapped", "banned", "plain", "wrappers")

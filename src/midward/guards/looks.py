@@ -28,6 +28,7 @@ from midward.dynamics import Anchors, Autoencoder
 from midward.dynamics.anchors import FREE
 from midward.dynamics.blockwise import Sigma, look_anchors
 from midward.dynamics.looks import CLASSES, GRID, Followed, Looks, Reader, class_of
+from midward.errors import InputError
 from midward.guards.detectors import Detector, Fitted, Mahalanobis
 from midward.guards.guard import ANCHORS, Exchange, Guard, GuardError, Labelled, Verdict
 from midward.models import LanguageModel
@@ -170,15 +171,18 @@ class LookGuard(Guard):
         """Take `fitted` and what `learn` found back. Raises InputError or KeyError over anything else."""
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        super().restore({name: value for name, value in tensors.items() if name.startswith(ANCHORS)})
         for number in range(CLASSES):
             for look in range(len(GRID)):
                 tail = tensors[f"tail.{number}.{look}"]
                 if tail.ndim != 2 or not tail.size or (np.diff(tail, axis=0) < 0).any() or (tail < 0).any():
-                    raise KeyError(f"tail.{number}.{look}, sorted distances [N, K]")
+                    raise InputError(f"tail.{number}.{look} must be sorted distances [N, K]")
                 self.tails[number, look] = tail
-        own = {name: value for name, value in tensors.items() if not name.startswith((ANCHORS, "tail."))}
-        self.rebuild(own)
+        self.take({name: value for name, value in tensors.items() if not name.startswith("tail.")})
+
+    def take(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Take `learned` and `fitted` back."""
+        super().restore({name: value for name, value in tensors.items() if name.startswith(ANCHORS)})
+        self.rebuild({name: value for name, value in tensors.items() if not name.startswith(ANCHORS)})
 
 
 def states_of(answers: Sequence[Exchange]) -> list[np.ndarray]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 
 from midward._plugins import Plugins, check_types, must_take
-from midward._settings import read_value
 from midward.errors import InputError
+from midward.guards.cascade import Cascade
 from midward.guards.classifier import ClassifierGuard
+from midward.guards.config import parsed
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
 from midward.guards.guard import Guard, GuardError
+from midward.guards.logits import EndToken, Energy
 from midward.guards.looks import SRIBlocksGuard
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
@@ -33,6 +35,9 @@ GUARDS: dict[str, GuardInfo] = {
         SRIGuard,
         SRIMahalanobisGuard,
         SRIBlocksGuard,
+        Energy,
+        EndToken,
+        Cascade,
         PerplexityFilter,
         SelfExamine,
         ClassifierGuard,
@@ -66,13 +71,5 @@ def make(spec: str) -> Guard:
 
     Raises InputError for an unknown name or setting, and for a value out of range.
     """
-    name, _, given = spec.partition(":")
-    kind = find(name.strip()).kind
-    settings = {}
-    for setting in filter(None, given.split(";")):
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise GuardError(f"a guard's settings are NAME=VALUE, separated by ';'; received {setting!r} in {spec!r}.")
-        key = key.strip()
-        settings[key] = read_value(kind.Settings, key, value, f"the guard {name!r}: {key}")
+    kind, settings = parsed(spec, lambda name: find(name).kind)
     return kind(**settings)
