@@ -18,16 +18,21 @@ import torch
 
 from midward import load
 from midward._tables import read_table
+from midward.attacks.nesting import FORMS, nested
 from midward.attacks.results import SAMPLES
 from midward.goals import load as load_goals
+from midward.judges.bench import bench
 from midward.reports.blocks import Table
 from midward.reports.render import markdown
+from midward.runs.measure import Case, measure
+from midward.sampling import Request, Sampling
 from midward.stats import Paired, corrected, paired_of, rate_of
 from midward.store import replacing
 
 Rows = list[dict[str, Any]]
 Lines = Mapping[str, Mapping[str, Rows]]
 BASE = "base"
+BARE = "bare"
 #: What success by anchors is compared with as well, beside the base model.
 RIVAL = "mosa-published"
 
@@ -107,6 +112,31 @@ def alarm_tables(folder: Path) -> Iterator[Table]:
                     cells[row["set"]].append(row | {"value": row["end"] > least})
             lines[f"{label}, above {least}"] = cells
     yield rates("T10: stopped before the first step by the end token's probability", lines)
+
+
+# --- the control of nesting: the same structures around harmless requests ----------------------------------------
+
+
+def structured(folder: Path, count: int = 60) -> list[dict[str, Any]]:
+    """Answers of the base model to harmless requests, bare and in each structure; kept in structures/rows.jsonl."""
+    model, goals = load("sandbox"), load_goals("sandbox-benign", count=count)
+    cases = [
+        Case(goal, Request(prompt), set=form)
+        for goal in goals
+        for form, prompt in {BARE: goal.prompt, **{form: nested(goal.prompt, form) for form in FORMS}}.items()
+    ]
+    how: dict[str, Any] = {"sampling": Sampling.for_model(model), "judge": bench(goals)}
+    return measure(model, cases, folder / "structures", **how)
+
+
+def structure_tables(folder: Path) -> Iterator[Table]:
+    """T15's control: harmless requests answered right in each structure."""
+    path = folder / "structures" / "rows.jsonl"
+    if path.exists():
+        cells: dict[str, Rows] = defaultdict(list)
+        for row in read_table(path):
+            cells[row["set"]].append(row | {"value": row["correct"]})
+        yield rates("T15: harmless requests answered right, base", {BASE: cells})
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
@@ -220,12 +250,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--alarm", metavar="LABEL", help="measure A2D's alarm on this label's adapters first")
+    parser.add_argument("--structures", action="store_true", help="ask harmless requests in nesting's structures first")
     given = parser.parse_args(arguments)
     folder = given.folder
     if given.alarm:
         with replacing(folder / "alarm.jsonl") as path:
             path.write_text("".join(f"{json.dumps(row)}\n" for row in alarms(folder, given.alarm)), "utf-8")
-    sys.stdout.write(markdown([*anchor_tables(folder), *attack_tables(folder), *alarm_tables(folder)]))
+    if given.structures:
+        structured(folder)
+    tables = (anchor_tables, attack_tables, alarm_tables, structure_tables)
+    sys.stdout.write(markdown([table for make in tables for table in make(folder)]))
 
 
 if __name__ == "__main__":

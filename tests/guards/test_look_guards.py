@@ -29,6 +29,13 @@ def fitted(model, sampling, tmp_path_factory):
     return guard, paths["sri-blocks"]
 
 
+def looked_at(model, guard, requests, sampling, *others):
+    """What a guard reads of these generations: a table [blocks, J, F + 1] a request."""
+    watcher = guard.watcher()
+    sample(model, requests, sampling, watchers=[watcher, *others])
+    return [watcher.signal(row).numpy() for row in range(len(requests))]
+
+
 def test_unflagged_answers_are_the_models_own_and_the_stop_is_where_the_looks_say(model, sampling, fitted):
     guard, _ = fitted
     behind = guard.sample(model, FRESH, sampling)
@@ -162,10 +169,10 @@ def test_energy_is_read_off_the_logits_of_each_step(model, sampling, tmp_path):
         def on_end(self, canvas):
             pass
 
-    watcher = guard.watcher()
-    sample(model, FRESH[:1], sampling, watchers=[watcher, Dense()])
-    table = watcher.signal(0).numpy()
-    ratio, block, us, energies, speed = None, None, [], [], 0.0
+    [table] = looked_at(model, guard, FRESH[:1], sampling, Dense())
+    us: list[float] = []
+    energies: list[float] = []
+    ratio, block, speed = None, None, 0.0
     for number, (start, is_open, shares) in enumerate(steps):
         energy = float(((shares[:, 1] + 1e-9).log() - (shares[:, 0] + 1e-9).log())[is_open].mean())
         ratio = energy if ratio is None else ratio
@@ -191,13 +198,8 @@ def test_a_cascade_is_the_largest_of_its_members(model, sampling, tmp_path):
     fit(model, {**members, "cascade": cascade}, tmp_path, sampling)
     scores = []
     for guard in (*members.values(), cascade):
-        watcher = guard.watcher()
-        sample(model, FRESH, sampling, watchers=[watcher])
-        scores.append(
-            guard.score(
-                model, [Exchange(Request("t30"), signal=watcher.signal(row).numpy()) for row in range(len(FRESH))]
-            )
-        )
+        tables = looked_at(model, guard, FRESH, sampling)
+        scores.append(guard.score(model, [Exchange(Request("t30"), signal=table) for table in tables]))
     np.testing.assert_allclose(np.maximum(*scores[:2]), scores[2])
 
 
@@ -206,9 +208,7 @@ def test_the_end_tokens_probability_is_looked_at_once_or_always(model, sampling,
     fit(model, guards, tmp_path, sampling)
     tables = {}
     for label, guard in guards.items():
-        watcher = guard.watcher()
-        sample(model, FRESH[:2], sampling, watchers=[watcher])
-        tables[label] = watcher.signal(0).numpy()[..., :-1]
+        tables[label] = looked_at(model, guard, FRESH[:2], sampling)[0][..., :-1]
     np.testing.assert_allclose(tables["first"][0, 0], tables["all"][0, 0])
     assert (tables["first"].reshape(-1, 3)[1:] == 0).all() and (tables["all"] > 0).all()
     leftmost, mean, largest = tables["all"][0, 0]
