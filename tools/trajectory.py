@@ -120,11 +120,8 @@ def alarm_tables(folder: Path) -> Iterator[Table]:
 def structured(folder: Path, count: int = 60) -> list[dict[str, Any]]:
     """Answers of the base model to harmless requests, bare and in each structure; kept in structures/rows.jsonl."""
     model, goals = load("sandbox"), load_goals("sandbox-benign", count=count)
-    cases = [
-        Case(goal, Request(prompt), set=form)
-        for goal in goals
-        for form, prompt in {BARE: goal.prompt, **{form: nested(goal.prompt, form) for form in FORMS}}.items()
-    ]
+    cases = [Case(goal, Request(goal.prompt), set=BARE) for goal in goals]
+    cases += [Case(goal, Request(nested(goal.prompt, form)), set=form) for form in FORMS for goal in goals]
     how: dict[str, Any] = {"sampling": Sampling.for_model(model), "judge": bench(goals)}
     return measure(model, cases, folder / "structures", **how)
 

@@ -10,6 +10,7 @@ from guard_world import fit, prompts
 from midward.errors import InputError
 from midward.guards import STUB, Exchange, GuardError, SRIBlocksGuard, load, make
 from midward.guards.config import conformal_order
+from midward.guards.logits import Energy
 from midward.sampling import Request, Sampling, sample
 
 FRESH = prompts(300, 24)
@@ -146,7 +147,7 @@ def test_certain_asks_for_enough():
 
 def test_energy_is_read_off_the_logits_of_each_step(model, sampling, tmp_path):
     """Against a plain loop over dense logits: the ratio, the slope over progress, the largest speed."""
-    guard = make("energy:size=8")
+    guard = Energy(size=8)
     fit(model, {"energy": guard}, tmp_path, sampling)
     steps = []
 

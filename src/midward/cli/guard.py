@@ -63,8 +63,9 @@ def fit(
     needs_harmful = any(guard.trains or guard.reads_labels for guard in planned.values())
     calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
     attacked = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
-    harmless = mixed(calm, harmless_of(planned, sizes), split=fitting.split)
-    refusing = mixed(attacked, sizes.anchors, split=fitting.split) if needs_harmful else []
+    draw = lambda sets, count: mixed(sets, count * (fitting.draw + 1), split=fitting.split)[count * fitting.draw :]  # noqa: E731
+    harmless = draw(calm, harmless_of(planned, sizes))
+    refusing = draw(attacked, sizes.anchors) if needs_harmful else []
     require_prompts(planned, harmless, refusing, sizes, fitting.alpha, fitting.certain)  # before the model is loaded
     loaded = _load(model)
     useful = fitting.specs(model.at_home, loaded.family.mask_id is not None)

@@ -120,6 +120,7 @@ class FitConfig:
         harmful: Sets or files, for the anchors and labelled answers; plain on the sandbox, else advbench.
         alpha: The false-positive rate that is asked for.
         certain: That it is alpha at most for this very calibration, with this probability (0.95); else on average.
+        draw: Which prompts of the sets: 0 takes the first, 1 the next as many, so that several fits share none.
         paper: Sample as SRI's paper does: 128 tokens, one block, 32 steps, greedy.
     """
 
@@ -129,6 +130,7 @@ class FitConfig:
     split: Split = "tuning"
     alpha: Annotated[float, Flag()] = 0.01
     certain: Annotated[float | None, Flag()] = None
+    draw: Annotated[int, Flag(min=0)] = 0
     paper: Annotated[bool, Flag()] = False
     batch_size: BatchSize = 16
 
