@@ -1,13 +1,14 @@
 """Recovery: the rates on known histories, texts judged once each, rows that resume, samplers as they are named."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midward.dynamics import fit_anchors
+from midward.dynamics import SRISignal, fit_anchors
 from midward.dynamics.config import DynamicsConfig
 from midward.dynamics.readings import gains, kind, measures, plane, separations, signals
 from midward.dynamics.samplers import SAMPLERS, sampler
@@ -88,7 +89,10 @@ def even(asked):
 def test_every_text_on_the_way_is_judged_once(exact, anchors, tmp_path):
     asked = []
     bench = even(asked)
-    readers = [lambda: Signals(anchors), lambda: Texts(exact)]
+    readers = [
+        lambda: Signals({name: partial(SRISignal, each) for name, each in anchors.items()}),
+        lambda: Texts(exact),
+    ]
     rows = measure(exact, CASES, tmp_path, sampling=SAMPLING, judge=bench, readers=readers, batch_size=2)
     assert len(asked) == len(set(asked))
     trace = Trace(predictions=True)

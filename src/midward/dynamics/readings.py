@@ -217,7 +217,9 @@ def plane(rows: Rows, layer: str) -> dict[str, Any]:
     values, kinds = signals(known, layer), np.array([str(kind(row)) for row in known])
     names, counts = np.unique(kinds, return_counts=True)
     subjects = np.array([str(subject_of(row)) for row in known])
-    begun = {str(name): mean(values[kinds == name, 0], subjects[kinds == name], ends=(0.0, 1.0)).record() for name in names}
+    begun = {
+        str(name): mean(values[kinds == name, 0], subjects[kinds == name], ends=(0.0, 1.0)).record() for name in names
+    }
     separated: dict[str, Any] = {"layer": layer, "kinds": kinds.tolist(), "begun": begun}
     if len(names) == len(KINDS) and counts.min() >= 5:
         discriminants = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=2)

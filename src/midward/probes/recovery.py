@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from midward.attacks.shapes import shape
-from midward.dynamics import Autoencoder, NothingToAverage, View, fit_anchors, layers_of
+from midward.dynamics import Autoencoder, NothingToAverage, SRISignal, View, fit_anchors, layers_of
 from midward.dynamics.config import PREFILL, READINGS, DynamicsConfig
 from midward.dynamics.readings import summary
 from midward.dynamics.samplers import sampler
@@ -148,7 +148,7 @@ def run(
             log.warning("sampler %s is left out: %s", name, reason)
             continue
         anchors = {label: fitted[view] for label, view in views.items()}
-        signals = partial(Signals, anchors, digits=DIGITS)
+        signals = partial(Signals, {name: partial(SRISignal, each) for name, each in anchors.items()}, digits=DIGITS)
         answered = partial(
             measure,
             model,
