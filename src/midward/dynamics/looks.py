@@ -56,15 +56,16 @@ class Look:
     """One or more looks at one step, as a reader gets them; entry r of each list is one look of one row.
 
     rows: places in the step's batch. blocks: number of the block, from 0. looks: grid points, from 0. first: whether
-    these are looks 0, before the step's commits. phi [R, D] float32 on the device.
+    these are looks 0, before the step's commits. phi [R, D] float32 on the device. step: None in
+    front of an engine, which hands over phi alone.
     """
 
-    step: Step
     rows: list[int]
     blocks: list[int]
     looks: list[int]
     first: bool
     phi: torch.Tensor
+    step: Step | None = None
 
 
 class Reader(Protocol):
@@ -78,11 +79,8 @@ class Reader(Protocol):
 
 @dataclass
 class _Block:
-    """A block of a row. passed: grid points that were looked at."""
+    """How far a block of a row is. passed: grid points that were looked at."""
 
-    number: int
-    start: int
-    stop: int
     progress: float = 0.0
     passed: int = 0
 
@@ -96,6 +94,10 @@ class Followed:
     steps: dict[tuple[int, int], int] = field(default_factory=dict)
     taken: int = 0
 
+    def so_far(self, block: int, look: int) -> list[np.ndarray]:
+        """The features of a block's looks up to and with one."""
+        return [self.features[block, point] for point in range(look + 1)]
+
     def table(self, width: int) -> np.ndarray:
         """[blocks, J, F + 1]: the features of every look, and the step; NaN where it wasn't looked at."""
         count = 1 + max((block for block, _ in self.features), default=-1)
@@ -103,6 +105,133 @@ class Followed:
         for at, values in self.features.items():
             table[at] = [*values, self.steps[at]]
         return table
+
+
+def number_of(start: int, size: int) -> int:
+    """The number of the block of a response, from 0, that begins at a position; the first may be shorter."""
+    return math.ceil(start / size)
+
+
+def standing(counted: torch.Tensor, stands: torch.Tensor, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Of the open positions of blocks [R, n], those that are read: what stands up to the first end token; all of them
+    where none does."""
+    stands = stands & counted
+    is_end = torch.isin(ids, ends) & stands
+    stands &= is_end.cumsum(-1) <= is_end
+    return torch.where(stands.any(-1, keepdim=True), stands, counted)
+
+
+def sums_of(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sum of w h, and of w [R, D + 1] float32, of states [R, n, D] and weights [R, n]."""
+    weights = weights.float()
+    return torch.cat([torch.bmm(weights[:, None], hidden.float())[:, 0], weights.sum(-1, keepdim=True)], -1)
+
+
+class BlockLooks:
+    """Which looks a step takes at its rows' blocks, and what a reader makes of them, whoever samples.
+
+    Args:
+        reader: makes numbers of looks.
+        followed: what is kept of each row [rows]; filled here.
+        size: positions of a block.
+        width: D.
+        device: of the states.
+        causal: each token of a block is seen once, as of an autoregressive model.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        followed: Sequence[Followed],
+        size: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        *,
+        causal: bool = False,
+    ) -> None:
+        self.reader = reader
+        self.followed = followed
+        self.causal = causal
+        self._together = math.ceil(POSITIONS / size)  # blocks that are read as one
+        # Of each row's last blocks: sum of w h [D], and of w, at the last look (of an autoregressive row, token).
+        self._sums = torch.zeros(len(followed), self._together, width + 1, device=device)
+        self._blocks: list[dict[int, _Block]] = [{} for _ in followed]
+        self._begun: list[int] = []
+
+    def begin(self, rows: Sequence[int], blocks: Sequence[int]) -> list[int]:
+        """At which places of a step a block begins now; one that a row comes back to goes on.
+
+        Args:
+            rows: which of the rows each place of the step is.
+            blocks: the number of the block that each is in.
+        """
+        self._begun = [place for place, row in enumerate(rows) if blocks[place] not in self._blocks[row]]
+        for place in self._begun:
+            self._blocks[rows[place]][blocks[place]] = _Block()
+        if self._begun:
+            self._sums[
+                [rows[place] for place in self._begun], [blocks[place] % self._together for place in self._begun]
+            ] = 0
+        return self._begun
+
+    def take(
+        self,
+        rows: Sequence[int],
+        blocks: Sequence[int],
+        counts: Sequence[Sequence[int]],
+        pooled: Callable[[list[int], bool], torch.Tensor],
+        step: Step | None = None,
+    ) -> list[tuple[int, int, int]]:
+        """The looks of a step, which `begin` was called for, as (place, block, look).
+
+        Args:
+            rows, blocks: as of `begin`.
+            counts: of each block, how many positions it had to fill, and how many of those stand now.
+            pooled: of places, and whether it is before the step's commits, the `sums_of` their states [R, D + 1].
+            step: for a reader that needs it.
+        """
+        # 1. Look 0 where a block begins; then the grid points that are reached.
+        begins = [(place, 0) for place in self._begun if counts[place][0]]
+        reached = []
+        for place, (total, now) in enumerate(counts):
+            block = self._blocks[rows[place]][blocks[place]]
+            if total:
+                block.passed = max(block.passed, 1)
+                block.progress = max(block.progress, now / total)
+                while block.passed < len(GRID) and block.progress >= GRID[block.passed]:
+                    reached.append((place, block.passed))
+                    block.passed += 1
+        # 2. Their states and features.
+        taken = []
+        for points, first in ((begins, True), (reached, False)):
+            always = self.causal and not first  # each of its tokens is seen once
+            seen = list(range(len(rows))) if always else sorted({place for place, _ in points})
+            if not seen:
+                continue
+            phi = self._states(pooled(seen, first), [rows[place] for place in seen], [blocks[i] for i in seen], first)
+            if points:
+                places, looks = [place for place, _ in points], [look for _, look in points]
+                numbers = [blocks[place] for place in places]
+                at = phi[[seen.index(place) for place in places]]
+                features = self.reader(Look(places, numbers, looks, first, at, step))
+                for place, number, look, values in zip(places, numbers, looks, features, strict=True):
+                    followed = self.followed[rows[place]]
+                    followed.features[number, look] = values
+                    followed.steps[number, look] = followed.taken
+                    taken.append((place, number, look))
+        for row in rows:
+            self.followed[row].taken += 1
+        return taken
+
+    def _states(self, sums: torch.Tensor, rows: list[int], blocks: list[int], first: bool) -> torch.Tensor:
+        """phi [R, D]: with the tokens before, of an autoregressive block, and the blocks before, of short ones."""
+        at = rows, [block % self._together for block in blocks]
+        if first:
+            sums = sums + self._sums[rows].sum(1)
+        else:
+            self._sums[at] = sums + self._sums[at] if self.causal else sums
+            sums = self._sums[rows].sum(1)
+        return sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
 #: Told after each step at which something was looked at: the step, what was followed of its rows [B], and the looks
@@ -137,18 +266,21 @@ class Looks:
     # --- the watcher ----------------------------------------------------------------------------------------
 
     def on_start(self, canvas: Canvas) -> None:
-        self._causal = canvas.model.family.kind == "autoregressive"
         self._size = block_size(canvas.model, canvas.sampling)
-        together = math.ceil(POSITIONS / self._size)  # blocks that are read as one
-        # Of each row's last blocks: sum of w h [D], and of w, at the last look (of an autoregressive row, token).
-        sums = len(canvas.rows), together, canvas.model.hidden_size + 1
-        self._sums = torch.zeros(sums, device=canvas.ids.device)
         ends = canvas.model.family.end_ids if canvas.sampling.end != "keep" else ()
         self._ends = torch.tensor(ends, device=canvas.ids.device, dtype=torch.long)
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what each row's block had to fill
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
-        self._blocks: dict[int, dict[int, _Block]] = {row.index: {} for row in canvas.rows}
-        self._followed |= {row.index: Followed() for row in canvas.rows}
+        followed = [Followed() for _ in canvas.rows]
+        self._followed |= {row.index: followed[place] for place, row in enumerate(canvas.rows)}
+        self._looks = BlockLooks(
+            self.reader,
+            followed,
+            self._size,
+            canvas.model.hidden_size,
+            canvas.ids.device,
+            causal=canvas.model.family.kind == "autoregressive",
+        )
         if self._begin is not None:
             self._begin(canvas)
 
@@ -156,98 +288,41 @@ class Looks:
         if self._watch is not None:
             self._watch(step)
         # 1. The block of each row, and what it has to fill where that begins now.
-        blocks, begun = [], []
-        for place, row in enumerate(step.rows):
-            block, is_new = self._enter(row, step.blocks[place])
-            blocks.append(block)
-            begun += [place] if is_new else []
-        places = [self._place[row] for row in step.rows]
-        if begun:
+        rows = [self._place[row] for row in step.rows]
+        spans = list(step.blocks)
+        if self._looks.causal:
+            starts = [start - start % self._size for start, _ in spans]
+            spans = [(start, start + self._size) for start in starts]
+        blocks = [number_of(start, self._size) for start, _ in spans]
+        if begun := self._looks.begin(rows, blocks):
             stood = (step.committed & ~step.new)[begun]
             columns = torch.arange(stood.shape[1], device=stood.device)
-            spans = torch.tensor([(blocks[place].start, blocks[place].stop) for place in begun], device=stood.device)
-            within = (columns >= spans[:, :1]) & (columns < spans[:, 1:])
-            rows = [places[place] for place in begun]
-            self._open[rows] = within & ~stood
-            self._sums[rows, [blocks[place].number % self._sums.shape[1] for place in begun]] = 0
-        is_open = self._open[places]
-        # 2. How far each is: one small reading of the device.
+            edges = torch.tensor([spans[place] for place in begun], device=stood.device)
+            within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
+            self._open[[rows[place] for place in begun]] = within & ~stood
+        is_open = self._open[rows]
+        # 2. How far each is: one small reading of the device. Then the looks.
         counts = torch.stack([is_open.sum(-1), (is_open & step.committed).sum(-1)], -1).tolist()
-        # 3. Look 0 where a block begins; then the grid points that are reached.
-        begins = [(place, 0) for place in begun if counts[place][0]]
-        reached = []
-        for place, (block, (total, standing)) in enumerate(zip(blocks, counts, strict=True)):
-            if total:
-                block.passed = max(block.passed, 1)
-                block.progress = max(block.progress, standing / total)
-                while block.passed < len(GRID) and block.progress >= GRID[block.passed]:
-                    reached.append((place, block.passed))
-                    block.passed += 1
-        # 4. Their states and features.
-        taken = []
-        for points, first in ((begins, True), (reached, False)):
-            always = self._causal and not first  # each of its tokens is seen once
-            seen = list(range(len(blocks))) if always else sorted({place for place, _ in points})
-            if not seen:
-                continue
-            at = [places[place] for place in seen], [blocks[place].number % self._sums.shape[1] for place in seen]
-            phi = self._states(step, seen, at, is_open[seen], first)
-            if points:
-                rows = [place for place, _ in points]
-                looks = [look for _, look in points]
-                numbers = [blocks[place].number for place in rows]
-                features = self.reader(Look(step, rows, numbers, looks, first, phi[[seen.index(row) for row in rows]]))
-                for place, number, look, values in zip(rows, numbers, looks, features, strict=True):
-                    followed = self._followed[step.rows[place]]
-                    followed.features[number, look] = values
-                    followed.steps[number, look] = followed.taken
-                    taken.append((place, number, look))
-        followed_rows = [self._followed[row] for row in step.rows]
-        for followed in followed_rows:
-            followed.taken += 1
+        taken = self._looks.take(rows, blocks, counts, lambda seen, first: self._sums(step, is_open, seen, first), step)
         if taken and self.on_look is not None:
-            self.on_look(step, followed_rows, taken)
+            self.on_look(step, [self._followed[row] for row in step.rows], taken)
 
     def on_end(self, canvas: Canvas) -> None:
-        self._blocks = {}
+        pass
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _enter(self, row: int, active: tuple[int, int]) -> tuple[_Block, bool]:
-        """The block that a row is in, and whether it begins now. One that it comes back to goes on."""
-        start, stop = active
-        number = start // self._size if self._causal else math.ceil(start / self._size)
-        if self._causal:
-            start, stop = number * self._size, (number + 1) * self._size
-        blocks = self._blocks[row]
-        is_new = number not in blocks
-        return blocks.setdefault(number, _Block(number, start, stop)), is_new
-
-    def _states(
-        self, step: Step, seen: list[int], at: tuple[list[int], list[int]], is_open: torch.Tensor, first: bool
-    ) -> torch.Tensor:
-        """phi [R, D] of R rows. at: the canvas row and the place in `_sums` of each. is_open [R, length]."""
-        # 1. What each position of the active block counts.
-        whole = len(seen) == len(step.rows)
-        hidden = (step.active_hidden if whole else step.active_hidden[seen]).float()  # [R, n, D]
+    def _sums(self, step: Step, is_open: torch.Tensor, seen: list[int], first: bool) -> torch.Tensor:
+        """Sums of states [R, D + 1] of some places of a step. is_open [B, length]."""
+        hidden = step.active_hidden if len(seen) == len(step.rows) else step.active_hidden[seen]  # [R, n, D]
         spans = torch.tensor([step.blocks[place] for place in seen], device=hidden.device)
         columns = spans[:, :1] + torch.arange(hidden.shape[1], device=hidden.device)
         inside = columns < spans[:, 1:]
         columns = columns.clamp(max=is_open.shape[1] - 1)
-        counted = is_open.gather(1, columns) & inside
-        if self._causal:
+        counted = is_open[seen].gather(1, columns) & inside
+        if self._looks.causal:
             counted = inside if first else counted
         elif not first:
-            stands = counted & step.committed[seen].gather(1, columns)
-            is_end = torch.isin(step.ids[:, step.response][seen].gather(1, columns), self._ends) & stands
-            stands &= is_end.cumsum(-1) <= is_end
-            counted = torch.where(stands.any(-1, keepdim=True), stands, counted)
-        weights = counted.float()
-        sums = torch.cat([torch.bmm(weights[:, None], hidden)[:, 0], weights.sum(-1, keepdim=True)], -1)  # [R, D + 1]
-        # 2. With the tokens before, of an autoregressive block, and the blocks before, of short ones.
-        if first:
-            sums = sums + self._sums[at[0]].sum(1)
-        else:
-            self._sums[at] = sums + self._sums[at] if self._causal else sums
-            sums = self._sums[at[0]].sum(1)
-        return sums[:, :-1] / sums[:, -1:].clamp(min=1)
+            ids = step.ids[:, step.response][seen].gather(1, columns)
+            counted = standing(counted, step.committed[seen].gather(1, columns), ids, self._ends)
+        return sums_of(hidden, counted)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from midward.guards.classifier import ClassifierGuard
     from midward.guards.detectors import Detector, Mahalanobis
     from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
+    from midward.guards.engine import BlockStep, Decision, EngineGuard, RowGuard, export_engine, load_engine
     from midward.guards.examine import SelfExamine
     from midward.guards.files import describe, load, sampling_of, save
     from midward.guards.fitting import fit_guards

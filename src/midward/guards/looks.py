@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -42,12 +42,14 @@ if TYPE_CHECKING:
 class LookGuard(Guard):
     """What all guards share that look at blocks by progress; a subclass reads and measures distances.
 
-    tails: (class, look) -> distances of the training looks [N, K], each column sorted.
+    tails: (class, look) -> distances of the training looks [N, K], each column sorted. reads_phi: whether its reader
+    takes nothing of a look but phi and its place, so that an engine can hand it over (`midward.guards.engine`).
     """
 
     looks = "during"
     tied_to = ("model", "sampling")
     free = FREE
+    reads_phi: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -144,9 +146,7 @@ class LookGuard(Guard):
             for place, block, look in taken:
                 groups.setdefault((class_of(block), look), []).append((place, block))
             for (number, look), members in groups.items():
-                looks = [
-                    [followed[place].features[block, point] for point in range(look + 1)] for place, block in members
-                ]
+                looks = [followed[place].so_far(block, look) for place, block in members]
                 above = self.flag(self.ranks_at(number, np.array(looks)))
                 for place, block in (
                     member for member, is_above in zip(members, above.tolist(), strict=True) if is_above
@@ -226,6 +226,7 @@ class SRIBlocksGuard(LookGuard):
     name = "sri-blocks"
     about = "harmless SRI signals of a block at six looks of its progress, for any number of steps"
     Settings = SRIBlocks
+    reads_phi = True
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

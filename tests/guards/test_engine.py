@@ -1,0 +1,148 @@
+"""A guard in front of an engine: what is handed over gives the scores and stops of the library's own sampling."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from guard_world import fit, prompts
+
+from midward.errors import InputError
+from midward.guards import EngineGuard, GuardError, SRIBlocksGuard, export_engine, load_engine, make
+from midward.guards.engine import EngineFile, HandedOver
+from midward.sampling import Forced, Request, Sampling, sample
+from midward.tensors import load_tensors, save_tensors
+
+FRESH = [*prompts(300, 16), *(Request(each, forced=(Forced(2, (60, 61, 62)),)) for each in prompts(320, 8))]
+SETTINGS = [
+    Sampling(length=16, block=8, order="low_confidence", steps=8),
+    Sampling(length=22, block=4, order="low_confidence", threshold=0.02),
+]
+
+
+@pytest.fixture(scope="module", params=SETTINGS, ids=["blocks of 8", "blocks of 4"])
+def served(request, model, tmp_path_factory):
+    """A fitted guard, its file, the sampling, the engine's guard, and what an engine would hand over of each row."""
+    folder = tmp_path_factory.mktemp("engine")
+    guard, sampling = SRIBlocksGuard(), request.param
+    file = fit(model, {"sri-blocks": guard}, folder, sampling)["sri-blocks"]
+    export_engine(guard, model, prompts(300, 16), prompts(300, 16), folder / "engine", sampling)
+    handed_over = HandedOver()
+    sample(model, FRESH, sampling, batch_size=8, watchers=[handed_over])
+    return guard, file, sampling, folder / "engine", handed_over.steps
+
+
+def test_scores_and_stops_are_the_librarys(model, served):
+    guard, file, sampling, path, steps = served
+    engine = load_engine(file, path)
+    responses = guard.sample(model, FRESH, sampling)
+    flagged = [response.verdict.flagged for response in responses]
+    assert 0 < sum(flagged) < len(FRESH)
+    for row, response in enumerate(responses):
+        decision = engine.replay(steps[row])
+        assert (decision.stop, decision.step) == (response.verdict.flagged, response.verdict.step)
+        assert decision.score == pytest.approx(response.verdict.score, abs=1e-5)
+        assert decision.record() == {
+            "armed": True,
+            "looks": decision.looks,
+            "score": decision.score,
+            "threshold": guard.threshold,
+        }
+
+
+def test_a_stopped_block_holds_the_refusal_where_it_was_open(model, served):
+    _, file, _, path, steps = served
+    engine = load_engine(file, path)
+    for handed_over in steps.values():
+        row = engine.row()
+        begins = {}
+        for step in handed_over:
+            begins.setdefault(step.number, step.before == engine.mask_id)
+            decision = row.step(step)
+            if decision.stop:
+                is_open = begins[step.number]
+                written = decision.ids[is_open].tolist()
+                assert torch.equal(decision.ids[~is_open], step.before[~is_open])
+                assert engine.mask_id not in decision.ids
+                whole = [*engine.refusal, *[engine.refusal[-1]] * len(written)][: len(written)]
+                ends = [engine.refusal[-1]] * len(written)
+                assert written == (whole if len(engine.refusal) <= len(written) else ends)
+                behind = row.step(replace(step, number=step.number + 1))
+                assert behind.stop and engine.mask_id not in behind.ids
+                break
+
+
+def test_the_order_of_rows_and_their_interleaving_make_no_difference(served):
+    _, file, _, path, steps = served
+    engine = load_engine(file, path)
+    alone = {row: engine.replay(handed_over).record() for row, handed_over in steps.items()}
+    rng = np.random.default_rng(0)
+    rows = {row: engine.row() for row in steps}
+    left = {row: list(handed_over) for row, handed_over in steps.items()}
+    while left:
+        row = int(rng.choice(list(left)))
+        if rows[row].step(left[row].pop(0)).stop or not left[row]:
+            del left[row]
+    assert {row: guard.decision.record() for row, guard in rows.items()} == alone
+
+
+def test_sums_say_what_the_states_say(served):
+    _, file, _, path, steps = served
+    engine = load_engine(file, path)
+    for handed_over in steps.values():
+        is_open, pooled = {}, []
+        for step in handed_over:
+            began = is_open.setdefault(step.number, step.before == engine.mask_id)
+            sums = torch.stack([engine.sums(step, began, first) for first in (True, False)])
+            pooled.append(replace(step, hidden=None, pooled=sums))
+        expected, decision = engine.replay(handed_over), engine.replay(pooled)
+        assert (decision.stop, decision.step) == (expected.stop, expected.step)
+        assert decision.score == pytest.approx(expected.score, abs=1e-6)
+
+
+def test_without_states_a_row_is_stopped_unseen(served):
+    _, file, _, path, steps = served
+    engine = load_engine(file, path)
+    first = steps[0][0]
+    for hidden in (None, first.hidden[:, :-1], torch.full_like(first.hidden, torch.nan)):
+        row = engine.row()
+        with pytest.raises(GuardError, match="states"):
+            row.step(replace(first, hidden=hidden))
+        decision = row.close(first.before, "no states")
+        assert decision.stop and decision.record()["armed"] is False and decision.record()["why"] == "no states"
+        assert engine.mask_id not in decision.ids
+
+
+def test_files_that_do_not_belong_together_do_not_arm(model, served, tmp_path):
+    guard, file, _, path, _ = served
+    about, tensors = load_tensors(path, EngineFile)
+    changed = {
+        "written for the guard": (about.model_copy(update={"guard": "0" * 16}), tensors),
+        "blocks of": (about.model_copy(update={"block": 5}), tensors),
+        "have 7": (about.model_copy(update={"width": 7}), tensors),
+        "self-test failed": (about.model_copy(update={"scores": {**about.scores, "harmless": 9.0}}), tensors),
+        "no flagged trace": (about, {name: each for name, each in tensors.items() if name != "flagged.sums"}),
+        "refusal": (about.model_copy(update={"refusal": (about.mask_id,)}), tensors),
+    }
+    swapped = {
+        f"{kind}.{name}": tensors[f"{other}.{name}"]
+        for kind, other in (("harmless", "flagged"), ("flagged", "harmless"))
+        for name in ("numbers", "ids", "sums")
+    }
+    scores = dict(zip(about.scores, reversed(about.scores.values()), strict=True))
+    changed["self-test failed: "] = about.model_copy(update={"scores": scores}), swapped
+    for reason, (record, arrays) in changed.items():
+        save_tensors(tmp_path / "changed", arrays, record)
+        with pytest.raises(GuardError, match=reason):
+            load_engine(file, tmp_path / "changed")
+    with pytest.raises(InputError):
+        load_engine(file, file)
+    with pytest.raises(GuardError, match="comes out flagged"):
+        export_engine(guard, model, prompts(300, 16), [], tmp_path / "none")
+
+
+def test_other_guards_are_refused():
+    with pytest.raises(GuardError, match="sri-blocks fits"):
+        EngineGuard(make("masks"), width=4, mask_id=2, end_ids=(1,), refusal=(5, 1))
+    with pytest.raises(GuardError, match="isn't fitted"):
+        EngineGuard(make("sri-blocks"), width=4, mask_id=2, end_ids=(1,), refusal=(5, 1))
