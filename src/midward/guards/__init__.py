@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from midward.guards.files import describe, load, sampling_of, save
     from midward.guards.fitting import fit_guards
     from midward.guards.guard import STUB, Exchange, Guard, Labelled, Verdict, conformal_threshold, prompt_hash
+    from midward.guards.labelled import DirectionMonitor, HesitationMonitor, ProjectionMonitor
     from midward.guards.looks import LookGuard, SRIBlocksGuard
     from midward.guards.masks import MaskFilter
     from midward.guards.perplexity import PerplexityFilter
+    from midward.guards.prefuse import PreFusion
     from midward.guards.raec import RAEC
     from midward.guards.registry import GuardInfo, every, find, make
     from midward.guards.sri import SRIGuard, SRIMahalanobisGuard

@@ -115,12 +115,7 @@ class LookGuard(Guard):
 
     def ranks_at(self, number: int, looks: np.ndarray) -> np.ndarray:
         """a [N] after t looks [N, t, F] of blocks of a class."""
-        tails, distances = self.tails[number, looks.shape[1] - 1], self.distances(number, looks)
-        as_far = np.stack(
-            [len(tails) - np.searchsorted(tails[:, k], distances[:, k]) for k in range(tails.shape[1])], 1
-        )
-        beyond = np.log10(np.maximum(distances / np.maximum(tails[-1], 1e-12), 1))
-        return np.asarray((np.log10((1 + len(tails)) / (1 + as_far)) + beyond).max(1))
+        return tail_ranks(self.tails[number, looks.shape[1] - 1], self.distances(number, looks)).max(1)
 
     def stops(self, signals: np.ndarray) -> list[int | None]:
         steps: list[int | None] = []
@@ -183,6 +178,23 @@ class LookGuard(Guard):
         """Take `learned` and `fitted` back."""
         super().restore({name: value for name, value in tensors.items() if name.startswith(ANCHORS)})
         self.rebuild({name: value for name, value in tensors.items() if not name.startswith(ANCHORS)})
+
+
+def tail_ranks(tails: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """a = -log10 of the share of training distances that are as far, and for what is farther than all of them, as many
+    powers of ten as it is.
+
+    Args:
+        tails: distances of training looks [N, K], each column sorted.
+        distances: of others [M, K].
+
+    Returns:
+        a [M, K].
+    """
+    columns = range(tails.shape[1])
+    as_far = np.stack([len(tails) - np.searchsorted(tails[:, k], distances[:, k]) for k in columns], 1)
+    beyond = np.log10(np.maximum(distances / np.maximum(tails[-1], 1e-12), 1))
+    return np.asarray(np.log10((1 + len(tails)) / (1 + as_far)) + beyond)
 
 
 def states_of(answers: Sequence[Exchange]) -> list[np.ndarray]:

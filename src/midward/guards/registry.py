@@ -13,10 +13,12 @@ from midward.guards.config import parsed
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
 from midward.guards.guard import Guard, GuardError
+from midward.guards.labelled import DirectionMonitor, HesitationMonitor, ProjectionMonitor
 from midward.guards.logits import EndToken, Energy
 from midward.guards.looks import SRIBlocksGuard
 from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
+from midward.guards.prefuse import PreFusion
 from midward.guards.raec import RAEC
 from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
@@ -45,6 +47,10 @@ GUARDS: dict[str, GuardInfo] = {
         DiffuGuardAudit,
         MaskFilter,
         RAEC,
+        HesitationMonitor,
+        DirectionMonitor,
+        ProjectionMonitor,
+        PreFusion,
     )
 }
 
