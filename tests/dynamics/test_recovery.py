@@ -87,7 +87,7 @@ def even(asked):
 
 
 def test_every_text_on_the_way_is_judged_once(exact, anchors, tmp_path):
-    asked = []
+    asked: list = []
     bench = even(asked)
     readers = [
         lambda: Signals({name: partial(SRISignal, each) for name, each in anchors.items()}),

@@ -31,6 +31,7 @@ def choose(
     forbidden: Sequence[int] = (),
     unguided: torch.Tensor | None = None,
     guidance: float = 0.0,
+    see: Callable[[torch.Tensor], None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Choose one token for each hidden state.
 
@@ -43,6 +44,8 @@ def choose(
         forbidden: Ids that are never chosen.
         unguided: [N, D], the states of the unconditional forward, for guidance.
         guidance: As in `Sampling`.
+        see: Shown the logits of each chunk [n, V] in order, before anything is forbidden; it must leave them as they
+            are.
 
     Returns:
         Tokens [N].
@@ -59,6 +62,8 @@ def choose(
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
         logits = _logits(model, hidden[part], None if unguided is None else unguided[part], guidance)
+        if see is not None:
+            see(logits)
         if forbidden:
             logits[:, list(forbidden)] = -torch.inf
         rank = None

@@ -6,8 +6,8 @@ once its text is final. Shapes: B rows in a step, L = P + length positions, D hi
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import groupby, pairwise
 
@@ -51,6 +51,7 @@ class _Forward:
     starts: list[int]
     hidden: torch.Tensor
     unguided: torch.Tensor | None
+    readings: dict[Reduce, torch.Tensor] = field(default_factory=dict)  # of the eligible positions [N, K]
 
     def states(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Conditional and unconditional states [N, D] at N rows of the pass and columns of the canvas."""
@@ -77,6 +78,7 @@ class _Diffusion(Filling):
         self.offsets = self._offsets()
         self.cache = block_cache(canvas, watchers)
         self.blocks: dict[int, tuple[int, int]] = {}  # that rows were in at their last step
+        self.reduces = [reduce for watcher in watchers if (reduce := getattr(watcher, "reduce", None)) is not None]
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
@@ -180,7 +182,7 @@ class _Diffusion(Filling):
         stops = torch.tensor([stop for _, stop in blocks], device=self.device)
         eligible = masked & (self.coordinates < stops[:, None])  # [B, L]
         # 3. A token for each of them, and how sure the model is of it.
-        tokens, scores, ranks = self._predict(forward, eligible)
+        tokens, scores, ranks = self._predict(forward, eligible, self.reduces)
         canvas.broken[forward.rows] |= scores.isnan().any(-1)  # read where the device is waited for anyway
         # 4. Commit the first of each row in the order asked for; the others stay masks.
         commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
@@ -254,19 +256,32 @@ class _Diffusion(Filling):
             hidden, starts = self.cache.hidden(ids, mask, rows.tolist(), blocks, self.alive)
         return starts, hidden[:count], hidden[count:] if guided else None
 
-    def _predict(self, forward: _Forward, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L]; the canvas and 0 elsewhere."""
+    def _predict(
+        self, forward: _Forward, wanted: torch.Tensor, reduces: Sequence[Reduce] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L]; the canvas and 0 elsewhere. What `reduces`
+        make of the logits is kept in `forward.readings`."""
         tokens, scores = forward.ids.clone(), torch.zeros(forward.ids.shape, device=self.device)
         ranks = scores.clone()
         row, column = wanted.nonzero(as_tuple=True)
         if len(row):
             at = row, column
-            tokens[at], scores[at], ranks[at] = self._choose(forward, row, column, self.forbidden)
+            seen: list[list[torch.Tensor]] = []
+            see = (lambda logits: seen.append([reduce(logits) for reduce in reduces])) if reduces else None
+            tokens[at], scores[at], ranks[at] = self._choose(forward, row, column, self.forbidden, see)
+            forward.readings.update(
+                (reduce, torch.cat(parts)) for reduce, parts in zip(reduces, zip(*seen, strict=True))
+            )
             self._apply_bans(forward, wanted, tokens, scores, ranks)
         return tokens, scores, ranks
 
     def _choose(
-        self, forward: _Forward, row: torch.Tensor, column: torch.Tensor, forbidden: list[int]
+        self,
+        forward: _Forward,
+        row: torch.Tensor,
+        column: torch.Tensor,
+        forbidden: list[int],
+        see: Callable[[torch.Tensor], None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens, scores and ranks [N] at N positions, given by row of the pass and column."""
         uniforms = None
@@ -282,6 +297,7 @@ class _Diffusion(Filling):
             forbidden=forbidden,
             unguided=unguided,
             guidance=self.sampling.guidance,
+            see=see,
         )
 
     def _sources(
@@ -294,8 +310,9 @@ class _Diffusion(Filling):
     def _read(self, forward: _Forward, wanted: torch.Tensor, reduce: Reduce) -> torch.Tensor:
         """See `Step.read`. wanted: positions [B, L]."""
         row, column = wanted.nonzero(as_tuple=True)
-        hidden, unguided = self._sources(forward, row, column)
-        values = read(self.model, hidden, reduce, unguided=unguided, guidance=self.sampling.guidance)
+        if (values := forward.readings.get(reduce)) is None:
+            hidden, unguided = self._sources(forward, row, column)
+            values = read(self.model, hidden, reduce, unguided=unguided, guidance=self.sampling.guidance)
         readings = torch.full((*wanted.shape, values.shape[-1]), torch.nan, device=self.device)
         readings[row, column] = values.float()
         return readings[:, self.canvas.response]
@@ -396,6 +413,10 @@ class _Diffusion(Filling):
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
         def active() -> torch.Tensor:
+            (start, stop), same_start = forward.blocks[0], len(forward.starts) == 1
+            if same_start and all(block == (start, stop) for block in forward.blocks):
+                first = width - forward.starts[0]
+                return forward.hidden[:, first + start : first + stop]
             most = max(stop - start for start, stop in forward.blocks)
             columns = [[width + min(start + i, stop - 1) for i in range(most)] for start, stop in forward.blocks]
             column = torch.tensor(columns, device=self.device)  # [B, n]

@@ -96,7 +96,9 @@ class Step:
         """What `reduce` makes of the model's own logits (temperature 1, nothing forbidden) at the open positions of the
         active blocks [B, length, K] float32; NaN where nothing was open before this step's commits.
 
-        It costs the output head on these positions, a chunk of them at a time; no logits are kept.
+        It costs the output head on these positions, a chunk of them at a time, unless the watcher has it as its
+        `reduce`: then it sees the very logits that tokens are chosen from, and must leave them as they are. No logits
+        are kept.
         """
         return self._read(reduce)
 
@@ -133,6 +135,7 @@ class Watcher(Protocol):
     needs_all_steps: turns off the early end-of-text stop and the skipping of steps.
     needs_all_positions (may be missing, which is False): it reads states of the whole response in every step, so an
         exact cache is off, and an approximate one refused.
+    reduce (may be missing, or None): what it reads at every step, see `Step.read`.
     A call to `sample` may run several batches: each gives on_start, its steps, and on_end (always, even on an
     error).
     """
