@@ -116,7 +116,7 @@ def standing(counted: torch.Tensor, stands: torch.Tensor, ids: torch.Tensor, end
     """Of the open positions of blocks [R, n], those that are read: what stands up to the first end token; all of them
     where none does."""
     stands = stands & counted
-    is_end = torch.isin(ids, ends) & stands
+    is_end = (ids == ends if len(ends) == 1 else torch.isin(ids, ends)) & stands
     stands &= is_end.cumsum(-1) <= is_end
     return torch.where(stands.any(-1, keepdim=True), stands, counted)
 
@@ -246,7 +246,8 @@ class Looks:
     is in the way and no forward is added.
 
     Args:
-        reader: its `on_start(canvas)` and `on_step(step)`, where it has them, are called before any look.
+        reader: its `on_start(canvas)` and `on_step(step)`, where it has them, are called before any look; its `reduce`
+            is the watcher's.
         on_look: called after each step with looks, so that a guard may decide.
     """
 
@@ -258,6 +259,7 @@ class Looks:
         self._followed: dict[int, Followed] = {}
         self._begin = getattr(reader, "on_start", None)
         self._watch = getattr(reader, "on_step", None)
+        self.reduce = getattr(reader, "reduce", None)
 
     def signal(self, row: int) -> torch.Tensor:
         """[blocks, J, F + 1] of a request, float64: features, and the step. Raises KeyError for one not watched."""
@@ -314,15 +316,28 @@ class Looks:
 
     def _sums(self, step: Step, is_open: torch.Tensor, seen: list[int], first: bool) -> torch.Tensor:
         """Sums of states [R, D + 1] of some places of a step. is_open [B, length]."""
-        hidden = step.active_hidden if len(seen) == len(step.rows) else step.active_hidden[seen]  # [R, n, D]
-        spans = torch.tensor([step.blocks[place] for place in seen], device=hidden.device)
-        columns = spans[:, :1] + torch.arange(hidden.shape[1], device=hidden.device)
-        inside = columns < spans[:, 1:]
-        columns = columns.clamp(max=is_open.shape[1] - 1)
-        counted = is_open[seen].gather(1, columns) & inside
+        every, spans = len(seen) == len(step.rows), [step.blocks[place] for place in seen]
+        hidden = step.active_hidden if every else step.active_hidden[seen]  # [R, n, D]
+        if spans == spans[:1] * len(spans):  # a view of each is enough
+            part = slice(*spans[0])
+
+            def of_block(values: torch.Tensor) -> torch.Tensor:
+                return (values if every else values[seen])[:, part]
+
+            inside = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+            counted = of_block(is_open)
+        else:
+            edges = torch.tensor(spans, device=hidden.device)
+            columns = edges[:, :1] + torch.arange(hidden.shape[1], device=hidden.device)
+            inside = columns < edges[:, 1:]
+            columns = columns.clamp(max=is_open.shape[1] - 1)
+
+            def of_block(values: torch.Tensor) -> torch.Tensor:
+                return values[seen].gather(1, columns)
+
+            counted = of_block(is_open) & inside
         if self._looks.causal:
             counted = inside if first else counted
         elif not first:
-            ids = step.ids[:, step.response][seen].gather(1, columns)
-            counted = standing(counted, step.committed[seen].gather(1, columns), ids, self._ends)
+            counted = standing(counted, of_block(step.committed), of_block(step.ids[:, step.response]), self._ends)
         return sums_of(hidden, counted)

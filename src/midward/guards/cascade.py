@@ -45,6 +45,7 @@ class Cascade(LookGuard):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.members: list[LookGuard] = []
+        self._ends: list[int] = []  # of each member's features but the last one's
         for spec in self.settings.members:
             kind, own = parsed(spec, _member)
             self.members.append(kind(**own))
@@ -74,8 +75,9 @@ class Cascade(LookGuard):
 
     def _parts(self, features: np.ndarray) -> list[np.ndarray]:
         """Each member's features [N, t, F] of all."""
-        widths = [member.reader().width for member in self.members]
-        return np.split(features, np.cumsum(widths)[:-1], axis=-1)
+        if not self._ends:
+            self._ends = np.cumsum([member.reader().width for member in self.members])[:-1].tolist()
+        return np.split(features, self._ends, axis=-1)
 
     # --- on the disk ----------------------------------------------------------------------------------------
 
@@ -116,6 +118,8 @@ class _Together:
     def __init__(self, readers: Sequence[Reader]) -> None:
         self.readers = readers
         self.width = sum(reader.width for reader in readers)
+        reduces = [reduce for reader in readers if (reduce := getattr(reader, "reduce", None)) is not None]
+        self.reduce = reduces[0] if reduces else None  # the others read the head once more
 
     def on_start(self, canvas: Canvas) -> None:
         for reader in self.readers:

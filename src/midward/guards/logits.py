@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as settings
 
 from midward.dynamics.looks import CLASSES, GRID, Look, Reader
 from midward.errors import InputError
@@ -31,7 +32,7 @@ _TINY = 1e-9
 # --- energy --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@settings(frozen=True, config={"extra": "forbid"})
 class EnergySettings:
     """size: tokens of each kind. window: positions of an answer's start that they are taken from. signals: which of the
     three decide."""
@@ -114,8 +115,19 @@ class Energy(LookGuard):
                 raise InputError(f"moments.{number} must be [2, {len(GRID)}, {len(SIGNALS)}], deviations above 0")
 
 
+@dataclass
+class _Course:
+    """Of one block: where it starts, what was open at first, (u, E) of its steps so far, and its largest speed."""
+
+    start: int
+    total: int
+    progress: list[float]
+    energies: list[float]
+    speed: float = 0.0
+
+
 class _EnergyReader:
-    """F = 3: ratio, slope, speed. Each step's energies are read from the head once."""
+    """F = 3: ratio, slope, speed. Each step's energies are read from the logits that its tokens are chosen from."""
 
     width = len(SIGNALS)
 
@@ -123,57 +135,59 @@ class _EnergyReader:
         self.ids = list(refusing), list(complying)
 
     def on_start(self, canvas: Canvas) -> None:
-        count, self.place = len(canvas.rows), {row.index: place for place, row in enumerate(canvas.rows)}
-        self.before = torch.full((count, canvas.length, 3), torch.nan, device=canvas.ids.device)
+        self.before: dict[int, np.ndarray] = {}  # by row: sqrt(c) at the step before [length, 3]
         self.ratio: dict[int, float] = {}
-        self.blocks: dict[int, list[Any]] = {}  # by row: the block's start, open at first, [(u, E)], speed
+        self.courses: dict[int, _Course] = {}
 
-    def on_step(self, step: Step) -> None:
-        # 1. c = (m_S, m_H, rest) at the open positions.
-        shares = step.read(self._shares)  # [B, length, 3]
-        is_open = ~shares[..., 0].isnan()
-        count = is_open.sum(-1).clamp(min=1)
-        energy = ((shares[..., 1] + _TINY).log() - (shares[..., 0] + _TINY).log()).masked_fill(~is_open, 0).sum(-1)
-        # 2. How far it moved where it was open at the step before.
-        places = [self.place[row] for row in step.rows]
-        both = is_open & ~self.before[places][..., 0].isnan()
-        angle = 2 * (shares * self.before[places]).clamp(min=0).sqrt().sum(-1).clamp(max=1).arccos()
-        moved = (angle**2).masked_fill(~both, 0).sum(-1) / both.sum(-1).clamp(min=1)
-        self.before[places] = shares
-        read = torch.stack([energy / count, moved, is_open.sum(-1).float()], -1).tolist()
-        # 3. Per block: E by progress, and the speed.
-        for row, (start, _), (value, apart, left) in zip(step.rows, step.blocks, read, strict=True):
-            block = self.blocks.get(row)
-            if block is None or block[0] != start:
-                block = self.blocks[row] = [start, max(left, 1), [], 0.0]
-                apart = 0.0
-            progress = 1 - left / block[1]
-            made = progress - block[2][-1][0] if block[2] else 0.0
-            block[2].append((progress, value))
-            if made > 0:
-                block[3] = max(block[3], apart / made)
-            self.ratio.setdefault(row, value)
-
-    def _shares(self, logits: torch.Tensor) -> torch.Tensor:
+    def reduce(self, logits: torch.Tensor) -> torch.Tensor:
+        """c = (m_S, m_H, rest) of each position [N, 3]."""
         p = logits.softmax(-1)
         refusing, complying = (p[:, ids].sum(-1) for ids in self.ids)
-        return torch.stack([refusing, complying, (1 - refusing - complying).clamp(min=0)], -1)
+        return torch.stack([refusing, complying, 1 - refusing - complying], -1)
+
+    def on_step(self, step: Step) -> None:
+        # 1. c at the open positions; NaN elsewhere.
+        shares = step.read(self.reduce).cpu().numpy()  # [B, length, 3]
+        is_open = ~np.isnan(shares[..., 0])
+        logs = np.log(np.maximum(shares[..., :2], 0) + _TINY)
+        energies = np.where(is_open, logs[..., 1] - logs[..., 0], 0).sum(-1)
+        roots = np.sqrt(np.maximum(shares, 0))
+        counts = is_open.sum(-1)
+        for place, (row, (start, _)) in enumerate(zip(step.rows, step.blocks, strict=True)):
+            left = int(counts[place])
+            energy = float(energies[place]) / max(left, 1)
+            course = self.courses.get(row)
+            # 2. A block begins, or goes on: its speed, where it was open at the step before.
+            if course is None or course.start != start:
+                course = self.courses[row] = _Course(start, max(left, 1), [], [])
+            progress = 1 - left / course.total
+            if course.progress and (made := progress - course.progress[-1]) > 0:
+                products = (roots[place] * self.before[row]).sum(-1)
+                angles = 2 * np.arccos(np.minimum(products[~np.isnan(products)], 1))
+                if len(angles):
+                    course.speed = max(course.speed, float((angles**2).mean()) / made)
+            course.progress.append(progress)
+            course.energies.append(energy)
+            self.before[row] = roots[place]
+            self.ratio.setdefault(row, energy)
 
     def __call__(self, look: Look) -> np.ndarray:
+        assert look.step is not None  # `Looks` hands it over
         features = []
         for row in (look.step.rows[place] for place in look.rows):
-            _, _, steps, speed = self.blocks[row]
-            u, energy = np.array(steps).T
-            spread = ((u - u.mean()) ** 2).sum()
-            slope = ((u - u.mean()) * (energy - energy.mean())).sum() / spread if spread > 0 else 0.0
-            features.append((self.ratio[row], slope, speed))
+            course = self.courses[row]
+            u, energies = np.array(course.progress), np.array(course.energies)
+            apart = u - u.sum() / len(u)
+            spread = float(apart @ apart)
+            slope = float(apart @ energies) / spread if spread > 0 else 0.0
+            features.append((self.ratio[row], slope, course.speed))
         return np.array(features)
 
 
 # --- the end token -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@settings(frozen=True, config={"extra": "forbid"})
 class EndSettings:
     """looks: "first", the response's first forward alone, as A2D has it, or "all"."""
 
