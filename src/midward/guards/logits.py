@@ -238,6 +238,7 @@ class _EndReader:
         features = np.zeros((len(look.rows), self.width))
         counted = [i for i, block in enumerate(look.blocks) if self.every or (block == 0 and look.first)]
         if counted:
+            assert look.step is not None  # `Looks` hands it over
             p = look.step.probabilities(self.ends).sum(-1)[[look.rows[i] for i in counted]]  # [R, length]
             is_open = ~p.isnan()
             values = p.nan_to_num(0.0)
