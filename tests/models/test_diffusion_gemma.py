@@ -11,6 +11,10 @@ from watching import Watching
 import midward
 from midward import Request, Sampling, Trace, sample
 from midward.dynamics.states import PooledStates
+from midward.goals import Goal
+from midward.guards import Sizes, SRIBlocksGuard, fit_guards
+from midward.guards import load as load_guard
+from midward.runs.measure import Case
 from midward.sampling import noise
 from midward.sampling.requests import Edit, Edited, Forced
 
@@ -230,3 +234,28 @@ def test_an_old_transformers_is_named(folder, monkeypatch):
     monkeypatch.setattr("midward.models.diffusion_gemma.transformers", SimpleNamespace(__version__="5.18.0"))
     with pytest.raises(midward.ModelError, match=r"transformers 5\.18\.0 has no DiffusionGemma; 5\.23 has"):
         midward.load(folder, device="cpu")
+
+
+def test_a_guard_by_blocks_goes_with_any_number_of_steps(model, tmp_path):
+    """Progress is what a step accepts, its largest so far, since nothing is committed for good."""
+    prompts = [[20 + n, 21 + n, 90 - n] for n in range(48)]
+    cases = [Case(Goal(f"g{n}", str(n), "made-up", False), Request(prompt)) for n, prompt in enumerate(prompts)]
+    steps = settings(model, length=2 * CANVAS, steps=8)
+    paths = fit_guards(
+        model,
+        {"guard": SRIBlocksGuard()},
+        cases[:36],
+        cases[36:],
+        tmp_path,
+        refused=lambda text: len(text) % 2 == 1,
+        sampling=steps,
+        alpha=0.3,
+        sizes=Sizes(8, 16, 12),
+    )
+    for count in (8, 4, 16):
+        other = settings(model, length=2 * CANVAS, steps=count)
+        guard = load_guard(paths["guard"], model, other)
+        behind = guard.sample(model, prompts[:6], other)
+        assert all(response.verdict.score is not None for response in behind)
+        [alone] = guard.sample(model, prompts[3:4], other)
+        assert alone.verdict == behind[3].verdict

@@ -10,6 +10,8 @@ from watching import Watching
 import midward
 from midward import Ban, Edit, Forced, Request, Sampling, sample
 from midward.dynamics import PooledStates
+from midward.dynamics.blockwise import States as BlockStates
+from midward.dynamics.looks import Looks
 from midward.sampling.settings import blocks_of_steps
 
 MASK = 3
@@ -131,3 +133,16 @@ def test_it_computes_little(model, monkeypatch):
 def test_an_approximate_cache_is_refused(model):
     with pytest.raises(ValueError, match="its cache is exact and always on"):
         sample(model, prompts(3), Sampling(length=8, steps=8, block=4, cache="dual"))
+
+
+@pytest.mark.parametrize("options", [SETTINGS[0], SETTINGS[2], SETTINGS[4]], ids=str)
+def test_looks_at_blocks_cost_no_cache(model, options):
+    """A guard by blocks reads the active block alone: the cache stays on, and its looks are those without one."""
+    requests, settings = prompts(3, 8, 6), Sampling(length=13, **options)
+    cached, bare = Looks(BlockStates(model.hidden_size)), Looks(BlockStates(model.hidden_size))
+    with_cache = sample(model, requests, settings, watchers=[cached])
+    without = sample(model, requests, settings, watchers=[bare, States(look=False, whole=True)])
+    assert [each.raw_ids for each in with_cache] == [each.raw_ids for each in without]
+    for row in range(len(requests)):
+        torch.testing.assert_close(cached.signal(row), bare.signal(row), atol=2e-4, rtol=1e-3, equal_nan=True)
+        assert cached.signal(row).isfinite().any()

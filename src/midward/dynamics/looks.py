@@ -47,7 +47,7 @@ def block_size(model: LanguageModel, sampling: Sampling) -> int:
     if model.family.kind == "autoregressive":
         return POSITIONS
     if model.family.kind == "canvas":
-        return int(model.config.canvas_length)
+        return model.family.attention_block or sampling.length
     return sampling.block or sampling.length
 
 
@@ -320,6 +320,7 @@ class Looks:
         hidden = step.active_hidden if every else step.active_hidden[seen]  # [R, n, D]
         if spans == spans[:1] * len(spans):  # a view of each is enough
             part = slice(*spans[0])
+            hidden = hidden[:, : part.stop - part.start]  # others may be in a longer block
 
             def of_block(values: torch.Tensor) -> torch.Tensor:
                 return (values if every else values[seen])[:, part]

@@ -193,7 +193,8 @@ def _labelled(
         opening = model.tokens(case.goal.target or OPENING)[: sampling.length // 2]
         return replace(case, request=replace(case.request, forced=(Forced(0, tuple(opening)),)))
 
-    cases = [*harmless, *harmful, *(opened(case) for case in harmful)]
+    forces = model.family.kind != "canvas"  # such a model follows no forced opening, so none complies
+    cases = [*harmless, *harmful, *(opened(case) for case in harmful if forces)]
     answers = look_states(
         model,
         [case.request for case in cases],
@@ -206,7 +207,8 @@ def _labelled(
         Exchange(case.request, each.text, plain=case.goal.prompt, states=each.phi)
         for case, each in zip(cases, answers, strict=True)
     ]
-    parts = exchanges[: len(harmless)], exchanges[len(harmless) : -len(harmful)], exchanges[-len(harmful) :]
+    ends = len(harmless), len(harmless) + len(harmful)
+    parts = exchanges[: ends[0]], exchanges[ends[0] : ends[1]], exchanges[ends[1] :]
     kept = [
         [each for each in part if each.text is not None and refused(each.text) is wanted]
         for part, wanted in zip(parts, (False, True, False), strict=True)

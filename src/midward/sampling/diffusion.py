@@ -413,15 +413,19 @@ class _Diffusion(Filling):
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
         def active() -> torch.Tensor:
-            (start, stop), same_start = forward.blocks[0], len(forward.starts) == 1
-            if same_start and all(block == (start, stop) for block in forward.blocks):
-                first = width - forward.starts[0]
-                return forward.hidden[:, first + start : first + stop]
-            most = max(stop - start for start, stop in forward.blocks)
-            columns = [[width + min(start + i, stop - 1) for i in range(most)] for start, stop in forward.blocks]
+            whole, blocks = forward, forward.blocks
+            # A block of several of block-causal attention's own: an exact cache computes those that aren't final.
+            firsts = whole.starts * (len(blocks) if len(whole.starts) == 1 else 1)
+            if any(width + start < first for first, (start, _) in zip(firsts, blocks, strict=True)):
+                whole = full()
+            if len(whole.starts) == 1 and blocks == blocks[:1] * len(blocks):
+                first = width - whole.starts[0]
+                return whole.hidden[:, first + blocks[0][0] : first + blocks[0][1]]
+            most = max(stop - start for start, stop in blocks)
+            columns = [[width + min(start + i, stop - 1) for i in range(most)] for start, stop in blocks]
             column = torch.tensor(columns, device=self.device)  # [B, n]
             row = torch.arange(len(columns), device=self.device)[:, None].expand_as(column)
-            return forward.states(row.reshape(-1), column.reshape(-1))[0].view(*column.shape, -1)
+            return whole.states(row.reshape(-1), column.reshape(-1))[0].view(*column.shape, -1)
 
         standing = after != self.mask_id
         return Step(

@@ -88,7 +88,8 @@ class Step:
     def active_hidden(self) -> torch.Tensor:
         """As `hidden`, of each row's active block [B, n, D], n that of the longest; behind a shorter one is its last.
 
-        They never cost a forward, whatever the cache.
+        They cost no forward, whatever the cache; but for an exact one where a block is several of block-causal
+        attention's own, whose first ones may be final.
         """
         return self._active()
 
