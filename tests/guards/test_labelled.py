@@ -13,12 +13,13 @@ import midward
 from midward.dynamics.blockwise import States
 from midward.dynamics.looks import GRID, Look, Looks
 from midward.errors import InputError
-from midward.guards import STUB, Exchange, GuardError, Labelled, load, make
+from midward.guards import STUB, Exchange, GuardError, Labelled, load, make, prefuse
 from midward.sampling import Forced, Request, Sampling, sample
 
 BY_LOOKS = ("hesitate", "hesitate:arm=heavy", "direction", "csd-score")
 ALL = (*BY_LOOKS, "prefuse")
 FRESH = prompts(300, 16)
+OPENED = [Exchange(Request("t30", (Forced(0, (44, 45, 46)),)), "t31")]
 D, SHIFT = 24, 3.0
 TO_REFUSING, TO_COMPLYING = np.eye(D)[:2] * SHIFT
 
@@ -177,6 +178,30 @@ def test_views_of_prefuse_see_what_is_planted_there(model, sampling):
         labels = [False] * 30 + [True] * 30
         assert roc_auc_score(labels, [*harmless, *harmful]) > 0.85
         assert 0.3 < roc_auc_score(labels, [*harmless, *copy]) < 0.7
+
+
+def test_harmless_requests_behind_their_own_answers_are_learnt_from(model):
+    answered = [Exchange(Request("t40"), "t50 t51 t52 t53 t54 t55 t56 t57"), Exchange(Request("t41"), "t50 t51")]
+    ids = [model.tokens(each.text) for each in answered]
+    long, short = prefuse.opened(model, answered, OPENED)
+    assert long == Request("t40", (Forced(0, tuple(ids[0][:3])),))
+    assert short == Request("t41", (Forced(0, tuple(ids[1][: len(ids[1]) // 2])),))
+    assert prefuse.opened(model, answered, answers(2, 0, 0)) == []
+
+
+def test_an_opening_isnt_taken_for_harm(model, sampling, monkeypatch):
+    """Harmless requests behind their own answers rank lower for a guard that learnt from such."""
+    texts = prompts(0, 60)
+    responses = sample(model, texts, sampling, batch_size=60)
+    answered = [Exchange(Request(text), each.text) for text, each in zip(texts, responses, strict=True)]
+    behind = [Exchange(request) for request in prefuse.opened(model, answered, OPENED)]
+    complied = [Exchange(Request(text, (Forced(0, (44, 45, 46)),)), "t30") for text in prompts(100, 40)]
+    labelled = Labelled(answered[:40], complied[:2], complied)
+    guard, without = make("prefuse"), make("prefuse")
+    guard.learn(model, labelled, sampling=sampling)
+    monkeypatch.setattr(prefuse, "opened", lambda *_: [])
+    without.learn(model, labelled, sampling=sampling)
+    assert np.mean(guard.score(model, behind[40:]) <= without.score(model, behind[40:])) > 0.8
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 direction as a detector.
 
 Labels are the model's own answers (`Labelled`). Those that complied all stand behind a forced opening, which answered
-ones have not: so a probe of the two may learn the opening in the place of the harm, and only an evaluation's controls
-tell. Layer (the last, after the final norm) and pooling (`phi` of `midward.dynamics.looks`) are ours everywhere.
+ones have not; so that a probe of the two doesn't learn the opening in the place of the harm, it also sees answered
+requests behind the beginning of their own answers (`opened`). Layer (the last, after the final norm) and pooling (`phi`
+of `midward.dynamics.looks`) are ours everywhere.
 
 Shapes: N looks or blocks, J looks of a block, D hidden size, F features, R looks of one step.
 """
@@ -14,6 +15,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -25,13 +27,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
+from midward.dynamics.blockwise import look_states
 from midward.dynamics.looks import CLASSES, GRID, Look
 from midward.dynamics.sri import numbers
 from midward.errors import InputError
 from midward.guards.guard import Exchange, GuardError, Labelled
 from midward.guards.looks import LookGuard, states_of
 from midward.models import LanguageModel
-from midward.sampling import Canvas, Sampling
+from midward.sampling import Canvas, Forced, Request, Sampling
 
 if TYPE_CHECKING:
     from typing import Self
@@ -131,6 +134,20 @@ def seen_states(answers: Sequence[Exchange]) -> list[np.ndarray]:
     return [phi for phi in seen if len(phi)]
 
 
+def opened(model: LanguageModel, answered: Sequence[Exchange], complied: Sequence[Exchange]) -> list[Request]:
+    """The requests of answered ones, each behind the beginning of its own answer: as many tokens as are forced on those
+    that complied, and half the answer at most. None where nothing is forced on those."""
+    sizes = [sum(len(span.ids) for span in each.request.forced) for each in complied if each.request.forced]
+    if not sizes:
+        return []
+    requests = []
+    for number, each in enumerate(answered):
+        ids = model.tokens(each.text or "")
+        if opening := ids[: min(sizes[number % len(sizes)], len(ids) // 2)]:
+            requests.append(replace(each.request, forced=(Forced(0, tuple(opening)),)))
+    return requests
+
+
 # --- D2-Monitor: hesitation routing ---------------------------------------------------------------------------------
 
 
@@ -157,8 +174,8 @@ class HesitationMonitor(LookGuard):
     among harmless looks of its place, see `LookGuard`.
 
     [ours], since the abstract alone was read: layer and pooling, looks in the place of steps, margin and count, what
-    the heavy probe reads, and the labels, which are of responses. What a look scored before the heavy probe took over
-    stays in the maximum.
+    the heavy probe reads, and the labels, which are of responses, harmless ones also `opened`. What a look scored
+    before the heavy probe took over stays in the maximum.
     """
 
     name = "hesitate"
@@ -176,10 +193,12 @@ class HesitationMonitor(LookGuard):
     ) -> Self:
         answered, complied = seen_states(labelled.answered), seen_states(labelled.complied)
         require_kinds(self.name, answered=answered, complied=complied)
+        if requests := opened(model, labelled.answered, labelled.complied):
+            again = look_states(model, requests, sampling or Sampling.for_model(model), batch_size=batch_size)
+            answered += seen_states([Exchange(requests[i], states=each.phi) for i, each in enumerate(again)])
         answers, own = [*answered, *complied], self.settings
-        labels = np.repeat(
-            [False] * len(answered) + [True] * len(complied), [len(phi) for phi in answers]
-        )  # one label an answer
+        harmful = [False] * len(answered) + [True] * len(complied)
+        labels = np.repeat(harmful, [len(phi) for phi in answers])
         looks = np.concatenate(answers)
         so_far = np.concatenate([phi.cumsum(0) / np.arange(1, 1 + len(phi))[:, None] for phi in answers])
         self.cheap = LogOdds.fit(looks, labels, penalty=own.penalty)

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
-from sklearn.model_selection import StratifiedKFold
 
 from midward.dynamics.anchors import FREE
 from midward.dynamics.sri import numbers
 from midward.errors import InputError
-from midward.guards.guard import Exchange, Guard, GuardError, Labelled, Look, prompt_ids
-from midward.guards.labelled import LogOdds, Penalty, odds_of, require_kinds
+from midward.guards.guard import Exchange, Guard, GuardError, Labelled, Look, prompt_hash, prompt_ids
+from midward.guards.labelled import LEAST, LogOdds, Penalty, odds_of, opened, require_kinds
 from midward.guards.looks import tail_ranks
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling
@@ -43,11 +42,11 @@ class PreFusing:
 class PreFusion(Guard):
     """One forward of the prompt and a response of masks; a: the mean state of the prompt's tokens, r: of the masked
     response positions (of all, where a request forces them all). Two logistic regressions tell harmful requests, those
-    refused and those complied with behind a forced opening, from answered ones; score: the larger of their harmless
-    tail ranks, see `tail_ranks`.
+    refused and those complied with behind a forced opening, from answered ones, plain and `opened`; score: the larger
+    of their harmless tail ranks, see `tail_ranks`.
 
-    Ranks are among the answered requests, each scored by a regression of folds that it isn't in: in its own it would
-    look more harmless than a fresh one.
+    Ranks are among the plain answered requests, each scored by a regression of folds that its prompt isn't in: in its
+    own it would look more harmless than a fresh one.
 
     [ours], since summaries alone were read: the classifiers, layer (the last, after the final norm), pooling, the way
     the two are joined, and the labels.
@@ -76,16 +75,33 @@ class PreFusion(Guard):
         harmful = [*labelled.refused, *labelled.complied]
         require_kinds(self.name, answered=labelled.answered, harmful=harmful)
         self.bind(model, sampling)
-        states = self._states(model, [*labelled.answered, *harmful], batch_size)
-        labels = np.arange(len(states[0])) >= len(labelled.answered)
-        folds = StratifiedKFold(min(FOLDS, *np.bincount(labels)), shuffle=True, random_state=self.settings.seed)
+        again = [Exchange(request) for request in opened(model, labelled.answered, labelled.complied)]
+        exchanges = [*labelled.answered, *again, *harmful]
+        states = self._states(model, exchanges, batch_size)
+        labels = np.arange(len(exchanges)) >= len(exchanges) - len(harmful)
+        folds = self._folds(exchanges, labels)
         logits = np.zeros((len(labels), len(VIEWS)))
         for k, view in enumerate(VIEWS):
-            for inside, outside in folds.split(states[k], labels):
+            for fold in range(FOLDS):
+                inside, outside = folds != fold, folds == fold
                 logits[outside, k] = self._fitted(states[k][inside], labels[inside])(states[k][outside])
             self.views[view] = self._fitted(states[k], labels)
-        self.tails = np.sort(odds_of(logits[~labels]), axis=0)
+        self.tails = np.sort(odds_of(logits[: len(labelled.answered)]), axis=0)
         return self
+
+    def _folds(self, exchanges: Sequence[Exchange], labels: np.ndarray) -> np.ndarray:
+        """A fold [N] of each exchange, the same for one prompt, so that each is scored by others' regression."""
+        folds = np.zeros(len(labels), dtype=int)
+        for label in (False, True):
+            at = np.flatnonzero(labels == label).tolist()
+            keys = [prompt_hash(exchanges[i].request.prompt) for i in at]
+            order = [*dict.fromkeys(keys)]
+            if len(order) < LEAST:
+                raise GuardError(f"prefuse learns from {LEAST} prompts of a kind at least; received {len(order)}.")
+            chance = np.random.default_rng(self.settings.seed).permutation(len(order))
+            place = dict(zip(order, chance.tolist(), strict=True))
+            folds[at] = [place[key] % FOLDS for key in keys]
+        return folds
 
     def _fitted(self, states: np.ndarray, labels: np.ndarray) -> LogOdds:
         return LogOdds.fit(states, labels, penalty=self.settings.penalty)
