@@ -31,7 +31,7 @@ ORDER = (
     ("utility",),
     ("reports",),
     ("cli",),
-    ("__init__", "__main__", "_inspect"),  # the doors to the street
+    ("__init__", "__main__", "_inspect", "_sglang"),  # the doors to the street
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 

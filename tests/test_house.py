@@ -11,12 +11,13 @@ ALL = [each for file in house.files() for each in house.imports(file)]
 LATE = {
     "_front.py": "import midward loads no torch, nor does a room whose config classes are flags",
     "_inspect.py": "Inspect imports it for every task of anybody's",
+    "_sglang.py": "SGLang imports it in each of its processes, of anybody's",
     "chat.py -> midward.guards": "a model without a guard loads no scikit-learn",
     "models/llada2.py -> transformers.core_model_loading": "newer releases than the least one have it",
     "utility/run.py -> midward.utility.lm": "lm-eval, an extra, brings its base class",
 }
-#: Packages that an extra brings, and that are imported where they are used.
-EXTRAS = {"resvg_py", "lm_eval"}
+#: Packages that an extra or the user brings, and that are imported where they are used.
+EXTRAS = {"resvg_py", "lm_eval", "sglang"}
 
 
 def test_every_file_is_in_a_room_of_the_order():

@@ -1,0 +1,225 @@
+"""A guard inside SGLang: its hooks stand around what a dLLM algorithm does, and no file of SGLang is changed.
+
+    from_server_args   the algorithm that is made gets a guarded `step` and `run`; one that can't be guarded is refused
+    _get_dllm_logits   the states of a forward are kept until its step. Python isn't run where a CUDA graph is replayed:
+                       there the states are missing, and every row is stopped
+    step               around it: each row's ids before and after, and its states, go to its `RowGuard`. Where a row is
+                       stopped the refusal is written; the block is done when a forward has seen it
+    _finish_dllm...    the request of a stopped row ends by `content_filter`; each response carries the guard's record
+
+Fails closed: whatever keeps the guard from looking at a row stops that row. The first tensor-parallel rank decides, and
+the others are told. Made for SGLang 0.5.23, whose names these are; where one is missing, nothing is armed.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pkgutil
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from midward.guards.config import GuardError
+from midward.guards.engine import BlockStep, Decision, EngineGuard, RowGuard, load_engine
+
+logger = logging.getLogger(__name__)
+
+MADE = "sglang.srt.dllm.algorithm.base.DllmAlgorithm.from_server_args"
+STATES = "sglang.srt.layers.logits_processor.LogitsProcessor._get_dllm_logits"
+FINISH = "sglang.srt.dllm.mixin.scheduler.SchedulerDllmMixin._finish_dllm_request_if_needed"
+
+#: Requests that are remembered; those that were aborted before a block was done are forgotten so, the oldest first.
+KEPT = 8192
+NO_STATES = (
+    "the forward's states didn't come: start SGLang with --disable-cuda-graph, since a graph's replay runs no hook"
+)
+
+Decisions = list[Decision | None]
+
+
+def install(guard: str, engine: str) -> Plugin:
+    """Arm a guard in this process of SGLang.
+
+    Args:
+        guard: the guard's file.
+        engine: what `midward.guards.export_engine` wrote for it.
+
+    Raises:
+        InputError: as `load_engine`; GuardError, which is one, for an SGLang that has other names.
+    """
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    plugin = Plugin(load_engine(guard, engine))
+    for target, hook in ((MADE, plugin.made), (STATES, plugin.states), (FINISH, plugin.finish)):
+        try:
+            pkgutil.resolve_name(target)
+        except (ImportError, AttributeError) as error:
+            raise GuardError(f"this SGLang has no {target}, where 0.5.23 has one: {error}.") from None
+        HookRegistry.register(target, hook, HookType.AROUND)
+    return plugin
+
+
+def _share(decide: Callable[[], Decisions]) -> Decisions:
+    """What the first rank of those that have the same rows decides, on all of them."""
+    from sglang.srt.distributed.parallel_state import get_attn_tp_group
+
+    group = get_attn_tp_group()
+    decisions: Decisions = group.broadcast_object(decide() if group.rank_in_group == 0 else None, src=0)
+    return decisions
+
+
+def _matched(end: int) -> Any:
+    from sglang.srt.managers.schedule_batch import FINISH_MATCHED_TOKEN
+
+    return FINISH_MATCHED_TOKEN(matched=end)
+
+
+@dataclass
+class _Row:
+    """A request. number: of the block it is in. ended: whether its next step begins another."""
+
+    guard: RowGuard
+    number: int = 0
+    ended: bool = False
+
+
+class Plugin:
+    """The hooks, each called with what it stands around first.
+
+    Args:
+        engine: the guard.
+        share: see `_share`.
+    """
+
+    def __init__(self, engine: EngineGuard, share: Callable[[Callable[[], Decisions]], Decisions] = _share) -> None:
+        self.engine = engine
+        self._share = share
+        self._hidden: torch.Tensor | None = None
+        self._rows: OrderedDict[str, _Row] = OrderedDict()
+        self._decisions: OrderedDict[str, Decision] = OrderedDict()
+
+    # --- the hooks ------------------------------------------------------------------------------------------
+
+    def made(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The algorithm, guarded. Raises GuardError, so that the engine doesn't start, where it can't be."""
+        algorithm = original(*args, **kwargs)
+        name, engine = type(algorithm).__name__, self.engine
+        here, there = (algorithm.block_size, algorithm.mask_id), (engine.size, engine.mask_id)
+        if here != there:
+            raise GuardError(
+                f"{name} has blocks of {here[0]} and the mask {here[1]}, the guard {there[0]}, {there[1]}."
+            )
+        if sum("run" in vars(kind) for kind in type(algorithm).__mro__) != 1:
+            raise GuardError(f"{name} decodes in a `run` of its own, which may take steps that aren't seen.")
+        algorithm.step = partial(self.step, algorithm, algorithm.step)
+        algorithm.run = partial(self.run, algorithm, algorithm.run)
+        logger.info("midward's guard %s is armed around %s", engine.guard.name, name)
+        return algorithm
+
+    def states(
+        self, original: Callable[..., Any], processor: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Keep a forward's states."""
+        self._hidden = hidden_states
+        return original(processor, hidden_states, *args, **kwargs)
+
+    def run(self, algorithm: Any, original: Callable[..., Any], runner: Any, batch: Any, *args: Any) -> Any:
+        """A block of every row, or one step of it (`fdfo`)."""
+        output = original(runner, batch, *args)
+        for rid in () if algorithm.fdfo else batch.rids:
+            if rid in self._rows:
+                self._rows[rid].ended = True
+        return output
+
+    def step(self, algorithm: Any, original: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> list[bool]:
+        """A step of every row, and the guard's word on it."""
+        hidden, self._hidden = self._hidden, None
+        ids = batch.input_ids.view(-1, self.engine.size)
+        if not batch.rids or len(batch.rids) != len(ids):
+            raise GuardError(f"{len(ids)} rows have {len(batch.rids or ())} request ids, so they can't be told apart.")
+        before = ids.clone()
+        done = list(original(batch, *args, **kwargs))
+        given = getattr(batch, "dllm_prompt_mask", None)
+        decisions = self._share(lambda: self._decide(batch.rids, before.cpu(), ids.cpu(), hidden, given))
+        for place, (rid, decision) in enumerate(zip(batch.rids, decisions, strict=True)):
+            if decision is None:
+                continue
+            _keep(self._decisions, rid, decision)
+            if decision.ids is not None:
+                written = decision.ids.to(ids)
+                ids[place] = written
+                done[place] = torch.equal(before[place], written)  # a forward has seen it
+            if algorithm.fdfo and rid in self._rows:
+                self._rows[rid].ended = done[place]
+        return done
+
+    def finish(self, original: Callable[..., Any], scheduler: Any, req: Any) -> Any:
+        """End the request of a stopped row, and put the guard's record on every response."""
+        decision = self._decisions.get(req.rid)
+        if decision is not None and decision.stop and not req.finished():
+            req.finished_reason = _matched(self.engine.refusal[-1])
+        result = original(scheduler, req)
+        if decision is not None and req.finished():
+            reason = copy.copy(req.finished_reason)
+            record = {**reason.to_json(), "midward": decision.record()}
+            if decision.stop and record.get("type") != "abort":
+                record["type"] = "content_filter"
+            reason.to_json = lambda: record
+            req.finished_reason = reason
+            for kept in (self._rows, self._decisions):
+                kept.pop(req.rid, None)
+        return result
+
+    # --- on the first rank ----------------------------------------------------------------------------------
+
+    def _decide(
+        self,
+        rids: list[str],
+        before: torch.Tensor,
+        after: torch.Tensor,
+        hidden: torch.Tensor | None,
+        given: torch.Tensor | None,
+    ) -> Decisions:
+        """The decision on each row; None for one that is in its prompt. given [B, n]: what isn't to be filled."""
+        is_open = before == self.engine.mask_id if given is None else ~given.cpu().view(before.shape)
+        states = None
+        if hidden is not None and hidden.shape == (before.numel(), self.engine.width):
+            states = hidden.view(*before.shape, -1)
+        decisions: Decisions = []
+        for place, rid in enumerate(rids):
+            row = self._rows.get(rid)
+            if (row is None or row.ended) and not is_open[place].any():
+                decisions.append(None)
+                continue
+            if row is None:
+                row = _Row(self.engine.row())
+            elif row.ended:
+                row.number, row.ended = row.number + 1, False
+            _keep(self._rows, rid, row)
+            try:
+                if states is None and not row.guard.decision.stop:
+                    raise GuardError(NO_STATES)
+                step = BlockStep(
+                    row.number,
+                    before[place],
+                    after[place],
+                    None if states is None else states[place],
+                    is_open=is_open[place],
+                )
+                decisions.append(row.guard.step(step))
+            except Exception as error:
+                logger.exception("the guard can't look at request %s, which is stopped", rid)
+                decisions.append(row.guard.close(before[place], f"{type(error).__name__}: {error}"))
+        return decisions
+
+
+def _keep(kept: OrderedDict[str, Any], rid: str, value: Any) -> None:
+    kept[rid] = value
+    kept.move_to_end(rid)
+    if len(kept) > KEPT:
+        kept.popitem(last=False)
