@@ -28,8 +28,8 @@ for part in $parts; do
             midward guard fit "${use[@]}" --guards "$guards" "${sizes[@]}" --draw "$fit" --out "$out/fit-$fit"
         done
         ;;
-    tune) # where guards and settings are chosen
-        midward guard eval "${use[@]}" --guard "$out/fit-0" --split tuning --sets $sets --limit "$count" --repeats 1 --out "$out/tune"
+    tune) # where guards and settings are chosen; they are fitted on the tuning split
+        midward guard eval "${use[@]}" --guard "$out/fit-0" --split train --sets $sets --limit "$count" --repeats 1 --out "$out/tune"
         ;;
     test) # looked at once
         for fit in $fits; do
