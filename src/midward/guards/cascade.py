@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from midward.dynamics.looks import Look, Reader
 from midward.guards.config import GuardError, parsed
 from midward.guards.guard import Labelled
+from midward.guards.labelled import DirectionMonitor, HesitationMonitor, ProjectionMonitor
 from midward.guards.logits import EndToken, Energy
 from midward.guards.looks import LookGuard, SRIBlocksGuard
 from midward.models import LanguageModel
@@ -20,8 +21,9 @@ from midward.sampling import Canvas, Sampling, Step
 if TYPE_CHECKING:
     from typing import Self
 
+_KINDS = (SRIBlocksGuard, Energy, EndToken, HesitationMonitor, DirectionMonitor, ProjectionMonitor)
 #: What may be in one, by name.
-KINDS: dict[str, type[LookGuard]] = {kind.name: kind for kind in (SRIBlocksGuard, Energy, EndToken)}
+KINDS: dict[str, type[LookGuard]] = {kind.name: kind for kind in _KINDS}
 
 #: What a cascade is made of unless told otherwise.
 MEMBERS = ("sri-blocks:detector=autoencoder", "energy")
