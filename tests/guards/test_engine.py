@@ -8,24 +8,27 @@ import torch
 from guard_world import fit, prompts
 
 from midward.errors import InputError
-from midward.guards import EngineGuard, GuardError, SRIBlocksGuard, export_engine, load_engine, make
+from midward.guards import EngineGuard, GuardError, export_engine, load_engine, make
 from midward.guards.engine import EngineFile, HandedOver
 from midward.sampling import Forced, Request, Sampling, sample
 from midward.tensors import load_tensors, save_tensors
 
 FRESH = [*prompts(300, 16), *(Request(each, forced=(Forced(2, (60, 61, 62)),)) for each in prompts(320, 8))]
-SETTINGS = [
-    Sampling(length=16, block=8, order="low_confidence", steps=8),
-    Sampling(length=22, block=4, order="low_confidence", threshold=0.02),
-]
+BLOCKS_OF_8 = Sampling(length=16, block=8, order="low_confidence", steps=8)
+BLOCKS_OF_4 = Sampling(length=22, block=4, order="low_confidence", threshold=0.02)
 
 
-@pytest.fixture(scope="module", params=SETTINGS, ids=["blocks of 8", "blocks of 4"])
+@pytest.fixture(
+    scope="module",
+    params=[("sri-blocks", BLOCKS_OF_8), ("sri-blocks", BLOCKS_OF_4), ("direction", BLOCKS_OF_8)],
+    ids=str,
+)
 def served(request, model, tmp_path_factory):
     """A fitted guard, its file, the sampling, the engine's guard, and what an engine would hand over of each row."""
     folder = tmp_path_factory.mktemp("engine")
-    guard, sampling = SRIBlocksGuard(), request.param
-    file = fit(model, {"sri-blocks": guard}, folder, sampling)["sri-blocks"]
+    spec, sampling = request.param
+    guard = make(spec)
+    file = fit(model, {"guard": guard}, folder, sampling)["guard"]
     export_engine(guard, model, prompts(300, 16), prompts(300, 16), folder / "engine", sampling)
     handed_over = HandedOver()
     sample(model, FRESH, sampling, batch_size=8, watchers=[handed_over])
@@ -119,7 +122,7 @@ def test_files_that_do_not_belong_together_do_not_arm(model, served, tmp_path):
     changed = {
         "written for the guard": (about.model_copy(update={"guard": "0" * 16}), tensors),
         "blocks of": (about.model_copy(update={"block": 5}), tensors),
-        "have 7": (about.model_copy(update={"width": 7}), tensors),
+        "7": (about.model_copy(update={"width": 7}), tensors),
         "self-test failed": (about.model_copy(update={"scores": {**about.scores, "harmless": 9.0}}), tensors),
         "no flagged trace": (about, {name: each for name, each in tensors.items() if name != "flagged.sums"}),
         "refusal": (about.model_copy(update={"refusal": (about.mask_id,)}), tensors),
@@ -142,7 +145,7 @@ def test_files_that_do_not_belong_together_do_not_arm(model, served, tmp_path):
 
 
 def test_other_guards_are_refused():
-    with pytest.raises(GuardError, match="sri-blocks fits"):
+    with pytest.raises(GuardError, match="more of a step"):
         EngineGuard(make("masks"), width=4, mask_id=2, end_ids=(1,), refusal=(5, 1))
     with pytest.raises(GuardError, match="isn't fitted"):
         EngineGuard(make("sri-blocks"), width=4, mask_id=2, end_ids=(1,), refusal=(5, 1))

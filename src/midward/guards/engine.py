@@ -99,7 +99,7 @@ class EngineGuard:
     ) -> None:
         if not isinstance(guard, LookGuard) or not guard.reads_phi:
             raise GuardError(
-                f"the guard {guard.name!r} needs more of a step than an engine hands over; sri-blocks fits."
+                f"the guard {guard.name!r} needs more of a step than an engine hands over; take one such as sri-blocks."
             )
         if not guard.bound:
             raise GuardError(f"the guard {guard.name!r} isn't fitted yet; see midward guard fit.")
@@ -344,7 +344,7 @@ def load_engine(guard_path: str | Path, path: str | Path) -> EngineGuard:
             ]
             decision, stored = engine.replay(steps), about.scores[kind]
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise GuardError(f"{path} holds no {kind} trace that can be replayed: {error}.") from None
+            raise GuardError(f"{path} holds no {kind} trace that can be replayed: {str(error).rstrip('.')}.") from None
         close = decision.score is not None and abs(decision.score - stored) <= CLOSE
         if decision.stop != (kind == "flagged") or not close:
             raise GuardError(
