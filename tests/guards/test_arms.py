@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from guard_world import LENGTH, fit, prompts
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import midward
+from midward.dynamics import answer_states, direction
 from midward.errors import InputError
-from midward.guards import RAEC, Exchange, GuardError, Labelled, Sizes, load, make
+from midward.guards import CSD, RAEC, Exchange, GuardError, Labelled, Sizes, csd, load, make
 from midward.guards.arms import Progress
 from midward.sampling import Ban, Edit, Forced, Request, Sampling, sample
 
@@ -22,8 +24,14 @@ ASKED = [
     *map(Request, prompts(300, 5)),
 ]
 #: Arms that step in often on a random model, and the same at a strength of nought.
-EAGER = {"raec": "raec:rho=1;looks=1;window=9"}
-IDLE = ("raec:rho=0", "raec:looks=999")
+EAGER = {
+    "raec": "raec:rho=1;looks=1;window=9",
+    "csd": "csd:rho=1",
+    "csd-steer": "csd:rho=1;arm=steer;beta=2",
+    "csd-remask": "csd:arm=remask",
+    "csd-copy": "csd:copy=true",
+}
+IDLE = ("raec:rho=0", "raec:looks=999", "csd:beta=0;rounds=0", "csd:arm=steer;rho=0", "csd:arm=remask;rounds=0")
 SCHEDULES = {"schedule": {}, "blocks": {"block": 4, "end": "keep"}, "threshold": {"steps": LENGTH, "threshold": 0.3}}
 
 
@@ -31,7 +39,9 @@ SCHEDULES = {"schedule": {}, "blocks": {"block": 4, "end": "keep"}, "threshold":
 def arms(model, sampling, tmp_path_factory):
     """name -> (a fitted arm that steps in often, its file)."""
     guards = {name: make(spec) for name, spec in EAGER.items()}
-    paths = fit(model, guards, tmp_path_factory.mktemp("arms"), sampling, sizes=Sizes(12, 2, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csd, "QUANTILE", 0.5)  # half of all positions, or a random model is hardly ever touched
+        paths = fit(model, guards, tmp_path_factory.mktemp("arms"), sampling, sizes=Sizes(12, 2, 4))
     return {name: (guards[name], paths[name]) for name in guards}
 
 
@@ -62,7 +72,7 @@ def test_an_arm_fills_everything_and_its_batch_makes_no_difference(model, sampli
     guard = bound(EAGER[name], model, sampling, arms[name][0])
     together = guard.sample(model, ASKED, sampling)
     assert guard.sample(model, ASKED[::-1], sampling, batch_size=1)[::-1] == together
-    assert any(response.edits for response in together)
+    assert any(response.edits for response in together) or name == "csd-steer"
     for request, response in zip(ASKED, together, strict=True):
         for span in request.forced:
             assert tuple(response.raw_ids[span.position :][: len(span.ids)]) == span.ids
@@ -98,13 +108,15 @@ def test_an_arm_comes_back_from_its_file(model, sampling, arms, name, llada):
             load(other)
 
 
-@pytest.mark.parametrize("spec", ["raec:rho=2", "raec:looks=0", "raec:size=0", "raec:wordz=[a]"])
+@pytest.mark.parametrize(
+    "spec", ["raec:rho=2", "raec:looks=0", "raec:wordz=[a]", "csd:arm=stear", "csd:beta=-1", "csd:rho=2"]
+)
 def test_a_bad_setting_is_an_error(spec):
     with pytest.raises(InputError, match=spec.split(":")[0]):
         make(spec)
 
 
-@pytest.mark.parametrize("name", EAGER)
+@pytest.mark.parametrize("name", ["raec", "csd"])
 def test_other_kinds_of_models_are_refused_before_anything_is_sampled(model, llama_folder, name, tmp_path, monkeypatch):
     monkeypatch.setattr("midward.runs.measure.sample", None)
     canvas = copy(model)
@@ -170,3 +182,83 @@ def test_raec_takes_words_in_the_place_of_labelled_answers(model, sampling, tmp_
     path = fit(model, {"raec": guard}, tmp_path, sampling, sizes=Sizes(2, 2, 4))["raec"]
     assert set(guard.tokens) == {*model.tokens("t40"), *model.tokens(" t41")}
     assert not (tmp_path / "labelled.jsonl").exists() and load(path, model).tokens == guard.tokens
+
+
+# --- CSD ----------------------------------------------------------------------------------------------------
+
+
+def states(model, request, ids):
+    prompt = model.encode(request.prompt)
+    return model.hidden(torch.tensor([[*prompt, *ids]]))[0, len(prompt) :].detach()
+
+
+def test_answer_states_are_those_of_the_models_own_tokens(model, sampling):
+    request = Request("t30 t31", (Forced(0, (44, 45)),))
+    text = model.text([44, 45, 50, 51])
+    [own] = answer_states(model, [(request, text)], sampling)
+    ids = [44, 45, 50, 51, model.family.end_ids[0]] + [model.family.mask_id] * (LENGTH - 5)
+    assert torch.allclose(own, states(model, request, ids)[2:4], atol=1e-5)
+    way = direction([own, own[:1]], [torch.zeros(1, own.shape[1]), torch.zeros(0, own.shape[1])])
+    mean = (own.mean(0) + own[0]) / 2
+    assert torch.allclose(way, mean / mean.norm(), atol=1e-5)
+    with pytest.raises(InputError, match="no direction between them"):
+        direction([own], [own])
+    with pytest.raises(InputError, match="one kind has none"):
+        direction([own], [own[:0]])
+
+
+def test_steering_takes_what_is_beyond_theta_from_the_states_that_tokens_are_chosen_from(model, sampling, arms):
+    """In one step: the tokens are those of h - beta max(<h, v> - theta, 0) v."""
+    once = replace(sampling, steps=1, end="keep")
+    guard = bound("csd:arm=steer;beta=50", model, once, arms["csd"][0])
+    request = Request("t30 t31", (Forced(3, (44,)),))
+    blank = [model.family.mask_id] * LENGTH
+    blank[3] = 44
+    hidden = states(model, request, blank)
+    guard.thetas = float((hidden @ guard.direction).median()), 0.0
+    excess = (hidden @ guard.direction - guard.thetas[0]).clamp(min=0)
+    tokens = model.head(hidden - 50 * excess[:, None] * guard.direction).argmax(-1).tolist()
+    [response] = guard.answer(model, [Exchange(request)], once)
+    assert [token for at, token in enumerate(response.raw_ids) if at != 3] == tokens[:3] + tokens[4:]
+    steered = [at for at in range(LENGTH) if excess[at] > 0 and at != 3]
+    assert 0 < len(steered) < LENGTH - 1 and response.verdict.score == len(steered)
+    assert response.raw_ids != sample(model, [request], once)[0].raw_ids and not response.edits
+
+
+def test_what_lies_beyond_theta_in_a_full_block_is_masked_again(model, arms):
+    sampling = Sampling.for_model(model, length=LENGTH, threshold=0.05, end="keep")
+    request = Request("t30 t31", (Forced(3, (44,)),))
+    [bare] = sample(model, [request], sampling)
+    for rounds in (1, 2):
+        guard = bound(f"csd:arm=remask;rounds={rounds}", model, sampling, arms["csd"][0])
+        [response] = guard.answer(model, [Exchange(request)], sampling)
+        end = model.end_of(bare.raw_ids)
+        beyond = states(model, request, bare.raw_ids) @ guard.direction > guard.thetas[1]
+        wanted = [at for at in range(LENGTH if end is None else end + 1) if beyond[at] and at != 3]
+        assert list(response.edits[0].remasked) == wanted and len(response.edits) <= rounds
+        assert response.nfe == response.steps + rounds and response.steps > bare.steps
+
+
+def test_the_prompts_copy_takes_nothing_of_the_response_and_is_not_put_behind_masks(model, sampling, arms):
+    guard = bound("csd:copy=true;beta=0;rounds=0", model, sampling, arms["csd"][0])
+    requests = [Request("t30 t31"), Request("t30 <|mdm_mask|>")]
+    answers = guard.answer(model, [Exchange(request) for request in requests], sampling)
+    doubled = Request([*model.encode("t30 t31"), *model.tokens("t30 t31")])
+    copied, masked = sample(model, [doubled, requests[1]], sampling)
+    assert [answer.raw_ids for answer in answers] == [copied.raw_ids, masked.raw_ids]
+    assert answers[0].prompt_ids == model.encode("t30 t31") and answers[1].prompt_ids == masked.prompt_ids
+
+
+def test_csd_says_which_kind_of_answer_is_lacking(model):
+    with pytest.raises(GuardError, match="'refused': 0"):
+        CSD().learn(model, Labelled([Exchange(Request("t30"), "t31")], (), ()))
+
+
+def test_states_are_steered_in_masked_diffusion_alone(llama_folder):
+    class Steering(Progress):
+        def steered(self, states, rows, positions):
+            return states
+
+    with pytest.raises(InputError, match="Steering changes states of masked diffusion"):
+        causal = midward.load(llama_folder, device="cpu")
+        sample(causal, ["t30"], Sampling.for_model(causal, length=4), watchers=[Steering()])

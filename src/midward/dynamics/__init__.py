@@ -10,6 +10,7 @@ from midward._front import front_door
 
 if TYPE_CHECKING:
     from midward.dynamics.anchors import Anchors, AnchorsError, AnchorsMismatch, NothingToAverage, View, fit_anchors
+    from midward.dynamics.directions import answer_states, asked_states, direction
     from midward.dynamics.signal import SRISignal, sri_signal
     from midward.dynamics.sri import Autoencoder
     from midward.dynamics.states import PooledStates, Pooling, layers_of, steps_of

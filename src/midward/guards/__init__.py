@@ -10,6 +10,7 @@ from midward.guards.config import GuardError, Sizes
 
 if TYPE_CHECKING:
     from midward.guards.classifier import ClassifierGuard
+    from midward.guards.csd import CSD
     from midward.guards.detectors import Detector, Mahalanobis
     from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
     from midward.guards.engine import BlockStep, Decision, EngineGuard, RowGuard, export_engine, load_engine

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Progress:
     """A watcher that knows how far each row is; a defence is made on top of it. Shapes: B rows of the canvas.
 
-    share [B]: of the response's positions that were open before the first step, those that stand: the most so far, so
-    that an edit never turns it back. open [B, length]: these positions. changed: request -> positions that the defence
-    changed, over all batches of a call to `sample`.
+    number: request -> row of the canvas. open [B, length]: response positions where nothing stood before the first
+    step. share [B]: of these, those that stand: the most so far, so that an edit never turns it back. changed: request
+    -> positions that the defence changed, over all batches of a call to `sample`.
     """
 
     needs_all_steps = False
@@ -35,11 +35,11 @@ class Progress:
         self.canvas = canvas
         self.open = canvas.ids[:, canvas.response] == canvas.mask_id
         self.share = torch.zeros(len(canvas.rows), device=canvas.ids.device)
-        self._number = {row.index: number for number, row in enumerate(canvas.rows)}
+        self.number = {row.index: number for number, row in enumerate(canvas.rows)}
 
     def rows(self, step: Step) -> list[int]:
         """The numbers of a step's rows in the canvas."""
-        return [self._number[request] for request in step.rows]
+        return [self.number[request] for request in step.rows]
 
     def on_step(self, step: Step) -> None:
         rows = self.rows(step)

@@ -10,6 +10,7 @@ from midward.errors import InputError
 from midward.guards.cascade import Cascade
 from midward.guards.classifier import ClassifierGuard
 from midward.guards.config import parsed
+from midward.guards.csd import CSD
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
 from midward.guards.guard import Guard, GuardError
@@ -47,6 +48,7 @@ GUARDS: dict[str, GuardInfo] = {
         DiffuGuardAudit,
         MaskFilter,
         RAEC,
+        CSD,
         HesitationMonitor,
         DirectionMonitor,
         ProjectionMonitor,

@@ -23,7 +23,7 @@ from .edits import Filling, mark
 from .noise import uniform
 from .requests import Edited
 from .settings import block_offset, spread
-from .step import Reduce, Step, Watcher
+from .step import Reduce, Steerer, Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
 _ANNEAL = 0.3  # share of chance in the first step of a block of the annealed order (DiffuGuard's alpha_0 for LLaDA)
@@ -74,6 +74,7 @@ class _Diffusion(Filling):
         self.coordinates = canvas.coordinates
         self.given = canvas.ids != self.mask_id  # what the unconditional forward doesn't see
         self.alive = list(range(len(canvas.rows)))
+        self.steerers = [watcher for watcher in watchers if isinstance(watcher, Steerer)]
         self.forbidden = self._forbidden()
         self.offsets = self._offsets()
         self.cache = block_cache(canvas, watchers)
@@ -288,6 +289,8 @@ class _Diffusion(Filling):
         if self.sampling.temperature > 0:
             uniforms = uniform(self.canvas.seeds[forward.rows][row], forward.draws[row], self.coordinates[column])
         hidden, unguided = self._sources(forward, row, column)
+        for steerer in self.steerers:
+            hidden = steerer.steered(hidden, forward.rows[row], self.coordinates[column])
         return choose(
             self.model,
             hidden,

@@ -13,7 +13,7 @@ from . import autoregressive, cache, canvases, diffusion
 from .canvas import Canvas, Row
 from .requests import Request, Response, resolve
 from .settings import Sampling
-from .step import Watcher
+from .step import Steerer, Watcher
 
 
 def sample(
@@ -40,7 +40,8 @@ def sample(
 
     Raises:
         InputError: Before the first forward, naming the request: an empty or too long prompt, a forced span or ban past
-            the end, overlapping spans, ids outside the vocabulary, settings that the model's kind can't follow.
+            the end, overlapping spans, ids outside the vocabulary, settings or watchers that the model's kind can't
+            follow.
         TypeError: What is no request.
     """
     if isinstance(requests, str | Request | Mapping) or not isinstance(requests, Sequence):
@@ -49,6 +50,9 @@ def sample(
         raise InputError(f"batch_size must be 1 or more; received {batch_size!r}.")
     sampling = Sampling.for_model(model) if sampling is None else sampling
     _check_kind(model, sampling)
+    steerers = [type(watcher).__name__ for watcher in watchers if isinstance(watcher, Steerer)]
+    if steerers and model.family.kind != "diffusion":
+        raise InputError(f"{steerers[0]} changes states of masked diffusion; {model.name!r} is {model.family.kind}.")
 
     rows = []
     for index, request in enumerate(requests):

@@ -170,3 +170,19 @@ class Editor(Protocol):
         request; with a threshold, and of autoregressive models, one that masks again is refused once the row has taken
         as many steps as it has positions, so that every row comes to its end.
         """
+
+
+@runtime_checkable
+class Steerer(Protocol):
+    """A watcher that is a defence and changes the states that tokens are chosen from; of masked diffusion alone.
+
+    Those that a `Step` shows are as the model computed them. As with an `Editor`, whoever keeps results must name it in
+    their key.
+    """
+
+    def steered(self, states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """What stands in the place of `states` [N, D], after the final norm, of N masked positions.
+
+        rows [N]: of the canvas. positions [N]: of the response, negative in the prompt; in the active block, or
+        wherever `Step.predictions` is asked for. With guidance only the conditional states are asked about.
+        """
