@@ -71,8 +71,8 @@ def main(out: Path) -> None:
             rows = measure(network, asked, out / "harmless" / label, sampling=sampling, judge=judge)
             print(f"{name:14} {label:8} right {rate(row['correct'] for row in rows)}")
 
-    # 4. SRI Guard on the base model, deciding at every step and at the end, on answers that it hasn't seen.
-    guards = {"sri-end": make("sri:early=false"), "sri": make("sri")}
+    # 4. SRI Guard and the recommended guard on the base model, on answers that they haven't seen.
+    guards = {"sri": make("sri"), "hesitate": make("hesitate:arm=cheap")}
     harmless = mixed(["benign"], SIZES.harmless, split="tuning")
     refusing = mixed(["plain"], SIZES.anchors, split="tuning")
     fit_guards(

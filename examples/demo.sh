@@ -49,12 +49,12 @@ attack() {
         --out $out/order
 }
 
-# 3. What alignment cost: harmless requests, and the world's three tasks. SRI Guard on the base model, deciding at every
-#    step and at the end.
+# 3. What alignment cost: harmless requests, and the world's three tasks. On the base model, SRI Guard and the guard
+#    that docs/monitors.md recommends.
 guard() {
     midward utility "${adapters[@]}" --tasks benign,benign-wrapped,banned,sums,recall,programs --limit $goals \
         --out $out/utility
-    midward guard fit --guards sri-end=sri:early=false,sri "${sizes[@]}" --out $out/guard
+    midward guard fit --guards sri,hesitate=hesitate:arm=cheap "${sizes[@]}" --out $out/guard
     midward guard eval --guard $out/guard --sets prefill,prefill-mid,pad,benign,benign-wrapped,banned --count $goals \
         --repeats 1 --out $out/guarded
 }

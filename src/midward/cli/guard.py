@@ -44,7 +44,8 @@ def fit(
 ) -> Result:
     """Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.
 
-    The same command again goes on where it stopped. A folder of guards stands for its sri.safetensors elsewhere.
+    The same command again goes on where it stopped. A folder of guards stands elsewhere for its
+    hesitate.safetensors, or sri.safetensors.
 
     Args:
         out_folder: Folder of the guards' files.

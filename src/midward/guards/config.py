@@ -23,17 +23,20 @@ class GuardError(InputError):
 LARGEST = 1 << 28
 
 
+#: What a folder of several guards stands for, the first of these that it holds (docs/monitors.md says why).
+PREFERRED = ("hesitate.safetensors", "sri.safetensors")
+
+
 def guard_file(path: str | Path) -> Path:
-    """The file of a guard; of a folder the only one that it holds, or of several its sri.safetensors.
+    """The file of a guard; of a folder the only one that it holds, or of several the first of `PREFERRED`.
 
     Raises:
-        GuardError: there is none, the folder holds several and none of that name, or it is too large to be one.
+        GuardError: there is none, the folder holds several and none of those names, or it is too large to be one.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(each for each in path.glob("*.safetensors") if not each.name.startswith("anchors"))
-        if path / "sri.safetensors" in files:
-            files = [path / "sri.safetensors"]
+        files = [path / name for name in PREFERRED if path / name in files][:1] or files
         if len(files) > 1:
             raise GuardError(f"{path} holds several guards; give one of them: {', '.join(map(str, files))}.")
         path = files[0] if files else path / "sri.safetensors"
@@ -146,7 +149,9 @@ class FitConfig:
             generated = "sri-generated=sri:reading=generated", "sri-generated-end=sri:reading=generated;early=false"
             examine = "self-examine:question=sandbox" if at_home else "self-examine"
             oracles = ("diffuguard:oracle=true", "diffuguard-audit:oracle=true") if at_home else ()
-            given = "sri", "sri-end=sri:early=false", "sri-maha", "sri-maha-end=sri-maha:early=false"
+            by_blocks = "hesitate=hesitate:arm=cheap", "sri-blocks=sri-blocks:detector=autoencoder"
+            given = (*(by_blocks if masks else ()), "sri")
+            given += "sri-end=sri:early=false", "sri-maha", "sri-maha-end=sri-maha:early=false"
             given += ("perplexity", examine)
             given += (*generated, "diffuguard", "diffuguard-audit", *oracles, "masks") if masks else ()
         return dict(_labelled(spec) for spec in given)

@@ -86,7 +86,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
     """Read a guard.
 
     Args:
-        path: its file, or a folder, whose sri.safetensors is taken.
+        path: its file, or a folder, see `guard_file`.
         model: what it must have been fitted for, with the adapter.
         sampling: what it must have been fitted for, but for the seed.
 
