@@ -63,15 +63,19 @@ def test_alone_as_in_company(model, sampling, fitted):
         assert (alone.verdict.flagged, alone.verdict.step) == (other.verdict.flagged, other.verdict.step)
 
 
-def test_one_file_goes_with_every_number_of_steps_and_no_other_block(model, fitted):
+def test_one_file_goes_with_every_number_of_steps_and_no_other_block(model, fitted, caplog):
     _, path = fitted
+    load(path, model, Sampling(**BLOCKS, steps=8))
+    assert not caplog.records
     for other in (
         Sampling(**BLOCKS, steps=2),
         Sampling(**BLOCKS, steps=16),
         Sampling(**BLOCKS, threshold=0.02),
         Sampling(**{**BLOCKS, "length": 32}, steps=8),
     ):
+        caplog.clear()
         loaded = load(path, model, other)
+        assert "another decoding" in caplog.text  # it works, at a rate that nobody calibrated
         assert np.isfinite([each.verdict.score for each in loaded.sample(model, FRESH[:4], other)]).all()
     for other in (Sampling(**{**BLOCKS, "block": 4}, steps=8), Sampling(**{**BLOCKS, "order": "random"}, steps=8)):
         with pytest.raises(GuardError, match="fitted for something else"):

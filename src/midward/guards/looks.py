@@ -15,9 +15,10 @@ Shapes: N blocks, J looks of one, F features, K distances of a look.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -37,6 +38,8 @@ from midward.store import key_of
 
 if TYPE_CHECKING:
     from typing import Self
+
+log = logging.getLogger("midward")
 
 
 class LookGuard(Guard):
@@ -131,6 +134,22 @@ class LookGuard(Guard):
             return verdict
         above = np.argwhere(self.flag(np.nan_to_num(self.ranks(signal), nan=-np.inf)))
         return replace(verdict, block=int(above[0][0]), progress=GRID[above[0][1]]) if len(above) else verdict
+
+    def check(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
+        """As of every guard. Under another number of steps, threshold or length it works, but its false-positive rate
+        is another one, which is warned of."""
+        super().check(model, sampling)
+        here = {} if sampling is None else asdict(sampling)
+        other = [
+            f"{name} {self.bound['sampling'].get(name)!r} there, {here[name]!r} here"
+            for name in ("steps", "threshold", "length")
+            if name in here and here[name] != self.bound["sampling"].get(name)
+        ]
+        if other:
+            log.warning(
+                "the guard %r was calibrated under another decoding (%s): its false-positive rate isn't %s here.",
+                *(self.name, "; ".join(other), f"{self.alpha:g}" if self.alpha else "known"),
+            )
 
     # --- while sampling -------------------------------------------------------------------------------------
 
