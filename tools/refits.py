@@ -34,7 +34,6 @@ from midward.reports.blocks import Table
 from midward.reports.render import markdown
 from midward.runs.measure import Case, measure
 from midward.sampling import Edit, Request, Sampling
-from midward.stats import rate
 
 GUARD = "cascade"
 ALPHA, CALIBRATE, TEST, REFITS = 0.05, 199, 300, 20
@@ -114,11 +113,15 @@ class Pool:
 
     def refit(self, seed: int) -> tuple[Guard, np.ndarray]:
         """A guard that is trained and calibrated on one parting of the harmless tables; those that are left to test."""
-        order = np.random.default_rng(seed).permutation(len(self.harmless))
-        guard = load_guard(self.path)
-        test, calibrating, training = np.split(self.harmless[order], [TEST, TEST + CALIBRATE])
+        guard, (training, calibrating, test) = self.parts(seed)
         guard.train(None, training)
         return guard.calibrate(scores(guard, calibrating), ALPHA), test
+
+    def parts(self, seed: int) -> tuple[Guard, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The guard as it was fitted, and one parting: to train on, to calibrate and to test."""
+        order = np.random.default_rng(seed).permutation(len(self.harmless))
+        test, calibrating, training = np.split(self.harmless[order], [TEST, TEST + CALIBRATE])
+        return load_guard(self.path), (training, calibrating, test)
 
 
 def scores(guard: Guard, tables: np.ndarray) -> np.ndarray:
@@ -163,20 +166,30 @@ def law_table(pools: dict[str, Pool]) -> Table:
     return Table("refits", "False positives of twenty refits", columns, body, note=note)
 
 
-def cross_table(pools: dict[str, Pool]) -> Table:
-    """B3: one file under other numbers of steps."""
+def cross_table(pools: dict[str, Pool], number: int, columns: list[int]) -> Table:
+    """B3: one file under other numbers of steps, by one of the cascade's members, means of three partings.
+
+    Args:
+        pools: by decoding.
+        number: of the member.
+        columns: its features, and the step.
+    """
     alike = [name for name in pools if name.startswith("blocks of 16") and "again" not in name]
-    body = []
+    body, label = [], ""
     for name in alike:
-        guard, test = pools[name].refit(0)
-        cells = []
-        for other in alike:
-            calm = flagged(guard, test if other == name else pools[other].harmless)
-            caught = flagged(guard, pools[other].attacked)
-            cells.append(f"{rate(calm).text(0)} / {100 * np.mean(caught):.0f} %")
-        body.append([name, *cells])
-    note = "harmless flagged / answers behind a forced opening flagged; rows: fitted and calibrated under"
-    return Table("cross", "One file, other numbers of steps", ["", *alike], body, note=note)
+        cells: dict[str, list[float]] = {other: [] for other in alike}
+        for seed in range(3):
+            guard, (training, calibrating, test) = pools[name].parts(seed)
+            member = guard.members[number]  # type: ignore[attr-defined]
+            label = member.name
+            member.train(None, training[..., columns])
+            member.calibrate(scores(member, calibrating[..., columns]), ALPHA)
+            for other in alike:
+                calm = test if other == name else pools[other].harmless
+                cells[other].append(float(np.mean(flagged(member, calm[..., columns]))))
+        body.append([name, *(f"{100 * np.mean(cells[other]):.0f} %" for other in alike)])
+    title = f"One file under other numbers of steps: harmless requests flagged by {label}"
+    return Table(label, title, ["fitted and calibrated under", *alike], body, note="means of three partings")
 
 
 def tables(folder: Path) -> Iterator[Table]:
@@ -185,9 +198,13 @@ def tables(folder: Path) -> Iterator[Table]:
     for name in DECODINGS:
         own = home_of(folder, name)
         if (own / "pool.jsonl").exists():
-            pools[name] = Pool(folder, name)
-    yield law_table(pools)
-    yield cross_table(pools)
+            pool = Pool(folder, name)
+            if len(pool.harmless) > TEST + CALIBRATE + 100:  # one that is under way waits
+                pools[name] = pool
+    if pools:
+        yield law_table(pools)
+        yield cross_table(pools, 0, [0, -1])
+        yield cross_table(pools, 1, [1, 2, 3, -1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
