@@ -72,7 +72,7 @@ def main(out: Path) -> None:
             print(f"{name:14} {label:8} right {rate(row['correct'] for row in rows)}")
 
     # 4. SRI Guard and the recommended guard on the base model, on answers that they haven't seen.
-    guards = {"sri": make("sri"), "hesitate": make("hesitate:arm=cheap")}
+    guards = {"sri": make("sri"), "hesitate": make("hesitate")}
     harmless = mixed(["benign"], SIZES.harmless, split="tuning")
     refusing = mixed(["plain"], SIZES.anchors, split="tuning")
     fit_guards(

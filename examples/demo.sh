@@ -54,7 +54,7 @@ attack() {
 guard() {
     midward utility "${adapters[@]}" --tasks benign,benign-wrapped,banned,sums,recall,programs --limit $goals \
         --out $out/utility
-    midward guard fit --guards sri,hesitate=hesitate:arm=cheap "${sizes[@]}" --out $out/guard
+    midward guard fit --guards sri,hesitate "${sizes[@]}" --out $out/guard
     midward guard eval --guard $out/guard --sets prefill,prefill-mid,pad,benign,benign-wrapped,banned --count $goals \
         --repeats 1 --out $out/guarded
 }

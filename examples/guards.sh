@@ -18,7 +18,7 @@ sizes=(--harmless $calm --anchors 200 --train 300 --held-out "$held_out" --alpha
 guards=sri,sri-maha,sri-blocks=sri-blocks:detector=autoencoder,sri-blocks-maha=sri-blocks
 guards+=,energy,energy-ratio=energy:signals=ratio,energy-slope=energy:signals=slope,energy-speed=energy:signals=speed
 guards+=,eos,eos-all=eos:looks=all,cascade,masks
-guards+=,hesitate,hesitate-cheap=hesitate:arm=cheap,hesitate-heavy=hesitate:arm=heavy
+guards+=,hesitate,hesitate-routed=hesitate:arm=routed,hesitate-heavy=hesitate:arm=heavy
 guards+=,direction,csd-score,prefuse,prefuse-prompt=prefuse:view=prompt,prefuse-response=prefuse:view=response
 
 for part in $parts; do

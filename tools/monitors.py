@@ -91,9 +91,10 @@ def _by_attack(rows: Rows) -> list[str]:
 def _differences(guards: dict[str, Rows]) -> Iterator[Table]:
     """Pairs that the claims are about, over all jailbroken answers."""
     pairs = (
-        ("sri-blocks", "sri"), ("energy", "sri-blocks"), ("hesitate", "hesitate-cheap"), ("hesitate", "hesitate-heavy"),
-        ("prefuse", "prefuse-prompt"), ("prefuse", "prefuse-response"), ("hesitate-cheap", "sri"), ("prefuse", "sri"),
-        ("hesitate-cheap", "sri-blocks"), ("hesitate-cheap", "energy"), ("energy", "energy-ratio"),
+        ("sri-blocks", "sri"), ("energy", "sri-blocks"), ("hesitate-routed", "hesitate"),
+        ("hesitate-routed", "hesitate-heavy"),
+        ("prefuse", "prefuse-prompt"), ("prefuse", "prefuse-response"), ("hesitate", "sri"), ("prefuse", "sri"),
+        ("hesitate", "sri-blocks"), ("hesitate", "energy"), ("energy", "energy-ratio"),
     )  # fmt: skip
     there = [(first, second) for first, second in pairs if first in guards and second in guards]
     hit = {label: [row for row in rows if row["jailbroken"]] for label, rows in guards.items()}

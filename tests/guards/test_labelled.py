@@ -67,7 +67,7 @@ def area(guard, harmless, others):
     ("spec", "shift"),
     [
         ("hesitate", TO_COMPLYING),
-        ("hesitate:arm=cheap", TO_COMPLYING),
+        ("hesitate:arm=routed", TO_COMPLYING),
         ("hesitate:arm=heavy", TO_COMPLYING),
         ("direction", 2 * TO_REFUSING),
         ("direction", -2 * TO_REFUSING),  # two-sided

@@ -90,7 +90,7 @@ def test_one_file_goes_with_every_number_of_steps_and_no_other_block(model, fitt
         "energy:size=8",
         "eos:looks=all",
         "cascade:members=[sri-blocks, energy:size=8, eos]",
-        "cascade:members=[hesitate:arm=cheap, energy:size=8]",
+        "cascade:members=[hesitate, energy:size=8]",
     ],
 )
 def test_a_file_says_the_same(model, sampling, tmp_path, spec):

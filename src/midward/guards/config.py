@@ -118,7 +118,8 @@ class FitConfig:
     """What is fitted, and on what.
 
     Args:
-        guards: By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; all that need no other model; see --list.
+        guards: By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; by default some that need no
+            other model; see --list.
         harmless: Sets or files, by comma; benign on the sandbox, else alpaca; see midward goals.
         harmful: Sets or files, for the anchors and labelled answers; plain on the sandbox, else advbench.
         alpha: The false-positive rate that is asked for.
@@ -149,7 +150,7 @@ class FitConfig:
             generated = "sri-generated=sri:reading=generated", "sri-generated-end=sri:reading=generated;early=false"
             examine = "self-examine:question=sandbox" if at_home else "self-examine"
             oracles = ("diffuguard:oracle=true", "diffuguard-audit:oracle=true") if at_home else ()
-            by_blocks = "hesitate=hesitate:arm=cheap", "sri-blocks=sri-blocks:detector=autoencoder"
+            by_blocks = "hesitate", "sri-blocks=sri-blocks:detector=autoencoder"
             given = (*(by_blocks if masks else ()), "sri")
             given += "sri-end=sri:early=false", "sri-maha", "sri-maha-end=sri-maha:early=false"
             given += ("perplexity", examine)

@@ -54,7 +54,7 @@ def require_prompts(
         parts += f"{sizes.train} to train on (--train), " if signals else ""
         raise GuardError(
             f"{len(harmless)} harmless prompts, and {least} are needed: {parts}{sizes.held_out} held out (--held-out). "
-            "Give more (--harmless), or smaller parts."
+            "Give more (--harmless), smaller parts, or an earlier --draw."
         )
     if (signals or labels) and not harmful:
         what = "SRI Guard's anchors need" if signals else "labelled answers take"

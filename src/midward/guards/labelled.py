@@ -153,10 +153,11 @@ def opened(model: LanguageModel, answered: Sequence[Exchange], complied: Sequenc
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Hesitation:
-    """arm: "routed", or the "cheap" or the "heavy" probe alone. hesitations: hesitating looks so far, from which on the
-    heavy probe decides. margin: share of the training looks that hesitate. penalty, hidden, seed: of the probes."""
+    """arm: the "cheap" probe alone, "routed" as the paper has it, or the "heavy" one alone. hesitations: hesitating
+    looks so far, from which on the heavy probe decides. margin: share of the training looks that hesitate. penalty,
+    hidden, seed: of the probes."""
 
-    arm: Literal["routed", "cheap", "heavy"] = "routed"
+    arm: Literal["cheap", "routed", "heavy"] = "cheap"
     hesitations: Positive = 3
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.2
     penalty: Penalty = 1.0
