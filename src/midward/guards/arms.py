@@ -12,7 +12,7 @@ import torch
 
 from midward.guards.guard import Exchange, Guard, GuardError, Look
 from midward.models import LanguageModel
-from midward.sampling import Canvas, Request, Response, Sampling, Step, Watcher, sample
+from midward.sampling import Canvas, Response, Sampling, Step, Watcher, sample
 
 if TYPE_CHECKING:
     from typing import Self
@@ -101,17 +101,13 @@ class Arm(Guard):
         """Responses that were sampled with the defence, which has its turn before the watchers."""
         self._require_diffusion(model)
         defence = self.defence()
-        requests = [self.request(model, each.request) for each in exchanges]
+        requests = [each.request for each in exchanges]
         responses = sample(model, requests, sampling, batch_size=batch_size, watchers=[defence, *watchers])
         changes = [
             np.nan if response.error else len(defence.changed.get(i, ())) for i, response in enumerate(responses)
         ]
         verdicts = self._verdicts(np.array(changes, dtype=float))
         return [replace(response, verdict=verdict) for response, verdict in zip(responses, verdicts, strict=True)]
-
-    def request(self, model: LanguageModel, request: Request) -> Request:
-        """What is asked in a request's place."""
-        return request
 
     def _require_diffusion(self, model: LanguageModel) -> None:
         if model.family.kind != "diffusion":

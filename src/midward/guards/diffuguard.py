@@ -15,10 +15,10 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from midward.dynamics.directions import asked_states
 from midward.guards.guard import Exchange, Guard, GuardError, Look, prompt_ids
 from midward.models import LanguageModel
 from midward.sampling import Ban, Canvas, Forced, Request, Response, Sampling, Step, Watcher, sample
-from midward.sampling.canvas import Row
 from midward.sampling.noise import row_seed, uniform
 
 log = logging.getLogger("midward")
@@ -88,22 +88,13 @@ class DiffuGuardAudit(Guard):
         return Request([token for token in ids if token != model.family.mask_id])
 
 
-@torch.no_grad()
 def _first_block(
     model: LanguageModel, requests: Sequence[Request], sampling: Sampling, batch_size: int
 ) -> torch.Tensor:
     """Mean hidden state [N, D] of each request's first block before anything is committed."""
     start, stop = sampling.blocks[0]
-    means = []
-    for first in range(0, len(requests), batch_size):
-        rows = [
-            Row(i, request, list(request.prompt))  # type: ignore[arg-type]
-            for i, request in enumerate(requests[first : first + batch_size])
-        ]
-        canvas = Canvas(model, sampling, rows)
-        hidden = model.hidden(canvas.ids, canvas.mask)[:, canvas.response]
-        means.append(hidden[:, start:stop].float().mean(1).cpu())
-    return torch.cat(means)
+    states = asked_states(model, requests, sampling, batch_size=batch_size)
+    return torch.stack([each[start:stop].mean(0) for each in states])
 
 
 class _FirstBlock:

@@ -133,13 +133,13 @@ class EngineGuard:
     def sums(self, step: BlockStep, is_open: torch.Tensor, first: bool) -> torch.Tensor:
         """Sum of w h and of w [D + 1] of a step, at its block's begin or after it. Raises GuardError without states."""
         if step.pooled is not None:
-            sums, shape = step.pooled[0 if first else 1].float().cpu(), (self.width + 1,)
+            sums = step.pooled[0 if first else 1].float().cpu()
         elif step.hidden is not None:
             counted = is_open[None] if first else self._standing(step, is_open)
-            sums, shape = sums_of(step.hidden[None], counted.to(step.hidden.device))[0].cpu(), (self.width + 1,)
+            sums = sums_of(step.hidden[None], counted.to(step.hidden.device))[0].cpu()
         else:
             raise GuardError("there are no hidden states of this step's forward.")
-        if sums.shape != shape or not torch.isfinite(sums).all():
+        if sums.shape != (self.width + 1,) or not torch.isfinite(sums).all():
             raise GuardError(f"the states are no {self.width} finite numbers a position.")
         return sums
 

@@ -93,6 +93,14 @@ class Verdict:
         }
 
 
+def hash_of(tensors: Mapping[str, np.ndarray]) -> str:
+    """A hash over names, dtypes, shapes and numbers."""
+    values = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        values.update(f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    return values.hexdigest()
+
+
 def prompt_hash(prompt: Any) -> str:
     """16 hex digits of a prompt: a text, token ids or messages."""
     return key_of(prompt=prompt)
@@ -341,16 +349,13 @@ class Guard(ABC):
     @property
     def digest(self) -> str:
         """16 hex digits over everything a verdict depends on."""
-        values = hashlib.sha256()
-        for name, value in sorted(self.tensors().items()):
-            values.update(f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
         return key_of(
             guard=self.name,
             version=self.version,
             settings=asdict(self.settings),
             bound=self.bound,
             threshold=self.threshold,
-            tensors=values.hexdigest(),
+            tensors=hash_of(self.tensors()),
         )
 
     # --- in front of a model --------------------------------------------------------------------------------

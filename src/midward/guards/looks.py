@@ -31,7 +31,7 @@ from midward.dynamics.blockwise import Sigma, look_anchors
 from midward.dynamics.looks import CLASSES, GRID, Followed, Looks, Reader, class_of
 from midward.errors import InputError
 from midward.guards.detectors import Detector, Fitted, Mahalanobis
-from midward.guards.guard import ANCHORS, Exchange, Guard, GuardError, Labelled, Verdict
+from midward.guards.guard import ANCHORS, Exchange, Guard, GuardError, Labelled, Verdict, hash_of
 from midward.models import LanguageModel
 from midward.sampling import Sampling, Step
 from midward.store import key_of
@@ -76,7 +76,7 @@ class LookGuard(Guard):
 
     @property
     def reads(self) -> str:
-        return key_of(guard=self.name, version=self.version, learned=_hashable(self.learned()))
+        return key_of(guard=self.name, version=self.version, learned=hash_of(self.learned()))
 
     def learned(self) -> dict[str, np.ndarray]:
         """What `learn` found, for the file; with `anchors` theirs."""
@@ -94,10 +94,11 @@ class LookGuard(Guard):
             blocks = blocks if len(blocks) > 1 else by_class[number - 1]  # too few: as the class before
             by_class[number] = blocks
             seen = np.array(blocks)
-            self.fit_class(number, _carried(seen))
+            carried = _carried(seen)
+            self.fit_class(number, carried)
             for look in range(len(GRID)):
                 reached = np.isfinite(seen[:, look]).all(-1)
-                there = seen[reached] if reached.any() else _carried(seen)
+                there = seen[reached] if reached.any() else carried
                 self.tails[number, look] = np.sort(self.distances(number, there[:, : look + 1]), axis=0)
         return self
 
@@ -219,10 +220,6 @@ def tail_ranks(tails: np.ndarray, distances: np.ndarray) -> np.ndarray:
 def states_of(answers: Sequence[Exchange]) -> list[np.ndarray]:
     """phi of the looks [blocks, J, D] of answers that were sampled to learn from."""
     return [each.states for each in answers if each.states is not None]
-
-
-def _hashable(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {name: value.tolist() for name, value in tensors.items()}
 
 
 def _carried(looks: np.ndarray) -> np.ndarray:
