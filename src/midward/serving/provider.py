@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inspect_ai._util.error import PrerequisiteError  # private: see `ProviderError`
@@ -27,11 +27,12 @@ from midward.errors import InputError
 from midward.guards import STUB, sampling_of
 from midward.guards import load as load_guard
 from midward.models import ModelError
-from midward.sampling import Forced, Request, Response, Sampling
+from midward.sampling import Sampling
 from midward.sampling.likelihood import Span, SpanScore
-from midward.serving.plan import fill_messages, make_requests, make_sampling, mask_token, read_messages, strip_masks
+from midward.serving.plan import make_sampling, read_messages
 from midward.serving.queue import Engine, shared
-from midward.serving.wire import Choice, Details, ExtraBody, Masks, Message
+from midward.serving.turn import Answer, Turn
+from midward.serving.wire import Choice, Details, ExtraBody, Masks
 from midward.store import key_of
 
 if TYPE_CHECKING:
@@ -174,47 +175,18 @@ class MidwardAPI(ModelAPI):
         """Answer a conversation; see the class. Raises InputError for a request that can't be followed."""
         extra = ExtraBody.read(config.extra_body)
         self._check(tools, config)
-        engine, count = self.engine, config.num_choices or 1
-        messages, token = read_messages(input), mask_token(engine)
-        details = Details(
-            fingerprint=engine.fingerprint,
-            masks=extra.masks or self.masks,
-            prompt_masks=sum(message["content"].count(token) for message in messages) if token else 0,
-            choices=[],
-        )
-        if details.prompt_masks and details.masks == "refuse":
-            return self._refused(details, count)
-        if token and details.masks == "strip":
-            messages = strip_masks(token, messages)
-
-        prompt_ids = engine.encode(messages)
-        settings = {**self._settings(engine, prompt_ids, config), **extra.sampling}
-        requests, sampling = make_requests(engine, prompt_ids, settings, extra, count)
-        # The seeds are in the requests, so that those with different ones can share a batch.
-        responses = await engine.sample(
-            requests, replace(sampling, seed=0), batch_size=self.batch_size, guard=self.guard
-        )
-        drawn = sampling.temperature > 0 or sampling.order in ("random", "annealed") or self.guard is not None
-        choices = []
-        for i, (request, response) in enumerate(zip(requests, responses, strict=True)):
-            response.checked()  # an error of this sample, never an answer
-            flagged = response.verdict is not None and response.verdict.flagged
-            read = _stub_choice if flagged else _response_choice
-            choice, record = read(engine, prompt_ids, request, response, messages)
-            if response.verdict is not None:
-                record["guard"] = response.verdict.record()
-            choice.message.model = self.model_name
-            choices.append(choice)
-            details.choices.append(Choice(seed=sampling.seed + i, drawn=drawn, **record))
-        details.sampling = asdict(sampling)
-        details.forced = [
-            {"position": span.position, "ids": list(span.ids), "text": engine.model.text(span.ids)}
-            for span in _given(prompt_ids, requests[0])
-        ]
-        details.nfe = sum(response.nfe for response in responses)
-        tokens = sum(choice.authored_tokens for choice in details.choices)
+        count = config.num_choices or 1
+        turn = Turn(self.engine, read_messages(input), extra, extra.masks or self.masks, self.guard)
+        if turn.refused:
+            return self._refused(turn.details, count)
+        prompt_ids = turn.encode()
+        turn.plan({**self._settings(turn.engine, prompt_ids, config), **extra.sampling}, count)
+        responses = await turn.engine.sample(turn.requests, turn.sampling, batch_size=self.batch_size, guard=self.guard)
+        answers = turn.answer(responses)
+        tokens = sum(answer.about.authored_tokens for answer in answers)
         usage = ModelUsage(input_tokens=len(prompt_ids), output_tokens=tokens, total_tokens=len(prompt_ids) + tokens)
-        return ModelOutput(model=self.model_name, choices=choices, usage=usage, metadata=details.metadata())
+        choices = [self._choice(answer) for answer in answers]
+        return ModelOutput(model=self.model_name, choices=choices, usage=usage, metadata=turn.details.metadata())
 
     async def score(self, spans: Sequence[Span], *, mode: str, length: int) -> list[SpanScore]:
         """Return the spans' log-probabilities; see `midward.sampling.likelihood.span_log_probs`."""
@@ -223,6 +195,10 @@ class MidwardAPI(ModelAPI):
     async def gradient(self, span: Span, slots: Sequence[int], *, length: int) -> torch.Tensor:
         """Return the gradient at prompt slots; see `midward.sampling.likelihood.span_gradient`."""
         return await self.engine.gradient(span, slots, length=length, batch_size=self.batch_size)
+
+    def _choice(self, answer: Answer) -> ChatCompletionChoice:
+        message = ChatMessageAssistant(content=answer.text, model=self.model_name, source="generate")
+        return ChatCompletionChoice(message=message, stop_reason=answer.stop)
 
     def _refused(self, details: Details, count: int) -> ModelOutput:
         """The answer to masks in a message where the policy is to refuse."""
@@ -282,62 +258,3 @@ def _check_arguments(batch_size: Any, masks: Any, sampling: Mapping[str, Any]) -
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"batch_size must be an integer, 1 or more; received {batch_size!r}.")
     one_of("masks policy", masks, get_args(Masks))
-
-
-Answer = tuple[ChatCompletionChoice, dict[str, Any]]  # a choice, and its part of the details
-
-
-def _response_choice(
-    engine: Engine, prompt_ids: list[int], request: Request, response: Response, messages: list[Message]
-) -> Answer:
-    """A response as a choice: its text, and who wrote what of it."""
-    forced = _given(prompt_ids, request)
-    record: dict[str, Any] = {"nfe": response.nfe, "steps": response.steps, "ended": response.ended}
-    if response.edits:
-        record["edits"] = [asdict(edited) for edited in response.edits]
-    fills: list[int] = []
-    mask_id, fill_only = engine.model.family.mask_id, _fills_only(prompt_ids, request)
-    if mask_id is not None and mask_id in prompt_ids:
-        now = response.prompt_ids + (response.raw_ids if fill_only else [])
-        fills = [token for before, token in zip(prompt_ids, now, strict=True) if before == mask_id]
-        record |= {"filled": fill_messages(engine, fills, messages), "fills": engine.model.text(fills)}
-    if fill_only:
-        last = max(i for i, message in enumerate(messages) if mask_token(engine) in message["content"])
-        text, ended, written = record["filled"][last]["content"], True, fills
-    else:
-        text, ended = response.text, response.ended
-        taken = response.written.union(span.position + i for span in forced for i in range(len(span.ids)))
-        written = [token for position, token in enumerate(response.ids) if position not in taken]
-        ends = [(span.position, span.position + len(span.ids)) for span in forced]
-        record["forced_at"] = [
-            (len(engine.model.text(response.ids[:start])), len(engine.model.text(response.ids[:stop])))
-            if stop <= len(response.ids)
-            else None
-            for start, stop in ends
-        ]
-    record |= {"authored": engine.model.text(written), "authored_tokens": len(written)}
-    return _choice(text, "stop" if ended else "max_tokens"), record
-
-
-def _stub_choice(
-    engine: Engine, prompt_ids: list[int], request: Request, response: Response, messages: list[Message]
-) -> Answer:
-    """A guard's stub as a choice."""
-    record = {"nfe": response.nfe, "steps": response.steps, "ended": True}
-    authored = {"authored": response.text, "authored_tokens": len(response.ids)}
-    return _choice(response.text, "content_filter"), record | authored
-
-
-def _choice(text: str, stop_reason: Any) -> ChatCompletionChoice:
-    message = ChatMessageAssistant(content=text, source="generate")
-    return ChatCompletionChoice(message=message, stop_reason=stop_reason)
-
-
-def _fills_only(prompt_ids: list[int], request: Request) -> bool:
-    """Whether the request's response is the conversation's own end."""
-    return len(request.prompt) < len(prompt_ids)
-
-
-def _given(prompt_ids: list[int], request: Request) -> tuple[Forced, ...]:
-    """The spans that the caller forced."""
-    return () if _fills_only(prompt_ids, request) else request.forced
