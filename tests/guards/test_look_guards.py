@@ -1,19 +1,26 @@
 """Guards by blocks: one file for every number of steps, the same verdict in front of a model and afterwards."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from guard_world import fit, prompts
+from guard_world import asked, fit, prompts
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from midward.errors import InputError
 from midward.guards import STUB, Exchange, GuardError, SRIBlocksGuard, load, make
+from midward.guards.compare import Comparison
 from midward.guards.config import conformal_order
 from midward.guards.logits import Energy
+from midward.judges.bench import Bench
+from midward.judges.judge import JudgeInfo, Verdict
 from midward.sampling import Request, Sampling, sample
 
 FRESH = prompts(300, 24)
+MASK = "<|mdm_mask|>"
 BLOCKS: dict[str, Any] = {"length": 16, "block": 8, "order": "low_confidence"}
 
 
@@ -91,6 +98,7 @@ def test_one_file_goes_with_every_number_of_steps_and_no_other_block(model, fitt
         "eos:looks=all",
         "cascade:members=[sri-blocks, energy:size=8, eos]",
         "cascade:members=[hesitate, energy:size=8]",
+        "cascade:members=[masks, energy:size=8, prefuse, hesitate]",
     ],
 )
 def test_a_file_says_the_same(model, sampling, tmp_path, spec):
@@ -198,15 +206,98 @@ def test_energy_is_read_off_the_logits_of_each_step(model, sampling, tmp_path):
     assert np.isfinite(table).all()
 
 
-def test_a_cascade_is_the_largest_of_its_members(model, sampling, tmp_path):
-    members = {"sri-blocks": make("sri-blocks"), "energy": make("energy:size=8")}
-    cascade = make("cascade:members=[sri-blocks, energy:size=8]")
-    fit(model, {**members, "cascade": cascade}, tmp_path, sampling)
+EARLY = "cascade:members=[masks, prefuse, sri-blocks, energy:size=8]"
+
+
+@pytest.fixture(scope="module")
+def cascaded(model, sampling, tmp_path_factory):
+    """The cascade's members and itself, fitted on the same prompts, and its file."""
+    guards = {spec: make(spec) for spec in ("prefuse", "sri-blocks", "energy:size=8", EARLY)}
+    paths = fit(model, guards, tmp_path_factory.mktemp("cascade"), sampling)
+    return guards, paths[EARLY]
+
+
+def test_a_cascade_is_the_largest_of_its_members(model, sampling, cascaded):
+    guards, _ = cascaded
     scores = []
-    for guard in (*members.values(), cascade):
-        tables = looked_at(model, guard, FRESH, sampling)
-        scores.append(guard.score(model, [Exchange(Request("t30"), signal=table) for table in tables]))
-    np.testing.assert_allclose(np.maximum(*scores[:2]), scores[2])
+    for spec, guard in guards.items():
+        tables = [None] * len(FRESH) if spec == "prefuse" else looked_at(model, guard, FRESH, sampling)
+        exchanges = [Exchange(Request(text), signal=table) for text, table in zip(FRESH, tables, strict=True)]
+        scores.append(guard.score(model, exchanges))
+    np.testing.assert_allclose(np.max(scores[:3], axis=0), scores[3], rtol=1e-5)
+    assert len({int(np.argmax(column)) for column in np.transpose(scores[:3])}) > 1
+
+
+def test_what_is_flagged_at_the_request_costs_no_forward_but_that_members(model, sampling, cascaded, monkeypatch):
+    cascade = copy(cascaded[0][EARLY])
+    forwards, hidden = [], model.hidden
+    monkeypatch.setattr(model, "hidden", lambda *args, **how: forwards.append(1) or hidden(*args, **how))
+    masked = f"t30 {MASK} t31"
+    [response] = cascade.sample(model, [masked], sampling)
+    verdict = response.verdict
+    assert (verdict.member, verdict.looks, verdict.flagged, verdict.step) == ("masks", "before", True, None)
+    assert response.text == STUB and response.nfe == 0 and not forwards
+    ranks = cascade.early(model, [Exchange(Request(text)) for text in FRESH])[:, 1]
+    cascade.threshold = float(ranks.max()) - 1e-3
+    forwards.clear()
+    flagged, other = cascade.sample(model, [FRESH[ranks.argmax()], masked], sampling)
+    assert (flagged.verdict.member, other.verdict.member) == ("prefuse", "masks")
+    assert len(forwards) == 1 and flagged.nfe == other.nfe == 0
+
+
+def test_a_cascade_names_the_member_and_leaves_the_others_answers_as_they_are(model, sampling, cascaded):
+    guards, _ = cascaded
+    cascade = guards[EARLY]
+    behind = cascade.sample(model, [f"t30 {MASK}", *FRESH], sampling)[1:]
+    without = sample(model, FRESH, sampling)
+    assert {each.verdict.flagged for each in behind} == {True, False}
+    for place, (response, plain) in enumerate(zip(behind, without, strict=True)):
+        if response.verdict.member in ("sri-blocks", "energy"):
+            own = guards[{"energy": "energy:size=8"}.get(response.verdict.member, response.verdict.member)]
+            [table] = looked_at(model, own, FRESH[place : place + 1], sampling)
+            look = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0).index(response.verdict.progress)
+            assert own.ranks(table)[response.verdict.block, look] > cascade.threshold
+        elif not response.verdict.flagged:
+            assert response.raw_ids == plain.raw_ids and response.verdict.member is None
+    named = {each.verdict.member for each in behind if each.verdict.flagged}
+    assert named <= {"prefuse", "sri-blocks", "energy"} and len(named) > 1
+
+
+def test_a_comparison_says_which_requests_a_cascade_would_not_have_sampled(model, sampling, cascaded, tmp_path):
+    cascade = cascaded[0][EARLY]
+    cases = asked([f"t30 {MASK}", *FRESH])
+
+    async def judge(goal, response, metadata):
+        return Verdict("silent", None)
+
+    silent = Bench(JudgeInfo("silent", "1", "says nothing", "nothing", lambda: judge), judge, {"judge": "silent"})
+    comparison = Comparison(model, cases, {"cascade": cascade}, tmp_path, sampling, silent)
+    rows = comparison.answers()
+    decided = comparison.decisions(rows)["cascade"]
+    for decision, response in zip(
+        decided, cascade.sample(model, [case.request for case in cases], sampling), strict=True
+    ):
+        assert decision["flagged"] == response.verdict.flagged
+        assert decision["step"] == (-1 if response.verdict.looks == "before" else response.verdict.step)
+    assert decided == comparison.decisions(rows)["cascade"]  # kept
+
+
+def test_a_cascade_is_refused_for_what_a_member_isnt_for_and_where_a_part_is_missing(model, cascaded, tmp_path):
+    _, path = cascaded
+    with pytest.raises(GuardError, match=r"'prefuse' was fitted for something else: length 16 there, 32 here"):
+        load(path, model, Sampling(**{**BLOCKS, "length": 32}, steps=8))
+    tensors = load_file(path)
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    for name in [name for name in tensors if name.startswith("member1/")]:
+        save_file(
+            {key: value for key, value in tensors.items() if key != name}, tmp_path / "less.safetensors", metadata
+        )
+        with pytest.raises(GuardError, match="can be used"):
+            load(tmp_path / "less.safetensors")
+    save_file({**tensors, "member1/tails": -tensors["member1/tails"]}, tmp_path / "odd.safetensors", metadata)
+    with pytest.raises(GuardError, match="sorted odds"):
+        load(tmp_path / "odd.safetensors")
 
 
 def test_the_end_tokens_probability_is_looked_at_once_or_always(model, sampling, tmp_path):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,6 +205,8 @@ class Comparison:
                 if self.sampling.threshold is not None:  # of a schedule some steps are skipped, and not counted
                     pairs = zip(stops, rows, strict=True)
                     stops = [None if stop is None or stop >= row["steps"] else stop for stop, row in pairs]
+                early = guard.flag(np.array([score.pop("early", None) for score in scores], dtype=float)).tolist()
+                stops = [-1 if is_early else stop for is_early, stop in zip(early, stops, strict=True)]
             decisions[label] = [
                 {**score, "flagged": None if row.get("error") else flagged, "step": step if flagged else None}
                 for row, score, flagged, step in zip(rows, scores, flags, stops, strict=True)
@@ -238,16 +240,24 @@ class Comparison:
                 for i, case in ((i, self.cases[i]) for i in chunk)
             ]
             started = time.process_time()
-            scores = guard.scores_by_seed(self.model, exchanges, batch_size=self.batch_size)
+            early = guard.early(self.model, exchanges, batch_size=self.batch_size) if guard.reads else None
             seconds = (time.process_time() - started) / len(chunk)
+            if early is not None:
+                exchanges = [replace(each, early=own) for each, own in zip(exchanges, early, strict=True)]
+            scores = guard.scores_by_seed(self.model, exchanges, batch_size=self.batch_size)
+            if early is None:  # else the rest is what its watcher takes
+                seconds = (time.process_time() - started) / len(chunk)
             written = []
-            for i, by_seed in zip(chunk, scores.T.tolist(), strict=True):
+            for place, (i, by_seed) in enumerate(zip(chunk, scores.T.tolist(), strict=True)):
                 unknown = rows[i].get("error") or np.isnan(by_seed[0])
                 seeds = {"seeds": None if unknown else by_seed} if len(by_seed) > 1 else {}
-                written.append({"key": keys[i], "score": None if unknown else by_seed[0], **seeds, "seconds": seconds})
+                more = {} if early is None or not early.size else {"early": float(np.nanmax(early[place]))}
+                written.append(
+                    {"key": keys[i], "score": None if unknown else by_seed[0], **seeds, **more, "seconds": seconds}
+                )
             file.append(*written)
             self.progress(f"{label}: scores", len(rows) - len(todo) + start + len(chunk), len(rows))
-        return [file.rows[key] for key in keys]
+        return [dict(file.rows[key]) for key in keys]
 
     # --- what it costs --------------------------------------------------------------------------------------
 
@@ -258,8 +268,8 @@ class Comparison:
 
         A guard that looks before or after costs what its scores took, one that repairs what its answers took beyond
         the model's. One that looks at signals costs what its watcher takes of a generation, with the threshold out of
-        reach so that it stops none. That is a few per mille: the difference of two whole runs would measure the
-        machine (bench/sri_overhead.py has both).
+        reach so that it stops none, and what it makes of the request alone. That is a few per mille: the difference of
+        two whole runs would measure the machine (bench/sri_overhead.py has both).
 
         Args:
             rows, decisions: as `answers` and `decisions` give them.
@@ -274,6 +284,7 @@ class Comparison:
             seconds = np.mean([decision["seconds"] for decision in decisions[label]])
             if guard.reads:
                 costs[label] = float(np.median([watching[label] / without for without, watching in runs]))
+                costs[label] += float(seconds * len(prompts) / bare)  # of members that look at the request
             elif guard.repairs:
                 costs[label] = float(seconds / np.mean([row["seconds"] for row in rows])) - 1
             else:

@@ -46,7 +46,8 @@ class Exchange:
     text: the response, None where there is none yet. signal: the SRI signal of its generation [T], or of its steps up
     to the one that it was stopped at; of a guard by blocks, what it read at their looks [blocks, J, F + 1]. plain: the
     goal as it was before an attack dressed it up, which only an evaluation knows (an oracle; no deployed guard has it).
-    states: phi of the looks [blocks, J, D], of an answer to learn from.
+    states: phi of the looks [blocks, J, D], of an answer to learn from. early: what the request alone scored, see
+    `Guard.early`.
     """
 
     request: Request
@@ -54,6 +55,7 @@ class Exchange:
     signal: np.ndarray | None = None
     plain: str | None = None
     states: np.ndarray | None = None
+    early: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Verdict:
     looks: when it looked. score: None where the guard couldn't say (unscored, never flagged). step: the denoising step
     after which the generation was stopped, from 0; None where it ran to its end. signal: the SRI signal up to there.
     block, progress: of a guard that looks at blocks, the first look above the threshold: which block, from 0, and how
-    much of it stood (0..1).
+    much of it stood (0..1). member: of a cascade, which of its guards it was.
     """
 
     guard: str
@@ -85,6 +87,7 @@ class Verdict:
     signal: tuple[float, ...] | None = None
     block: int | None = None
     progress: float | None = None
+    member: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON, as files and pages have it; step and block count from 1 there."""
@@ -234,6 +237,19 @@ class Guard(ABC):
         """Which scores are above the threshold, bool of the same shape; unscored ones are not."""
         return np.asarray(scores, dtype=float) > self.threshold
 
+    def early(
+        self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8, briefly: bool = False
+    ) -> np.ndarray:
+        """What the requests alone score [N, K], by each of the K parts of the guard that look before the generation.
+
+        Args:
+            model, exchanges, batch_size: as of `score`.
+            briefly: a request that one part flags isn't shown to those behind it, whose score is NaN then.
+        """
+        if self.looks != "before":
+            return np.empty((len(exchanges), 0))
+        return self.checked(model, exchanges, batch_size=batch_size)[:, None]
+
     # --- of a guard that takes labelled answers ---------------------------------------------------------------
 
     @property
@@ -313,8 +329,9 @@ class Guard(ABC):
         """The score after each of a signal's steps [T]; None at steps that it doesn't look at."""
         raise GuardError(f"the guard {self.name!r} has no score by step.")
 
-    def seen(self, verdict: Verdict, signal: np.ndarray | None, step: int | None) -> Verdict:
+    def seen(self, verdict: Verdict, exchange: Exchange, step: int | None) -> Verdict:
         """The verdict with the signal [t] it is of, and the step that it stopped the generation at."""
+        signal = exchange.signal
         if signal is None:
             return verdict
         shown = tuple(signal.tolist()) if np.isfinite(signal).all() else None
@@ -394,23 +411,27 @@ class Guard(ABC):
         how: dict[str, Any] = {"batch_size": batch_size, "watchers": watchers}
         if self.repairs:
             return self.answer(model, exchanges, sampling, **how)
-        if self.looks == "before":
-            verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
-            passed = [i for i, verdict in enumerate(verdicts) if not verdict.flagged]
-            sampled = sample(model, [exchanges[i].request for i in passed], sampling, **how)
-            responses: dict[int, Response] = dict(zip(passed, sampled, strict=True))
-        else:
-            stopped: dict[int, int] = {}
-            signals = self.watcher(stopped)
-            how["watchers"] = [*watchers, *([signals] if signals else [])]
-            responses = dict(enumerate(sample(model, [request for request, _ in pairs], sampling, **how)))
-            for i, response in responses.items():
-                signal = None if signals is None else signals.signal(i).numpy()
-                if i in stopped and signal is not None and signal.ndim == 1:
-                    signal = signal[: stopped[i] + 1]
+        # 1. What the requests alone say; the generation of those that pass.
+        early = self.early(model, exchanges, batch_size=batch_size, briefly=True)
+        exchanges = [replace(each, early=scores) for each, scores in zip(exchanges, early, strict=True)]
+        first = zip(self._verdicts(largest(early), "before"), exchanges, strict=True)
+        verdicts = [self.seen(verdict, each, None) for verdict, each in first]
+        passed = [i for i, verdict in enumerate(verdicts) if not verdict.flagged]
+        stopped: dict[int, int] = {}
+        signals = self.watcher(stopped)
+        how["watchers"] = [*watchers, *([signals] if signals else [])]
+        sampled = sample(model, [exchanges[i].request for i in passed], sampling, **how)
+        responses = dict(zip(passed, sampled, strict=True))
+        # 2. What the generations say.
+        if self.looks != "before":
+            for place, (i, response) in enumerate(responses.items()):
+                signal = None if signals is None else signals.signal(place).numpy()
+                if place in stopped and signal is not None and signal.ndim == 1:
+                    signal = signal[: stopped[place] + 1]
                 exchanges[i] = replace(exchanges[i], text=response.text, signal=signal)
-            verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
-            verdicts = [self.seen(verdicts[i], each.signal, stopped.get(i)) for i, each in enumerate(exchanges)]
+            scores = self.checked(model, [exchanges[i] for i in passed], batch_size=batch_size)
+            for place, (i, verdict) in enumerate(zip(passed, self._verdicts(scores), strict=True)):
+                verdicts[i] = self.seen(verdict, exchanges[i], stopped.get(place))
         return [_handed_out(model, responses.get(i), verdicts[i], ids) for i, (_, ids) in enumerate(pairs)]
 
     def answer(
@@ -425,10 +446,11 @@ class Guard(ABC):
         """Of a guard that `repairs`: its own responses, with their verdicts. Args: as of `sample`."""
         raise NotImplementedError
 
-    def _verdicts(self, scores: np.ndarray) -> list[Verdict]:
+    def _verdicts(self, scores: np.ndarray, looks: Look | None = None) -> list[Verdict]:
         known = [None if math.isnan(score) else score for score in scores.tolist()]
         flags = self.flag(scores).tolist()
-        return [Verdict(self.name, self.looks, flags[i], score, self.threshold) for i, score in enumerate(known)]
+        looks = looks or self.looks
+        return [Verdict(self.name, looks, flags[i], score, self.threshold) for i, score in enumerate(known)]
 
     # --- on the disk ----------------------------------------------------------------------------------------
 
@@ -446,6 +468,11 @@ class Guard(ABC):
             self.anchors = Anchors.rebuild(anchors, self.bound["anchors"], "the file")
             if self.anchors.needs_all_steps or self.anchors.fingerprint != self.bound["fingerprint"]:
                 raise InputError("its anchors aren't those of its settings")
+
+
+def largest(scores: np.ndarray) -> np.ndarray:
+    """The largest of each row [N] of scores [N, K]; NaN where none is known."""
+    return np.asarray(np.fmax.reduce(scores, axis=1, initial=np.nan))
 
 
 def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,9 +128,9 @@ class LookGuard(Guard):
             steps.append(int(table[above][:, -1].min()) if above.any() else None)
         return steps
 
-    def seen(self, verdict: Verdict, signal: np.ndarray | None, step: int | None) -> Verdict:
+    def seen(self, verdict: Verdict, exchange: Exchange, step: int | None) -> Verdict:
         """With the block and the progress of the first look above the threshold."""
-        verdict = replace(verdict, flagged=verdict.flagged or step is not None, step=step)
+        verdict, signal = replace(verdict, flagged=verdict.flagged or step is not None, step=step), exchange.signal
         if signal is None or not verdict.flagged:
             return verdict
         above = np.argwhere(self.flag(np.nan_to_num(self.ranks(signal), nan=-np.inf)))
