@@ -24,7 +24,7 @@ from midward import Sampling
 from midward.attacks import evalset, matrix, results
 from midward.models import LanguageModel
 from midward.serving import provider
-from midward.serving.queue import Engine
+from midward.serving.engine import Engine
 
 ATTACKS = ("direct", "tap", "pair", "prefill")
 

@@ -127,7 +127,7 @@ def test_masks_are_counted_and_one_is_enough_to_be_refused(model, sampling):
     assert [one.verdict.score for one in found] == [2, 0]
     assert found[0].text == STUB and found[0].nfe == 0 and found[0].prompt_ids == model.encode(texts[0])
     [plain] = sample(model, texts[1:], sampling)
-    assert found[1].raw_ids == plain.raw_ids and list(trace.commit_step) == [0]
+    assert found[1].raw_ids == plain.raw_ids and list(trace.commit_step) == [1]
 
 
 def test_the_audit_is_the_distance_of_first_step_states(model, sampling):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ def sri_signal(states: torch.Tensor, anchors: Anchors, *, tau: float = TAU) -> t
 class SRISignal(Pooling):
     """A watcher that makes the SRI signal of every request while it is sampled.
 
-    `signal(row)` is [T] when the row's batch is over. NaN where the row took part in no step. A row that ended early
-    has its last state's signal, against each later step's anchors.
+    `signal(row)` is [T] when the row takes no further step; NaN where it took part in none. A row that ended early has
+    its last state's signal, against each later step's anchors.
 
     Args:
         anchors: they say layer, reading and whether every step is run; `on_start` raises AnchorsMismatch where they
@@ -106,11 +106,15 @@ class SRISignal(Pooling):
         if not self._open:
             return
         self._open = False
-        begun = [place for place, reached in enumerate(self._next) if reached]
-        if begun:
-            self._fill(begun, self._last[begun], 0, [self._sigma.shape[1]] * len(begun))
+        self._close(range(len(self._next)))
         for row, sigma in zip(canvas.rows, self._sigma, strict=True):
             self._signals[row.index] = torch.from_numpy(sigma)
+
+    def _close(self, places: Iterable[int]) -> None:
+        """Give rows their last state's signal at all later steps."""
+        begun = [place for place in places if self._next[place]]
+        if begun:
+            self._fill(begun, self._last[begun], 0, [self._sigma.shape[1]] * len(begun))
 
     def _read(self, states: np.ndarray, units: np.ndarray) -> np.ndarray:
         return signal(states, units, eps=self.anchors.eps, tau=self.tau)
@@ -126,6 +130,9 @@ class SRISignal(Pooling):
 
     def signal(self, row: int) -> torch.Tensor:
         """sigma [T] of a request, float64 on the CPU. Raises KeyError for one that wasn't watched."""
+        if self._open and (place := self._place.get(row)) is not None:  # its batch isn't over, but it may be
+            self._close([place])
+            self._signals[row] = torch.from_numpy(self._sigma[place].copy())
         if row not in self._signals:
             raise KeyError(f"no signal of request {row}; was it sampled with this watcher?")
         return self._signals[row]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,7 +25,8 @@ from midward.dynamics.looks import Looks
 from midward.errors import InputError
 from midward.guards.config import GuardError, conformal_order
 from midward.models import LanguageModel
-from midward.sampling import Request, Response, Sampling, Watcher, sample
+from midward.sampling import Request, Response, Sampling, Watcher, fill
+from midward.sampling.passes import Pass, Passes, alone
 from midward.sampling.requests import resolve
 from midward.store import key_of
 
@@ -134,6 +135,7 @@ class Guard(ABC):
     name, version (raised whenever a score may change), about. looks: "before" the generation, at the request;
     "during" it, at its steps; "after" it, at the text. Settings: a frozen pydantic dataclass. tied_to: what a fitted
     one can't be used without: "model" (weights and adapter), "sampling" (all settings but those that are `free`).
+    decides_at_steps: whatever it flags it has stopped at a step, so that what a step before left standing may be shown.
     repairs: it samples in a way of its own and answers what it flags anew (`answer`), where the others refuse it.
 
     A guard that takes labelled answers has `learn`, which comes before `fit`. One that looks at steps `reads` a signal:
@@ -151,6 +153,7 @@ class Guard(ABC):
     about: ClassVar[str]
     looks: ClassVar[Look]
     Settings: ClassVar[type[Any]]
+    decides_at_steps: ClassVar[bool] = False
     tied_to: ClassVar[tuple[str, ...]] = ("model",)
     free: ClassVar[tuple[str, ...]] = ("seed",)
     repairs: ClassVar[bool] = False
@@ -394,7 +397,7 @@ class Guard(ABC):
             sampling: by default what the guard was fitted for.
             batch_size: rows of a forward.
             watchers: see the steps. A request that is flagged before its generation is never sampled, and they don't
-                see it: they number the others.
+                see it.
 
         Returns:
             Responses with a `verdict`; a flagged one is the `STUB`, and nothing else of it is handed out: its prompt's
@@ -404,35 +407,100 @@ class Guard(ABC):
         Raises:
             GuardError: where the guard isn't fitted for this model and sampling; else what `sample` raises.
         """
+        return alone(self.fill(model, requests, sampling, batch_size=batch_size, watchers=watchers))
+
+    def fill(
+        self,
+        model: LanguageModel,
+        requests: Sequence[Any],
+        sampling: Sampling | None = None,
+        *,
+        batch_size: int = 8,
+        watchers: Sequence[Watcher] = (),
+        shadow: bool = False,
+        leaves: Callable[[dict[int, Response]], None] | None = None,
+    ) -> Passes[list[Response]]:
+        """`sample` as a coroutine, see `midward.sampling.passes`.
+
+        Args:
+            model, requests, sampling, batch_size, watchers: as of `sample`; the guard sees a step before the watchers.
+            shadow: stop and replace nothing; responses are those without the guard, with its verdict.
+            leaves: told of responses, by index, as soon as their verdicts stand; of all by the end.
+        """
         sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
         self.check(model, sampling)
         pairs = [resolve(model, request, sampling, index) for index, request in enumerate(requests)]
         exchanges = [Exchange(request) for request, _ in pairs]
-        how: dict[str, Any] = {"batch_size": batch_size, "watchers": watchers}
         if self.repairs:
-            return self.answer(model, exchanges, sampling, **how)
-        # 1. What the requests alone say; the generation of those that pass.
-        early = self.early(model, exchanges, batch_size=batch_size, briefly=True)
+            if shadow:
+                raise GuardError(f"the guard {self.name!r} answers anew, so it can't only look on.")
+            answers: list[Response] = yield Pass(
+                lambda: self.answer(model, exchanges, sampling, batch_size=batch_size, watchers=watchers)
+            )
+            if leaves:
+                leaves(dict(enumerate(answers)))
+            return answers
+        finished: dict[int, Response] = {}
+
+        def finish(responses: Mapping[int, Response | None], verdicts: Mapping[int, Verdict]) -> None:
+            """Hand out responses; None of a request that wasn't sampled."""
+            handed_out = {
+                i: _handed_out(model, response, verdicts[i], pairs[i][1], shadow) for i, response in responses.items()
+            }
+            finished.update(handed_out)
+            if leaves and handed_out:
+                leaves(handed_out)
+
+        # 1. What the requests alone say; those that are flagged aren't sampled.
+        early = self.early(model, exchanges, batch_size=batch_size, briefly=not shadow)
         exchanges = [replace(each, early=scores) for each, scores in zip(exchanges, early, strict=True)]
-        first = zip(self._verdicts(largest(early), "before"), exchanges, strict=True)
-        verdicts = [self.seen(verdict, each, None) for verdict, each in first]
-        passed = [i for i, verdict in enumerate(verdicts) if not verdict.flagged]
+        before = {
+            i: self.seen(verdict, exchanges[i], None)
+            for i, verdict in enumerate(self._verdicts(largest(early), "before"))
+        }
+        refused = {i: None for i, verdict in before.items() if verdict.flagged and not shadow}
+        finish(refused, before)
         stopped: dict[int, int] = {}
-        signals = self.watcher(stopped)
-        how["watchers"] = [*watchers, *([signals] if signals else [])]
-        sampled = sample(model, [exchanges[i].request for i in passed], sampling, **how)
-        responses = dict(zip(passed, sampled, strict=True))
+        signals = self.watcher(None if shadow else stopped)
+
         # 2. What the generations say.
-        if self.looks != "before":
-            for place, (i, response) in enumerate(responses.items()):
-                signal = None if signals is None else signals.signal(place).numpy()
-                if place in stopped and signal is not None and signal.ndim == 1:
-                    signal = signal[: stopped[place] + 1]
-                exchanges[i] = replace(exchanges[i], text=response.text, signal=signal)
-            scores = self.checked(model, [exchanges[i] for i in passed], batch_size=batch_size)
-            for place, (i, verdict) in enumerate(zip(passed, self._verdicts(scores), strict=True)):
-                verdicts[i] = self.seen(verdict, exchanges[i], stopped.get(place))
-        return [_handed_out(model, responses.get(i), verdicts[i], ids) for i, (_, ids) in enumerate(pairs)]
+        def hand_out(responses: Mapping[int, Response]) -> None:
+            if self.looks == "before":
+                finish(responses, before)
+                return
+            exchanged = {}
+            for i, response in responses.items():
+                signal = None if signals is None else signals.signal(i).numpy()
+                if i in stopped and signal is not None and signal.ndim == 1:
+                    signal = signal[: stopped[i] + 1]
+                exchanged[i] = replace(exchanges[i], text=response.text, signal=signal)
+            verdicts = self._verdicts(self.checked(model, list(exchanged.values()), batch_size=batch_size))
+            finish(
+                responses,
+                {
+                    i: self.seen(verdict, each, self._stop(each) if shadow else stopped.get(i))
+                    for (i, each), verdict in zip(exchanged.items(), verdicts, strict=True)
+                },
+            )
+
+        asked = [request for request, _ in pairs]
+        watchers = [*([signals] if signals else []), *watchers]
+        responses = yield from fill(
+            model,
+            asked,
+            sampling,
+            batch_size=batch_size,
+            watchers=watchers,
+            skipped=refused.keys(),
+            leaves=hand_out if leaves else None,
+        )
+        if not leaves:
+            hand_out(dict(zip([i for i in range(len(asked)) if i not in refused], responses, strict=True)))
+        return [finished[i] for i in range(len(pairs))]
+
+    def _stop(self, exchange: Exchange) -> int | None:
+        """The step that a whole signal would have been stopped at."""
+        return None if exchange.signal is None else self.stops(exchange.signal[None])[0]
 
     def answer(
         self,
@@ -490,11 +558,13 @@ def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in bound["sampling"].items() if name != "seed"}
 
 
-def _handed_out(model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int]) -> Response:
+def _handed_out(
+    model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int], shadow: bool
+) -> Response:
     """The response as it leaves the guard: with its verdict, or the stub. An error stays one, unscored."""
     if response is not None and response.error is not None:
         return replace(response, verdict=replace(verdict, flagged=False, score=None))
-    if response is not None and not verdict.flagged:
+    if response is not None and (shadow or not verdict.flagged):
         return replace(response, verdict=verdict)
     ids = model.tokens(STUB)
     nfe, steps = (response.nfe, response.steps) if response else (0, 0)

@@ -50,6 +50,7 @@ class LookGuard(Guard):
     """
 
     looks = "during"
+    decides_at_steps = True
     tied_to = ("model", "sampling")
     free = FREE
     reads_phi: ClassVar[bool] = False

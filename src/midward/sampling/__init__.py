@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .canvas import Canvas
     from .likelihood import Span, SpanScore, span_gradient, span_log_probs
     from .requests import SELECTORS, Ban, Edit, Edited, Forced, Request, Response
-    from .sampler import sample
+    from .sampler import fill, sample
     from .step import Editor, Steerer, Step, Watcher
     from .trace import Trace
 

@@ -6,6 +6,7 @@ leaves them: it goes on by itself (or with those that do the same) from where it
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from transformers import DynamicCache
@@ -15,13 +16,14 @@ from .canvas import Canvas
 from .choose import choose, probability, read
 from .edits import Filling, mark
 from .noise import uniform
+from .passes import Pass, Passes
 from .requests import Edited
 from .step import Reduce, Step, Watcher
 
 
-def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
+def run(canvas: Canvas, watchers: Sequence[Watcher]) -> Passes[None]:
     """Fill the canvas from left to right; rows leave the batch (and the cache) at their end token."""
-    _Autoregressive(canvas, watchers).run()
+    return _Autoregressive(canvas, watchers).run()
 
 
 class _Autoregressive(Filling):
@@ -41,13 +43,13 @@ class _Autoregressive(Filling):
         self.next = [0] * len(canvas.rows)  # the position of each row's next step
         self.stale: set[int] = set()  # rows whose cache holds what stands no more
 
-    def run(self) -> None:
+    def run(self) -> Passes[None]:
         """Fill all rows, a group of them at a time."""
         groups = [list(range(len(self.canvas.rows)))]
         while groups:
-            groups += self._together(groups.pop(0))
+            groups += yield from self._together(groups.pop(0))
 
-    def _together(self, group: list[int]) -> list[list[int]]:
+    def _together(self, group: list[int]) -> Passes[list[list[int]]]:
         """Fill rows that stand at the same position. Returns those that left the others, by where they go on."""
         canvas = self.canvas
         apart: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -57,7 +59,8 @@ class _Autoregressive(Filling):
         fresh = canvas.ids[rows, : canvas.width + first]  # what the cache hasn't seen yet
         for position in range(first, self.sampling.length):
             column = canvas.width + position
-            hidden = self.model.hidden(fresh, self.mask[rows, :column], cache)[:, -1]  # [B, D]
+            states = yield Pass(partial(self.model.hidden, fresh, self.mask[rows, :column], cache))
+            hidden = states[:, -1]  # [B, D]
             index = canvas.steps_taken[group[0]]
             token, score = self._choose(rows, position, hidden)
             canvas.broken[rows] |= score.isnan()
@@ -69,15 +72,18 @@ class _Autoregressive(Filling):
             stopped = self.show(self._step(index, position, rows, score, hidden)) if self.is_shown else set()
 
             done = self._done(rows).tolist()
-            kept = []
+            kept, gone = [], list[int]()
             for place, row in enumerate(group):
                 if canvas.rows[row].index in stopped or (done[place] and not self.planned.left[row]):
+                    gone.append(row)
                     continue
                 if row in self.stale:
                     apart[index, self.next[row]].append(row)
                 else:
                     kept.append(place)
             self.stale.clear()
+            if gone:
+                canvas.leave(gone)
             if not kept:
                 break
             if len(kept) < len(group):

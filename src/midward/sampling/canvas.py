@@ -3,7 +3,7 @@
 Shapes: B rows, L = P + length positions: prompts left-padded to the width P, then the response.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,10 @@ class Canvas:
     forced [B, length] bool: written before the first step, or by an edit that froze it.
     edited: what the edits of each row have done so far.
     broken [B] bool: the logits of a step were no finite numbers; such a row has no response, only an error.
+    on_leave: told of rows that take no further step, each at most once.
     """
+
+    on_leave: Callable[[Sequence[int]], None] | None = None
 
     def __init__(self, model: LanguageModel, sampling: Sampling, rows: list[Row]) -> None:
         self.model = model
@@ -106,11 +109,17 @@ class Canvas:
         masks_before = (ids == self.mask_id).cumsum(-1)
         return (is_end & (masks_before == 0)).any(-1) | self.broken[rows]
 
-    def responses(self) -> list[Response]:
-        """Return what stands in each row, as `Response`s."""
+    def leave(self, rows: Sequence[int]) -> None:
+        """Rows take no further step."""
+        if self.on_leave is not None:
+            self.on_leave(rows)
+
+    def responses(self, rows: Iterable[int] | None = None) -> list[Response]:
+        """Return what stands in these rows, or in each, as `Response`s."""
         results = []
         broken = self.broken.tolist()
-        for i, row in enumerate(self.rows):
+        for i in range(len(self.rows)) if rows is None else rows:
+            row = self.rows[i]
             line = self.ids[i].tolist()
             raw = line[self.width :]
             end = self.model.end_of(raw)

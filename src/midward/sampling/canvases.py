@@ -24,6 +24,7 @@ from midward.errors import InputError
 from .canvas import Canvas, Row
 from .choose import COLDEST
 from .edits import Filling
+from .passes import Pass, Passes
 from .requests import Edited
 from .settings import Sampling
 from .step import Reduce, Step, Watcher
@@ -48,10 +49,11 @@ def refuse(name: str, sampling: Sampling, rows: Sequence[Row]) -> None:
             raise InputError(f"request {row.index}: {name!r} can't follow forced spans or bans.")
 
 
-def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
-    """Fill the canvas, row by row."""
+def run(canvas: Canvas, watchers: Sequence[Watcher]) -> Passes[None]:
+    """Fill the canvas, row by row: all of a row's forwards are one pass."""
     for number in range(len(canvas.rows)):
-        _Row(canvas, watchers, number).run()
+        yield Pass(_Row(canvas, watchers, number).run)
+        canvas.leave([number])
 
 
 class _Row(Filling, LogitsProcessor):

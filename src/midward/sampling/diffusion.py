@@ -21,6 +21,7 @@ from .canvas import Canvas
 from .choose import choose, probability, read
 from .edits import Filling, mark
 from .noise import uniform
+from .passes import Pass, Passes
 from .requests import Edited
 from .settings import block_offset, spread
 from .step import Reduce, Steerer, Step, Watcher
@@ -29,9 +30,9 @@ _ORDER_STEP = -1  # the step number that the random order's draws are made under
 _ANNEAL = 0.3  # share of chance in the first step of a block of the annealed order (DiffuGuard's alpha_0 for LLaDA)
 
 
-def run(canvas: Canvas, watchers: Sequence[Watcher]) -> None:
+def run(canvas: Canvas, watchers: Sequence[Watcher]) -> Passes[None]:
     """Fill the canvas."""
-    _Diffusion(canvas, watchers).run()
+    return _Diffusion(canvas, watchers).run()
 
 
 @dataclass
@@ -84,10 +85,10 @@ class _Diffusion(Filling):
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
-    def run(self) -> None:
+    def run(self) -> Passes[None]:
         """Take every step, of the schedule or until all are above the threshold."""
         if self.sampling.threshold is not None:
-            self._run_by_threshold()
+            yield from self._run_by_threshold()
             return
         self.plans = self._schedule()
         self.steps = max(len(plan) for plan in self.plans)
@@ -96,15 +97,15 @@ class _Diffusion(Filling):
             working = [row for row, (_, quota) in planned.items() if quota or self.every_step or self._due(row, index)]
             if working:
                 blocks, quota = zip(*(planned[row] for row in working), strict=True)
-                self._step(index, list(blocks), working, list(quota))
+                yield from self._step(index, list(blocks), working, list(quota))
 
-    def _run_by_threshold(self) -> None:
+    def _run_by_threshold(self) -> Passes[None]:
         blocks = [self.sampling.blocks_after(offset) for offset in self.offsets]
         index = 0
         for number in range(max(len(each) for each in blocks)):
             block_of = {row: each[number] for row, each in enumerate(blocks) if number < len(each)}
             while working := self._with_masks(block_of):
-                self._step(index, [block_of[row] for row in working], working, [1] * len(working))
+                yield from self._step(index, [block_of[row] for row in working], working, [1] * len(working))
                 index += 1
 
     # --- known before the first step ---------------------------------------------------------------------
@@ -169,7 +170,7 @@ class _Diffusion(Filling):
             if any_left[row] or (self.planned.left[row] and blocks.get(row, (0, 0))[1] == last)
         ]
 
-    def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> None:
+    def _step(self, index: int, blocks: list[tuple[int, int]], working: list[int], quota: list[int]) -> Passes[None]:
         """One denoising step.
 
         index: its number. working [B]: rows of the canvas. blocks [B]: each row's, in response positions. quota [B]:
@@ -177,7 +178,7 @@ class _Diffusion(Filling):
         """
         canvas = self.canvas
         # 1. Hidden states of the canvas as it stands.
-        forward = self._compute(index, blocks, working)
+        forward = yield from self._compute(index, blocks, working)
         # 2. What may be committed: masks up to the end of the row's block, those of the prompt included.
         masked = forward.ids == self.mask_id  # [B, L]
         stops = torch.tensor([stop for _, stop in blocks], device=self.device)
@@ -190,6 +191,7 @@ class _Diffusion(Filling):
         after = torch.where(commit, tokens, forward.ids)
         canvas.ids[forward.rows] = after
         # 5. Count, edit and show the step, and let go of rows that are stopped or whose text is final.
+        before = self.alive
         self.blocks.update(zip(working, blocks, strict=True))
         for row in working:
             canvas.steps_taken[row] += 1
@@ -202,6 +204,8 @@ class _Diffusion(Filling):
                 row for row, is_done in zip(working, done, strict=True) if is_done and not self.planned.left[row]
             }
             self.alive = [row for row in self.alive if row not in finished]
+        if len(self.alive) < len(before):
+            canvas.leave([row for row in before if row not in self.alive])
 
     def _due(self, row: int, index: int) -> bool:
         """Whether a step of the schedule makes an edit of the row's request."""
@@ -232,30 +236,37 @@ class _Diffusion(Filling):
             quotas = SCHEDULES[self.sampling.schedule](self._count(masked, block), len(steps))
             plan[steps[0] : steps[-1] + 1] = [(block, quota) for quota in quotas]
 
-    def _compute(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> _Forward:
+    def _compute(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> Passes[_Forward]:
         canvas = self.canvas
         rows = torch.tensor(working, device=self.device)
         draws = torch.full_like(rows, index)
         if self.sampling.threshold is not None:  # rows take different numbers of steps: each counts its own
             draws = torch.tensor([canvas.steps_taken[row] for row in working], device=self.device)
         ids = canvas.ids[rows]
-        return _Forward(index, blocks, rows, draws, ids, *self._states(rows, ids, blocks))
+        seen, mask = self._inputs(rows, ids)
+        starts = [0]
+        if self.cache is None:
+            joins = self.model if self.model.family.attention == "full" else None
+            hidden = yield Pass(lambda: self.model.hidden(seen, mask), joins, seen if joins else None, mask)
+        else:
+            cache = self.cache
+            hidden, starts = yield Pass(lambda: cache.hidden(seen, mask, working, blocks, self.alive))
+        return _Forward(index, blocks, rows, draws, ids, starts, *self._halves(hidden))
 
-    def _states(
-        self, rows: torch.Tensor, ids: torch.Tensor, blocks: list[tuple[int, int]] | None
-    ) -> tuple[list[int], torch.Tensor, torch.Tensor | None]:
-        """Starts, conditional and unconditional states, as `_Forward` has them. blocks: None for all columns."""
-        count, mask = len(ids), None if self.canvas.mask is None else self.canvas.mask[rows]
-        guided = self.sampling.guidance > 0
-        if guided:
+    def _inputs(self, rows: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What a forward of these rows sees, ids and mask; with guidance the unconditional rows behind the others."""
+        mask = None if self.canvas.mask is None else self.canvas.mask[rows]
+        if self.sampling.guidance > 0:
             ids = torch.cat([ids, torch.where(self.given[rows], self.mask_id, ids)])
             mask = None if mask is None else mask.repeat(2, 1)
-        starts = [0]
-        if self.cache is None or blocks is None:
-            hidden = self.model.hidden(ids, mask)
-        else:
-            hidden, starts = self.cache.hidden(ids, mask, rows.tolist(), blocks, self.alive)
-        return starts, hidden[:count], hidden[count:] if guided else None
+        return ids, mask
+
+    def _halves(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Conditional and unconditional states of a forward."""
+        if self.sampling.guidance == 0:
+            return hidden, None
+        count = len(hidden) // 2
+        return hidden[:count], hidden[count:]
 
     def _predict(
         self, forward: _Forward, wanted: torch.Tensor, reduces: Sequence[Reduce] = ()
@@ -397,8 +408,8 @@ class _Diffusion(Filling):
             """With an exact cache, the whole forward that it spared."""
             if self.cache is None or not self.cache.exact:
                 return forward
-            starts, hidden, unguided = self._states(forward.rows, forward.ids, None)
-            return replace(forward, starts=starts, hidden=hidden, unguided=unguided)
+            hidden, unguided = self._halves(self.model.hidden(*self._inputs(forward.rows, forward.ids)))
+            return replace(forward, starts=[0], hidden=hidden, unguided=unguided)
 
         def hidden() -> torch.Tensor:
             start = full().starts[0]

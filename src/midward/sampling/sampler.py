@@ -1,16 +1,16 @@
-"""`sample`: requests in, responses out, in the same order."""
+"""`sample`: requests in, responses out, in the same order; and `fill`, the same as a coroutine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
-
-import torch
 
 from midward.errors import InputError
 from midward.models import LanguageModel
 
 from . import autoregressive, cache, canvases, diffusion
 from .canvas import Canvas, Row
+from .passes import Passes, alone
 from .requests import Request, Response, resolve
 from .settings import Sampling
 from .step import Steerer, Watcher
@@ -44,6 +44,29 @@ def sample(
             follow.
         TypeError: What is no request.
     """
+    return alone(fill(model, requests, sampling, batch_size=batch_size, watchers=watchers))
+
+
+def fill(
+    model: LanguageModel,
+    requests: Sequence[Request | Any],
+    sampling: Sampling | None = None,
+    *,
+    batch_size: int = 8,
+    watchers: Sequence[Watcher] = (),
+    skipped: Collection[int] = (),
+    leaves: Callable[[dict[int, Response]], None] | None = None,
+) -> Passes[list[Response]]:
+    """`sample` as a coroutine, see `midward.sampling.passes`; it must be driven without gradients.
+
+    Args:
+        model, requests, sampling, batch_size, watchers: As of `sample`.
+        skipped: Indices of requests that are only counted: they have no response.
+        leaves: Told of responses, by index, as soon as their rows take no further step; of all by the end.
+
+    Returns:
+        The responses but for those skipped, in the requests' order.
+    """
     if isinstance(requests, str | Request | Mapping) or not isinstance(requests, Sequence):
         raise TypeError(f"requests are a list, one entry a response; received {type(requests).__name__}.")
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -56,8 +79,9 @@ def sample(
 
     rows = []
     for index, request in enumerate(requests):
-        request, prompt_ids = resolve(model, request, sampling, index)
-        rows.append(Row(index, request, prompt_ids))
+        if index not in skipped:
+            request, prompt_ids = resolve(model, request, sampling, index)
+            rows.append(Row(index, request, prompt_ids))
     rows.sort(key=lambda row: len(row.prompt_ids))  # stable, so equal lengths keep their order
 
     if model.family.kind == "canvas":
@@ -65,17 +89,31 @@ def sample(
     cache.refuse(model, sampling, rows, watchers)
     kinds = {"diffusion": diffusion.run, "autoregressive": autoregressive.run, "canvas": canvases.run}
     run = kinds[model.family.kind]
-    results: dict[int, Response] = {}
+    responses: dict[int, Response] = {}
     for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        canvas = Canvas(model, sampling, batch)
-        with torch.no_grad(), ExitStack() as stack:
+        canvas = Canvas(model, sampling, rows[start : start + batch_size])
+        canvas.on_leave = partial(_hand_out, canvas, responses, leaves)
+        with ExitStack() as stack:
             for watcher in watchers:
                 stack.callback(watcher.on_end, canvas)
                 watcher.on_start(canvas)
-            run(canvas, watchers)
-        results.update(zip((row.index for row in batch), canvas.responses(), strict=True))
-    return [results[index] for index in range(len(rows))]
+            yield from run(canvas, watchers)
+        canvas.leave([i for i, row in enumerate(canvas.rows) if row.index not in responses])
+    return [responses[index] for index in sorted(responses)]
+
+
+def _hand_out(
+    canvas: Canvas,
+    responses: dict[int, Response],
+    leaves: Callable[[dict[int, Response]], None] | None,
+    numbers: Sequence[int],
+) -> None:
+    """Note the responses of canvas rows that take no further step, and tell of them."""
+    indices = [canvas.rows[number].index for number in numbers]
+    gone = dict(zip(indices, canvas.responses(numbers), strict=True))
+    responses.update(gone)
+    if leaves and gone:
+        leaves(gone)
 
 
 def _check_kind(model: LanguageModel, sampling: Sampling) -> None:

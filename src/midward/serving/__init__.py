@@ -1,1 +1,1 @@
-"""A model behind an interface: the batching queue, and the provider that Inspect finds as `midward/<model>`."""
+"""A model behind an interface: the engine, and the provider that Inspect finds as `midward/<model>`."""

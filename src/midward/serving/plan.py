@@ -12,7 +12,7 @@ from midward.errors import InputError
 from midward.sampling import Ban, Edit, Forced, Request, Sampling, sample
 from midward.sampling.noise import row_seed
 from midward.sampling.requests import resolve
-from midward.serving.queue import Engine
+from midward.serving.engine import Engine
 from midward.serving.wire import Change, ExtraBody, Message, Tokens
 
 _FILL_STEP = 32  # tokens; see `_to_fill`

@@ -29,8 +29,8 @@ from midward.guards import load as load_guard
 from midward.models import ModelError
 from midward.sampling import Sampling
 from midward.sampling.likelihood import Span, SpanScore
+from midward.serving.engine import Engine, shared
 from midward.serving.plan import make_sampling, read_messages
-from midward.serving.queue import Engine, shared
 from midward.serving.turn import Answer, Turn
 from midward.serving.wire import Choice, Details, ExtraBody, Masks
 from midward.store import key_of
@@ -129,7 +129,7 @@ class MidwardAPI(ModelAPI):
 
     @property
     def engine(self) -> Engine:
-        """The loaded model and its queue; loaded again after `close`."""
+        """The loaded model and its thread; loaded again after `close`."""
         if self._engine is None:
             self._engine = shared(*self._placement)
         return self._engine
@@ -162,7 +162,7 @@ class MidwardAPI(ModelAPI):
         self._engine = None
 
     def max_connections(self) -> int:
-        """Enough to fill two batches. The queue does the rest, whatever Inspect makes of this."""
+        """Enough to fill two batches. The engine does the rest, whatever Inspect makes of this."""
         return max(100, 2 * self.batch_size)
 
     def connection_key(self) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from midward.guards import Guard
 from midward.sampling import Forced, Request, Response, Sampling
+from midward.serving.engine import Engine
 from midward.serving.plan import fill_messages, make_requests, mask_token, strip_masks
-from midward.serving.queue import Engine
 from midward.serving.wire import Choice, Details, ExtraBody, Masks, Message
 
 Stop = Literal["stop", "max_tokens", "content_filter"]

@@ -1,4 +1,4 @@
-"""The queue: who shares a batch, whose error it is, who may leave, and when a model is let go."""
+"""The scheduler: who shares a batch, whose error it is, who may leave, and when a model is let go."""
 
 import gc
 import shutil
@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midward.serving import queue as _queue
-from midward.serving.queue import BatchQueue, QueueClosed, results, shared
+from midward.serving import scheduler as _scheduler
+from midward.serving.engine import shared
+from midward.serving.scheduler import Scheduler, SchedulerClosed, results
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Squares:
 
 
 class Gate:
-    """Work that holds the thread until it is let go, so that a queue builds up behind it."""
+    """Work that holds the thread until it is let go, so that work queues up behind it."""
 
     def __init__(self):
         self.entered, self.open = threading.Event(), threading.Event()
@@ -55,19 +56,19 @@ class Gate:
         self.open.set()
 
 
-def held(queue):
-    """A gate that has the queue's thread."""
+def held(scheduler):
+    """A gate that has the scheduler's thread."""
     gate = Gate()
-    queue.submit(gate, 0)
+    scheduler.submit(gate, 0)
     assert gate.entered.wait(20)
     return gate
 
 
 def test_a_batch_is_of_one_work_the_oldest_first_and_alike_in_size():
-    queue, batches = BatchQueue(), []
-    with held(queue):
+    scheduler, batches = Scheduler(), []
+    with held(scheduler):
         futures = [
-            queue.submit(Squares(name, batches), size, size=size, limit=2)
+            scheduler.submit(Squares(name, batches), size, size=size, limit=2)
             for name, size in [("a", 1), ("b", 7), ("a", 100), ("a", 2), ("b", 8), ("a", 99), ("b", 9)]
         ]
     assert [future.result(20) for future in futures] == [1, 49, 10000, 4, 64, 9801, 81]
@@ -75,9 +76,9 @@ def test_a_batch_is_of_one_work_the_oldest_first_and_alike_in_size():
 
 
 def test_different_limits_do_not_mix():
-    queue, batches = BatchQueue(), []
-    with held(queue):
-        futures = [queue.submit(Squares("a", batches), i, limit=1 + i % 2 * 7) for i in range(6)]
+    scheduler, batches = Scheduler(), []
+    with held(scheduler):
+        futures = [scheduler.submit(Squares("a", batches), i, limit=1 + i % 2 * 7) for i in range(6)]
     assert [future.result(20) for future in futures] == [i**2 for i in range(6)]
     assert sorted(len(items) for _, items in batches) == [1, 1, 1, 3]
 
@@ -88,10 +89,10 @@ def test_different_limits_do_not_mix():
     limit=st.integers(1, 8),
 )
 def test_everyone_gets_their_own_result_or_error(jobs, limit):
-    queue, batches = BatchQueue(), []
-    with held(queue):
+    scheduler, batches = Scheduler(), []
+    with held(scheduler):
         futures = [
-            queue.submit(Squares(name, batches), item, size=item if item != "bad" else 25, limit=limit)
+            scheduler.submit(Squares(name, batches), item, size=item if item != "bad" else 25, limit=limit)
             for name, item, _ in jobs
         ]
         for future, (*_, leaves) in zip(futures, jobs, strict=True):
@@ -111,22 +112,22 @@ def test_everyone_gets_their_own_result_or_error(jobs, limit):
 
 
 def test_callers_on_several_loops_and_threads():
-    queue, batches, found = BatchQueue(), [], {}
+    scheduler, batches, found = Scheduler(), [], {}
 
     async def ask(start):
         async def one(i):
-            [found[i]] = await results([queue.submit(Squares("a", batches), i, size=i, limit=16)])
+            [found[i]] = await results([scheduler.submit(Squares("a", batches), i, size=i, limit=16)])
 
         async with anyio.create_task_group() as group:
             for i in range(start, start + 40):
                 group.start_soon(one, i)
 
     threads = [threading.Thread(target=anyio.run, args=(ask, 40 * n)) for n in range(3)]
-    with held(queue):
+    with held(scheduler):
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 20
-        while len(queue._waiting) < 120 and time.monotonic() < deadline:
+        while len(scheduler._waiting) < 120 and time.monotonic() < deadline:
             time.sleep(0.01)
     for thread in threads:
         thread.join(20)
@@ -135,21 +136,21 @@ def test_callers_on_several_loops_and_threads():
 
 
 def test_a_cancelled_caller_leaves_the_queue_unless_its_item_runs():
-    queue, batches = BatchQueue(), []
+    scheduler, batches = Scheduler(), []
 
     async def leave(work, item, inside):
         with anyio.move_on_after(30) as scope:
             async with anyio.create_task_group() as group:
-                futures = [queue.submit(work, item)]
+                futures = [scheduler.submit(work, item)]
                 group.start_soon(results, futures)
                 await anyio.to_thread.run_sync(inside)
                 scope.cancel()
         return futures[0]
 
-    with held(queue) as gate:
+    with held(scheduler) as gate:
         waiting = anyio.run(leave, Squares("a", batches), 3, lambda: None)
         assert waiting.cancelled()
-        later = queue.submit(Squares("a", batches), 4)
+        later = scheduler.submit(Squares("a", batches), 4)
         gate.open.set()
         assert later.result(20) == 16
     assert batches == [("a", [4])]
@@ -161,14 +162,14 @@ def test_a_cancelled_caller_leaves_the_queue_unless_its_item_runs():
 
 
 def test_one_of_several_failing_cancels_the_rest():
-    queue, batches = BatchQueue(), []
+    scheduler, batches = Scheduler(), []
 
     async def ask():
-        with held(queue) as gate:
-            futures = [queue.submit(Squares("a", batches), "bad")]
+        with held(scheduler) as gate:
+            futures = [scheduler.submit(Squares("a", batches), "bad")]
             blocker = Gate()
-            queue.submit(blocker, 0)
-            futures.append(queue.submit(Squares("b", batches), 2))
+            scheduler.submit(blocker, 0)
+            futures.append(scheduler.submit(Squares("b", batches), 2))
             gate.open.set()
             with blocker, pytest.raises(ValueError, match="a bad item"):
                 await results(futures)
@@ -179,27 +180,27 @@ def test_one_of_several_failing_cancels_the_rest():
 
 
 def test_a_closed_queue_ends_its_waiting_and_takes_nothing():
-    queue = BatchQueue()
-    with held(queue) as gate:
-        waiting = queue.submit(Squares("a", []), 1)
-        closing = threading.Thread(target=queue.close)
+    scheduler = Scheduler()
+    with held(scheduler) as gate:
+        waiting = scheduler.submit(Squares("a", []), 1)
+        closing = threading.Thread(target=scheduler.close)
         closing.start()
         with pytest.raises(CancelledError):
             waiting.result(20)
         gate.open.set()
         closing.join(20)
-    with pytest.raises(QueueClosed):
-        queue.submit(Squares("a", []), 1)
+    with pytest.raises(SchedulerClosed):
+        scheduler.submit(Squares("a", []), 1)
 
 
 def test_an_unused_queue_ends_its_thread_and_starts_again(monkeypatch):
-    monkeypatch.setattr(_queue, "IDLE", 0.05)
-    queue = BatchQueue()
-    assert queue.submit(Squares("a", []), 3).result(20) == 9
-    thread = queue._worker
+    monkeypatch.setattr(_scheduler, "IDLE", 0.05)
+    scheduler = Scheduler()
+    assert scheduler.submit(Squares("a", []), 3).result(20) == 9
+    thread = scheduler._worker
     thread.join(20)
     assert not thread.is_alive()
-    assert queue.submit(Squares("a", []), 4).result(20) == 16
+    assert scheduler.submit(Squares("a", []), 4).result(20) == 16
 
 
 def test_one_engine_a_model_until_nobody_holds_it_or_it_is_written_anew(llada_folder, tmp_path):
