@@ -13,7 +13,8 @@ from midward import judges as judges  # its scorers, by name
 
 @modelapi(name="midward")
 def midward() -> type[ModelAPI]:
-    """Models run in this process, `midward/<sandbox, folder or Hub id>`, and `midward/sandbox-assistant`."""
+    """Models run in this process, `midward/<sandbox, folder or Hub id>`, with a base URL those of a server of ours, and
+    `midward/sandbox-assistant`."""
 
     def make(model_name: str, *args: Any, **settings: Any) -> ModelAPI:
         if model_name.split("/")[0] == "sandbox-assistant":
@@ -21,6 +22,10 @@ def midward() -> type[ModelAPI]:
 
             return AssistantAPI(model_name, *args, **settings)
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see `midward.cli.main`
+        if settings.get("base_url"):
+            from midward.serving.remote import RemoteAPI
+
+            return RemoteAPI(model_name, *args, **settings)
         from midward.serving.provider import MidwardAPI
 
         return MidwardAPI(model_name, *args, **settings)

@@ -31,7 +31,10 @@ class Capability(StrEnum):
     GRAD = "GRAD"  # its gradient with respect to prompt tokens
 
 
-OWN = "a model that this process loads (midward/<model>), or attacks that need CHAT only"
+OWN = (
+    "a model that this process loads (midward/<model>), a midward server that grants it (midward serve --research, "
+    "--endpoint), or attacks that need CHAT only"
+)
 _INSTEAD = {
     Capability.SYS: "attacks without a system turn",
     Capability.EDIT: "a masked diffusion or autoregressive model that this process loads (midward/<model>) without an "

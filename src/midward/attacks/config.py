@@ -32,6 +32,9 @@ class AttackConfig:
             adapters of one label are seeds of one row.
         guard: [LABEL=]FILE of a fitted guard; may be given several times: one more row each, the model and adapter that
             it was fitted for behind it; see midward guard fit.
+        endpoint: The address of a midward server: its model is attacked there, with all that it grants (midward serve
+            --research); adapter and guard are the server's.
+        api_key_file: A file whose first line is the server's key; else MIDWARD_API_KEY.
         served: An Inspect model that is served elsewhere (vllm/..., openai-api/...); one more row.
         profile: quick, mosa, mosa-adaptive, sri, harmbench or jbb; see --list.
         attacks: Attacks by comma, at the profile's settings; the profile's own unless given.
@@ -62,6 +65,8 @@ class AttackConfig:
     model: Annotated[str, Flag(read=folder_or_id)] = "sandbox"
     adapter: Annotated[list[str] | None, Flag(grows=True)] = None
     guard: Annotated[list[str] | None, Flag(grows=True)] = None
+    endpoint: Annotated[str | None, Flag(free=True)] = None
+    api_key_file: Annotated[Path | None, Flag(free=True)] = None
     served: Annotated[list[str] | None, Flag(grows=True)] = None
     profile: Annotated[str, Flag()] = "quick"
     attacks: Annotated[tuple[str, ...], Flag(grows=True)] = ()

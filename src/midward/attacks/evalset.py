@@ -30,7 +30,7 @@ from midward.attacks.target import Ask, Target
 from midward.judges.asking import bounded as as_judge
 from midward.judges.phrases import REFUSAL
 from midward.runs.run import Measured
-from midward.serving.provider import MidwardAPI
+from midward.serving.provider import Runtime
 from midward.store import key_of
 from midward.world import ASSISTANT
 
@@ -179,7 +179,7 @@ def run(
         ModelDownError: an endpoint doesn't answer. CapabilityError: a row lacks what an attack needs. What loading
             raises. All before anything runs.
     """
-    roles = {role: model_of(name) for role, name in matrix.roles.items()}
+    roles = {role: matrix.player(role) for role in matrix.roles}
     for row in (row for row in matrix.rows if row.served):  # what costs nothing to know comes first
         _check_capabilities(matrix, row, row.load())
     known = (out / "logs").is_dir()
@@ -254,10 +254,9 @@ def _run_row(matrix: Matrix, model: Model, tasks: list[Task], out: Path, display
 
 def _measured(row: Row, model: Model) -> Measured:
     """Whose results a row's are."""
-    if not isinstance(model.api, MidwardAPI):
+    if not isinstance(model.api, Runtime):
         return Measured(name=row.model, label=row.label)
-    guard = model.api.guard
-    return Measured.of(model.api.model, label=row.label, guard=row.guard, digest=guard.digest if guard else None)
+    return model.api.measured(row.label, row.guard)
 
 
 def _check_capabilities(matrix: Matrix, row: Row, model: Model) -> None:
@@ -268,9 +267,11 @@ def _check_capabilities(matrix: Matrix, row: Row, model: Model) -> None:
 
 def _resolved(row: Row, model: Model) -> Iterator[str]:
     """Where the row's model runs and how it samples, in lines; nothing of a served one."""
-    if isinstance(model.api, MidwardAPI):
+    if isinstance(model.api, Runtime):
         placed = _measured(row, model)
-        yield f"model     {row.label} ({placed.family}) on {placed.device} as {placed.dtype}"
+        at = "" if placed.endpoint is None else f" at {placed.endpoint}"
+        on = "" if placed.device is None else f" on {placed.device}"
+        yield f"model     {row.label} ({placed.family}){at}{on} as {placed.dtype}"
         yield f"sampling  {model.api.sampling.words(model.api.model.family.kind)}"
 
 
@@ -299,8 +300,8 @@ def _first_calls(matrix: Matrix) -> None:
 
 def _let_go(model: Model, matrix: Matrix) -> None:
     """Free the memory of a model of this process; it is loaded again when it is asked."""
-    if len(matrix.rows) > 1 and isinstance(model.api, MidwardAPI):
-        model.api.close()
+    if len(matrix.rows) > 1 and isinstance(model.api, Runtime):
+        model.api.let_go()
 
 
 # --- what it would cost ------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from midward.guards import describe, sampling_of
 from midward.guards import find as find_guard
 from midward.judges import JudgeInfo
 from midward.models.loading import adapter_folder, checkpoint_folder
+from midward.serving.client import Client, first_key
 from midward.world import ASSISTANT
 
 
@@ -37,6 +38,7 @@ class Row:
         arguments: the provider's model arguments; of a served model fields of Inspect's `GenerateConfig`.
         served: whether it is an Inspect model with its provider instead (`openai/...`).
         guard: a fitted guard's file or folder.
+        endpoint: the address of the server of ours that runs the model; key: one of its keys.
     """
 
     label: str
@@ -45,6 +47,8 @@ class Row:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     served: bool = False
     guard: str | None = None
+    endpoint: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def load(self) -> Model:
         """The Inspect model. Raises ModelError as the provider does, and AttackError for a served one."""
@@ -52,11 +56,16 @@ class Row:
             return model_of(self.model, GenerateConfig(**self.arguments))
         given = {"adapter": self.adapter, "guard": self.guard}
         arguments = dict(self.arguments) | {name: value for name, value in given.items() if value}
-        return model_of(f"midward/{self.model}", **arguments)
+        return self.bare(**arguments)
+
+    def bare(self, **arguments: Any) -> Model:
+        """Our model of this name, where the row's runs, with these arguments alone."""
+        at: dict[str, Any] = {} if self.endpoint is None else {"base_url": self.endpoint, "api_key": self.key}
+        return model_of(f"midward/{self.model}", **at, **arguments)
 
     def check_paths(self) -> None:
         """Raise ModelError for a folder that isn't there, before another row's model is loaded."""
-        if not self.served:
+        if not (self.served or self.endpoint):
             checkpoint_folder(self.model)
         if self.adapter:
             adapter_folder(self.adapter)
@@ -64,7 +73,8 @@ class Row:
     def __str__(self) -> str:
         adapter, guard = (f" + {self.adapter}" if self.adapter else "", f" behind {self.guard}" if self.guard else "")
         given = ", ".join(f"{name} {value}" for name, value in self.arguments.items() if value is not None)
-        return f"{self.label}: {self.model}{adapter}{guard}" + (f" ({given})" if self.served and given else "")
+        at = f" at {self.endpoint}" if self.endpoint else ""
+        return f"{self.label}: {self.model}{adapter}{guard}{at}" + (f" ({given})" if self.served and given else "")
 
 
 def model_of(name: str, config: GenerateConfig | None = None, **arguments: Any) -> Model:
@@ -161,6 +171,12 @@ class Matrix:
         for row in self.rows:
             rows.setdefault(row.label, []).append(row)
         return rows
+
+    def player(self, role: str) -> Model:
+        """The model that plays a role. A proxy that is the attacked model is asked where that runs."""
+        row, name = self.rows[0], self.roles[role]
+        own = role == "proxy" and row.endpoint is not None and name == f"midward/{row.model}"
+        return row.bare() if own else model_of(name)
 
     @property
     def refusal_judges(self) -> list[str]:
@@ -265,7 +281,7 @@ def matrix_of(config: AttackConfig, rows: Sequence[Row], seed: int = 0) -> Matri
     sets, harmless = by_harm(asked, calm)
     judge_names = judges.ranked(list(config.judges) or judges_for(sets, config.profile))
     planned = plan_attacks(config.attacks, config.profile, settings_of(config.set or []))
-    standard = {role: f"midward/{config.model}" if role == "proxy" else ASSISTANT for role in config.roles}
+    standard = {role: f"midward/{rows[0].model}" if role == "proxy" else ASSISTANT for role in config.roles}
     matrix = Matrix(
         rows=rows,
         attacks=planned,
@@ -304,7 +320,7 @@ def rows_of(
     """
     fitted_for: dict[str, Any] = next(filter(None, (sampling_of(file) for _, file in guards)), {})
     arguments = {**fitted_for, **profile_of(config.profile).sampling, **arguments}
-    rows = [Row("base", config.model, arguments=arguments)]
+    rows = [_at_endpoint(config, arguments) if config.endpoint else Row("base", config.model, arguments=arguments)]
     rows += [Row(label or Path(folder).name, config.model, folder, arguments) for label, folder in adapters]
     labels = {row.adapter: row.label for row in rows}
     for label, file in guards:
@@ -313,6 +329,19 @@ def rows_of(
         rows.append(Row(f"{behind}+{label or Path(file).stem}", config.model, folder, arguments, guard=file))
     endpoint = {"temperature": arguments.get("temperature"), "max_tokens": arguments.get("length")}
     return rows + [Row(name.replace("/", "-"), name, None, endpoint, served=True) for name in config.served or ()]
+
+
+def _at_endpoint(config: AttackConfig, arguments: Mapping[str, Any]) -> Row:
+    """The row of the server at `config.endpoint`. Raises ServerError where there is none, and InputError for flags that
+    are the server's."""
+    theirs = {"--adapter": config.adapter, "--guard": config.guard, "--batch-size": config.batch_size}
+    if given := [name for name, value in theirs.items() if value]:
+        raise InputError(f"{given[0]} is the server's: give it to midward serve, and leave it out beside --endpoint.")
+    key = first_key(config.api_key_file) if config.api_key_file else None
+    name = Client(config.endpoint or "", key).card().name
+    if config.model not in (name, AttackConfig.model):
+        raise InputError(f"{config.endpoint} serves {name!r}, and --model says {config.model!r}; leave one out.")
+    return Row("base", name, arguments=arguments, endpoint=config.endpoint, key=key)
 
 
 def settings_of(given: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ from midward._fences import fence
 from midward.attacks.capabilities import AttackError
 from midward.attacks.target import together
 from midward.errors import InputError
-from midward.serving.provider import MidwardAPI
+from midward.serving.provider import Runtime
 from midward.store import key_of
 
 _FRAME = """[{name}] {task}
@@ -143,7 +143,7 @@ class Roles:
                     f"model_roles={{{role!r}: ...}} in Inspect)."
                 ) from error
             # A model of this process has no limits: its answer waits for whatever else the process is asked.
-            self._models[role] = model if isinstance(model.api, MidwardAPI) else bounded(model, SETTINGS)
+            self._models[role] = model if isinstance(model.api, Runtime) else bounded(model, SETTINGS)
         return self._models[role]
 
     async def ask(

@@ -25,7 +25,7 @@ from midward.goals import Goal
 from midward.sampling import Ban, Edit, Edited, Forced, Request
 from midward.sampling.likelihood import Span, SpanScore
 from midward.sampling.requests import written_by
-from midward.serving.provider import MidwardAPI
+from midward.serving.provider import Runtime
 from midward.serving.wire import Change, Details, ExtraBody, Tokens
 
 if TYPE_CHECKING:
@@ -135,13 +135,15 @@ class Target:
     Attributes:
         queries: how many of each kind were put ("respond", "score", "gradient").
         nfe: forward passes. used: capabilities that were used.
-        runtime: our provider, where this process runs the model; None where it is served elsewhere.
+        ours: our provider, wherever its model runs; None of another's.
+        runtime: the same, where it grants more than chat.
     """
 
     def __init__(self, model: Model, *, budget: int | None = None, seed: int = 0) -> None:
         self.name = str(model)
         self.model = model
-        self.runtime: MidwardAPI | None = model.api if isinstance(model.api, MidwardAPI) else None
+        self.ours = model.api if isinstance(model.api, Runtime) else None
+        self.runtime = self.ours if self.ours is not None and self.ours.open else None
         self.budget, self.seed = budget, seed
         self.queries = {"respond": 0, "score": 0, "gradient": 0}
         self.nfe = 0
@@ -151,12 +153,12 @@ class Target:
         # over it, so limits are given where they say nothing.
         self._config = model._resolve_config(None)
         unlimited = [name for name in _LIMITS if getattr(self._config, name) is None]
-        self._limits = {} if self.runtime else {name: getattr(LIMITS, name) for name in unlimited}
+        self._limits = {} if self.ours else {name: getattr(LIMITS, name) for name in unlimited}
 
     @property
     def capabilities(self) -> frozenset[str]:
         """What may be asked of it."""
-        return SERVED if self.runtime is None else self.runtime.capabilities
+        return SERVED if self.ours is None else self.ours.capabilities
 
     @property
     def left(self) -> int | None:
@@ -168,11 +170,11 @@ class Target:
         check(self.name, self.capabilities, capabilities)
         self.used.update(capabilities)
 
-    def own(self, *capabilities: Capability) -> MidwardAPI:
+    def own(self, *capabilities: Capability) -> Runtime:
         """Our provider, once it has these; to read its tokens and length is no capability used.
 
         Raises:
-            CapabilityError: it lacks one, or the model is served elsewhere.
+            CapabilityError: it lacks one, or the model is served elsewhere without `--research`.
         """
         self.need(*capabilities)
         if self.runtime is None:
@@ -181,7 +183,7 @@ class Target:
             )
         return self.runtime
 
-    # --- tokens, of a model of this process ------------------------------------------------------------------
+    # --- tokens, of a model of ours --------------------------------------------------------------------------
 
     @property
     def length(self) -> int:
@@ -315,7 +317,7 @@ class Target:
     async def _answer(self, ask: Ask, n: int) -> list[Reply]:
         """`n` replies to one request."""
         seed = self.seed if ask.seed is None else ask.seed
-        if self.runtime is not None:
+        if self.ours is not None:
             return _replies(ask, await self._generate(ask, seed, n), seed)
         outputs = await together(*(self._generate(ask, seed + i, 1) for i in range(n)))
         return [reply for i, output in enumerate(outputs) for reply in _replies(ask, output, seed + i)]
@@ -345,14 +347,14 @@ class Target:
     async def _generate(self, ask: Ask, seed: int, n: int) -> ModelOutput:
         ask = self._widened(ask) if ask.behind else ask
         config = GenerateConfig(seed=seed, temperature=ask.temperature, max_tokens=ask.length, **self._limits)
-        if self.runtime is not None:
+        if self.ours is not None:
             config.extra_body = extra_body(ask).over(self._config.extra_body)
             config.num_choices = n if n > 1 else None
         messages = chat(ask.turns)
         for _ in range(2):
             output = await self.model.generate(messages, config=config)
             # A model of ours may say nothing, and that is its answer; an endpoint that sends nothing has failed.
-            if self.runtime is not None or output.completion.strip():
+            if self.ours is not None or output.completion.strip():
                 return output
         raise EmptyReply(f"{self.name} sent an empty reply twice (it stopped by {output.stop_reason}).")
 

@@ -13,6 +13,7 @@ from midward.attacks.config import AttackConfig
 from midward.cli._options import Placement, SamplingOptions, labelled, say_harm
 from midward.cli._run import Result, finish, listing, run_folder
 from midward.cli._show import console, say
+from midward.errors import InputError
 from midward.goals import says_harm
 from midward.guards.config import guard_file
 
@@ -50,7 +51,10 @@ def attack(
     from midward.attacks import evalset, results
     from midward.attacks.matrix import matrix_of, rows_of
 
-    given = {**vars(placement), **sampling.values, "batch_size": config.batch_size, "seed": None}
+    if config.endpoint and placement != Placement():
+        raise InputError("--device, --dtype, --quantize and --device-map are the server's: give them to midward serve.")
+    place = {} if config.endpoint else vars(placement)
+    given = {**place, **sampling.values, "batch_size": config.batch_size, "seed": None}
     arguments = {name: value for name, value in given.items() if value is not None}
     matrix = matrix_of(config, rows_of(config, adapters, guards, arguments), sampling.seed)
     for line in matrix.notes(config.roles):

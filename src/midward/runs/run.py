@@ -30,7 +30,8 @@ _PACKAGES = ("midward", "torch", "transformers", "peft", "inspect-ai", "lm-eval"
 
 class Measured(BaseModel):
     """One model of a run. label: of its rows, empty where the run has one model. fingerprint: None for a model behind
-    an interface. adapter, guard: folder and file; guard_digest: of what the guard's verdicts depend on."""
+    an interface. adapter, guard: folder and file; guard_digest: of what the guard's verdicts depend on. endpoint: the
+    address of the server of ours that runs it; its guard is a name then."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,6 +44,7 @@ class Measured(BaseModel):
     device: str | None = None
     guard: str | None = None
     guard_digest: str | None = None
+    endpoint: str | None = None
 
     @classmethod
     def of(

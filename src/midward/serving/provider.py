@@ -1,13 +1,17 @@
 """The Inspect provider `midward/<model>`: chat with a model of this process, and what only our runtime can do.
 
+With a base URL it is a model on a server instead, see `midward.serving.remote`.
+
 `<model>` is what `midward.load` takes: `midward/sandbox`, `midward/org/model`, `midward//path/to/folder`.
 """
 
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inspect_ai._util.error import PrerequisiteError  # private: see `ProviderError`
@@ -27,11 +31,13 @@ from midward.errors import InputError
 from midward.guards import STUB, sampling_of
 from midward.guards import load as load_guard
 from midward.models import ModelError
+from midward.runs.run import Measured
 from midward.sampling import Sampling
 from midward.sampling.likelihood import Span, SpanScore
+from midward.serving.card import capabilities_of
 from midward.serving.engine import Engine, shared
 from midward.serving.plan import make_sampling, read_messages
-from midward.serving.turn import Answer, Turn
+from midward.serving.turn import Stop, Turn
 from midward.serving.wire import Choice, Details, ExtraBody, Masks
 from midward.store import key_of
 
@@ -59,7 +65,104 @@ class ProviderError(PrerequisiteError, ModelError):
     """
 
 
-class MidwardAPI(ModelAPI):
+class Runtime(ModelAPI):
+    """Our runtime behind Inspect's interface: in this process (`MidwardAPI`), or on a server (`remote.RemoteAPI`).
+
+    Attributes:
+        open: whether it grants more than chat; only then its `model` is there to be asked for tokens.
+        masks: the policy for mask tokens in messages.
+        arguments: sampling settings over the model's own.
+    """
+
+    open = True
+    masks: Masks
+    arguments: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def model(self) -> LanguageModel:
+        """Family and tokenizer of the model; its network too where this process runs it."""
+
+    @property
+    @abstractmethod
+    def sampling(self) -> Sampling:
+        """The settings of a request that gives none of its own."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> frozenset[str]:
+        """What may be asked of it, by the names of `midward.attacks.Capability`."""
+
+    @abstractmethod
+    async def score(self, spans: Sequence[Span], *, mode: str, length: int) -> list[SpanScore]:
+        """Return the spans' log-probabilities; see `midward.sampling.likelihood.span_log_probs`."""
+
+    @abstractmethod
+    async def gradient(self, span: Span, slots: Sequence[int], *, length: int) -> torch.Tensor:
+        """Return the gradient at prompt slots; see `midward.sampling.likelihood.span_gradient`."""
+
+    @abstractmethod
+    def measured(self, label: str = "", guard: str | None = None) -> Measured:
+        """What a run's record says of it. label: of its rows. guard: the file of the guard in front of it."""
+
+    def choice(self, text: str, stop_reason: Stop) -> ChatCompletionChoice:
+        """An answer as Inspect's."""
+        message = ChatMessageAssistant(content=text, model=self.model_name, source="generate")
+        return ChatCompletionChoice(message=message, stop_reason=stop_reason)
+
+    def let_go(self) -> None:
+        """Free what another model of the run needs; it is there again when it is asked."""
+
+    def check(self, tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
+        """Refuse what would change the answer if it were ignored; warn once of what has no effect."""
+        if tools:
+            raise InputError(f"midward/{self.model_name} can't call tools; received {len(tools)} of them.")
+        for name in _UNSUPPORTED:
+            if getattr(config, name):
+                raise InputError(
+                    f"midward/{self.model_name} can't follow {name}; received {getattr(config, name)!r}. "
+                    "Leave it out, and cut or check the text afterwards."
+                )
+        if config.num_choices is not None and config.num_choices < 1:
+            raise InputError(f"num_choices must be 1 or more; received {config.num_choices}.")
+        for name in _NO_EFFECT:
+            if getattr(config, name) is not None:
+                self.warn(name, f"{name} has no effect on midward/{self.model_name}.")
+
+    def warn(self, about: str, message: str) -> None:
+        """Log a warning, once."""
+        if about not in self._warned:
+            self._warned.add(about)
+            logger.warning(message)
+
+    def settings(self, config: GenerateConfig, room: int | None) -> dict[str, Any]:
+        """The sampling settings given by model arguments and GenerateConfig.
+
+        Args:
+            config: Inspect's.
+            room: the positions that are left behind the prompt; None where nobody knows.
+        """
+        given = dict(self.arguments)
+        if config.temperature is not None:
+            given["temperature"] = config.temperature
+        if config.seed is not None:
+            given["seed"] = config.seed
+        if config.max_tokens is not None:
+            given["length"] = config.max_tokens if room is None else max(1, min(config.max_tokens, room))
+            if room is not None and config.max_tokens > room:
+                self.warn(
+                    "max_tokens",
+                    f"max_tokens={config.max_tokens} is more than midward/{self.model_name} has room for behind a "
+                    f"prompt of {self.model.max_positions - room} tokens; responses get the positions that are left.",
+                )
+        return given
+
+    @cached_property
+    def _warned(self) -> set[str]:
+        return set()
+
+
+class MidwardAPI(Runtime):
     """A model of this process behind Inspect's interface.
 
     What is used of `GenerateConfig`: temperature, max_tokens (the response's length; never more than the model has room
@@ -102,13 +205,14 @@ class MidwardAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         self._placement = (model_name, adapter, str(device), str(dtype), quantize, device_map)
-        self._sampling = sampling
-        self._warned: set[str] = set()
+        self.arguments = sampling
         self.masks = masks
         try:
-            _check_arguments(batch_size, masks, sampling)
+            if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+                raise InputError(f"batch_size must be an integer, 1 or more; received {batch_size!r}.")
+            check_arguments(masks, sampling, _OWN_ARGS)
             if guard:
-                self._sampling = sampling = {**sampling_of(guard), **sampling}
+                self.arguments = sampling = {**sampling_of(guard), **sampling}
             engine = shared(*self._placement)
             engine.encode("hello")  # without a chat template every sample would fail
             settings = make_sampling(engine, sampling)
@@ -118,14 +222,8 @@ class MidwardAPI(ModelAPI):
             raise ProviderError(message if model_name in message else f"midward/{model_name}: {message}") from error
         self._engine: Engine | None = engine
         self.batch_size = batch_size or (32 if engine.model.device.type == "cpu" else 64)
-        # Inspect's cache of generations knows a model by its name and this, so it holds what else changes an answer.
-        self.base_url = "midward:" + key_of(
-            fingerprint=engine.fingerprint,
-            dtype=str(engine.model.dtype),
-            sampling=sampling,
-            masks=masks,
-            **({"guard": self.guard.digest} if self.guard else {}),
-        )
+        digest = self.guard.digest if self.guard else None
+        self.base_url = identity(engine.fingerprint, str(engine.model.dtype), sampling, masks, digest)
 
     @property
     def engine(self) -> Engine:
@@ -142,24 +240,22 @@ class MidwardAPI(ModelAPI):
     @property
     def sampling(self) -> Sampling:
         """The settings of a request that gives none of its own: the model arguments over the model's defaults."""
-        return make_sampling(self.engine, self._sampling)
+        return make_sampling(self.engine, self.arguments)
 
     @property
     def capabilities(self) -> frozenset[str]:
         """What may be asked of it, by the names of `midward.attacks.Capability`."""
-        has = {"CHAT", "HIST", "N", "POS", "BAN", "SLP", "GRAD"}
-        cached = self.sampling.cache  # which masks in prompts and edits can't follow
-        if self.model.family.kind == "diffusion" and self.masks == "allow" and cached is None:
-            has.add("PMASK")
-        if self.model.family.kind != "canvas" and cached is None:  # canvases can be written to alone
-            has.add("EDIT")
-        if self.engine.takes_system_turns:
-            has.add("SYS")
-        return frozenset(has)
+        return capabilities_of(self.model.family.kind, self.sampling, self.masks, self.engine.takes_system_turns)
+
+    def measured(self, label: str = "", guard: str | None = None) -> Measured:
+        """As `Runtime` has it."""
+        return Measured.of(self.model, label=label, guard=guard, digest=self.guard.digest if self.guard else None)
 
     def close(self) -> None:
         """Let go of the model; its memory is free once no other provider holds it."""
         self._engine = None
+
+    let_go = close
 
     def max_connections(self) -> int:
         """Enough to fill two batches. The engine does the rest, whatever Inspect makes of this."""
@@ -174,18 +270,19 @@ class MidwardAPI(ModelAPI):
     ) -> ModelOutput:
         """Answer a conversation; see the class. Raises InputError for a request that can't be followed."""
         extra = ExtraBody.read(config.extra_body)
-        self._check(tools, config)
+        self.check(tools, config)
         count = config.num_choices or 1
         turn = Turn(self.engine, read_messages(input), extra, extra.masks or self.masks, self.guard)
         if turn.refused:
             return self._refused(turn.details, count)
         prompt_ids = turn.encode()
-        turn.plan({**self._settings(turn.engine, prompt_ids, config), **extra.sampling}, count)
+        room = self.model.max_positions - len(prompt_ids)
+        turn.plan({**self.settings(config, room), **extra.sampling}, count)
         responses = await turn.engine.sample(turn.requests, turn.sampling, batch_size=self.batch_size, guard=self.guard)
         answers = turn.answer(responses)
         tokens = sum(answer.about.authored_tokens for answer in answers)
         usage = ModelUsage(input_tokens=len(prompt_ids), output_tokens=tokens, total_tokens=len(prompt_ids) + tokens)
-        choices = [self._choice(answer) for answer in answers]
+        choices = [self.choice(answer.text, answer.stop) for answer in answers]
         return ModelOutput(model=self.model_name, choices=choices, usage=usage, metadata=turn.details.metadata())
 
     async def score(self, spans: Sequence[Span], *, mode: str, length: int) -> list[SpanScore]:
@@ -196,10 +293,6 @@ class MidwardAPI(ModelAPI):
         """Return the gradient at prompt slots; see `midward.sampling.likelihood.span_gradient`."""
         return await self.engine.gradient(span, slots, length=length, batch_size=self.batch_size)
 
-    def _choice(self, answer: Answer) -> ChatCompletionChoice:
-        message = ChatMessageAssistant(content=answer.text, model=self.model_name, source="generate")
-        return ChatCompletionChoice(message=message, stop_reason=answer.stop)
-
     def _refused(self, details: Details, count: int) -> ModelOutput:
         """The answer to masks in a message where the policy is to refuse."""
         output = ModelOutput.from_content(self.model_name, STUB, stop_reason="content_filter")
@@ -208,53 +301,22 @@ class MidwardAPI(ModelAPI):
         output.metadata = details.metadata()
         return output
 
-    def _check(self, tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
-        """Refuse what would change the answer if it were ignored; warn once of what has no effect."""
-        if tools:
-            raise InputError(f"midward/{self.model_name} can't call tools; received {len(tools)} of them.")
-        for name in _UNSUPPORTED:
-            if getattr(config, name):
-                raise InputError(
-                    f"midward/{self.model_name} can't follow {name}; received {getattr(config, name)!r}. "
-                    "Leave it out, and cut or check the text afterwards."
-                )
-        if config.num_choices is not None and config.num_choices < 1:
-            raise InputError(f"num_choices must be 1 or more; received {config.num_choices}.")
-        for name in _NO_EFFECT:
-            if getattr(config, name) is not None:
-                self._warn(name, f"{name} has no effect on midward/{self.model_name}.")
 
-    def _warn(self, about: str, message: str) -> None:
-        if about not in self._warned:
-            self._warned.add(about)
-            logger.warning(message)
-
-    def _settings(self, engine: Engine, prompt_ids: list[int], config: GenerateConfig) -> dict[str, Any]:
-        """The sampling settings given by model arguments and GenerateConfig."""
-        given = dict(self._sampling)
-        if config.temperature is not None:
-            given["temperature"] = config.temperature
-        if config.seed is not None:
-            given["seed"] = config.seed
-        if config.max_tokens is not None:
-            room = engine.model.max_positions - len(prompt_ids)
-            given["length"] = max(1, min(config.max_tokens, room))
-            if config.max_tokens > room:
-                self._warn(
-                    "max_tokens",
-                    f"max_tokens={config.max_tokens} is more than midward/{self.model_name} has room for behind a "
-                    f"prompt of {len(prompt_ids)} tokens; responses get the positions that are left.",
-                )
-        return given
+def identity(fingerprint: str, dtype: str, sampling: Mapping[str, Any], masks: Masks, guard: str | None) -> str:
+    """What a provider has as its base URL: Inspect's cache of generations knows a model by its name and this, so it
+    holds what else changes an answer. guard: its digest."""
+    key = key_of(
+        fingerprint=fingerprint, dtype=dtype, sampling=sampling, masks=masks, **({"guard": guard} if guard else {})
+    )
+    return f"midward:{key}"
 
 
-def _check_arguments(batch_size: Any, masks: Any, sampling: Mapping[str, Any]) -> None:
+def check_arguments(masks: Any, sampling: Mapping[str, Any], others: Sequence[str]) -> None:
+    """Raise InputError or TypeError for a policy or a setting that there isn't. others: arguments that there are."""
     for name in sampling:
         if name not in _SETTINGS:
-            known = (*_OWN_ARGS, *_SETTINGS)
+            known = (*others, *_SETTINGS)
             raise TypeError(
                 f"unknown model argument {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}."
             )
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise InputError(f"batch_size must be an integer, 1 or more; received {batch_size!r}.")
     one_of("masks policy", masks, get_args(Masks))
