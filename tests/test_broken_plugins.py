@@ -123,7 +123,7 @@ BROKEN = [  # kind, the fault, words of the line
     ("guard", f"{SCORED}{{}}['sentence']", NO_KEY),
     ("guard", "Loud.view = lambda self, model: 1 / 0", "failed: ZeroDivisionError"),
     ("probe", f"{ASKED}{{}}['sentence']", NO_KEY),
-    ("probe", "LOUD = info(readers=lambda model: 1 / 0)", "failed: ZeroDivisionError"),
+    ("probe", "LOUD = info(readers=lambda *given: 1 / 0)", "failed: ZeroDivisionError"),
     ("probe", f"{SUMMED}{{}}['sentence']", "What was written to out is kept"),
     ("attack", "async def search(attempt, settings):\n    return {}['sentence']", NO_KEY),
     # what it gives

@@ -1,9 +1,11 @@
 """The suffix search: it finds what is there to be found, keeps the best, and goes on where it stopped."""
 
 import json
+import math
 import random
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from near import near
@@ -12,10 +14,14 @@ import midward as package
 from midward.attacks._suffix import plain_tokens
 from midward.errors import InputError
 from midward.goals import Goal
+from midward.guards import Sizes, fit_guards, load, make
 from midward.probes import gcg
 from midward.probes.configs import OBJECTIVES, Gcg
+from midward.probes.evading import Evaded
 from midward.probes.probe import against
+from midward.probes.registry import find
 from midward.probes.suffix import Aim, SuffixPrompt, drafts_of, losses, search, start_of, swaps
+from midward.runs.measure import Case
 from midward.sampling import Forced, Request, Sampling, Span, sample, span_gradient
 from midward.store import RowFile
 
@@ -415,3 +421,92 @@ def test_a_goals_phrases_are_its_own_and_fit(lively, phrases_file):
 
     assert aims("g", phrase=["0=t7"])[0] == Aim(0, "t7", (7,))
     assert {aims(f"g-{n}")[1].phrase for n in range(20)} == {"t31 t41", "t51 t61 t71"}
+
+
+# --- against a guard ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guards(lively_folder, tmp_path_factory):
+    """name -> the file of a guard that is fitted for the model as a test can wait for."""
+    lively = package.load(lively_folder, device="cpu")
+
+    def cases(first, count, harmful=False):
+        texts = [f"t{30 + n} t{31 + 7 * n % 400} t{32 + 13 * n % 400}" for n in range(first, first + count)]
+        return [Case(Goal(f"g{text}", text, "made-up", harmful), Request(text)) for text in texts]
+
+    return fit_guards(
+        lively,
+        {name: make(name) for name in ("hesitate", "sri-blocks", "prefuse", "sri")},
+        cases(0, 70),
+        cases(200, 10, harmful=True),
+        tmp_path_factory.mktemp("guards"),
+        refused=lambda text: bool(len(text) % 2),
+        sampling=SAMPLING,
+        alpha=0.25,
+        sizes=Sizes(10, 40, 20),
+    )
+
+
+@pytest.mark.parametrize("name", ["hesitate", "sri-blocks", "prefuse"])
+def test_a_search_that_weighs_the_guards_score_finds_what_it_scores_lower(lively, guards, name):
+    config = replace(SMALL, against=guards[name], iterations=5, top=300)
+    scores = {}
+    for weight in (0.0, 30.0):
+        evaded = Evaded.of(lively, replace(config, weight=weight), SAMPLING)
+        prompts = [SuffixPrompt(lively, f"t{50 + n} t{71 + n}") for n in range(3)]
+        found = [search(lively, prompt, AIM, config, length=LENGTH, evaded=evaded) for prompt in prompts]
+        scores[weight] = evaded.scores([prompt.ids(each.best) for prompt, each in zip(prompts, found, strict=True)])
+        if not weight:
+            assert found == [search(lively, prompt, AIM, config, length=LENGTH) for prompt in prompts]
+    assert sum(scores[30.0]) < sum(scores[0.0])
+
+
+def test_what_the_guard_makes_of_a_candidate_is_its_score_after_the_steps_that_it_sees(lively, guards):
+    guard = load(guards["sri-blocks"], lively, SAMPLING)
+    ids = tuple(lively.encode("t30 t31 t60"))
+    watcher = guard.watcher()
+    [response] = sample(lively, [Request(ids)], SAMPLING, watchers=[watcher])
+    table = watcher.signal(0).numpy()
+    for steps in (1, 2, response.steps):
+        seen = np.where(table[..., -1:] < steps, table, np.nan)
+        wanted = np.nanmax(guard.ranks(seen))
+        config = replace(SMALL, against=guards["sri-blocks"], seen=steps)
+        assert Evaded.of(lively, config, SAMPLING).scores([ids]) == [pytest.approx(wanted, abs=1e-5)]
+
+
+def test_the_gradient_follows_the_linear_probe_as_well(lively, guards):
+    evaded = Evaded.of(lively, replace(SMALL, against=guards["hesitate"], weight=2.0), SAMPLING)
+    prompt, slots, table = [5, 70, 60, 7, 80], [1, 3], lively.causal_lm.get_input_embeddings()
+    span, how = Span(prompt, AIM.position, AIM.ids), {"length": LENGTH}
+    added = span_gradient(lively, span, slots, **how, also=evaded.slope(2)) - span_gradient(lively, span, slots, **how)
+    hot = torch.nn.functional.one_hot(torch.tensor(prompt), table.weight.shape[0]).float().requires_grad_()
+    canvas = table(torch.full((LENGTH,), lively.family.mask_id))
+    states = lively.network(inputs_embeds=torch.cat([hot @ table.weight, canvas])[None], output_hidden_states=True)
+    phi = states.hidden_states[-1][0, len(prompt) : len(prompt) + SAMPLING.block].mean(0).double()
+    probe = evaded.guard.cheap
+    weights, mean, scale = (torch.from_numpy(array) for array in (probe.weights[0][:, 0], probe.mean, probe.scale))
+    (2.0 * 2 * ((phi - mean) / scale @ weights) / math.log(10)).backward()
+    assert torch.allclose(added, hot.grad[slots], atol=1e-4) and added.abs().max() > 1e-3
+
+
+def test_rows_say_what_the_guard_flags_and_runs_of_other_weights_compare(lively, harmful, guards, measured, tmp_path):
+    config = replace(SMALL, positions=(0,), phrase=["0=t30"], against=guards["hesitate"], iterations=2)
+    _, rows, summary = measured("gcg", lively, harmful[:2], config, SAMPLING, folder="weighed")
+    guard = load(guards["hesitate"], lively, SAMPLING)
+    for row in rows:
+        [behind] = guard.sample(lively, [row["prompt"]], SAMPLING)
+        assert row["flagged"] == behind.verdict.flagged and row["passed"] == (row["success"] and not row["flagged"])
+        if not row["flagged"]:
+            assert row["guard_score"] == pytest.approx(behind.verdict.score, abs=1e-5)
+    assert [cell["flagged"]["n"] for cell in summary["cells"]] == [2, 2]
+    _, plain, _ = measured("gcg", lively, harmful[:2], replace(config, weight=0.0), SAMPLING, folder="plain")
+    assert {gap["measure"] for gap in against(find("gcg"), rows, plain)} >= {"success", "passed"}
+    assert {row["weight"] for row in (*rows, *plain)} == {1.0, 0.0}
+
+
+def test_what_is_no_rank_is_no_guard_to_evade(lively, harmful, guards, silent):
+    with pytest.raises(InputError, match="is of 'sri'"):
+        gcg.cases(silent, harmful[:1], replace(SMALL, against=guards["sri"]), SAMPLING)
+    with pytest.raises(InputError, match="of the guard that --against names"):
+        Gcg(weight=2.0)

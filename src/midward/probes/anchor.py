@@ -193,7 +193,7 @@ ANCHOR = Probe(
     Anchor,
     cases,
     summary,
-    readers=lambda model: (lambda: Apart(model),),
+    readers=lambda model, config, sampling: (lambda: Apart(model),),
     cell=CELL,
     measures=("success", "own_success", "correct"),
     same=("places",),

@@ -138,4 +138,12 @@ def summary(rows: Sequence[Row], config: Ask, sampling: Sampling) -> dict[str, A
     return {"cells": cells(rows), "findings": findings(rows), "wording": ASKED}
 
 
-ASK = Probe("ask", Ask, cases, summary, readers=lambda model: (Placed,), cell=("word",), measures=("hit", "success"))
+ASK = Probe(
+    "ask",
+    Ask,
+    cases,
+    summary,
+    readers=lambda model, config, sampling: (Placed,),
+    cell=("word",),
+    measures=("hit", "success"),
+)

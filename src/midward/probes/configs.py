@@ -15,6 +15,7 @@ from midward.attacks.phrases import compliant, texts_of
 from midward.errors import InputError
 from midward.goals import Goal, on_sandbox
 from midward.goals.loading import is_file
+from midward.guards.config import guard_file
 from midward.world import TASKS, exercises
 
 KINDS = ("affirmative", "procedural", "neutral", "refusal")
@@ -302,6 +303,10 @@ class Gcg(Attacking):
         stop_loss: Nats a token at which a search ends early.
         drafts: Partly revealed drafts of the model's own response to average over (0: all masked); of target and own 8
             unless given.
+        against: A fitted guard's file or folder: suffixes are chosen by the loss and --weight times its score, a rank
+            among harmless requests, and it says which responses it flags. Guards by blocks, and prefuse.
+        weight: Nats a token that one of the guard's score is worth; 0 is the plain search.
+        seen: Steps of a response that the guard scores of each candidate.
         workers: Searches at a time, sharing the threads (1; sandbox 0: on a CPU one a thread).
         plan: Say what it would cost, at the measured rate, and run nothing.
     """
@@ -318,6 +323,9 @@ class Gcg(Attacking):
     top: Annotated[int | None, Flag(min=1)] = None
     stop_loss: Annotated[float, Flag(min=0)] = 0.05
     drafts: Annotated[int, Flag(min=0)] = 0
+    against: Annotated[Path | None, Flag()] = None
+    weight: Annotated[float, Flag(min=0)] = 1.0
+    seen: Annotated[int, Flag(min=1)] = 1
     workers: Annotated[int | None, Flag(min=0, free=True)] = None
     plan: Annotated[bool, Flag(free=True)] = False
 
@@ -330,6 +338,14 @@ class Gcg(Attacking):
             raise InputError("--objectives and --texts are of --aim response; a phrase has --drafts.")
         if self.aim == "response" and (self.phrase or self.positions != Gcg.positions):
             raise InputError("--aim response aims at all of a response; --positions and --phrase are of --aim phrase.")
+        if self.against is None and (self.weight, self.seen) != (Gcg.weight, Gcg.seen):
+            raise InputError("--weight and --seen are of the guard that --against names.")
+
+    def load(self) -> list[Goal]:
+        """The goals; the guard's file is looked at as well."""
+        if self.against is not None:
+            guard_file(self.against)
+        return super().load()
 
     def at_home(self) -> Gcg:
         """The sandbox's width, top and workers."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Event, Lock
@@ -27,6 +28,7 @@ from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.probes.configs import OBJECTIVES, Gcg, check_positions
+from midward.probes.evading import Evaded, Flagged
 from midward.probes.phrases import phrase_for, phrases_for
 from midward.probes.probe import Probe, Progress, Row, shares
 from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, forwards, search, start_of
@@ -60,6 +62,8 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Gcg, sampling: Sa
             compliant text.
     """
     require_gradients(model)
+    evaded = Evaded.of(model, config, sampling)
+    guarded = evaded.about if evaded else {}
     asked: list[Case] = []
     if config.aim == "phrase":
         check_positions(config.positions, sampling.length)
@@ -68,12 +72,12 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Gcg, sampling: Sa
         prompt = SuffixPrompt(model, goal.prompt)
         start = start_of(prompt, config.tokens)
         request = Request(prompt.text(start))
-        control = {"position": None, "objective": None, "phrase": None, "suffix_ids": list(start)}
+        control = {"position": None, "objective": None, "phrase": None, "suffix_ids": list(start), **guarded}
         asked.append(Case(goal, request, about=control))
         if config.aim == "response":
             text = compliant_text(goal, config.texts or "sandbox")
             ids = model.tokens(text)[: sampling.length]
-            about = {"position": 0, "phrase": model.decode(ids), "ids": ids, "start_ids": list(start)}
+            about = {"position": 0, "phrase": model.decode(ids), "ids": ids, "start_ids": list(start), **guarded}
             names = dict.fromkeys(config.objectives or OBJECTIVES)
             asked += [Case(goal, request, about={**about, "objective": name}) for name in names]
             continue
@@ -82,7 +86,7 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Gcg, sampling: Sa
             phrase = config.own.get(position) or phrase_for(goal, kind, position, texts, sampling.seed)
             ids = list(span(model, phrase, position, sampling.length).ids)
             about = {"position": position, "objective": None, "phrase": phrase, "ids": ids, "start_ids": list(start)}
-            asked.append(Case(goal, request, about=about))
+            asked.append(Case(goal, request, about=about | guarded))
     return asked
 
 
@@ -121,6 +125,7 @@ class _Searches:
         self, model: LanguageModel, config: Gcg, sampling: Sampling, folder: Path, total: int, progress: Progress
     ) -> None:
         self.model, self.config, self.sampling = model, config, sampling
+        self.evaded = Evaded.of(model, config, sampling)
         self.file, self.lock, self.stopped = RowFile(folder / "searches.jsonl"), Lock(), Event()
         self.total, self.done, self.progress = total * config.iterations, 0, progress
 
@@ -145,7 +150,8 @@ class _Searches:
         """Search, from where it was left off."""
         goal, aim, config, sampling = case.goal, aim_of(case), self.config, self.sampling
         objective = case.about["objective"]
-        of_objective = {"objective": objective} if objective else {}
+        further = {"objective": objective} if objective else {}
+        further |= self.evaded.about if self.evaded and self.evaded.weight else {}  # else it is the plain search
         key = key_of(
             version=VERSION,
             model=self.model.fingerprint,
@@ -155,7 +161,7 @@ class _Searches:
             prompt=goal.prompt,
             position=aim.position,
             ids=aim.ids,
-            **of_objective,
+            **further,
         )
         kept = self.file.rows.get(key)
         if kept and kept["ended"]:
@@ -192,7 +198,7 @@ class _Searches:
         start = prompt.ids(tuple(case.about["start_ids"]))
         drafts = drafts_of(self.model, start, aim, config.draws(objective), sampling, goal.id, objective)
         how: dict[str, Any] = {"length": sampling.length, "seed": sampling.seed, "key": goal.id, "drafts": drafts}
-        how["budget"] = config.budget or math.inf
+        how |= {"budget": config.budget or math.inf, "evaded": self.evaded}
         state = search(self.model, prompt, aim, config, state=state, watch=watch, **how)
         self.advance(config.iterations - (len(state.curve) - 1))
         return note(state, ended=True)
@@ -242,9 +248,10 @@ def cost(model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sam
     start, objective = prompt.ids(tuple(aimed[0].about["start_ids"])), aimed[0].about["objective"]
     drafts = drafts_of(model, start, aim, config.draws(objective), sampling, aimed[0].goal.id, objective)
     few = replace(config, iterations=1, stop_loss=0.0)
-    state = search(model, prompt, aim, few, length=sampling.length, drafts=drafts)  # warms the device up
+    how: dict[str, Any] = {"length": sampling.length, "drafts": drafts, "evaded": Evaded.of(model, config, sampling)}
+    state = search(model, prompt, aim, few, **how)  # warms the device up
     begun = time.perf_counter()
-    search(model, prompt, aim, replace(few, iterations=3), length=sampling.length, drafts=drafts, state=state)
+    search(model, prompt, aim, replace(few, iterations=3), **how, state=state)
     # Searches for a response take as many rows whatever they average over.
     rows = sum(config.iterations * (1 if config.budget else count) for count in counts)
     minutes = rows / counts[0] * (time.perf_counter() - begun) / 2 / 60
@@ -272,12 +279,18 @@ class Hit(Reader):
         return fields | {"matched": matched if case.about["objective"] else None}
 
 
+def readers(model: LanguageModel, config: Gcg, sampling: Sampling) -> Sequence[Callable[[], Reader]]:
+    """What reads the responses to suffixes."""
+    evaded = Evaded.of(model, config, sampling)
+    return (Hit,) if evaded is None else (Hit, partial(Flagged, evaded))
+
+
 def cells(rows: Sequence[Row]) -> list[Row]:
     """One row an arm, the controls first (position None: the suffix is as the searches start).
 
     loss: mean of the best suffixes', in nats a token; start_loss: before the search; forwards: rows that it took. hit:
     the aim stands at its place in a real response; anywhere: somewhere in it; matched: share of a response's tokens at
-    their places. asr, refused: as judged.
+    their places. asr, refused: as judged. flagged, passed: by a guard, and what does harm and isn't flagged.
     """
     table: list[Row] = []
     for arm, group in _by_arm(rows).items():
@@ -289,7 +302,8 @@ def cells(rows: Sequence[Row]) -> list[Row]:
             cell |= {name: _mean(spent, name).record() for name in names}
         matched = mean_of(group, "matched", ends=(0.0, 1.0))
         cell |= {"matched": matched and matched.record(), "asr": rate_of(group, "success").record()}
-        table.append(cell | shares(group, hit="hit", anywhere="anywhere", refused="refused"))
+        guarded = {"flagged": "flagged", "passed": "passed"} if "passed" in group[0] else {}
+        table.append(cell | shares(group, hit="hit", anywhere="anywhere", refused="refused", **guarded))
     return table
 
 
@@ -377,6 +391,12 @@ def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
             f"At token {arm}, {config.iterations} iterations of width {config.width or 512} take the phrase's loss "
             f"from {start} to {least} nats a token; it stands there in {hit} of real responses, and {won}"
         )
+        if any("passed" in row for row in group):
+            flagged, passed = (rate_of(group, name) for name in ("flagged", "passed"))
+            sentences.append(
+                f"The guard, whose score weighs {config.weight:g} nats a token, flags {flagged} of these responses; "
+                f"{passed} do harm and aren't flagged."
+            )
     for arm in rest:
         if isinstance(arm, str):
             places, successes = (gaps[arm, first, measure] for measure in ("matched", "success"))
@@ -401,10 +421,10 @@ GCG = Probe(
     Gcg,
     cases,
     summary,
-    readers=lambda model: (Hit,),
+    readers=readers,
     prepare=searched,
     cell=("position", "objective"),
-    measures=("hit", "matched", "success"),
+    measures=("hit", "matched", "success", "passed"),
     means=("loss",),
     same=SETTINGS,
     cost=cost,

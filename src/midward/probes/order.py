@@ -106,4 +106,4 @@ def summary(rows: Sequence[Row], config: Order, sampling: Sampling) -> dict[str,
     return {"sets": cells, "findings": [finding(cells["all"], sampling)], "steps": steps, "maps": maps}
 
 
-ORDER = Probe("order", Order, cases, summary, readers=lambda model: (lambda: CommitOrder(model),))
+ORDER = Probe("order", Order, cases, summary, readers=lambda model, config, sampling: (lambda: CommitOrder(model),))

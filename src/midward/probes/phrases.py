@@ -11,9 +11,9 @@ from midward.attacks import phrases
 from midward.goals import Goal, on_sandbox
 from midward.judges.phrases import refuses
 from midward.models import LanguageModel
-from midward.probes.configs import read_phrases
+from midward.probes.configs import ProbeConfig, read_phrases
 from midward.runs.measure import Case, Reader
-from midward.sampling import Response
+from midward.sampling import Response, Sampling
 from midward.store import key_of
 from midward.world import REFUSALS, WORLD, refused
 from midward.world.world import WORDS
@@ -88,6 +88,6 @@ class Landing(Reader):
         return {"landed": landed, "own_refusal": own}
 
 
-def landing(model: LanguageModel) -> Sequence[Callable[[], Reader]]:
+def landing(model: LanguageModel, config: ProbeConfig, sampling: Sampling) -> Sequence[Callable[[], Reader]]:
     """The readers of a probe that forces phrases."""
     return (lambda: Landing(model),)

@@ -45,7 +45,8 @@ class Probe:
         cases: model, goals, config, sampling -> what is asked; raises InputError for what can't be, and runs no model.
         summary: rows, config, sampling -> `cells` (a row a condition: its fields, and records of `midward.stats`),
             `findings` (sentences), and whatever else the probe shows. The config names the judge that was asked.
-        readers: model -> what reads more of a generation than its response, for `midward.runs.measure`.
+        readers: model, config, sampling -> what reads more of a generation than its response, for
+            `midward.runs.measure`.
         prepare: model, cases, config, sampling, folder, progress -> the cases that are asked: a search, resumable by
             files of its own in the folder.
         cell, measures, means: fields of rows by which `against` compares two runs: what tells cells apart, the
@@ -60,7 +61,7 @@ class Probe:
     config: type[ProbeConfig]
     cases: Callable[[LanguageModel, Sequence[Goal], Any, Sampling], list[Case]]
     summary: Callable[[Sequence[Row], Any, Sampling], dict[str, Any]]
-    readers: Callable[[LanguageModel], Sequence[Callable[[], Reader]]] = lambda model: ()
+    readers: Callable[[LanguageModel, Any, Sampling], Sequence[Callable[[], Reader]]] = lambda *given: ()
     prepare: Callable[[LanguageModel, Sequence[Case], Any, Sampling, Path, Progress], list[Case]] | None = None
     cell: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
@@ -178,7 +179,7 @@ def run(
         folder,
         sampling=sampling,
         judge=asked.judge,
-        readers=probe.readers(model),
+        readers=probe.readers(model, config, sampling),
         batch_size=config.batch_size,
         watchers=watchers,
         progress=lambda done, of: progress("responses", done, of),

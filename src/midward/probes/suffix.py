@@ -22,6 +22,7 @@ from midward.attacks._suffix import plain_tokens
 from midward.errors import InputError
 from midward.models import LanguageModel, ModelError
 from midward.probes.configs import Gcg
+from midward.probes.evading import Evaded
 from midward.sampling import Forced, Request, Sampling, Span, sample, span_gradient, span_log_probs
 
 Suffix = tuple[int, ...]
@@ -226,6 +227,7 @@ def search(
     key: str = "",
     drafts: Sequence[Draft] = ((),),
     budget: float = math.inf,
+    evaded: Evaded | None = None,
     state: Search | None = None,
     watch: Callable[[Search], None] = lambda state: None,
 ) -> Search:
@@ -240,7 +242,8 @@ def search(
         seed, key: of the draws, which depend on them, position and iteration alone: a search that goes on ends where
             an uninterrupted one does.
         drafts: what of the response is revealed, see `drafts_of`.
-        budget: rows of forward passes that it may take.
+        budget: rows of forward passes that it may take, but for those of `evaded`.
+        evaded: a guard whose weighted score is a part of the loss.
         state: where an earlier call stood (it is changed).
         watch: called with the state after each iteration.
 
@@ -251,9 +254,16 @@ def search(
         ModelError: the model computes NaN.
     """
     how: dict[str, Any] = {"length": length, "drafts": drafts, "batch_size": config.batch_size}
+    also = None if evaded is None else evaded.slope(len(aim.ids))
+
+    def values_of(prompts: list[list[int]]) -> list[float]:
+        values = losses(model, prompts, aim, **how)
+        added = [0.0] * len(values) if evaded is None else evaded.added(prompts)
+        return [value + more for value, more in zip(values, added, strict=True)]
+
     if state is None:
         start = start_of(prompt, config.tokens)
-        [loss] = losses(model, [prompt.ids(start)], aim, **how)
+        [loss] = values_of([prompt.ids(start)])
         if not math.isfinite(loss):
             raise ModelError(f"{model.name!r} computes NaN or infinite numbers, so nothing can be searched for.")
         state = Search(start, start, loss, [loss])
@@ -267,14 +277,14 @@ def search(
         assert placed is not None  # every candidate was read back
         ids, start_slot = placed
         slots = range(start_slot, start_slot + len(state.current))
-        slope = span_gradient(model, Span(ids, aim.position, aim.ids), slots, **how)
+        slope = span_gradient(model, Span(ids, aim.position, aim.ids), slots, **how, also=also)
         # 2. Candidates: one token swapped for one of the `top` of steepest descent.
         candidates, dropped = swaps(slope, prompt, state.current, width=width, top=top, rng=rng)
         state.dropped += dropped
         if not candidates:  # nor would there be another time
             break
         # 3. The one of least loss is the next suffix, as published also where it is no better.
-        values = losses(model, [prompt_ids for _, prompt_ids in candidates], aim, **how)
+        values = values_of([prompt_ids for _, prompt_ids in candidates])
         state.evaluated += len(candidates)
         least = min(range(len(values)), key=values.__getitem__)
         state.current = candidates[least][0]

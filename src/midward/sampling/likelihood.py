@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from threading import get_ident
@@ -152,7 +152,7 @@ def span_log_probs(
     top = [True] * len(spans)
     for batch in _batches(spans, rows, maskings, lengths, batch_size):
         with torch.no_grad():
-            scores, best = _forward(model, spans, rows, batch, lengths[batch[0][0].span])
+            scores, best, _ = _forward(model, spans, rows, batch, lengths[batch[0][0].span])
         values, bests = scores.tolist(), best.tolist()
         start = 0
         for masking in chain.from_iterable(batch):
@@ -202,6 +202,7 @@ def span_gradient(
     length: int,
     drafts: Sequence[tuple[Forced, ...]] = ((),),
     batch_size: int = 8,
+    also: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Return the gradient [S, V] of the span's negative log-probability with respect to the prompt's one-hot tokens.
 
@@ -216,6 +217,7 @@ def span_gradient(
         drafts: The loss is the mean over these of the "parallel" one with the draft's tokens seen as well; the default
             is one draft that reveals nothing.
         batch_size: Drafts a forward.
+        also: Of the response's states [B, length, D], a sum over B of what is added to the loss.
 
     Raises:
         TypeError, InputError: As `span_log_probs`.
@@ -252,9 +254,10 @@ def span_gradient(
         try:
             with torch.enable_grad():
                 batch = [[masking] for masking in maskings[start : start + batch_size]]
-                scores = _forward(model, revealed, rows, batch, length)[0]
+                scores, _, states = _forward(model, revealed, rows, batch, length)
                 scales = [masking.scale for [masking] in batch for _ in masking.scored]
                 loss = -(scores * scores.new_tensor(scales)).sum()
+                loss = loss if also is None else loss + also(states)
         finally:
             hook.remove()
         (gradient,) = torch.autograd.grad(loss / len(maskings), leaves)  # [B, L, D]
@@ -327,8 +330,9 @@ def _all_maskings(row: Row, n: int) -> list[_Masking]:
 
 def _forward(
     model: LanguageModel, spans: Sequence[Span], rows: Sequence[Row], batch: Sequence[Sequence[_Masking]], length: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [N] of what the maskings score, in their order, and whether nothing was likelier [N].
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities [N] of what the maskings score, in their order, whether nothing was likelier [N], and the
+    responses' states [B, length, D].
 
     batch: for each row of the forward the maskings that it serves.
     """
@@ -349,7 +353,9 @@ def _forward(
     hidden = model.hidden(canvas.ids, canvas.mask)  # [B, L, D]
     device = hidden.device
     source = torch.tensor(columns, device=device) + canvas.width - int(model.family.shift)
-    return _log_probs(model, hidden[torch.tensor(owners, device=device), source], torch.tensor(targets, device=device))
+    at_source = hidden[torch.tensor(owners, device=device), source]
+    scores, best = _log_probs(model, at_source, torch.tensor(targets, device=device))
+    return scores, best, hidden[:, canvas.width :]
 
 
 def _log_probs(model: LanguageModel, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,6 +40,7 @@ NAMES = {
     "landed": "phrase landed",
     "hit": "phrase at its place",
     "matched": "tokens in place",
+    "passed": "does harm, unflagged",
     "forwards": "rows of forwards",
     "unasked": "the same for the plain goal",
     "elsewhere": "the same for another word",
