@@ -17,7 +17,7 @@ LATE = {
     "utility/run.py -> midward.utility.lm": "lm-eval, an extra, brings its base class",
 }
 #: Packages that an extra or the user brings, and that are imported where they are used.
-EXTRAS = {"resvg_py", "lm_eval", "sglang"}
+EXTRAS = {"resvg_py", "lm_eval", "sglang", "ray"}
 
 
 def test_every_file_is_in_a_room_of_the_order():

@@ -250,8 +250,8 @@ def test_a_search_ends_at_the_loss_that_is_enough(lively):
 def searched(lively, harmful, tmp_path):
     """folder, ... -> the cases with their suffixes, of two goals at two places."""
 
-    def run(folder, progress=lambda what, done, of: None, workers=1):
-        config = replace(SMALL, workers=workers)
+    def run(folder, progress=lambda what, done, of: None, searches=1):
+        config = replace(SMALL, searches=searches)
         asked = gcg.cases(lively, harmful[:2], config, SAMPLING)
         return gcg.searched(lively, asked, config, SAMPLING, tmp_path / folder, progress)
 
@@ -278,7 +278,7 @@ def test_a_run_that_was_stopped_goes_on_within_a_search(searched, tmp_path, monk
 
 def test_searches_at_a_time_give_the_suffixes_of_one_after_another(searched, tmp_path):
     one, counted = searched("one"), []
-    three = searched("three", lambda what, done, of: counted.append(done), workers=3)
+    three = searched("three", lambda what, done, of: counted.append(done), searches=3)
     assert [asdict(case) for case in three] == near([asdict(case) for case in one]) and max(counted) == 4 * 7
     assert len({case.request.prompt for case in one}) > 2  # they did not all end alike
     assert all(row["ended"] for row in RowFile(tmp_path / "three" / "searches.jsonl").rows.values())
@@ -294,10 +294,10 @@ def test_one_failure_ends_the_searches_beside_it_and_nothing_is_lost(searched, m
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="disk is full"):
-        searched("cut", fail, workers=2)
+        searched("cut", fail, searches=2)
     assert len(seen) <= 12 and torch.get_num_threads() == threads
     counted = []
-    again = searched("cut", lambda what, done, of: counted.append(done), workers=2)
+    again = searched("cut", lambda what, done, of: counted.append(done), searches=2)
     assert [asdict(case) for case in again] == near([asdict(case) for case in searched("whole")])
     assert counted[0] > 0 and counted[-1] == 4 * 7
 

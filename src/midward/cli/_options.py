@@ -13,6 +13,7 @@ from midward._hints import folder_or_id
 from midward.cli._verb import Given, names
 from midward.errors import InputError
 from midward.guards.config import guard_file
+from midward.runs.workers import workers_of
 from midward.sampling import Sampling
 from midward.world.world import MODELS
 
@@ -27,6 +28,15 @@ JudgeName = Annotated[
 ]
 JudgeModel = Annotated[
     str | None, Flag("The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.")
+]
+SharedBy = Annotated[
+    int | str,
+    Flag(
+        "Processes that share the responses, over Ray: a number, or ray for the cluster at RAY_ADDRESS.",
+        name="--workers",
+        read=workers_of,
+        free=True,
+    ),
 ]
 Overwrite = Annotated[bool, Flag("Start anew where --out holds something already.")]
 Compare = Annotated[

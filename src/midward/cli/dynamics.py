@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions
+from midward.cli._options import JudgeModel, JudgeName, ModelOptions, SamplingOptions, SharedBy
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import following, say
 from midward.dynamics.config import DynamicsConfig
@@ -20,6 +20,7 @@ def dynamics(
     judges: JudgeName = None,
     judge: JudgeModel = None,
     out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("dynamics"),
+    workers: SharedBy = "1",
 ) -> Result:
     """Does a model come back from harm while it generates, and does its internal state tell?
 
@@ -48,5 +49,6 @@ def dynamics(
         seed=sampling.seed,
     )
     with following() as progress:
-        summary = recovery.run(loaded, config, goals, out_folder, samplers=samplers, judge=judged_by, progress=progress)
+        how: dict[str, Any] = {"judge": judged_by, "progress": progress, "workers": workers}
+        summary = recovery.run(loaded, config, goals, out_folder, samplers=samplers, **how)
     return finish(run, summary, judge=judged_by)

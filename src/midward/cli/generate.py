@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag, prompt_of
-from midward.cli._options import BatchSize, GuardFile, ModelOptions, Overwrite, SamplingOptions, answer, load_behind
+from midward.cli._options import (
+    BatchSize,
+    GuardFile,
+    ModelOptions,
+    Overwrite,
+    SamplingOptions,
+    SharedBy,
+    answer,
+    load_behind,
+)
 from midward.cli._run import Result
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
@@ -24,6 +33,7 @@ def generate(
     batch_size: BatchSize = 8,
     check_agreement: Annotated[int | None, Flag(min=1)] = None,
     overwrite: Overwrite = False,
+    workers: SharedBy = "1",
 ) -> Result:
     """Answer one prompt, or every row of a file. Run again, it goes on where it stopped.
 
@@ -41,6 +51,8 @@ def generate(
         )
     if (prompts is None) != (out_file is None):
         raise InputError("--prompts and --out FILE.jsonl go together; the response to a single prompt goes to stdout.")
+    if prompts is None and workers != 1:
+        raise InputError("--workers share the rows of --prompts; a single prompt has no use for them.")
     if check_agreement and sampling.cache is None and sampling.threshold is None:
         raise InputError("--check-agreement compares --cache or --threshold with neither; give one of them.")
     rows: list[dict[str, Any]]
@@ -65,7 +77,7 @@ def generate(
             [response] = loaded.answer([rows[0]["prompt"]], chosen, watchers=[StepBar(progress)])
         text = response.checked().text
         return Result({**rows[0], "response": text, "ended": response.ended, "nfe": response.nfe}, text)
-    how = {"column": field, "batch_size": batch_size, "limit": limit, "overwrite": overwrite}
+    how = {"column": field, "batch_size": batch_size, "limit": limit, "overwrite": overwrite, "workers": workers}
     written = answer(loaded, chosen, rows, out_file, **how)
     errors = [row["error"] for row in written if row["error"] is not None]
     lost = f"\n{len(errors)} of them without a response; the first: {errors[0]}" if errors else ""

@@ -17,6 +17,7 @@ from midward.cli._options import (
     ModelOptions,
     Overwrite,
     SamplingOptions,
+    SharedBy,
     answer,
     load_behind,
     say_harm,
@@ -109,6 +110,7 @@ def score(
     batch_size: BatchSize = 16,
     out_file: Annotated[Path, Flag(name="--out", free=True)] = Path("scores.jsonl"),
     overwrite: Overwrite = False,
+    workers: SharedBy = "1",
 ) -> Result:
     """Answer prompts behind a guard: response, score, flag, signal. Run again, it goes on where it stopped.
 
@@ -128,7 +130,8 @@ def score(
     loaded, chosen = load_behind(model, sampling, guard)
     loaded.fold_adapter()
     fitted: Any = loaded.guard
-    rows = answer(loaded, chosen, table, out_file, column=column, batch_size=batch_size, overwrite=overwrite)
+    how: dict[str, Any] = {"batch_size": batch_size, "overwrite": overwrite, "workers": workers}
+    rows = answer(loaded, chosen, table, out_file, column=column, **how)
     flat = [{**row, "guard": fitted.name, **(row.get("guard") or {})} for row in rows]
     path = write_table(out_file.with_suffix(""), [{name: row[name] for name in row if name != "key"} for row in flat])
     answered = [row for row in flat if not row["error"]]
@@ -148,6 +151,7 @@ def evaluate(
     judges: JudgeName = None,
     judge: JudgeModel = None,
     out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("guard-eval"),
+    workers: SharedBy = "1",
 ) -> Result:
     """Compare fitted guards on the same answers: false positives, refusals, attack success, cost, AUROC.
 
@@ -156,6 +160,8 @@ def evaluate(
     Args:
         out_folder: Folder of rows, tables and figures.
     """
+    if trial.behind and workers != 1:
+        raise InputError("--workers don't go with --behind: this process alone asks the other model.")
     run = run_folder(out_folder)
     for path in [path for path in trial.guard if not Path(path).is_dir()]:
         guard_file(path)
@@ -188,7 +194,7 @@ def evaluate(
     )
     with following() as progress, compare.behind(trial.behind) if trial.behind else nullcontext() as other:
         comparison = compare.Comparison(
-            loaded, asked, guards, out_folder, chosen, judged_by, other, trial.batch_size, progress
+            loaded, asked, guards, out_folder, chosen, judged_by, other, trial.batch_size, progress, workers
         )
         summary = comparison.run(trial.repeats)
     return finish(run, summary, judge=judged_by)

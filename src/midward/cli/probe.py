@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import ModelOptions, SamplingOptions, say_harm
+from midward.cli._options import ModelOptions, SamplingOptions, SharedBy, say_harm
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import StepBar, bar, say, tasks_of
+from midward.errors import InputError
 from midward.probes import configs
 from midward.runs.run import Measured, Run
 
@@ -26,14 +27,27 @@ def __getattr__(name: str) -> Callable[..., Result]:
 
         config = find(name).config
 
-    def verb(model: ModelOptions, sampling: SamplingOptions, probe: Any, out: Out = Path(f"probe-{name}")) -> Result:
-        return _run(name, model, sampling, probe, out)
+    def verb(
+        model: ModelOptions,
+        sampling: SamplingOptions,
+        probe: Any,
+        out: Out = Path(f"probe-{name}"),
+        workers: SharedBy = "1",
+    ) -> Result:
+        return _run(name, model, sampling, probe, out, workers)
 
     verb.__annotations__["probe"], verb.__doc__ = config, getdoc(config)
     return verb
 
 
-def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: configs.ProbeConfig, out: Path) -> Result:
+def _run(
+    name: str,
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    config: configs.ProbeConfig,
+    out: Path,
+    workers: int | str,
+) -> Result:
     folder = run_folder(out)
     config = config.at_home() if model.at_home else config
     say_harm([config.goals] if isinstance(config, configs.Attacking) else [], config.column)
@@ -44,6 +58,8 @@ def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: conf
     from midward.probes.registry import find
 
     probe = find(name)
+    if probe.prepare and workers != 1:
+        raise InputError(f"--workers share responses, and what probe {name} takes long for runs in this process.")
     asked = ready(probe, config, goals)
     loaded = model.load()
     resolved = sampling.resolve(loaded, **probe.sampling)
@@ -62,7 +78,7 @@ def _run(name: str, model: ModelOptions, sampling: SamplingOptions, config: conf
     how: dict[str, Any] = {"sampling": asdict(resolved), "judges": judges, "goals": asked.counts, "seed": resolved.seed}
     folder.start([Measured.of(loaded)], **how)
     with bar() as display:
-        how = {"watchers": [StepBar(display)], "progress": tasks_of(display)}
+        how = {"watchers": [StepBar(display)], "progress": tasks_of(display), "workers": workers}
         summary = run(probe, loaded, config, out, sampling=resolved, asked=asked, cases=cases, **how)
     if "next" in summary:
         say(summary["next"])

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from midward._flags import Flag
 from midward._hints import folder_or_id
-from midward.cli._options import Compare, GuardFile, ModelOptions, SamplingOptions, labelled
+from midward.cli._options import Compare, GuardFile, ModelOptions, SamplingOptions, SharedBy, labelled
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import following, say
+from midward.errors import InputError
 from midward.runs.run import Measured, Run
 from midward.utility.asked import Asked
 
@@ -24,6 +25,7 @@ def utility(
     guard: GuardFile = None,
     compare: Compare = None,
     out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("utility"),
+    workers: SharedBy = "1",
 ) -> Result:
     """What can a model do? Exact scores of tasks, for any adapters and guard, against other runs.
 
@@ -46,6 +48,11 @@ def utility(
     from midward.utility import harness, run
 
     own, others = asked.split(model.at_home)
+    if others and workers != 1:
+        raise InputError(
+            f"--workers share the sandbox's own tasks; {', '.join(others)} of lm-evaluation-harness are shared by "
+            "torchrun."
+        )
     models = run.models_of(named, guarded=guard is not None)
     if guard is not None:
         guards.describe(guard)  # a wrong file is told before anything big is loaded
@@ -64,6 +71,7 @@ def utility(
             measured.append(Measured.of(network, label=label, **behind))
             folder.start(measured, sampling=vars(chosen), seed=sampling.seed)
             how: dict[str, Any] = {"given": sampling.values, "sampling": chosen, "guard": front, "progress": progress}
+            how["workers"] = workers
             about = {"model": label, "seed": seed} if label else {}
             scored, reports[label] = run.score(network, asked, out_folder, own, loaded, about=about, say=say, **how)
             rows += scored

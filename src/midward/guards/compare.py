@@ -35,6 +35,7 @@ from midward.guards.signals import Signals, signals_of
 from midward.judges.bench import Bench
 from midward.models import LanguageModel
 from midward.runs.measure import Answers, Case, Row, measure
+from midward.runs.workers import Workers
 from midward.sampling import Request, Response, Sampling, sample
 from midward.stats import Area, Estimate, Paired, Rate, area, corrected, mean_of, paired_of, rate_of, subject_of
 from midward.store import RowFile, key_of
@@ -117,6 +118,7 @@ class Comparison:
             and costs aren't measured.
         batch_size: rows of a forward.
         progress: called with what is done, how many are, and of how many.
+        workers: that answer; this process scores and measures costs.
     """
 
     model: LanguageModel
@@ -128,6 +130,7 @@ class Comparison:
     other: Behind | None = None
     batch_size: int = 16
     progress: Progress = lambda what, done, of: None
+    workers: Workers = 1
 
     def run(self, repeats: int = 5) -> dict[str, Any]:
         """Answer, decide, measure what it costs, and sum up (see `summary`). repeats: of the costs' measurement.
@@ -177,6 +180,7 @@ class Comparison:
             judge=self.judge,
             batch_size=self.batch_size,
             progress=partial(self.progress, what),
+            workers=self.workers,
             **how,
         )
 
@@ -215,10 +219,10 @@ class Comparison:
 
     def _repaired(self, label: str, guard: Guard) -> list[Row]:
         """What a guard that repairs answers, told the goal behind each attack, which only an evaluation knows."""
-        plain = {id(case.request): case.about.get("plain") for case in self.cases}
+        plain = {key_of(request=case.request.record()): case.about.get("plain") for case in self.cases}
 
         def answer(model: LanguageModel, requests: Sequence[Request], sampling: Sampling, **how: Any) -> list[Response]:
-            exchanges = [Exchange(request, plain=plain[id(request)]) for request in requests]
+            exchanges = [Exchange(request, plain=plain[key_of(request=request.record())]) for request in requests]
             return guard.answer(model, exchanges, sampling, **how)
 
         front = SimpleNamespace(digest=guard.digest, sample=answer)

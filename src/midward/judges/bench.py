@@ -36,6 +36,11 @@ class Bench:
     key: dict[str, Any]
     tally: Counter[str | None] = field(default_factory=Counter)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process a judge that asks a model goes by the model's name: connections can't be sent."""
+        judge = None if self.info.needs == "role:judge" else self.judge
+        return _arrived, (self.info, judge, self.key, self.tally)
+
     @property
     def trouble(self) -> str:
         """How many responses it gave no verdict on, and why most often; empty where there are none."""
@@ -44,6 +49,10 @@ class Bench:
             return ""
         of, [(why, _)] = self.tally.total(), unscored.most_common(1)
         return f"{unscored.total()} of {of} responses unscored by {self.info.name}, most often: {why}"
+
+
+def _arrived(info: JudgeInfo, judge: Judge | None, key: dict[str, Any], tally: Counter[str | None]) -> Bench:
+    return Bench(info, judge or ready(info, key["model"]), key, tally)
 
 
 def usable(name: str) -> JudgeInfo:

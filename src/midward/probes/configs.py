@@ -307,7 +307,7 @@ class Gcg(Attacking):
             among harmless requests, and it says which responses it flags. Guards by blocks, and prefuse.
         weight: Nats a token that one of the guard's score is worth; 0 is the plain search.
         seen: Steps of a response that the guard scores of each candidate.
-        workers: Searches at a time, sharing the threads (1; sandbox 0: on a CPU one a thread).
+        searches: Searches at a time, sharing the threads (1; sandbox 0: on a CPU one a thread).
         plan: Say what it would cost, at the measured rate, and run nothing.
     """
 
@@ -326,7 +326,7 @@ class Gcg(Attacking):
     against: Annotated[Path | None, Flag()] = None
     weight: Annotated[float, Flag(min=0)] = 1.0
     seen: Annotated[int, Flag(min=1)] = 1
-    workers: Annotated[int | None, Flag(min=0, free=True)] = None
+    searches: Annotated[int | None, Flag(min=0, free=True)] = None
     plan: Annotated[bool, Flag(free=True)] = False
 
     def __post_init__(self) -> None:
@@ -348,9 +348,9 @@ class Gcg(Attacking):
         return super().load()
 
     def at_home(self) -> Gcg:
-        """The sandbox's width, top and workers."""
-        workers = 0 if self.workers is None else self.workers
-        return replace(self, width=self.width or 4, top=self.top or 64, workers=workers)
+        """The sandbox's width, top and searches."""
+        searches = 0 if self.searches is None else self.searches
+        return replace(self, width=self.width or 4, top=self.top or 64, searches=searches)
 
     def draws(self, objective: str | None) -> int:
         """Drafts that an objective averages over; 0 where all is masked."""

@@ -209,7 +209,7 @@ def searched(
 ) -> list[Case]:
     """The cases with the suffixes that were found; called again it goes on where it stopped, to the same suffixes.
 
-    As many searches at a time as the config has `workers` share torch's threads; small models use few threads well.
+    As many searches at a time as the config has `searches` share torch's threads; small models use few threads well.
 
     Args:
         model: whose gradient is followed.
@@ -223,7 +223,7 @@ def searched(
     searches = _Searches(model, config, sampling, folder, aimed, progress)
     threads = torch.get_num_threads()
     one_a_thread = threads if model.device.type == "cpu" else 1
-    workers = one_a_thread if config.workers == 0 else config.workers or 1
+    workers = one_a_thread if config.searches == 0 else config.searches or 1
     torch.set_num_threads(max(1, threads // workers))
     with ThreadPoolExecutor(workers) as pool:
         coming = [pool.submit(searches.prepared, case) for case in asked]

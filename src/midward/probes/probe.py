@@ -23,6 +23,7 @@ from midward.probes.configs import Attacking, ProbeConfig
 from midward.runs.compare import differences, load, records
 from midward.runs.measure import ROWS, Case, Reader, measure
 from midward.runs.run import Run
+from midward.runs.workers import Workers
 from midward.sampling import Sampling, Watcher
 from midward.stats import rate_of
 
@@ -147,6 +148,7 @@ def run(
     cases: Sequence[Case] | None = None,
     watchers: Sequence[Watcher] = (),
     progress: Progress = lambda what, done, of: None,
+    workers: Workers = 1,
 ) -> dict[str, Any]:
     """Ask every case and sum up. Killed at any point, the same call goes on where it stopped.
 
@@ -160,6 +162,7 @@ def run(
         cases: what `cases_of` gives.
         watchers: see the steps (a progress display).
         progress: called as cases are prepared and answered.
+        workers: how many processes share the cases, see `midward.runs.workers`.
 
     Returns:
         The probe's summary with its `settings` and, by folder, what `against` says of other runs (`compared`).
@@ -183,6 +186,7 @@ def run(
         batch_size=config.batch_size,
         watchers=watchers,
         progress=lambda done, of: progress("responses", done, of),
+        workers=workers,
     )
     kept = f" The rows stay in {Path(folder) / ROWS}: the same command goes on from there."
     with checking("probe", probe.name, ProbeError, kept):

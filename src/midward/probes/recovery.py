@@ -29,6 +29,7 @@ from midward.judges.bench import Bench
 from midward.judges.phrases import refusal_in
 from midward.models import LanguageModel
 from midward.runs.measure import Case, Reader, Row, measure
+from midward.runs.workers import Workers
 from midward.sampling import Request, Response, Sampling, Trace, Watcher
 
 SEEDS = range(5)  # autoencoders are trained from
@@ -100,6 +101,7 @@ def run(
     judge: Bench,
     watchers: Sequence[Watcher] = (),
     progress: Progress = lambda what, done, of: None,
+    workers: Workers = 1,
 ) -> dict[str, Any]:
     """Answer, judge and read everything. Killed at any point, the same call goes on where it stopped.
 
@@ -113,6 +115,7 @@ def run(
         judge: says what each text did.
         watchers: see the steps (a progress display).
         progress: called with what is done, how much of it, of how much.
+        workers: how many processes share the prompts, see `midward.runs.workers`; this one fits the anchors.
 
     Returns:
         The `summary` of the readings. A sampler in which nothing is refused has no anchors and is left out, with a
@@ -160,6 +163,7 @@ def run(
             watchers=watchers,
             progress=partial(progress, f"{name}: prompts"),
             file=f"rows-{name}.jsonl",
+            workers=workers,
         )
         rows[name] = answered(attacked, readers=[signals, partial(Texts, model)])
         rows[name] += answered(harmless, readers=[signals])

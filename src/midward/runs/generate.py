@@ -13,6 +13,7 @@ from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.runs.measure import Case, Front, measure
 from midward.runs.run import Measured, RunFolder
+from midward.runs.workers import Workers
 from midward.sampling import Request, Sampling, Watcher
 from midward.store import RowFile
 
@@ -33,6 +34,7 @@ def generate(
     overwrite: bool = False,
     watchers: Sequence[Watcher] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: Workers = 1,
 ) -> list[Row]:
     """Sample a response to `column` of every row of a table.
 
@@ -52,6 +54,7 @@ def generate(
         overwrite: Start anew where `out` holds something already.
         watchers: See the steps.
         progress: Called with the rows that are there and those wanted.
+        workers: How many processes share the rows, see `midward.runs.workers`; the file then has them as they come.
 
     Returns:
         The rows written, in the table's order: key, index (from 0), prompt, response, ended, nfe (forwards), steps,
@@ -90,6 +93,7 @@ def generate(
         progress=progress,
         file=out.name,
         strict=False,
+        workers=workers,
     )
     folder.finish()
     return measured

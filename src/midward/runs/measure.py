@@ -3,23 +3,28 @@
 Generation over files, probes, dynamics, guards and the world's own tasks go through `measure` (attacks are Inspect's
 evaluations, lm-evaluation-harness runs its own tasks). It answers what isn't answered yet, a chunk at a time; judges
 the chunk; lets readers look at how its responses came about; and appends its rows with one write to the disk. Killed at
-any point, the same call goes on where it stopped.
+any point, the same call goes on where it stopped. Several workers share the chunks (`workers.spread`); the rows are the
+same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.judges import Verdict
 from midward.judges.bench import Bench, judging, reading
 from midward.models import LanguageModel
+from midward.runs.workers import Lost, Workers, spread
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import require_some, resolve
 from midward.store import RowFile, key_of
@@ -109,6 +114,7 @@ def measure(
     progress: Callable[[int, int], None] = lambda done, total: None,
     file: str = ROWS,
     strict: bool = True,
+    workers: Workers = 1,
 ) -> list[Row]:
     """Answer, judge and read every case; a row each, appended as it comes.
 
@@ -125,10 +131,12 @@ def measure(
         about: fields of every row of this call (the model's label, ...), as JSON.
         depends: what the readers' fields and `text` depend on beyond all this, as JSON; part of the rows' keys.
         batch_size: rows per forward, 1 or more.
-        watchers: see the steps and add nothing to the rows (a progress display).
+        watchers: see the steps and add nothing to the rows (a progress display); none does with several workers.
         progress: called with the rows that are there and those wanted.
         strict: whether a request that can't be followed is raised before the first forward; else it is the error of its
             row.
+        workers: how many processes share the chunks, each with a copy of model, guard and judge. A chunk whose worker
+            is lost is done again by another, twice at most; then its rows have that for an error.
 
     Returns:
         Rows: key, set, goal (id), source, subject, harmful, prompt, response, ended, nfe, steps, seconds (its share of
@@ -138,6 +146,7 @@ def measure(
     Raises:
         InputError or TypeError: before the first forward, for a request that can't be followed.
         ModelError: where no case has a response.
+        InputError or WorkersError: see `midward.runs.workers.spread`.
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be 1 or more; received {batch_size}.")
@@ -170,18 +179,42 @@ def measure(
             cases[i] = replace(cases[i], error=str(error).replace("request", "row", 1))
     done = len(keys) - len(missing)
     progress(done, len(keys))
-    chunks = _Chunks(model, sampling, judge, guard, readers, text, batch_size, watchers)
-    with judging(judge) if judge else nullcontext() as ask:
-        for start in range(0, len(cases), 2 * batch_size):
-            chunk = [i for i in range(len(cases))[start : start + 2 * batch_size] if keys[i] not in rows.rows]
-            if chunk:
-                written = chunks.rows([cases[i] for i in chunk], ask)
-                rows.append(*({"key": keys[i], **about, **row} for i, row in zip(chunk, written, strict=True)))
-                done += len(chunk)
-                progress(done, len(keys))
+    seen = watchers if workers == 1 else ()
+    threads = max(1, torch.get_num_threads() // workers) if isinstance(workers, int) else 1
+    chunks = _Chunks(model, sampling, judge, guard, readers, text, batch_size, seen, model.device.type, threads)
+    every = range(0, len(cases), 2 * batch_size)
+    missing_of = [[i for i in missing if start <= i < start + 2 * batch_size] for start in every]
+    places = [chunk for chunk in missing_of if chunk]
+    with _lent(model) if workers != 1 else nullcontext(0) as gpus:
+        for at, result in spread(chunks.ready, [[cases[i] for i in chunk] for chunk in places], workers, gpus=gpus):
+            if isinstance(result, Lost):
+                written, tally = [chunks.without(cases[i], result.why) for i in places[at]], Counter[str | None]()
+            else:
+                written, tally = result
+            rows.append(*({"key": keys[i], **about, **row} for i, row in zip(places[at], written, strict=True)))
+            if judge:
+                judge.tally.update(tally)
+            done += len(written)
+            progress(done, len(keys))
     measured = [rows.rows[key] for key in keys]
     require_some(measured)
     return measured
+
+
+@contextmanager
+def _lent(model: LanguageModel) -> Iterator[int]:
+    """Make room on the GPU, if the model is on one, for the workers' copies; how many GPUs there are for these."""
+    if len(getattr(model.causal_lm, "hf_device_map", {})) > 1:
+        raise InputError(f"{model.name} is spread over several devices, and each worker has one; use one worker.")
+    device = model.device
+    moves = device.type != "cpu" and not model.quantized
+    if moves:
+        model.network.to("cpu")
+    try:
+        yield torch.cuda.device_count() if device.type == "cuda" else 0
+    finally:
+        if moves:
+            model.network.to(device)
 
 
 @dataclass(frozen=True)
@@ -196,6 +229,31 @@ class _Chunks:
     text: Answers | None
     batch_size: int
     watchers: Sequence[Watcher]
+    device: str
+    threads: int
+
+    @contextmanager
+    def ready(self) -> Iterator[Callable[[Sequence[Case]], tuple[list[Row], Counter[str | None]]]]:
+        """What makes the rows of a chunk, and counts the judge's verdicts as `Bench.tally` does."""
+        torch.set_num_threads(self.threads)
+        if self.device != self.model.device.type:  # a copy that came to a worker
+            self.model.network.to(self.device)
+        if self.judge is None:
+            yield lambda cases: (self.rows(cases, None), Counter())
+            return
+        own = replace(self.judge, tally=Counter(self.judge.tally))
+        with judging(own) as ask:
+
+            def judged(cases: Sequence[Case]) -> tuple[list[Row], Counter[str | None]]:
+                before = Counter(own.tally)
+                return self.rows(cases, ask), own.tally - before
+
+            yield judged
+
+    def without(self, case: Case, why: str) -> Row:
+        """The row of a case that has no response."""
+        unjudged = dict.fromkeys(JUDGED) if self.judge else {}
+        return _asked(case) | _NOTHING | unjudged | {"error": why}
 
     def rows(self, cases: Sequence[Case], ask: Judging | None) -> list[Row]:
         """The rows of a chunk of cases, without their keys. ask: goals, texts -> the judge's verdicts."""
@@ -218,7 +276,7 @@ class _Chunks:
         unjudged, rows, places = dict.fromkeys(JUDGED) if self.judge else {}, [], iter(range(len(asked)))
         for case in cases:
             if case.error is not None:
-                rows.append(_asked(case) | _NOTHING | unjudged | {"error": case.error})
+                rows.append(self.without(case, case.error))
                 continue
             place = next(places)
             response, answer, [[judged], *of_readers] = responses[place], answers[place], readings[place]

@@ -12,6 +12,7 @@ from midward.guards import Guard
 from midward.models import LanguageModel
 from midward.models.loading import adapter_folder
 from midward.runs.measure import ROWS, Row
+from midward.runs.workers import Workers
 from midward.sampling import Sampling
 from midward.store import RowFile, key_of
 from midward.utility import harness, readings, sandbox
@@ -54,6 +55,7 @@ def score(
     about: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, of: None,
     say: Callable[[str], None] = lambda text: None,
+    workers: Workers = 1,
 ) -> tuple[list[Row], dict[str, Any]]:
     """A row for each sample and measure of all tasks, appended to the folder as they come.
 
@@ -65,6 +67,7 @@ def score(
         given: the settings of `Sampling` that go before a task's own.
         sampling: of the sandbox's tasks.
         about: fields of every row, such as the model's label.
+        workers: how many processes share the sandbox's samples, see `midward.runs.workers`.
 
     Returns:
         The rows, and what the harness itself reports by task; both empty but in the first process.
@@ -105,6 +108,7 @@ def score(
             about=about,
             batch_size=asked.batch_size,
             progress=lambda done, total: progress(f"{total} exercises", done, total),
+            workers=workers,
         )
     return rows, reports
 

@@ -32,7 +32,7 @@ def run(
     Args:
         guard: in front of the model.
         about: fields of every row, such as the model's label.
-        how: batch_size, watchers and progress of `measure`.
+        how: batch_size, watchers, progress and workers of `measure`.
 
     Returns:
         Rows of `measure`; what counts is `correct`.
