@@ -32,11 +32,13 @@ class Seen:
 
 @dataclass
 class Double(MidwardAPI):
-    """Answers by a rule: (Seen) -> text; scores spans by one: (Span) -> log-probability. Keeps all it was asked."""
+    """Answers by a rule: (Seen) -> text; scores spans by one: (Span) -> log-probability; has a guard's verdict by one:
+    (Seen) -> record. Keeps all it was asked."""
 
     rule: object
     score_rule: object = None
     language_model: object = None
+    guard_rule: object = None
     caps: frozenset = frozenset(Capability)
     length: int = 64
     seen: list = field(default_factory=list)
@@ -87,6 +89,7 @@ class Double(MidwardAPI):
                 (place, place + len(self.written(one))) if place >= 0 else None for place, one in zip(at, seen.forced)
             ]
             details.append({"seed": seen.seed, "nfe": 1, "authored": texts[-1], "forced_at": found})
+            details[-1] |= {"guard": self.guard_rule(seen)} if self.guard_rule else {}
         output = ModelOutput.from_content("double", "")
         output.choices = [output.choices[0].model_copy(deep=True) for _ in texts]
         for choice, text in zip(output.choices, texts, strict=True):

@@ -101,6 +101,32 @@ def test_the_best_leaves_are_kept(attack):
     assert grown == [7] * 4
 
 
+# --- in front of a guard ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tap", "pair"])
+@pytest.mark.parametrize("feedback", [True, False])
+def test_a_guards_score_is_feedback_where_the_attack_is_to_have_it(attack, name, feedback):
+    """Longer prompts are farther from what the guard lets through; the scorer itself calls all of it a ten."""
+
+    def verdict(seen):
+        beyond = len(seen.prompt) - 10.0
+        return {"flagged": beyond > 0, "score": beyond + 2, "threshold": 2.0}
+
+    attacker, prompts = drafts(lambda fields: "y" * (15 - len(json.loads(fields["TRIES"]))))
+    scorer, _ = scores(grade=lambda fields: 10)
+    api = Double(lambda seen: "Step 1: so.", guard_rule=verdict)
+    many = {"branching": 1, "depth": 9} if name == "tap" else {"streams": 1, "rounds": 9}
+    roles = {"attacker": attacker, "scorer": scorer}
+    record, _ = attack(name, api, roles=roles, keep=9, replay=False, feedback=feedback, **many)
+    if not feedback:
+        assert len(api.seen) == 1 and record["score"] == 10
+        return
+    assert [len(seen.prompt) for seen in api.seen] == [15, 14, 13, 12, 11, 10] and record["score"] == 10
+    shown = [tried["score"] for tried in json.loads(fields_of(prompts[-1])[1]["TRIES"])]
+    assert shown == [0.167, 0.2, 0.25, 0.333, 0.5]
+
+
 # --- the middle variant ----------------------------------------------------------------------------------------------
 
 

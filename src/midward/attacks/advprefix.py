@@ -208,7 +208,7 @@ async def _select(
         asks = asks[: max(1, (left - 1) // settings.samples)]
     replies = await target.respond(*asks, n=settings.samples)
     scores = await attempt.score(*replies)
-    rated: dict[int, list[int]] = {}
+    rated: dict[int, list[float]] = {}
     for i, (reply, score) in enumerate(zip(replies, scores, strict=True)):
         at = i // settings.samples
         attempt.offer(reply, score=score, stage="sample", candidate=candidates[at].text, landed=reply.landed)

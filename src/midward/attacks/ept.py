@@ -90,7 +90,7 @@ class Node:
 
     ids: tuple[int, ...]
     text: str
-    score: int | None = None
+    score: float | None = None
     bans: list[tuple[int, ...]] = field(default_factory=list)
     learned: int = 0
     seen: set[str] = field(default_factory=set)
@@ -116,12 +116,12 @@ class Tree:
             raise AttackError(f"{text!r} at response token {self.start} ends behind the window, at {self.stop}.")
         return self._node(ids, None)
 
-    def child(self, node: Node, sentence: str, score: int | None) -> None:
+    def child(self, node: Node, sentence: str, score: float | None) -> None:
         """Grow a node by a sentence, cut where the tree's room ends."""
         ids = (*node.ids, *self.target.tokens(sentence))[: self.stop - self.start]
         node.children.append(self._node(ids, score))
 
-    def _node(self, ids: tuple[int, ...], score: int | None) -> Node:
+    def _node(self, ids: tuple[int, ...], score: float | None) -> Node:
         blank = " " if ids else ""
         bans = [self.target.tokens(blank + words) for words in self.settings.refusals]
         return Node(ids, self.target.decode(ids), score, bans)  # a node's bans are its own, none is its parent's

@@ -273,7 +273,7 @@ async def search(attempt: Attempt, settings: MaskForge) -> None:
 
 async def _pull(
     attempt: Attempt, settings: MaskForge, arm: str, scaffold: str, pattern: str | None
-) -> tuple[int | None, bool]:
+) -> tuple[float | None, bool]:
     """Put a text with gaps: its in-loop score, None where it can't be read, and whether a seed had a say in it."""
     target, pulls = attempt.target, attempt.facts["bandit"]["pulls"]
     request = target.shaped(attempt.goal, "dija", scaffold=scaffold)

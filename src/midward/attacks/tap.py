@@ -50,7 +50,7 @@ class Tap:
     """branching: new prompts for each leaf. width: leaves that are kept. depth: rounds. roots: trees side by side.
     keep: tries that the attacker is shown, the newest of its branch. cutoff: the in-loop score that ends the search.
     query_all: put every prompt on the topic to the target and keep the best `width` (the paper's text); else draw
-    `width` of them and put only those (the released code)."""
+    `width` of them and put only those (the released code). feedback: as of PAIR; leaves are pruned by it as well."""
 
     branching: Count = 4
     width: Count = 10
@@ -59,6 +59,7 @@ class Tap:
     keep: Count = 3
     cutoff: InLoop = 10
     query_all: bool = False
+    feedback: bool = False
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -81,11 +82,11 @@ class Node(NamedTuple):
     """A prompt that was put. closeness: of the middle phrase, 0 without one."""
 
     tries: Tries
-    score: int | None
+    score: float | None
     closeness: float
 
     @property
-    def rank(self) -> tuple[int, float]:
+    def rank(self) -> tuple[float, float]:
         """For pruning: an unscored node stands behind every scored one."""
         return (0 if self.score is None else self.score, self.closeness)
 
@@ -110,7 +111,7 @@ async def search(attempt: Attempt, settings: Tap) -> None:
 
     Where nothing on the topic came, the same leaves are grown again.
     """
-    goal, roles = attempt.goal, attempt.roles
+    goal, roles, attempt.feedback = attempt.goal, attempt.roles, settings.feedback
     aim = settings if isinstance(settings, TapMid) else None
     leaves: list[Tries] = [()] * settings.roots
     stride = settings.branching * max(settings.roots, settings.width)
@@ -143,7 +144,7 @@ async def search(attempt: Attempt, settings: Tap) -> None:
 
 
 def _report(
-    attempt: Attempt, settings: Tap, depth: int, tries: Tries, new: Draft, reply: Reply, score: int | None
+    attempt: Attempt, settings: Tap, depth: int, tries: Tries, new: Draft, reply: Reply, score: float | None
 ) -> Node:
     """Offer a reply and make a leaf of it."""
     shown, closeness = reply.text, 0.0

@@ -106,6 +106,7 @@ class Reply:
             response ended before it.
         drawn: whether a seed had a say in it, also where the endpoint doesn't tell.
         edits: what each edit did, see `Choice.edits`.
+        guard: the verdict of the guard in front of the target, see `Choice.guard`.
     """
 
     ask: Ask
@@ -116,6 +117,7 @@ class Reply:
     forced_at: tuple[tuple[int, int] | None, ...] = ()
     drawn: bool = True
     edits: tuple[Mapping[str, Any], ...] = ()
+    guard: Mapping[str, Any] | None = None
 
     @property
     def landed(self) -> bool:
@@ -430,6 +432,7 @@ def _replies(ask: Ask, output: ModelOutput, seed: int) -> list[Reply]:
                 tuple(forced_at),
                 details.drawn,
                 tuple(details.edits),
+                details.guard,
             )
         )
     return replies
