@@ -23,6 +23,7 @@ from midward.errors import InputError, MidwardError
 VERBS = {
     "generate": "generate:generate",
     "chat": "chat:chat",
+    "serve": "serve:serve",
     "trace": "trace:trace",
     "align": "align:align",
     "attack": "attack:attack",

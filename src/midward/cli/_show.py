@@ -34,6 +34,11 @@ def begin(*, quiet: bool, verbose: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", force=True)
 
 
+def is_quiet() -> bool:
+    """Whether --quiet was given."""
+    return _quiet.get()
+
+
 def console(*, loud: bool = False) -> Console:
     """The terminal; silent on all but the first process under torchrun, and with --quiet unless it is loud."""
     quiet = os.environ.get("RANK", "0") != "0" or (_quiet.get() and not loud)
