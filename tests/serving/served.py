@@ -9,8 +9,8 @@ import anyio
 import httpx
 import uvicorn
 
-from midward.serving.bridge import Bridge as Engine
 from midward.serving.config import ServeConfig
+from midward.serving.engine import Engine
 from midward.serving.server import create_app
 
 PROMPT = [{"role": "user", "content": "t30 t31 t32"}]
@@ -34,7 +34,7 @@ def serving(app):
     finally:
         server.should_exit = True
         thread.join(10)
-        app.state.server.engine.close()
+        app.state.server.engine.scheduler.close()
 
 
 def until(holds, seconds=20):

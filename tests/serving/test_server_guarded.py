@@ -57,14 +57,15 @@ class Nothing:
 
 
 class Spy(Guard):
-    """Flags what its `verdict` says after the step of that number; notes what it has looked at."""
+    """Flags a signal that isn't its own; notes what it has looked at; raises from a step on, if told to."""
 
     name, about, looks, Settings, tied_to = "spy", "a test's", "during", Nothing, ()
+    decides_at_steps = True
 
-    def __init__(self, flags=False, breaks_at=None):
+    def __init__(self):
         super().__init__()
         self.bound, self.threshold, self.alpha = {"model": "any"}, 0.5, 0.01
-        self.flags, self.breaks_at, self.looked = flags, breaks_at, []
+        self.breaks_at, self.looked = None, []
 
     def score(self, model, exchanges, *, batch_size=8):
         return np.array([0.0 if each.signal is None else float(each.signal.max()) for each in exchanges])
@@ -95,7 +96,7 @@ class Looking:
         pass
 
     def signal(self, row):
-        return torch.full((self.steps.get(row, 1),), float(self.guard.flags))
+        return torch.zeros(self.steps.get(row, 1))
 
 
 # --- what is flagged ----------------------------------------------------------------------------------------------
@@ -179,6 +180,7 @@ def test_nothing_is_sent_before_the_guard_looked_nor_changed_afterwards(
     text = whole.json()["choices"][0]["message"]["content"]
     assert text_of(chunks_of(stream)) == text
     assert stop is None or stop not in text
+    assert sent  # or nothing was tried
     for ids, looks, told in sent:
         assert text.startswith(told)
         seen = guard.looked[:looks]
@@ -302,7 +304,7 @@ def slow(model, monkeypatch):
 
 def left_nothing(app):
     server = app.state.server
-    until(lambda: server.running == 0 and server.engine.rows == 0 and server.engine.waiting == 0)
+    until(lambda: server.running == server.engine.scheduler.rows == server.engine.scheduler.waiting == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -114,7 +114,7 @@ def hostile(app, count):
 
     through(app, talk)
     server = app.state.server
-    assert server.running == server.engine.rows == server.engine.waiting == 0
+    assert server.running == server.engine.scheduler.rows == server.engine.scheduler.waiting == 0
     return statuses
 
 

@@ -23,7 +23,8 @@ from midward.guards import describe, sampling_of
 from midward.guards import find as find_guard
 from midward.judges import JudgeInfo
 from midward.models.loading import adapter_folder, checkpoint_folder
-from midward.serving.client import Client, first_key
+from midward.serving.client import Client
+from midward.serving.config import keys_in
 from midward.world import ASSISTANT
 
 
@@ -337,7 +338,7 @@ def _at_endpoint(config: AttackConfig, arguments: Mapping[str, Any]) -> Row:
     theirs = {"--adapter": config.adapter, "--guard": config.guard, "--batch-size": config.batch_size}
     if given := [name for name, value in theirs.items() if value]:
         raise InputError(f"{given[0]} is the server's: give it to midward serve, and leave it out beside --endpoint.")
-    key = first_key(config.api_key_file) if config.api_key_file else None
+    key = keys_in(config.api_key_file)[0] if config.api_key_file else None
     name = Client(config.endpoint or "", key).card().name
     if config.model not in (name, AttackConfig.model):
         raise InputError(f"{config.endpoint} serves {name!r}, and --model says {config.model!r}; leave one out.")

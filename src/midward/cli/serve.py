@@ -15,15 +15,14 @@ def serve(model: ModelOptions, sampling: SamplingOptions, serving: ServeConfig, 
         raise InputError("--shadow is of a guard; give --guard FILE.")
     try:
         from midward.serving import process
+        from midward.serving.engine import Engine
         from midward.serving.server import create_app
     except ModuleNotFoundError as error:
         raise InputError(f"midward serve needs {error.name}: pip install 'midward[serve]'.") from None
-    from midward.serving.bridge import Bridge
-
     bound = process.listen(serving.host, serving.port)
     loaded, chosen = load_behind(model, sampling, guard)
     loaded.fold_adapter()
-    app = create_app(Bridge(loaded), serving, guard=loaded.guard, sampling=chosen)
+    app = create_app(Engine(loaded), serving, guard=loaded.guard, sampling=chosen)
     host, port = bound.getsockname()[:2]
     say(f"serving   {app.state.server.name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
     if not is_quiet():

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from midward.errors import InputError
@@ -16,8 +16,8 @@ from midward.guards import Guard, GuardError
 from midward.models import ModelError
 from midward.sampling import Response, Sampling
 from midward.serving.config import ServeConfig
-from midward.serving.openai import ChatBody, Refused
-from midward.serving.queue import Engine
+from midward.serving.engine import Engine
+from midward.serving.openai import GUARDED, ChatBody, Refused
 from midward.serving.stream import Growing
 from midward.serving.turn import Answer, Turn
 from midward.serving.typed import Controls
@@ -100,7 +100,17 @@ class Planner:
         most = self.config.max_tokens
         if given.get("length", 0) > most:
             raise Refused(400, f"max_tokens is {most} at most; received {given['length']}.", param="max_tokens")
-        settings = asdict(self.sampling) | given
+        own = asdict(self.sampling)
+        if not self.config.research:
+            for name in GUARDED:
+                if given.get(name, own[name]) != own[name]:
+                    raise Refused(
+                        400,
+                        f"midward.sampling.{name} is {own[name]!r} here; a server with --research alone grants "
+                        "another.",
+                        param=f"midward.sampling.{name}",
+                    )
+        settings = own | given
         if {"steps", "order"} & given.keys() and "threshold" not in given:
             settings["threshold"] = None
         settings["length"] = min(settings["length"], room, most)
@@ -136,7 +146,7 @@ class Running:
     """
 
     def __init__(self, turn: Turn, config: ServeConfig, stops: tuple[str, ...], grows: bool) -> None:
-        self.turn, self._engine, self._grows = turn, turn.engine, grows
+        self.turn, self._grows = turn, grows
         self._skip = len(turn.requests[0].forced[0].ids) if config.allow_prefill and turn.requests[0].forced else 0
         model = turn.engine.model
         self._texts = [Growing(model.text, stops, model.family.end_texts, self._skip) for _ in turn.requests]
@@ -144,7 +154,7 @@ class Running:
         self._loop = asyncio.get_running_loop()
         self._gone = False
         self.begun = time.monotonic()
-        self._futures = [
+        self._tickets = [
             turn.engine.submit(
                 request,
                 turn.sampling,
@@ -155,19 +165,18 @@ class Running:
             )
             for i, request in enumerate(turn.requests)
         ]
-        for i, future in enumerate(self._futures):
-            future.add_done_callback(lambda done, i=i: self._tell((i, done)))
+        for i, ticket in enumerate(self._tickets):
+            ticket.add_done_callback(partial(self._done, i))
 
     def cancel(self) -> None:
         """The client is gone, or the server goes: the rows leave."""
         self._gone = True
-        for future in self._futures:
-            if not future.done():
-                self._engine.cancel(future)
+        for ticket in self._tickets:
+            ticket.leave()
         self._tell(None)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, str, Answer | None]]:
-        left = len(self._futures)
+        left = len(self._tickets)
         while left:
             event = await self._events.get()
             if event is None:
@@ -198,6 +207,9 @@ class Running:
             about = about.model_copy(update={"authored_tokens": growing.tokens(response.ids), "ended": True})
         stop = "stop" if growing.stopped else answer.stop
         return left_over, replace(answer, text=growing.sent, stop=stop, about=about)
+
+    def _done(self, index: int, future: Future[Response]) -> None:
+        self._tell((index, future))
 
     def _watch(self, index: int) -> Any:
         def on_prefix(ids: list[int]) -> bool:

@@ -7,7 +7,6 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,8 +14,7 @@ import anyio
 import httpx
 from anyio.lowlevel import current_token
 
-from midward._hints import near_path
-from midward.errors import InputError, MidwardError, MissingFile
+from midward.errors import InputError, MidwardError
 from midward.serving.card import Card
 from midward.serving.spans import TokenizerRecord
 
@@ -139,17 +137,6 @@ class Client:
     def _gone(self, error: httpx.HTTPError) -> ServerError:
         words = f"{type(error).__name__}: {error}".rstrip(": ")
         return ServerError(f"{self.url} doesn't answer ({words}). Is it running there? Then run the same again.")
-
-
-def first_key(file: Path) -> str:
-    """The first key of a file that holds one a line. Raises MissingFile and InputError."""
-    if not file.is_file():
-        raise MissingFile(f"there is no file of keys at {file}.{near_path(file)}")
-    lines = (line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
-    key = next((line for line in lines if line and not line.startswith("#")), "")
-    if not (key.isascii() and key.isprintable() and key):
-        raise InputError(f"{file} holds no key of ASCII characters; write one a line.")
-    return key
 
 
 def _loop() -> Any:

@@ -83,21 +83,20 @@ class ServeConfig:
             return False
 
     def read_keys(self) -> tuple[str, ...]:
-        """The keys of the file; empty where none is asked for.
+        """The keys of the file; none where there is no file. Raises as `keys_in` does."""
+        return () if self.api_key_file is None else keys_in(self.api_key_file)
 
-        Raises:
-            InputError: the file isn't there, or holds no key or something else.
-        """
-        if self.api_key_file is None:
-            return ()
-        path = self.api_key_file
-        if not path.is_file():
-            raise MissingFile(f"there is no file of keys at {path}.{near_path(path, folder=False)}")
-        try:
-            lines = path.read_bytes()[:_LARGEST_KEYS].decode("ascii").splitlines()
-        except UnicodeDecodeError:
-            raise InputError(f"{path} must hold keys of ASCII characters, one a line.") from None
-        keys = tuple(filter(None, (line.strip() for line in lines if not line.startswith("#"))))
-        if not keys:
-            raise InputError(f"{path} holds no key; write one a line.")
-        return keys
+
+def keys_in(path: Path) -> tuple[str, ...]:
+    """The keys of a file, one a line; lines that begin with # are none.
+
+    Raises:
+        MissingFile: there is no such file. InputError: it holds no key.
+    """
+    if not path.is_file():
+        raise MissingFile(f"there is no file of keys at {path}.{near_path(path, folder=False)}")
+    lines = path.read_text(encoding="utf-8", errors="replace")[:_LARGEST_KEYS].splitlines()
+    keys = tuple(line for line in map(str.strip, lines) if line and not line.startswith("#"))
+    if not keys or not all(key.isascii() and key.isprintable() for key in keys):
+        raise InputError(f"{path} holds no key of ASCII characters; write one a line.")
+    return keys

@@ -28,8 +28,8 @@ TYPES = {
     503: "service_unavailable_error",
 }
 
-#: The settings of `Sampling` that anybody may give; `end` and `prompt_masks` are attack capabilities.
-SAFE = ("steps", "block", "order", "threshold", "temperature", "guidance", "schedule", "cache", "length", "seed")
+#: The settings of `Sampling` that are attack capabilities: nobody changes them without --research.
+GUARDED = ("end", "prompt_masks")
 
 #: Of OpenAI's fields those that change nothing here, whatever they hold.
 IDLE = (
@@ -125,7 +125,7 @@ _bounds: dict[str, dict[str, Any]] = {
 SafeSampling: Any = create_model(  # type: ignore[call-overload]
     "SafeSampling",
     __base__=_Body,
-    **{name: (Annotated[_hints[name], Field(**_bounds.get(name, {}))] | None, None) for name in SAFE},
+    **{name: (Annotated[hint, Field(**_bounds.get(name, {}))] | None, None) for name, hint in _hints.items()},
 )
 
 
@@ -268,7 +268,7 @@ def _refusal(error: ValidationError, kind: type[BaseModel], body: Mapping[str, A
         *above, name = (str(part) for part in first["loc"])
         known = [*_known(kind, above), *([] if above else [*NEUTRAL, *IDLE])]
         hint = did_you_mean(name, known)
-        if not above and name in SAFE:
+        if not above and name in _hints:
             hint = f' It is a setting of the sampler: {{"midward": {{"sampling": {{"{name}": ...}}}}}}.'
         elif (name in _hints and above[-1:] == ["sampling"]) or (
             above == ["midward"] and name in ExtraBody.model_fields
@@ -398,12 +398,13 @@ class Chunk(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model that is served."""
+    """A model that is served. midward: its `Card`."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["midward"] = "midward"
+    midward: dict[str, Any]
 
 
 class ModelList(BaseModel):

@@ -67,7 +67,7 @@ def run(app: FastAPI, bound: socket.socket) -> None:
     server = _Draining(config)
     server.served = app.state.server
     server.run(sockets=[bound])
-    app.state.server.engine.close()
+    app.state.server.engine.scheduler.close()
 
 
 def log_to_stderr() -> None:

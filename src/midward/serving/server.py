@@ -11,11 +11,13 @@ import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
 import anyio
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,10 +26,13 @@ from midward import goals
 from midward.errors import InputError
 from midward.guards import Guard, GuardError
 from midward.sampling import Sampling
+from midward.serving import research
 from midward.serving.armed import arm, prompts_of
 from midward.serving.asked import Planner, Running, shown
+from midward.serving.card import card_of
 from midward.serving.config import ServeConfig
-from midward.serving.metrics import Drift, Metrics
+from midward.serving.engine import Engine
+from midward.serving.metrics import Drift, Metrics, timed
 from midward.serving.openai import (
     DONE,
     AnsweredChoice,
@@ -46,7 +51,6 @@ from midward.serving.openai import (
     event,
     read_body,
 )
-from midward.serving.queue import Engine
 from midward.serving.turn import Answer
 
 log = logging.getLogger("midward.serve")
@@ -77,11 +81,21 @@ class Server:
         self.sampling = sampling or Sampling.for_model(engine.model, **fitted_for)
         self.name = config.name or PurePath(engine.model.name).name
         self.created = int(time.time())
-        self.planner = Planner(engine, config, self.sampling, guard)
         self.drift = Drift(None if guard is None else guard.alpha)
-        self.metrics = Metrics(lambda: engine.rows, lambda: engine.waiting, self.drift)
+        self.metrics = Metrics(engine.scheduler, self.drift)
         self.digest = None if guard is None else guard.digest
+        default = asdict(Sampling.for_model(engine.model, length=self.sampling.length))
+        changed = {name: value for name, value in asdict(self.sampling).items() if default[name] != value}
+        self.card = card_of(
+            engine,
+            {**changed, "length": self.sampling.length},
+            name=self.name,
+            guard=guard,
+            shadow=config.shadow,
+            research=config.research,
+        )
         self.closed: str | None = None
+        self.planner = Planner(engine, config, self.sampling, guard and timed(guard, self.metrics.guard_seconds.inc))
         self.draining = False
         self.running = 0
         self._live: set[Running] = set()
@@ -125,7 +139,7 @@ class Server:
         most = self.config.max_batch + self.config.max_waiting
         if count > most:
             raise Refused(400, f"n is {most} at most here; received {count}.", param="n")
-        if self.engine.rows + self.engine.waiting + count > most:
+        if self.engine.scheduler.rows + self.engine.scheduler.waiting + count > most:
             raise Refused(429, "too many requests wait; try again.", code="busy", after=AGAIN)
 
     def failed(self, error: Exception) -> Refused:
@@ -182,13 +196,12 @@ class Server:
     async def chat(self, request: Request) -> Response:
         """Answer one request. Raises Refused."""
         self.open()
-        body = read_body(await self.content(request), research=self.config.research)
+        body = read_body(await request.body(), research=self.config.research)
         if body.model != self.name:
             raise Refused(404, f"there is no model {body.model!r}; there is {self.name!r}.", code="model_not_found")
         turn = await anyio.to_thread.run_sync(self.planner.plan, body)
         self.open()
         self.make_room(len(turn.requests))
-        self.metrics.batch.observe(self.engine.rows)
         try:
             running = Running(turn, self.config, body.stops, bool(body.stream))
         except Exception as error:
@@ -268,12 +281,10 @@ class Server:
         return told
 
     def _count(self, running: Running, answer: Answer) -> Answer:
-        about, seconds = answer.about, time.monotonic() - running.begun
+        about = answer.about
         self.metrics.choices.labels(_FINISH[answer.stop]).inc()
         self.metrics.tokens.labels("completion").inc(about.authored_tokens)
         self.metrics.steps.inc(about.steps)
-        if about.steps:
-            self.metrics.step_seconds.observe(seconds / about.steps)
         if about.guard is not None:
             self.drift.count(bool(about.guard["flagged"]), about.guard["score"])
         if self.config.log_text:
@@ -296,21 +307,6 @@ class Server:
             await asyncio.sleep(0.02)
         for running in list(self._live):
             running.cancel()
-
-    async def content(self, request: Request) -> bytes:
-        """The body of a request. Raises Refused for one that is too large, or isn't JSON."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # anything else a page in a browser may send without asking
-            raise Refused(400, f"the body must be of content type application/json; received {kind!r:.80}.")
-        most, content = self.config.max_body, bytearray()
-        length = request.headers.get("content-length", "0")
-        if length.isdecimal() and len(length) < 19 and int(length) > most:
-            raise Refused(413, f"the body may have {most} bytes; received {length}.")
-        async for part in request.stream():
-            content += part
-            if len(content) > most:
-                raise Refused(413, f"the body may have {most} bytes; received more.")
-        return bytes(content)
 
 
 class Answering(Response):
@@ -395,7 +391,7 @@ class Door:
         try:
             if scope["path"] != "/health":
                 self.server.admits(scope)
-            await self.app(scope, receive, told)
+            await self.app(scope, self.bounded(scope, receive), told)
         except Refused as refused:
             await error_response(refused)(scope, receive, told)
         except Exception as error:
@@ -408,6 +404,26 @@ class Door:
                 self.server.metrics.requests.labels(outcome).inc()
             seconds = time.monotonic() - begun
             log.info("id=%s %s %s %s %.3fs", identity, scope["method"], scope["path"][:80], status, seconds)
+
+    def bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """What receives a body that is JSON and not too large. Raises Refused for another, then or while it comes."""
+        headers, most, size = dict(scope["headers"]), self.server.config.max_body, 0
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != b"application/json":  # a browser sends others without asking
+            raise Refused(400, f"the body must be of content type application/json; received {kind!r:.80}.")
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and len(length) < 19 and int(length) > most:
+            raise Refused(413, f"the body may have {most} bytes; received {int(length)}.")
+
+        async def receive_some() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > most:
+                raise Refused(413, f"the body may have {most} bytes; received more.")
+            return message
+
+        return receive_some
 
 
 def error_response(refused: Refused, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -436,11 +452,23 @@ def create_app(
     app = FastAPI(title="midward", description=__doc__, docs_url=None, redoc_url=None)
     app.state.server = server
     app.include_router(_routes(server))
+    if config.research:
+        app.include_router(research.router(engine, server.card, batch_size=config.max_batch))
     app.add_middleware(Door, server=server)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
         return error_response(error)
+
+    @app.exception_handler(InputError)
+    async def unfit(request: Request, error: InputError) -> Response:
+        return error_response(Refused(400, str(error)))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"][1:]))
+        return error_response(Refused(400, f"{place}: {first['msg']}".removeprefix(": "), param=place or None))
 
     @app.exception_handler(HTTPException)
     async def wrong_path(request: Request, error: HTTPException) -> Response:
@@ -460,7 +488,7 @@ def _routes(server: Server) -> APIRouter:
     }
     router = APIRouter(responses={status: errors[status] for status in (400, 401, 503)})
     body = {"content": {"application/json": {"schema": body_schema(server.config.research)}}, "required": True}
-    card = ModelCard(id=server.name, created=server.created)
+    card = ModelCard(id=server.name, created=server.created, midward=server.card.model_dump(mode="json"))
 
     @router.post(
         "/v1/chat/completions",

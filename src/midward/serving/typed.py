@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from midward.serving.queue import Engine
+from midward.serving.engine import Engine
 from midward.serving.wire import Message
 
 #: Layers of tokens inside tokens that are taken out; nobody types more by chance, and each costs a pass over the text.
