@@ -45,6 +45,12 @@ def until(holds, seconds=20):
         time.sleep(0.005)
 
 
+def left_nothing(app):
+    """Wait until no request runs, and no row is filled or waits."""
+    server = app.state.server
+    until(lambda: server.running == server.engine.scheduler.rows == server.engine.scheduler.waiting == 0)
+
+
 def through(app, talk):
     """What an async function of a client says that reaches the application without a socket."""
 

@@ -18,7 +18,7 @@ from guard_world import fit, prompts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.dataclasses import dataclass
-from served import app_of, chunks_of, post, serving, text_of, through, until
+from served import app_of, chunks_of, left_nothing, post, serving, text_of, through, until
 
 import midward
 from midward.guards import STUB, Guard, GuardError, make
@@ -300,11 +300,6 @@ def slow(model, monkeypatch):
 
     monkeypatch.setattr(type(model), "hidden", hidden)
     return Sampling.for_model(model, length=64, steps=64, block=8, end="keep")
-
-
-def left_nothing(app):
-    server = app.state.server
-    until(lambda: server.running == server.engine.scheduler.rows == server.engine.scheduler.waiting == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -9,7 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import checks
-from served import app_of, through
+from served import app_of, left_nothing, through
 
 import midward
 from midward.sampling import Sampling
@@ -113,8 +113,7 @@ def hostile(app, count):
                 statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
 
     through(app, talk)
-    server = app.state.server
-    assert server.running == server.engine.scheduler.rows == server.engine.scheduler.waiting == 0
+    left_nothing(app)
     return statuses
 
 
