@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from midward.errors import InputError
@@ -57,6 +58,11 @@ class SlotCache(Cache):
     def aim(self, rows: torch.Tensor | None, columns: torch.Tensor, stop: int) -> None:
         """rows [B]: kept rows, None for all. columns [B or 1, n], contiguous. stop: columns that attention may see."""
         self._aim.at, self._aim.stop = (rows, columns), stop
+
+    @property
+    def stop(self) -> int:
+        """The columns that the next forward may see."""
+        return self._aim.stop
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop all but these rows, which are numbered anew."""
@@ -130,6 +136,59 @@ class _Slots(CacheLayerMixin):
         return self.aim.length
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of several caches behind a forward of all: its rows of the forward, the last `columns` of those computed."""
+
+    slots: SlotCache
+    rows: slice
+    columns: int
+
+
+class JoinedCache(Cache):
+    """Several caches as one: what is computed goes to each one's places, and attention sees each row's own columns,
+    with padding before them so that all end at `stop`."""
+
+    def __init__(self, parts: Sequence[Part], stop: int) -> None:
+        layers = zip(*(part.slots.layers for part in parts), strict=True)
+        super().__init__(layers=[_JoinedLayer(parts, own, stop) for own in layers])
+
+
+class _JoinedLayer(CacheLayerMixin):
+    """One layer of several caches."""
+
+    def __init__(self, parts: Sequence[Part], layers: Sequence[Any], stop: int) -> None:
+        super().__init__()
+        self.parts, self.layers, self.stop = parts, layers, stop
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Each layer has its own."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Have each cache take its columns [B, heads, n, size]; gives what each row may see [B, heads, stop, size]."""
+        kept = []
+        for part, layer in zip(self.parts, self.layers, strict=True):
+            own = part.rows, slice(None), slice(key_states.shape[2] - part.columns, None)
+            seen = layer.update(key_states[own], value_states[own])
+            kept.append([pad(each, (0, 0, self.stop - each.shape[2], 0)) for each in seen])
+        keys, values = zip(*kept, strict=True)
+        return torch.cat(keys), torch.cat(values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """The columns that a mask has to cover, and the first of them."""
+        return self.stop, 0
+
+    def get_seq_length(self) -> int:
+        """0: positions are always given."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """What may be seen."""
+        return self.stop
+
+
 class BlockCache:
     """The cache of one run of the sampler: which columns each step computes, and in `slots` the rest.
 
@@ -150,16 +209,16 @@ class BlockCache:
         """What the next step of these canvas rows, each in its block of response positions, computes."""
         raise NotImplementedError
 
-    def hidden(
+    def inputs(
         self,
         ids: torch.Tensor,
         mask: torch.Tensor | None,
         working: list[int],
         blocks: list[tuple[int, int]],
         alive: list[int],
-    ) -> tuple[torch.Tensor, list[int]]:
-        """Hidden states [copies * B, n, D] of what a step of these canvas rows has to compute, and the column that they
-        begin at: one for all rows, or one a row [B].
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, list[int]]:
+        """What a forward with `slots` takes to compute a step of these canvas rows: ids [copies * B, n], mask and
+        columns; and the column that each begins at: one for all rows, or one a row [B].
 
         ids, mask: [copies * B, L]. blocks: each row's, in response positions. alive: the rows that may still come.
         """
@@ -178,7 +237,7 @@ class BlockCache:
             mask = torch.ones_like(ids)
         self.slots.aim(self._places(working), columns, span.stop)
         seen = None if mask is None else mask[:, : span.stop]
-        return self.model.hidden(part, seen, self.slots, columns), starts
+        return part, seen, columns, starts
 
     def _places(self, rows: list[int]) -> torch.Tensor | None:
         """Where canvas rows stand in `slots`; None if they are all, in order."""

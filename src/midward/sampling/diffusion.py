@@ -21,7 +21,7 @@ from .canvas import Canvas
 from .choose import choose, probability, read
 from .edits import Filling, mark
 from .noise import uniform
-from .passes import Pass, Passes
+from .passes import Forward, Passes
 from .requests import Edited
 from .settings import block_offset, spread
 from .step import Reduce, Steerer, Step, Watcher
@@ -245,12 +245,11 @@ class _Diffusion(Filling):
         ids = canvas.ids[rows]
         seen, mask = self._inputs(rows, ids)
         starts = [0]
-        if self.cache is None:
-            joins = self.model if self.model.family.attention == "full" else None
-            hidden = yield Pass(lambda: self.model.hidden(seen, mask), joins, seen if joins else None, mask)
-        else:
-            cache = self.cache
-            hidden, starts = yield Pass(lambda: cache.hidden(seen, mask, working, blocks, self.alive))
+        columns = slots = None
+        if self.cache is not None:
+            seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, self.alive)
+            slots = self.cache.slots
+        hidden = yield Forward(self.model, seen, mask, columns, slots)
         return _Forward(index, blocks, rows, draws, ids, starts, *self._halves(hidden))
 
     def _inputs(self, rows: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -7,37 +7,65 @@ Shapes: B rows, L columns of a canvas, D hidden size.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn.functional import pad
 
 from midward.models import LanguageModel
 
+from .cache import JoinedCache, Part, SlotCache
+
 Result = TypeVar("Result")
 #: Padded cells that a forward of several runs may have, as a multiple of what each has by itself.
 _MOST_PADDED = 1.25
 
 
+class Wanted(Protocol):
+    """What a run waits for."""
+
+    def compute(self) -> Any:
+        """Do it, by itself."""
+
+
 @dataclass(frozen=True)
 class Pass:
-    """A forward that a run waits for.
-
-    compute: does it, by itself. ids, mask [B, L]: of one that needs nothing but them, and so can be done together with
-    those of other runs; None of one with a cache of its own, or whose attention goes by blocks.
-    """
+    """A forward, or several, that is done by itself. compute: does it."""
 
     compute: Callable[[], Any]
-    model: LanguageModel | None = None
-    ids: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
 
 
-#: Yields passes, is sent what they computed (states [B, L, D]), and returns the result.
-Passes = Generator[Pass, Any, Result]
+@dataclass(frozen=True)
+class Forward:
+    """What `LanguageModel.hidden` takes: a forward that can be done together with those of other runs."""
+
+    model: LanguageModel
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    columns: torch.Tensor | None = None
+    cache: SlotCache | None = None
+
+    def compute(self) -> torch.Tensor:
+        """The states [B, L, D] alone."""
+        return self.model.hidden(self.ids, self.mask, self.cache, self.columns)
+
+    @property
+    def kind(self) -> tuple[int, bool, int]:
+        """Forwards of one kind can be computed together. Blocks that are counted from the response stay where
+        they are."""
+        family = self.model.family
+        size = 1 if family.blocks_from == "prompt" else family.attention_block or 1
+        seen = self.ids.shape[1] if self.cache is None else self.cache.stop
+        return id(self.model), self.cache is None, seen % size
+
+
+#: Yields what it waits for, is sent what that computed (of a forward states [B, L, D]), and returns the result.
+Passes = Generator[Wanted, Any, Result]
 
 
 def alone(run: Passes[Result]) -> Result:
@@ -53,8 +81,8 @@ def alone(run: Passes[Result]) -> Result:
             states = wanted.compute()
 
 
-def together(passes: Sequence[Pass]) -> list[Any]:
-    """Compute passes of several runs, in as few forwards as they go together without much padding.
+def together(passes: Sequence[Wanted]) -> list[Any]:
+    """Compute what several runs wait for, in as few forwards as they go together without much padding.
 
     Args:
         passes: of one model or several.
@@ -63,47 +91,69 @@ def together(passes: Sequence[Pass]) -> list[Any]:
         What each computed, in their order. In float32 a row's states are those that it has alone, to rounding.
     """
     computed: list[Any] = [None] * len(passes)
-    for group in _groups(passes):
-        members = [passes[place] for place in group]
-        for place, states in zip(group, _padded(members), strict=True):
-            computed[place] = states
+    kinds: dict[Any, list[tuple[int, Forward]]] = defaultdict(list)
+    for place, each in enumerate(passes):
+        if isinstance(each, Forward):
+            kinds[each.kind].append((place, each))
+        else:
+            computed[place] = each.compute()
+    for members in kinds.values():
+        for group in _groups(members):
+            states = _joined([forward for _, forward in group])
+            for (place, _), own in zip(group, states, strict=True):
+                computed[place] = own
     return computed
 
 
-def _groups(passes: Sequence[Pass]) -> list[list[int]]:
-    """Which passes are computed together: those of one model, near enough in length."""
-    groups: list[list[int]] = []
-    order = sorted(range(len(passes)), key=lambda place: 0 if (ids := passes[place].ids) is None else ids.shape[1])
-    for place in order:
-        ids = passes[place].ids
-        if groups and ids is not None:
-            members = [passes[other] for other in groups[-1]]
-            own = [member.ids for member in members if member.ids is not None]
-            if len(own) == len(members) and members[0].model is passes[place].model:
-                rows = sum(len(each) for each in own) + len(ids)
-                if rows * ids.shape[1] <= _MOST_PADDED * (sum(each.numel() for each in own) + ids.numel()):
-                    groups[-1].append(place)
-                    continue
-        groups.append([place])
+def _groups(members: Sequence[tuple[int, Forward]]) -> list[list[tuple[int, Forward]]]:
+    """Those near enough in length to be computed as one."""
+    groups: list[list[tuple[int, Forward]]] = []
+    for place, forward in sorted(members, key=lambda member: member[1].ids.shape[1]):
+        if groups:
+            cells = [each.ids.numel() for _, each in groups[-1]] + [forward.ids.numel()]
+            rows = len(forward.ids) + sum(len(each.ids) for _, each in groups[-1])
+            if rows * forward.ids.shape[1] <= _MOST_PADDED * sum(cells):
+                groups[-1].append((place, forward))
+                continue
+        groups.append([(place, forward)])
     return groups
 
 
-def _padded(passes: Sequence[Pass]) -> list[Any]:
-    """The states of each, computed in one forward of rows that are padded on the left."""
-    if len(passes) == 1:
-        return [passes[0].compute()]
-    model, ids = passes[0].model, [each.ids for each in passes if each.ids is not None]
-    assert model is not None
-    longest = max(each.shape[1] for each in ids)
-    short = [longest - each.shape[1] for each in ids]
-    mask = None
-    if any(short) or any(each.mask is not None for each in passes):
-        masks = [
-            torch.ones_like(own) if each.mask is None else each.mask for each, own in zip(passes, ids, strict=True)
+def _joined(forwards: Sequence[Forward]) -> list[torch.Tensor]:
+    """The states of each, of one forward whose rows are padded on the left: what they compute, and what they see."""
+    if len(forwards) == 1:
+        return [forwards[0].compute()]
+    first, caches = forwards[0], [each.cache for each in forwards if each.cache is not None]
+    counts = [len(each.ids) for each in forwards]
+    # 1. How many columns each computes and sees, and how far it is moved to the right by the others'.
+    widths = [each.ids.shape[1] for each in forwards]
+    seen = [cache.stop for cache in caches] or widths
+    width, stop = max(widths), max(seen)
+    shifts = [stop - own for own in seen]
+    ids = torch.cat(
+        [
+            pad(each.ids, (width - own, 0), value=first.model.family.pad_id)
+            for each, own in zip(forwards, widths, strict=True)
         ]
-        mask = torch.cat([pad(each, (missing, 0)) for each, missing in zip(masks, short, strict=True)])
-    rows = torch.cat(
-        [pad(each, (missing, 0), value=model.family.pad_id) for each, missing in zip(ids, short, strict=True)]
     )
-    parts = model.hidden(rows, mask).split([len(each) for each in ids])
-    return [part[:, missing:] for part, missing in zip(parts, short, strict=True)]
+    mask = None
+    if any(shifts) or any(each.mask is not None for each in forwards):
+        masks = [
+            each.ids.new_ones(count, own) if each.mask is None else each.mask
+            for each, count, own in zip(forwards, counts, seen, strict=True)
+        ]
+        mask = torch.cat([pad(each, (shift, 0)) for each, shift in zip(masks, shifts, strict=True)])
+    # 2. Behind caches: where they stand. A column that fills up stands where its row's first one does.
+    columns = cache = None
+    if caches:
+        moved = [
+            (each.columns + shift).expand(count, -1)
+            for each, shift, count in zip(forwards, shifts, counts, strict=True)
+            if each.columns is not None
+        ]
+        columns = torch.cat([torch.cat([own[:, :1].expand(-1, width - own.shape[1]), own], dim=1) for own in moved])
+        ends = list(accumulate(counts))
+        rows = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        cache = JoinedCache([Part(*part) for part in zip(caches, rows, widths, strict=True)], stop)
+    parts = first.model.hidden(ids, mask, cache, columns).split(counts)
+    return [part[:, width - own :] for part, own in zip(parts, widths, strict=True)]

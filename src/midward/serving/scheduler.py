@@ -23,7 +23,7 @@ import anyio
 import torch
 from anyio.lowlevel import current_token
 
-from midward.sampling.passes import Pass, Passes, together
+from midward.sampling.passes import Passes, Wanted, together
 
 log = logging.getLogger("midward")
 
@@ -79,7 +79,7 @@ class _Cohort:
     tickets: list[Ticket]
     run: Passes[Any]
     open: set[int]
-    wanted: Pass | None = None
+    wanted: Wanted | None = None
     error: Exception | None = None
 
 
