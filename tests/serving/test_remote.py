@@ -1,7 +1,10 @@
 """A model on a server: what it answers, scores and derives equals what it does in this process; attacks over it too."""
 
+import csv
 import threading
+import time
 from contextlib import contextmanager
+from itertools import count, pairwise
 
 import anyio
 import pytest
@@ -12,10 +15,13 @@ from fastapi.responses import JSONResponse
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
 
 from midward.errors import InputError
+from midward.runs.run import Run
 from midward.sampling import Forced
 from midward.sampling.likelihood import Span
 from midward.serving.card import card_of
+from midward.serving.client import Client, ServerError
 from midward.serving.engine import shared
+from midward.serving.plan import make_sampling
 from midward.serving.provider import ProviderError
 from midward.serving.research import router
 from midward.serving.turn import Turn
@@ -27,7 +33,7 @@ SETTINGS = {"length": 16, "steps": 8, "end": "keep"}
 
 def app_of(engine, name, given, research):
     app = FastAPI()
-    card = card_of(engine, given, name=name, research=research)
+    card = card_of(engine, make_sampling(engine, given), name=name, research=research)
     if research:
         app.include_router(router(engine, card, batch_size=8))
 
@@ -64,28 +70,36 @@ def app_of(engine, name, given, research):
 
 
 @contextmanager
-def running(app, port=0):
-    """The app on a port of this machine; gives its address."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
+def served(folder, given=None, research=True, name=None, dies_after=None):
+    """A model on a server of this process; gives its address. dies_after: so many POSTs."""
+    app = app_of(shared(str(folder), None, "cpu", "float32"), name or str(folder), given or {}, research)
+    with running(app, dies_after) as url:
+        yield url
+
+
+@contextmanager
+def running(app, dies_after=None):
+    """The address of an application that is served."""
+    posts = count()
+
+    async def mortal(scope, receive, send):
+        if scope.get("method") == "POST" and next(posts) >= dies_after:
+            server.should_exit = server.force_exit = True
+            await anyio.sleep(60)
+        await app(scope, receive, send)
+
+    config = uvicorn.Config(app if dies_after is None else mortal, port=0, log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
-        threading.Event().wait(0.01)
+        time.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)
-
-
-@contextmanager
-def served(folder, given=None, research=True, name=None):
-    """A model on a server; gives its address."""
-    engine = shared(str(folder), None, "cpu", "float32")
-    with running(app_of(engine, name or str(folder), given or {}, research)) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +207,85 @@ def test_what_is_wrong_with_a_server_is_told_when_it_is_loaded(both, lively_fold
     with pytest.raises(ProviderError, match=message):
         arguments = {"base_url": both[1].api.client.url, **arguments}
         get_model(f"midward/{name or lively_folder}", memoize=False, **arguments)
+
+
+def test_a_servers_own_settings_are_under_those_of_its_client(lively_folder):
+    given, place = {"length": 12, "threshold": 0.8, "end": "keep"}, {"device": "cpu", "dtype": "float32"}
+    with served(lively_folder, given) as url:
+        for own in ({}, {"steps": 6}, {"order": "random", "temperature": 1.0}, {"threshold": 0.5}):
+            expected = {**given, **own}
+            if own.keys() & {"steps", "order"}:
+                del expected["threshold"]
+            here = get_model(f"midward/{lively_folder}", memoize=False, **place, **expected)
+            there = get_model(f"midward/{lively_folder}", memoize=False, base_url=url, **own)
+            assert there.api.sampling == here.api.sampling
+            assert essence(ask(there, "t50 t51", seed=2)) == essence(ask(here, "t50 t51", seed=2))
+
+
+def test_a_busy_server_is_asked_again_when_it_wants_to_be():
+    app, asked = FastAPI(), []
+
+    @app.post("/x")
+    async def answer():
+        asked.append(time.monotonic())
+        if len(asked) < 3:
+            return JSONResponse({"error": {"message": "busy"}}, (429, 503)[len(asked) - 1], {"Retry-After": "0.2"})
+        return {"ok": len(asked)}
+
+    @app.post("/closed")
+    async def closed():
+        return JSONResponse({"error": {"message": "the guard isn't armed"}}, 503)
+
+    with running(app) as url:
+        client = Client(url)
+        assert anyio.run(client.post, "/x", {}) == {"ok": 3}
+        assert all(0.15 < later - earlier < 5 for earlier, later in pairwise(asked))
+        with pytest.raises(ServerError, match="503 to /closed: the guard isn't armed"):
+            anyio.run(client.post, "/closed", {})
+
+
+# --- attacks -------------------------------------------------------------------------------------------------
+
+
+def rows(out):
+    """What an attack's folder holds of each sample, but for its time."""
+    with (out / "samples.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def matrix(lively_folder):
+    """Flags of a small matrix; the model isn't among them."""
+    sizes = ["--length", 24, "--goals", "sandbox", "--count", 2, "--judges", "oracle"]
+    return [*sizes, "--budget", 6]
+
+
+def test_a_matrix_over_an_endpoint_has_the_rows_of_this_process(midward, lively_folder, matrix, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    matrix += ["--attacks", "dija,trajhijack,ept,pal"]  # masks, edits, bans, forced tokens, scores, gradients
+    matrix += ["--set", "pal.steps=1", "--set", "pal.batch=4", "--set", "pal.put=2"]
+    assert midward("attack", "--model", lively_folder, *matrix, "--out", here).exit_code == 0
+    with served(lively_folder, name="lively") as url:
+        result = midward("attack", "--endpoint", url, *matrix, "--out", there)
+        assert result.exit_code == 0 and f"row       base: lively at {url}" in result.stderr
+    assert rows(there) == rows(here) and len(rows(here)) == 8
+    [ours], [theirs] = (Run.load(folder).models for folder in (here, there))
+    assert theirs.endpoint == url and theirs.fingerprint == ours.fingerprint and theirs.guard_digest is None
+
+
+def test_a_run_whose_server_dies_goes_on_when_it_is_back(midward, lively_folder, matrix, tmp_path):
+    """At another address: the model is the same."""
+    flags = ["attack", *matrix, "--out", tmp_path / "out"]
+    with served(lively_folder, name="lively") as url:
+        assert midward(*flags, "--attacks", "dija", "--endpoint", url).exit_code == 0
+    with served(lively_folder, name="lively", dies_after=4) as url:
+        broken = midward(*flags, "--attacks", "dija,trajhijack,ept", "--endpoint", url)
+    assert "samples failed" in broken.stderr and f"ServerError('{url}" in broken.stderr
+    kept = [row["error"] == "" for row in rows(tmp_path / "out")]
+    assert any(kept) and not all(kept)
+    with served(lively_folder, name="lively") as url:
+        again = midward(*flags, "--attacks", "dija,trajhijack,ept", "--endpoint", url)
+        assert again.exit_code == 0 and f"{sum(kept)} of them by an earlier run" in again.stderr
+    here = [*matrix, "--attacks", "dija,trajhijack,ept", "--out", tmp_path / "here"]
+    assert midward("attack", "--model", lively_folder, *here).exit_code == 0
+    assert rows(tmp_path / "out") == rows(tmp_path / "here")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ from pydantic import BaseModel
 
 from midward.sampling import Sampling
 from midward.serving.engine import Engine
-from midward.serving.plan import make_sampling
 from midward.serving.wire import Masks
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ class Card(BaseModel):
         name: what clients call it. fingerprint: see `LanguageModel.fingerprint`. dtype: what it computes in.
         family: its `Family` record. max_positions: of prompt and response together.
         capabilities: what may be asked of it, by the names of `midward.attacks.Capability`.
-        given: the settings over the model's own that the server was started with. sampling: all of them.
+        sampling: the settings of a request that gives none. given: those of them that aren't the model's own.
         guard: name and digest of the guard in front of it. shadow: it only looks.
         research: whether more than chat is granted; adapter, device and vocab_size are said then alone.
     """
@@ -67,7 +65,7 @@ class Card(BaseModel):
 
 def card_of(
     engine: Engine,
-    given: Mapping[str, Any],
+    sampling: Sampling,
     *,
     name: str,
     guard: Guard | None = None,
@@ -78,12 +76,13 @@ def card_of(
 
     Args:
         engine: whose model.
-        given: settings over the model's sampling.
+        sampling: the settings of a request that gives none.
         name: what clients call it.
         guard, shadow: what stands in front of it.
         research: whether more than chat is granted.
     """
-    model, sampling, system = engine.model, make_sampling(engine, given), engine.takes_system_turns
+    model, system = engine.model, engine.takes_system_turns
+    own = asdict(Sampling.for_model(model))
     has = _CHAT | {"SYS"} if system else _CHAT
     more: dict[str, Any] = {}
     if research:
@@ -96,7 +95,7 @@ def card_of(
         family=asdict(model.family),
         max_positions=model.max_positions,
         capabilities=sorted(has),
-        given=dict(given),
+        given={setting: value for setting, value in asdict(sampling).items() if value != own[setting]},
         sampling=asdict(sampling),
         guard=None if guard is None else {"name": guard.name, "digest": guard.digest},
         shadow=shadow,

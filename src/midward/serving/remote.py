@@ -7,6 +7,7 @@ for `vllm/<model>`; so a model has one name wherever it runs, and so have the ro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -100,7 +101,10 @@ class RemoteAPI(Runtime):
             self._model = RemoteModel(card, record.tokenizer() if record else None)
             if record:
                 record.check(self._model)
-            self.arguments = {**card.given, **sampling}
+            given = dict(card.given)
+            if {"steps", "order"} & sampling.keys():  # a threshold gives way to them, see `Sampling.changed`
+                given.pop("threshold", None)
+            self.arguments = {**given, **sampling}
             _ = self.sampling
         except (ServerError, TypeError, ValueError) as error:
             raise ProviderError(str(error)) from error
@@ -117,7 +121,13 @@ class RemoteAPI(Runtime):
     @property
     def sampling(self) -> Sampling:
         """As `Runtime` has it."""
-        return Sampling.for_model(self._model, **self.arguments)
+        return self._sampling(self.arguments)
+
+    def _sampling(self, settings: Mapping[str, Any]) -> Sampling:
+        try:
+            return Sampling.for_model(self._model, **settings)
+        except TypeError as error:
+            raise InputError(str(error)) from None
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -164,9 +174,10 @@ class RemoteAPI(Runtime):
         self.check(tools, config)
         room = self._model.max_positions - len(self._model.encode(messages)) if self.open else None
         wanted = extra.model_dump(mode="json", exclude_unset=True)
-        if self.open:
+        wanted["sampling"] = settings = {**self.settings(config, room), **extra.sampling}
+        if self.open:  # all of it is said, so that nothing of the server's own comes in
             wanted.setdefault("masks", self.masks)
-        wanted["sampling"] = {**self.settings(config, room), **extra.sampling}
+            wanted["sampling"] = asdict(self._sampling(settings))
         body: dict[str, Any] = {"model": self.card.name, "messages": messages, "midward": wanted}
         if config.num_choices:
             body["n"] = config.num_choices
@@ -180,6 +191,9 @@ class RemoteAPI(Runtime):
         details = Details.model_validate(answer["midward"])
         self._same(details.fingerprint)
         choices = [self.choice(each["message"]["content"], _STOPS[each["finish_reason"]]) for each in answer["choices"]]
+        for choice, said in zip(choices, details.choices, strict=True):
+            if "authored" not in said.model_fields_set:  # where nothing can be forced, it isn't said
+                said.authored = choice.message.text
         usage = None
         if (counted := answer.get("usage")) is not None:
             asked, written = counted["prompt_tokens"], counted["completion_tokens"]
