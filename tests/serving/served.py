@@ -25,7 +25,7 @@ def app_of(model, guard=None, sampling=None, **config):
 def serving(app):
     """The address of an application that is being served."""
     config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
+    app.state.uvicorn = server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)

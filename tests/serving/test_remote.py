@@ -1,105 +1,55 @@
 """A model on a server: what it answers, scores and derives equals what it does in this process; attacks over it too."""
 
 import csv
-import threading
 import time
 from contextlib import contextmanager
 from itertools import count, pairwise
+from unittest.mock import MagicMock
 
 import anyio
 import pytest
 import torch
-import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
+from served import app_of, serving
 
 from midward.errors import InputError
+from midward.models import load
 from midward.runs.run import Run
-from midward.sampling import Forced
+from midward.sampling import Forced, Sampling
 from midward.sampling.likelihood import Span
-from midward.serving.card import card_of
 from midward.serving.client import Client, ServerError
-from midward.serving.engine import shared
-from midward.serving.plan import make_sampling
 from midward.serving.provider import ProviderError
-from midward.serving.research import router
-from midward.serving.turn import Turn
-from midward.serving.wire import ExtraBody
+from midward.serving.wire import Details
 
 M = "<|mdm_mask|>"
 SETTINGS = {"length": 16, "steps": 8, "end": "keep"}
 
 
-def app_of(engine, name, given, research):
-    app = FastAPI()
-    card = card_of(engine, make_sampling(engine, given), name=name, research=research)
-    if research:
-        app.include_router(router(engine, card, batch_size=8))
+class Mortal:
+    """Ends the server at a POST, as a kill does: no answer, and no more connections. after: so many."""
 
-    @app.exception_handler(InputError)
-    async def wrong(request, error):
-        return JSONResponse({"error": {"message": str(error)}}, 400)
+    def __init__(self, app, state, after):
+        self.app, self.state, self.posts = app, state, count(-after)
 
-    @app.get("/v1/models")
-    async def models():
-        return {"data": [{"id": name, "midward": card.model_dump(mode="json")}]}
-
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request):
-        body = await request.json()
-        extra = ExtraBody.read(body.get("midward"))
-        turn = Turn(engine, body["messages"], extra, extra.masks or "refuse")
-        if turn.refused:
-            raise InputError("masks")
-        ids = turn.encode()
-        turn.plan({**given, **extra.sampling}, body.get("n", 1))
-        answers = turn.answer(await engine.sample(turn.requests, turn.sampling, batch_size=8))
-        written = sum(answer.about.authored_tokens for answer in answers)
-        stops = {"max_tokens": "length"}
-        return {
-            "choices": [
-                {"message": {"content": each.text}, "finish_reason": stops.get(each.stop, each.stop)}
-                for each in answers
-            ],
-            "usage": {"prompt_tokens": len(ids), "completion_tokens": written},
-            "midward": turn.details.metadata(),
-        }
-
-    return app
-
-
-@contextmanager
-def served(folder, given=None, research=True, name=None, dies_after=None):
-    """A model on a server of this process; gives its address. dies_after: so many POSTs."""
-    app = app_of(shared(str(folder), None, "cpu", "float32"), name or str(folder), given or {}, research)
-    with running(app, dies_after) as url:
-        yield url
-
-
-@contextmanager
-def running(app, dies_after=None):
-    """The address of an application that is served."""
-    posts = count()
-
-    async def mortal(scope, receive, send):
-        if scope.get("method") == "POST" and next(posts) >= dies_after:
-            server.should_exit = server.force_exit = True
+    async def __call__(self, scope, receive, send):
+        if scope.get("method") == "POST" and next(self.posts) >= 0:
+            self.state.uvicorn.should_exit = self.state.uvicorn.force_exit = True
             await anyio.sleep(60)
-        await app(scope, receive, send)
+        await self.app(scope, receive, send)
 
-    config = uvicorn.Config(app if dies_after is None else mortal, port=0, log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+
+@contextmanager
+def served(folder, given=None, name=None, dies_after=None, **config):
+    """A model on a server of this process; gives its address. given: its sampling. dies_after: so many POSTs."""
+    model = load(folder, device="cpu", dtype="float32")
+    config = {"research": True, "name": name or str(folder), **config}
+    app = app_of(model, sampling=Sampling.for_model(model, **(given or {})), **config)
+    if dies_after is not None:
+        app.add_middleware(Mortal, state=app.state, after=dies_after)
+    with serving(app) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +135,37 @@ def test_what_cannot_be_followed_is_told_as_in_process(both):
             ask(model, "t50", {"forced": [{"position": 99, "ids": [90]}]})
 
 
-def test_a_server_without_research_grants_chat_alone(lively_folder):
-    with served(lively_folder, research=False) as url:
-        there = get_model(f"midward/{lively_folder}", memoize=False, base_url=url, **SETTINGS)
+def test_a_server_with_keys_takes_those_alone(lively_folder, tmp_path, monkeypatch):
+    keys = tmp_path / "keys"
+    keys.write_text("# of the laboratory\nsesame\n")
+    with served(lively_folder, api_key_file=keys) as url:
+        for given, right in ((None, False), ("thyme", False), ("sesame", True)):
+            made = {"memoize": False, "base_url": url, "api_key": given, **SETTINGS}
+            if right:
+                assert ask(get_model(f"midward/{lively_folder}", **made), "t50").completion
+            else:
+                with pytest.raises(ProviderError, match="doesn't take the key"):
+                    get_model(f"midward/{lively_folder}", **made)
+        monkeypatch.setenv("MIDWARD_API_KEY", "sesame")
+        assert Client(url).card().name == str(lively_folder)
+
+
+def test_a_server_without_research_grants_chat_alone(midward, lively_folder, tmp_path):
+    plain = {"memoize": False, "length": 16, "steps": 8}
+    here = get_model(f"midward/{lively_folder}", device="cpu", dtype="float32", **plain)
+    with served(lively_folder, research=False, name="lively") as url:
+        there = get_model("midward/lively", base_url=url, **plain)
         assert {"CHAT", "HIST", "N"} <= there.api.capabilities <= {"CHAT", "HIST", "N", "SYS"}
-        here = get_model(f"midward/{lively_folder}", memoize=False, device="cpu", dtype="float32", **SETTINGS)
-        (texts, usage, _), (expected, counted, _) = essence(ask(there, TURNS)), essence(ask(here, TURNS))
-        assert (texts, usage) == (expected, counted)
+        got, expected = ask(there, TURNS, num_choices=2), ask(here, TURNS, num_choices=2)
+        assert essence(got)[:2] == essence(expected)[:2]
+        assert Details.of(got).choices[1].authored == Details.of(expected).choices[1].authored
+        with pytest.raises(InputError, match="--research"):
+            ask(there, "t50", {"forced": [{"position": 0, "ids": [90]}]})
+        flags = ["--endpoint", url, "--length", 16, "--goals", "sandbox", "--count", 2, "--judges", "oracle"]
+        refused = midward("attack", *flags, "--attacks", "direct,pad", "--out", tmp_path / "pad")
+        assert refused.exit_code == 2 and "'pad' needs the capability POS" in " ".join(refused.stderr.split())
+        asked = midward("attack", *flags, "--attacks", "direct", "--out", tmp_path / "direct")
+        assert asked.exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -236,7 +210,8 @@ def test_a_busy_server_is_asked_again_when_it_wants_to_be():
     async def closed():
         return JSONResponse({"error": {"message": "the guard isn't armed"}}, 503)
 
-    with running(app) as url:
+    app.state.server = MagicMock()
+    with serving(app) as url:
         client = Client(url)
         assert anyio.run(client.post, "/x", {}) == {"ok": 3}
         assert all(0.15 < later - earlier < 5 for earlier, later in pairwise(asked))

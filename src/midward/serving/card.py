@@ -82,7 +82,8 @@ def card_of(
         research: whether more than chat is granted.
     """
     model, system = engine.model, engine.takes_system_turns
-    own = asdict(Sampling.for_model(model))
+    own = Sampling.for_model(model).length
+    default = asdict(Sampling.for_model(model, length=sampling.length)) | {"length": own}
     has = _CHAT | {"SYS"} if system else _CHAT
     more: dict[str, Any] = {}
     if research:
@@ -95,7 +96,7 @@ def card_of(
         family=asdict(model.family),
         max_positions=model.max_positions,
         capabilities=sorted(has),
-        given={setting: value for setting, value in asdict(sampling).items() if value != own[setting]},
+        given={setting: value for setting, value in asdict(sampling).items() if value != default[setting]},
         sampling=asdict(sampling),
         guard=None if guard is None else {"name": guard.name, "digest": guard.digest},
         shadow=shadow,

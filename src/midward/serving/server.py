@@ -11,7 +11,6 @@ import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
@@ -84,15 +83,8 @@ class Server:
         self.drift = Drift(None if guard is None else guard.alpha)
         self.metrics = Metrics(engine.scheduler, self.drift)
         self.digest = None if guard is None else guard.digest
-        default = asdict(Sampling.for_model(engine.model, length=self.sampling.length))
-        changed = {name: value for name, value in asdict(self.sampling).items() if default[name] != value}
         self.card = card_of(
-            engine,
-            {**changed, "length": self.sampling.length},
-            name=self.name,
-            guard=guard,
-            shadow=config.shadow,
-            research=config.research,
+            engine, self.sampling, name=self.name, guard=guard, shadow=config.shadow, research=config.research
         )
         self.closed: str | None = None
         self.planner = Planner(engine, config, self.sampling, guard and timed(guard, self.metrics.guard_seconds.inc))
