@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import asdict
+from threading import Event
+from typing import Annotated
+
+from midward._flags import Flag
 from midward.cli._options import GuardFile, ModelOptions, SamplingOptions, load_behind
 from midward.cli._show import is_quiet, say
 from midward.errors import InputError
 from midward.serving.config import ServeConfig
 
 
-def serve(model: ModelOptions, sampling: SamplingOptions, serving: ServeConfig, guard: GuardFile = None) -> None:
-    """Serve a model behind OpenAI's chat API, a guard in front of it, until SIGTERM or Ctrl-C."""
+def serve(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    serving: ServeConfig,
+    guard: GuardFile = None,
+    replicas: Annotated[int, Flag(min=1)] = 1,
+) -> None:
+    """Serve a model behind OpenAI's chat API, a guard in front of it, until SIGTERM or Ctrl-C.
+
+    Args:
+        replicas: Copies of model and guard, over Ray Serve: on this machine, or on the cluster at RAY_ADDRESS.
+    """
     serving.read_keys()  # before the model is loaded
     if serving.shadow and guard is None:
         raise InputError("--shadow is of a guard; give --guard FILE.")
+    if replicas > 1:
+        _replicated(model, sampling, serving, guard, replicas)
+        return
     try:
         from midward.serving import process
         from midward.serving.engine import Engine
@@ -28,4 +48,37 @@ def serve(model: ModelOptions, sampling: SamplingOptions, serving: ServeConfig, 
     if not is_quiet():
         process.log_to_stderr()
     process.run(app, bound)
+    say("stopped   what ran is finished")
+
+
+def _replicated(
+    model: ModelOptions, sampling: SamplingOptions, serving: ServeConfig, guard: GuardFile, count: int
+) -> None:
+    if model.device_map:
+        raise InputError("--replicas have a device each; --device-map spreads one model over all.")
+    if not serving.port:
+        raise InputError("--replicas need a --port; 0 is none.")
+    try:
+        from midward.serving import process, replicas
+    except ModuleNotFoundError as error:
+        extra = "ray" if error.name == "ray" else "serve"
+        raise InputError(f"midward serve --replicas needs {error.name}: pip install 'midward[{extra}]'.") from None
+    from midward import guards
+    from midward.models.loading import checkpoint_folder
+    from midward.runs.workers import connected
+
+    checkpoint_folder(model.model)  # a wrong one is told before Ray starts
+    if guard is not None:
+        guards.describe(guard)
+    process.listen(serving.host, serving.port).close()
+    connected(cluster="RAY_ADDRESS" in os.environ)
+    stopped = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    given = {name: value for name, value in asdict(model).items() if name != "device_map"}
+    config = asdict(serving)
+    replicas.start(replicas.Settings(**given, guard=guard, sampling=sampling.values, serving=config, replicas=count))
+    say(f"serving   {count} replicas of {model.model} at http://{serving.host}:{serving.port}/v1")
+    stopped.wait()
+    replicas.stop()
     say("stopped   what ran is finished")

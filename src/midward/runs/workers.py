@@ -165,7 +165,7 @@ _pools: dict[tuple[Workers, int], _Pool] = {}
 
 
 def _pool(workers: Workers, gpus: int) -> _Pool:
-    ray = _connected(workers)
+    ray = connected(workers == CLUSTER)
     if (workers, gpus) not in _pools:
         if isinstance(workers, int):
             share = 1e-4 * int(1e4 / -(-workers // gpus)) if gpus else 0
@@ -180,16 +180,19 @@ def _pool(workers: Workers, gpus: int) -> _Pool:
     return _pools[workers, gpus]
 
 
-def _connected(workers: Workers) -> Any:
-    """The package ray, connected to the cluster, or to one of its own on this machine."""
+def connected(cluster: bool) -> Any:
+    """The package ray, connected to the cluster at RAY_ADDRESS, or to one of its own on this machine.
+
+    Raises WorkersError where no cluster answers.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # stdout holds results; a lost worker is told in its rows
     import ray
 
     if not ray.is_initialized():
         _pools.clear()
-        address = os.environ["RAY_ADDRESS"] if workers == CLUSTER else "local"
-        dashboard = False if address == "local" else None  # of another's cluster it isn't ours to say
+        address = os.environ["RAY_ADDRESS"] if cluster else "local"
+        dashboard = None if cluster else False  # of another's cluster it isn't ours to say
         try:
             ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:

@@ -1,8 +1,9 @@
-"""Several workers: the rows of one, whatever happens to a worker or to the process that drives them.
+"""Several workers, the rows of one; several replicas of a server, the answers of one; whatever dies on the way.
 
 Everything that starts Ray is in this file, so that it starts once.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -11,9 +12,16 @@ import sys
 import threading
 import time
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 
+import httpx
 import numpy as np
+import psutil
 import pytest
+import yaml
+from starlette.requests import Request as StarletteRequest
+from starlette.testclient import TestClient
 
 import midward
 from midward import goals
@@ -25,10 +33,19 @@ from midward.judges.bench import Bench, bench
 from midward.judges.judge import JudgeInfo, Verdict
 from midward.judges.registry import every
 from midward.runs.measure import Case, Reader, measure
-from midward.runs.workers import Lost, WorkersError, spread
+from midward.runs.workers import Lost, WorkersError, connected, spread
 from midward.sampling import Request, Sampling, Trace
+from midward.serving.config import ServeConfig
 
 ray = pytest.importorskip("ray")
+from ray.serve.schema import ServeDeploySchema  # noqa: E402
+
+from midward.serving import replicas  # noqa: E402
+from midward.serving.engine import Engine  # noqa: E402
+from midward.serving.ingress import Ingress  # noqa: E402
+from midward.serving.process import listen  # noqa: E402
+from midward.serving.server import create_app  # noqa: E402
+
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # which workers can't import
 
 SHORT = Sampling(length=12, steps=6)
@@ -260,3 +277,149 @@ def test_without_ray_one_is_told_how_to_get_it(midward, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     done = midward("dynamics", "--workers", "2")
     assert done.exit_code == 2 and "pip install 'midward[ray]'" in done.stderr
+
+
+# --- replicas of a server ---------------------------------------------------------------------------------------
+
+
+def ask(number, **more):
+    """The body of a request, one of 30 different ones."""
+    messages = [{"role": "user", "content": f"t{30 + number % 30} t31"}]
+    return {"model": "tiny", "messages": messages, "max_tokens": 24, "seed": 3, **more}
+
+
+@pytest.fixture(scope="module")
+def replicated(llada_folder):
+    """The address of two replicas."""
+    connected(cluster=False)
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    served = {"port": port, "name": "tiny", "research": True, "drain_timeout": 5}
+    settings = {"block": 4, "temperature": 0.7}
+    replicas.start(replicas.Settings(model=str(llada_folder), sampling=settings, serving=served, replicas=2))
+    yield f"http://127.0.0.1:{port}"
+    replicas.stop()
+
+
+def kill_a_replica():
+    """Of this process's own Ray."""
+    ours = psutil.Process().children(recursive=True)
+    first, *_ = [each for each in ours if each.cmdline()[:1] == ["ray::ServeReplica:midward:Replica"]]
+    first.send_signal(signal.SIGKILL)
+
+
+async def talk(url, count, kill_after):
+    """The texts of so many requests, a few at a time; once some are answered a replica is killed."""
+    answered, room = 0, asyncio.Semaphore(12)
+
+    async def text_of(client, number):
+        nonlocal answered
+        async with room:
+            response = await client.post("/v1/chat/completions", json=ask(number))
+        answered += 1
+        if answered == kill_after:
+            kill_a_replica()
+        return response.status_code, response.json()["choices"][0]["message"]["content"]
+
+    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+        return await asyncio.gather(*(text_of(client, number) for number in range(count)))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_killed_replica_loses_no_request_and_changes_none(replicated, llada, count):
+    alone = create_app(Engine(llada), ServeConfig(name="tiny"), sampling=Sampling(block=4, temperature=0.7))
+    with TestClient(alone, base_url="http://127.0.0.1") as client:
+        texts = [client.post("/v1/chat/completions", json=ask(n)).json() for n in range(30)]
+    alone.state.server.engine.scheduler.close()
+    told = asyncio.run(talk(replicated, count, kill_after=count // 4))
+    assert {status for status, _ in told} == {200} and len({text for _, text in told}) > 20
+    assert [text for _, text in told] == [texts[n % 30]["choices"][0]["message"]["content"] for n in range(count)]
+
+
+@pytest.mark.ray
+def test_replicas_answer_as_the_server_they_are(replicated):
+    with httpx.Client(base_url=replicated, timeout=60) as client:
+        whole = client.post("/v1/chat/completions", json=ask(1)).json()["choices"][0]["message"]["content"]
+        with client.stream("POST", "/v1/chat/completions", json=ask(1, stream=True)) as response:
+            events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+            assert response.headers["content-type"].startswith("text/event-stream")
+        deltas = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1]]
+        assert events[-1] == "[DONE]" and "".join(deltas) == whole and sum(map(bool, deltas)) > 1
+        refused = client.post("/v1/chat/completions", json=ask(1, unheard=1), headers={"x-request-id": "mine"})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "unheard"
+        assert refused.headers.get_list("x-request-id") == ["mine"]
+        assert client.post("/v1/chat/completions", content=b"x" * (2 << 20)).status_code in (400, 413)
+        assert client.get("/midward/model").status_code == 200  # --research
+        health = client.get("/health")
+        assert health.status_code == 200 and {each["status"] for each in health.json()["replicas"]} == {"ok"}
+        page = client.get("/metrics").text
+    assert 'midward_requests_total{outcome="answered",replica=' in page
+
+
+class Replicas:
+    """Ray's handle, as far as the ingress asks it: each answer is what comes, up to an error that is raised."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.options = lambda stream: self
+        self.answer = self
+
+    async def remote(self, scope, body):
+        for message in self.answers.pop(0):
+            if isinstance(message, Exception):
+                raise message
+            yield message
+
+
+def answered(*answers, body=b"{}"):
+    """Status and content that an ingress gives over these replicas."""
+
+    async def app(scope, receive, send):
+        response = await Ingress(Replicas(*answers), 100)(StarletteRequest(scope, receive))
+        await response(scope, receive, send)
+
+    response = TestClient(app).post("/v1/chat/completions", content=body)
+    return response.status_code, response.content
+
+
+START = {"status": 200, "headers": [(b"content-type", b"application/json")]}
+STREAM = {"status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+DIED = ray.exceptions.ActorDiedError()
+
+
+def test_an_answer_is_asked_for_once_more_and_never_sent_twice():
+    whole = [START, {"body": b"one"}, {"body": b""}]
+    for cut in ([DIED], [START, DIED], [START, {"body": b"o"}, DIED], [STREAM, DIED]):
+        assert answered(cut, whole) == (200, b"one")
+    status, content = answered([DIED], [START, DIED])
+    assert status == 503 and json.loads(content)["error"]["code"] == "replica_lost"
+
+
+def test_a_broken_stream_ends_with_an_error_event():
+    status, content = answered([STREAM, {"body": b"data: 1\n\n"}, DIED], [STREAM, {"body": b"data: anew\n\n"}])
+    assert status == 200 and content.startswith(b"data: 1\n\n") and b"anew" not in content
+    assert json.loads(content.removeprefix(b"data: 1\n\ndata: "))["error"]["code"] == "replica_lost"
+
+
+def test_the_file_for_serve_deploy_is_one(tmp_path):
+    content = yaml.safe_load((Path(__file__).parents[1] / "configs" / "serve.yaml").read_text())
+    [application] = ServeDeploySchema.model_validate(content).applications
+    module, _, name = application.import_path.partition(":")
+    assert getattr(import_module(module), name) is replicas.application
+    assert replicas.Settings.model_validate(application.args).config.host == content["http_options"]["host"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_verb_serves_replicas_until_it_is_told_to_stop(llada_folder):
+    connected(cluster=False)
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    words = ["serve", "--model", str(llada_folder), "--replicas", "2", "--port", str(port), "--name", "tiny"]
+    verb = subprocess.Popen([sys.executable, "-m", "midward", *words], stderr=subprocess.PIPE, text=True)
+    assert any("serving" in line for line in verb.stderr)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        assert client.post("/v1/chat/completions", json=ask(1)).status_code == 200
+    verb.send_signal(signal.SIGTERM)
+    assert verb.wait(60) == 0
