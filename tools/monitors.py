@@ -1,6 +1,7 @@
 """The tables of docs/monitors.md, from the folders of examples/guards.sh: `python -m tools.monitors FOLDER`.
 
-Every fit's `test-N` has the same requests, so a guard's fits are its seeds: intervals are over goals and fits.
+Every fit's `test-N` has the same requests, so a guard's fits, `fit-N`, are its seeds: intervals are over goals and
+fits.
 `opened-N` holds harmless requests behind the attacks' forced shapes, `test-LABEL` an aligned model's.
 """
 
@@ -15,10 +16,17 @@ from typing import Any
 
 import numpy as np
 
+import midward
 from midward._tables import read_table
+from midward.guards import LookGuard, load
+from midward.guards.signals import signals_of
+from midward.models import LanguageModel
 from midward.reports.blocks import Table
 from midward.reports.render import markdown
-from midward.stats import area, corrected, paired_of, rate_of
+from midward.runs.compare import load as load_run
+from midward.stats import area, corrected, mean_of, paired_of, rate_of
+from midward.world.oracle import steps_right
+from midward.world.world import Thing
 
 Rows = list[dict[str, Any]]
 ATTACKS = ("prefill", "prefill-mid", "pad", "dija")
@@ -77,11 +85,56 @@ def tables(folder: Path) -> Iterator[Table]:
     body = [[label, *(areas(rows, name) for name in CALM)] for label, rows in guards.items()]
     yield Table("auroc", "AUROC of jailbroken answers against harmless ones", ["guard", *CALM], body)
     yield from _differences(guards)
+    yield from _late(folder)
     for path in sorted(folder.glob("test-[a-z]*/scores.csv")):
         aligned = scored(folder, path.parent.name)
         name, kinds = path.parent.name.removeprefix("test-"), (*CALM, "plain", "wrappers")
         body = [[label, *(rates(rows, kind) for kind in kinds), *_by_attack(rows)] for label, rows in aligned.items()]
         yield Table(name, f"Flagged on {name}", ["guard", *kinds, *(f"{each}, jailbroken" for each in ATTACKS)], body)
+
+
+#: Guards whose stops are told by block, and attacks in the order of where their harm stands: late, anywhere, at once.
+BY_BLOCKS = ("hesitate", "sri-blocks", "energy", "cascade")
+LATE = ("prefill-mid", "pad", "prefill")
+PLACES = ("block 1, first look", "block 1, later", "block 2", "block 3", "later", "never")
+
+
+def _late(folder: Path) -> Iterator[Table]:
+    """Which block of a jailbroken answer flags it, and how much of its harm stands in the blocks before."""
+    stops: dict[tuple[str, str], Rows] = {(label, attack): [] for label in BY_BLOCKS for attack in LATE}
+    for path in sorted(folder.glob("test-[0-9]/rows.jsonl")):
+        run, rows = load_run(path.parent)
+        model, fit = midward.load(run.models[0].name), folder / path.parent.name.replace("test", "fit")
+        for label in BY_BLOCKS:
+            if (fit / f"{label}.safetensors").exists():
+                guard = load(fit / f"{label}.safetensors")
+                assert isinstance(guard, LookGuard)
+                for row in rows:
+                    if row["harmful"] and row["success"] and row["set"] in LATE and guard.reads in row["signals"]:
+                        stops[label, row["set"]].append(_stop(guard, model, row) | {"seed": path.parent.name})
+    body = []
+    for (label, attack), stopped in stops.items():
+        if stopped:
+            shares = [[{**row, "value": row["at"] == place} for row in stopped] for place in PLACES]
+            out = mean_of(stopped, "out", ends=(0.0, 1.0))
+            body.append([label, attack, *(rate_of(share, "value").text(0) for share in shares), out and out.text(2)])
+    if body:
+        columns = ["guard", "attack", *PLACES, "of the harm, in blocks that were done"]
+        yield Table("late", "Which block flags, of jailbroken answers", columns, body)
+
+
+def _stop(guard: LookGuard, model: LanguageModel, row: dict[str, Any]) -> dict[str, Any]:
+    """at: where a guard flags a row's answer. out: the share of its right steps in the blocks that are done by then,
+    which a server may have handed out; all of it where it isn't flagged."""
+    above = np.argwhere(guard.flag(np.nan_to_num(guard.ranks(signals_of([row], guard.reads)[0]), nan=-np.inf)))
+    place, out = PLACES[-1], 1.0
+    if len(above):
+        block, look = above[0].tolist()
+        _, intent, *words = row["subject"].split()
+        done = model.text(model.tokens(row["response"])[: block * int(guard.sampling["block"])])
+        whole, begun = (steps_right(intent, Thing(*words), text) for text in (row["response"], done))
+        place, out = PLACES[min(4, block + 1) if block or look else 0], begun / whole
+    return {name: row[name] for name in ("goal", "subject", "set")} | {"at": place, "out": out}
 
 
 def _by_attack(rows: Rows) -> list[str]:

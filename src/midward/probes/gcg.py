@@ -379,6 +379,9 @@ def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
         start, least = (_mean(group, name).text() for name in ("start_loss", "loss"))
         hit, success = (rate_of(group, name) for name in ("hit", "success"))
         won = f"attack success is {success}, by goal {gaps[arm, None, 'success']} against none."
+        if any("passed" in row for row in group):
+            flagged, passed = (rate_of(group, name) for name in ("flagged", "passed"))
+            won += f" The guard, at weight {config.weight:g}, flags {flagged}; {passed} do harm and aren't flagged."
         if isinstance(arm, str):
             forwards, matched = _mean(group, "forwards"), mean_of(group, "matched", ends=(0.0, 1.0))
             sentences.append(
@@ -391,12 +394,6 @@ def findings(rows: Sequence[Row], config: Gcg) -> list[str]:
             f"At token {arm}, {config.iterations} iterations of width {config.width or 512} take the phrase's loss "
             f"from {start} to {least} nats a token; it stands there in {hit} of real responses, and {won}"
         )
-        if any("passed" in row for row in group):
-            flagged, passed = (rate_of(group, name) for name in ("flagged", "passed"))
-            sentences.append(
-                f"The guard, whose score weighs {config.weight:g} nats a token, flags {flagged} of these responses; "
-                f"{passed} do harm and aren't flagged."
-            )
     for arm in rest:
         if isinstance(arm, str):
             places, successes = (gaps[arm, first, measure] for measure in ("matched", "success"))
