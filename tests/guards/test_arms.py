@@ -30,8 +30,17 @@ EAGER = {
     "csd-steer": "csd:rho=1;arm=steer;beta=2",
     "csd-remask": "csd:arm=remask",
     "csd-copy": "csd:copy=true",
+    "ablation": "ablation:beta=2",
+    "ablation-random": "ablation:direction=random;beta=3",
 }
-IDLE = ("raec:rho=0", "raec:looks=999", "csd:beta=0;rounds=0", "csd:arm=steer;rho=0", "csd:arm=remask;rounds=0")
+IDLE = (
+    "raec:rho=0",
+    "raec:looks=999",
+    "csd:beta=0;rounds=0",
+    "csd:arm=steer;rho=0",
+    "csd:arm=remask;rounds=0",
+    "ablation:beta=0",
+)
 SCHEDULES = {"schedule": {}, "blocks": {"block": 4, "end": "keep"}, "threshold": {"steps": LENGTH, "threshold": 0.3}}
 
 
@@ -72,7 +81,7 @@ def test_an_arm_fills_everything_and_its_batch_makes_no_difference(model, sampli
     guard = bound(EAGER[name], model, sampling, arms[name][0])
     together = guard.sample(model, ASKED, sampling)
     assert guard.sample(model, ASKED[::-1], sampling, batch_size=1)[::-1] == together
-    assert any(response.edits for response in together) or name == "csd-steer"
+    assert any(response.edits for response in together) or name in ("csd-steer", "ablation", "ablation-random")
     for request, response in zip(ASKED, together, strict=True):
         for span in request.forced:
             assert tuple(response.raw_ids[span.position :][: len(span.ids)]) == span.ids
@@ -262,3 +271,21 @@ def test_states_are_steered_in_masked_diffusion_alone(llama_folder):
     with pytest.raises(InputError, match="Steering changes states of masked diffusion"):
         causal = midward.load(llama_folder, device="cpu")
         sample(causal, ["t30"], Sampling.for_model(causal, length=4), watchers=[Steering()])
+
+
+def test_what_is_taken_out_is_the_direction_and_nothing_else(model, sampling, arms):
+    seen = {}
+
+    def watched(name):
+        defence = arms[name][0].defence()
+        whole = defence.steered
+        defence.steered = lambda states, *place: seen.setdefault(name, (states, whole(states, *place)))[1]
+        sample(model, ASKED[:1], replace(sampling, steps=1), watchers=[defence])
+        return defence.vector, *seen[name]
+
+    refusal, random = (watched(name) for name in ("ablation", "ablation-random"))
+    for beta, (vector, before, after) in ((2, refusal), (3, random)):
+        torch.testing.assert_close(after @ vector, (1 - beta) * (before @ vector), rtol=1e-3, atol=1e-3)
+        others = torch.eye(len(vector)) - torch.outer(vector, vector)
+        torch.testing.assert_close(after @ others, before @ others, rtol=1e-3, atol=1e-3)
+    assert abs(float(refusal[0] @ random[0])) < 0.9

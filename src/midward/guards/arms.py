@@ -50,6 +50,29 @@ class Progress:
         pass
 
 
+class Steering(Progress):
+    """One that changes the states that tokens are chosen from; it marks at which positions."""
+
+    def on_start(self, canvas: Canvas) -> None:
+        super().on_start(canvas)
+        self.steered_at = torch.zeros_like(self.open)  # [B, length]
+
+    def mark(self, rows: torch.Tensor, positions: torch.Tensor, moved: torch.Tensor) -> None:
+        """Note of N states which were `moved`; rows and positions as `Steerer.steered` has them."""
+        moved = moved & (positions >= 0)
+        self.steered_at[rows[moved], positions[moved]] = True
+
+    @abstractmethod
+    def steered(self, states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """See `midward.sampling.Steerer`."""
+
+    def on_end(self, canvas: Canvas) -> None:
+        for row, steered in zip(canvas.rows, self.steered_at.tolist(), strict=True):
+            positions = {position for position, is_steered in enumerate(steered) if is_steered}
+            if positions:
+                self.changed.setdefault(row.index, set()).update(positions)
+
+
 class Arm(Guard):
     """A guard that steps into the sampling and flags nothing: its answers are what it does.
 

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from midward.dynamics.directions import answer_states, asked_states, direction
 from midward.errors import InputError
-from midward.guards.arms import Arm, Progress
+from midward.guards.arms import Arm, Progress, Steering
 from midward.guards.guard import Exchange, GuardError, Labelled, prompt_ids, user_text
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Edit, Request, Response, Sampling, Step, Watcher
@@ -135,8 +135,8 @@ def _texts(exchanges: Sequence[Exchange]) -> list[tuple[Request, str]]:
     return [(each.request, each.text or "") for each in exchanges]
 
 
-class _Defence(Progress):
-    """The defence of one call to `sample`. steered_at [B, length]: where it steered."""
+class _Defence(Steering):
+    """The defence of one call to `sample`."""
 
     def __init__(
         self, vector: torch.Tensor, thetas: tuple[float, float], *, beta: float, rho: float, rounds: int
@@ -149,13 +149,12 @@ class _Defence(Progress):
         super().on_start(canvas)
         self.vector = self.vector.to(canvas.ids.device)
         self.ends = torch.tensor(canvas.model.family.end_ids, device=canvas.ids.device)
-        self.steered_at = torch.zeros_like(self.open)
         self.taken: Counter[tuple[int, tuple[int, int]]] = Counter()  # rounds, by row and block
 
     def steered(self, states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         excess = (states.float() @ self.vector - self.thetas[0]).clamp(min=0) * (self.share[rows] < self.rho)
         moved = (self.beta * excess > 0) & (positions >= 0)
-        self.steered_at[rows[moved], positions[moved]] = True
+        self.mark(rows, positions, moved)
         away = states.float() - self.beta * excess[:, None] * self.vector
         return torch.where(moved[:, None], away.to(states.dtype), states)
 
@@ -195,9 +194,3 @@ class _Defence(Progress):
                 due[request] = (start, stop)
                 self.taken[row, place.block] += 1
         return due
-
-    def on_end(self, canvas: Canvas) -> None:
-        for row, steered in zip(canvas.rows, self.steered_at.tolist(), strict=True):
-            positions = {position for position, is_steered in enumerate(steered) if is_steered}
-            if positions:
-                self.changed.setdefault(row.index, set()).update(positions)

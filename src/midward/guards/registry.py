@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from midward._plugins import Plugins, check_types, must_take
 from midward.errors import InputError
+from midward.guards.ablation import Ablation
 from midward.guards.cascade import Cascade
 from midward.guards.classifier import ClassifierGuard
 from midward.guards.config import parsed
@@ -49,6 +50,7 @@ GUARDS: dict[str, GuardInfo] = {
         MaskFilter,
         RAEC,
         CSD,
+        Ablation,
         HesitationMonitor,
         DirectionMonitor,
         ProjectionMonitor,
