@@ -11,10 +11,13 @@ import pytest
 import torch
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from guard_world import fit, prompts
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, GenerateConfig, get_model
 from served import app_of, serving
 
 from midward.errors import InputError
+from midward.guards import load as load_guard
+from midward.guards import make
 from midward.models import load
 from midward.runs.run import Run
 from midward.sampling import Forced, Sampling
@@ -41,11 +44,11 @@ class Mortal:
 
 
 @contextmanager
-def served(folder, given=None, name=None, dies_after=None, **config):
+def served(folder, given=None, guard=None, name=None, dies_after=None, **config):
     """A model on a server of this process; gives its address. given: its sampling. dies_after: so many POSTs."""
     model = load(folder, device="cpu", dtype="float32")
     config = {"research": True, "name": name or str(folder), **config}
-    app = app_of(model, sampling=Sampling.for_model(model, **(given or {})), **config)
+    app = app_of(model, guard, sampling=Sampling.for_model(model, **(given or {})), **config)
     if dies_after is not None:
         app.add_middleware(Mortal, state=app.state, after=dies_after)
     with serving(app) as url:
@@ -133,6 +136,23 @@ def test_what_cannot_be_followed_is_told_as_in_process(both):
     for model in both:
         with pytest.raises(InputError, match="99"):
             ask(model, "t50", {"forced": [{"position": 99, "ids": [90]}]})
+
+
+def test_a_guard_of_the_server_flags_as_in_process(lively_folder, tmp_path):
+    settings = {"length": 16, "steps": 8, "block": 8}
+    model = load(lively_folder, device="cpu", dtype="float32")
+    paths = fit(model, {"sri-blocks": make("sri-blocks")}, tmp_path, Sampling.for_model(model, **settings))
+    file = str(paths["sri-blocks"])
+    here = get_model(f"midward/{lively_folder}", memoize=False, device="cpu", dtype="float32", guard=file)
+    with served(lively_folder, settings, load_guard(file, model), name="lively") as url:
+        there = get_model("midward/lively", memoize=False, base_url=url)
+        pairs = [(ask(here, text), ask(there, text)) for text in prompts(300, 12)]
+    for ours, theirs in pairs:
+        assert essence(theirs)[:2] == essence(ours)[:2]
+        [expected], [got] = Details.of(ours).choices, Details.of(theirs).choices
+        assert expected.guard.items() <= got.guard.items() and got.authored == expected.authored
+    assert {ours.stop_reason for ours, _ in pairs} > {"content_filter"}
+    assert there.api.measured().guard_digest == here.api.measured().guard_digest is not None
 
 
 def test_a_server_with_keys_takes_those_alone(lively_folder, tmp_path, monkeypatch):
@@ -264,3 +284,14 @@ def test_a_run_whose_server_dies_goes_on_when_it_is_back(midward, lively_folder,
     here = [*matrix, "--attacks", "dija,trajhijack,ept", "--out", tmp_path / "here"]
     assert midward("attack", "--model", lively_folder, *here).exit_code == 0
     assert rows(tmp_path / "out") == rows(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_mosas_attacks_over_an_endpoint_equal_those_of_this_process(midward, tmp_path):
+    """Goal by goal. Minutes: eight searches, twice."""
+    flags = ["--profile", "mosa", "--goals", "sandbox", "--count", 2, "--length", 32, "--judges", "oracle"]
+    flags += ["--budget", 40]
+    with served("sandbox", max_batch=32) as url:
+        assert midward("attack", *flags, "--endpoint", url, "--out", tmp_path / "there").exit_code == 0
+    assert midward("attack", *flags, "--device", "cpu", "--out", tmp_path / "here").exit_code == 0
+    assert rows(tmp_path / "there") == rows(tmp_path / "here") and len(rows(tmp_path / "here")) == 16
