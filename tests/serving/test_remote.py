@@ -248,42 +248,26 @@ def rows(out):
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.fixture
-def matrix(lively_folder):
-    """Flags of a small matrix; the model isn't among them."""
-    sizes = ["--length", 24, "--goals", "sandbox", "--count", 2, "--judges", "oracle"]
-    return [*sizes, "--budget", 6]
-
-
-def test_a_matrix_over_an_endpoint_has_the_rows_of_this_process(midward, lively_folder, matrix, tmp_path):
+def test_a_matrix_whose_server_died_goes_on_and_has_the_rows_of_this_process(midward, lively_folder, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    matrix += ["--attacks", "dija,trajhijack,ept,pal"]  # masks, edits, bans, forced tokens, scores, gradients
-    matrix += ["--set", "pal.steps=1", "--set", "pal.batch=4", "--set", "pal.put=2"]
-    assert midward("attack", "--model", lively_folder, *matrix, "--out", here).exit_code == 0
+    small = ["--length", 24, "--goals", "sandbox", "--count", 2, "--judges", "oracle", "--budget", 6]
+    # masks; edits; bans and forced tokens; scores and gradients
+    every = [*small, "--attacks", "dija,trajhijack,ept,pal"]
     with served(lively_folder, name="lively") as url:
-        result = midward("attack", "--endpoint", url, *matrix, "--out", there)
+        result = midward("attack", *small, "--attacks", "dija", "--endpoint", url, "--out", there)
         assert result.exit_code == 0 and f"row       base: lively at {url}" in result.stderr
+    with served(lively_folder, name="lively", dies_after=4) as url:
+        broken = midward("attack", *every, "--endpoint", url, "--out", there)
+    assert "samples failed" in broken.stderr and f"ServerError('{url}" in broken.stderr
+    kept = [row["error"] == "" for row in rows(there)]
+    assert any(kept) and not all(kept)
+    with served(lively_folder, name="lively") as url:  # at another address: the model is the same
+        again = midward("attack", *every, "--endpoint", url, "--out", there)
+        assert again.exit_code == 0 and f"{sum(kept)} of them by an earlier run" in again.stderr
+    assert midward("attack", "--model", lively_folder, "--device", "cpu", *every, "--out", here).exit_code == 0
     assert rows(there) == rows(here) and len(rows(here)) == 8
     [ours], [theirs] = (Run.load(folder).models for folder in (here, there))
     assert theirs.endpoint == url and theirs.fingerprint == ours.fingerprint and theirs.guard_digest is None
-
-
-def test_a_run_whose_server_dies_goes_on_when_it_is_back(midward, lively_folder, matrix, tmp_path):
-    """At another address: the model is the same."""
-    flags = ["attack", *matrix, "--out", tmp_path / "out"]
-    with served(lively_folder, name="lively") as url:
-        assert midward(*flags, "--attacks", "dija", "--endpoint", url).exit_code == 0
-    with served(lively_folder, name="lively", dies_after=4) as url:
-        broken = midward(*flags, "--attacks", "dija,trajhijack,ept", "--endpoint", url)
-    assert "samples failed" in broken.stderr and f"ServerError('{url}" in broken.stderr
-    kept = [row["error"] == "" for row in rows(tmp_path / "out")]
-    assert any(kept) and not all(kept)
-    with served(lively_folder, name="lively") as url:
-        again = midward(*flags, "--attacks", "dija,trajhijack,ept", "--endpoint", url)
-        assert again.exit_code == 0 and f"{sum(kept)} of them by an earlier run" in again.stderr
-    here = [*matrix, "--attacks", "dija,trajhijack,ept", "--out", tmp_path / "here"]
-    assert midward("attack", "--model", lively_folder, *here).exit_code == 0
-    assert rows(tmp_path / "out") == rows(tmp_path / "here")
 
 
 @pytest.mark.slow
