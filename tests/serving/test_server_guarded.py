@@ -226,7 +226,8 @@ def test_of_a_guard_that_raises_nothing_unguarded_leaves(model, sampling, breaks
     assert app.state.server.running == 0
 
 
-def test_a_guard_that_no_longer_proves_itself_shuts_the_door(model, sampling, fitted):
+def test_a_guard_that_no_longer_proves_itself_shuts_the_door(model, sampling, fitted, monkeypatch):
+    monkeypatch.setattr("midward.serving.server.PROVED", 0.0)
     guard, path = fitted
     guard = midward.guards.load(path, model, sampling)
     app = app_of(model, guard, sampling)
@@ -346,6 +347,25 @@ def test_who_finds_no_place_to_wait_is_told_when_to_come_again(model, slow):
     statuses = sorted(response.status_code for response in responses)
     assert statuses == [200, 200, 400, 429, 429]
     assert all(response.headers["retry-after"] for response in responses if response.status_code == 429)
+    left_nothing(app)
+
+
+def test_what_still_runs_when_the_time_to_drain_is_over_is_told_so(model, slow):
+    app = app_of(model, Spy(), slow)
+
+    async def talk(client):
+        bodies = [asked(model, stream=stream) for stream in (False, True)]
+        running = [asyncio.create_task(client.post("/v1/chat/completions", json=body)) for body in bodies]
+        while app.state.server.engine.scheduler.counts.rows < 24:  # two rows, a block of eight steps and more
+            await asyncio.sleep(0.005)
+        await app.state.server.drain(0.0)
+        late = await client.post("/v1/chat/completions", json=bodies[0])
+        health = await client.get("/health")
+        return [*await asyncio.gather(*running), late, health]
+
+    whole, stream, late, health = through(app, talk)
+    assert whole.status_code == late.status_code == health.status_code == 503 and late.headers["retry-after"]
+    assert stream.status_code == 200 and '"error"' in stream.text and "[DONE]" not in stream.text
     left_nothing(app)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -114,6 +114,7 @@ class StreamOptions(_Body):
 
 
 _hints = get_type_hints(Sampling)
+_NULLABLE = {name for name, hint in _hints.items() if NoneType in get_args(hint)}
 _bounds: dict[str, dict[str, Any]] = {
     **{name: {"ge": 1, "le": 1 << 20} for name in ("length", "steps", "block")},
     "threshold": {"gt": 0, "le": 1},
@@ -168,7 +169,9 @@ class ChatBody(_Body):
         """The settings of the sampler that it gives, by their names in `Sampling`; its own key's win."""
         most = self.max_completion_tokens if self.max_tokens is None else self.max_tokens
         given = {"length": most, "temperature": self.temperature, "seed": self.seed}
-        return {name: value for name, value in given.items() if value is not None} | self.extra.sampling
+        own = self.extra.sampling  # where None is no value, null is what a client sends for what isn't given
+        kept = {name: value for name, value in own.items() if value is not None or name in _NULLABLE}
+        return {name: value for name, value in given.items() if value is not None} | kept
 
 
 class ResearchBody(ChatBody):

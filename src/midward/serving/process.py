@@ -19,6 +19,8 @@ log = logging.getLogger("midward.serve")
 
 #: Seconds that connections have to close once nothing runs.
 _CLOSING = 2
+#: Messages that are remembered as told.
+_MESSAGES = 1000
 
 
 class _Draining(uvicorn.Server):
@@ -70,8 +72,25 @@ def run(app: FastAPI, bound: socket.socket) -> None:
     app.state.server.engine.scheduler.close()
 
 
+class _Once(logging.Filter):
+    """Lets a message pass once: the library warns of each call what a server does thousands of times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if message in self._told:
+            return False
+        if len(self._told) < _MESSAGES:
+            self._told.add(message)
+        return True
+
+
 def log_to_stderr() -> None:
     """The log's lines, with their time."""
+    logging.getLogger("midward").addFilter(_Once())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

@@ -56,6 +56,8 @@ log = logging.getLogger("midward.serve")
 
 #: Seconds after which who was sent away may come again.
 AGAIN = 2
+#: Seconds for which a proof that the guard is armed is good enough; anybody may ask for /health.
+PROVED = 1.0
 _FINISH = {"stop": "stop", "max_tokens": "length", "content_filter": "content_filter"}
 _OUTCOMES = {200: "answered", 400: "refused", 401: "unauthorized", 413: "too_large", 429: "busy", 503: "unavailable"}
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -92,7 +94,7 @@ class Server:
         self.running = 0
         self._live: set[Running] = set()
         self._keys = [hashlib.sha256(key.encode()).digest() for key in config.read_keys()]
-        self._armed = None
+        self._armed, self._proved = None, time.monotonic()
         if guard is not None:
             try:
                 kinds = prompts_of(goals.load(config.self_test)) if config.self_test else ([], [])
@@ -143,9 +145,13 @@ class Server:
         self.prove()
         return Refused(503, "the answer couldn't be guarded, so there is none.", code="guard_failed")
 
-    def prove(self) -> None:
-        """Replay the guard's traces; where one comes out otherwise, the door is shut for good."""
+    def prove(self, again: float = 0.0) -> None:
+        """Replay the guard's traces; where one comes out otherwise, the door is shut for good. again: seconds for which
+        the last proof is good enough."""
         if self._armed is not None and self._armed.is_cheap and self.closed is None:
+            if time.monotonic() - self._proved < again:
+                return
+            self._proved = time.monotonic()
             try:
                 self.proof = self._armed.prove(self.engine.model)
             except Exception as error:
@@ -166,7 +172,7 @@ class Server:
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Status and body of /health."""
-        self.prove()
+        self.prove(PROVED)
         status = "closed" if self.closed else "draining" if self.draining else "ok"
         body: dict[str, Any] = {"status": status, "model": self.name, "fingerprint": self.engine.fingerprint}
         body["guard"] = None
