@@ -343,7 +343,7 @@ def test_random_aborts_under_load_leave_nothing(model, sampling, fitted):
 
 def test_who_finds_no_place_to_wait_is_told_when_to_come_again(model, slow):
     app = app_of(model, None, slow, max_batch=1, max_waiting=1)
-    responses = post(app, *[asked(model, max_tokens=8) for _ in range(4)], asked(model, n=3))
+    responses = post(app, *[asked(model) for _ in range(4)], asked(model, n=3))
     statuses = sorted(response.status_code for response in responses)
     assert statuses == [200, 200, 400, 429, 429]
     assert all(response.headers["retry-after"] for response in responses if response.status_code == 429)
