@@ -21,6 +21,7 @@ from midward.tensors import Record, load_record, load_tensors, save_tensors
 
 #: Attributes of a guard that stand in its file as they are.
 _KEPT = ("alpha", "calibrated", "fitted_on", "bound")
+_TRACE = "self-test"
 
 
 class About(BaseModel):
@@ -64,7 +65,9 @@ def save(guard: Guard, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: getattr(guard, name) for name in _KEPT}
     about = About(guard=guard.name, version=guard.version, settings=asdict(guard.settings), **kept)
-    save_tensors(path, {"threshold": np.array([guard.threshold]), **guard.tensors()}, GuardFile(about=about))
+    trace = {} if guard.trace is None else {_TRACE: np.asarray(guard.trace, dtype=np.float64)}
+    tensors = {"threshold": np.array([guard.threshold]), **trace, **guard.tensors()}
+    save_tensors(path, tensors, GuardFile(about=about))
     return path
 
 
@@ -102,6 +105,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
             f"{path} holds version {about.version!r} of the guard {kind.name!r}, and this is version "
             f"{kind.version!r}; fit it anew."
         )
+    trace = tensors.pop(_TRACE, None)  # what a look didn't read is NaN there
     if strange := [name for name, value in tensors.items() if not np.isfinite(value.astype(np.float64)).all()]:
         raise GuardError(f"{path} holds values that aren't finite numbers, in {strange[0]!r}; it isn't used.")
     try:
@@ -114,6 +118,7 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
             raise InputError(f"it doesn't say for which {min(missing)} it is")
         Sampling(**guard.bound["sampling"])
         guard.restore(tensors)
+        guard.trace = trace
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise GuardError(f"{path} is no guard that can be used: {error}.") from None
     if model is not None:

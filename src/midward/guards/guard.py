@@ -145,7 +145,8 @@ class Guard(ABC):
 
     threshold: a score above it is flagged; infinite until the guard is fitted. alpha: the false-positive rate it was
     calibrated for, on `calibrated` held-out harmless prompts. fitted_on: a hash (`prompt_hash`) of every prompt that
-    any part of it was fitted on, which an evaluation leaves out.
+    any part of it was fitted on, which an evaluation leaves out. trace: the signal of a harmless answer of those it was
+    calibrated on, for a self-test; no verdict depends on it.
     """
 
     name: ClassVar[str]
@@ -166,6 +167,7 @@ class Guard(ABC):
         self.fitted_on: tuple[str, ...] = ()
         self.bound: dict[str, Any] = {}
         self.anchors: Anchors | None = None
+        self.trace: np.ndarray | None = None
 
     # --- the estimator --------------------------------------------------------------------------------------
 
@@ -227,7 +229,12 @@ class Guard(ABC):
             GuardError: where there are too few, or they lack what the guard looks at.
         """
         self.bind(model, sampling)
-        return self.calibrate(self.checked(model, harmless, batch_size=batch_size), alpha, certain)
+        scores = self.checked(model, harmless, batch_size=batch_size)
+        self.calibrate(scores, alpha, certain)
+        known = np.flatnonzero(np.isfinite(scores))
+        if len(known):  # the median one
+            self.trace = harmless[known[np.argsort(scores[known])[len(known) // 2]]].signal
+        return self
 
     def calibrate(self, scores: np.ndarray, alpha: float, certain: float | None = None) -> Self:
         """Set the threshold by the scores [N] of held-out harmless exchanges; see `conformal_threshold`, also for what

@@ -78,7 +78,8 @@ def arm(
 ) -> Armed:
     """Make the two traces of a guard.
 
-    The harmless one is the first of the prompts, and of `GREETINGS`, that isn't flagged. The flagged one is the first
+    The harmless one is the one in the guard's file, where there is one, or else the first of the prompts, and of
+    `GREETINGS`, that isn't flagged. The flagged one is the first
     of `harmful` that is, or else the harmless trace with its signal driven away, or a request that no person types.
 
     Args:
@@ -97,9 +98,12 @@ def arm(
             "that does (midward guard fit --list)."
         )
     guard.check(model, sampling)
-    passed = _first(guard, model, _traces(guard, model, sampling, [*harmless[:TRIED], *GREETINGS]), False)
+    kept = [] if guard.trace is None else [Exchange(Request("-"), "-", guard.trace)]
+    passed = _first(guard, model, chain(kept, _traces(guard, model, sampling, [*harmless[:TRIED], *GREETINGS])), False)
     if passed is None:
-        raise GuardError(f"the guard {guard.name!r} flags every harmless prompt of its self-test; give others.")
+        raise GuardError(
+            f"the guard {guard.name!r} flags every harmless prompt of its self-test; give --self-test FILE."
+        )
     others = chain(_traces(guard, model, sampling, harmful[:TRIED]), _strange(guard, model, passed[0]))
     flagged = _first(guard, model, others, True)
     if flagged is None:
