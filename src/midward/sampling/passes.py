@@ -23,7 +23,7 @@ from .cache import JoinedCache, Part, SlotCache
 
 Result = TypeVar("Result")
 #: Padded cells that a forward of several runs may have, as a multiple of what each has by itself.
-_MOST_PADDED = 1.25
+_MOST_PADDED = 1.1
 
 
 class Wanted(Protocol):
