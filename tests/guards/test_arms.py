@@ -30,6 +30,7 @@ EAGER = {
     "csd-steer": "csd:rho=1;arm=steer;beta=2",
     "csd-remask": "csd:arm=remask",
     "csd-copy": "csd:copy=true",
+    "sad": "sad:last=1",
     "ablation": "ablation:beta=2",
     "ablation-random": "ablation:direction=random;beta=3",
 }
@@ -39,7 +40,7 @@ IDLE = (
     "csd:beta=0;rounds=0",
     "csd:arm=steer;rho=0",
     "csd:arm=remask;rounds=0",
-    "ablation:beta=0",
+    *("ablation:beta=0", "sad:eta=0", "sad:last=0"),
 )
 SCHEDULES = {"schedule": {}, "blocks": {"block": 4, "end": "keep"}, "threshold": {"steps": LENGTH, "threshold": 0.3}}
 
@@ -81,7 +82,7 @@ def test_an_arm_fills_everything_and_its_batch_makes_no_difference(model, sampli
     guard = bound(EAGER[name], model, sampling, arms[name][0])
     together = guard.sample(model, ASKED, sampling)
     assert guard.sample(model, ASKED[::-1], sampling, batch_size=1)[::-1] == together
-    assert any(response.edits for response in together) or name in ("csd-steer", "ablation", "ablation-random")
+    assert any(response.edits for response in together) or name in ("csd-steer", "sad", "ablation", "ablation-random")
     for request, response in zip(ASKED, together, strict=True):
         for span in request.forced:
             assert tuple(response.raw_ids[span.position :][: len(span.ids)]) == span.ids
@@ -289,3 +290,46 @@ def test_what_is_taken_out_is_the_direction_and_nothing_else(model, sampling, ar
         others = torch.eye(len(vector)) - torch.outer(vector, vector)
         torch.testing.assert_close(after @ others, before @ others, rtol=1e-3, atol=1e-3)
     assert abs(float(refusal[0] @ random[0])) < 0.9
+
+
+def test_what_texts_like_the_canvas_have_at_a_place_becomes_less_probable(model, sampling):
+    """Against a plain loop over texts and places."""
+    guard = make("sad:last=1;eta=2")
+    texts = [[40, 41, 42, 43, 44], [40, 51, 52], [60, 61, 62, 63, 64]]
+    guard.texts = torch.tensor([line + [-1] * (LENGTH - len(line)) for line in texts])
+    defence, vocabulary = guard.defence(), 90
+    request = Request("t30 t31", (Forced(0, (40, 41)),))
+    logits = torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    class Once:
+        needs_all_steps = False
+
+        def on_start(self, canvas):
+            rows, positions = torch.tensor([0]), torch.tensor([3])
+            seen.append(defence.adjusted(logits, rows, positions))
+
+        def on_step(self, step):
+            pass
+
+        def on_end(self, canvas):
+            pass
+
+    sample(model, [request], replace(sampling, steps=1), watchers=[defence, Once()])
+    masks, least, places = (LENGTH - 2) / LENGTH, 1 / (vocabulary - 1), []
+    for line in texts:
+        whole = 0.0
+        for place, token in enumerate(line):
+            if place > 1:
+                whole += np.log(masks)
+            else:
+                same = token == (40, 41)[place]
+                whole += np.log((1 - masks) * ((1 - least) if same else least))
+        places.append((whole / len(line), sum(token in (40, 41) for token in line[:2]) / 2))
+    weights = np.exp([score for score, _ in places])
+    weights /= weights.sum()
+    strength = 2 * sum(weight * agreed for weight, (_, agreed) in zip(weights, places, strict=True))
+    unsafe = np.full(vocabulary, 1e-6)
+    unsafe[43], unsafe[63] = weights[0], weights[2]
+    log = logits[0].log_softmax(-1).double().numpy()
+    np.testing.assert_allclose(seen[0][0], log + strength * (log - np.log(unsafe)), rtol=1e-3, atol=1e-3)

@@ -51,20 +51,17 @@ class Progress:
 
 
 class Steering(Progress):
-    """One that changes the states that tokens are chosen from; it marks at which positions."""
+    """One that changes what tokens are chosen from, states (`midward.sampling.Steerer`) or logits (`Adjuster`); it
+    marks at which positions."""
 
     def on_start(self, canvas: Canvas) -> None:
         super().on_start(canvas)
         self.steered_at = torch.zeros_like(self.open)  # [B, length]
 
     def mark(self, rows: torch.Tensor, positions: torch.Tensor, moved: torch.Tensor) -> None:
-        """Note of N states which were `moved`; rows and positions as `Steerer.steered` has them."""
+        """Note of N places which were `moved`; rows and positions as a `Steerer` has them."""
         moved = moved & (positions >= 0)
         self.steered_at[rows[moved], positions[moved]] = True
-
-    @abstractmethod
-    def steered(self, states: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `midward.sampling.Steerer`."""
 
     def on_end(self, canvas: Canvas) -> None:
         for row, steered in zip(canvas.rows, self.steered_at.tolist(), strict=True):

@@ -22,6 +22,7 @@ from midward.guards.masks import MaskFilter
 from midward.guards.perplexity import PerplexityFilter
 from midward.guards.prefuse import PreFusion
 from midward.guards.raec import RAEC
+from midward.guards.sad import SAD
 from midward.guards.sri import SRIGuard, SRIMahalanobisGuard
 
 
@@ -50,6 +51,7 @@ GUARDS: dict[str, GuardInfo] = {
         MaskFilter,
         RAEC,
         CSD,
+        SAD,
         Ablation,
         HesitationMonitor,
         DirectionMonitor,

@@ -32,6 +32,7 @@ def choose(
     unguided: torch.Tensor | None = None,
     guidance: float = 0.0,
     see: Callable[[torch.Tensor], None] | None = None,
+    adjust: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Choose one token for each hidden state.
 
@@ -46,6 +47,7 @@ def choose(
         guidance: As in `Sampling`.
         see: Shown the logits of each chunk [n, V] in order, before anything is forbidden; it must leave them as they
             are.
+        adjust: Given the logits [n, V] of each chunk and which of the N they are, says what stands in their place.
 
     Returns:
         Tokens [N].
@@ -62,6 +64,8 @@ def choose(
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
         logits = _logits(model, hidden[part], None if unguided is None else unguided[part], guidance)
+        if adjust is not None:
+            logits = adjust(logits, part)
         if see is not None:
             see(logits)
         if forbidden:

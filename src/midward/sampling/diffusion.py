@@ -24,7 +24,7 @@ from .noise import uniform
 from .passes import Forward, Passes
 from .requests import Edited
 from .settings import block_offset, spread
-from .step import Reduce, Steerer, Step, Watcher
+from .step import Adjuster, Reduce, Steerer, Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
 _ANNEAL = 0.3  # share of chance in the first step of a block of the annealed order (DiffuGuard's alpha_0 for LLaDA)
@@ -76,6 +76,7 @@ class _Diffusion(Filling):
         self.given = canvas.ids != self.mask_id  # what the unconditional forward doesn't see
         self.alive = list(range(len(canvas.rows)))
         self.steerers = [watcher for watcher in watchers if isinstance(watcher, Steerer)]
+        self.adjusters = [watcher for watcher in watchers if isinstance(watcher, Adjuster)]
         self.forbidden = self._forbidden()
         self.offsets = self._offsets()
         self.cache = block_cache(canvas, watchers)
@@ -299,8 +300,15 @@ class _Diffusion(Filling):
         if self.sampling.temperature > 0:
             uniforms = uniform(self.canvas.seeds[forward.rows][row], forward.draws[row], self.coordinates[column])
         hidden, unguided = self._sources(forward, row, column)
+        place = forward.rows[row], self.coordinates[column]
         for steerer in self.steerers:
-            hidden = steerer.steered(hidden, forward.rows[row], self.coordinates[column])
+            hidden = steerer.steered(hidden, *place)
+
+        def adjust(logits: torch.Tensor, part: slice) -> torch.Tensor:
+            for adjuster in self.adjusters:
+                logits = adjuster.adjusted(logits, place[0][part], place[1][part])
+            return logits
+
         return choose(
             self.model,
             hidden,
@@ -311,6 +319,7 @@ class _Diffusion(Filling):
             unguided=unguided,
             guidance=self.sampling.guidance,
             see=see,
+            adjust=adjust if self.adjusters else None,
         )
 
     def _sources(

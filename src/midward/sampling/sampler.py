@@ -13,7 +13,7 @@ from .canvas import Canvas, Row
 from .passes import Passes, alone
 from .requests import Request, Response, resolve
 from .settings import Sampling
-from .step import Steerer, Watcher
+from .step import Adjuster, Steerer, Watcher
 
 
 def sample(
@@ -73,9 +73,12 @@ def fill(
         raise InputError(f"batch_size must be 1 or more; received {batch_size!r}.")
     sampling = Sampling.for_model(model) if sampling is None else sampling
     _check_kind(model, sampling)
-    steerers = [type(watcher).__name__ for watcher in watchers if isinstance(watcher, Steerer)]
-    if steerers and model.family.kind != "diffusion":
-        raise InputError(f"{steerers[0]} changes states of masked diffusion; {model.name!r} is {model.family.kind}.")
+    for watcher in watchers:
+        if model.family.kind != "diffusion" and isinstance(watcher, Steerer | Adjuster):
+            what = "states" if isinstance(watcher, Steerer) else "logits"
+            raise InputError(
+                f"{type(watcher).__name__} changes {what} of masked diffusion; {model.name!r} is {model.family.kind}."
+            )
 
     rows = []
     for index, request in enumerate(requests):

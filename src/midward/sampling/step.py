@@ -186,3 +186,13 @@ class Steerer(Protocol):
         rows [N]: of the canvas. positions [N]: of the response, negative in the prompt; in the active block, or
         wherever `Step.predictions` is asked for. With guidance only the conditional states are asked about.
         """
+
+
+@runtime_checkable
+class Adjuster(Protocol):
+    """The same of logits: a watcher that is a defence and changes what tokens are chosen by; of masked diffusion alone.
+    Readers of logits see them changed."""
+
+    def adjusted(self, logits: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """What stands in the place of `logits` [N, V], float32, of N masked positions; rows and positions as of
+        `Steerer.steered`. Those given must be left as they are."""
