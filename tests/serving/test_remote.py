@@ -243,9 +243,10 @@ def test_a_busy_server_is_asked_again_when_it_wants_to_be():
 
 
 def rows(out):
-    """What an attack's folder holds of each sample, but for its time."""
+    """What an attack's folder holds of each sample, but for its time; in no order, which a run that goes on changes."""
     with (out / "samples.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        samples = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    return sorted(samples, key=lambda row: (row["attack"], row["goal"]))
 
 
 def test_a_matrix_whose_server_died_goes_on_and_has_the_rows_of_this_process(midward, lively_folder, tmp_path):

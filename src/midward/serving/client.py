@@ -25,7 +25,7 @@ SEATS = 128
 #: Seconds that a request is put again for where the server says that it is busy, and the longest wait between two.
 PATIENCE, LONGEST = 300.0, 30.0
 #: Seconds until there is a connection, and until there is an answer: behind many others it may have to wait.
-_CONNECT, _ANSWER = 10.0, 1800.0
+_CONNECT, _ANSWER = 60.0, 1800.0
 #: Seconds that an idle connection is kept; below the server's own, or a request could meet one that is being closed.
 _IDLE = 3.0
 _BUSY = (429, 503)
