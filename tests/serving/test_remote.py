@@ -216,6 +216,13 @@ def test_a_servers_own_settings_are_under_those_of_its_client(lively_folder):
             assert essence(ask(there, "t50 t51", seed=2)) == essence(ask(here, "t50 t51", seed=2))
 
 
+def test_another_model_at_the_address_is_an_error(both):
+    there = get_model(str(both[1]), memoize=False, base_url=both[1].api.client.url, **SETTINGS)
+    there.api.card.fingerprint = "0123456789abcdef"  # what it was when the run began
+    with pytest.raises(ServerError, match="another model now"):
+        ask(there, "t50")
+
+
 def test_a_busy_server_is_asked_again_when_it_wants_to_be():
     app, asked = FastAPI(), []
 
@@ -249,7 +256,9 @@ def rows(out):
     return sorted(samples, key=lambda row: (row["attack"], row["goal"]))
 
 
-def test_a_matrix_whose_server_died_goes_on_and_has_the_rows_of_this_process(midward, lively_folder, tmp_path):
+def test_a_matrix_whose_server_died_goes_on_and_has_the_rows_of_this_process(
+    midward, lively_folder, llada_folder, tmp_path
+):
     here, there = tmp_path / "here", tmp_path / "there"
     small = ["--length", 24, "--goals", "sandbox", "--count", 2, "--judges", "oracle", "--budget", 6]
     # masks; edits; bans and forced tokens; scores and gradients
@@ -269,6 +278,9 @@ def test_a_matrix_whose_server_died_goes_on_and_has_the_rows_of_this_process(mid
     assert rows(there) == rows(here) and len(rows(here)) == 8
     [ours], [theirs] = (Run.load(folder).models for folder in (here, there))
     assert theirs.endpoint == url and theirs.fingerprint == ours.fingerprint and theirs.guard_digest is None
+    with served(llada_folder, name="lively") as url:
+        other = midward("attack", *every, "--endpoint", url, "--out", there)
+    assert other.exit_code == 2 and "weights have changed" in other.stderr
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ class RemoteAPI(Runtime):
         except (ServerError, TypeError, ValueError) as error:
             raise ProviderError(str(error)) from error
         # The same as in the process that serves it: where it runs changes no answer.
-        digest = None if card.guard is None else card.guard["digest"]
+        digest = None if card.guard is None or card.shadow else card.guard["digest"]
         policy = masks if card.research else "refuse"
         self.base_url = identity(card.fingerprint, f"torch.{card.dtype}", self.arguments, policy, digest)
 
