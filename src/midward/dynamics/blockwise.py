@@ -19,7 +19,7 @@ import torch
 
 from midward.dynamics.anchors import Anchors, NothingToAverage, made_for
 from midward.dynamics.looks import CLASSES, GRID, Look, Looks, class_of
-from midward.dynamics.sri import numbers, signal, unit_anchors
+from midward.dynamics.sri import signal, unit_anchors
 from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
 from midward.sampling import Request, Sampling, sample
@@ -42,7 +42,7 @@ class States:
         self.width = width
 
     def __call__(self, look: Look) -> np.ndarray:
-        return look.phi.cpu().numpy()
+        return look.phi
 
 
 class Sigma:
@@ -59,7 +59,7 @@ class Sigma:
 
     def __call__(self, look: Look) -> np.ndarray:
         at = [place_of(block, point) for block, point in zip(look.blocks, look.looks, strict=True)]
-        return np.asarray(signal(numbers(look.phi), self.units[at], eps=self.anchors.eps))[:, None]
+        return np.asarray(signal(look.phi.astype(np.float64), self.units[at], eps=self.anchors.eps))[:, None]
 
 
 def place_of(block: int, look: int) -> int:

@@ -56,7 +56,7 @@ class Look:
     """One or more looks at one step, as a reader gets them; entry r of each list is one look of one row.
 
     rows: places in the step's batch. blocks: number of the block, from 0. looks: grid points, from 0. first: whether
-    these are looks 0, before the step's commits. phi [R, D] float32 on the device. step: None in
+    these are looks 0, before the step's commits. phi [R, D] float32 on the host. step: None in
     front of an engine, which hands over phi alone.
     """
 
@@ -64,7 +64,7 @@ class Look:
     blocks: list[int]
     looks: list[int]
     first: bool
-    phi: torch.Tensor
+    phi: np.ndarray
     step: Step | None = None
 
 
@@ -115,16 +115,19 @@ def number_of(start: int, size: int) -> int:
 def standing(counted: torch.Tensor, stands: torch.Tensor, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Of the open positions of blocks [R, n], those that are read: what stands up to the first end token; all of them
     where none does."""
-    stands = stands & counted
-    is_end = (ids == ends if len(ends) == 1 else torch.isin(ids, ends)) & stands
-    stands &= is_end.cumsum(-1) <= is_end
+    stands = up_to_end(stands & counted, ids, ends)
     return torch.where(stands.any(-1, keepdim=True), stands, counted)
 
 
-def sums_of(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum of w h, and of w [R, D + 1] float32, of states [R, n, D] and weights [R, n]."""
-    weights = weights.float()
-    return torch.cat([torch.bmm(weights[:, None], hidden.float())[:, 0], weights.sum(-1, keepdim=True)], -1)
+def up_to_end(stands: torch.Tensor, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Of what stands in blocks [R, n], all but what is behind an end token."""
+    is_end = (ids == ends if len(ends) == 1 else torch.isin(ids, ends)) & stands
+    return stands & (is_end.cumsum(-1) <= is_end)
+
+
+def weighted(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sum of w h [R, D] float32, of states [R, n, D] and weights [R, n]."""
+    return torch.bmm(weights.float()[:, None], hidden.float())[:, 0]
 
 
 class BlockLooks:
@@ -135,28 +138,20 @@ class BlockLooks:
         followed: what is kept of each row [rows]; filled here.
         size: positions of a block.
         width: D.
-        device: of the states.
         causal: each token of a block is seen once, as of an autoregressive model.
     """
 
     def __init__(
-        self,
-        reader: Reader,
-        followed: Sequence[Followed],
-        size: int,
-        width: int,
-        device: torch.device | str = "cpu",
-        *,
-        causal: bool = False,
+        self, reader: Reader, followed: Sequence[Followed], size: int, width: int, *, causal: bool = False
     ) -> None:
         self.reader = reader
         self.followed = followed
         self.causal = causal
         self._together = math.ceil(POSITIONS / size)  # blocks that are read as one
         # Of each row's last blocks: sum of w h [D], and of w, at the last look (of an autoregressive row, token).
-        self._sums = torch.zeros(len(followed), self._together, width + 1, device=device)
+        self._sums = np.zeros((len(followed), self._together, width + 1), np.float32)
         self._blocks: list[dict[int, _Block]] = [{} for _ in followed]
-        self._begun: list[int] = []
+        self.begun: list[int] = []
 
     def begin(self, rows: Sequence[int], blocks: Sequence[int]) -> list[int]:
         """At which places of a step a block begins now; one that a row comes back to goes on.
@@ -165,21 +160,21 @@ class BlockLooks:
             rows: which of the rows each place of the step is.
             blocks: the number of the block that each is in.
         """
-        self._begun = [place for place, row in enumerate(rows) if blocks[place] not in self._blocks[row]]
-        for place in self._begun:
+        self.begun = [place for place, row in enumerate(rows) if blocks[place] not in self._blocks[row]]
+        for place in self.begun:
             self._blocks[rows[place]][blocks[place]] = _Block()
-        if self._begun:
+        if self.begun:
             self._sums[
-                [rows[place] for place in self._begun], [blocks[place] % self._together for place in self._begun]
+                [rows[place] for place in self.begun], [blocks[place] % self._together for place in self.begun]
             ] = 0
-        return self._begun
+        return self.begun
 
     def take(
         self,
         rows: Sequence[int],
         blocks: Sequence[int],
         counts: Sequence[Sequence[int]],
-        pooled: Callable[[list[int], bool], torch.Tensor],
+        pooled: Callable[[list[int], bool], np.ndarray],
         step: Step | None = None,
     ) -> list[tuple[int, int, int]]:
         """The looks of a step, which `begin` was called for, as (place, block, look).
@@ -187,11 +182,11 @@ class BlockLooks:
         Args:
             rows, blocks: as of `begin`.
             counts: of each block, how many positions it had to fill, and how many of those stand now.
-            pooled: of places, and whether it is before the step's commits, the `sums_of` their states [R, D + 1].
+            pooled: of places, and whether it is before the step's commits, the sums of w h, and of w [R, D + 1] float32.
             step: for a reader that needs it.
         """
         # 1. Look 0 where a block begins; then the grid points that are reached.
-        begins = [(place, 0) for place in self._begun if counts[place][0]]
+        begins = [(place, 0) for place in self.begun if counts[place][0]]
         reached = []
         for place, (total, now) in enumerate(counts):
             block = self._blocks[rows[place]][blocks[place]]
@@ -205,14 +200,14 @@ class BlockLooks:
         taken = []
         for points, first in ((begins, True), (reached, False)):
             always = self.causal and not first  # each of its tokens is seen once
-            seen = list(range(len(rows))) if always else sorted({place for place, _ in points})
+            places, looks = [place for place, _ in points], [look for _, look in points]
+            seen = list(range(len(rows))) if always else sorted(set(places))
             if not seen:
                 continue
             phi = self._states(pooled(seen, first), [rows[place] for place in seen], [blocks[i] for i in seen], first)
             if points:
-                places, looks = [place for place, _ in points], [look for _, look in points]
                 numbers = [blocks[place] for place in places]
-                at = phi[[seen.index(place) for place in places]]
+                at = phi if places == seen else phi[[seen.index(place) for place in places]]
                 features = self.reader(Look(places, numbers, looks, first, at, step))
                 for place, number, look, values in zip(places, numbers, looks, features, strict=True):
                     followed = self.followed[rows[place]]
@@ -223,7 +218,7 @@ class BlockLooks:
             self.followed[row].taken += 1
         return taken
 
-    def _states(self, sums: torch.Tensor, rows: list[int], blocks: list[int], first: bool) -> torch.Tensor:
+    def _states(self, sums: np.ndarray, rows: list[int], blocks: list[int], first: bool) -> np.ndarray:
         """phi [R, D]: with the tokens before, of an autoregressive block, and the blocks before, of short ones."""
         at = rows, [block % self._together for block in blocks]
         if first:
@@ -231,12 +226,30 @@ class BlockLooks:
         else:
             self._sums[at] = sums + self._sums[at] if self.causal else sums
             sums = self._sums[rows].sum(1)
-        return sums[:, :-1] / sums[:, -1:].clamp(min=1)
+        return np.asarray(sums[:, :-1] / np.maximum(sums[:, -1:], 1))
 
 
 #: Told after each step at which something was looked at: the step, what was followed of its rows [B], and the looks
 #: taken now, as (place in the step's batch, block, look).
 OnLook = Callable[[Step, Sequence[Followed], Sequence[tuple[int, int, int]]], None]
+
+
+@dataclass
+class _Group:
+    """The rows of a step, whose blocks are those of the step before unless it is new.
+
+    requests [B], spans [B]: what it is told by. rows: of the canvas. blocks: their numbers. is_open [B, length]: what
+    they had to fill; to_fill [B, n]: of it the blocks' part, n that of the longest. of_blocks: that part of values by
+    position, which start at a column; what stands behind a shorter block isn't open.
+    """
+
+    requests: list[int]
+    spans: list[tuple[int, int]]
+    rows: list[int]
+    blocks: list[int]
+    is_open: torch.Tensor
+    of_blocks: Callable[[torch.Tensor, int], torch.Tensor]
+    to_fill: torch.Tensor
 
 
 class Looks:
@@ -272,6 +285,8 @@ class Looks:
         ends = canvas.model.family.end_ids if canvas.sampling.end != "keep" else ()
         self._ends = torch.tensor(ends, device=canvas.ids.device, dtype=torch.long)
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what each row's block had to fill
+        self._totals = [0] * len(canvas.rows)  # how much that is
+        self._group: _Group | None = None
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
         followed = [Followed() for _ in canvas.rows]
         self._followed |= {row.index: followed[place] for place, row in enumerate(canvas.rows)}
@@ -280,7 +295,6 @@ class Looks:
             followed,
             self._size,
             canvas.model.hidden_size,
-            canvas.ids.device,
             causal=canvas.model.family.kind == "autoregressive",
         )
         if self._begin is not None:
@@ -289,23 +303,46 @@ class Looks:
     def on_step(self, step: Step) -> None:
         if self._watch is not None:
             self._watch(step)
-        # 1. The block of each row, and what it has to fill where that begins now.
-        rows = [self._place[row] for row in step.rows]
-        spans = list(step.blocks)
+        # 1. The block of each row, and what it had to fill.
+        spans = step.blocks
         if self._looks.causal:
             starts = [start - start % self._size for start, _ in spans]
             spans = [(start, start + self._size) for start in starts]
-        blocks = [number_of(start, self._size) for start, _ in spans]
-        if begun := self._looks.begin(rows, blocks):
-            stood = (step.committed & ~step.new)[begun]
-            columns = torch.arange(stood.shape[1], device=stood.device)
-            edges = torch.tensor([spans[place] for place in begun], device=stood.device)
-            within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
-            self._open[[rows[place] for place in begun]] = within & ~stood
-        is_open = self._open[rows]
-        # 2. How far each is: one small reading of the device. Then the looks.
-        counts = torch.stack([is_open.sum(-1), (is_open & step.committed).sum(-1)], -1).tolist()
-        taken = self._looks.take(rows, blocks, counts, lambda seen, first: self._sums(step, is_open, seen, first), step)
+        group = self._group
+        if group is None or group.requests != step.rows or group.spans != spans:
+            group = self._group = self._grouped(step, spans)
+            begun = self._looks.begun
+        else:
+            begun = self._looks.begin(group.rows, group.blocks)
+        # 2. What stands there, and the sums of states: one reading of the device.
+        to_fill, hidden = group.to_fill, step.active_hidden
+        stands = to_fill & group.of_blocks(step.committed, 0)
+        if self._looks.causal:
+            position = slice(*step.blocks[0])
+            read = group.is_open[:, position]
+            first = torch.ones_like(read)
+        else:
+            read = up_to_end(stands, group.of_blocks(step.ids, step.response.start), self._ends)
+            first = to_fill
+        parts = [weighted(hidden, read), read, stands]
+        if begun:
+            parts += [weighted(hidden, first), first, to_fill]
+        values = step.fetch(*parts)
+        # 3. How far each block is; its looks.
+        states, tokens, open_ = hidden.shape[-1], read.shape[1], to_fill.shape[1]
+        whole = states + tokens + open_  # of which the looks at a block's begin have as much again
+        for place in begun:
+            self._totals[group.rows[place]] = int(values[place, whole + states + tokens :].sum())
+        now = values[:, states + tokens : whole].sum(-1).tolist()
+        counts = [(self._totals[row], count) for row, count in zip(group.rows, now, strict=True)]
+
+        def pooled(seen: list[int], at_first: bool) -> np.ndarray:
+            start = whole if at_first else 0
+            sums = values[seen, start : start + states + 1]
+            sums[:, -1] = values[seen, start + states : start + states + tokens].sum(-1)
+            return sums
+
+        taken = self._looks.take(group.rows, group.blocks, counts, pooled, step)
         if taken and self.on_look is not None:
             self.on_look(step, [self._followed[row] for row in step.rows], taken)
 
@@ -314,31 +351,31 @@ class Looks:
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _sums(self, step: Step, is_open: torch.Tensor, seen: list[int], first: bool) -> torch.Tensor:
-        """Sums of states [R, D + 1] of some places of a step. is_open [B, length]."""
-        every, spans = len(seen) == len(step.rows), [step.blocks[place] for place in seen]
-        hidden = step.active_hidden if every else step.active_hidden[seen]  # [R, n, D]
-        if spans == spans[:1] * len(spans):  # a view of each is enough
+    def _grouped(self, step: Step, spans: list[tuple[int, int]]) -> _Group:
+        """The rows of a step at which some have left, or blocks begin."""
+        rows = [self._place[row] for row in step.rows]
+        blocks = [number_of(start, self._size) for start, _ in spans]
+        device, columns = step.ids.device, torch.arange(step.committed.shape[1], device=step.ids.device)
+        edges = torch.tensor(spans, device=device)
+        index = torch.tensor(rows, device=device)
+        if begun := self._looks.begin(rows, blocks):
+            begins = torch.tensor(begun, device=device)
+            within = (columns >= edges[begins, :1]) & (columns < edges[begins, 1:])
+            self._open[index[begins]] = within & ~(step.committed & ~step.new)[begins]
+        is_open = self._open[index]
+        if spans == spans[:1] * len(spans):
             part = slice(*spans[0])
-            hidden = hidden[:, : part.stop - part.start]  # others may be in a longer block
 
-            def of_block(values: torch.Tensor) -> torch.Tensor:
-                return (values if every else values[seen])[:, part]
+            def of_part(values: torch.Tensor, start: int) -> torch.Tensor:
+                return values[:, start + part.start : start + part.stop]
 
-            inside = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-            counted = of_block(is_open)
-        else:
-            edges = torch.tensor(spans, device=hidden.device)
-            columns = edges[:, :1] + torch.arange(hidden.shape[1], device=hidden.device)
-            inside = columns < edges[:, 1:]
-            columns = columns.clamp(max=is_open.shape[1] - 1)
+            return _Group(list(step.rows), spans, rows, blocks, is_open, of_part, is_open[:, part])
+        most = max(stop - start for start, stop in spans)
+        columns = edges[:, :1] + torch.arange(most, device=device)
+        inside, columns = columns < edges[:, 1:], columns.clamp(max=is_open.shape[1] - 1)
 
-            def of_block(values: torch.Tensor) -> torch.Tensor:
-                return values[seen].gather(1, columns)
+        def gathered(values: torch.Tensor, start: int) -> torch.Tensor:
+            return values.gather(1, start + columns)
 
-            counted = of_block(is_open) & inside
-        if self._looks.causal:
-            counted = inside if first else counted
-        elif not first:
-            counted = standing(counted, of_block(step.committed), of_block(step.ids[:, step.response]), self._ends)
-        return sums_of(hidden, counted)
+        to_fill = is_open.gather(1, columns) & inside
+        return _Group(list(step.rows), spans, rows, blocks, is_open, gathered, to_fill)

@@ -80,7 +80,7 @@ class SRISignal(Pooling):
         self._open = True
 
     def take(self, step: Step, at: list[int], rows: torch.Tensor, phi: dict[int, torch.Tensor]) -> None:
-        now = numbers(phi[self.anchors.layer])
+        now = step.fetch(phi[self.anchors.layer]).astype(np.float64)  # see `numbers`
         places = [self._place[row] for row in step.rows]
         reached = [self._next[place] for place in places]
         whole = places == self._places  # no gathering, no scattering

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from midward.dynamics.looks import BlockLooks, Followed, block_size, class_of, number_of, standing, sums_of
+from midward.dynamics.looks import BlockLooks, Followed, block_size, class_of, number_of, standing, weighted
 from midward.guards.config import GuardError
 from midward.guards.files import load
 from midward.guards.guard import STUB, Guard
@@ -136,7 +136,8 @@ class EngineGuard:
             sums = step.pooled[0 if first else 1].float().cpu()
         elif step.hidden is not None:
             counted = is_open[None] if first else self._standing(step, is_open)
-            sums = sums_of(step.hidden[None], counted.to(step.hidden.device))[0].cpu()
+            counted = counted.to(step.hidden.device)
+            sums = torch.cat([weighted(step.hidden[None], counted)[0], counted.sum(-1)]).cpu()
         else:
             raise GuardError("there are no hidden states of this step's forward.")
         if sums.shape != (self.width + 1,) or not torch.isfinite(sums).all():
@@ -190,7 +191,9 @@ class RowGuard:
         self._blocks.begin([0], [step.number])
         counts = [[int(is_open.sum()), int((is_open & (after != engine.mask_id)).sum())]]
         number = self._followed.taken
-        taken = self._blocks.take([0], [step.number], counts, lambda _, first: engine.sums(step, is_open, first)[None])
+        taken = self._blocks.take(
+            [0], [step.number], counts, lambda _, first: engine.sums(step, is_open, first)[None].numpy()
+        )
         for _, block, look in taken:
             rank = float(guard.ranks_at(class_of(block), np.array([self._followed.so_far(block, look)]))[0])
             if not np.isfinite(rank):

@@ -28,7 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from midward.dynamics.blockwise import look_states
-from midward.dynamics.looks import CLASSES, GRID, Look
+from midward.dynamics.looks import CLASSES, GRID, Look, Reader
 from midward.dynamics.sri import numbers
 from midward.errors import InputError
 from midward.guards.guard import Exchange, GuardError, Labelled
@@ -125,7 +125,7 @@ class LogOdds:
 
 def odds_of(logits: np.ndarray) -> np.ndarray:
     """Odds of log-odds, so that they are above 0; what is beyond e^-25 and e^250 is that."""
-    return np.asarray(np.exp(np.clip(logits, -25, 250)))
+    return np.asarray(np.exp(np.minimum(np.maximum(logits, -25), 250)))
 
 
 def seen_states(answers: Sequence[Exchange]) -> list[np.ndarray]:
@@ -182,6 +182,7 @@ class HesitationMonitor(LookGuard):
     name = "hesitate"
     about = "a probe of the looks; where it hesitates often, a heavier one decides"
     Settings: ClassVar[type[Any]] = Hesitation
+    by_look = True
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -212,12 +213,17 @@ class HesitationMonitor(LookGuard):
             raise GuardError(f"the guard {self.name!r} isn't trained yet; see midward guard fit.")
         return _Hesitating(self.cheap, self.heavy, self.margin)
 
+    def deciding(self) -> Reader:
+        return self.reader() if self.settings.arm != "cheap" or self.cheap is None else _Cheap(self.cheap)
+
     def fit_class(self, number: int, features: np.ndarray) -> None:
         """Nothing: the probes are fitted on labels."""
 
     def distances(self, number: int, features: np.ndarray) -> np.ndarray:
+        if self.settings.arm == "cheap":
+            return odds_of(features[:, -1, :1])
         cheap, hesitations, heavy = np.moveaxis(features[:, -1], -1, 0)
-        routed = {"routed": hesitations >= self.settings.hesitations, "cheap": False, "heavy": True}
+        routed = {"routed": hesitations >= self.settings.hesitations, "heavy": True}
         return odds_of(np.where(routed[self.settings.arm], heavy, cheap))[:, None]
 
     def learned(self) -> dict[str, np.ndarray]:
@@ -253,7 +259,7 @@ class _Hesitating:
 
     def __call__(self, look: Look) -> np.ndarray:
         assert look.step is not None  # not of an engine: see `reads_phi`
-        phi = numbers(look.phi)
+        phi = look.phi.astype(np.float64)
         cheap, means, hesitations = self.cheap(phi), [], []
         for place, state, odds in zip(look.rows, phi, cheap, strict=True):
             request = look.step.rows[place]
@@ -264,6 +270,20 @@ class _Hesitating:
             means.append(self._sums[request] / counts[0])
             hesitations.append(counts[1])
         return np.stack([cheap, hesitations, self.heavy(np.array(means))], -1)
+
+
+class _Cheap:
+    """Reads z alone, as a `_Hesitating` reader whose other numbers nobody asks for."""
+
+    width = _Hesitating.width
+
+    def __init__(self, cheap: LogOdds) -> None:
+        self.cheap = cheap
+
+    def __call__(self, look: Look) -> np.ndarray:
+        features = np.zeros((len(look.rows), self.width))
+        features[:, 0] = self.cheap(look.phi.astype(np.float64))
+        return features
 
 
 # --- along a direction ----------------------------------------------------------------------------------------------
@@ -358,7 +378,7 @@ class _Cosine:
         self.direction = direction
 
     def __call__(self, look: Look) -> np.ndarray:
-        phi = numbers(look.phi)
+        phi = look.phi.astype(np.float64)
         return (phi @ self.direction / np.maximum(np.linalg.norm(phi, axis=-1), 1e-12))[:, None]
 
 

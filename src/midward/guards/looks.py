@@ -46,7 +46,8 @@ class LookGuard(Guard):
     """What all guards share that look at blocks by progress; a subclass reads and measures distances.
 
     tails: (class, look) -> distances of the training looks [N, K], each column sorted. reads_phi: whether its reader
-    takes nothing of a look but phi and its place, so that an engine can hand it over (`midward.guards.engine`).
+    takes nothing of a look but phi and its place, so that an engine can hand it over (`midward.guards.engine`). by_look:
+    whether a look's distances are of its own features alone, whatever class of block it is in.
     """
 
     looks = "during"
@@ -54,6 +55,7 @@ class LookGuard(Guard):
     tied_to = ("model", "sampling")
     free = FREE
     reads_phi: ClassVar[bool] = False
+    by_look: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -64,6 +66,10 @@ class LookGuard(Guard):
     @abstractmethod
     def reader(self) -> Reader:
         """What makes features of looks."""
+
+    def deciding(self) -> Reader:
+        """As `reader`, but what this guard's own score doesn't hang on may be 0."""
+        return self.reader()
 
     @abstractmethod
     def fit_class(self, number: int, features: np.ndarray) -> None:
@@ -107,15 +113,31 @@ class LookGuard(Guard):
         tables = [each.signal for each in exchanges if each.signal is not None]
         if len(tables) < len(exchanges):
             raise GuardError(f"the guard {self.name!r} looks at blocks, and an exchange has none; use its `watcher`.")
-        ranks = [self.ranks(table) for table in tables]
+        together = [tables] if self.by_look else [[table] for table in tables]  # a score hangs on no other request
+        ranks = [a for part in together for a in self._ranks(part)]
         return np.array([np.nanmax(a) if np.isfinite(a).any() else np.nan for a in ranks])
 
     def ranks(self, table: np.ndarray) -> np.ndarray:
         """a [blocks, J] of the looks [blocks, J, F + 1] of a request; NaN where it wasn't looked at."""
-        ranks = np.full(table.shape[:2], np.nan)
-        for block, looks in enumerate(table[..., :-1]):
-            for known in range(1, 1 + int(np.isfinite(looks).all(-1).sum())):
-                ranks[block, known - 1] = self.ranks_at(class_of(block), looks[None, :known])[0]
+        return self._ranks([table])[0]
+
+    def _ranks(self, tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """`ranks` of requests, all blocks of a class at once."""
+        ranks = [np.full(table.shape[:2], np.nan) for table in tables]
+        by_class: list[list[tuple[int, int]]] = [[] for _ in range(CLASSES)]
+        for request, table in enumerate(tables):
+            for block in range(len(table)):
+                by_class[class_of(block)].append((request, block))
+        for number, places in enumerate(by_class):
+            if not places:
+                continue
+            looks = np.stack([tables[request][block, :, :-1] for request, block in places])  # [N, J, F]
+            counts = np.isfinite(looks).all(-1).sum(-1)
+            for look in range(counts.max()):
+                seen = np.flatnonzero(counts > look)
+                for place, a in zip(seen, self.ranks_at(number, looks[seen, : look + 1]), strict=True):
+                    request, block = places[place]
+                    ranks[request][block, look] = a
         return ranks
 
     def ranks_at(self, number: int, looks: np.ndarray) -> np.ndarray:
@@ -156,21 +178,38 @@ class LookGuard(Guard):
     # --- while sampling -------------------------------------------------------------------------------------
 
     def watcher(self, stopped: dict[int, int] | None = None) -> Looks:
+        if stopped is None:
+            return Looks(self.reader())
+        near = {at: self._near(tails) for at, tails in self.tails.items()}  # what few looks are farther than
+
         def decide(step: Step, followed: Sequence[Followed], taken: Sequence[tuple[int, int, int]]) -> None:
-            assert stopped is not None
+            if self.by_look:
+                last = np.array([[followed[place].features[block, look]] for place, block, look in taken])
+                limits = np.array([near[class_of(block), look] for _, block, look in taken])
+                far = (self.distances(0, last) > limits).any(-1)
+                taken = [each for each, is_far in zip(taken, far.tolist(), strict=True) if is_far]
             groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
             for place, block, look in taken:
                 groups.setdefault((class_of(block), look), []).append((place, block))
             for (number, look), members in groups.items():
-                looks = [followed[place].so_far(block, look) for place, block in members]
-                above = self.flag(self.ranks_at(number, np.array(looks)))
-                for place, block in (
-                    member for member, is_above in zip(members, above.tolist(), strict=True) if is_above
-                ):
+                distances = self.distances(
+                    number, np.array([followed[place].so_far(block, look) for place, block in members])
+                )
+                if not (distances > near[number, look]).any():
+                    continue
+                above = self.flag(tail_ranks(self.tails[number, look], distances).max(1)).tolist()
+                for place, block in (member for member, is_above in zip(members, above, strict=True) if is_above):
                     step.stopped.add(step.rows[place])
                     stopped.setdefault(step.rows[place], followed[place].steps[block, look])
 
-        return Looks(self.reader(), on_look=None if stopped is None else decide)
+        return Looks(self.deciding(), on_look=decide)
+
+    def _near(self, tails: np.ndarray) -> np.ndarray:
+        """Distances [K] up to which no rank among training distances [N, K] is above the threshold."""
+        farther = int((np.log10((1 + len(tails)) / (1 + np.arange(1 + len(tails)))) > self.threshold).sum())
+        if farther > len(tails):
+            return np.full(tails.shape[1], -np.inf)
+        return np.asarray(tails[len(tails) - max(farther, 1)])
 
     # --- on the disk ----------------------------------------------------------------------------------------
 

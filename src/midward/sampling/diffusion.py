@@ -37,7 +37,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> Passes[None]:
 
 @dataclass
 class _Forward:
-    """One forward: step, each row's block, canvas rows [B], their ids before it [B, L].
+    """One forward: step, each row's block, canvas rows [B], also as `numbers`, their ids before it [B, L].
 
     draws [B]: the step number that random draws are made under.
     hidden, unguided [B, n, D]: the states of n columns, of each row those from `starts` on: [B or 1]; all, or with a
@@ -47,6 +47,7 @@ class _Forward:
     index: int
     blocks: list[tuple[int, int]]
     rows: torch.Tensor
+    numbers: list[int]
     draws: torch.Tensor
     ids: torch.Tensor
     starts: list[int]
@@ -197,10 +198,15 @@ class _Diffusion(Filling):
         for row in working:
             canvas.steps_taken[row] += 1
             canvas.forwards[row] += 1 if forward.unguided is None else 2
-        if self.is_shown and (stopped := self.show(self._report(forward, after, masked, eligible, tokens, scores))):
-            self.alive = [row for row in self.alive if canvas.rows[row].index not in stopped]
-        if self.sampling.end == "stop" and not self.every_step:
-            done = canvas.finished(forward.rows).tolist()
+        ends, done = self.sampling.end == "stop" and not self.every_step, None
+        if self.is_shown:
+            step = self._report(forward, after, masked, eligible, tokens, scores)
+            step.waits = canvas.finished(forward.rows) if ends and not self.editors else None
+            if stopped := self.show(step):
+                self.alive = [row for row in self.alive if canvas.rows[row].index not in stopped]
+            done = step.fetched
+        if ends:
+            done = canvas.finished(forward.rows).tolist() if done is None else done
             finished = {
                 row for row, is_done in zip(working, done, strict=True) if is_done and not self.planned.left[row]
             }
@@ -251,7 +257,7 @@ class _Diffusion(Filling):
             seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, self.alive)
             slots = self.cache.slots
         hidden = yield Forward(self.model, seen, mask, columns, slots)
-        return _Forward(index, blocks, rows, draws, ids, starts, *self._halves(hidden))
+        return _Forward(index, blocks, rows, working, draws, ids, starts, *self._halves(hidden))
 
     def _inputs(self, rows: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What a forward of these rows sees, ids and mask; with guidance the unconditional rows behind the others."""
@@ -344,7 +350,7 @@ class _Diffusion(Filling):
     ) -> None:
         """Choose again in the bans' windows, left to right: no mask, and nothing that completes a ban."""
         width = self.canvas.width
-        for i, number in enumerate(forward.rows.tolist()):
+        for i, number in enumerate(forward.numbers):
             if not self.windows[number]:
                 continue
             bans = self.canvas.rows[number].request.bans
@@ -364,7 +370,7 @@ class _Diffusion(Filling):
         if self.sampling.order == "random":
             rank = uniform(self.canvas.seeds[forward.rows][:, None], _ORDER_STEP, self.coordinates[None])
         elif self.sampling.order == "annealed":
-            shares = [[self.chance[row][forward.index]] for row in forward.rows.tolist()]
+            shares = [[self.chance[row][forward.index]] for row in forward.numbers]
             chance = torch.tensor(shares, device=self.device)  # [B, 1]
             numbers = _ORDER_STEP - 1 - forward.draws[:, None]  # not those that tokens are drawn by
             drawn = uniform(self.canvas.seeds[forward.rows][:, None], numbers, self.coordinates[None])
@@ -374,7 +380,7 @@ class _Diffusion(Filling):
         else:
             rank = ranks
         rank = rank.masked_fill(~eligible, -torch.inf)
-        for i, number in enumerate(forward.rows.tolist()):
+        for i, number in enumerate(forward.numbers):
             for start, stop in self.windows[number]:
                 # A position never outranks an open one to its left in its window, so never goes before it.
                 window = (i, slice(self.canvas.width + start, self.canvas.width + stop))
@@ -454,7 +460,7 @@ class _Diffusion(Filling):
             index=forward.index,
             of=None if self.sampling.threshold is not None else self.steps,
             blocks=forward.blocks,
-            rows=[self.canvas.rows[row].index for row in forward.rows.tolist()],
+            rows=[self.canvas.rows[row].index for row in forward.numbers],
             ids=after,
             response=response,
             new=(masked & standing)[:, response],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from midward.errors import InputError
@@ -37,6 +38,8 @@ class Step:
     committed [B, length] bool: all that stand now, forced ones included.
     written [B, length] bool: written by an edit in this step, after its commits; None where no row was edited.
     place: where the row of a request (its index) stands, as an edit of it is checked against.
+    waits [B] bool: what the sampler reads of the device after this step; None where it is nothing, or not known yet.
+        fetched: the same on the host, once `fetch` has read it.
     hidden_positions: the response positions that `hidden` covers: all of them, the one that an autoregressive step
         predicts, or with an approximate cache those that this step computed.
     stopped: request indices that a watcher wants no more of; add to it, and those rows leave the batch after this
@@ -59,6 +62,8 @@ class Step:
     stopped: set[int] = field(default_factory=set)
     written: torch.Tensor | None = None
     place: Callable[[int], Place] = _unplaced
+    waits: torch.Tensor | None = None
+    fetched: list[bool] | None = None
 
     @property
     def block(self) -> tuple[int, int]:
@@ -111,6 +116,15 @@ class Step:
     def entropy(self) -> torch.Tensor:
         """In nats, at the open positions of the active blocks [B, length]; see `read`."""
         return self.read(lambda logits: torch.special.entr(logits.softmax(-1)).sum(-1, keepdim=True))[..., 0]
+
+    def fetch(self, *values: torch.Tensor) -> np.ndarray:
+        """Values [B, K] each on the host, side by side, float32 or wider: one reading of the device, in the place of
+        the sampler's own after this step where there is one."""
+        if self.waits is None:
+            return torch.cat(values, -1).cpu().numpy()
+        both = torch.cat([*values, self.waits[:, None]], -1).cpu().numpy()
+        self.waits, self.fetched = None, both[:, -1].astype(bool).tolist()
+        return both[:, :-1]
 
     def edited(self, ids: torch.Tensor, committed: torch.Tensor, written: torch.Tensor) -> "Step":
         """The step as it is shown after its edits: what stands in `ids` [B, L] now, `written` by them or not."""
