@@ -355,12 +355,12 @@ class Looks:
         """The rows of a step at which some have left, or blocks begin."""
         rows = [self._place[row] for row in step.rows]
         blocks = [number_of(start, self._size) for start, _ in spans]
-        device, columns = step.ids.device, torch.arange(step.committed.shape[1], device=step.ids.device)
-        edges = torch.tensor(spans, device=device)
-        index = torch.tensor(rows, device=device)
+        index = torch.tensor(rows, device=step.ids.device)
         if begun := self._looks.begin(rows, blocks):
-            begins = torch.tensor(begun, device=device)
-            within = (columns >= edges[begins, :1]) & (columns < edges[begins, 1:])
+            begins = torch.tensor(begun, device=index.device)
+            columns = torch.arange(self._open.shape[1], device=index.device)
+            edges = torch.tensor([spans[place] for place in begun], device=index.device)
+            within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
             self._open[index[begins]] = within & ~(step.committed & ~step.new)[begins]
         is_open = self._open[index]
         if spans == spans[:1] * len(spans):
@@ -370,8 +370,8 @@ class Looks:
                 return values[:, start + part.start : start + part.stop]
 
             return _Group(list(step.rows), spans, rows, blocks, is_open, of_part, is_open[:, part])
-        most = max(stop - start for start, stop in spans)
-        columns = edges[:, :1] + torch.arange(most, device=device)
+        most, edges = max(stop - start for start, stop in spans), torch.tensor(spans, device=index.device)
+        columns = edges[:, :1] + torch.arange(most, device=index.device)
         inside, columns = columns < edges[:, 1:], columns.clamp(max=is_open.shape[1] - 1)
 
         def gathered(values: torch.Tensor, start: int) -> torch.Tensor:

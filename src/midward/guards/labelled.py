@@ -11,6 +11,7 @@ Shapes: N looks or blocks, J looks of a block, D hidden size, F features, R look
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -225,6 +226,11 @@ class HesitationMonitor(LookGuard):
         cheap, hesitations, heavy = np.moveaxis(features[:, -1], -1, 0)
         routed = {"routed": hesitations >= self.settings.hesitations, "heavy": True}
         return odds_of(np.where(routed[self.settings.arm], heavy, cheap))[:, None]
+
+    def distance(self, features: np.ndarray) -> float | None:
+        if self.settings.arm != "cheap":
+            return None
+        return math.exp(min(max(features[0], -25.0), 250.0)) * (1 + 1e-9)  # of `odds_of`, whatever its rounding
 
     def learned(self) -> dict[str, np.ndarray]:
         if self.cheap is None or self.heavy is None:

@@ -79,6 +79,10 @@ class LookGuard(Guard):
     def distances(self, number: int, features: np.ndarray) -> np.ndarray:
         """How far blocks of a class are from harmless ones after t looks [N, t, F]: [N, K], above 0."""
 
+    def distance(self, features: np.ndarray) -> float | None:
+        """Of the K = 1 distance of a look with these features [F], what it is at most; None where others count, too."""
+        return None
+
     # --- the estimator --------------------------------------------------------------------------------------
 
     @property
@@ -181,16 +185,14 @@ class LookGuard(Guard):
         if stopped is None:
             return Looks(self.reader())
         near = {at: self._near(tails) for at, tails in self.tails.items()}  # what few looks are farther than
+        nearest = {at: float(distances.min()) for at, distances in near.items()}
 
         def decide(step: Step, followed: Sequence[Followed], taken: Sequence[tuple[int, int, int]]) -> None:
-            if self.by_look:
-                last = np.array([[followed[place].features[block, look]] for place, block, look in taken])
-                limits = np.array([near[class_of(block), look] for _, block, look in taken])
-                far = (self.distances(0, last) > limits).any(-1)
-                taken = [each for each, is_far in zip(taken, far.tolist(), strict=True) if is_far]
             groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
             for place, block, look in taken:
-                groups.setdefault((class_of(block), look), []).append((place, block))
+                number, most = class_of(block), self.distance(followed[place].features[block, look])
+                if most is None or most > nearest[number, look]:
+                    groups.setdefault((number, look), []).append((place, block))
             for (number, look), members in groups.items():
                 distances = self.distances(
                     number, np.array([followed[place].so_far(block, look) for place, block in members])

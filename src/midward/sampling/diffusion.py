@@ -201,7 +201,7 @@ class _Diffusion(Filling):
         ends, done = self.sampling.end == "stop" and not self.every_step, None
         if self.is_shown:
             step = self._report(forward, after, masked, eligible, tokens, scores)
-            step.waits = canvas.finished(forward.rows) if ends and not self.editors else None
+            step.waits = partial(canvas.finished, forward.rows) if ends and not self.editors else None
             if stopped := self.show(step):
                 self.alive = [row for row in self.alive if canvas.rows[row].index not in stopped]
             done = step.fetched
