@@ -226,7 +226,8 @@ class BlockLooks:
         else:
             self._sums[at] = sums + self._sums[at] if self.causal else sums
             sums = self._sums[rows].sum(1)
-        return np.asarray(sums[:, :-1] / np.maximum(sums[:, -1:], 1))
+        weights = sums[:, -1:]
+        return np.asarray(sums[:, :-1] / (np.maximum(weights, 1) if self.causal else weights))
 
 
 #: Told after each step at which something was looked at: the step, what was followed of its rows [B], and the looks
@@ -329,17 +330,20 @@ class Looks:
             parts += [weighted(hidden, first), first, to_fill]
         values = step.fetch(*parts)
         # 3. How far each block is; its looks.
-        states, tokens, open_ = hidden.shape[-1], read.shape[1], to_fill.shape[1]
-        whole = states + tokens + open_  # of which the looks at a block's begin have as much again
+        states, tokens, places = hidden.shape[-1], read.shape[1], to_fill.shape[1]
+        whole = states + tokens + places  # behind it the same of the looks at a block's begin
+        flags = [[int(sum(row[:tokens])), int(sum(row[tokens:]))] for row in values[:, states:whole].tolist()]
         for place in begun:
             self._totals[group.rows[place]] = int(values[place, whole + states + tokens :].sum())
-        now = values[:, states + tokens : whole].sum(-1).tolist()
-        counts = [(self._totals[row], count) for row, count in zip(group.rows, now, strict=True)]
+        counts = [(self._totals[row], now) for row, (_, now) in zip(group.rows, flags, strict=True)]
 
         def pooled(seen: list[int], at_first: bool) -> np.ndarray:
             start = whole if at_first else 0
             sums = values[seen, start : start + states + 1]
-            sums[:, -1] = values[seen, start + states : start + states + tokens].sum(-1)
+            if at_first:
+                sums[:, -1] = values[seen, start + states : start + states + tokens].sum(-1)
+            else:
+                sums[:, -1] = [flags[place][0] for place in seen]
             return sums
 
         taken = self._looks.take(group.rows, group.blocks, counts, pooled, step)

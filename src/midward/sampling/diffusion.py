@@ -198,15 +198,17 @@ class _Diffusion(Filling):
         for row in working:
             canvas.steps_taken[row] += 1
             canvas.forwards[row] += 1 if forward.unguided is None else 2
-        ends, done = self.sampling.end == "stop" and not self.every_step, None
+        ends, fetched = self.sampling.end == "stop" and not self.every_step, None
+        final = canvas.finished(forward.rows) if ends and not self.editors else None
         if self.is_shown:
             step = self._report(forward, after, masked, eligible, tokens, scores)
-            step.waits = partial(canvas.finished, forward.rows) if ends and not self.editors else None
+            step.waits = final
             if stopped := self.show(step):
                 self.alive = [row for row in self.alive if canvas.rows[row].index not in stopped]
-            done = step.fetched
+            fetched = step.fetched
         if ends:
-            done = canvas.finished(forward.rows).tolist() if done is None else done
+            final = canvas.finished(forward.rows) if final is None else final
+            done = final.tolist() if fetched is None else fetched
             finished = {
                 row for row, is_done in zip(working, done, strict=True) if is_done and not self.planned.left[row]
             }

@@ -38,8 +38,8 @@ class Step:
     committed [B, length] bool: all that stand now, forced ones included.
     written [B, length] bool: written by an edit in this step, after its commits; None where no row was edited.
     place: where the row of a request (its index) stands, as an edit of it is checked against.
-    waits: makes what the sampler reads of the device after this step [B] bool; None where it is nothing, or may be
-        changed before. fetched: the same on the host, once `fetch` has read it.
+    waits [B] bool: what the sampler reads of the device after this step; None where it is nothing, or may be changed
+        before. fetched: the same on the host, once `fetch` has read it.
     hidden_positions: the response positions that `hidden` covers: all of them, the one that an autoregressive step
         predicts, or with an approximate cache those that this step computed.
     stopped: request indices that a watcher wants no more of; add to it, and those rows leave the batch after this
@@ -62,7 +62,7 @@ class Step:
     stopped: set[int] = field(default_factory=set)
     written: torch.Tensor | None = None
     place: Callable[[int], Place] = _unplaced
-    waits: Callable[[], torch.Tensor] | None = None
+    waits: torch.Tensor | None = None
     fetched: list[bool] | None = None
 
     @property
@@ -122,8 +122,8 @@ class Step:
         the sampler's own after this step where there is one."""
         if self.waits is None:
             return torch.cat(values, -1).cpu().numpy()
-        both = torch.cat([*values, self.waits()[:, None]], -1).cpu().numpy()
-        self.waits, self.fetched = None, both[:, -1].astype(bool).tolist()
+        both = torch.cat([*values, self.waits[:, None]], -1).cpu().numpy()
+        self.waits, self.fetched = None, [value != 0 for value in both[:, -1].tolist()]
         return both[:, :-1]
 
     def edited(self, ids: torch.Tensor, committed: torch.Tensor, written: torch.Tensor) -> "Step":

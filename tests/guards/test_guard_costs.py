@@ -1,0 +1,128 @@
+"""What a guard adds to a generation: no forward, and no wait for the device where it goes with the sampler's own."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from guard_world import prompts
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from midward.dynamics import Anchors, Autoencoder, steps_of
+from midward.guards import Detector, Exchange, Labelled, SRIGuard, make
+from midward.models import LanguageModel
+from midward.sampling import Request, Sampling, sample
+
+PROMPTS = prompts(0, 5)
+SETTINGS = ({"threshold": 0.02}, {"steps": 12})
+#: Calls that copy to the host, on any device.
+COPIES = {"tolist", "cpu"}
+#: Operators whose shape or value the host waits for.
+VALUES = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what the host would wait for a device for, and operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.operators = Counter(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators += 1
+        indices = args[1] if func.overloadpacket.__name__ in ("index", "index_put_") else ()
+        if str(func) in VALUES or any(each is not None and each.dtype == torch.bool for each in indices):
+            self.count[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Copies(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if (name := getattr(func, "__name__", "")) in COPIES:
+            self.count[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def cost(run):
+    """(waits, operators, forwards, tokens) of a run."""
+    forwards, hidden = 0, LanguageModel.hidden
+
+    def counted(*args, **kwargs):
+        nonlocal forwards
+        forwards += 1
+        return hidden(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad(), Copies() as copies, Waits() as waits:
+        patch.setattr(LanguageModel, "hidden", counted)
+        responses = run()
+    return (copies.count + waits.count).total(), waits.operators, forwards, [each.raw_ids for each in responses]
+
+
+def unreached(spec, model, sampling):
+    """A guard that works as any other and flags nothing, without a fit."""
+    rng, width = np.random.default_rng(0), model.hidden_size
+    if spec == "sri":
+        guard, steps = SRIGuard(), steps_of(model, sampling)
+        means = [torch.from_numpy(rng.normal(size=(steps, width))).float() for _ in range(2)]
+        about = {"model": model.name, "adapter": None, "fingerprint": model.fingerprint, "sampling": sampling}
+        guard.anchors = Anchors(*means, counts=(1, 1), needs_all_steps=False, **about)
+        signals = rng.uniform(size=(20, steps))
+        guard.detectors = (Detector.of(Autoencoder.fit(signals, epochs=1), signals),)
+        guard.bind(model, sampling)
+        return guard
+    states = lambda: rng.normal(size=(2, 6, width)).astype(np.float32)  # noqa: E731
+    kinds = [[Exchange(Request("t30"), text, states=states()) for _ in range(4)] for text in ("t50", "t60", "t70")]
+    guard = make(spec).learn(model, Labelled(*kinds), sampling=sampling)
+    guard.bind(model, sampling)
+    watcher = guard.watcher()
+    sample(model, PROMPTS, sampling, watchers=[watcher])
+    return guard.train(None, [watcher.signal(row).numpy() for row in range(len(PROMPTS))])
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("spec", "a_step", "once"),
+    [
+        ("hesitate", 0, 0),
+        ("sri-blocks", 0, 1),  # once: its anchors, which are on the host as it is
+        ("sri", 0, 1),
+        ("energy:size=4", 2, 0),  # finds what is open once more, and reads its energies
+    ],
+)
+def test_a_guard_waits_for_the_device_no_more_than_the_sampler_does(model, spec, a_step, once, settings):
+    sampling = Sampling(length=24, block=8, **settings)
+    guard = unreached(spec, model, sampling)
+    waits, operators, forwards, tokens = cost(lambda: sample(model, PROMPTS, sampling))
+    guarded = cost(lambda: guard.sample(model, PROMPTS, sampling))
+    assert guarded[2:] == (forwards, tokens)
+    assert guarded[0] - waits == a_step * forwards + once
+    assert waits >= 3 * forwards  # the sampler's own are seen
+    if not a_step:
+        assert (guarded[1] - operators) / forwards < 50  # of more than two hundred
+
+
+def test_a_wait_is_seen(model):
+    sampling = Sampling(length=16, block=8, steps=4)
+
+    class Reads:
+        needs_all_steps = False
+
+        def on_start(self, canvas):
+            pass
+
+        def on_step(self, step):
+            step.committed.sum().item()
+            step.ids[step.ids == 2]
+            step.new.tolist()
+            step.fetch(step.new.float())
+
+        on_end = on_start
+
+    waits, _, forwards, _ = cost(lambda: sample(model, PROMPTS, sampling))
+    seen, *_ = cost(lambda: sample(model, PROMPTS, sampling, watchers=[Reads()]))
+    assert seen == waits + 3 * forwards  # the last one goes with the sampler's
