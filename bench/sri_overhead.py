@@ -23,12 +23,16 @@ from sampling import SHAPES, clock, random_model
 
 import midward
 from midward.dynamics import Anchors, Autoencoder, steps_of
-from midward.goals import load
-from midward.guards import Detector, Exchange, Guard, Labelled, SRIGuard, make
+from midward.guards import Detector, SRIGuard
 from midward.sampling import Request, Sampling, sample
 from midward.sampling.diffusion import _Diffusion
 
-BY_BLOCKS = ("sri-blocks", "hesitate", "energy:size=8", "cascade:members=[sri-blocks:detector=autoencoder, energy:size=8]")
+BY_BLOCKS = (
+    "sri-blocks",
+    "hesitate",
+    "energy:size=8",
+    "cascade:members=[sri-blocks:detector=autoencoder, energy:size=8]",
+)
 
 
 def guard_of(model, sampling):
@@ -54,6 +58,8 @@ def guard_of(model, sampling):
 
 def by_blocks(model, sampling, prompts):
     """Guards by blocks: what takes labels learns from random states, and all train on these prompts' looks."""
+    from midward.guards import Exchange, Labelled, make
+
     rng, guards = np.random.default_rng(0), {spec.partition(":")[0]: make(spec) for spec in BY_BLOCKS}
 
     def answers(text, shift):
@@ -110,6 +116,8 @@ class Own:
 
     @contextmanager
     def measured(self):
+        from midward.guards import Guard
+
         make_watcher = type(self.guard).watcher
 
         def watcher(guard, *args):
@@ -173,6 +181,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="a round")
     options = parser.parse_args()
+    from midward.goals import load
+
     for dtype in options.dtype:
         if options.shape == "sandbox":
             model = midward.load("sandbox", device=options.device, dtype=dtype)

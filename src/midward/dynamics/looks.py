@@ -182,7 +182,7 @@ class BlockLooks:
         Args:
             rows, blocks: as of `begin`.
             counts: of each block, how many positions it had to fill, and how many of those stand now.
-            pooled: of places, and whether it is before the step's commits, the sums of w h, and of w [R, D + 1] float32.
+            pooled: of places, and whether it is before the step's commits, sums of w h, and of w [R, D + 1] float32.
             step: for a reader that needs it.
         """
         # 1. Look 0 where a block begins; then the grid points that are reached.

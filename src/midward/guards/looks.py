@@ -46,8 +46,8 @@ class LookGuard(Guard):
     """What all guards share that look at blocks by progress; a subclass reads and measures distances.
 
     tails: (class, look) -> distances of the training looks [N, K], each column sorted. reads_phi: whether its reader
-    takes nothing of a look but phi and its place, so that an engine can hand it over (`midward.guards.engine`). by_look:
-    whether a look's distances are of its own features alone, whatever class of block it is in.
+    takes nothing of a look but phi and its place, so that an engine can hand it over (`midward.guards.engine`).
+    by_look: whether a look's distances are of its own features alone, whatever class of block it is in.
     """
 
     looks = "during"
