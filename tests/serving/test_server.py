@@ -338,6 +338,12 @@ def test_request_ids_pass_through_and_odd_ones_do_not(small):
     assert ids[0] == "a-1.b" and len({*ids}) == 3 and all(each.isalnum() for each in ids[1:])
 
 
+def test_a_path_forges_no_line_of_the_log(small, caplog):
+    with caplog.at_level("INFO"):
+        through(small, lambda client: client.get("/x%0aid=forged%1b[31m"))
+    assert "forged" in caplog.text and "\nid=forged" not in caplog.text and "\x1b" not in caplog.text
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_prompts_and_answers_are_logged_only_where_that_is_asked_for(sandbox, caplog, told):
     app = app_of(sandbox, sampling=Sampling.for_model(sandbox, length=16), log_text=told)

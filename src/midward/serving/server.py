@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from midward import goals
+from midward._hints import printable
 from midward.errors import InputError
 from midward.guards import Guard, GuardError
 from midward.sampling import Sampling
@@ -401,7 +402,8 @@ class Door:
                 outcome = state.get("outcome") or _OUTCOMES.get(status, "failed" if status >= 500 else "refused")
                 self.server.metrics.requests.labels(outcome).inc()
             seconds = time.monotonic() - begun
-            log.info("id=%s %s %s %s %.3fs", identity, scope["method"], scope["path"][:80], status, seconds)
+            path = printable(scope["path"][:80], kept="")  # no line of a caller's own
+            log.info("id=%s %s %s %s %.3fs", identity, scope["method"], path, status, seconds)
 
     def bounded(self, scope: Scope, receive: Receive) -> Receive:
         """What receives a body that is JSON and not too large. Raises Refused for another, then or while it comes."""
