@@ -66,7 +66,9 @@ class Growing:
         return self._decode(ids[self._skip :])
 
     def _stop_in(self, text: str) -> int | None:
-        return min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=None)
+        """Where the text ends: before the stop that is whole first, in whatever pieces the text comes."""
+        whole = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        return min(whole)[1] if whole else None
 
     def _to(self, text: str, stopped: bool = False) -> str:
         if len(text) <= len(self.sent):  # what is held back is longer than what came
