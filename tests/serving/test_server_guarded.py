@@ -349,11 +349,21 @@ def test_random_aborts_of_two_hundred_clients_leave_nothing(model, sampling, fit
     assert len(statuses) >= 100 and {*statuses} == {200}
 
 
-def test_who_finds_no_place_to_wait_is_told_when_to_come_again(model, slow):
-    app = app_of(model, None, slow, max_batch=1, max_waiting=1)
-    responses = post(app, *[asked(model) for _ in range(4)], asked(model, n=3))
-    statuses = sorted(response.status_code for response in responses)
-    assert statuses == [200, 200, 400, 429, 429]
+def test_who_finds_no_place_to_wait_is_told_when_to_come_again(model, sampling, monkeypatch):
+    network, go_on = type(model).hidden, threading.Event()
+    monkeypatch.setattr(type(model), "hidden", lambda self, *given: go_on.wait(60) and network(self, *given))
+    app = app_of(model, None, sampling, max_batch=1, max_waiting=1)
+
+    async def talk(client):
+        bodies = [*[asked(model) for _ in range(4)], asked(model, n=3)]
+        tasks = [asyncio.create_task(client.post("/v1/chat/completions", json=body)) for body in bodies]
+        while sum(task.done() for task in tasks) < 3:  # those that are sent away; the others wait for the network
+            await asyncio.sleep(0.005)
+        go_on.set()
+        return await asyncio.gather(*tasks)
+
+    responses = through(app, talk)
+    assert sorted(response.status_code for response in responses) == [200, 200, 400, 429, 429]
     assert all(response.headers["retry-after"] for response in responses if response.status_code == 429)
     left_nothing(app)
 
