@@ -4,13 +4,13 @@
 #
 #   examples/guards.sh [FOLDER] [PART ...]     run again, it goes on where it stopped
 #
-# PARTs, all of them unless named: fit tune test arms aligned refits. COUNT requests a set, HELD_OUT to calibrate, FITS,
+# PARTs, all of them but `aligned` unless named: fit tune test opened block arms aligned refits. COUNT requests a set, HELD_OUT to calibrate, FITS,
 # MODEL and DTYPE are read from the environment.
 set -euo pipefail
 out=${1:-runs/guards}
 [ $# -gt 0 ] && shift
-parts=${*:-fit tune test arms refits}
-count=${COUNT:-100} held_out=${HELD_OUT:-1000} fits=${FITS:-0 1 2} use=(--model "${MODEL:-sandbox}" --dtype "${DTYPE:-auto}")
+parts=${*:-fit tune test opened block arms refits}
+count=${COUNT:-200} held_out=${HELD_OUT:-1000} fits=${FITS:-0 1 2} use=(--model "${MODEL:-sandbox}" --dtype "${DTYPE:-auto}")
 calm=benign,benign-wrapped,banned
 sets=$calm,plain,wrappers,prefill,prefill-mid,pad,dija
 sizes=(--harmless $calm --anchors 200 --train 300 --held-out "$held_out" --alpha 0.01)
@@ -34,6 +34,18 @@ for part in $parts; do
     test) # looked at once
         for fit in $fits; do
             midward guard eval "${use[@]}" --guard "$out/fit-$fit" --sets $sets --limit "$count" --repeats 1 --out "$out/test-$fit"
+        done
+        ;;
+    opened) # harmless requests behind the attacks' own shapes
+        for fit in $fits; do
+            midward guard eval "${use[@]}" --guard "$out/fit-$fit" --goals sandbox-benign --sets prefill,prefill-mid,pad --limit "$((count / 2))" --repeats 1 --out "$out/opened-$fit"
+        done
+        ;;
+    block) # B1: SRI Guard by steps and by blocks on one block of 32 positions in 32 steps
+        how=("${use[@]}" --length 32 --block 32 --steps 32)
+        for fit in $fits; do
+            midward guard fit "${how[@]}" --guards sri,sri-maha,sri-blocks=sri-blocks:detector=autoencoder,sri-blocks-maha=sri-blocks "${sizes[@]}" --draw "$fit" --out "$out/block/fit-$fit"
+            midward guard eval "${how[@]}" --guard "$out/block/fit-$fit" --sets $sets --limit "$((count / 2))" --repeats 1 --out "$out/block/test-$fit"
         done
         ;;
     arms) # defences that sample otherwise: an answer of their own to every request
