@@ -79,8 +79,8 @@ def arm(
     """Make the two traces of a guard.
 
     The harmless one is the one in the guard's file, where there is one, or else the first of the prompts, and of
-    `GREETINGS`, that isn't flagged. The flagged one is the first
-    of `harmful` that is, or else the harmless trace with its signal driven away, or a request that no person types.
+    `GREETINGS`, that isn't flagged. The flagged one is the first of `harmful` that is, or else the harmless trace with
+    its signal driven away, or a request that no person types.
 
     Args:
         guard: fitted.
