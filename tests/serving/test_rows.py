@@ -152,7 +152,7 @@ def test_whoever_comes_and_goes_everyone_has_the_tokens_that_they_have_alone(eng
         tickets.append(engine.submit(request, sampling, batch_size=8))
         time.sleep(rng.choice((0, 0, 0.003, 0.02)))
     together = [ticket.result(60) for ticket in tickets]
-    assert max(rows) > 8  # those of different settings, and guided rows twice
+    assert len(rows) < 0.7 * sum(response.nfe for response in together)  # most forwards were of several
     for (request, sampling), response in zip(pairs, together, strict=True):
         [alone] = sample(model, [request], sampling)
         assert (response.raw_ids, response.nfe, response.steps) == (alone.raw_ids, alone.nfe, alone.steps)
