@@ -4,6 +4,7 @@ Everything that starts Ray is in this file, so that it starts once.
 """
 
 import asyncio
+import csv
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -288,17 +291,39 @@ def ask(number, **more):
     return {"model": "tiny", "messages": messages, "max_tokens": 24, "seed": 3, **more}
 
 
+@contextmanager
+def two_replicas(model, sampling, **config):
+    """Their address."""
+    connected(cluster=False)
+    with listen("127.0.0.1", 0) as free:
+        config["port"] = free.getsockname()[1]
+    served = {"research": True, "drain_timeout": 5, **config}
+    replicas.start(replicas.Settings(model=str(model), sampling=sampling, serving=served, replicas=2))
+    yield f"http://127.0.0.1:{config['port']}"
+    replicas.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_search_by_scores_over_replicas_equals_that_of_this_process(midward, tmp_path):
+    """Goal by goal. Minutes."""
+    flags = "--profile mosa --attacks pal --goals sandbox --count 2 --length 32 --judges oracle --budget 30".split()
+    with two_replicas("sandbox", {}, max_batch=32, name="sandbox") as url:
+        done = midward("attack", *flags, "--endpoint", url, "--out", tmp_path / "there")
+        assert done.exit_code == 0, done.stderr
+    assert midward("attack", *flags, "--device", "cpu", "--out", tmp_path / "here").exit_code == 0
+    here, there = (
+        [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        for file in ((tmp_path / side / "samples.csv").open(newline="") for side in ("here", "there"))
+    )
+    assert len(here) == 2 and here == there
+
+
 @pytest.fixture(scope="module")
 def replicated(llada_folder):
     """The address of two replicas."""
-    connected(cluster=False)
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    served = {"port": port, "name": "tiny", "research": True, "drain_timeout": 5}
-    settings = {"block": 4, "temperature": 0.7}
-    replicas.start(replicas.Settings(model=str(llada_folder), sampling=settings, serving=served, replicas=2))
-    yield f"http://127.0.0.1:{port}"
-    replicas.stop()
+    with two_replicas(llada_folder, {"block": 4, "temperature": 0.7}, name="tiny") as url:
+        yield url
 
 
 def kill_a_replica():
@@ -412,14 +437,17 @@ def test_the_file_for_serve_deploy_is_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_verb_serves_replicas_until_it_is_told_to_stop(llada_folder):
-    connected(cluster=False)
+def test_the_verb_serves_replicas_and_finishes_what_runs_before_it_stops(llada_folder):
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     words = ["serve", "--model", str(llada_folder), "--replicas", "2", "--port", str(port), "--name", "tiny"]
     verb = subprocess.Popen([sys.executable, "-m", "midward", *words], stderr=subprocess.PIPE, text=True)
     assert any("serving" in line for line in verb.stderr)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        assert client.post("/v1/chat/completions", json=ask(1)).status_code == 200
-    verb.send_signal(signal.SIGTERM)
+    with ThreadPoolExecutor() as pool, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        more = {"n": 16, "max_tokens": 96, "midward": {"sampling": {"steps": 96}}}
+        long = pool.submit(client.post, "/v1/chat/completions", json=ask(1, **more))
+        time.sleep(0.3)
+        verb.send_signal(signal.SIGTERM)
+        begun = not long.done()
+        assert long.result().status_code == 200 and begun
     assert verb.wait(60) == 0

@@ -59,19 +59,21 @@ def _replicated(
     if not serving.port:
         raise InputError("--replicas need a --port; 0 is none.")
     try:
-        from midward.serving import process, replicas
+        from midward.serving import process
     except ModuleNotFoundError as error:
-        extra = "ray" if error.name == "ray" else "serve"
-        raise InputError(f"midward serve --replicas needs {error.name}: pip install 'midward[{extra}]'.") from None
+        raise InputError(f"midward serve needs {error.name}: pip install 'midward[serve]'.") from None
     from midward import guards
     from midward.models.loading import checkpoint_folder
-    from midward.runs.workers import connected
+    from midward.runs.workers import connected, require_ray
 
+    require_ray()
     checkpoint_folder(model.model)  # a wrong one is told before Ray starts
     if guard is not None:
         guards.describe(guard)
     process.listen(serving.host, serving.port).close()
     connected(cluster="RAY_ADDRESS" in os.environ)
+    from midward.serving import replicas
+
     stopped = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

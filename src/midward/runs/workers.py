@@ -45,11 +45,17 @@ def workers_of(text: str) -> Workers:
     return workers
 
 
+def require_ray() -> None:
+    """Raise InputError where Ray isn't installed."""
+    if find_spec("ray") is None:
+        raise InputError("this needs Ray, which isn't installed: pip install 'midward[ray]'")
+
+
 def _check(workers: Workers) -> None:
     if workers != CLUSTER and (isinstance(workers, str) or workers < 1):
         raise InputError(f"workers are a number, 1 or more, or {CLUSTER}; received {workers!r}.")
-    if workers != 1 and find_spec("ray") is None:
-        raise InputError("several workers need Ray, which isn't installed: pip install 'midward[ray]'")
+    if workers != 1:
+        require_ray()
     if workers == CLUSTER and not os.environ.get("RAY_ADDRESS"):
         raise InputError(f"workers={CLUSTER} needs the cluster's address in RAY_ADDRESS; or give a number.")
 
