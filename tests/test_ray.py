@@ -171,6 +171,16 @@ def test_the_rows_are_those_of_one_worker(llada, judge, tmp_path):
 
 
 @pytest.mark.ray
+def test_a_model_in_half_precision_travels(llada_folder, tmp_path):
+    """Its attention is of our own, which a worker must know too."""
+    how = {"sampling": SHORT, "batch_size": 2}
+    model = midward.load(llada_folder, device="cpu", dtype="bfloat16")
+    rows = measure(model, CASES[:5], tmp_path / "2", workers=2, **how)
+    assert timeless(rows) == timeless(measure(model, CASES[:5], tmp_path / "1", **how))
+    assert len(rows) == 5 and not any(row.get("error") for row in rows)
+
+
+@pytest.mark.ray
 def test_a_lost_workers_chunk_is_done_by_another(llada, judge, tmp_path):
     (tmp_path / "deaths").mkdir()
     how = {"sampling": SHORT, "judge": judge, "batch_size": 1}

@@ -186,7 +186,7 @@ def mismatches(
     different = []
     if "model" in tied_to and there["fingerprint"] != here["fingerprint"]:
         alike = ("model", "adapter")
-        same = " (other weights of this name, or another dtype)" * all(there[name] == here[name] for name in alike)
+        same = " (other weights of this name, or another --dtype)" * all(there[name] == here[name] for name in alike)
         different.append(f"the model {_titled(there)} there, {_titled(here)} here{same}")
     if "sampling" in tied_to:
         different += differing(there["sampling"], here["sampling"], but=but)

@@ -39,7 +39,9 @@ def guard_file(path: str | Path) -> Path:
         files = [path / name for name in PREFERRED if path / name in files][:1] or files
         if len(files) > 1:
             raise GuardError(f"{path} holds several guards; give one of them: {', '.join(map(str, files))}.")
-        path = files[0] if files else path / "sri.safetensors"
+        if not files:
+            raise GuardError(f"there is no guard in {path}; midward guard fit writes one: a file *.safetensors.")
+        path = files[0]
     if not path.is_file():
         raise GuardError(f"there is no guard at {path}.{near_path(path)} midward guard fit writes one.")
     if path.stat().st_size > LARGEST:

@@ -16,8 +16,6 @@ _NAME = "midward_float32_rope"
 
 def keep_rope_in_float32(network: Any) -> None:
     """Make a loaded Llama network rotate in float32 and attend in its own dtype."""
-    AttentionInterface.register(_NAME, _attend_in_value_dtype)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
     network.model.rotary_emb.register_forward_pre_hook(_as_float32, with_kwargs=True)
     network.set_attn_implementation(_NAME)
 
@@ -31,3 +29,9 @@ def _attend_in_value_dtype(
 def _as_float32(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     # Only the dtype and the device of the first argument are read, so an empty tensor stands for it.
     return (torch.empty(0, device=args[0].device, dtype=torch.float32), *args[1:]), kwargs
+
+
+# Here and not where it is used, so that it also stands in a process that such a network travels to: its hook brings
+# this module.
+AttentionInterface.register(_NAME, _attend_in_value_dtype)
+AttentionMaskInterface.register(_NAME, sdpa_mask)

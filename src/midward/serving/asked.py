@@ -70,7 +70,8 @@ class Planner:
             if not config.allow_prefill:
                 raise Refused(
                     400,
-                    "the last message must not be the assistant's: this server doesn't let a client begin its answers.",
+                    "the last message must not be the assistant's: a client begins answers "
+                    "only where the server has --allow-prefill.",
                     param="messages",
                     code="prefill",
                 )
@@ -92,7 +93,13 @@ class Planner:
         count = body.n or 1
         self._afford(len(turn.prompt_ids), settings, count)
         turn.plan(settings, count)
-        self._check(turn.sampling)
+        try:
+            self._check(turn.sampling)
+        except GuardError as error:
+            if turn.sampling.block == turn.sampling.length < (self.sampling.block or 0):
+                least = f"max_tokens {turn.sampling.length} is less than a block; give {self.sampling.block} or more."
+                raise GuardError(f"{error} {least}") from None
+            raise
         return turn
 
     def _settings(self, given: dict[str, Any], room: int) -> dict[str, Any]:

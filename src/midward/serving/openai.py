@@ -277,6 +277,8 @@ def _refusal(error: ValidationError, kind: type[BaseModel], body: Mapping[str, A
             above == ["midward"] and name in ExtraBody.model_fields
         ):
             hint = " It is granted by a server with --research alone."
+        elif "content" in above:
+            hint = " A message's content is text, or parts of the type text."
         return Refused(400, f"unknown parameter {place!r}.{hint}", param=place, code="unknown_parameter")
     if first["type"] == "missing":
         return Refused(400, f"{place} is missing.", param=place, code="missing_required_parameter")
