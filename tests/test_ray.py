@@ -45,7 +45,7 @@ from ray.serve.schema import ServeDeploySchema  # noqa: E402
 
 from midward.serving import replicas  # noqa: E402
 from midward.serving.engine import Engine  # noqa: E402
-from midward.serving.ingress import Ingress  # noqa: E402
+from midward.serving.ingress import Ingress, metrics  # noqa: E402
 from midward.serving.process import listen  # noqa: E402
 from midward.serving.server import create_app  # noqa: E402
 
@@ -429,6 +429,12 @@ def test_an_answer_is_asked_for_once_more_and_never_sent_twice():
         assert answered(cut, whole) == (200, b"one")
     status, content = answered([DIED], [START, DIED])
     assert status == 503 and json.loads(content)["error"]["code"] == "replica_lost"
+
+
+def test_who_may_not_see_the_metrics_is_told_as_a_replica_tells_it():
+    refusal = (401, b'{"error": {"message": "no such API key.", "code": "invalid_api_key"}}')
+    response = metrics([refusal, refusal])
+    assert (response.status_code, response.body) == refusal
 
 
 def test_a_broken_stream_ends_with_an_error_event():

@@ -12,6 +12,7 @@ import torch
 from pydantic.dataclasses import dataclass as settings_class
 
 import midward
+from midward.dynamics.looks import Looks
 from midward.guards import STUB, Guard, GuardError
 from midward.sampling import Ban, Forced, Request, Sampling, sample
 from midward.serving.engine import Engine
@@ -297,3 +298,59 @@ def test_a_forward_that_fails_together_is_done_alone(engine, model, monkeypatch)
     tickets = [engine.submit(request, SAMPLING, batch_size=8) for request in requests]
     gate.set()
     assert [ticket.result(60).raw_ids for ticket in tickets] == wanted
+
+
+def test_a_causal_run_is_not_done_twice_where_one_beside_it_fails(llama, monkeypatch):
+    """Its cache grows with each of its forwards."""
+    engine, own = Engine(llama), Sampling.for_model(llama, length=12, end="keep")
+    asked = [Request(llama.encode(prompt(n)), seed=0) for n in range(3)]
+    pairs = [(asked[0], own), *[(request, replace(own, temperature=1.0)) for request in asked[1:]]]
+    wanted = [sample(llama, [request], sampling)[0].raw_ids for request, sampling in pairs]
+    hidden, seen, gate = llama.hidden, [], threading.Event()
+
+    def hidden_but_once(ids, *rest):
+        gate.wait(20)
+        seen.append(len(ids))
+        if len(ids) == 2 and seen.count(2) == 4:
+            raise RuntimeError("out of memory")
+        return hidden(ids, *rest)
+
+    monkeypatch.setattr(llama, "hidden", hidden_but_once)
+    tickets = [engine.submit(request, sampling, batch_size=8) for request, sampling in pairs]
+    gate.set()
+    assert [ticket.result(60).raw_ids for ticket in tickets] == wanted
+    assert seen.count(2) >= 4  # or nothing failed
+    engine.scheduler.close()
+
+
+def test_of_a_causal_model_no_token_is_shown_before_its_look(llama):
+    """A guard by blocks looks at some tokens' steps alone."""
+    looked, shown = [0], []
+
+    class Blocks(ClockGuard):
+        def watcher(self, stopped=None):
+            def read(look):
+                return np.zeros((len(look.rows), 1))
+
+            read.width = 1
+            note = lambda step, followed, taken: looked.append(int(step.committed.sum()))  # noqa: E731
+            return Looks(read, on_look=note)
+
+        def score(self, model, exchanges, *, batch_size=8):
+            return np.zeros(len(exchanges))
+
+        def stops(self, signals):
+            return [None] * len(signals)
+
+        def seen(self, verdict, exchange, step):
+            return verdict
+
+    guard, engine = Blocks({}), Engine(llama)
+    own = Sampling.for_model(llama, length=40, end="keep")
+    guard.bind(llama, own)
+    note = lambda ids: shown.append((len(ids), looked[-1])) is None  # noqa: E731
+    request = Request(llama.encode(prompt(1)), seed=0)
+    response = engine.submit(request, own, batch_size=2, guard=guard, on_prefix=note).result(60)
+    assert len(response.raw_ids) == 40 and len(shown) > 4
+    assert all(told == seen for told, seen in shown)
+    engine.scheduler.close()

@@ -244,6 +244,55 @@ def test_a_guard_that_no_longer_proves_itself_shuts_the_door(model, sampling, fi
     assert through(app, ask).status_code == 503  # shut for good
 
 
+def test_what_runs_behind_a_guard_that_no_longer_proves_itself_is_not_answered(model, slow, monkeypatch):
+    monkeypatch.setattr("midward.serving.server.PROVED", 0.0)
+    guard = Spy()
+    app = app_of(model, guard, slow)
+
+    async def talk(client):
+        running = asyncio.create_task(client.post("/v1/chat/completions", json=asked(model)))
+        while not app.state.server.engine.scheduler.rows:
+            await asyncio.sleep(0.01)
+        guard.threshold = float("inf")
+        return await client.get("/health"), await running
+
+    assert [response.status_code for response in through(app, talk)] == [503, 503]
+    left_nothing(app)
+
+
+def test_a_run_that_is_done_again_is_answered_to_the_same_end(model, sampling):
+    """Its text stopped in the first try; then the guard failed, once."""
+    guard = Spy()
+    how = Sampling.for_model(model, length=32, steps=32, block=4, end="keep")
+    [plain] = post(app_of(model, None, how), asked(model))
+    text = plain.json()["choices"][0]["message"]["content"]
+    app, body = app_of(model, guard, how), asked(model, stop=max(text.split(), key=text.index), n=2)
+    [once] = post(app, body)
+    score, tries = Spy.score, []
+
+    def fails_once(self, model, exchanges, *, batch_size=8):
+        tries.append(len(exchanges))
+        if len(tries) == 1:
+            raise RuntimeError("out of memory")
+        return score(self, model, exchanges, batch_size=batch_size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spy, "score", fails_once)
+        [again] = post(app, body)
+    assert again.status_code == 200 and tries == [2, 1, 1]
+    first, second = (each.json() for each in (once, again))
+    assert first["choices"] == second["choices"]
+    assert first["midward"]["choices"][0]["steps"] == second["midward"]["choices"][0]["steps"] > how.block
+
+
+def test_of_a_run_that_is_done_again_with_other_tokens_no_mixture_is_sent():
+    growing = Growing(Slow())
+    assert growing.grow(list(b"abcd")) == "abcd"
+    assert growing.grow(list(b"ab")) == "" and growing.grow(list(b"abcdef")) == "ef"
+    assert growing.grow(list(b"xb")) == "" and growing.grow(list(b"xbcdefgh")) == ""
+    assert growing.sent == "abcdef" and growing.finish("xbcdefgh") is None
+
+
 def test_a_guard_of_another_model_is_refused_at_the_start(llada, fitted, midward, llada_folder):
     guard, path = fitted
     with pytest.raises(GuardError, match="fitted for something else"):

@@ -347,6 +347,9 @@ class Looks:
             return sums
 
         taken = self._looks.take(group.rows, group.blocks, counts, pooled, step)
+        if self._looks.causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
+            seen = {place for place, _, look in taken if look}
+            step.unseen.update(row for place, row in enumerate(step.rows) if place not in seen)
         if taken and self.on_look is not None:
             self.on_look(step, [self._followed[row] for row in step.rows], taken)
 

@@ -40,6 +40,7 @@ class Step:
     place: where the row of a request (its index) stands, as an edit of it is checked against.
     waits [B] bool: what the sampler reads of the device after this step; None where it is nothing, or may be changed
         before. fetched: the same on the host, once `fetch` has read it.
+    unseen: request indices of which a watcher hasn't looked at all that stands; nobody behind it shows that to others.
     hidden_positions: the response positions that `hidden` covers: all of them, the one that an autoregressive step
         predicts, or with an approximate cache those that this step computed.
     stopped: request indices that a watcher wants no more of; add to it, and those rows leave the batch after this
@@ -60,6 +61,7 @@ class Step:
     _active: Callable[[], torch.Tensor]
     _read: Callable[[Reduce], torch.Tensor]
     stopped: set[int] = field(default_factory=set)
+    unseen: set[int] = field(default_factory=set)
     written: torch.Tensor | None = None
     place: Callable[[int], Place] = _unplaced
     waits: torch.Tensor | None = None

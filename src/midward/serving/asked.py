@@ -186,7 +186,7 @@ class Running:
         left = len(self._tickets)
         while left:
             event = await self._events.get()
-            if event is None:
+            if event is None or self._gone:
                 raise Refused(503, "the request was cancelled.", code="cancelled")
             index, what = event
             if isinstance(what, str):

@@ -189,7 +189,7 @@ class _Listener:
         told = [
             place
             for place, row in enumerate(step.rows)
-            if self.tickets[row].item.on_prefix is not None and row not in step.stopped
+            if self.tickets[row].item.on_prefix is not None and row not in step.stopped | step.unseen
         ]
         if not told:
             return

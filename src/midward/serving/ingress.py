@@ -119,7 +119,9 @@ class _All(Collector):
 
 
 def metrics(pages: Sequence[Page]) -> Response:
-    """The replicas' metrics as one page."""
+    """The replicas' metrics as one page; where one refuses, as it does without the key, its refusal."""
+    if refusal := next((page for page in pages if page[0] != 200), None):
+        return Response(refusal[1], refusal[0], media_type="application/json")
     registry = CollectorRegistry()
     registry.register(_All(pages))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -23,7 +23,7 @@ import anyio
 import torch
 from anyio.lowlevel import current_token
 
-from midward.sampling.passes import Passes, Wanted, together
+from midward.sampling.passes import Forward, Passes, Wanted, together
 
 log = logging.getLogger("midward")
 
@@ -265,20 +265,23 @@ class Scheduler:
 
 
 def _computed(cohorts: Sequence[_Cohort]) -> list[Any]:
-    """What each run's forward computes: in as few forwards as may be; each by itself where that fails."""
-    wanted = [cohort.wanted for cohort in cohorts if cohort.wanted is not None]
-    if len(wanted) > 1:
+    """What each run's forward computes: in as few forwards as may be; each by itself where that fails. What isn't a
+    `Forward` is done once, since it may leave something behind (a longer cache)."""
+    joined = [cohort for cohort in cohorts if isinstance(cohort.wanted, Forward)]
+    states: dict[int, Any] = {}
+    if len(joined) > 1:
         try:
-            return together(wanted)
+            states = dict(zip(map(id, joined), together([cohort.wanted for cohort in joined]), strict=True))
         except Exception as error:  # perhaps one run's fault alone, or too much for the memory
-            log.warning("a forward of %d runs failed (%s); each is done by itself.", len(wanted), error)
+            log.warning("a forward of %d runs failed (%s); each is done by itself.", len(joined), type(error).__name__)
     computed: list[Any] = []
-    for cohort, each in zip(cohorts, wanted, strict=True):
-        computed.append(None)
-        try:
-            computed[-1] = each.compute()
-        except Exception as error:
-            cohort.error = error
+    for cohort in cohorts:
+        computed.append(states.get(id(cohort)))
+        if computed[-1] is None and cohort.wanted is not None:
+            try:
+                computed[-1] = cohort.wanted.compute()
+            except Exception as error:
+                cohort.error = error
     return computed
 
 

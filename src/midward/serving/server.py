@@ -161,6 +161,8 @@ class Server:
     def _close(self, error: Exception) -> None:
         self.closed = str(error) if isinstance(error, GuardError) else f"the guard failed: {type(error).__name__}"
         log.error("the door is shut: %s", self.closed)
+        for running in self._live:  # they are behind the same guard
+            running.cancel()
 
     def _log_error(self, error: Exception) -> None:
         if self.config.log_text:

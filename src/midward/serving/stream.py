@@ -30,7 +30,12 @@ class Growing:
         self.stopped = False
 
     def grow(self, ids: Sequence[int]) -> str:
-        """What can be sent now, of the response's ids from its start to where they stand."""
+        """What can be sent now, of the response's ids from its start to where they stand.
+
+        No more ids than before are of a run that failed and is done again: nothing is sent twice, and where its text
+        isn't the same, nothing more at all."""
+        if len(ids) <= len(self._ids):
+            self.stopped = False
         if self.stopped:
             return ""
         self._ids = list(ids)
@@ -45,7 +50,7 @@ class Growing:
         """What is left to send of a response that is over, whose text is `text`; None where that doesn't begin with
         what was sent."""
         if self.stopped:
-            return ""
+            return "" if text.startswith(self.sent) else None
         end = self._stop_in(text)
         if end is not None:
             self.stopped, text = True, text[:end]
@@ -71,7 +76,7 @@ class Growing:
         return min(whole)[1] if whole else None
 
     def _to(self, text: str, stopped: bool = False) -> str:
-        if len(text) <= len(self.sent):  # what is held back is longer than what came
+        if len(text) <= len(self.sent) or not text.startswith(self.sent):  # less than was held back, or another text
             self.stopped = self.stopped or stopped
             return ""
         piece, self.sent, self.stopped = text[len(self.sent) :], text, self.stopped or stopped
