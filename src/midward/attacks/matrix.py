@@ -39,7 +39,7 @@ class Row:
         arguments: the provider's model arguments; of a served model fields of Inspect's `GenerateConfig`.
         served: whether it is an Inspect model with its provider instead (`openai/...`).
         guard: a fitted guard's file or folder.
-        endpoint: the address of the server of ours that runs the model; key: one of its keys.
+        endpoint: the address of the server of ours that runs the model; key: one of its keys. theirs: its guard's name.
     """
 
     label: str
@@ -50,6 +50,7 @@ class Row:
     guard: str | None = None
     endpoint: str | None = None
     key: str | None = field(default=None, repr=False)
+    theirs: str | None = None
 
     def load(self) -> Model:
         """The Inspect model. Raises ModelError as the provider does, and AttackError for a served one."""
@@ -74,7 +75,7 @@ class Row:
     def __str__(self) -> str:
         adapter, guard = (f" + {self.adapter}" if self.adapter else "", f" behind {self.guard}" if self.guard else "")
         given = ", ".join(f"{name} {value}" for name, value in self.arguments.items() if value is not None)
-        at = f" at {self.endpoint}" if self.endpoint else ""
+        at = f" at {self.endpoint}" + (f", behind its guard {self.theirs}" * bool(self.theirs)) if self.endpoint else ""
         return f"{self.label}: {self.model}{adapter}{guard}{at}" + (f" ({given})" if self.served and given else "")
 
 
@@ -339,10 +340,11 @@ def _at_endpoint(config: AttackConfig, arguments: Mapping[str, Any]) -> Row:
     if given := [name for name, value in theirs.items() if value]:
         raise InputError(f"{given[0]} is the server's: give it to midward serve, and leave it out beside --endpoint.")
     key = keys_in(config.api_key_file)[0] if config.api_key_file else None
-    name = Client(config.endpoint or "", key).card().name
+    card = Client(config.endpoint or "", key).card()
+    name, guard = card.name, card.guard["name"] + " (shadow)" * card.shadow if card.guard else None
     if config.model not in (name, AttackConfig.model):
         raise InputError(f"{config.endpoint} serves {name!r}, and --model says {config.model!r}; leave one out.")
-    return Row("base", name, arguments=arguments, endpoint=config.endpoint, key=key)
+    return Row("base", name, arguments=arguments, endpoint=config.endpoint, key=key, theirs=guard)
 
 
 def settings_of(given: Sequence[str]) -> dict[str, dict[str, Any]]:
