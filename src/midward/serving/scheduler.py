@@ -267,11 +267,11 @@ class Scheduler:
 def _computed(cohorts: Sequence[_Cohort]) -> list[Any]:
     """What each run's forward computes: in as few forwards as may be; each by itself where that fails. What isn't a
     `Forward` is done once, since it may leave something behind (a longer cache)."""
-    joined = [cohort for cohort in cohorts if isinstance(cohort.wanted, Forward)]
+    joined = {id(cohort): cohort.wanted for cohort in cohorts if isinstance(cohort.wanted, Forward)}
     states: dict[int, Any] = {}
     if len(joined) > 1:
         try:
-            states = dict(zip(map(id, joined), together([cohort.wanted for cohort in joined]), strict=True))
+            states = dict(zip(joined, together([*joined.values()]), strict=True))
         except Exception as error:  # perhaps one run's fault alone, or too much for the memory
             log.warning("a forward of %d runs failed (%s); each is done by itself.", len(joined), type(error).__name__)
     computed: list[Any] = []
