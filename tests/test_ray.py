@@ -336,10 +336,15 @@ def replicated(llada_folder):
         yield url
 
 
+def _is_replica(title):
+    """Of one that is at work, too, whose title says at what."""
+    return title.startswith("ray::") and "midward" in title and "Replica" in title and "Ingress" not in title
+
+
 def kill_a_replica():
     """Of this process's own Ray."""
     ours = psutil.Process().children(recursive=True)
-    first, *_ = [each for each in ours if each.cmdline()[:1] == ["ray::ServeReplica:midward:Replica"]]
+    first, *_ = [each for each in ours if _is_replica(" ".join(each.cmdline()))]
     first.send_signal(signal.SIGKILL)
 
 

@@ -566,7 +566,7 @@ def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _handed_out(
-    model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int], shadow: bool
+    model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int], shadow: bool = False
 ) -> Response:
     """The response as it leaves the guard: with its verdict, or the stub. An error stays one, unscored."""
     if response is not None and response.error is not None:

@@ -22,7 +22,7 @@ PROBES: dict[str, Probe] = {probe.name: probe for probe in (PREFILL, ANCHOR, MIR
 def _check(probe: Probe) -> None:
     must_take("cases", probe.cases, "model", "goals", "config", "sampling")
     must_take("summary", probe.summary, "rows", "config", "sampling")
-    must_take("readers", probe.readers, "model")
+    must_take("readers", probe.readers, "model", "config", "sampling")
     probe.config()
     base = Attacking if issubclass(probe.config, Attacking) else ProbeConfig
     own, kinds = get_type_hints(probe.config), get_type_hints(base)
