@@ -56,6 +56,7 @@ bench: $(READY)          ## ratios against plain references
 	$(BIN)/python bench/attack_throughput.py
 	$(BIN)/python bench/gcg.py
 	$(BIN)/python bench/sri_overhead.py
+	$(BIN)/python bench/serving.py
 
 clean:
 	rm -rf runs report build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
