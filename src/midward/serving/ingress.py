@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from midward.serving.openai import Refused, event
+from midward.serving.openai import Refused, error_response, event
 
 #: What of a request's scope a replica is told.
 _SCOPE = ("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers")
@@ -55,7 +55,7 @@ class Ingress:
                 return await _response(messages)
             except RayActorError:
                 continue
-        return _refusal()
+        return error_response(_lost())
 
 
 async def _response(messages: AsyncIterator[Mapping[str, Any]]) -> Response:
@@ -85,11 +85,6 @@ async def _parts(first: bytes, messages: AsyncIterator[Mapping[str, Any]]) -> As
 
 def _lost() -> Refused:
     return Refused(503, "the replica that answered is gone; ask again.", code="replica_lost", after=2)
-
-
-def _refusal() -> JSONResponse:
-    lost = _lost()
-    return JSONResponse(lost.body, lost.status, headers={"retry-after": str(lost.after)})
 
 
 def health(pages: Sequence[Page]) -> JSONResponse:

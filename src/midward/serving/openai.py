@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json
+from starlette.responses import JSONResponse
 
 from midward._hints import did_you_mean
 from midward.errors import MidwardError
@@ -417,6 +418,14 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+def error_response(refused: Refused, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A refusal as OpenAI's error object."""
+    more = {"retry-after": str(refused.after)} if refused.after is not None else {}
+    if refused.status == 401:
+        more["www-authenticate"] = "Bearer"
+    return JSONResponse(refused.body, refused.status, headers={**(headers or {}), **more})
 
 
 def event(body: Any) -> bytes:

@@ -10,7 +10,7 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import PurePath
 from typing import Any
 
@@ -48,6 +48,7 @@ from midward.serving.openai import (
     Refused,
     Usage,
     body_schema,
+    error_response,
     event,
     read_body,
 )
@@ -426,14 +427,6 @@ class Door:
             return message
 
         return receive_some
-
-
-def error_response(refused: Refused, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """A refusal as OpenAI's error object."""
-    more = {"retry-after": str(refused.after)} if refused.after is not None else {}
-    if refused.status == 401:
-        more["www-authenticate"] = "Bearer"
-    return JSONResponse(refused.body, refused.status, headers={**(headers or {}), **more})
 
 
 def create_app(
