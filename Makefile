@@ -8,7 +8,7 @@ READY   = $(VENV)/.midward-ready
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS  ?= tests
 
-.PHONY: demo real test test-slow check docs bench clean
+.PHONY: demo real test test-slow check docs bench dist clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,10 @@ bench: $(READY)          ## ratios against plain references
 	$(BIN)/python bench/gcg.py
 	$(BIN)/python bench/sri_overhead.py
 	$(BIN)/python bench/serving.py
+
+dist: $(READY)           ## wheel and source archive in dist/, with the versions that were tested
+	$(BIN)/python -m build
+	cp constraints.txt dist/
 
 clean:
 	rm -rf runs report build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

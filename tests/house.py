@@ -12,7 +12,9 @@ import midward
 SOURCE = Path(midward.__file__).parent
 
 #: The rooms and single files from the ground up; a file imports from its own room and those below.
-GROUND = "stats store tensors errors _hints _settings _tables _plugins _asking _peft _fences _flags _front"
+GROUND = (
+    "stats store tensors errors _hints _settings _tables _plugins _asking _peft _fences _flags _formats _front _version"
+)
 ORDER = (
     GROUND.split(),
     ("world",),

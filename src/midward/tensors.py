@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from midward._formats import require_readable
 from midward._hints import near_path
 from midward._settings import wrong_in
 from midward.errors import InputError, MissingFile
@@ -21,15 +23,20 @@ from midward.store import replacing
 class Record(BaseModel):
     """What stands beside the tensors of a file, in its header; a kind of file is a subclass.
 
-    noun: what such a file is called in errors. A field `format: Literal["midward.trace/1"] = ...` tells kinds apart.
+    noun: what such a file is called in errors. format: name and version of the kind, as "midward.trace/1.0", which
+    stands in the header too; "" for files that only the run reads which wrote them. again: what to do about a file of
+    an earlier version.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     noun: ClassVar[str]
+    format: ClassVar[str] = ""
+    again: ClassVar[str] = "make it anew"
 
 
 R = TypeVar("R", bound=Record)
+_BEFORE_VERSION = re.compile(r"[/ ](?=[^/ ]*$)")  # of a format: "midward.guard/2.0", "midward sri anchors 1"
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Any], record: Record) -> None:
@@ -42,6 +49,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Any], record: Record) -
     """
     arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     header = {name: json.dumps(value) for name, value in record.model_dump(mode="json").items()}
+    header |= {"format": record.format} if record.format else {}
     with replacing(Path(path)) as part:
         save_file(arrays, part, metadata=header)
 
@@ -51,7 +59,7 @@ def load_tensors(path: str | Path, kind: type[R]) -> tuple[R, dict[str, np.ndarr
 
     Raises:
         MissingFile: There is no such file.
-        InputError: It is torn, no safetensors file, or its record is of another kind or lacks a field.
+        InputError: It is torn, no safetensors file, or its record is of another kind or version or lacks a field.
     """
     record = load_record(path, kind)
     try:
@@ -68,12 +76,22 @@ def load_record(path: str | Path, kind: type[R]) -> R:
     try:
         with safe_open(path, framework="np") as file:
             header = {name: _json(text) for name, text in (file.metadata() or {}).items()}
+        if kind.format and (written := header.pop("format", None)) is not None:
+            _require_format(written, kind, path)
         return kind.model_validate(header)
     except ValidationError as error:
         reason = wrong_in(error)
     except (SafetensorError, OSError, RecursionError) as error:
         reason = str(error)
     raise InputError(f"{path} is no {kind.noun}, or a damaged one ({reason}).")
+
+
+def _require_format(written: Any, kind: type[Record], path: str | Path) -> None:
+    name, own = _BEFORE_VERSION.split(kind.format)
+    theirs, *version = _BEFORE_VERSION.split(str(written))
+    if theirs != name:
+        raise InputError(f"{path} is no {kind.noun}, or a damaged one (its format is {written!r:.80}).")
+    require_readable("".join(version), own, f"the {kind.noun} {path}", kind.again)
 
 
 def _json(text: str) -> Any:

@@ -81,10 +81,6 @@ def test_the_shell_completes_verbs_flags_and_choices(words, offered):
     assert set(done.stdout.splitlines()[:-1]) == offered
 
 
-def test_version(midward):
-    assert midward("--version").stdout == "midward 0.1.0\n"
-
-
 @pytest.mark.parametrize(
     "args, hint",
     [

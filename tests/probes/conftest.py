@@ -42,7 +42,7 @@ def measured(tmp_path):
     """name, model, goals, config -> the cases, the rows and the summary of a probe."""
 
     def measure(name, model, some, config, sampling=SAMPLING, folder="run", **how):
-        from midward.runs.measure import ROWS
+        from midward.runs.run import ROWS
 
         probe = find(name)
         cases = probe.cases(model, some, config, sampling)

@@ -129,7 +129,7 @@ def test_another_models_rows_and_rows_of_nobody_knows_whom_are_refused(llada, ll
     with pytest.raises(ValueError, match="fingerprint "):
         generate(llama, ROWS, out, column="goal", sampling=Sampling.for_model(llama, length=8))
     (tmp_path / "whole.jsonl.run.json").unlink()
-    with pytest.raises(ValueError, match=r"holds no whole\.jsonl\.run\.json"):
+    with pytest.raises(ValueError, match=r"has no whole\.jsonl\.run\.json beside it"):
         generate(llada, ROWS, out, column="goal", sampling=SHORT)
 
 

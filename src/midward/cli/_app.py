@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-import midward
 from midward._flags import summary
+from midward._version import running_version
 from midward.errors import InputError, MidwardError
 
 #: Verb -> the function that does it, and the file beside this one that it is in.
@@ -215,7 +215,7 @@ def _message(error: Exception) -> str | None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"midward {midward.__version__}\n")
+        sys.stdout.write(f"midward {running_version()}\n")
         raise typer.Exit()
 
 

@@ -200,7 +200,8 @@ def _titled(bound: Mapping[str, Any]) -> str:
 
 class _File(Record):
     noun: ClassVar[str] = "file of anchors"
-    format: Literal["midward sri anchors 1"] = "midward sri anchors 1"
+    format: ClassVar[str] = "midward sri anchors 1.0"
+    again: ClassVar[str] = "fit them anew"
     settings: dict[str, Any]
 
 

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -248,7 +248,8 @@ class EngineFile(Record):
     """The header of what stands beside a guard's file for an engine. guard: its digest. scores: of the traces."""
 
     noun: ClassVar[str] = "engine file"
-    format: Literal["midward.engine/1"] = "midward.engine/1"
+    format: ClassVar[str] = "midward.engine/1.0"
+    again: ClassVar[str] = "export it anew"
     guard: str
     block: int
     width: int

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from midward._formats import is_newer
 from midward.errors import InputError
 from midward.guards.config import GuardError, guard_file
 from midward.guards.guard import Guard, settings_of
@@ -42,7 +43,8 @@ class GuardFile(Record):
     """The header of a guard's file."""
 
     noun: ClassVar[str] = "guard"
-    format: Literal["midward.guard/2"] = "midward.guard/2"
+    format: ClassVar[str] = "midward.guard/2.0"
+    again: ClassVar[str] = "fit it anew"
     about: About
 
 
@@ -101,9 +103,10 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
     record, tensors = load_tensors(guard_file(path), GuardFile)
     about, kind = record.about, find(record.about.guard).kind
     if about.version != kind.version:
+        update = "update the package that has the guard, or " if is_newer(about.version, kind.version) else ""
         raise GuardError(
             f"{path} holds version {about.version!r} of the guard {kind.name!r}, and this is version "
-            f"{kind.version!r}; fit it anew."
+            f"{kind.version!r}; {update}fit it anew."
         )
     trace = tensors.pop(_TRACE, None)  # what a look didn't read is NaN there
     if strange := [name for name, value in tensors.items() if not np.isfinite(value.astype(np.float64)).all()]:

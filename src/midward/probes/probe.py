@@ -21,8 +21,8 @@ from midward.judges.bench import Bench, bench
 from midward.models import LanguageModel
 from midward.probes.configs import Attacking, ProbeConfig
 from midward.runs.compare import differences, load, records
-from midward.runs.measure import ROWS, Case, Reader, measure
-from midward.runs.run import Run
+from midward.runs.measure import Case, Reader, measure
+from midward.runs.run import ROWS, Run
 from midward.runs.workers import Workers
 from midward.sampling import Sampling, Watcher
 from midward.stats import rate_of

@@ -11,8 +11,7 @@ from midward._tables import read_table
 from midward.errors import InputError
 from midward.probes.registry import find
 from midward.runs.compare import Differences, differences, load, records
-from midward.runs.measure import ROWS
-from midward.runs.run import SUMMARY, Run
+from midward.runs.run import ROWS, SUMMARY, Run
 from midward.utility import readings
 
 Row = dict[str, Any]

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from midward.errors import InputError
-from midward.runs.measure import ROWS
-from midward.runs.run import Run
+from midward.runs.run import ROWS, Run
 from midward.stats import Mean, Paired, corrected, gap_of, paired_of
 from midward.store import RowFile
 

@@ -24,6 +24,7 @@ from midward.goals import Goal
 from midward.judges import Verdict
 from midward.judges.bench import Bench, judging, reading
 from midward.models import LanguageModel
+from midward.runs.run import ROWS
 from midward.runs.workers import Lost, Workers, spread
 from midward.sampling import Request, Response, Sampling, Watcher, sample
 from midward.sampling.requests import require_some, resolve
@@ -33,7 +34,6 @@ Row = dict[str, Any]
 
 #: Fields that a judge fills; None where it gave no verdict, or there was no response.
 JUDGED = ("success", "score", "refused", "coherent", "correct")
-ROWS = "rows.jsonl"
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from midward._formats import require_readable
 from midward._hints import near_path
 from midward._settings import wrong_in
+from midward._version import running_version
 from midward.errors import InputError, MissingFile
 from midward.store import hold, write_text
 
 if TYPE_CHECKING:
     from midward.models import LanguageModel
 
-SCHEMA = 1
-RECORD, SUMMARY = "run.json", "summary.json"
+#: Version of the record and of the rows beside it: see `midward._formats`.
+SCHEMA = "1.0"
+RECORD, SUMMARY, ROWS = "run.json", "summary.json", "rows.jsonl"
 #: What folders hold that were written before there was a run.json in each.
 OLD = {SUMMARY, "align.json", "generations.json"}
-_PACKAGES = ("midward", "torch", "transformers", "peft", "inspect-ai", "lm-eval")
+_AGAIN = "measure again into another folder"
+_PACKAGES = ("torch", "transformers", "peft", "inspect-ai", "lm-eval")
 
 
 class Measured(BaseModel):
@@ -77,13 +81,13 @@ class Run(BaseModel):
         judges: name, version, hash and model of each.
         goals: set -> how many of it.
         seed: of the run's draws.
-        versions: of python and the packages that decide results.
+        versions: of python, of midward (its release or commit) and of the packages that decide results.
         started, finished: UTC, ISO 8601; finished is None of a run that was stopped or goes on.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = SCHEMA
+    schema_version: int | str = SCHEMA
     verb: str
     settings: dict[str, Any] = {}
     command: list[str] = []
@@ -102,26 +106,27 @@ class Run(BaseModel):
 
     @classmethod
     def load(cls, folder: str | Path, file: str = "") -> Run:
-        """Read the record of a folder, or of a file in it. Raises InputError where it has none, or one of another
-        layout."""
+        """Read the record of a folder, or of a file in it. Raises InputError where it has none, or one that this
+        midward doesn't read: it or what it holds is of another version."""
         path = _record(Path(folder), file)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             if not Path(folder).exists():
                 raise MissingFile(f"there is no folder {folder}.{near_path(folder, folder=True)}") from None
+            if Path(folder, file or ROWS).is_file():
+                raise InputError(
+                    f"{Path(folder, file or ROWS)} has no {path.name} beside it, so nothing says what its rows are of "
+                    f"(an earlier midward wrote none); {_AGAIN}."
+                ) from None
             if not any(Path(folder, name).exists() for name in OLD):
                 hint = near_path(folder, folder=True)
                 raise InputError(f"{folder} holds no {path.name}: no midward command wrote it.{hint}") from None
             content = {}
         except (ValueError, OSError) as error:
             raise InputError(f"{path} can't be read ({error}); give another folder.") from None
-        found = content.get("schema_version") if isinstance(content, dict) else None
-        if found != SCHEMA:
-            raise InputError(
-                f"{folder} was written by an earlier midward, whose folders this one doesn't read; measure again into "
-                "another folder."
-            )
+        version = content.get("schema_version") if isinstance(content, dict) else "no record"
+        require_readable(version, SCHEMA, str(Path(folder, file)), _AGAIN)
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -167,6 +172,7 @@ class RunFolder:
             begun = place.exists() and place.stat().st_size > 0
         else:
             begun = record.exists() and any(path != record for path in self.folder.glob("[!.]*"))
+            begun |= (self.folder / ROWS).is_file()
         if begun and not anew:
             before = Run.load(self.folder, file)
             if before.verb != verb:
@@ -235,7 +241,7 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": python_version()}
+    versions = {"python": python_version(), "midward": running_version()}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)

@@ -19,7 +19,7 @@ NEVER, FORCED = -1, -2
 class TraceRecord(Record):
     """What a trace's file says beside its tensors; the fields are those of `Trace`."""
 
-    noun = "trace"
+    noun, format, again = "trace", "midward.trace/1.0", "record it anew"
     sampling: dict[str, Any]
     of: int | None
     notes: dict[str, Any]

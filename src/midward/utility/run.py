@@ -11,7 +11,8 @@ from midward.errors import InputError
 from midward.guards import Guard
 from midward.models import LanguageModel
 from midward.models.loading import adapter_folder
-from midward.runs.measure import ROWS, Row
+from midward.runs.measure import Row
+from midward.runs.run import ROWS
 from midward.runs.workers import Workers
 from midward.sampling import Sampling
 from midward.store import RowFile, key_of
