@@ -2,12 +2,14 @@
 
 - `reference/ROOM.md`: a page a room, written by mkdocstrings from the docstrings of its public names (of a constant:
   the comment that begins with `#:`);
-- `<!-- flags: midward VERB -->` in a page: what that verb's --help says.
+- `<!-- flags: midward VERB -->` in a page: what that verb's --help says;
+- `notebook.md`: the notebook beside this file.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -112,14 +114,29 @@ def flags(name: str) -> str:
     return "\n".join([f'??? note "{name} --help"', "", *(f"    {line}" for line in lines), ""])
 
 
+# --- the notebook --------------------------------------------------------------------------------------------------
+
+
+def notebook() -> str:
+    """The notebook as Markdown: its code in fences, where lines that begin with ! are a shell's."""
+    parts = []
+    for cell in json.loads(Path(__file__).with_name("notebook.ipynb").read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            language = "bash" if text.startswith("!") else "python"
+            text = f"```{language}\n{re.sub('^!', '', text, flags=re.M)}\n```"
+        parts.append(text)
+    return "\n\n".join(parts) + "\n"
+
+
 # --- the hook ------------------------------------------------------------------------------------------------------
 
 
 def on_files(files: Any, config: Any, **_: Any) -> Any:
-    """Add the reference's pages."""
+    """Add the reference's pages and the notebook's."""
     from mkdocs.structure.files import File
 
-    for path, text in reference_pages().items():
+    for path, text in {**reference_pages(), "notebook.md": notebook()}.items():
         files.append(File.generated(config, path, content=text))
     return files
 

@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md tell the reader to run: their fenced blocks, and the commands in them.
+"""What README.md, docs/*.md and the notebook tell the reader to run: their fenced blocks, and the commands in them.
 
 A block is run unless a comment stands before it that says why not:
 
@@ -14,6 +14,8 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from docs.generated import notebook
 
 REPOSITORY = Path(__file__).parents[2]
 SHELL = ("", "bash", "sh", "console")
@@ -55,13 +57,18 @@ class Command:
 
 
 def pages() -> list[Path]:
-    """README.md and the pages of docs/."""
-    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    """README.md, the pages of docs/ and the notebook."""
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "docs/notebook.ipynb"]
+
+
+def text_of(page: Path) -> str:
+    """A page's Markdown."""
+    return notebook() if page.suffix == ".ipynb" else page.read_text(encoding="utf-8")
 
 
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     found = []
     for match in _FENCE.finditer(text):
         why = _NOT_RUN.search(text[: match.start()])
@@ -113,7 +120,7 @@ def _split(line: str) -> list[tuple[str, ...]]:
 
 def inline_commands(page: Path) -> list[tuple[str, ...]]:
     """`midward VERB ...` in a page's running text and tables."""
-    text = re.sub(_FENCE, "", page.read_text(encoding="utf-8"))
+    text = re.sub(_FENCE, "", text_of(page))
     found = []
     for code in re.findall(r"(?<!`)`(midward [a-z][^`\n]*)`(?!`)", text):
         found += [words for words in _split(code.replace("\\|", "")) if words[0] == "midward"]
