@@ -126,6 +126,8 @@ def test_rows_that_nobody_says_what_they_are_of_are_neither_read_nor_added_to(mi
     for args in (("compare", tmp_path / "run", tmp_path / "run"), ("probe", "order", "--out", tmp_path / "run")):
         one_line(midward(*args), "has no run.json beside it", "earlier midward")
     assert rows.read_text() == '{"key": "0"}\n' and not record.exists()
+    result = midward("report", tmp_path / "run", "--out", tmp_path / "r.html")
+    assert "has no run.json beside it" in result.stderr and "has no run.json" in (tmp_path / "r.html").read_text()
 
 
 def test_a_line_of_another_layout_is_no_row(midward, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 from midward._hints import near_path
 from midward.errors import InputError, MissingFile
-from midward.runs.run import OLD, RECORD, SUMMARY, Run
+from midward.runs.run import OLD, RECORD, ROWS, SUMMARY, Run
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def find(roots: Sequence[Path], without: Sequence[Path] = ()) -> Found:
                 continue
             seen.add(folder)
             label = _label((Path(top.name or "/") / folder.relative_to(top)).as_posix(), found)
-            if RECORD in names or (OLD & set(names) and folder.parent not in of_runs):
+            if RECORD in names or ({ROWS, *OLD} & set(names) and folder.parent not in of_runs):
                 of_runs.add(folder)
                 _read(found, folder, label, finished=SUMMARY in names)
             elif folder.parent in of_runs:
