@@ -50,7 +50,7 @@ def test_a_field_may_be_longer_than_the_csv_modules_limit(tmp_path):
         ("t.jsonl", b'{"goal": "a"}\n{"goal": \n', "line 2 is no JSON"),
         ("t.jsonl", b'{"goal": "a"}\n["b"]\n', r"line 2 is '\[\"b\"\]', not an object"),
         ("t.jsonl", b'{"goal": "\\ud83d"}\n', "line 1 holds half of a surrogate pair"),
-        ("t.txt", b"a\n", "extension '.txt'; give a file that ends in .csv or .jsonl"),
+        ("t.txt", b"a\n", "extension '.txt'; give a file that ends in .csv, .jsonl or .json"),
         ("t", b"a\n", "extension ''"),
     ],
 )

@@ -20,7 +20,8 @@ Row = dict[str, Any]
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """Return the rows of a .csv file (with a header line) or a .jsonl file (one object a line), in file order.
+    """Return the rows of a .csv file (with a header line), a .jsonl file (one object a line) or a .json file (a list of
+    objects, or an artifact of JailbreakBench), in file order.
 
     UTF-8, with or without a byte order mark; blank lines are skipped, as are a CSV's empty rows (`,,`) and the columns
     that have neither name nor content, which spreadsheets leave.
@@ -31,12 +32,12 @@ def read_table(path: str | Path) -> list[Row]:
             no JSON object, another encoding, another extension, or no row at all.
     """
     path = Path(path)
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": lambda path: artifact_rows(read_json(path), path)}
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a file.")
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{path} has the extension {path.suffix!r}; give a file that ends in {' or '.join(readers)}.")
+        raise InputError(f"{path} has the extension {path.suffix!r}; give a file that ends in .csv, .jsonl or .json.")
     if not path.exists():
         raise MissingFile(f"there is no file {path}.{near_path(path, folder=False)}")
     try:
@@ -47,6 +48,33 @@ def read_table(path: str | Path) -> list[Row]:
         ) from None
     if not rows:
         raise InputError(f"{path} holds no rows.")
+    return rows
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises InputError where it is none, is nested beyond reason, or holds no text."""
+    try:
+        content = json.loads(path.read_bytes())
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path} holds half of a surrogate pair, no text.") from None
+    except (ValueError, RecursionError) as error:  # a broken encoding is the first, too
+        raise InputError(f"{path} can't be read as JSON: {error}.") from None
+    return content
+
+
+def artifact_rows(content: Any, where: str | Path) -> list[Row]:
+    """The rows of a JSON file's content: of a list, or of an artifact in JailbreakBench's layout, with those that ours
+    keep apart for want of a verdict. Raises InputError for anything else."""
+    parts = [content]
+    if isinstance(content, dict):
+        parts = [content.get("jailbreaks"), content.get("unscored") or []]
+    if not all(isinstance(part, list) for part in parts):
+        raise InputError(f'{where}: it must be a list of rows, or an artifact: {{"jailbreaks": [rows], ...}}.')
+    rows = [row for part in parts for row in part]
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{where}, row {number} is {str(row)[:40]!r}, not an object of columns.")
     return rows
 
 

@@ -7,6 +7,7 @@ from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage, 
 from speaking import speaking
 
 from midward.attacks import Capability
+from midward.attacks.record import Record
 from midward.sampling import Sampling
 from midward.sampling.likelihood import SpanScore
 from midward.serving.provider import MidwardAPI
@@ -128,6 +129,18 @@ def double():
 def said(*replies):
     """`speaking`, and the last message's text of every call."""
     return speaking(*replies, read=lambda messages: messages[-1].text)
+
+
+def record(goal, queries=3, **more):
+    """What is kept of an attempt that put `please GOAL`."""
+    ask = {"turns": [["user", f"please {goal}"]], "forced": [], "bans": [], "fill": None, "seed": 0}
+    about = {"attack": "tap", "version": "1", "hash": "x", "access": "black", "settings": {}, "capabilities": ["CHAT"]}
+    about |= {"goal": goal, "goal_text": f"goal {goal}", "source": "made-up", "target": "x", "seed": 0}
+    cost = {"queries": {"respond": queries, "score": 1, "gradient": 0}, "nfe": 10, "calls": {"scorer": 2}}
+    cost |= {"budget": None, "spent": False, "failed": {"scorer": 1}, "why": {}, "seconds": 0.25}
+    best = {"score": 7, "scored": True, "asks": [ask | {"temperature": None, "length": None}], "forced": []}
+    best |= {"note": {}, "tried": 1, "prompts": [], "response": "said", "composite": False}
+    return Record(**{**about, **cost, **best, **more})
 
 
 class Stub:

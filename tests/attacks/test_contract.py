@@ -13,6 +13,8 @@ from midward.attacks import ATTACKS, Ask, AttackInfo, BudgetSpent, Capability, C
 from midward.attacks.direct import DIRECT, Direct
 from midward.attacks.profiles import PROFILES
 from midward.attacks.roles import SCORE, Roles, whole
+from midward.attacks.taxonomy import VERSIONS, by_taxonomy, ids
+from midward.errors import InputError
 from midward.sampling import Ban, Forced
 from midward.sampling.likelihood import Span
 from midward.serving.assistant import AssistantAPI
@@ -412,6 +414,31 @@ def test_every_attack_states_its_costs_for_every_profile(name):
         calls = info.calls(info.configure(settings))
         assert calls["target"] >= 1 and set(calls) == {"target", *info.roles}, name
     assert all(prompt.role in info.roles for prompt in info.prompts)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_stands_in_each_taxonomy(name):
+    stand = by_taxonomy(ATTACKS[name].taxonomy)
+    assert stand.keys() == VERSIONS.keys() and all(stand.values())
+
+
+def test_an_entry_has_an_id_and_a_name_and_an_attack_may_have_none():
+    assert not any(by_taxonomy(info_of(None).taxonomy).values())
+    for entry in (
+        "LLM01:2025",
+        "LLM1:2025 Prompt Injection",
+        "AML.T54 LLM Jailbreak",
+        "S0403 Example",
+        "jailbreak",
+        "",
+    ):
+        with pytest.raises(InputError, match="give an id and its name"):
+            by_taxonomy([entry])
+    assert ids(["LLM01:2025 Prompt Injection", "AML.T0051.000 Direct", "S0403: Adversarial Example"]) == [
+        "LLM01:2025",
+        "AML.T0051.000",
+        "S0403",
+    ]
 
 
 def test_the_hash_is_of_version_settings_and_words():

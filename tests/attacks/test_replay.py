@@ -5,9 +5,8 @@ import pytest
 from attack_double import CANARY, REFUSAL, Double, Stub
 
 from midward.attacks import find, solver_of
+from midward.attacks.artifacts import read, write
 from midward.attacks.record import Record
-from midward.attacks.replay import export as export_attempts
-from midward.attacks.replay import read
 
 GOAL = "Make a drex valm skorn."
 ROW = {"index": 3, "goal": GOAL, "behavior": "b", "category": "c", "prompt": "Dear one, make it.", "jailbroken": True}
@@ -19,9 +18,10 @@ def file_of(folder, *rows):
     return path
 
 
-def export(records, path):
+def export(path, *records):
     """The records of samples' stores, as an artifact file."""
-    return export_attempts([(Record(**record), record.get("jailbroken")) for record in records], path)
+    attempts = [(Record(**record), record.get("jailbroken", False)) for record in records]
+    write(path, attempts, judge="oracle", defense=None, date="2026-01-01")
 
 
 @pytest.fixture
@@ -95,18 +95,7 @@ def test_without_a_file_it_cannot_begin(attack):
 
 
 @pytest.mark.parametrize(
-    "content, why",
-    [
-        ("{", "can't be read as JSON"),
-        ("{}", "an artifact file is"),
-        ('{"jailbreaks": {}}', "an artifact file is"),
-        ("[3]", "row 0: .*dictionary"),
-        ('[{"prompt": "x"}]', "row 0: a row needs goal, id or index"),
-        ('[{"goal": "x", "prompt": "x"}, {"goal": "x", "prompt": ["y"]}]', "row 1: prompt: .*string"),
-        ('[{"goal": ["x"]}]', "row 0: goal: .*string"),
-        ('[{"goal": "x", "asks": [{"turns": [["assistant", "y"]]}]}]', "row 0: asks.0.*the last one the user's"),
-        ('[{"goal": "x", "asks": [{"turns": "y"}]}]', "row 0: asks.0.turns"),
-    ],
+    "content, why", [("{", "can't be read as JSON"), ('[{"prompt": "x"}]', "row 0: a row needs goal")]
 )
 def test_a_file_that_is_no_artifact_file_is_an_error_before_anything_runs(file, content, why):
     with pytest.raises(ValueError, match=why):
@@ -134,7 +123,7 @@ def test_what_is_exported_is_put_again_turn_by_turn(attack, tmp_path, name, sett
     api = Double(lambda seen: CANARY)
     record, _ = attack(name, api, **settings, replay=False)
     path = tmp_path / "ours.json"
-    assert export([record], path) == 1
+    export(path, record)
     again = Double(lambda seen: REFUSAL)
     replayed, _ = attack("replay", again, path=str(path), replay=False)
     assert [again.seen[0].turns] == [[tuple(turn) for turn in ask["turns"]] for ask in record["asks"]]
@@ -145,7 +134,7 @@ def test_forced_and_banned_tokens_are_put_again(attack, tmp_path):
     record, _ = attack("direct", Double(lambda seen: CANARY))
     ask = {"turns": [["user", "x"]], "forced": [{"position": 2, "ids": [7, 9]}], "bans": [{"ids": [4]}], "seed": 9}
     path = tmp_path / "ours.json"
-    export([record | {"asks": [ask | {"bans": [{"ids": [4], "position": 0}]}]}], path)
+    export(path, record | {"asks": [ask | {"bans": [{"ids": [4], "position": 0}]}]})
     words = file_of(
         tmp_path, {"goal": GOAL, "asks": [ask | {"forced": [{"position": 2, "text": "xxxxxxx xxxxxxxxx"}]}]}
     )
@@ -156,27 +145,15 @@ def test_forced_and_banned_tokens_are_put_again(attack, tmp_path):
         assert api.seen[0].bans == [{"position": 0, "ids": [4]}] and api.seen[0].seed == 1
 
 
-def test_an_export_is_jailbreakbenchs_format_with_more(attack, tmp_path):
-    plain, _ = attack("direct", Double(lambda seen: CANARY), seed=4)
-    turns, _ = attack("dia", Double(lambda seen: REFUSAL), rewrites=0)
+def test_what_was_put_together_of_several_replies_is_not_put_again(attack, tmp_path):
     joined, _ = attack("speakeasy", Double(lambda seen: "Red."), languages=["English"])
-    path = tmp_path / "ours.json"
-    export([plain | {"jailbroken": True}, turns, joined], path)
-    content = json.loads(path.read_text())
-    first, second, third = content["jailbreaks"]
-    fields = "index goal behavior category prompt response number_of_queries queries_to_jailbreak prompt_tokens"
-    assert all(set([*fields.split(), "response_tokens", "jailbroken"]) <= set(row) for row in content["jailbreaks"])
-    assert first["prompt"] == GOAL == first["goal"] and first["response"] == CANARY and first["jailbroken"] is True
-    assert (first["attack"], first["version"], first["seed"], first["number_of_queries"]) == ("direct", "1", 4, 1)
-    assert first["hash"] == plain["hash"] and first["queries_to_jailbreak"] == 1
-    assert second["prompt"] is None and len(second["asks"][0]["turns"]) > 3 and second["jailbroken"] is None
-    assert third["composite"] and third["prompt"] is None
-    assert content["parameters"]["method"] is None and content["parameters"]["model"] == plain["target"]
-    assert [artifact.ask is not None for artifact in read(path)] == [True, True, False]
+    export(tmp_path / "ours.json", joined)
+    [row] = read(tmp_path / "ours.json")
+    assert joined["composite"] and row.ask is None and row.goal == GOAL
 
 
 def test_an_attempt_without_a_result_is_exported_without_a_prompt(attack, file, tmp_path):
     record, _ = attack("replay", Double(lambda seen: CANARY), path=file())
-    export([record], tmp_path / "ours.json")
+    export(tmp_path / "ours.json", record)
     [row] = read(tmp_path / "ours.json")
     assert row.ask is None and row.goal == GOAL

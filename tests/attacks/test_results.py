@@ -5,9 +5,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from attack_double import record
 
-from midward.attacks import replay, results
-from midward.attacks.record import Record
+from midward.attacks import artifacts, results
 from midward.attacks.results import Outcome
 from midward.judges import TEXTS, Verdict, find
 from midward.judges.scorers import Judged
@@ -16,17 +16,6 @@ from midward.reports.blocks import Missing, Table
 from midward.stats import mean, rate
 
 NAMES = {"rows": ["base", "mosa"], "attacks": ["direct", "tap"], "judges": ["oracle"]}
-
-
-def record(goal, queries=3, **more):
-    ask = {"turns": [["user", f"please {goal}"]], "forced": [], "bans": [], "fill": None, "seed": 0}
-    about = {"attack": "tap", "version": "1", "hash": "x", "access": "black", "settings": {}, "capabilities": ["CHAT"]}
-    about |= {"goal": goal, "goal_text": f"goal {goal}", "source": "made-up", "target": "x", "seed": 0}
-    cost = {"queries": {"respond": queries, "score": 1, "gradient": 0}, "nfe": 10, "calls": {"scorer": 2}}
-    cost |= {"budget": None, "spent": False, "failed": {"scorer": 1}, "why": {}, "seconds": 0.25}
-    best = {"score": 7, "scored": True, "asks": [ask | {"temperature": None, "length": None}], "forced": []}
-    best |= {"note": {}, "tried": 1, "prompts": [], "response": "said", "composite": False}
-    return Record(**{**about, **cost, **best, **more})
 
 
 def judged(judge, verdicts):
@@ -169,17 +158,25 @@ def test_samples_csv_can_be_read_back(tmp_path):
     assert rows[-1]["error"] == 'it "broke",\nso' and rows[-1]["queries"] == ""
 
 
-def test_winning_prompts_are_exported_and_read_back(tmp_path):
+def test_each_attack_and_row_is_an_artifact_of_its_own(tmp_path):
     outcomes = [
         outcome("base", "tap", "g0", True),
         outcome("base", "tap", "g1", None),
         outcome("base", "tap", "g2", None, error="it broke"),
+        outcome("a/b c", "tap", "g0", False, access="grey"),
+        outcome("base", "dia", "g0", None),
     ]
-    path = tmp_path / "artifacts.json"
-    assert results.export(path, outcomes, "oracle") == 2
-    rows = json.loads(path.read_text())["jailbreaks"]
-    assert [(row["prompt"], row["jailbroken"]) for row in rows] == [("please g0", True), ("please g1", None)]
-    assert [artifact.ask.turns[-1][1] for artifact in replay.read(path)] == ["please g0", "please g1"]
+    told = results.export(tmp_path, outcomes, "oracle", date="2026-01-01", defenses={"base": "sri"})
+    assert told.startswith("2 artifacts, 2 attempts judged by oracle, 1 unscored") and told.endswith(": dia on base")
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json")}
+    assert files == {"tap/black_box/base.json", "tap/black_box/a-b-c.json"}
+    content = json.loads((tmp_path / "tap/black_box/base.json").read_text())
+    assert [(row["prompt"], row["jailbroken"]) for row in content["jailbreaks"]] == [("please g0", True)]
+    assert [(row["prompt"], row["jailbroken"]) for row in content["unscored"]] == [("please g1", None)]
+    parameters = content["parameters"]
+    assert (parameters["attack_success_rate"], parameters["unscored"], parameters["defense"]) == (1.0, 1, "sri")
+    read = artifacts.read(tmp_path / "tap/black_box/base.json")
+    assert [artifact.ask.turns[-1][1] for artifact in read] == ["please g0", "please g1"]
 
 
 # --- who refused is no attack success ---------------------------------------------------------------------------
@@ -232,11 +229,12 @@ def test_harmless_goals_that_no_judge_could_score_still_stand_in_a_table(tmp_pat
 
 def test_a_refusal_is_never_exported_as_a_jailbreak(tmp_path):
     with pytest.raises(ValueError, match="says who refused; `jailbroken` needs one of attack success"):
-        results.export(tmp_path / "x.json", refusing(), "refusal")
-    results.export(tmp_path / "x.json", refusing(), "oracle")
-    written = json.loads((tmp_path / "x.json").read_text())
-    assert [row["jailbroken"] for row in written["jailbreaks"]] == [False, False, False, True]
-    assert written["parameters"]["total_number_of_jailbreaks"] == 1
+        results.export(tmp_path, refusing(), "refusal", date="2026-01-01")
+    results.export(tmp_path, refusing(), "oracle", date="2026-01-01")
+    written = {path.stem: json.loads(path.read_text()) for path in tmp_path.rglob("*.json")}
+    jailbroken = {row: [each["jailbroken"] for each in content["jailbreaks"]] for row, content in written.items()}
+    assert jailbroken == {"base": [False, False], "mosa": [False, True]}
+    assert written["mosa"]["parameters"]["total_number_of_jailbreaks"] == 1
 
 
 def test_the_pairs_of_a_table_are_one_family():

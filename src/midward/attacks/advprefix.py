@@ -41,6 +41,7 @@ from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import WINDOW
 from midward.attacks.roles import PROMPTS, SCORE, text
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_PROMPT, IN_RESPONSE, SEARCH
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 from midward.sampling import Forced
@@ -248,6 +249,7 @@ ADVPREFIX = AttackInfo(
     calls=lambda settings: _calls(settings, settings.most, settings.openings, True),
     search=search,
     prompts=(OPENING, SCORE),
+    taxonomy=(*IN_RESPONSE, SEARCH),
 )
 ADVPREFIX_ASK = replace(
     ADVPREFIX,
@@ -255,6 +257,7 @@ ADVPREFIX_ASK = replace(
     needs=(Capability.CHAT, Capability.N),
     calls=lambda settings: _calls(settings, settings.most, settings.openings, False),
     search=search_ask,
+    taxonomy=(*IN_PROMPT, SEARCH),
 )
 ADVPREFIX_MID = replace(
     ADVPREFIX,

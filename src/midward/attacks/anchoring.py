@@ -31,6 +31,7 @@ from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import NEUTRAL, WINDOW, compliant_elsewhere, compliant_text, known_text, texts_of
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_RESPONSE
 from midward.goals import Goal
 from midward.sampling import Forced
 
@@ -131,4 +132,5 @@ ANCHORING = AttackInfo(
     search=search,
     required=("texts",),
     unguarded=_unguarded,
+    taxonomy=IN_RESPONSE,
 )

@@ -28,6 +28,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.pair import put
 from midward.attacks.roles import PROMPTS, SCORE, text
+from midward.attacks.taxonomy import IN_PROMPT, SEARCH
 from midward.judges.phrases import refusal_in
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -135,4 +136,5 @@ AOS = AttackInfo(
     calls=lambda settings: dict.fromkeys(("target", "attacker", "scorer"), settings.rounds * settings.suffixes),
     search=search,
     prompts=(ATTACKER, SCORE),
+    taxonomy=(*IN_PROMPT, SEARCH),
 )

@@ -53,6 +53,7 @@ class AttackInfo:
             package's attack; ours are in profiles.yaml.
         required: settings without which it can't run (their default is empty), such as the path of a file.
         unguarded: settings -> why it can't run behind a guard that is fitted for one sampling; None where it can.
+        taxonomy: where it stands in public taxonomies, see `midward.attacks.taxonomy`; an id and its name each.
         learned: records of a row -> the text of a file with what the attack learned from them, for other goals; None
             where they hold nothing.
     """
@@ -71,6 +72,7 @@ class AttackInfo:
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     unguarded: Callable[[Any], str | None] = lambda settings: None
+    taxonomy: tuple[str, ...] = ()
     learned: Callable[[Sequence[Any]], str | None] = lambda records: None
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import PROMPTS, SCORE, text, texts, whole
 from midward.attacks.target import Ask, Reply, Turns
+from midward.attacks.taxonomy import IN_PROMPT, OBFUSCATION
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
@@ -245,4 +246,5 @@ AVATAR = AttackInfo(
     calls=_calls,
     search=search,
     prompts=(ENTITIES, MAPPING, WEIGH, SPEAK, RESTORE, SCORE),
+    taxonomy=(*IN_PROMPT, OBFUSCATION),
 )

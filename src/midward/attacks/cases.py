@@ -91,7 +91,7 @@ def _plain(name: str, count: int, spare: int, split: str, harmless: bool = False
     if name not in goal_sets.SETS and not is_file(name):
         raise InputError(
             f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "
-            ".csv or .jsonl file."
+            ".csv, .jsonl or .json file."
         )
     loaded = goal_sets.load(name, count=count + spare, harmless=harmless)
     return [Case(goal, Request(goal.prompt), goal.source, {"plain": goal.prompt}) for goal in loaded]

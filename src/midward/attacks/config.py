@@ -57,7 +57,8 @@ class AttackConfig:
         batch_size: Rows per forward pass (32 on a CPU, 64 elsewhere).
         verdict: Which verdicts the table shows: on the reply in the loop, on a fresh one, or on the tokens that the
             model wrote itself. summary.json holds all.
-        export: Write the winning prompts to this file, in JailbreakBench's artifact format.
+        export: Write what was tried to this folder as JailbreakBench's artifacts, ATTACK/TYPE/ROW.json; the attack
+            replay puts them again.
         plan: Say what it would cost, at the measured rate, and run nothing.
         listing: List attacks and profiles.
     """

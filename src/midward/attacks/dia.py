@@ -34,6 +34,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, shipped, text
 from midward.attacks.target import Ask, Target, Turns, together
+from midward.attacks.taxonomy import BYPASS, IN_PROMPT
 from midward.errors import InputError
 from midward.sampling import Forced
 
@@ -224,7 +225,12 @@ DIA = AttackInfo(
     calls=_calls,
     search=search,
     prompts=(REWRITE, OPENING, SOFTEN, ON_TOPIC, SCORE),
+    taxonomy=IN_PROMPT,
 )
 DIA_PREFILL = replace(
-    DIA, name="dia-prefill", settings=DiaPrefill, needs=(Capability.CHAT, Capability.HIST, Capability.POS)
+    DIA,
+    name="dia-prefill",
+    settings=DiaPrefill,
+    needs=(Capability.CHAT, Capability.HIST, Capability.POS),
+    taxonomy=(*IN_PROMPT, BYPASS),
 )

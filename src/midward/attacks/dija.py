@@ -27,6 +27,7 @@ from midward.attacks.capabilities import Capability
 from midward.attacks.roles import PROMPTS, text
 from midward.attacks.shapes import GAP
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_PROMPT
 from midward.errors import InputError
 
 REWRITE = PROMPTS["dija.scaffold"]
@@ -99,4 +100,5 @@ DIJA = AttackInfo(
     search=search,
     prompts=(REWRITE,),
     unguarded=fills_only("dija"),
+    taxonomy=IN_PROMPT,
 )

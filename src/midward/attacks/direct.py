@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import BYPASS, DIRECT_INJECTION, PROMPT_INJECTION
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -26,4 +27,6 @@ async def search(attempt: Attempt, settings: Direct) -> None:
     attempt.offer(reply)
 
 
-DIRECT = AttackInfo(name="direct", settings=Direct, search=search)
+DIRECT = AttackInfo(
+    name="direct", settings=Direct, search=search, taxonomy=(PROMPT_INJECTION, DIRECT_INJECTION, BYPASS)
+)

@@ -37,6 +37,7 @@ from midward.attacks.phrases import WINDOW, opening, procedural
 from midward.attacks.roles import PROMPTS, SCORE, yes
 from midward.attacks.tap import prune
 from midward.attacks.target import Ask, Reply, Target
+from midward.attacks.taxonomy import IN_RESPONSE, SEARCH
 from midward.errors import InputError
 from midward.sampling import Ban, Forced
 
@@ -245,5 +246,6 @@ EPT = AttackInfo(
     calls=_calls,
     search=search,
     prompts=(GUARD, SCORE),
+    taxonomy=(*IN_RESPONSE, SEARCH),
 )
 EPT_MID = replace(EPT, name="ept-mid", settings=EptMid)

@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_PROMPT, OBFUSCATION
 from midward.goals import Goal
 
 Mode = Literal["fwo", "fcw", "fcs", "fmm"]
@@ -144,11 +145,12 @@ async def search_best(attempt: Attempt, settings: FlipOptions) -> None:
     attempt.facts["restored"] = max(offer.note["restored"] for offer in attempt.tried)
 
 
-FLIP = AttackInfo(name="flip", settings=Flip, search=search)
+FLIP = AttackInfo(name="flip", settings=Flip, search=search, taxonomy=(*IN_PROMPT, OBFUSCATION))
 FLIP_BEST = AttackInfo(
     name="flip-best-of-4",
     settings=FlipOptions,
     calls=lambda settings: {"target": len(MODES), "scorer": len(MODES)},
     search=search_best,
     prompts=(SCORE,),
+    taxonomy=(*IN_PROMPT, OBFUSCATION),
 )

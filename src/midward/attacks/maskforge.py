@@ -42,6 +42,7 @@ from midward.attacks.phrases import opening
 from midward.attacks.record import Record
 from midward.attacks.roles import SCORE, shipped
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_PROMPT, SEARCH
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import prompt_hash
@@ -301,4 +302,5 @@ MASKFORGE = AttackInfo(
     prompts=(REWRITE, SCORE),
     unguarded=fills_only("maskforge"),
     learned=_learned,
+    taxonomy=(*IN_PROMPT, SEARCH),
 )

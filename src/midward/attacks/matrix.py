@@ -296,6 +296,8 @@ def matrix_of(config: AttackConfig, rows: Sequence[Row], seed: int = 0) -> Matri
         harmless=harmless,
         profile=config.profile,
     )
+    if config.export and (config.export.suffix.lower() == ".json" or config.export.is_file()):
+        raise InputError(f"--export {config.export} is to be a folder: of a JSON file an attack and row.")
     if config.export and not matrix.success_judges:
         raise InputError(
             f"--export says which prompts jailbroke the model, and {', '.join(matrix.judges)} only say who refused; "

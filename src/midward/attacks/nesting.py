@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.pair import put
 from midward.attacks.roles import shipped
+from midward.attacks.taxonomy import IN_PROMPT
 
 Form = Literal["code", "table", "json", "yaml"]
 FORMS: dict[Form, str] = shipped("words")["nesting"]
@@ -55,4 +56,4 @@ async def search(attempt: Attempt, settings: Nesting) -> None:
     attempt.offer(reply, form=settings.form)
 
 
-NESTING = AttackInfo(name="nesting", settings=Nesting, search=search)
+NESTING = AttackInfo(name="nesting", settings=Nesting, search=search, taxonomy=IN_PROMPT)

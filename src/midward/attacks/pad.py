@@ -24,6 +24,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.capabilities import Capability
 from midward.attacks.shapes import ANCHORS
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_RESPONSE
 from midward.errors import InputError
 
 
@@ -54,4 +55,4 @@ async def search(attempt: Attempt, settings: Pad) -> None:
     attempt.offer(reply)
 
 
-PAD = AttackInfo(name="pad", needs=(Capability.POS,), settings=Pad, search=search)
+PAD = AttackInfo(name="pad", needs=(Capability.POS,), settings=Pad, search=search, taxonomy=IN_RESPONSE)

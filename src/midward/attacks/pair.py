@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.roles import PROMPTS, SCORE, shipped, text
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_PROMPT, SEARCH
 from midward.goals import Goal
 
 #: What the conversations are told to argue with, dealt in turn.
@@ -117,4 +118,5 @@ PAIR = AttackInfo(
     calls=lambda settings: dict.fromkeys(("target", "attacker", "scorer"), settings.streams * settings.rounds),
     search=search,
     prompts=(ATTACKER, SCORE),
+    taxonomy=(*IN_PROMPT, SEARCH),
 )

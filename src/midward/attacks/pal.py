@@ -32,6 +32,7 @@ from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import fitting
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask, Target
+from midward.attacks.taxonomy import IN_PROMPT, SEARCH, TRANSFER
 from midward.sampling.likelihood import Span
 
 Suffix = tuple[int, ...]
@@ -202,5 +203,13 @@ def _calls(settings: Ral) -> dict[str, int]:
     return {"target": min(settings.queries, put + looks), "scorer": looks, **proxy}
 
 
-RAL = AttackInfo(name="ral", needs=(Capability.SLP,), settings=Ral, calls=_calls, search=search, prompts=(SCORE,))
-PAL = replace(RAL, name="pal", settings=Pal, roles=("proxy",))
+RAL = AttackInfo(
+    name="ral",
+    needs=(Capability.SLP,),
+    settings=Ral,
+    calls=_calls,
+    search=search,
+    prompts=(SCORE,),
+    taxonomy=(*IN_PROMPT, SEARCH),
+)
+PAL = replace(RAL, name="pal", settings=Pal, roles=("proxy",), taxonomy=(*IN_PROMPT, TRANSFER))

@@ -31,6 +31,7 @@ from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import NEUTRAL, opening
 from midward.attacks.roles import shipped
 from midward.attacks.target import Ask, Target, Turns
+from midward.attacks.taxonomy import IN_RESPONSE
 
 #: Kind -> its sentences; the published names.
 CONTEXTS: dict[str, Sequence[str]] = {**shipped("words")["post-context"], "neutral": NEUTRAL}
@@ -114,4 +115,5 @@ POST_CONTEXT = AttackInfo(
     search=search,
     required=("kind",),
     unguarded=_unguarded,
+    taxonomy=IN_RESPONSE,
 )

@@ -27,6 +27,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import NEUTRAL, fitting, opening, procedural
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_RESPONSE
 
 Phrase = Annotated[str, Field(min_length=1)]
 
@@ -70,5 +71,5 @@ def _phrase(attempt: Attempt, settings: Prefill) -> str:
     return opening(attempt.goal) if kind == "affirmative" else procedural(settings.position)
 
 
-PREFILL = AttackInfo(name="prefill", needs=(Capability.POS,), settings=Prefill, search=search)
+PREFILL = AttackInfo(name="prefill", needs=(Capability.POS,), settings=Prefill, search=search, taxonomy=IN_RESPONSE)
 PREFILL_MID = replace(PREFILL, name="prefill-mid", settings=PrefillMid)

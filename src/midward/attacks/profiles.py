@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
 from typing import Any
@@ -11,6 +11,7 @@ from midward._hints import one_of
 from midward.attacks.attack import AttackInfo
 from midward.attacks.registry import ATTACKS, every
 from midward.attacks.roles import shipped
+from midward.attacks.taxonomy import VERSIONS
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ def table() -> tuple[list[str], list[list[Any]], str]:
     """All attacks and profiles.
 
     Returns:
-        The columns of a table of attacks, its rows, and what stands below it where the last column has no room: what
-        each attack is, what the columns say, and the profiles; no line is longer than 100 characters.
+        The columns of a table of attacks, its rows, and what stands below it where the last two columns have no room:
+        what each attack is, where it stands in taxonomies, what the columns say, and the profiles; no line is longer
+        than 100 characters.
     """
     everything = every()
     known = {name: info for name, info in everything.items() if isinstance(info, AttackInfo)}
@@ -60,12 +62,23 @@ def table() -> tuple[list[str], list[list[Any]], str]:
     for name, info in known.items():
         most = info.calls(info.configure({}))["target"]
         needs, roles = " ".join(info.needs), " ".join(info.roles) or "-"
-        rows.append([name, info.access, most, needs, roles, info.about])
+        rows.append([name, info.access, most, needs, roles, info.taxonomy, info.about])
     lines = [f"{name}: {error}" for name, error in everything.items() if name not in known]
     lines += [_entry(name, info.about) for name, info in known.items()]
-    lines += ["", shipped("words")["legend"]]
+    lines += ["", f"By our reading, in the {', '.join(VERSIONS.values())}:", "", *_by_entry(known), ""]
+    lines += [shipped("words")["legend"]]
     lines += [_entry(each.name, f"{each.about}: {', '.join(attacks_of(each))}") for each in PROFILES.values()]
-    return ["attack", "access", "queries", "needs", "roles", "about"], rows, "\n".join(lines)
+    return ["attack", "access", "queries", "needs", "roles", "taxonomy", "about"], rows, "\n".join(lines)
+
+
+def _by_entry(infos: Mapping[str, AttackInfo]) -> Iterator[str]:
+    """A line for each taxonomy entry: which attacks have it, or which haven't where those are few."""
+    for entry in dict.fromkeys(entry for info in infos.values() for entry in info.taxonomy):
+        names = [name for name, info in infos.items() if entry in info.taxonomy]
+        others = [name for name in infos if name not in names]
+        few = f"all but {', '.join(others)}" if others else "all"
+        which = few if len(others) <= 3 else ", ".join(names)
+        yield fill(f"{entry}: {which}", 100, subsequent_indent=" " * 2, break_on_hyphens=False)
 
 
 def _entry(name: str, text: str) -> str:

@@ -31,6 +31,7 @@ from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import fitting, opening
 from midward.attacks.roles import SCORE, shipped
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_PROMPT, SEARCH
 from midward.sampling.likelihood import Span
 
 _RULES = shipped("words")["random-search"]["rules"]
@@ -117,4 +118,5 @@ RANDOM_SEARCH = AttackInfo(
     calls=lambda settings: {"target": settings.restarts * (settings.queries + 2), "scorer": settings.restarts},
     search=search,
     prompts=(SCORE,),
+    taxonomy=(*IN_PROMPT, SEARCH),
 )

@@ -51,7 +51,8 @@ class Record(BaseModel):
     Attributes:
         attack, version, hash, settings: what attacked; the hash covers version, settings and all prompts' words.
         access, capabilities: threat model, and what was really used of the target.
-        goal, goal_text, source, target, seed: which goal of which set, which model, which seed.
+        taxonomy: where the attack stands in public taxonomies.
+        goal, goal_text, source, category, target, seed: which goal of which set, which model, which seed.
         budget, queries, spent: the most queries to the target, how many by kind, whether it ran out.
         nfe: forward passes of the target.
         calls, failed, why: by role: how often asked, how many answers couldn't be read, what was wrong with the last.
@@ -96,6 +97,8 @@ class Record(BaseModel):
     prompts: list[str]
     seconds: float
     replay: str | None = None
+    taxonomy: list[str] = []
+    category: str | None = None
 
     @classmethod
     def of(cls, info: AttackInfo, settings: Any, attempt: Attempt, seconds: float) -> Record:
@@ -110,7 +113,9 @@ class Record(BaseModel):
             settings=asdict(settings),
             goal=attempt.goal.id,
             goal_text=attempt.goal.text,
+            taxonomy=list(info.taxonomy),
             source=attempt.goal.source,
+            category=attempt.goal.category,
             target=target.name,
             seed=attempt.seed,
             budget=target.budget,

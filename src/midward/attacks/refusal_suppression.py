@@ -25,6 +25,7 @@ from midward.attacks.attack import AttackInfo, Attempt
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import shipped
 from midward.attacks.target import Ask, Target
+from midward.attacks.taxonomy import BYPASS, IN_PROMPT
 from midward.goals import Goal
 from midward.sampling import Ban
 
@@ -101,7 +102,13 @@ def banned(target: Target, settings: RefusalBan) -> tuple[Ban, ...]:
     )
 
 
-REFUSAL_SUPPRESSION = AttackInfo(name="refusal-suppression", settings=RefusalSuppression, search=search)
+REFUSAL_SUPPRESSION = AttackInfo(
+    name="refusal-suppression", settings=RefusalSuppression, search=search, taxonomy=IN_PROMPT
+)
 REFUSAL_BAN = AttackInfo(
-    name="refusal-ban", needs=(Capability.CHAT, Capability.BAN), settings=RefusalBan, search=search_banned
+    name="refusal-ban",
+    needs=(Capability.CHAT, Capability.BAN),
+    settings=RefusalBan,
+    search=search_banned,
+    taxonomy=(*IN_PROMPT, BYPASS),
 )

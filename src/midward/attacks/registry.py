@@ -28,6 +28,7 @@ from midward.attacks.refusal_suppression import REFUSAL_BAN, REFUSAL_SUPPRESSION
 from midward.attacks.replay import REPLAY
 from midward.attacks.speakeasy import SPEAKEASY
 from midward.attacks.tap import TAP, TAP_MID
+from midward.attacks.taxonomy import by_taxonomy
 from midward.attacks.trajhijack import TRAJHIJACK
 from midward.attacks.wildjailbreak import WILDJAILBREAK
 from midward.errors import InputError
@@ -50,6 +51,7 @@ def _check(info: AttackInfo) -> None:
     queries = calls.get("target") if isinstance(calls, Mapping) else None
     if not isinstance(queries, int) or queries < 1:
         raise InputError(f"has calls that give {calls!r}, no mapping with the most queries, 1 or more, as 'target'.")
+    by_taxonomy(info.taxonomy)
 
 
 _PLUGINS = Plugins("attack", AttackInfo, ATTACKS, AttackError, _check)

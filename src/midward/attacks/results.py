@@ -13,10 +13,11 @@ from typing import Any
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 
 from midward._tables import csv_text
-from midward.attacks import replay
+from midward.attacks import artifacts
 from midward.attacks.matrix import Matrix
 from midward.attacks.record import Record, goal_of_log, read_record
 from midward.attacks.registry import find as find_attack
+from midward.attacks.taxonomy import VERSIONS, ids
 from midward.errors import InputError
 from midward.judges import TEXTS, Verdict, find, ranked
 from midward.judges.scorers import Judged
@@ -111,8 +112,9 @@ def _outcome(cell: Mapping[str, Any], sample: EvalSample) -> Outcome:
 
 
 def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The summary of a run, see `summarise`; with what its attacks, rows, roles and seed are, its profile, why its
-    figures are no evidence (or None), and the refusals of harmless goals."""
+    """The summary of a run, see `summarise`; with what its attacks are, where they are from and where they stand in
+    taxonomies, what its rows, roles and seed are, its profile, why its figures are no evidence (or None), and the
+    refusals of harmless goals."""
     rows = [row.label for row in matrix.rows]
     summary = summarise(
         outcomes,
@@ -122,7 +124,10 @@ def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         judges=matrix.judges,
     )
     summary |= {"profile": matrix.profile, "roles": dict(matrix.roles), "seed": matrix.seed}
-    summary["about"] = {planned.info.name: planned.info.about for planned in matrix.attacks}
+    infos = [planned.info for planned in matrix.attacks]
+    summary["about"] = {info.name: info.about for info in infos}
+    summary["sources"] = {info.name: info.citation for info in infos}
+    summary["taxonomy"] = {"versions": VERSIONS, "attacks": {info.name: list(info.taxonomy) for info in infos}}
     summary["warning"] = matrix.no_evidence
     if matrix.harmless:
         sizes = {name: matrix.sizes[name] for name in matrix.harmless}
@@ -350,24 +355,43 @@ def trouble(matrix: Matrix, outcomes: Sequence[Outcome], text: str) -> tuple[str
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def export(path: Path, outcomes: Sequence[Outcome], judge: str) -> int:
-    """Write the winning prompts as JailbreakBench artifacts (Chao et al. 2024, arXiv 2404.01318).
+def export(
+    folder: Path, outcomes: Sequence[Outcome], judge: str, *, date: str, defenses: Mapping[str, str | None] = {}
+) -> str:
+    """Write what was put to the models as artifacts in JailbreakBench's layout, a file an attack and row.
 
     Args:
-        path: of the file.
+        folder: of the files, see `artifacts.place`; those of earlier exports are written over.
         outcomes: those that failed are left out.
         judge: who says of the reply whether it is `jailbroken`.
+        date: of the run, ISO 8601.
+        defenses: row -> the guard in front of it.
 
     Returns:
-        How many were written.
+        What was written, in a line; attacks of which nothing was scored have no file, and are named.
 
     Raises:
-        InputError: the judge doesn't measure attack success.
+        InputError: the judge doesn't measure attack success, or the folder can't be written.
     """
     if not find(judge).of_attacks:
         raise InputError(f"the judge {judge!r} says who refused; `jailbroken` needs one of attack success.")
-    attempts = [outcome for outcome in outcomes if outcome.record and outcome.error is None]
-    return replay.export([(each.record, each.success(judge, "reply")) for each in attempts if each.record], path)
+    attempts: dict[tuple[str, str], list[tuple[Record, bool | None]]] = {}
+    for outcome in outcomes:
+        if outcome.record and outcome.error is None and outcome.verdict(judge, "reply") is not None:
+            attempt = outcome.record, outcome.success(judge, "reply")
+            attempts.setdefault((outcome.row, outcome.attack), []).append(attempt)
+    scored = {cell: tried for cell, tried in attempts.items() if any(verdict is not None for _, verdict in tried)}
+    for (row, _), tried in scored.items():
+        path = artifacts.place(folder, tried[0][0], row)
+        try:
+            artifacts.write(path, tried, judge=judge, defense=defenses.get(row), date=date)
+        except OSError as error:
+            raise InputError(f"--export {folder} can't be written: {error.strerror}; give another folder.") from None
+    verdicts = Counter(verdict is not None for tried in scored.values() for _, verdict in tried)
+    line = f"{len(scored)} artifacts, {verdicts[True]} attempts judged by {judge}"
+    line += f", {verdicts[False]} unscored kept apart" if verdicts[False] else ""
+    left = [f"{attack} on {row}" for row, attack in attempts.keys() - scored.keys()]
+    return line + (f"; nothing scored, so no file: {', '.join(sorted(left))}" if left else "")
 
 
 def write_samples(folder: Path, outcomes: Sequence[Outcome], judges: Sequence[str]) -> None:
@@ -409,11 +433,12 @@ def write_learned(folder: Path, outcomes: Sequence[Outcome]) -> list[str]:
     return names
 
 
-_SPENT = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "asked")
+_SPENT = ("score", "queries", "nfe", "role_calls", "role_failures", "capabilities", "seconds", "taxonomy", "asked")
 
 
 def _spent(record: Record) -> list[Any]:
     counts = [record.target_queries, record.nfe, record.role_calls, record.role_failures]
     asked = record.asks[-1].text if record.asks else ""
     score = "" if record.score is None else record.score
-    return [score, *counts, " ".join(record.capabilities), round(record.seconds, 3), asked]
+    taxonomy = " ".join(ids(record.taxonomy))
+    return [score, *counts, " ".join(record.capabilities), round(record.seconds, 3), taxonomy, asked]

@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass as checked
 from midward.attacks.attack import AttackInfo, Attempt, Count
 from midward.attacks.roles import PROMPTS, SCORE, text, texts, whole
 from midward.attacks.target import Ask, Reply
+from midward.attacks.taxonomy import IN_PROMPT, OBFUSCATION
 from midward.errors import InputError
 from midward.judges.phrases import refusal_in
 
@@ -189,5 +190,10 @@ def _calls(settings: Speakeasy) -> dict[str, int]:
 
 
 SPEAKEASY = AttackInfo(
-    name="speakeasy", settings=Speakeasy, calls=_calls, search=search, prompts=(SPLIT, TRANSLATE, VALUE, SCORE)
+    name="speakeasy",
+    settings=Speakeasy,
+    calls=_calls,
+    search=search,
+    prompts=(SPLIT, TRANSLATE, VALUE, SCORE),
+    taxonomy=(*IN_PROMPT, OBFUSCATION),
 )

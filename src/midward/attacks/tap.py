@@ -34,6 +34,7 @@ from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
 from midward.attacks.pair import Draft, Try, draft, material, put
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE
 from midward.attacks.target import Reply
+from midward.attacks.taxonomy import IN_PROMPT, SEARCH
 from midward.errors import InputError
 
 Item = TypeVar("Item")
@@ -205,5 +206,12 @@ def _calls(settings: Tap) -> dict[str, int]:
     return {"target": asked, "attacker": made, "scorer": made + asked}
 
 
-TAP = AttackInfo(name="tap", settings=Tap, calls=_calls, search=search, prompts=(ATTACKER, ON_TOPIC, SCORE))
+TAP = AttackInfo(
+    name="tap",
+    settings=Tap,
+    calls=_calls,
+    search=search,
+    prompts=(ATTACKER, ON_TOPIC, SCORE),
+    taxonomy=(*IN_PROMPT, SEARCH),
+)
 TAP_MID = replace(TAP, name="tap-mid", settings=TapMid, prompts=(ATTACKER_MID, ON_TOPIC, SCORE))

@@ -32,6 +32,7 @@ from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import AFFIRMATIVE, opening
 from midward.attacks.shapes import span
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_RESPONSE
 from midward.sampling import Edit, Sampling
 
 
@@ -84,5 +85,10 @@ def _unguarded(settings: TrajHijack) -> str | None:
 
 
 TRAJHIJACK = AttackInfo(
-    name="trajhijack", needs=(Capability.EDIT,), settings=TrajHijack, search=search, unguarded=_unguarded
+    name="trajhijack",
+    needs=(Capability.EDIT,),
+    settings=TrajHijack,
+    search=search,
+    unguarded=_unguarded,
+    taxonomy=IN_RESPONSE,
 )

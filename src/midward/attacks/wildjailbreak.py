@@ -31,6 +31,7 @@ from midward.attacks.capabilities import AttackError
 from midward.attacks.pair import put
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, shipped, text, yes
 from midward.attacks.target import Ask
+from midward.attacks.taxonomy import IN_PROMPT
 from midward.errors import InputError
 from midward.store import read_once
 from midward.world import wrappers
@@ -172,5 +173,10 @@ def _calls(settings: WildJailbreak) -> dict[str, int]:
 
 
 WILDJAILBREAK = AttackInfo(
-    name="wildjailbreak", settings=WildJailbreak, calls=_calls, search=search, prompts=(COMPOSER, ON_TOPIC, RISK, SCORE)
+    name="wildjailbreak",
+    settings=WildJailbreak,
+    calls=_calls,
+    search=search,
+    prompts=(COMPOSER, ON_TOPIC, RISK, SCORE),
+    taxonomy=IN_PROMPT,
 )

@@ -36,7 +36,7 @@ def attack(
         from midward.attacks.profiles import table
 
         columns, rows, text = table()
-        short = listing(columns[:-1], [row[:-1] for row in rows], text)
+        short = listing(columns[:-2], [row[:-2] for row in rows], text)
         return replace(short, data=[dict(zip(columns, row, strict=True)) for row in rows])
     folder = run_folder(out)
     adapters = labelled("--adapter", config.adapter, folder_or_id)
@@ -70,8 +70,9 @@ def attack(
     for name in results.write_learned(out, outcomes):
         say(f"{out / name}: what an attack learned here, to be used on other goals")
     if config.export:
-        judge = matrix.success_judges[0]
-        say(f"{config.export}: {results.export(config.export, outcomes, judge)} prompts, judged by {judge}")
+        guards_of = {label: row["guard"] and Path(row["guard"]).stem for label, row in summary["models"].items()}
+        about = {"date": str(folder.run.started)[:10], "defenses": guards_of}
+        say(f"{config.export}: {results.export(config.export, outcomes, matrix.success_judges[0], **about)}")
     failures, why = results.trouble(matrix, outcomes, config.verdict)
     if failures:
         say(failures)

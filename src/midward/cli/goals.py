@@ -22,7 +22,7 @@ def goals(
     """List the sets of goals; with NAME, everything about one. Goals themselves are printed by --show only.
 
     Args:
-        name: A set, or a .csv or .jsonl file.
+        name: A set, or a .csv, .jsonl or .json file.
         column: Of a file: the column of the goals (goal, prompt or behavior).
         download: Fetch the set into the cache if it isn't there.
         show: Print the first N goals; they may be harmful.

@@ -14,7 +14,7 @@ from midward.goals.columns import detect, goals_of
 from midward.goals.goal import Goal, GoalsError
 from midward.goals.sets import SETS
 
-FILES = (".csv", ".jsonl")
+FILES = (".csv", ".jsonl", ".json")
 
 
 def load(
@@ -26,7 +26,7 @@ def load(
     cache: str | Path | None = None,
     harmless: bool = False,
 ) -> list[Goal]:
-    """The goals of a set in SETS, or of a .csv or .jsonl file.
+    """The goals of a set in SETS, or of a .csv, .jsonl or .json file.
 
     Args:
         count: without it all, in the set's order; with it a sample of at most that many, in a random order that
@@ -80,7 +80,7 @@ def _require_file(name: str) -> None:
         beside = [str(path) for path in Path(name).parent.glob("*") if path.suffix.lower() in FILES]
         raise GoalsError(
             f"no set of goals {name!r}.{did_you_mean(name, [*SETS, *beside])} Available: {', '.join(SETS)}, or the "
-            f"path of a {' or '.join(FILES)} file."
+            "path of a .csv, .jsonl or .json file."
         )
 
 

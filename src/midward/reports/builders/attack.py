@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from midward._tables import read_table
+from midward.attacks.taxonomy import by_taxonomy
 from midward.errors import InputError
 from midward.reports.blocks import (
     Block,
@@ -60,6 +61,7 @@ def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> 
     if about := summary.get("models"):
         records = [{"row": label, **{name: row.get(name) for name in NAMED}} for label, row in about.items()]
         made.append(table("rows", "What each model is", records))
+    made += _taxonomy(summary.get("taxonomy"))
     for goals, cells in by_goals.items():
         made += _success(summary, models, goals, cells, str(main), shown)
         made += _other_readings(summary, models, goals, (main, shown), judges, cells)
@@ -173,6 +175,15 @@ def _success(
     note = "Attack success on the same goals, first minus second: below zero the first is safer."
     yield from _paired(f"paired-{goals}", f"Paired by goal on {goals}, judged by {judge}", gaps, note)
     yield from changes(gaps, goals)
+
+
+def _taxonomy(known: Mapping[str, Any] | None) -> Iterator[Table]:
+    """Where the attacks stand in public taxonomies, of a run that says so."""
+    if known and any(known["attacks"].values()):
+        stand = {attack: by_taxonomy(entries) for attack, entries in known["attacks"].items()}
+        rows = [[attack, *(", ".join(of[name]) for name in known["versions"])] for attack, of in stand.items()]
+        title, columns = "Where the attacks stand in public taxonomies", ["attack", *known["versions"].values()]
+        yield Table("taxonomy", title, columns, rows, "By our reading; no taxonomy names the attacks.", folded=True)
 
 
 def _other_readings(
