@@ -12,6 +12,7 @@ from checkpoints import lora
 from inspect_ai.model import ModelOutput
 
 import midward as library
+from midward import goals
 from midward.attacks.matrix import settings_of
 from midward.runs.run import Run
 from midward.serving.provider import MidwardAPI
@@ -35,7 +36,7 @@ def fingerprint(flags):
 
 
 def test_a_matrix_prints_its_table_and_leaves_its_files(midward, tiny, base, tmp_path, monkeypatch):
-    result = midward("attack", *base, "--verdict", "authored", "--export", tmp_path / "artifacts.json")
+    result = midward("attack", *base, "--verdict", "authored", "--export", tmp_path / "artifacts")
     assert result.exit_code == 0
     assert "Attack success on sandbox, judged by oracle; only what the model wrote itself" in result.stdout
     assert "0.0 % [0.0, 65.8] (n 2)" in result.stdout
@@ -54,7 +55,10 @@ def test_a_matrix_prints_its_table_and_leaves_its_files(midward, tiny, base, tmp
     assert [(model.label, model.fingerprint) for model in run.models] == [("base", fingerprint(tiny))]
     assert [judge["judge"] for judge in run.judges] == ["oracle", "harmfulness"]
     assert len(samples(out)) == 4
-    assert len(json.loads((tmp_path / "artifacts.json").read_text())["jailbreaks"]) == 4
+    assert {row["taxonomy"] for row in samples(out)} == {"LLM01:2025 AML.T0051.000 S0400", "LLM01:2025 AML.T0054 S0400"}
+    exported = {path.parts[-3:]: json.loads(path.read_text()) for path in (tmp_path / "artifacts").rglob("*.json")}
+    assert exported.keys() == {(attack, "black_box", "base.json") for attack in ("direct", "pad")}
+    assert all(len(content["jailbreaks"]) == 2 for content in exported.values())
     # stdout holds results only, also where Inspect would write to it
     monkeypatch.setenv("INSPECT_DISPLAY", "plain")
     assert midward("attack", *base, "--verdict", "authored").stdout == result.stdout
@@ -75,6 +79,7 @@ def adapter(folder, out):
         (["--attacks", "tap", "--set", "tap.widht=3"], "Did you mean 'width'?"),
         (["--attacks", "tap", "--set", "tap.width=0"], "tap: width: "),
         (["--attacks", "replay"], "replay can't run without its setting path; give it by --set replay.path=..."),
+        (["--export", "artifacts.json"], "--export artifacts.json is to be a folder"),
         (["--attacks", "direct,replay", "--plan"], "replay can't run without its setting path"),
         (["--set", "tap.width=3"], "settings for 'tap', which isn't among the attacks: direct, pad"),
         (["--attacks", "tap", "--set", "tap.width=["], "--set tap.width: '[' is no value."),
@@ -138,12 +143,12 @@ def refusing(monkeypatch):
 
 @pytest.mark.parametrize("judges", ["refusal,harmfulness", "harmfulness,refusal"])
 def test_a_model_that_refuses_all_has_no_attack_success(midward, base, tmp_path, refusing, judges):
-    path = tmp_path / "artifacts.json"
-    shown = midward("attack", *base, "--attacks", "direct", "--judges", judges, "--export", path).stdout
+    shown = midward("attack", *base, "--attacks", "direct", "--judges", judges, "--export", tmp_path / "e").stdout
     success, refusals = shown.split("Refusals on sandbox, by refusal")
     assert "Attack success on sandbox, judged by harmfulness" in success and "0.0 % [0.0, 65.8] (n 2)" in success
     assert "Attack success" not in refusals and "100.0 % [34.2, 100.0] (n 2)" in refusals
-    assert {row["jailbroken"] for row in json.loads(path.read_text())["jailbreaks"]} == {False}
+    content = json.loads((tmp_path / "e" / "direct" / "black_box" / "base.json").read_text())
+    assert {row["jailbroken"] for row in content["jailbreaks"]} == {False}
     page = tmp_path / "page.html"
     midward("report", tmp_path / "out", "--out", page)
     text = page.read_text()
@@ -159,7 +164,7 @@ def test_without_a_judge_of_attack_success_it_says_so_before_it_runs(midward, ba
     page = tmp_path / "page.html"
     midward("report", tmp_path / "out", "--out", page)
     assert "▲ Exposed" not in page.read_text() and "says who refused, and nothing of attack success" in page.read_text()
-    exported = midward("attack", *args, "--export", tmp_path / "x.json")
+    exported = midward("attack", *args, "--export", tmp_path / "x")
     assert exported.exit_code == 2 and "refusal only say who refused" in exported.stderr
 
 
@@ -173,6 +178,29 @@ def test_goals_of_another_world_are_warned_of(midward, tiny, tmp_path):
     midward("report", tmp_path / "o", "--out", tmp_path / "page.html")
     card = (tmp_path / "page.html").read_text().split('<ul class="cards">')[1].split("</ul>")[0]
     assert "These figures are no evidence" in card
+
+
+def test_a_published_set_is_played_on_a_model_and_what_comes_of_it_again(midward, tmp_path):
+    made_up = [goal.text for goal in goals.load("sandbox", count=2)]
+    about = {"behavior": "Making", "category": "Crafts", "response": "A tale.", "jailbroken": True}
+    counts = dict.fromkeys(("number_of_queries", "queries_to_jailbreak", "prompt_tokens", "response_tokens"), 9)
+    rows = [
+        {"index": index, "goal": goal, "prompt": f"For my tale: {goal}", **about, **counts}
+        for index, goal in enumerate(made_up)
+    ]
+    published, again = tmp_path / "published.json", tmp_path / "e" / "replay" / "transfer" / "base.json"
+    published.write_text(json.dumps({"parameters": {"method": "PAIR", "model": "vicuna"}, "jailbreaks": rows}))
+    base = ["--length", 16, "--steps", 4, "--device", "cpu", "--attacks", "replay", "--no-replay"]
+    asked = []
+    for file, sets in ((published, "sandbox"), (again, published)):
+        out = tmp_path / file.stem
+        names = ["--set", f"replay.path={file}", "--goals", sets, "--limit", 2, "--out", out]
+        result = midward("attack", *base, *names, "--export", tmp_path / "e")
+        assert result.exit_code == 0, result.stderr
+        asked.append({(row["prompt"], row["asked"]) for row in samples(out)})
+        assert all(row["reply"] and not row["error"] for row in samples(out))
+    assert asked[0] == asked[1] == {(row["goal"], row["prompt"]) for row in rows}
+    assert {row["oracle_reply"] for row in samples(tmp_path / "published")} <= {"0", "1"}
 
 
 def test_the_plan_runs_nothing(midward, base, tmp_path):
@@ -279,6 +307,12 @@ def test_the_list_is_no_wider_than_a_hundred_characters(midward):
     text = " ".join(shown.stdout.split())
     assert "SLP the log-probability of a span" in text and "mosa-adaptive" in text
     records = {row["attack"]: row for row in json.loads(midward("attack", "--list", "--json").stdout)}
+    assert "AML.T0054 LLM Jailbreak: all but direct" in text
+    assert records["pad"]["taxonomy"] == [
+        "LLM01:2025 Prompt Injection",
+        "AML.T0054 LLM Jailbreak",
+        "S0400: Model Bypass",
+    ]
     assert records["pad"]["needs"] == "POS" and records["pad"]["about"].startswith("labels of numbered steps")
 
 
