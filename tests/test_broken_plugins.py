@@ -115,6 +115,7 @@ BROKEN = [  # kind, the fault, words of the line
     ("attack", "LOUD = info(calls=lambda settings: settings.nothing)", "AttributeError"),
     ("attack", "LOUD = info(search=lambda attempt: 0)", "search(attempt, settings)"),
     ("attack", "LOUD = info(needs=('MONEY',))", "has needs.0 'MONEY'"),
+    ("attack", "LOUD = info(taxonomy=('jailbreak',))", "has the taxonomy entry 'jailbreak'"),
     ("family", "INFO = 1", "has an INFO that is int"),
     ("family", "def read(folder):\n    pass", "read(folder, raw, placement)"),
     # what it raises
