@@ -159,8 +159,9 @@ async def _gather(attempt: Attempt, climb: Climb, settings: Ral, led: Pal | None
 
 
 def _steepest(slope: Any, words: Suffix, top: int) -> list[Suffix]:
-    """For each slot the tokens that lower the loss most, to first order. slope: [S, V]."""
-    picked = slope[:, list(words)].topk(min(top, len(words)), largest=False).indices.tolist()
+    """For each slot the tokens that lower the loss most, to first order, by id: near ones change places by rounding.
+    slope: [S, V]."""
+    picked = slope[:, list(words)].topk(min(top, len(words)), largest=False).indices.sort().values.tolist()
     return [tuple(words[i] for i in row) for row in picked]
 
 

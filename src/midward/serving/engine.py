@@ -111,11 +111,11 @@ class Engine:
         )
 
     async def score(self, spans: Sequence[Span], *, mode: str, length: int, batch_size: int) -> list[SpanScore]:
-        """Score spans, as `span_log_probs` does."""
+        """Score spans, as `span_log_probs` does. The forwards are of these alone: a search goes another way where
+        rounding turns two candidates round, so not even that may hang on who else asks."""
         spans = [replace(span, prompt=self.encode(span.prompt)) for span in spans]
-        size = max((len(span.prompt) for span in spans), default=0)
         work = _Work(_score, (self.model, mode, length, batch_size))
-        [scores] = await results([self.scheduler.submit(work, spans, size=size, limit=_SCORED_AT_ONCE)])
+        [scores] = await results([self.scheduler.submit(work, spans)])
         return scores
 
     async def gradient(self, span: Span, slots: Sequence[int], *, length: int, batch_size: int) -> torch.Tensor:
@@ -126,19 +126,15 @@ class Engine:
         return gradient
 
 
-#: Calls to `score` that may be answered together; each forward still has its caller's batch size.
-_SCORED_AT_ONCE = 256
-
-
 @dataclass(frozen=True)
 class _Work:
-    """A function and what it takes before the items: equal ones share a batch."""
+    """A function and what it takes before the item."""
 
-    run: Callable[..., Sequence[Any]]
+    run: Callable[..., Any]
     settings: tuple[Any, ...]
 
-    def __call__(self, items: list[Any]) -> Sequence[Any]:
-        return self.run(*self.settings, items)
+    def __call__(self, items: list[Any]) -> list[Any]:
+        return [self.run(*self.settings, item) for item in items]
 
 
 @dataclass(frozen=True)
@@ -211,16 +207,13 @@ class _Listener:
         pass
 
 
-def _score(
-    model: LanguageModel, mode: str, length: int, batch_size: int, items: list[list[Span]]
-) -> list[list[SpanScore]]:
-    spans = [span for group in items for span in group]
-    scores = iter(span_log_probs(model, spans, mode=mode, length=length, batch_size=batch_size))
-    return [[next(scores) for _ in group] for group in items]
+def _score(model: LanguageModel, mode: str, length: int, batch_size: int, spans: list[Span]) -> list[SpanScore]:
+    return span_log_probs(model, spans, mode=mode, length=length, batch_size=batch_size)
 
 
-def _gradient(model: LanguageModel, length: int, batch_size: int, items: list[Any]) -> list[torch.Tensor]:
-    return [span_gradient(model, span, slots, length=length, batch_size=batch_size).cpu() for span, slots in items]
+def _gradient(model: LanguageModel, length: int, batch_size: int, item: tuple[Span, Sequence[int]]) -> torch.Tensor:
+    span, slots = item
+    return span_gradient(model, span, slots, length=length, batch_size=batch_size).cpu()
 
 
 _engines: weakref.WeakValueDictionary[tuple[Any, ...], Engine] = weakref.WeakValueDictionary()
