@@ -252,6 +252,17 @@ def test_a_judge_that_asks_a_model_goes_along(midward, tmp_path):
 
 
 @pytest.mark.ray
+def test_searches_are_shared(midward, tmp_path):
+    flags = ["--limit", "2", "--positions", "0", "--iterations", "2", "--width", "2", "--tokens", "3", "--length", "32"]
+    summaries = []
+    for workers in "12":
+        done = midward("probe", "gcg", *flags, "--json", "--out", tmp_path / workers, "--workers", workers)
+        assert done.exit_code == 0, done.stderr
+        summaries.append(json.loads(done.stdout))
+    assert summaries[0] == summaries[1]
+
+
+@pytest.mark.ray
 def test_what_the_work_raises_is_raised_here():
     with pytest.raises(InputError, match="piece 7 is wrong"):
         list(spread(Failing, [7], 2))
@@ -281,7 +292,7 @@ def test_other_workers_are_refused_before_a_model_is_loaded(midward, monkeypatch
 
 
 def test_what_one_process_alone_does_is_refused(midward, tmp_path):
-    for words in (["probe", "gcg"], ["utility", "--tasks", "gsm8k"], ["guard", "eval", "--behind", "mockllm/x"]):
+    for words in (["utility", "--tasks", "gsm8k"], ["guard", "eval", "--behind", "mockllm/x"]):
         done = midward(*words, "--out", tmp_path / "out", "--workers", "2")
         assert done.exit_code == 2 and "--workers" in done.stderr, (words, done.stderr)
 

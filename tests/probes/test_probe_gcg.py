@@ -16,12 +16,14 @@ from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import Sizes, fit_guards, load, make
 from midward.probes import gcg
+from midward.probes import searches as _searches
 from midward.probes.configs import OBJECTIVES, Gcg
 from midward.probes.evading import Evaded
 from midward.probes.probe import against
 from midward.probes.registry import find
 from midward.probes.suffix import Aim, SuffixPrompt, drafts_of, losses, search, start_of, swaps
 from midward.runs.measure import Case
+from midward.runs.workers import Lost, spread
 from midward.sampling import Forced, Request, Sampling, Span, sample, span_gradient
 from midward.store import RowFile
 
@@ -141,7 +143,7 @@ def test_objectives_take_equally_many_rows_of_forwards(lively, harmful, measured
 
 
 def test_searches_for_a_response_go_on_where_they_stopped(lively, harmful, tmp_path, monkeypatch):
-    monkeypatch.setattr(gcg, "EVERY", 2)
+    monkeypatch.setattr(_searches, "EVERY", 2)
     path = tmp_path / "texts.json"
     path.write_text(json.dumps({goal.id: "t30 t31 t32 t33 t34 t35" for goal in harmful}))
     config = replace(RESPONSE, texts=str(path))
@@ -250,16 +252,16 @@ def test_a_search_ends_at_the_loss_that_is_enough(lively):
 def searched(lively, harmful, tmp_path):
     """folder, ... -> the cases with their suffixes, of two goals at two places."""
 
-    def run(folder, progress=lambda what, done, of: None, searches=1):
+    def run(folder, progress=lambda what, done, of: None, searches=1, workers=1):
         config = replace(SMALL, searches=searches)
         asked = gcg.cases(lively, harmful[:2], config, SAMPLING)
-        return gcg.searched(lively, asked, config, SAMPLING, tmp_path / folder, progress)
+        return gcg.searched(lively, asked, config, SAMPLING, tmp_path / folder, progress, workers)
 
     return run
 
 
 def test_a_run_that_was_stopped_goes_on_within_a_search(searched, tmp_path, monkeypatch):
-    monkeypatch.setattr(gcg, "EVERY", 2)
+    monkeypatch.setattr(_searches, "EVERY", 2)
     whole = searched("whole")
 
     def stop(what, done, of):
@@ -284,8 +286,27 @@ def test_searches_at_a_time_give_the_suffixes_of_one_after_another(searched, tmp
     assert all(row["ended"] for row in RowFile(tmp_path / "three" / "searches.jsonl").rows.values())
 
 
+def test_workers_find_the_suffixes_of_one_process_and_a_lost_search_is_an_error(searched, tmp_path, monkeypatch):
+    """The pieces as Ray would do them, in this process; the second is lost the first time."""
+    whole, losses = searched("whole"), [1]
+
+    def lossy(work, pieces, workers, *, gpus):
+        assert workers == 2
+        for place, result in reversed(list(spread(work, pieces))):
+            yield place, Lost("the worker died") if [place] == losses else result
+
+    monkeypatch.setattr(_searches, "spread", lossy)
+    cases = searched("shared", workers=2)
+    assert [case.error for case in cases] == [None, None, "the worker died", None, None, None]
+    assert len(RowFile(tmp_path / "shared" / "searches.jsonl").rows) == 3
+    losses.clear()
+    counted = []
+    again = searched("shared", lambda what, done, of: counted.append(done), workers=2)
+    assert again == whole and counted == [3 * 7, 4 * 7]
+
+
 def test_one_failure_ends_the_searches_beside_it_and_nothing_is_lost(searched, monkeypatch):
-    monkeypatch.setattr(gcg, "EVERY", 1)
+    monkeypatch.setattr(_searches, "EVERY", 1)
     threads, seen = torch.get_num_threads(), []
 
     def fail(what, done, of):

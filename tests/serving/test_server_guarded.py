@@ -22,7 +22,7 @@ from served import app_of, chunks_of, left_nothing, post, serving, text_of, thro
 
 import midward
 from midward.guards import STUB, Guard, GuardError, make
-from midward.sampling import Sampling
+from midward.sampling import Sampling, Trace
 from midward.serving.metrics import Drift
 from midward.serving.stream import Growing
 
@@ -478,3 +478,27 @@ def is_up(address):
         return httpx.get(f"{address}/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_settings_that_the_guard_is_not_for_are_named_with_what_they_are_here(model, sampling, fitted):
+    [refused] = post(app_of(model, fitted[0], sampling), asked(model, temperature=1, seed=3))
+    error = refused.json()["error"]
+    assert refused.status_code == 400 and error["code"] == "guard_settings"
+    assert "temperature 1.0 (here 0.0)" in error["message"] and "leave out" in error["message"]
+
+
+def test_a_trace_says_when_each_token_was_committed_and_of_what_is_flagged_nothing(model, sampling, fitted):
+    guard, _ = fitted
+    bodies = [asked(model, text, midward={"trace": place % 2 == 0}) for place, text in enumerate(FRESH)]
+    answers = post(app_of(model, guard, sampling), *bodies)
+    trace = Trace()
+    guard.sample(model, FRESH, sampling, watchers=[trace])
+    traced = 0
+    for place, answer in enumerate(answers):
+        [choice] = answer.json()["midward"]["choices"]
+        if place % 2 or choice["guard"]["flagged"]:
+            assert "trace" not in choice
+        else:
+            assert choice["trace"] == trace.commit_step[place].tolist() and max(choice["trace"]) == 7
+            traced += 1
+    assert traced

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,7 +99,8 @@ def fit(
     for row in rows:  # harmful prompts that weren't refused are in no anchor
         if anchors := getattr(planned[row["guard"]], "anchors", None):
             row["anchors"] = f"{anchors.counts[0]} answered, {anchors.counts[1]} refused"
-    return finish(run, {"guards": rows})
+    then = f"midward guard eval --guard {shlex.quote(str(run.folder))}  # on attacks and harmless prompts"
+    return replace(finish(run, {"guards": rows}), then=then)
 
 
 def score(

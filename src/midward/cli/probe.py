@@ -12,7 +12,6 @@ from midward._flags import Flag
 from midward.cli._options import ModelOptions, SamplingOptions, SharedBy, say_harm
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import StepBar, bar, say, tasks_of
-from midward.errors import InputError
 from midward.probes import configs
 from midward.runs.run import Measured, Run
 
@@ -58,8 +57,6 @@ def _run(
     from midward.probes.registry import find
 
     probe = find(name)
-    if probe.prepare and workers != 1:
-        raise InputError(f"--workers share responses, and what probe {name} takes long for runs in this process.")
     asked = ready(probe, config, goals)
     loaded = model.load()
     resolved = sampling.resolve(loaded, **probe.sampling)

@@ -8,19 +8,14 @@ its claim (T5) is that the first step alone, all masked, does better than an est
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
-from threading import Event, Lock
 from typing import Any
 
 import numpy as np
-import torch
 
 from midward.attacks.phrases import compliant_text
 from midward.attacks.shapes import span
@@ -30,20 +25,14 @@ from midward.models import LanguageModel
 from midward.probes.configs import OBJECTIVES, Gcg, check_positions
 from midward.probes.evading import Evaded, Flagged
 from midward.probes.phrases import phrase_for, phrases_for
-from midward.probes.probe import Probe, Progress, Row, shares
-from midward.probes.suffix import Aim, Search, SuffixPrompt, drafts_of, forwards, search, start_of
+from midward.probes.probe import Probe, Row, shares
+from midward.probes.searches import SETTINGS, aim_of, searched
+from midward.probes.suffix import SuffixPrompt, drafts_of, search, start_of
 from midward.runs.compare import Differences, records
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling
 from midward.stats import Mean, Paired, from_record, gap_of, mean, mean_of, paired_of, rate_of, subject_of
-from midward.store import RowFile, key_of
 
-VERSION = "2"  # raised whenever a row may come out otherwise
-EVERY = 10  # iterations between two writes of a search under way
-#: Settings that a search's result hangs on.
-SETTINGS = ("tokens", "iterations", "width", "top", "stop_loss", "drafts")
-#: What a search came to, as fields of a case's row.
-FIELDS = ("suffix", "suffix_ids", "start_loss", "loss", "curve", "evaluated", "dropped")
 #: What a case's search is for: a position of phrases, or an objective of responses; None is the control.
 Arm = int | str | None
 
@@ -103,140 +92,6 @@ def require_gradients(model: LanguageModel) -> None:
             f"{model.name!r} is quantised ({', '.join(sorted(whole)) or 'packed weights'}) and gives no gradients; "
             "load weights in bfloat16 or float32."
         )
-
-
-def aim_of(case: Case) -> Aim:
-    """What a case's search aims at."""
-    return Aim(case.about["position"], case.about["phrase"], tuple(case.about["ids"]))
-
-
-# --- the searches --------------------------------------------------------------------------------------------
-
-
-class _Stopped(Exception):
-    """Another search failed, or the user has had enough."""
-
-
-class _Searches:
-    """The searches of a run, several at a time. Where each stands is a row of searches.jsonl, the last one of its key,
-    until it has `ended`."""
-
-    def __init__(
-        self, model: LanguageModel, config: Gcg, sampling: Sampling, folder: Path, total: int, progress: Progress
-    ) -> None:
-        self.model, self.config, self.sampling = model, config, sampling
-        self.evaded = Evaded.of(model, config, sampling)
-        self.file, self.lock, self.stopped = RowFile(folder / "searches.jsonl"), Lock(), Event()
-        self.total, self.done, self.progress = total * config.iterations, 0, progress
-
-    def advance(self, iterations: int) -> None:
-        with self.lock:
-            self.done += iterations
-            self.progress("iterations", self.done, self.total)
-
-    def prepared(self, case: Case) -> Case:
-        """The case with the suffix that is found for it; a control as it is."""
-        if case.about["position"] is None:
-            return case
-        row = self.row(case)
-        text = SuffixPrompt(self.model, case.goal.prompt).text(tuple(row["suffix_ids"]))
-        about = {**case.about, **{name: row[name] for name in FIELDS}}
-        if case.about["objective"]:
-            drafts = max(1, self.config.draws(case.about["objective"]))
-            about["forwards"] = forwards(row["evaluated"], row["curve"], drafts)
-        return replace(case, request=Request(text), about=about)
-
-    def row(self, case: Case) -> Row:
-        """Search, from where it was left off."""
-        goal, aim, config, sampling = case.goal, aim_of(case), self.config, self.sampling
-        objective = case.about["objective"]
-        further = {"objective": objective} if objective else {}
-        further |= self.evaded.about if self.evaded and self.evaded.weight else {}  # else it is the plain search
-        key = key_of(
-            version=VERSION,
-            model=self.model.fingerprint,
-            settings={name: getattr(config, name) for name in SETTINGS},
-            sampling=asdict(sampling),
-            goal=goal.id,
-            prompt=goal.prompt,
-            position=aim.position,
-            ids=aim.ids,
-            **further,
-        )
-        kept = self.file.rows.get(key)
-        if kept and kept["ended"]:
-            self.advance(config.iterations)
-            return kept
-        prompt, state = SuffixPrompt(self.model, goal.prompt), Search.of(kept["state"]) if kept else None
-        begun = time.perf_counter() - (kept["seconds"] if kept else 0.0)
-        self.advance(len(state.curve) - 1 if state else 0)
-
-        def note(state: Search, ended: bool) -> Row:
-            row = {
-                "key": key,
-                "goal": goal.id,
-                **case.about,
-                "suffix": self.model.tokenizer.decode(list(state.best), clean_up_tokenization_spaces=False),
-                "suffix_ids": list(state.best),
-                "start_loss": state.curve[0],
-                **{name: getattr(state, name) for name in ("loss", "curve", "evaluated", "dropped")},
-                "seconds": round(time.perf_counter() - begun, 3),
-                "ended": ended,
-                "state": None if ended else asdict(state),
-            }
-            with self.lock:
-                self.file.append(row)
-            return row
-
-        def watch(state: Search) -> None:
-            if self.stopped.is_set():
-                raise _Stopped
-            self.advance(1)
-            if (len(state.curve) - 1) % EVERY == 0:
-                note(state, ended=False)
-
-        start = prompt.ids(tuple(case.about["start_ids"]))
-        drafts = drafts_of(self.model, start, aim, config.draws(objective), sampling, goal.id, objective)
-        how: dict[str, Any] = {"length": sampling.length, "seed": sampling.seed, "key": goal.id, "drafts": drafts}
-        how |= {"budget": config.budget or math.inf, "evaded": self.evaded}
-        state = search(self.model, prompt, aim, config, state=state, watch=watch, **how)
-        self.advance(config.iterations - (len(state.curve) - 1))
-        return note(state, ended=True)
-
-
-def searched(
-    model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sampling, folder: Path, progress: Progress
-) -> list[Case]:
-    """The cases with the suffixes that were found; called again it goes on where it stopped, to the same suffixes.
-
-    As many searches at a time as the config has `searches` share torch's threads; small models use few threads well.
-
-    Args:
-        model: whose gradient is followed.
-        asked: as `cases` gives them.
-        config: of the searches.
-        sampling: of the responses; its length and seed count.
-        folder: of searches.jsonl.
-        progress: called with the iterations done, and of how many.
-    """
-    aimed = sum(case.about["position"] is not None for case in asked)
-    searches = _Searches(model, config, sampling, folder, aimed, progress)
-    threads = torch.get_num_threads()
-    one_a_thread = threads if model.device.type == "cpu" else 1
-    workers = one_a_thread if config.searches == 0 else config.searches or 1
-    torch.set_num_threads(max(1, threads // workers))
-    with ThreadPoolExecutor(workers) as pool:
-        coming = [pool.submit(searches.prepared, case) for case in asked]
-        try:
-            wait(coming, return_when=FIRST_EXCEPTION)
-        finally:  # of a failure, or Ctrl-C: no search goes on behind it
-            searches.stopped.set()
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
-    errors = [error for each in coming if not each.cancelled() and (error := each.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
-        raise error  # what failed, and not a search that was stopped because of it
-    return [each.result() for each in coming]
 
 
 def cost(model: LanguageModel, asked: Sequence[Case], config: Gcg, sampling: Sampling) -> str:

@@ -48,8 +48,8 @@ class Probe:
             `findings` (sentences), and whatever else the probe shows. The config names the judge that was asked.
         readers: model, config, sampling -> what reads more of a generation than its response, for
             `midward.runs.measure`.
-        prepare: model, cases, config, sampling, folder, progress -> the cases that are asked: a search, resumable by
-            files of its own in the folder.
+        prepare: model, cases, config, sampling, folder, progress, workers -> the cases that are asked: a search,
+            resumable by files of its own in the folder.
         cell, measures, means: fields of rows by which `against` compares two runs: what tells cells apart, the
             verdicts that are paired, and numbers without ends whose differences are averaged.
         same: settings that two runs must share to be compared.
@@ -63,7 +63,7 @@ class Probe:
     cases: Callable[[LanguageModel, Sequence[Goal], Any, Sampling], list[Case]]
     summary: Callable[[Sequence[Row], Any, Sampling], dict[str, Any]]
     readers: Callable[[LanguageModel, Any, Sampling], Sequence[Callable[[], Reader]]] = lambda *given: ()
-    prepare: Callable[[LanguageModel, Sequence[Case], Any, Sampling, Path, Progress], list[Case]] | None = None
+    prepare: Callable[[LanguageModel, Sequence[Case], Any, Sampling, Path, Progress, Workers], list[Case]] | None = None
     cell: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     means: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ def run(
     asked = asked or ready(probe, config)
     cases = cases_of(probe, model, asked.goals, config, sampling) if cases is None else cases
     if probe.prepare:
-        cases = probe.prepare(model, cases, config, sampling, Path(folder), progress)
+        cases = probe.prepare(model, cases, config, sampling, Path(folder), progress, workers)
     rows = measure(
         model,
         cases,

@@ -185,7 +185,7 @@ def measure(
     every = range(0, len(cases), 2 * batch_size)
     missing_of = [[i for i in missing if start <= i < start + 2 * batch_size] for start in every]
     places = [chunk for chunk in missing_of if chunk]
-    with _lent(model) if workers != 1 else nullcontext(0) as gpus:
+    with lent(model) if workers != 1 else nullcontext(0) as gpus:
         for at, result in spread(chunks.ready, [[cases[i] for i in chunk] for chunk in places], workers, gpus=gpus):
             if isinstance(result, Lost):
                 written, tally = [chunks.without(cases[i], result.why) for i in places[at]], Counter[str | None]()
@@ -202,7 +202,7 @@ def measure(
 
 
 @contextmanager
-def _lent(model: LanguageModel) -> Iterator[int]:
+def lent(model: LanguageModel) -> Iterator[int]:
     """Make room on the GPU, if the model is on one, for the workers' copies; how many GPUs there are for these."""
     if len(getattr(model.causal_lm, "hf_device_map", {})) > 1:
         raise InputError(f"{model.name} is spread over several devices, and each worker has one; use one worker.")

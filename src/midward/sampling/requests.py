@@ -174,6 +174,7 @@ class Response:
     verdict: what a guard said, a `midward.guards.Verdict`; None where none was asked.
     error: why there is no response: the model's numbers weren't finite. `text` and `ids` are empty then, and say
         nothing: neither that it refused nor that it is safe. None for a response.
+    commit_step: what `Trace` says of it, where whoever ran it traced it along; None elsewhere.
     """
 
     text: str
@@ -186,6 +187,7 @@ class Response:
     verdict: Any = None
     error: str | None = None
     edits: tuple[Edited, ...] = ()
+    commit_step: list[int] | None = None
 
     @property
     def written(self) -> frozenset[int]:

@@ -44,7 +44,10 @@ class Planner:
         try:
             return self._plan(body)
         except GuardError as error:
-            raise Refused(400, str(error), param="midward.sampling", code="guard_settings") from None
+            own, given = asdict(self.sampling), body.settings
+            unlike = [f"{name} {value!r} (here {own[name]!r})" for name, value in given.items() if value != own[name]]
+            advice = f" This request has {', '.join(unlike)}; leave out what the guard isn't for." if unlike else ""
+            raise Refused(400, f"{error}{advice}", param="midward.sampling", code="guard_settings") from None
         except (InputError, ModelError, TypeError) as error:
             raise Refused(400, str(error)) from None
 
@@ -169,6 +172,7 @@ class Running:
                 guard=turn.guard,
                 shadow=turn.shadow,
                 on_prefix=self._watch(i) if grows or stops else None,
+                trace=turn.extra.trace,
             )
             for i, request in enumerate(turn.requests)
         ]

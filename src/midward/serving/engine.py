@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from midward.models import LanguageModel, load
-from midward.sampling import Canvas, Forced, Request, Response, Sampling, Step, fill
+from midward.sampling import Canvas, Forced, Request, Response, Sampling, Step, Trace, Watcher, fill
 from midward.sampling.likelihood import Span, SpanScore, span_gradient, span_log_probs
 from midward.sampling.passes import Passes
 from midward.serving.scheduler import Scheduler, Ticket, results
@@ -68,6 +68,7 @@ class Engine:
         guard: Guard | None = None,
         shadow: bool = False,
         on_prefix: OnPrefix | None = None,
+        trace: bool = False,
     ) -> Ticket:
         """Have one response sampled.
 
@@ -81,6 +82,7 @@ class Engine:
                 its ids up to there and up to its end token, once the guard has seen the step and stopped nothing. Says
                 whether more is wanted: without, the response ends there. It isn't called where blocks may still change
                 (edits, canvases), or where the guard may flag the whole when it is done.
+            trace: The response gets its `commit_step`.
 
         Returns:
             The future `Response`; `leave` lets go of it, and its row goes after the next step.
@@ -89,11 +91,17 @@ class Engine:
             SchedulerClosed: The process is ending.
         """
         work = _Fill(self.model, sampling, guard, shadow)
-        asked = _Asked(request, on_prefix if _streams(self.model, request, guard, shadow) else None)
+        asked = _Asked(request, on_prefix if _streams(self.model, request, guard, shadow) else None, trace)
         return self.scheduler.submit(work, asked, size=len(request.prompt), limit=batch_size)
 
     async def sample(
-        self, requests: Sequence[Request], sampling: Sampling, *, batch_size: int, guard: Guard | None = None
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        batch_size: int,
+        guard: Guard | None = None,
+        trace: bool = False,
     ) -> list[Response]:
         """Sample one response a request.
 
@@ -102,13 +110,13 @@ class Engine:
             sampling: The settings of all.
             batch_size: Rows a forward, 1 or more.
             guard: Stands in front; each response then carries its verdict.
+            trace: Each response gets its `commit_step`.
 
         Raises:
             SchedulerClosed: The process is ending. What sampling raises comes too.
         """
-        return await results(
-            [self.submit(request, sampling, batch_size=batch_size, guard=guard) for request in requests]
-        )
+        how: dict[str, Any] = {"batch_size": batch_size, "guard": guard, "trace": trace}
+        return await results([self.submit(request, sampling, **how) for request in requests])
 
     async def score(self, spans: Sequence[Span], *, mode: str, length: int, batch_size: int) -> list[SpanScore]:
         """Score spans, as `span_log_probs` does. The forwards are of these alone: a search goes another way where
@@ -139,10 +147,11 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Asked:
-    """One request, and who is told of its blocks."""
+    """One request, who is told of its blocks, and whether it is traced."""
 
     request: Request
     on_prefix: OnPrefix | None
+    trace: bool
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,18 @@ class _Fill:
 
     def start(self, tickets: Sequence[Ticket], leaves: Callable[[dict[int, Response]], None]) -> Passes[list[Response]]:
         requests = [ticket.item.request for ticket in tickets]
-        how: dict[str, Any] = {"batch_size": len(tickets), "watchers": [_Listener(tickets)], "leaves": leaves}
+        watchers: list[Watcher] = [_Listener(tickets)]
+        if any(ticket.item.trace for ticket in tickets):
+            trace = Trace()
+            watchers.append(trace)
+
+            def leave(results: dict[int, Response]) -> None:
+                asked = {place for place in results if tickets[place].item.trace}
+                steps = {place: trace.commit_step[place].tolist() for place in asked & trace.commit_step.keys()}
+                leaves({place: replace(each, commit_step=steps.get(place)) for place, each in results.items()})
+
+        how: dict[str, Any] = {"batch_size": len(tickets), "watchers": watchers}
+        how["leaves"] = leave if len(watchers) > 1 else leaves
         if self.guard is None:
             return fill(self.model, requests, self.sampling, **how)
         return self.guard.fill(self.model, requests, self.sampling, shadow=self.shadow, **how)

@@ -135,6 +135,7 @@ class SafeExtra(_Body):
     """What anybody may ask beside OpenAI's own."""
 
     sampling: SafeSampling = Field(default_factory=SafeSampling)
+    trace: bool = False
 
 
 class ChatBody(_Body):

@@ -278,7 +278,8 @@ class MidwardAPI(Runtime):
         prompt_ids = turn.encode()
         room = self.model.max_positions - len(prompt_ids)
         turn.plan({**self.settings(config, room), **extra.sampling}, count)
-        responses = await turn.engine.sample(turn.requests, turn.sampling, batch_size=self.batch_size, guard=self.guard)
+        how: dict[str, Any] = {"batch_size": self.batch_size, "guard": self.guard, "trace": extra.trace}
+        responses = await turn.engine.sample(turn.requests, turn.sampling, **how)
         answers = turn.answer(responses)
         tokens = sum(answer.about.authored_tokens for answer in answers)
         usage = ModelUsage(input_tokens=len(prompt_ids), output_tokens=tokens, total_tokens=len(prompt_ids) + tokens)

@@ -102,6 +102,8 @@ class Turn:
         if verdict is not None and verdict.flagged and not self.shadow:  # it is the guard's stub
             about |= {"ended": True, "authored": response.text, "authored_tokens": len(response.ids)}
             return Answer(response.text, "content_filter", Choice(**about))
+        if self.extra.trace:
+            about["trace"] = response.commit_step
         text, ended, record = self._response(self.requests[index], response)
         return Answer(text, "stop" if ended else "max_tokens", Choice(**about, **record))
 

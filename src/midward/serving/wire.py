@@ -54,6 +54,7 @@ class ExtraBody(_Strict):
             `Sampling.prompt_masks`); "fill_only": there is no response, the denoiser fills the prompt as one block, and
             the completion is the last message that held masks, filled (as the published DIJA code does on LLaDA).
         sampling: `Sampling` fields for this request alone.
+        trace: each choice says when its tokens were committed.
     """
 
     forced: tuple[Tokens, ...] = ()
@@ -62,6 +63,7 @@ class ExtraBody(_Strict):
     masks: Masks | None = None
     prompt_masks: Literal["fill_then_answer", "fill_only"] = "fill_then_answer"
     sampling: dict[str, Any] = {}
+    trace: bool = False
 
     @classmethod
     def read(cls, body: Mapping[str, Any] | None) -> ExtraBody:
@@ -100,6 +102,8 @@ class Choice(BaseModel):
             (`remasked`).
         filled: where masks were filled, the messages as they stand then. fills: the text of what was put there.
         guard: with a guard, its verdict (see `midward.guards.Verdict`).
+        trace: where it was asked for, the step (from 0) that committed each response position: -1 where none did, -2
+            where a forced span or an edit wrote. Of a flagged answer there is none.
     """
 
     seed: int | None = None
@@ -114,6 +118,7 @@ class Choice(BaseModel):
     filled: list[Message] = []
     fills: str = ""
     guard: dict[str, Any] | None = None
+    trace: list[int] | None = None
 
 
 class Details(BaseModel):
