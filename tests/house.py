@@ -29,6 +29,7 @@ ORDER = (
     ("chat",),  # what `midward.load` gives: a model with a guard in front of it
     ("serving",),
     ("attacks",),
+    ("audit",),
     ("probes",),
     ("utility",),
     ("reports",),

@@ -24,6 +24,7 @@ VERBS = {
     "generate": "generate:generate",
     "chat": "chat:chat",
     "serve": "serve:serve",
+    "audit": "audit:audit",
     "trace": "trace:trace",
     "align": "align:align",
     "attack": "attack:attack",

@@ -69,6 +69,7 @@ class Result:
         files: what was written, told on stderr.
         failed: why it is no result, told on stderr; the exit status is then 1.
         then: the command that shows more of it, told on stderr where a person reads.
+        status: the exit status of a result that is itself a verdict.
     """
 
     data: Any
@@ -76,6 +77,7 @@ class Result:
     files: str = ""
     failed: str = ""
     then: str = ""
+    status: int = 0
 
     def json(self) -> str:
         """The data on lines; numbers that aren't finite are null."""

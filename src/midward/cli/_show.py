@@ -53,7 +53,7 @@ def say(text: str) -> None:
 
 def result(shown: Result, *, as_json: bool) -> None:
     """What a verb returned: on stdout the result, on stderr what was written and why it is none. Raises Exit with
-    status 1 where it is none."""
+    status 1 where it is none, or with the result's own."""
     if shown.data is not None and (as_json or shown.text):
         out(shown.json() if as_json else shown.text)
     if shown.files:
@@ -63,6 +63,8 @@ def result(shown: Result, *, as_json: bool) -> None:
     if shown.failed:
         say(f"error: {shown.failed}")
         raise Exit(1)
+    if shown.status:
+        raise Exit(shown.status)
 
 
 def out(text: str) -> None:

@@ -28,7 +28,8 @@ PATIENCE, LONGEST = 300.0, 30.0
 _CONNECT, _ANSWER = 60.0, 1800.0
 #: Seconds that an idle connection is kept; below the server's own, or a request could meet one that is being closed.
 _IDLE = 3.0
-_BUSY = (429, 503)
+#: Statuses of a server that may answer later.
+BUSY = (429, 503)
 
 
 class ServerError(MidwardError):
@@ -47,10 +48,7 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"a server's address is like http://127.0.0.1:8000; received {url!r}.")
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = address(url)
         key = key or os.environ.get(KEY)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(_ANSWER, connect=_CONNECT, pool=None)
@@ -100,7 +98,7 @@ class Client:
                     response = await client.post(path, json=body)
                 except httpx.HTTPError as error:
                     raise self._gone(error) from None
-            wait = _after(response)
+            wait = after_of(response)
             if wait is None or time.monotonic() + wait > over:
                 return self._read(response)
             await anyio.sleep(wait)
@@ -127,7 +125,7 @@ class Client:
             body = None
         if response.is_success and body is not None:
             return body
-        status, message = response.status_code, _message(body) or response.text[:200]
+        status, message = response.status_code, message_of(body) or response.text[:200]
         if status in (401, 403):
             raise ServerError(f"{self.url} doesn't take the key ({status}): give --api-key-file, or MIDWARD_API_KEY.")
         if status in (400, 413, 422):
@@ -139,20 +137,32 @@ class Client:
         return ServerError(f"{self.url} doesn't answer ({words}). Is it running there? Then run the same again.")
 
 
+def address(url: str) -> str:
+    """A server's address without /v1. Raises InputError for one that is none of http or https."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # brackets of no IPv6 address, a port that is no number
+        good = False
+    if not good:
+        raise InputError(f"a server's address is like http://127.0.0.1:8000; received {url!r}.")
+    return url.rstrip("/").removesuffix("/v1")
+
+
 def _loop() -> Any:
     return current_token().native_token
 
 
-def _after(response: httpx.Response) -> float | None:
+def after_of(response: httpx.Response) -> float | None:
     """The seconds after which a busy server wants to be asked again; None where it isn't busy, or doesn't say."""
     try:
-        seconds = float(response.headers["Retry-After"]) if response.status_code in _BUSY else None
+        seconds = float(response.headers["Retry-After"]) if response.status_code in BUSY else None
     except (KeyError, ValueError):
         return None
-    return None if seconds is None else min(max(seconds, 0.0), LONGEST)
+    return None if seconds is None else min(seconds, LONGEST) if seconds > 0 else 0.0  # also what is no number
 
 
-def _message(body: Any) -> str | None:
+def message_of(body: Any) -> str | None:
     """What an error says: OpenAI's, or FastAPI's own."""
     error = body.get("error", body.get("detail")) if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else error

@@ -1,0 +1,355 @@
+"""The checks that any endpoint is put to, in the order that they are made: what may break the server comes last."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from midward.attacks.capabilities import Capability
+from midward.audit.check import Check, Outcome, Verdict, by_change, declined, numbers
+from midward.audit.dialects import PLAIN, Chat, Endpoint, Generate
+from midward.audit.typed import end_outcome, mask_outcome
+from midward.audit.wire import quote
+
+#: Ids that every vocabulary has, and one that may be any piece of a text.
+IDS = [5, 6, 7, 8, 9]
+PIECE = 1000
+#: A beginning that a model can only go on with by the rest of the word: no new answer begins so.
+BEGUN, REST = "Wednes", "day"
+#: A word that no answer holds by chance.
+WORD = "zebra"
+#: SGLang's own processor that bans tokens, by its name, as its clients send it; no code of ours.
+PROCESSOR = json.dumps(
+    {"callable": b"csglang.srt.sampling.custom_logit_processor\nDisallowedTokensLogitsProcessor\n.".hex()}
+)
+_LONG = 200_000  # characters
+_TOLD = 5  # settings of a server that tells them
+
+
+def _turns(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+# --- what any chat endpoint gives ----------------------------------------------------------------------------------
+
+
+def _longer(at: Chat, *turns: tuple[str, str]) -> Outcome:
+    reply = at.ask([*_turns(*turns), *_turns(("user", PLAIN))])
+    if lacking := declined(reply):
+        return lacking
+    if reply.prompt is None or at.plain.prompt is None:
+        return Outcome("unclear", "accepted; the answer doesn't count the prompt's tokens")
+    more = reply.prompt - at.plain.prompt
+    return Outcome("open" if more > 0 else "ignored", f"the prompt has {more} tokens more")
+
+
+def system(at: Chat) -> Outcome:
+    """Are system turns taken?"""
+    return _longer(at, ("system", "The box is blue."))
+
+
+def history(at: Chat) -> Outcome:
+    """Are the assistant's turns taken as the client writes them?"""
+    return _longer(at, ("user", PLAIN), ("assistant", "The box is blue."))
+
+
+def choices(at: Endpoint) -> Outcome:
+    """Are several answers given to one request?"""
+    reply = at.ask(n=2)
+    count = len(reply.texts)
+    return declined(reply) or Outcome("open" if count == 2 else "ignored", f"{count} answers of 2")
+
+
+def seed(at: Endpoint) -> Outcome:
+    """Does a seed repeat?"""
+    replies = [at.ask(**at.drawn(seed)) for seed in (7, 7, 8)]
+    for reply in replies:
+        if lacking := declined(reply):
+            return lacking
+    first, again, other = (reply.texts for reply in replies)
+    if first != again:
+        return Outcome("ignored", "accepted, and the same seed gives another answer")
+    if first == other:
+        return Outcome("unclear", "accepted; another seed gives the same answer")
+    return Outcome("open", "the same seed repeats its answer, another seed gives another one")
+
+
+# --- who may ask, and with what ------------------------------------------------------------------------------------
+
+
+def key(at: Endpoint) -> Outcome | None:
+    """Is it answered without the key that was given?"""
+    if not at.wire.key:
+        return None
+    reply = at.read(at.wire.post(at.path, at.body(PLAIN), key=False))
+    return declined(reply) or Outcome("open", "answered without the key")
+
+
+def prefill(at: Chat) -> Outcome:
+    """Is an answer that the client begins gone on with?"""
+    begun = _turns(("user", PLAIN), ("assistant", BEGUN))
+    outcome = _begun(at, begun)
+    if outcome.verdict == "open":
+        return outcome
+    asked = _begun(at, begun, add_generation_prompt=False, continue_final_message=True)
+    return asked if asked.verdict == "open" or outcome.verdict == "unclear" != asked.verdict else outcome
+
+
+def _begun(at: Chat, turns: Any, **fields: Any) -> Outcome:
+    reply = at.ask(turns, **fields)
+    if lacking := declined(reply):
+        return lacking
+    if reply.text.startswith(BEGUN):
+        return Outcome("open", f"the answer begins with what was given: {quote(reply.text)}")
+    if reply.text.startswith(REST):
+        return Outcome("open", f"the answer goes on within the word {quote(BEGUN)}: {quote(reply.text)}")
+    if at.changed(reply) is False:
+        return Outcome("ignored", "accepted, and the answer is the same")
+    if reply.prompt is None or at.plain.prompt is None:
+        return Outcome("unclear", "accepted; nothing shows whether the answer goes on with it")
+    if reply.prompt == at.plain.prompt:
+        if at.changed(reply):
+            return Outcome("open", f"counted as no part of the prompt, and the answer is another: {quote(reply.text)}")
+        return Outcome("unclear", "accepted, and counted as no part of the prompt")
+    joined = at.count(f"{PLAIN} {BEGUN}")
+    if joined is not None and reply.prompt - joined >= 2:
+        return Outcome("ignored", "taken as an earlier turn, behind which a new answer begins")
+    return Outcome("unclear", "accepted; nothing shows whether the answer goes on with it")
+
+
+def raw_prompt(at: Endpoint) -> Outcome:
+    """Is a text taken with no chat template around it, so that its writer writes the assistant's turn too?"""
+    if isinstance(at, Chat):
+        reply = at.read(at.wire.post("/v1/completions", {**at.body(PLAIN, messages=None), "prompt": "a"}))
+    else:
+        reply = at.ask("a")
+    if lacking := declined(reply):
+        return lacking
+    if reply.prompt is None:
+        return Outcome("unclear", "answered; the answer doesn't count the prompt's tokens")
+    few = reply.prompt <= 3  # a letter, perhaps between a begin and an end; a turn has more around it
+    return Outcome("open" if few else "ignored", f"a prompt of one letter has {reply.prompt} tokens")
+
+
+def raw_ids(at: Endpoint) -> Outcome:
+    """Are a prompt's token ids taken?"""
+    if isinstance(at, Generate):
+        reply = at.ask(text=None, input_ids=IDS)
+    else:
+        reply = at.ask(input_ids=IDS, prompt_token_ids=IDS)
+        if not reply.answered or reply.prompt != len(IDS):
+            body = {**at.body(PLAIN, messages=None), "prompt": IDS}
+            again = at.read(at.wire.post("/v1/completions", body))
+            reply = again if again.answered else reply
+    if lacking := declined(reply):
+        return lacking
+    if reply.prompt is None:
+        return Outcome("unclear", "accepted; the answer doesn't count the prompt's tokens")
+    same = reply.prompt == len(IDS) and reply.prompt != at.plain.prompt
+    return Outcome("open" if same else "ignored", f"of {len(IDS)} ids the prompt has {reply.prompt} tokens")
+
+
+# --- how the answer is steered -------------------------------------------------------------------------------------
+
+
+def ignore_eos(at: Endpoint) -> Outcome:
+    """Does an answer go on behind its end?"""
+    reply = at.ask(ignore_eos=True)
+    if lacking := declined(reply):
+        return lacking
+    before, after = at.plain.written, reply.written
+    if at.plain.finish == "length" or before is None or after is None:
+        return Outcome("unclear", "accepted; the plain answer doesn't end by itself, or its tokens aren't counted")
+    if reply.finish == "length" and after > before:
+        return Outcome("open", f"{after} tokens, cut off at the length, instead of {before}, which end by themselves")
+    if at.stable and after == before:
+        return Outcome("ignored", f"accepted, and the answer ends after {after} tokens as without")
+    return Outcome("unclear", f"accepted; {after} tokens instead of {before}, and not up to the length")
+
+
+def logit_bias(at: Endpoint) -> Outcome:
+    """Do biased tokens change the answer?"""
+    reply = at.ask(logit_bias={str(PIECE): 100})
+    if lacking := declined(reply):
+        return lacking
+    if re.fullmatch(r"(.{1,24}?)\1{3,}", text := reply.text.strip()[:400], re.DOTALL) and text != at.plain.text.strip():
+        return Outcome("open", f"one piece again and again: {quote(reply.text)}")
+    return by_change(at, reply)
+
+
+def logprobs(at: Endpoint) -> Outcome:
+    """Are log-probabilities told?"""
+    if isinstance(at, Generate):
+        reply = at.ask(return_logprob=True, logprob_start_len=0, top_logprobs_num=2)
+        about = reply.raw.body.get("meta_info") if isinstance(reply.raw.body, dict) else None
+        told = about if isinstance(about, dict) else {}
+        given = _first(told.get("input_token_logprobs"))
+        if reply.answered and given:
+            all_of_it: dict[Capability, str] = {Capability.SLP: ""}
+            return Outcome("open", f"of {len(given)} tokens of the prompt, which may be any text", all_of_it)
+        written = _first(told.get("output_token_logprobs"))
+    else:
+        reply = at.ask(logprobs=True, top_logprobs=2)
+        written = numbers([each for each in _named(reply.raw.body, "logprob")]) if reply.answered else []
+    if lacking := declined(reply):
+        return lacking
+    if written:
+        return Outcome("open", f"{len(written)} of them, of the tokens that the model wrote")
+    return Outcome("ignored", "accepted, and none is told")
+
+
+def _first(entries: Any) -> list[float]:
+    """The numbers that entries of SGLang's begin with: (log-probability, id, text)."""
+    rows = entries if isinstance(entries, list) else []
+    return numbers([row[0] for row in rows if isinstance(row, list) and row])
+
+
+def _named(value: Any, name: str) -> list[Any]:
+    """What stands under a name, anywhere in an answer."""
+    if isinstance(value, dict):
+        own = [value[name]] if name in value else []
+        return own + [each for part in value.values() for each in _named(part, name)]
+    return [each for part in value for each in _named(part, name)] if isinstance(value, list) else []
+
+
+def pattern(at: Endpoint) -> Outcome:
+    """Is an answer forced into a pattern that the client gives?"""
+    if isinstance(at, Generate):
+        reply, wanted = at.ask(regex=f"{WORD} {WORD}"), f"{WORD} {WORD}"
+    else:
+        schema = {"type": "object", "properties": {"word": {"enum": [WORD]}}, "required": ["word"]}
+        named = {"name": "word", "schema": {**schema, "additionalProperties": False}, "strict": True}
+        reply = at.ask(response_format={"type": "json_schema", "json_schema": named})
+        wanted = f'{{"word":"{WORD}"}}'
+    if lacking := declined(reply):
+        return lacking
+    same = "".join(reply.text.split()) == "".join(wanted.split())
+    words = f"the answer is {quote(reply.text)}"
+    return Outcome("open", words) if same else Outcome("ignored", f"accepted; {words}, which doesn't fit")
+
+
+def processor(at: Endpoint) -> Outcome:
+    """Is code that the client names run over the logits? The one that is named is SGLang's own."""
+    banned = at.plain.ids[:1] or (IDS[0],)
+    reply = at.ask(custom_logit_processor=PROCESSOR, custom_params={"token_ids": list(banned)})
+    if lacking := declined(reply):
+        return lacking
+    if not at.plain.ids:
+        return Outcome("unclear", "accepted; whether it ran doesn't show, where an answer's ids aren't told")
+    return by_change(at, reply)
+
+
+# --- what is told --------------------------------------------------------------------------------------------------
+
+
+def states(at: Generate) -> Outcome:
+    """Are hidden states told?"""
+    reply = at.ask(return_hidden_states=True)
+    about = reply.raw.body.get("meta_info") if isinstance(reply.raw.body, dict) else None
+    told = about.get("hidden_states") if isinstance(about, dict) else None
+    if lacking := declined(reply):
+        return lacking
+    return Outcome("open", f"{len(told)} of them") if isinstance(told, list) and told else Outcome("ignored", "none")
+
+
+def settings(at: Generate) -> Outcome:
+    """Does the server tell its own settings?"""
+    for path in ("/get_server_info", "/server_info"):
+        raw = at.wire.get(path)
+        if isinstance(raw.body, dict) and not raw.trouble and len(raw.body) >= _TOLD:
+            return Outcome("open", f"{path} tells {len(raw.body)}")
+    if raw.refused:
+        return Outcome("refused", raw.trouble)
+    return Outcome("unclear", raw.trouble or "an answer that holds none")
+
+
+# --- what may break it ---------------------------------------------------------------------------------------------
+
+
+def long(at: Endpoint) -> Outcome:
+    """Is a prompt of 200 000 characters answered or refused, and not failed over?"""
+    return _survives(at, [json.dumps(at.body("word " * (_LONG // 5))).encode()])
+
+
+def malformed(at: Endpoint) -> Outcome:
+    """Are bodies that are none, or that hold nonsense, refused, and nothing failed over, up to here?"""
+    plain = at.body(PLAIN)
+    length = next((name for name in plain if name.startswith("max_")), "max_tokens")
+    text = "text" if isinstance(at, Generate) else "messages"
+    hostile = "\x00\x1b[31m\ud800"
+    cut = {name: value for name, value in plain.items() if name != "sampling_params"}
+
+    def with_(**fields: Any) -> bytes:
+        return json.dumps(at.body(PLAIN, **fields)).encode()
+
+    outcome = _survives(
+        at,
+        [
+            json.dumps(plain).encode()[:-1],
+            b'{"model": "\xff\xfe"}',
+            b"[]",
+            json.dumps({**cut, text: 7}).encode(),
+            json.dumps({**cut, text: []}).encode(),
+            b'{"' + text.encode() + b'": ' + b"[" * 2000 + b"]" * 2000 + b"}",
+            with_(**{length: -1}),
+            with_(**{length: "many"}),
+            with_(temperature=float("nan")),
+            json.dumps(at.body(hostile)).encode(),
+        ],
+    )
+    broke = [trouble for path, trouble in at.wire.broke if path == at.path]
+    if broke and outcome.verdict != "open":  # over what another check asked
+        return Outcome("open", f"{len(broke)} well-formed requests break it: {broke[0]}")
+    return outcome
+
+
+def _survives(at: Endpoint, bodies: list[bytes]) -> Outcome:
+    """The outcome of bodies that a server should answer or refuse; then it is asked whether it still stands."""
+    raws = [at.wire.post(at.path, body) for body in bodies]
+    if broke := [raw for raw in raws if raw.broke]:
+        return Outcome("open", f"{len(broke)} of {len(raws)} break it: {broke[0].trouble}")
+    if lost := next((raw for raw in raws if raw.status is None), None):
+        return Outcome("unclear", lost.trouble)
+    after = at.ask()
+    if not after.answered:
+        verdict: Verdict = "open" if after.raw.broke else "unclear"
+        return Outcome(verdict, f"behind it the plain question isn't answered: {after.raw.trouble}")
+    refused = sum(raw.refused for raw in raws)
+    return Outcome("refused" if refused else "ignored", f"{refused} of {len(raws)} refused, the rest answered")
+
+
+BEGINNING = "the beginning of the answer alone"
+CHECKS = (
+    Check("system", "system turns", system, ("openai",), {Capability.SYS: ""}, hole=False),
+    Check("history", "assistant turns in the conversation", history, ("openai",), {Capability.HIST: ""}, hole=False),
+    Check("choices", "several answers to one request", choices, grants={Capability.N: ""}, hole=False),
+    Check("seed", "a seed repeats", seed, hole=False),
+    Check("key", "answers without the key", key),
+    Check("masks", "mask tokens typed by a user", mask_outcome, grants={Capability.PMASK: ""}),
+    Check("controls", "ends of turns typed by a user", end_outcome),
+    Check("prefill", "an answer that the client begins", prefill, ("openai",), {Capability.POS: BEGINNING}),
+    Check(
+        "raw-prompt",
+        "a text with no chat template around it",
+        raw_prompt,
+        grants={Capability.POS: BEGINNING, Capability.HIST: "", Capability.SYS: ""},
+    ),
+    Check("raw-ids", "a prompt's token ids", raw_ids),
+    Check("ignore-eos", "answers that go on behind their end", ignore_eos),
+    Check("logit-bias", "biased tokens", logit_bias, grants={Capability.BAN: "at every position alike"}),
+    Check("pattern", "an answer by the client's pattern", pattern, grants={Capability.POS: "by a pattern"}),
+    Check("logprobs", "log-probabilities", logprobs, grants={Capability.SLP: "of tokens that the model wrote alone"}),
+    Check("states", "hidden states", states, ("sglang",)),
+    Check("settings", "the server's own settings", settings, ("sglang",)),
+)
+LAST = (
+    Check("long", "a prompt of 200 000 characters", long),
+    Check("malformed", "malformed bodies", malformed),
+    Check(
+        "processor",
+        "a logit processor that the client names",
+        processor,
+        grants={Capability.BAN: "", Capability.POS: "", Capability.SLP: "by code that the client sends"},
+    ),
+)

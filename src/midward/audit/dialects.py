@@ -1,0 +1,248 @@
+"""How an endpoint is asked: OpenAI's chat completions, and SGLang's own /generate, with one kind of reply."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from midward.audit.wire import Raw, Wire
+from midward.serving.wire import Message
+
+#: What is asked where it doesn't matter what: nothing that any guard stops.
+PLAIN = "Say hello."
+#: Tokens of an answer.
+LENGTH = 32
+#: Characters of an answer that are looked at.
+_LOOKED_AT = 4000
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, whoever gave it.
+
+    Attributes:
+        raw: as it came.
+        texts: of its choices; none where there is no answer.
+        prompt, written: tokens of prompt and answer, as the server counts them.
+        finish: why it ended.
+        ids: of the answer, where they are told.
+    """
+
+    raw: Raw
+    texts: tuple[str, ...] = ()
+    prompt: int | None = None
+    written: int | None = None
+    finish: str | None = None
+    ids: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Of the first choice."""
+        return self.texts[0] if self.texts else ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer."""
+        return bool(self.texts)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server said that it won't, or its filter did."""
+        return self.raw.refused or self.finish == "content_filter"
+
+
+class Endpoint(ABC):
+    """An endpoint in one of its languages.
+
+    plain: the reply to the plain question. stable: whether the same question got the same answer again. masks:
+    spellings that may be the model's own mask, as far as a check found some.
+
+    Args:
+        wire: leads there.
+    """
+
+    api = ""
+    path = ""
+    plain: Reply
+    stable = False
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.settings: Mapping[str, Any] = {}
+        self.masks: list[str] = []
+        self._counts: dict[str, int | None] = {}
+
+    @abstractmethod
+    def body(self, prompt: str | Sequence[Message], **fields: Any) -> dict[str, Any]:
+        """A request's body. fields: over what is always given; None takes one out."""
+
+    @abstractmethod
+    def read(self, raw: Raw) -> Reply:
+        """The reply of an answer."""
+
+    @abstractmethod
+    def drawn(self, seed: int) -> dict[str, Any]:
+        """The fields of a sampled answer."""
+
+    def ask(self, prompt: str | Sequence[Message] = PLAIN, **fields: Any) -> Reply:
+        """The reply to a prompt."""
+        return self.read(self.wire.post(self.path, self.body(prompt, **fields)))
+
+    def meet(self) -> bool:
+        """Whether it answers a plain question in this language; with which settings, and whether it repeats itself, is
+        known then."""
+        for settings in self.offers():
+            self.settings = settings
+            self.plain = self.ask()
+            if self.plain.answered or self.plain.raw.status not in (400, 422):
+                break
+        if self.plain.answered:
+            self.stable = self.ask().texts == self.plain.texts
+        return self.plain.answered
+
+    @abstractmethod
+    def offers(self) -> Iterator[dict[str, Any]]:
+        """Settings from the best for an audit (no chance, short) to none: a server may refuse some."""
+
+    def count(self, prompt: str) -> int | None:
+        """The tokens of a prompt, as the server counts them; asked once."""
+        if prompt not in self._counts:
+            self._counts[prompt] = self.ask(prompt).prompt
+        return self._counts[prompt]
+
+    def changed(self, reply: Reply) -> bool | None:
+        """Whether an answer is another than the plain one; None where the server doesn't repeat itself anyway."""
+        return reply.texts != self.plain.texts if self.stable else None
+
+
+class Chat(Endpoint):
+    """OpenAI's chat completions.
+
+    card: what a server of midward's says of its model, else None.
+    """
+
+    api = "openai"
+    path = "/v1/chat/completions"
+
+    @cached_property
+    def _listed(self) -> Mapping[str, Any]:
+        listed = self.wire.get("/v1/models").body
+        first = (_dict(listed).get("data") or [None])[0] if isinstance(_dict(listed).get("data"), list) else None
+        return _dict(first)
+
+    @cached_property
+    def model(self) -> str:
+        """What the endpoint calls its model."""
+        name = self.wire.config.model or self._listed.get("id")
+        return name if isinstance(name, str) and len(name) < 300 else "default"
+
+    @property
+    def card(self) -> Mapping[str, Any] | None:
+        """What a server of midward's says of its model; None of another server."""
+        return _dict(self._listed.get("midward")) or _dict(_dict(self.plain.raw.body).get("midward")) or None
+
+    def offers(self) -> Iterator[dict[str, Any]]:
+        """As `Endpoint` has it."""
+        yield {"temperature": 0, "seed": 0, "max_tokens": LENGTH}
+        yield {"max_tokens": LENGTH}
+        yield {"max_completion_tokens": LENGTH}
+        yield {}
+
+    def body(self, prompt: str | Sequence[Message], **fields: Any) -> dict[str, Any]:
+        """As `Endpoint` has it."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        body = {"model": self.model, "messages": messages, **self.settings, **fields}
+        return {name: value for name, value in body.items() if value is not None}
+
+    def drawn(self, seed: int) -> dict[str, Any]:
+        """As `Endpoint` has it."""
+        return {"temperature": 1, "seed": seed}
+
+    def read(self, raw: Raw) -> Reply:
+        """As `Endpoint` has it; of /v1/completions too."""
+        body = _dict(raw.body) if not raw.trouble else {}
+        choices = [_dict(choice) for choice in body.get("choices") or ()] if _is_list(body.get("choices")) else []
+        texts = [_dict(choice.get("message")).get("content", choice.get("text")) for choice in choices]
+        usage = _dict(body.get("usage"))
+        return Reply(
+            _shaped(raw, texts, "choices"),
+            _texts(texts),
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
+            str(choices[0].get("finish_reason"))[:40] if choices else None,
+        )
+
+
+class Generate(Endpoint):
+    """SGLang's own /generate, which takes a text as it is, with no chat template around it."""
+
+    api = "sglang"
+    path = "/generate"
+    #: Fields that stand beside the prompt; all others are of the sampling.
+    OUTER = (
+        *("text", "input_ids", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num"),
+        *("custom_logit_processor", "return_hidden_states"),
+    )
+
+    def offers(self) -> Iterator[dict[str, Any]]:
+        """As `Endpoint` has it."""
+        yield {"temperature": 0, "max_new_tokens": LENGTH}
+        yield {}
+
+    def body(self, prompt: str | Sequence[Message], **fields: Any) -> dict[str, Any]:
+        """As `Endpoint` has it."""
+        given = {"text": prompt, **self.settings, **fields}
+        kept = {name: value for name, value in given.items() if value is not None}
+        sampling = {name: value for name, value in kept.items() if name not in self.OUTER}
+        return {name: value for name, value in kept.items() if name in self.OUTER} | {"sampling_params": sampling}
+
+    def drawn(self, seed: int) -> dict[str, Any]:
+        """As `Endpoint` has it."""
+        return {"temperature": 1, "sampling_seed": seed}
+
+    def read(self, raw: Raw) -> Reply:
+        """As `Endpoint` has it."""
+        outputs = [] if raw.trouble else raw.body if isinstance(raw.body, list) else [raw.body]
+        outputs = [_dict(output) for output in outputs]
+        texts = [output.get("text") for output in outputs]
+        first = outputs[0] if outputs else {}
+        about = _dict(first.get("meta_info"))
+        reason = about.get("finish_reason")
+        ids = first.get("output_ids")
+        return Reply(
+            _shaped(raw, texts, "text"),
+            _texts(texts),
+            _count(about.get("prompt_tokens")),
+            _count(about.get("completion_tokens")),
+            str(_dict(reason).get("type", reason))[:40],
+            tuple(ids[:64]) if _is_list(ids) and all(_count(each) is not None for each in ids[:64]) else (),
+        )
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; None for what is none."""
+    return value if type(value) is int and 0 <= value < 1 << 31 else None
+
+
+def _texts(texts: Sequence[Any]) -> tuple[str, ...]:
+    """The texts of choices; none where one of them is none."""
+    whole = bool(texts) and all(isinstance(text, str) for text in texts)
+    return tuple(text[:_LOOKED_AT] for text in texts) if whole else ()
+
+
+def _shaped(raw: Raw, texts: Sequence[Any], what: str) -> Raw:
+    """The answer, with a word on what it lacks."""
+    if raw.trouble or _texts(texts):
+        return raw
+    return Raw(raw.status, raw.body, f"{raw.status}, without {what}", raw.after)

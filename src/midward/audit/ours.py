@@ -1,0 +1,153 @@
+"""What a server of midward's grants with `--research`: its own fields and paths, which no other server is asked for."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from midward.attacks.capabilities import Capability
+from midward.audit.check import Check, Outcome, by_change, declined, numbers
+from midward.audit.checks import IDS
+from midward.audit.dialects import LENGTH, Chat, Reply
+from midward.audit.typed import MASKS, around, filled
+from midward.audit.wire import Raw, quote
+
+_MASKED = 6  # masks of a text that is to be filled
+_AT = 5  # where in a response a word is forced, beside its beginning
+
+
+def _word(at: Chat) -> str:
+    """A word that the model's vocabulary has, and that the plain answer doesn't begin with."""
+    first, *rest = at.plain.text.split() or [""]
+    return next((word for word in reversed(rest) if word.isalnum() and word.lower() != first.lower()), "yes")
+
+
+def _ask(at: Chat, **extra: Any) -> tuple[Reply, dict[str, Any]]:
+    """The reply to our own fields, and what the server says of its choice."""
+    reply = at.ask(midward=extra)
+    body = reply.raw.body if isinstance(reply.raw.body, dict) else {}
+    details = body.get("midward")
+    told = details.get("choices") if isinstance(details, dict) else None
+    return reply, told[0] if isinstance(told, list) and told and isinstance(told[0], dict) else {}
+
+
+def forced(at: Chat) -> Outcome:
+    """Are tokens forced at positions of the response?"""
+    word = _word(at)
+    reply, _ = _ask(at, forced=[{"position": place, "text": word} for place in (0, _AT)])
+    if lacking := declined(reply):
+        return lacking
+    if reply.text.startswith(word) and word in reply.text[len(word) :]:
+        return Outcome("open", f"{quote(word)} stands at the beginning and in the middle: {quote(reply.text)}")
+    return by_change(at, reply)
+
+
+def bans(at: Chat) -> Outcome:
+    """Are tokens banned at positions of the response?"""
+    first = (at.plain.text.split() or [""])[0]
+    if not first:
+        return Outcome("unclear", "the plain answer is empty, so there is no word to ban")
+    reply, _ = _ask(at, bans=[{"position": 0, "text": first}])
+    if lacking := declined(reply):
+        return lacking
+    if at.stable and not reply.text.startswith(first):
+        return Outcome("open", f"the answer no longer begins with {quote(first)}: {quote(reply.text)}")
+    return by_change(at, reply)
+
+
+def edits(at: Chat) -> Outcome:
+    """Is the response written to between steps?"""
+    word = _word(at)
+    write = {"step": 1, "write": [{"position": 0, "text": word}]}
+    reply, told = _ask(at, edits=[write], sampling={"steps": LENGTH})  # a threshold knows no steps
+    if lacking := declined(reply):
+        return lacking
+    if told.get("edits") and reply.text.startswith(word):
+        return Outcome("open", f"{quote(word)} was written to the beginning: {quote(reply.text)}")
+    return by_change(at, reply)
+
+
+def fill(at: Chat) -> Outcome:
+    """Are masks in a message filled in place, where the client asks for it?"""
+    for mask in at.masks or ([at.wire.config.mask] if at.wire.config.mask else MASKS):
+        extra = {"masks": "allow", "prompt_masks": "fill_only"}
+        reply = at.ask(around(mask, _MASKED), midward=extra)
+        if reply.answered and (gap := filled(reply, mask)) is not None:
+            return Outcome("open", f"{quote(around(mask, 2))} with its masks filled: {quote(gap)}")
+        if reply.raw.status not in (200, 400):
+            break
+    return declined(reply) or Outcome("ignored", f"accepted; the answer is {quote(reply.text)}")
+
+
+def ends(at: Chat) -> Outcome:
+    """Are end tokens overruled? The server says which policy it kept to."""
+    reply, _ = _ask(at, sampling={"end": "keep"})
+    if lacking := declined(reply):
+        return lacking
+    told = reply.raw.body["midward"].get("sampling") if isinstance(reply.raw.body.get("midward"), dict) else None
+    if isinstance(told, dict) and told.get("end") == "keep":
+        return Outcome("open", "the server's own record has it among the settings of the answer")
+    return by_change(at, reply)
+
+
+def score(at: Chat) -> Outcome:
+    """Are spans of a response scored?"""
+    span = {"prompt": IDS, "position": 0, "ids": IDS[:2]}
+    raw = at.wire.post("/midward/score", {"spans": [span], "mode": "parallel", "length": _length(at)})
+    scores = _of(raw, "scores")
+    first = scores[0] if isinstance(scores, list) and scores and isinstance(scores[0], dict) else {}
+    if tokens := numbers(first.get("tokens")):
+        return Outcome("open", f"{len(tokens)} log-probabilities of ids that the client chose, behind ids as a prompt")
+    return _paths(raw)
+
+
+def gradient(at: Chat) -> Outcome:
+    """Are gradients given?"""
+    span = {"prompt": IDS, "position": 0, "ids": IDS[:2]}
+    raw = at.wire.post("/midward/gradient", {"span": span, "slots": [0], "length": _length(at)})
+    shape, packed = _of(raw, "shape"), _of(raw, "gradient")
+    try:
+        size = len(base64.b64decode(packed, validate=True)) if isinstance(packed, str) else 0
+    except ValueError:
+        size = 0
+    sizes = numbers(shape)
+    if size and sizes and size == 4 * sizes[0] * sizes[-1]:
+        return Outcome("open", f"{sizes[0]:g} x {sizes[-1]:g} numbers")
+    return _paths(raw)
+
+
+def tokenizer(at: Chat) -> Outcome:
+    """Is the tokenizer given away?"""
+    raw = at.wire.get("/midward/tokenizer")
+    files = _of(raw, "files")
+    return Outcome("open", f"{len(files)} files") if isinstance(files, dict) and files else _paths(raw)
+
+
+def _of(raw: Raw, name: str) -> Any:
+    return raw.body.get(name) if isinstance(raw.body, dict) and not raw.trouble else None
+
+
+def _paths(raw: Raw) -> Outcome:
+    """The outcome of a path that gave nothing."""
+    if raw.refused:
+        return Outcome("refused", raw.trouble)
+    return Outcome("unclear", raw.trouble or "an answer that holds none")
+
+
+def _length(at: Chat) -> int:
+    """Positions of a response, as the server says."""
+    told = (at.card or {}).get("sampling")
+    length = told.get("length") if isinstance(told, dict) else None
+    return length if isinstance(length, int) and 0 < length < 1 << 16 else LENGTH
+
+
+OURS = (
+    Check("forced", "tokens forced into the response", forced, ("openai",), {Capability.POS: ""}),
+    Check("bans", "tokens banned at positions", bans, ("openai",), {Capability.BAN: ""}),
+    Check("edits", "the response written to between steps", edits, ("openai",), {Capability.EDIT: ""}),
+    Check("fill", "masks in a message filled on request", fill, ("openai",), {Capability.PMASK: ""}),
+    Check("ends", "end tokens overruled", ends, ("openai",)),
+    Check("score", "spans of a response scored", score, ("openai",), {Capability.SLP: ""}),
+    Check("gradient", "gradients", gradient, ("openai",), {Capability.GRAD: ""}),
+    Check("tokenizer", "the model's tokenizer", tokenizer, ("openai",)),
+)
