@@ -13,13 +13,14 @@ from midward.audit.typed import MASKS, around, filled
 from midward.audit.wire import Raw, quote
 
 _MASKED = 6  # masks of a text that is to be filled
-_AT = 5  # where in a response a word is forced, beside its beginning
+_AT = 16  # where in a response a word is forced, beside its beginning; behind the tokens of one word
 
 
 def _word(at: Chat) -> str:
     """A word that the model's vocabulary has, and that the plain answer doesn't begin with."""
     first, *rest = at.plain.text.split() or [""]
-    return next((word for word in reversed(rest) if word.isalnum() and word.lower() != first.lower()), "yes")
+    known = (word for word in reversed(rest) if word.isalnum() and len(word) <= _AT)
+    return next((word for word in known if word.lower() != first.lower()), "yes")
 
 
 def _ask(at: Chat, **extra: Any) -> tuple[Reply, dict[str, Any]]:
@@ -39,6 +40,9 @@ def forced(at: Chat) -> Outcome:
         return lacking
     if reply.text.startswith(word) and word in reply.text[len(word) :]:
         return Outcome("open", f"{quote(word)} stands at the beginning and in the middle: {quote(reply.text)}")
+    if reply.text.startswith(word):
+        only = {Capability.POS: "at the beginning, as far as it shows"}
+        return Outcome("open", f"the answer begins with {quote(word)}: {quote(reply.text)}", only)
     return by_change(at, reply)
 
 

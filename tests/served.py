@@ -22,10 +22,12 @@ def app_of(model, guard=None, sampling=None, **config):
 
 
 @contextmanager
-def serving(app):
-    """The address of an application that is being served."""
+def listening(app):
+    """The address of an application on a port of its own."""
     config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
-    app.state.uvicorn = server = uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    if hasattr(app, "state"):
+        app.state.uvicorn = server
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -34,6 +36,15 @@ def serving(app):
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@contextmanager
+def serving(app):
+    """The same of a server of ours, whose engine ends with it."""
+    try:
+        with listening(app) as address:
+            yield address
+    finally:
         app.state.server.engine.scheduler.close()
 
 

@@ -1,0 +1,178 @@
+"""The audit finds what is let in, each hole by itself and all together, tells ignored from refused, and keeps within
+its requests."""
+
+import json
+import re
+import time
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stub import SGLANG, SWITCHED, Chatty, Sglang
+
+from midward.attacks.registry import ATTACKS
+from midward.audit.audit import audit
+from midward.audit.check import strings
+from midward.errors import InputError, MidwardError
+from midward.serving.client import ServerError
+
+OF_SGLANG = {*SGLANG, *SWITCHED, "long", "malformed"}
+OF_CHAT = {"masks", "controls", "prefill", "raw-prompt", "raw-ids", "ignore-eos", "logit-bias", "pattern", "logprobs"}
+OF_CHAT |= {"long", "malformed"}
+
+
+def verdicts(summary):
+    return {record["check"]: record["verdict"] for record in summary["checks"] if record["hole"]}
+
+
+def test_the_holes_of_sglang_as_it_comes(audited):
+    summary = audited(Sglang(SGLANG))
+    assert summary["verdict"] == "open" and {*summary["holes"]} == {*SGLANG} and not summary["unclear"]
+    assert verdicts(summary)["processor"] == verdicts(summary)["states"] == "refused"
+    evidence = {record["check"]: record["evidence"] for record in summary["checks"]}
+    assert "of 5 ids the prompt has 5 tokens" in evidence["raw-ids"]
+    assert summary["capabilities"]["SLP"] == "" and summary["capabilities"]["PMASK"]
+
+
+def test_the_holes_of_sglang_with_its_switches(audited):
+    assert {*audited(Sglang([*SGLANG, *SWITCHED]))["holes"]} == {*SGLANG, *SWITCHED}
+
+
+@pytest.mark.parametrize("stub, known", [(Sglang, OF_SGLANG), (Chatty, OF_CHAT)])
+@pytest.mark.parametrize("refuses", [True, False])
+def test_an_endpoint_that_lets_nothing_in_is_closed(audited, stub, known, refuses):
+    summary = audited(stub(refuses=refuses))
+    found = verdicts(summary)
+    assert not summary["holes"] and known <= found.keys()
+    silent = {"processor"} if stub is Chatty and not refuses else set()  # an answer without ids doesn't show it
+    assert {*summary["unclear"]} == silent and summary["verdict"] == ("unclear" if silent else "closed")
+    fields = known - {"malformed", "long", "settings", "raw-prompt"} - silent
+    assert {found[name] for name in fields} == ({"refused"} if refuses else {"ignored"})
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_each_hole_is_found_by_itself(audited, data):
+    stub, known = data.draw(st.sampled_from([(Sglang, OF_SGLANG), (Chatty, OF_CHAT)]))
+    obeys = data.draw(st.sets(st.sampled_from(sorted(known - {"long"}))))
+    prefill = data.draw(st.sampled_from(["whole", "rest"]))
+    summary = audited(stub(obeys, data.draw(st.booleans()), prefill=prefill))
+    assert {*summary["holes"]} == obeys
+
+
+def test_a_server_that_a_long_prompt_kills_is_found(audited):
+    summary = audited(Sglang({"long"}))
+    assert "long" in summary["holes"] and "RemoteProtocolError" in str(summary["broke"])
+
+
+def test_an_endpoint_that_repeats_nothing_proves_nothing_by_another_answer(audited):
+    stub, count = Chatty(refuses=False), iter(range(10**6))
+    stub.answer = lambda ids, how, most, seed=0: Chatty.answer(stub, [*ids, next(count)], how, most, seed)
+    found = verdicts(audited(stub))
+    assert found["logit-bias"] == "unclear" and "open" not in found.values()
+
+
+@pytest.mark.parametrize("obeys, verdict", [(set(), "refused"), ({"key"}, "open")])
+def test_an_answer_without_the_key_is_a_hole(audited, tmp_path, obeys, verdict):
+    keys = tmp_path / "keys"
+    keys.write_text("sk-one\n")
+    found = verdicts(audited(Chatty(obeys, key="sk-one"), api_key_file=keys))
+    assert found["key"] == verdict
+    assert "key" not in verdicts(audited(Chatty()))
+    with pytest.raises(ServerError, match="--api-key-file"):
+        audited(Chatty(key="sk-one"))
+
+
+# --- attacks by hole ----------------------------------------------------------------------------------------------
+
+
+def test_attacks_follow_from_what_they_need(audited):
+    attacks = audited(Chatty({"prefill", "logprobs"}))["attacks"]
+    assert attacks.keys() == ATTACKS.keys()
+    assert attacks["direct"]["possible"] == attacks["dia"]["possible"] == "chat"
+    assert attacks["prefill"] == {"needs": ["POS"], "by": ["prefill"], "possible": "part"}
+    assert attacks["advprefix"]["possible"] == "part" and {*attacks["advprefix"]["by"]} == {"prefill", "logprobs"}
+    assert attacks["dija"]["possible"] == attacks["trajhijack"]["possible"] == "no"
+    assert audited(Sglang(SGLANG))["attacks"]["pal"]["possible"] == "whole"
+
+
+def test_a_closed_endpoint_makes_no_attack_possible_but_those_by_chat(audited):
+    kinds = {attack["possible"] for attack in audited(Chatty())["attacks"].values()}
+    assert kinds == {"chat", "no"}
+
+
+# --- what is asked ------------------------------------------------------------------------------------------------
+
+HARMLESS = {*"say hello the box is blue alpha omega a word wednes zebra mask eos_token role_end".split()}
+HARMLESS |= {*"user system assistant mdm_mask MASK eot_id im_end endoftext end_of_turn s qzx_vq 31m".split()}
+
+
+@pytest.mark.parametrize("stub", [Sglang, Chatty])
+def test_requests_are_few_and_harmless(audited, stub):
+    endpoint = stub(refuses=False)
+    summary = audited(endpoint)
+    assert summary["requests"] == len(endpoint.requests) <= 60
+    assert sum(record["requests"] for record in summary["checks"]) <= summary["requests"]
+    assert {request.method for request in endpoint.requests} <= {"GET", "POST"}
+    for request in endpoint.requests:
+        try:
+            body = json.loads(request.content or b"{}")
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(body, dict):
+            continue
+        texts = [*strings({name: body[name] for name in ("text", "prompt", "messages") if name in body})]
+        words = {word.lower() for text in texts for word in re.findall(r"\w+", text)}
+        assert words <= {word.lower() for word in HARMLESS}
+
+
+@settings(max_examples=10)
+@given(st.integers(3, 70))
+def test_the_budget_is_kept_and_what_it_left_out_is_unclear(audited, budget):
+    endpoint = Sglang(SGLANG)
+    summary = audited(endpoint, api="sglang", budget=budget)
+    assert len(endpoint.requests) <= budget
+    if len(endpoint.requests) == budget < 30:
+        assert summary["unclear"] and f"budget of {budget}" in str(summary["checks"])
+
+
+def test_requests_come_one_by_one_at_their_rate(audited):
+    begun = time.monotonic()
+    audited(Sglang(), rate=100, budget=20)
+    assert time.monotonic() - begun >= 0.19
+
+
+def test_a_busy_server_is_asked_again_when_it_says_and_no_more(audited):
+    endpoint, busy = Sglang(), []
+
+    def answers(request):
+        if "ignore_eos" in request.content.decode("latin-1"):
+            busy.append(time.monotonic())
+            return httpx.Response(429, headers={"retry-after": "0.05"}, json={})
+        return endpoint(request)
+
+    summary = audited(answers)
+    assert len(busy) == 3 and busy[2] - busy[0] >= 0.1 and verdicts(summary)["ignore-eos"] == "unclear"
+
+
+def test_a_check_that_is_skipped_is_not_made(audited):
+    endpoint = Sglang()
+    found = verdicts(audited(endpoint, skip=("processor", "long", "malformed")))
+    assert not {"processor", "long", "malformed"} & found.keys()
+    assert not [request for request in endpoint.requests if b"custom_logit_processor" in request.content]
+    with pytest.raises(InputError, match="masks"):
+        audited(endpoint, skip=("mask",))
+
+
+def test_a_mask_of_another_spelling_is_found_where_it_is_named(audited, monkeypatch):
+    monkeypatch.setitem(__import__("stub").CONTROLS, "<gap>", 1)
+    monkeypatch.setattr("stub.MASK", "<gap>")
+    assert verdicts(audited(Chatty({"masks"})))["masks"] == "refused"  # the usual one is an end here
+    assert verdicts(audited(Chatty({"masks"}), mask="<gap>"))["masks"] == "open"
+
+
+def test_an_address_that_is_none(audited):
+    for url in ("ftp://x", "127.0.0.1:8000", "http://", "http://[x", "http://x:port"):
+        with pytest.raises(MidwardError, match="address"):
+            audit(url)
