@@ -21,7 +21,7 @@ import midward
 SOURCE = Path(midward.__file__).parent
 ROOMS = (
     *("stats", "world", "models", "sampling", "goals", "dynamics", "alignment", "judges", "runs", "guards", "serving"),
-    *("attacks", "probes", "utility"),
+    *("attacks", "audit", "probes", "utility"),
 )
 
 

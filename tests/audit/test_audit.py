@@ -4,6 +4,7 @@ its requests."""
 import json
 import re
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub import SGLANG, SWITCHED, Chatty, Sglang
 
+from midward.attacks.capabilities import Capability
 from midward.attacks.registry import ATTACKS
-from midward.audit.audit import audit
+from midward.audit.audit import ALL, audit
 from midward.audit.check import strings
 from midward.errors import InputError, MidwardError
 from midward.serving.client import ServerError
@@ -102,17 +104,34 @@ def test_a_closed_endpoint_makes_no_attack_possible_but_those_by_chat(audited):
     assert kinds == {"chat", "no"}
 
 
+def test_the_page_names_the_attacks_that_each_hole_makes_possible():
+    """The table of docs/audit.md is what the checks and the attacks say."""
+    page = Path(__file__).parents[2].joinpath("docs", "audit.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.count("|") == 6]
+    named = {name: row for row in rows for name in re.findall(r"`([a-z-]+)`", row[0])}
+    holes = {check.name: check for check in ALL if check.hole}
+    assert named.keys() == holes.keys()
+    chat = {Capability.CHAT, *(grant for check in ALL if not check.hole for grant in check.grants)}
+    for name, check in holes.items():
+        beyond = {attack: {*info.needs} - chat for attack, info in ATTACKS.items()}
+        possible = {attack for attack, needs in beyond.items() if needs and needs <= check.grants.keys()}
+        if name != "processor":  # said in words
+            assert possible <= {*re.findall(r"`([a-z-]+)`", named[name][4])}, name
+        assert all(grant in named[name][3] for grant in check.grants), name
+
+
 # --- what is asked ------------------------------------------------------------------------------------------------
 
 HARMLESS = {*"say hello the box is blue alpha omega a word wednes zebra mask eos_token role_end".split()}
 HARMLESS |= {*"user system assistant mdm_mask MASK eot_id im_end endoftext end_of_turn s qzx_vq 31m".split()}
 
 
-@pytest.mark.parametrize("stub", [Sglang, Chatty])
-def test_requests_are_few_and_harmless(audited, stub):
-    endpoint = stub(refuses=False)
+@pytest.mark.parametrize("refuses", [True, False])
+@pytest.mark.parametrize("stub, most", [(Sglang, 49), (Chatty, 52)])
+def test_requests_are_few_and_harmless(audited, stub, most, refuses):
+    endpoint = stub(refuses=refuses)
     summary = audited(endpoint)
-    assert summary["requests"] == len(endpoint.requests) <= 60
+    assert summary["requests"] == len(endpoint.requests) <= most
     assert sum(record["requests"] for record in summary["checks"]) <= summary["requests"]
     assert {request.method for request in endpoint.requests} <= {"GET", "POST"}
     for request in endpoint.requests:

@@ -130,8 +130,8 @@ class Chat(Endpoint):
     @cached_property
     def _listed(self) -> Mapping[str, Any]:
         listed = self.wire.get("/v1/models").body
-        first = (_dict(listed).get("data") or [None])[0] if isinstance(_dict(listed).get("data"), list) else None
-        return _dict(first)
+        models = _dict(listed).get("data")
+        return _dict(models[0]) if isinstance(models, list) and models else {}
 
     @cached_property
     def model(self) -> str:
@@ -164,7 +164,8 @@ class Chat(Endpoint):
     def read(self, raw: Raw) -> Reply:
         """As `Endpoint` has it; of /v1/completions too."""
         body = _dict(raw.body) if not raw.trouble else {}
-        choices = [_dict(choice) for choice in body.get("choices") or ()] if _is_list(body.get("choices")) else []
+        given = body.get("choices")
+        choices = [_dict(choice) for choice in given] if isinstance(given, list) else []
         texts = [_dict(choice.get("message")).get("content", choice.get("text")) for choice in choices]
         usage = _dict(body.get("usage"))
         return Reply(
@@ -211,14 +212,13 @@ class Generate(Endpoint):
         first = outputs[0] if outputs else {}
         about = _dict(first.get("meta_info"))
         reason = about.get("finish_reason")
-        ids = first.get("output_ids")
         return Reply(
             _shaped(raw, texts, "text"),
             _texts(texts),
             _count(about.get("prompt_tokens")),
             _count(about.get("completion_tokens")),
             str(_dict(reason).get("type", reason))[:40],
-            tuple(ids[:64]) if _is_list(ids) and all(_count(each) is not None for each in ids[:64]) else (),
+            _ids(first.get("output_ids")),
         )
 
 
@@ -226,13 +226,15 @@ def _dict(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
 def _count(value: Any) -> int | None:
     """A number of tokens; None for what is none."""
     return value if type(value) is int and 0 <= value < 1 << 31 else None
+
+
+def _ids(ids: Any) -> tuple[int, ...]:
+    """The first ids of an answer; none where they aren't ids."""
+    first = ids[:64] if isinstance(ids, list) else []
+    return tuple(first) if all(_count(each) is not None for each in first) else ()
 
 
 def _texts(texts: Sequence[Any]) -> tuple[str, ...]:

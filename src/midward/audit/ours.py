@@ -35,12 +35,15 @@ def _ask(at: Chat, **extra: Any) -> tuple[Reply, dict[str, Any]]:
 def forced(at: Chat) -> Outcome:
     """Are tokens forced at positions of the response?"""
     word = _word(at)
-    reply, _ = _ask(at, forced=[{"position": place, "text": word} for place in (0, _AT)])
+    reply, told = _ask(at, forced=[{"position": place, "text": word} for place in (0, _AT)])
     if lacking := declined(reply):
         return lacking
-    if reply.text.startswith(word) and word in reply.text[len(word) :]:
-        return Outcome("open", f"{quote(word)} stands at the beginning and in the middle: {quote(reply.text)}")
-    if reply.text.startswith(word):
+    begins, places = reply.text.startswith(word), told.get("forced_at")
+    place = numbers(places[-1]) if isinstance(places, list) and places else []
+    start, stop = map(int, place) if len(place) == 2 else (0, 0)
+    if begins and start and reply.text[start:stop].strip() == word:
+        return Outcome("open", f"{quote(word)} stands at the beginning and at character {start}: {quote(reply.text)}")
+    if begins:
         only = {Capability.POS: "at the beginning, as far as it shows"}
         return Outcome("open", f"the answer begins with {quote(word)}: {quote(reply.text)}", only)
     return by_change(at, reply)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from midward.reports.blocks import Block, Statement, Table, Tone, listed, some
 from midward.reports.builders.shared import Record
 
@@ -17,19 +19,21 @@ def blocks(summary: Record) -> list[Block]:
     holes = [record for record in summary["checks"] if record["hole"]]
     chat = [record for record in summary["checks"] if not record["hole"]]
     title = f"What {summary['url']} lets in"
-    made: list[Block] = [_checks("audit", title, holes, LEGEND)] if holes else []
+    made: list[Block] = [_checks("audit", title, holes, WORDS, LEGEND)] if holes else []
     if chat:
-        made.append(_checks("audit-chat", "What any chat endpoint may give, and is no hole", chat, ""))
+        words = {**WORDS, "open": "given"}
+        made.append(_checks("audit-chat", "What any chat endpoint may give, and is no hole", chat, words))
     made += _attacks(summary)
     return [*made, *_verdict(summary)]
 
 
-def _checks(name: str, title: str, records: list[Record], note: str) -> Table:
+def _checks(name: str, title: str, records: list[Record], words: Mapping[str, str], note: str = "") -> Table:
+    """What was found, a row each. words: for the verdicts."""
     rows = [
         [
             record["check"],
             record["api"],
-            WORDS[record["verdict"]],
+            words[record["verdict"]],
             record["about"],
             ", ".join(f"{each} ({reach})" if reach else each for each, reach in record["capabilities"].items()) or None,
             record["evidence"],
