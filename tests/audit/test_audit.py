@@ -53,7 +53,7 @@ def test_an_endpoint_that_lets_nothing_in_is_closed(audited, stub, known, refuse
     assert {found[name] for name in fields} == ({"refused"} if refuses else {"ignored"})
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(st.data())
 def test_each_hole_is_found_by_itself(audited, data):
     stub, known = data.draw(st.sampled_from([(Sglang, OF_SGLANG), (Chatty, OF_CHAT)]))
@@ -146,7 +146,7 @@ def test_requests_are_few_and_harmless(audited, stub, most, refuses):
         assert words <= {word.lower() for word in HARMLESS}
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.integers(3, 70))
 def test_the_budget_is_kept_and_what_it_left_out_is_unclear(audited, budget):
     endpoint = Sglang(SGLANG)

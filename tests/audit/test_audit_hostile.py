@@ -43,7 +43,7 @@ def is_tame(text):
     return all(letter.isprintable() or letter == "\n" for letter in text)
 
 
-@settings(max_examples=25, suppress_health_check=[*HealthCheck])
+@settings(max_examples=15, suppress_health_check=[*HealthCheck])
 @given(st.data())
 def test_answers_of_any_shape_are_verdicts(audited, data):
     good = data.draw(st.sampled_from([Sglang, Chatty]))(SGLANG)
