@@ -195,3 +195,22 @@ def test_an_address_that_is_none(audited):
     for url in ("ftp://x", "127.0.0.1:8000", "http://", "http://[x", "http://x:port"):
         with pytest.raises(MidwardError, match="address"):
             audit(url)
+
+
+def test_a_filter_that_stops_the_plain_question_is_told_and_another_one_can_be_asked(audited):
+    """It stops all that it doesn't know; tokens are counted all the same, so what is typed is still told apart."""
+    for obeys in (set(), {"masks"}):
+        stub = Chatty(obeys, refuses=False)
+
+        def answers(request, stub=stub):
+            answer = stub(request)
+            if b"Who keeps bees?" in request.content or answer.status_code != 200 or b"prompt" in request.content:
+                return answer
+            body = answer.json()
+            body["choices"] = [{**body["choices"][0], "finish_reason": "content_filter"}]
+            return httpx.Response(200, json=body)
+
+        with pytest.raises(ServerError, match="--plain"):
+            audited(answers)
+        found = verdicts(audited(answers, plain="Who keeps bees?"))
+        assert found["masks"] == ("open" if obeys else "ignored") and found["logit-bias"] == "ignored"

@@ -84,7 +84,10 @@ def _met(wire: Wire) -> list[Endpoint]:
     for at in wanted:
         if at.meet():
             if at.plain.refused:
-                raise ServerError(f"{wire.url} stops even a plain question by its content filter, so nothing shows.")
+                raise ServerError(
+                    f"{wire.url} stops even {at.question!r} by its content filter; give --plain a question that it "
+                    "answers."
+                )
             met.append(at)
         elif at.plain.raw.status is None:
             raise ServerError(f"{wire.url} doesn't answer ({at.plain.raw.trouble}). Is it running there?")

@@ -8,7 +8,7 @@ from typing import Any
 
 from midward.attacks.capabilities import Capability
 from midward.audit.check import Check, Outcome, Verdict, by_change, declined, numbers
-from midward.audit.dialects import PLAIN, Chat, Endpoint, Generate
+from midward.audit.dialects import Chat, Endpoint, Generate
 from midward.audit.typed import end_outcome, mask_outcome
 from midward.audit.wire import quote
 
@@ -35,7 +35,7 @@ def _turns(*turns: tuple[str, str]) -> list[dict[str, str]]:
 
 
 def _longer(at: Chat, *turns: tuple[str, str]) -> Outcome:
-    reply = at.ask([*_turns(*turns), *_turns(("user", PLAIN))])
+    reply = at.ask([*_turns(*turns), *_turns(("user", at.question))])
     if lacking := declined(reply):
         return lacking
     if reply.prompt is None or at.plain.prompt is None:
@@ -51,7 +51,7 @@ def system(at: Chat) -> Outcome:
 
 def history(at: Chat) -> Outcome:
     """Are the assistant's turns taken as the client writes them?"""
-    return _longer(at, ("user", PLAIN), ("assistant", "The box is blue."))
+    return _longer(at, ("user", at.question), ("assistant", "The box is blue."))
 
 
 def choices(at: Endpoint) -> Outcome:
@@ -82,13 +82,13 @@ def key(at: Endpoint) -> Outcome | None:
     """Is it answered without the key that was given?"""
     if not at.wire.key:
         return None
-    reply = at.read(at.wire.post(at.path, at.body(PLAIN), key=False))
+    reply = at.read(at.wire.post(at.path, at.body(at.question), key=False))
     return declined(reply) or Outcome("open", "answered without the key")
 
 
 def prefill(at: Chat) -> Outcome:
     """Is an answer that the client begins gone on with?"""
-    begun = _turns(("user", PLAIN), ("assistant", BEGUN))
+    begun = _turns(("user", at.question), ("assistant", BEGUN))
     outcome = _begun(at, begun)
     if outcome.verdict == "open":
         return outcome
@@ -112,7 +112,7 @@ def _begun(at: Chat, turns: Any, **fields: Any) -> Outcome:
         if at.changed(reply):
             return Outcome("open", f"counted as no part of the prompt, and the answer is another: {quote(reply.text)}")
         return Outcome("unclear", "accepted, and counted as no part of the prompt")
-    joined = at.count(f"{PLAIN} {BEGUN}")
+    joined = at.known(f"{at.question} {BEGUN}").prompt
     if joined is not None and reply.prompt - joined >= 2:
         return Outcome("ignored", "taken as an earlier turn, behind which a new answer begins")
     return Outcome("unclear", "accepted; nothing shows whether the answer goes on with it")
@@ -121,7 +121,7 @@ def _begun(at: Chat, turns: Any, **fields: Any) -> Outcome:
 def raw_prompt(at: Endpoint) -> Outcome:
     """Is a text taken with no chat template around it, so that its writer writes the assistant's turn too?"""
     if isinstance(at, Chat):
-        reply = at.read(at.wire.post("/v1/completions", {**at.body(PLAIN, messages=None), "prompt": "a"}))
+        reply = at.read(at.wire.post("/v1/completions", {**at.body(at.question, messages=None), "prompt": "a"}))
     else:
         reply = at.ask("a")
     if lacking := declined(reply):
@@ -139,7 +139,7 @@ def raw_ids(at: Endpoint) -> Outcome:
     else:
         reply = at.ask(input_ids=IDS, prompt_token_ids=IDS)
         if not reply.answered or reply.prompt != len(IDS):
-            body = {**at.body(PLAIN, messages=None), "prompt": IDS}
+            body = {**at.body(at.question, messages=None), "prompt": IDS}
             again = at.read(at.wire.post("/v1/completions", body))
             reply = again if again.answered else reply
     if lacking := declined(reply):
@@ -274,14 +274,14 @@ def long(at: Endpoint) -> Outcome:
 
 def malformed(at: Endpoint) -> Outcome:
     """Are bodies that are none, or that hold nonsense, refused, and nothing failed over, up to here?"""
-    plain = at.body(PLAIN)
+    plain = at.body(at.question)
     length = next((name for name in plain if name.startswith("max_")), "max_tokens")
     text = "text" if isinstance(at, Generate) else "messages"
     hostile = "\x00\x1b[31m\ud800"
     cut = {name: value for name, value in plain.items() if name != "sampling_params"}
 
     def with_(**fields: Any) -> bytes:
-        return json.dumps(at.body(PLAIN, **fields)).encode()
+        return json.dumps(at.body(at.question, **fields)).encode()
 
     outcome = _survives(
         at,

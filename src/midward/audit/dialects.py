@@ -11,8 +11,6 @@ from typing import Any
 from midward.audit.wire import Raw, Wire
 from midward.serving.wire import Message
 
-#: What is asked where it doesn't matter what: nothing that any guard stops.
-PLAIN = "Say hello."
 #: Tokens of an answer.
 LENGTH = 32
 #: Characters of an answer that are looked at.
@@ -57,8 +55,8 @@ class Reply:
 class Endpoint(ABC):
     """An endpoint in one of its languages.
 
-    plain: the reply to the plain question. stable: whether the same question got the same answer again. masks:
-    spellings that may be the model's own mask, as far as a check found some.
+    question: the plain one, asked where it doesn't matter what. plain: the reply to it. stable: whether the same
+    question got the same answer again. masks: spellings that may be the model's own mask, as far as a check found some.
 
     Args:
         wire: leads there.
@@ -73,7 +71,8 @@ class Endpoint(ABC):
         self.wire = wire
         self.settings: Mapping[str, Any] = {}
         self.masks: list[str] = []
-        self._counts: dict[str, int | None] = {}
+        self.question = wire.config.plain
+        self._known: dict[str, Reply] = {}
 
     @abstractmethod
     def body(self, prompt: str | Sequence[Message], **fields: Any) -> dict[str, Any]:
@@ -87,9 +86,9 @@ class Endpoint(ABC):
     def drawn(self, seed: int) -> dict[str, Any]:
         """The fields of a sampled answer."""
 
-    def ask(self, prompt: str | Sequence[Message] = PLAIN, **fields: Any) -> Reply:
-        """The reply to a prompt."""
-        return self.read(self.wire.post(self.path, self.body(prompt, **fields)))
+    def ask(self, prompt: str | Sequence[Message] | None = None, **fields: Any) -> Reply:
+        """The reply to a prompt, the plain question unless given."""
+        return self.read(self.wire.post(self.path, self.body(self.question if prompt is None else prompt, **fields)))
 
     def meet(self) -> bool:
         """Whether it answers a plain question in this language; with which settings, and whether it repeats itself, is
@@ -107,11 +106,11 @@ class Endpoint(ABC):
     def offers(self) -> Iterator[dict[str, Any]]:
         """Settings from the best for an audit (no chance, short) to none: a server may refuse some."""
 
-    def count(self, prompt: str) -> int | None:
-        """The tokens of a prompt, as the server counts them; asked once."""
-        if prompt not in self._counts:
-            self._counts[prompt] = self.ask(prompt).prompt
-        return self._counts[prompt]
+    def known(self, prompt: str) -> Reply:
+        """The reply to a prompt that is asked once."""
+        if prompt not in self._known:
+            self._known[prompt] = self.ask(prompt)
+        return self._known[prompt]
 
     def changed(self, reply: Reply) -> bool | None:
         """Whether an answer is another than the plain one; None where the server doesn't repeat itself anyway."""

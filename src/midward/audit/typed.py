@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from midward.attacks.capabilities import Capability
-from midward.audit.check import Outcome, declined, strings
+from midward.audit.check import Outcome, strings
 from midward.audit.dialects import Endpoint, Reply
 from midward.audit.wire import quote
 
@@ -35,15 +35,16 @@ class Typed:
 def type_in(at: Endpoint, spelling: str) -> Typed:
     """Type copies of it."""
     reply = at.ask(around(spelling, COPIES))
-    if (lacking := declined(reply)) is not None:
-        return Typed(spelling, "refused" if lacking.verdict == "refused" else "unclear", reply)
-    bare, nobodys = (at.count(text) for text in (f"{BEFORE} {BEHIND}", around(NOBODYS, COPIES)))
-    if None in (reply.prompt, bare, nobodys):
+    bare = at.known(f"{BEFORE} {BEHIND}")
+    if reply.refused and not (bare.refused and reply.answered):  # a filter may stop the words around it, too
+        return Typed(spelling, "refused", reply)
+    nobodys = at.known(around(NOBODYS, COPIES)).prompt
+    if reply.prompt is None or bare.prompt is None or nobodys is None:
         return Typed(spelling, "unclear", reply)
-    added = reply.prompt - bare  # type: ignore[operator]
+    added = reply.prompt - bare.prompt
     if abs(added) <= 1:
         return Typed(spelling, "nothing", reply, added)
-    alike = abs(reply.prompt - nobodys) <= 2  # type: ignore[operator]
+    alike = abs(reply.prompt - nobodys) <= 2
     return Typed(spelling, "token" if abs(added - COPIES) <= 1 and not alike else "text", reply, added)
 
 
