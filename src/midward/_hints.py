@@ -1,8 +1,9 @@
 """What errors share: the "did you mean" line, the check of a choice that ends in it, what differs between two; and how
-a text is made fit for a terminal."""
+a text is made fit for a terminal and for Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,6 +37,16 @@ ELSEWHERE = {
 def printable(text: str, kept: str = "\n\t") -> str:
     """What a terminal would obey (escape sequences, carriage returns) is replaced. kept: what stays all the same."""
     return "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+#: What begins or ends markup within a line of Markdown: of CommonMark, of GitHub's and of the Hub's (formulas).
+_MARKUP = re.compile(r"[\\`*<>|~&$]|(?<=\])[(\[:]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.|(?<=\w)@", re.IGNORECASE)
+
+
+def markdown_text(text: str) -> str:
+    """A text as one line of Markdown, in which it is no markup and ends no cell of a table."""
+    line = printable(" ".join(text.split()), "")
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", line)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import midward.models
 from midward.alignment import AlignError, RewardWarning, align
-from midward.alignment._card import base_of
+from midward.alignment.card import base_of
 from midward.alignment.mosa import METRICS, reward_warning
 from midward.alignment.trainer import AlignTrainer, read_curve
 from midward.errors import InputError

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from midward._peft import LoraConfig, PeftModel, get_peft_model, quiet_peft
-from midward.alignment._card import base_of, card
+from midward.alignment.card import CARD, UNKNOWN, base_of, card, check_license
 from midward.alignment.config import AlignConfig, AlignError, resolve
 from midward.alignment.data import Prompt, digest, encode_prompts
 from midward.alignment.methods import METHODS, draws_sentences, objective_of
@@ -32,8 +32,8 @@ from midward.store import write_text
 
 log = logging.getLogger("midward.alignment")
 
-#: Of a finished run: what the adapter is of, and its card; no path of a machine is in either.
-ABOUT, CARD = "align.json", "README.md"
+#: Of a finished run, beside its card: what the adapter is of; no path of a machine is in either.
+ABOUT = "align.json"
 CURVE, CHECKPOINTS = "reward.csv", "checkpoints"
 #: A norm that no gradient has: with it Trainer measures the norm all the same.
 _NO_CLIP = 1e30
@@ -80,6 +80,7 @@ def align(
     on_start: Callable[[int, str], None] | None = None,
     processes: int | None = None,
     reward: Reward | None = None,
+    license: str = UNKNOWN,
     **overrides: Any,
 ) -> AlignResult:
     """Train a LoRA adapter with one of the `METHODS` and write it to `out`.
@@ -101,6 +102,7 @@ def align(
         on_start: Called with the optimizer steps, and one line that tells processes and batches.
         processes: How many there must be, since a launcher may start fewer and say nothing.
         reward: What a response is worth to `ra`; midward.judges.rewards makes one of a judge.
+        license: Of the adapter, for its card, as the Hub names it ("apache-2.0").
         overrides: Fields of `AlignConfig`.
 
     Raises:
@@ -111,6 +113,7 @@ def align(
     # 1. What is asked for, checked: settings, model, prompts, sentences, and the order in which they will be seen.
     config = resolve({"method": method, "recipe": recipe, **overrides})
     out = Path(out)
+    check_license(license)
     _check_model(model, config)
     harmful = encode_prompts(model, data, config, "data")
     calm = encode_prompts(model, benign, config, "benign") if benign else []
@@ -162,10 +165,12 @@ def align(
             warnings.filterwarnings("ignore", message=".*don't match.*")
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         save_adapter(model.network, out, write=state.is_main_process)
+        if not _sharding():  # under FSDP and DeepSpeed no process has all weights
+            record["fingerprint"] = model.fingerprint
     # 4. Say that it is finished, and what it is.
     run.finish({"finished": True, "steps": schedule.steps, "warnings": trainer.warned})
     if state.is_main_process:
-        write_text(out / CARD, card(record))  # in place of PEFT's, which says nothing
+        write_text(out / CARD, card(record, plan, license))  # in place of PEFT's, which says nothing
         write_text(out / ABOUT, json.dumps({**record, "warnings": trainer.warned}, indent=2) + "\n")
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -76,6 +78,30 @@ def write(path: Path, title: str, parts: Sequence[Part]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page(title, parts).encode("utf-8", "replace").decode("utf-8"))
     return path
+
+
+def mark(kind: str) -> Markup:
+    """What tells a page that may be written over from any other file: no text on a page can hold it unescaped."""
+    return Markup('data-page="midward {}"').format(kind)
+
+
+def check(page: Path, kind: str, overwrite: bool = False) -> None:
+    """Whether a page can be written, before anything is read. overwrite: whatever is there may be replaced.
+
+    Raises:
+        InputError: it isn't called as a page is, or would replace what has no `mark` of its kind.
+    """
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {page} isn't called .html; give the name of a page, like {kind}.html.")
+    if page.is_dir():
+        raise InputError(f"--out {page} is a folder; give the name of a page in it.")
+    if page.exists() and not overwrite and mark(kind) not in page.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{page} is there and is no {kind} of midward; give another --out, or remove it.")
+
+
+def link(path: Path, page: Path) -> str:
+    """The address of a file from a page."""
+    return quote(os.fsencode(Path(os.path.relpath(path.resolve(), page.resolve().parent)).as_posix()))
 
 
 def visible(text: str) -> str:

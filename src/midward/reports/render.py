@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from midward._hints import printable
+from midward._hints import markdown_text, printable
 from midward._tables import csv_text
 from midward.reports import chart
 from midward.reports.blocks import Block, Card, Cell, Figure, Missing, Statement, Table, numbers, parts, text
@@ -124,15 +124,18 @@ def markdown(blocks: Sequence[Block], *, images: Mapping[str, str] | None = None
     pieces, sentences = [], _sentences(blocks)
     for block in blocks:
         if isinstance(block, Table):
-            heads = [list(map(_inline, block.columns)), ["---"] * len(block.columns)]
-            lines = [*heads, *([_inline(text(cell)) for cell in row] for row in block.rows)]
-            pieces.append(f"**{_inline(block.title)}**")
+            heads = [list(map(markdown_text, block.columns)), ["---"] * len(block.columns)]
+            lines = [*heads, *([markdown_text(text(cell)) for cell in row] for row in block.rows)]
+            pieces.append(f"**{markdown_text(block.title)}**")
             pieces.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
             pieces += [block.note, block.finding]
         elif isinstance(block, Figure):
             if block.name in (images or {}):
-                pieces.append(f"![{_inline(block.title)}]({(images or {})[block.name]})")
-            pieces += [f"**{_inline(block.title)}** {block.note}", "" if block.finding in sentences else block.finding]
+                pieces.append(f"![{markdown_text(block.title)}]({(images or {})[block.name]})")
+            pieces += [
+                f"**{markdown_text(block.title)}** {block.note}",
+                "" if block.finding in sentences else block.finding,
+            ]
         elif isinstance(block, Statement | Missing | Card):
             pieces.append(_sentence(block))
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
@@ -209,8 +212,3 @@ def _points(figure: Figure) -> Iterable[list[Any]]:
                 yield [panel.title, series.label, x, point.y, point.low, point.high]
         for y, row in enumerate(panel.grid):
             yield from ([panel.title, "share", x, y, share, None] for x, share in enumerate(row, 1))
-
-
-def _inline(words: str) -> str:
-    """Text that stays in its cell of a Markdown table, and is no markup of its own."""
-    return " ".join(words.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -13,6 +13,7 @@ from typing import Any
 from midward._hints import near_path
 from midward.errors import InputError, MissingFile
 from midward.runs.run import OLD, RECORD, ROWS, SUMMARY, Run
+from midward.world.world import MODELS
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,9 @@ def _read(found: Found, folder: Path, label: str, *, finished: bool) -> None:
 
 def _unreadable(found: Found, error: OSError) -> None:
     found.troubles.append((str(error.filename), f"can't be read ({error.strerror})"))
+
+
+def at_home(runs: Sequence[RunFolder]) -> str:
+    """Whether "all" of the models are the sandbox's, "some", or none ("")."""
+    at_home = [Path(model.name).name in MODELS for run in runs for model in run.run.models]
+    return "all" if at_home and all(at_home) else "some" if any(at_home) else ""

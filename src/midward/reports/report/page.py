@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-from markupsafe import Markup
 
 import midward
 from midward._tables import csv_text
@@ -33,13 +30,12 @@ from midward.reports.blocks import (
 )
 from midward.reports.builders.shared import short
 from midward.reports.builders.utility import side_by_side
-from midward.reports.report.find import Found, RunFolder, find
+from midward.reports.report.find import Found, RunFolder, at_home, find
 from midward.reports.report.next import steps
 from midward.stats import Estimate, Paired, Rate
 from midward.store import write_text
 
-#: What tells a page that may be written over from any other file: no text on a page can hold it unescaped.
-MARK = Markup('data-page="midward report"')
+KIND = "report"
 #: The names of files beside a page.
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 TONES = ("exposed", "unclear", "held", "note")  # the worst first
@@ -177,17 +173,11 @@ def _together(models: Sequence[str]) -> str:
 
 
 def _check(page: Path, beside: Path, overwrite: bool) -> None:
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out {page} isn't called .html; give the name of a page, like report.html.")
-    if page.is_dir():
-        raise InputError(f"--out {page} is a folder; give the name of a page in it.")
-    if page.exists():
-        ours = MARK in page.read_text(encoding="utf-8", errors="replace")
-    else:  # of a report that was stopped the folder is there and the page isn't
-        ours = beside.is_dir() and all(OURS.fullmatch(path.name) for path in beside.iterdir())
-    for path in (page, beside):
-        if path.exists() and not (ours or overwrite):
-            raise InputError(f"{path} is there and is no report of midward; give another --out, or remove it.")
+    html.check(page, KIND, overwrite)
+    # Of a report that was stopped the folder is there and the page isn't.
+    ours = page.exists() or (beside.is_dir() and all(OURS.fullmatch(path.name) for path in beside.iterdir()))
+    if beside.exists() and not (ours or overwrite):
+        raise InputError(f"{beside} is there and is no report of midward; give another --out, or remove it.")
     if beside.is_symlink() or (beside.exists() and not beside.is_dir()):
         raise InputError(f"{beside} is no folder; give another --out, or remove it.")
 
@@ -291,11 +281,11 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
     cards = _merged([(block, label) for block, label, _ in blocks if isinstance(block, Card)])
     markup = html.render(
         "report.html.j2",
-        mark=MARK,
+        mark=html.mark(KIND),
         contents=[*contents, ("settings", "Settings")],
         lead=_lead(runs, where),
         folders=where,
-        sandbox=_at_home(runs),
+        sandbox=at_home(runs),
         redact=report.texts.redact,
         unfold=unfold,
         cards=[(card, _words(card)) for card in cards],
@@ -328,7 +318,7 @@ def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, 
                     _flat(run.run.model_dump(exclude={"schema_version", "verb", "command"}), report.texts)
                 ),
                 "where": report.texts.setting(run.folder / "logs"),
-                "logs": [(path.name, quote(_relative(path, page))) for path in run.logs()],
+                "logs": [(path.name, html.link(path, page)) for path in run.logs()],
             }
             for run in runs
         ],
@@ -385,19 +375,19 @@ def _view(cell: Cell) -> dict[str, Any]:
     if isinstance(number, Paired):
         ends = [max(-1.0, min(1.0, 0.0 if end is None else end)) for end in (number.value, number.low, number.high)]
         return view | {"kind": "gap", "sure": number.apart(), "at": [60 + 58 * end for end in ends]}
-    step = min(10, max(0, round(10 * number.value))) if isinstance(number, Rate) else 0
-    return view | {"kind": "number", "step": step}
+    return view | {"kind": "number", "step": heat_step(number) or 0}
+
+
+def heat_step(number: Estimate) -> int | None:
+    """The colour of a rate, 0 to 10; None of any other number, and where nothing was scored."""
+    if not isinstance(number, Rate) or number.value is None:
+        return None
+    return min(10, max(0, round(10 * number.value)))
 
 
 def _models(run: RunFolder) -> list[str]:
     """The models of a run by short names: LLaDA-8B-Instruct + mosa behind sri."""
     return list(dict.fromkeys(short(model.name, model.adapter, model.guard) for model in run.run.models))
-
-
-def _at_home(runs: Sequence[RunFolder]) -> str:
-    """Whether "all" of the models are the sandbox's, "some", or none ("")."""
-    at_home = [bool(re.search(r"(^|/)sandbox(-ar)?$", model.name)) for run in runs for model in run.run.models]
-    return "all" if at_home and all(at_home) else "some" if any(at_home) else ""
 
 
 def _lead(runs: Sequence[RunFolder], where: str) -> str:
@@ -415,7 +405,3 @@ def _flat(settings: Any, texts: Texts, name: str = "") -> Iterator[tuple[str, st
     elif settings not in (None, "", []):
         values = settings if isinstance(settings, list) else [settings]
         yield name, ", ".join(map(texts.setting, values))
-
-
-def _relative(path: Path, page: Path) -> str:
-    return Path(os.path.relpath(path, page.resolve().parent)).as_posix()
