@@ -66,6 +66,7 @@ def test_learning_raises_reward_and_safe_score_and_the_adapter_reloads(model, tm
         assert torch.equal(model.head(model.hidden(ids)), plain)
         loaded = midward.models.load(TINY, adapter=result.adapter, device="cpu", dtype=torch.float32)
         adapted = loaded.head(loaded.hidden(ids))
+        assert loaded.fingerprint == record["fingerprint"]  # so a run of it can be told
         with loaded.reference():
             assert torch.equal(loaded.head(loaded.hidden(ids)), plain)
         model.network = PeftModel.from_pretrained(model.network, str(result.adapter))
@@ -207,10 +208,10 @@ def test_the_card_says_what_the_adapter_is_and_names_no_path(llada_folder, tmp_p
     run(midward.load(folder, device="cpu", dtype="float32"), tmp_path / "a", max_steps=5)
     text = (tmp_path / "a" / "README.md").read_text()
     record = json.loads((tmp_path / "a" / "align.json").read_text())
-    assert text.startswith("---\nlibrary_name: peft\ntags:")
+    assert text.startswith("---\nlibrary_name: peft\nlicense: unknown\ntags:")
     for part in (
         "MOSA, arXiv 2508.12398",
-        f"`tiny`, fingerprint `{record['model_fingerprint']}`",
+        f"tiny, fingerprint `{record['model_fingerprint']}`",
         "stable, 5 steps",
         f"{len(HARMFUL)} harmful prompts",
         f"{len(BENIGN)} benign",

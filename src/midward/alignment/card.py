@@ -33,12 +33,13 @@ def base_of(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() or Path(name).is_absolute() else name
 
 
-def check_license(name: str) -> None:
-    """Raise AlignError where a licence isn't named as the Hub names licences."""
+def check_license(name: str) -> str:
+    """A licence's name. Raises AlignError where it isn't as the Hub names licences."""
     if not re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", name):
         raise AlignError(
             f"the licence {name!r} isn't named as the Hub names them; give an identifier like apache-2.0 or other."
         )
+    return name
 
 
 def card(record: Mapping[str, Any], method: Method, license: str = UNKNOWN) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from midward._flags import Flag
+from midward.alignment.card import UNKNOWN, check_license
 from midward.alignment.config import AlignConfig, DataConfig, resolve
 from midward.cli._options import Given, ModelOptions, Overwrite, pairs
 from midward.cli._run import Result, finish
@@ -32,6 +33,7 @@ def align(
     processes: Annotated[int | None, Flag(min=1)] = None,
     judges: Annotated[str | None, Flag()] = None,
     judge: Annotated[str | None, Flag()] = None,
+    license_: Annotated[str | None, Flag(name="--license")] = None,
     overwrite: Overwrite = False,
 ) -> Result:
     """Train a LoRA adapter: MOSA, or another method. Run again, it goes on where it stopped.
@@ -44,8 +46,11 @@ def align(
         processes: Fail unless torchrun or accelerate launch started this many processes.
         judges: Of ra: the judge whose score its responses are worth; the oracle on the sandbox, else harmfulness.
         judge: Of ra: the Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.
+        license_: Of the adapter, for its model card, as the Hub names it, e.g. apache-2.0; unknown unless given.
     """
     from midward.alignment import sources
+
+    license = check_license(license_ or UNKNOWN)
 
     read = sources.read(data, config.values | pairs("--set", set_), at_home=model.at_home)
     # The model's own length isn't known yet, so any window fits.
@@ -78,6 +83,7 @@ def align(
             on_start=curve.start,
             processes=processes,
             reward=reward,
+            license=license,
             **settings,
         )
     for message in trained.warnings:
