@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from midward.alignment.card import base_of
 from midward.errors import InputError
 from midward.reports.blocks import required
 from midward.reports.report.find import RunFolder
@@ -42,8 +41,9 @@ class Success:
 
     @property
     def model(self) -> str:
-        """The model's name, without the folders above it."""
-        return base_of(self.of[0].name)
+        """The model's name; of a path from the root without the folders above it."""
+        name = self.of[0].name
+        return _end(name) if Path(name).is_absolute() else name
 
     @property
     def adapter(self) -> str:
