@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
 from midward.errors import InputError
@@ -111,6 +112,27 @@ CHARTS = (
     Chart("step", "position", grid=[[0.0, 1.0, None], [0.5, 0.5, 0.5]], title="<t>"),
     Chart("x", "y", [Series("one", [Point(3, 3)])], levels=[("level", 1.0)], shaded=(1, 2, "w"), diagonal=True),
 )
+
+
+@pytest.mark.parametrize(
+    "words", ["# a", "- a", "+ a", "1. a", "2) a", "===", "---", "<b>a", "[a](b)", "a\n\n# b", "> a", "```a"]
+)
+def test_words_are_no_markup_of_a_table_md(words):
+    charts = [Chart("x", "y", [Series("a", [Point(0, 1)])])]
+    shown = [
+        Table("t", words, [words], [[words]], note=words, finding=words),
+        Figure("f", words, charts, note=words, finding=words),
+        Statement(words, "exposed"),
+        Statement(words),
+        Missing(words, quote=words),
+        Card(words, "held", words, words, words),
+    ]
+    tokens = MarkdownIt("commonmark").enable("table").parse(render.markdown(shown))
+    kinds = {token.type.removesuffix("_open").removesuffix("_close") for token in tokens}
+    assert kinds <= {"bullet_list", "list_item", "paragraph", "inline", "table", "thead", "tbody", "tr", "th", "td"}
+    assert sum(token.type == "list_item_open" for token in tokens) == 1  # the mark of a note
+    inline = {child.type for token in tokens for child in token.children or ()}
+    assert inline <= {"text", "text_special", "strong_open", "strong_close"}
 
 
 @pytest.mark.parametrize("chosen", [[one] for one in CHARTS] + [list(CHARTS)])

@@ -128,16 +128,17 @@ def markdown(blocks: Sequence[Block], *, images: Mapping[str, str] | None = None
             lines = [*heads, *([markdown_text(text(cell)) for cell in row] for row in block.rows)]
             pieces.append(f"**{markdown_text(block.title)}**")
             pieces.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-            pieces += [block.note, block.finding]
+            pieces += [_paragraph(block.note), _paragraph(block.finding)]
         elif isinstance(block, Figure):
             if block.name in (images or {}):
                 pieces.append(f"![{markdown_text(block.title)}]({(images or {})[block.name]})")
             pieces += [
-                f"**{markdown_text(block.title)}** {block.note}",
-                "" if block.finding in sentences else block.finding,
+                f"**{markdown_text(block.title)}** {markdown_text(block.note)}",
+                "" if block.finding in sentences else _paragraph(block.finding),
             ]
         elif isinstance(block, Statement | Missing | Card):
-            pieces.append(_sentence(block))
+            mark, _, words = _sentence(block).partition(" ")
+            pieces.append(f"{mark} {_paragraph(words)}")
     return "\n\n".join(piece for piece in pieces if piece) + "\n"
 
 
@@ -212,3 +213,9 @@ def _points(figure: Figure) -> Iterable[list[Any]]:
                 yield [panel.title, series.label, x, point.y, point.low, point.high]
         for y, row in enumerate(panel.grid):
             yield from ([panel.title, "share", x, y, share, None] for x, share in enumerate(row, 1))
+
+
+def _paragraph(words: str) -> str:
+    """Text as a paragraph of Markdown: one that begins as a heading or a list does is none."""
+    line = markdown_text(words)
+    return f"&#{ord(line[0])};{line[1:]}" if re.match(r"[-+#=]|\d{1,9}[.)]", line) else line
