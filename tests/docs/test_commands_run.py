@@ -174,7 +174,7 @@ class Page:
 
 def _lacks(words: list[str]) -> bool:
     """Whether a command reads what an earlier one would have written."""
-    reads = ("--adapter", "--guard", "--compare", "--prompts")
+    reads = ("--adapter", "--guard", "--compare", "--prompts", "--card")
     given = [value.split("=")[-1] for word, value in itertools.pairwise(words) if word in reads]
     given += words[1:2] if words[0] == "report" else []
     return not all(Path(one).exists() for one in given)

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from midward._hints import near_path, printable
 from midward.alignment.card import CARD, REGION
@@ -80,9 +81,10 @@ def fill(folders: Sequence[str | Path], adapter: str | Path) -> Filled:
     if not _REGION.search(card.text):
         card.text = f"{card.text.rstrip()}\n\n## Safety\n\n{REGION[0]}{REGION[1]}\n"
     card.text = _REGION.sub(lambda _: region, card.text, count=1)
-    others = [each for each in card.data.eval_results or [] if not _ours(each)]
-    card.data.eval_results = [*others, *_results(rows)] or None
-    card.data.model_name = card.data.model_name or printable(adapter.resolve().name, "")
+    data = cast(ModelCardData, card.data)
+    others = [each for each in data.eval_results or [] if not _ours(each)]
+    data.eval_results = [*others, *_results(rows)] or None
+    data.model_name = data.model_name or printable(adapter.resolve().name, "")
     write_text(filled.card, str(card))
     return filled
 
