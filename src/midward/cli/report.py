@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from midward._flags import Flag
 from midward.cli._run import Result
 from midward.cli._show import say
 from midward.errors import InputError
+
+if TYPE_CHECKING:
+    from midward.reports.report.find import Found
 
 
 def report(
@@ -34,35 +37,35 @@ def report(
         avid: Also write this file, a report in the layout of the AI Vulnerability Database a line, of each row of
             midward attack.
     """
-    if card is not None and (page or board or redact or unfold):
-        raise InputError("--card writes no page; leave --out, --board, --redact and --unfold out beside it.")
-    if board and unfold:
-        raise InputError("--unfold is of the report: a board shows nothing that was said.")
-    if card is not None:
+    if card and (page or board or redact or unfold or avid):
+        raise InputError("--card writes no page; leave --out, --board, --redact, --unfold and --avid out beside it.")
+    if board and (unfold or avid):
+        raise InputError("--unfold and --avid are of the report; leave them out beside --board.")
+    if card:
         from midward.reports import card as cards
 
         filled = cards.fill(folders, card)
         for label, why in filled.left_out:
             say(f"left out  {label} {why}")
         return Result({"card": filled.card, "runs": filled.runs}, files=f"runs      {len(filled.runs)}; {filled.card}")
+    page = page or Path("board.html" if board else "report.html")
     if board:
         from midward.reports import board as boards
 
-        page = page or Path("board.html")
-        found = boards.write(folders, page, redact=redact)
-        for label, why in found.troubles:
-            say(f"warning   {label} {why}")
-        return Result({"page": page, "runs": len(found.runs)}, files=f"runs      {len(found.runs)}; open {page}")
+        return _page(page, boards.write(folders, page, redact=redact))
     from midward.reports import report as room
 
-    page = page or Path("report.html")
-
-    made = room.write(folders, page, redact=redact, unfold=unfold)
-    for where, what in made.found.troubles:
-        say(f"warning   {where} {what}")
+    found = room.write(folders, page, redact=redact, unfold=unfold).found
     if avid:
         from midward.reports import avid as vulnerabilities
 
-        say(f"avid      {vulnerabilities.write(made.found.runs, avid)} in {avid}, a report a line")
-    runs = len(made.found.runs)
+        say(f"avid      {vulnerabilities.write(found.runs, avid)} in {avid}, a report a line")
+    return _page(page, found)
+
+
+def _page(page: Path, found: Found) -> Result:
+    """What is said of a page: which runs aren't on it, and how many are."""
+    for label, why in found.troubles:
+        say(f"warning   {label} {why}")
+    runs = len(found.runs)
     return Result({"page": page, "runs": runs}, files=f"runs      {runs}; open {page}")
