@@ -119,6 +119,9 @@ def test_guards_that_were_compared_are_defences(tmp_path):
     [run] = board.write([folder], tmp_path / "b.html").runs
     rows = {(row.defence, row.attack): row.rate.value for row in board.successes(run)}
     assert rows == {("none", "plain"): 0.8, ("sri", "plain"): 0.3}
+    world.write(folder / "run.json", record | {"settings": {"--behind": "openai/other"}})
+    [run] = board.write([folder], tmp_path / "b.html").runs
+    assert {row.model for row in board.successes(run)} == {"openai/other"}  # the guards' model only reads
 
 
 def test_training_seeds_are_one_defence_and_nothing_scored_has_no_number(tmp_path):

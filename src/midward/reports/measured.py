@@ -72,7 +72,7 @@ def successes(run: RunFolder) -> list[Success]:
 
 
 def _of_attack(run: RunFolder) -> Iterator[Success]:
-    summary, models = run.summary, _by_label(run)
+    summary, models = run.summary, _by_label(run.run.models)
     text = str(summary.get("verdict") or "reply")
     for judge in summary["judges"]:
         if summary["measures"][judge] == "refused":
@@ -87,8 +87,12 @@ def _of_attack(run: RunFolder) -> Iterator[Success]:
 
 def _of_guards(run: RunFolder) -> Iterator[Success]:
     """A set of `guard eval` is an attack on goals by its own name; the first defence is none, of the same model."""
-    models = _by_label(run)
-    bare = [each.model_copy(update={"guard": None, "guard_digest": None}) for each in run.run.models[:1]]
+    measured = run.run.models
+    if behind := run.run.settings.get("--behind"):  # whose answers they are: the guards' own model reads alone
+        answered = {"name": str(behind), "fingerprint": None, "adapter": None}
+        measured = [each.model_copy(update=answered) for each in measured]
+    models = _by_label(measured)
+    bare = [each.model_copy(update={"guard": None, "guard_digest": None}) for each in measured[:1]]
     judge = str(run.run.judges[0]["judge"]) if run.run.judges else ""
     for row in run.summary["defences"]:
         of = bare if row["defence"] == "none" else _named(models, row["defence"])
@@ -97,9 +101,9 @@ def _of_guards(run: RunFolder) -> Iterator[Success]:
                 yield Success(run, of, attack, "", judge, "reply", required(record, Rate))
 
 
-def _by_label(run: RunFolder) -> dict[str, list[Measured]]:
+def _by_label(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
     models: dict[str, list[Measured]] = {}
-    for each in run.run.models:
+    for each in measured:
         models.setdefault(each.label, []).append(each)
     return models
 
