@@ -15,7 +15,7 @@ are alike:
 
 `rate`, `mean`, `area` and `paired` each say how far every goal moves the estimate, and ask the rule. Rows of a run go
 through `rate_of`, `mean_of`, `paired_of` and `gap_of`, which read from each row who its goal is (`subject_of`) and its
-seed. Comparisons that a table shows together are `corrected` together.
+seed. Comparisons that a table shows together are `corrected` together. `Bound` holds a share against what it may be.
 
 Outside of the rule are numbers that describe what was run and not what would be seen of other goals: counts (errors,
 queries that a budget allows, samples, harmful prompts that weren't refused), seconds and the share of time that a guard
@@ -25,14 +25,15 @@ interval that are told alone.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
-from scipy.stats import binomtest, rankdata
+from scipy.stats import beta, binom, binomtest, rankdata
 
 from midward.errors import InputError
 
@@ -41,6 +42,7 @@ Answers = Mapping[Any, Any]  # what was asked -> verdict or share in 0..1, of on
 Labels = Iterable[Hashable] | None
 Row = Mapping[str, Any]  # of a run: goal, perhaps set, subject and seed, and fields that are verdicts or numbers
 Variance = list[tuple[float, float]]  # its parts: how much, and their degrees of freedom
+Standing = Literal["held", "broken", "unclear"]  # of a share against a bound
 
 LEVEL = 0.05
 FEW = 20  # goals; below that a difference that isn't told from none says nothing
@@ -190,17 +192,17 @@ def rate(verdicts: Iterable[Verdict], goals: Labels = None, seeds: Labels = None
         return Rate(None, 0.0, 1.0, 0, 0, 0, unscored=unscored)
     of_goal, of_seed = _codes(goals, scored), _codes(seeds, scored, alike=True)
     hits, goal_count, seed_count = hits[scored], 1 + int(of_goal.max()), 1 + int(of_seed.max())
-    low, high = _of_shares(hits, of_goal, of_seed)
+    low, high = _wilson(*_of_shares(hits, of_goal, of_seed))
     return Rate(float(hits.mean()), low, high, len(hits), goal_count, seed_count, int(hits.sum()), unscored)
 
 
-def _of_shares(shares: np.ndarray, of_goal: np.ndarray, of_seed: np.ndarray) -> tuple[float, float]:
-    """The interval of the mean of numbers in 0..1 (steps 1 to 4)."""
+def _of_shares(shares: np.ndarray, of_goal: np.ndarray, of_seed: np.ndarray) -> tuple[float, float, Variance, int]:
+    """What `_wilson` takes, of the mean of numbers in 0..1 (steps 1, 2 and 4)."""
     goal_count, seed_count = 1 + int(of_goal.max()), 1 + int(of_seed.max())
     more = max(1, round(len(shares) / (goal_count * seed_count)))
     variance = _variance([_moves(shares, of_goal, of_seed, (1.0, 0.0), more)])
     widened = (shares.sum() + more * seed_count) / (len(shares) + 2 * more * seed_count)
-    return _wilson(float(shares.mean()), widened, variance, goal_count)
+    return float(shares.mean()), widened, variance, goal_count
 
 
 def mean(
@@ -219,7 +221,8 @@ def mean(
     goal_count, value = 1 + int(of_goal.max()), float(numbers.mean())
     interval: tuple[float | None, float | None] = None, None
     if ends is not None:
-        bounds = np.array(_of_shares((numbers - ends[0]) / (ends[1] - ends[0]), of_goal, of_seed))
+        shares = _of_shares((numbers - ends[0]) / (ends[1] - ends[0]), of_goal, of_seed)
+        bounds = np.array(_wilson(*shares))
         low, high = (ends[0] + (ends[1] - ends[0]) * bounds).tolist()
         interval = low, high
     elif goal_count > 1:
@@ -406,6 +409,91 @@ def family(pairs: Iterable[Mapping[str, Any]]) -> str:
     return f"Holm: p corrected for the {count} comparisons of this table" if count > 1 else ""
 
 
+# --- a share against a bound ---------------------------------------------------------------------------------
+
+CHANCE = 0.9  # of a decision, with the goals that `needed` names
+MANY = 1_000_000  # goals; where more would be needed, none is named
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a share may be: at most `share`, or at least that (most is False); strictly between 0 and 1."""
+
+    share: float
+    most: bool = True
+
+    def standing(self, number: Estimate, unscored: int = 0) -> Standing:
+        """The verdict of midward, on its pages, on the terminal and in `midward gate`.
+
+        held: the whole interval is inside, its ends included. broken: all of it is outside. unclear: neither. Verdicts
+        that there aren't count as neither: what is held (or broken) is so whichever way they fall.
+
+        Args:
+            number: a share with an interval. One without a value is unclear.
+            unscored: verdicts that there weren't, beside the number's n.
+        """
+        if number.value is None or number.low is None or number.high is None:
+            return "unclear"
+        low, high = number.low, number.high
+        if unscored:
+            # z^2 / n of the interval (the product of Wilson's ends is value^2 / (1 + z^2 / n)), with so many more
+            turned = number.value < 0.5
+            of = ((1 - number.value) ** 2, (1 - low) * (1 - high)) if turned else (number.value**2, low * high)
+            asked = number.n + unscored
+            t, scored = (of[0] / of[1] - 1) * number.n / asked, number.value * number.n
+            low, high = _wilson_of(scored / asked, t)[0], _wilson_of((scored + unscored) / asked, t)[1]
+        if high <= self.share if self.most else low >= self.share:
+            return "held"
+        return "broken" if (low > self.share if self.most else high < self.share) else "unclear"
+
+    def needed(self, rows: Sequence[Row], field: str) -> tuple[int | None, int | None]:
+        """Of how many goals in all the `standing` would be held or broken, with a chance of 90 %.
+
+        Args:
+            rows, field: verdicts or shares in 0..1, as for `rate_of`; unscored ones are left out.
+
+        Returns:
+            The goals if the true rate is the one that was seen; and if it is any that fits what was seen, each as
+            likely as Jeffreys' posterior has it. What was seen counts among them. None: more than `MANY`, or so many
+            seeds can't decide it. At a rate that equals the bound no number of goals does: each look has a chance of
+            5 % to be wrong.
+        """
+        known = [row for row in rows if row.get(field) is not None]
+        if not known:
+            return None, None
+        of_goal = _codes(map(subject_of, known), np.ones(len(known), dtype=bool))
+        of_seed = _codes([row.get("seed") for row in known], np.ones(len(known), dtype=bool))
+        shares = np.array([row[field] for row in known], dtype=float)
+        value, widened, [(of_goals, _), *of_seeds], goals = _of_shares(shares, of_goal, of_seed)
+        z = _quantile(np.inf, LEVEL)
+        apart = (_half(of_seeds) / z) ** 2
+
+        def size(count: int) -> float:
+            """As `_size`, of another number of goals. Of seeds there are no more."""
+            spread = of_goals * (goals + 1) / (count + 1) + apart
+            return (widened * (1 - widened) / spread + 1) * count / (count + 2)
+
+        now = size(goals)
+        sizes = np.unique(np.ceil(np.geomspace(now, max(MANY, 2 * now), 700).round(6)))[:, None]
+        half = z * np.sqrt(sizes * self.share * (1 - self.share))
+        below, above = (np.floor(sizes * self.share + sign * half - value * now) for sign in (-1, 1))
+        posterior = beta.ppf((np.arange(100) + 0.5) / 100, value * now + 0.5, (1 - value) * now + 0.5)
+        counts: list[int | None] = []
+        for rates in (np.array([value]), posterior):
+            more = np.maximum(0, np.round(sizes - now))
+            decided = (binom.cdf(below, more, rates) + binom.sf(above, more, rates)).mean(1)
+            last = int(np.flatnonzero(np.append(True, decided < CHANCE))[-1])  # of those that don't do
+            enough = bisect_left(range(MANY), float(sizes[last, 0]) - 1e-6, key=size) if last < len(sizes) else MANY
+            counts.append(enough if enough < MANY else None)
+        return counts[0], counts[1]
+
+
+def together(standings: Iterable[Standing]) -> Standing:
+    """Of several shares under one bound: broken where one is, held where all are, else unclear, as of none."""
+    kinds = {*standings}
+    return "broken" if "broken" in kinds else "held" if kinds == {"held"} else "unclear"
+
+
 # --- the rule ------------------------------------------------------------------------------------------------
 
 
@@ -465,10 +553,14 @@ def _wilson(value: float, widened: float, variance: Variance, goals: int) -> tup
 
     widened, variance: the value and its variance with the two goals more.
     """
-    z, n = _quantile(np.inf, LEVEL), _size(widened, variance, goals, LEVEL)
-    middle = (value + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(value * (1 - value) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return min(value, max(0.0, float(middle - half))), max(value, min(1.0, float(middle + half)))
+    return _wilson_of(value, _quantile(np.inf, LEVEL) ** 2 / _size(widened, variance, goals, LEVEL))
+
+
+def _wilson_of(value: float, t: float) -> tuple[float, float]:
+    """Wilson's interval: the roots p of (value - p)^2 = t p (1 - p), t being z^2 / n."""
+    middle, half = value + t / 2, np.sqrt(t * value * (1 - value) + t**2 / 4)
+    low, high = float(middle - half) / (1 + t), float(middle + half) / (1 + t)
+    return min(value, max(0.0, low)), max(value, min(1.0, high))
 
 
 def _p(value: float, widened: float, variance: Variance, goals: int) -> float:

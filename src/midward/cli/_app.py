@@ -31,6 +31,7 @@ VERBS = {
     "dynamics": "dynamics:dynamics",
     "utility": "utility:utility",
     "compare": "compare:compare",
+    "gate": "gate:gate",
     "report": "report:report",
     "goals": "goals:goals",
     "models": "models:models",

@@ -305,4 +305,4 @@ def _yaml(value: Any) -> str:
     import yaml
 
     quotes = '"' if isinstance(value, str) else None
-    return str(yaml.safe_dump(value, default_flow_style=True, default_style=quotes)).strip()
+    return str(yaml.safe_dump(value, default_flow_style=True, default_style=quotes)).strip().removesuffix("\n...")

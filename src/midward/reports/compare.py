@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,27 @@ TABLES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 }
 #: Measure -> whether more of it is better (1) or worse (-1); of others neither (0). Flagged are harmless requests.
 BETTER = {"success": -1, "correct": 1, "value": 1, "flagged": -1}
+SAMPLES = "samples.csv"  # of an attack
 _VERDICTS = {"1": True, "0": False, "True": True, "False": False}  # as the files of a verb have them
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a run measured.
+
+    Attributes:
+        rows: of the run; their fields are verdicts, shares in 0..1, or numbers without ends.
+        cell: fields that tell the cells of the verb's table apart.
+        measures: field -> whether more of it is better (1), worse (-1) or neither (0).
+        means: fields that are numbers without ends.
+        judges: of an attack, whose measures are called by their judges: judge -> what it measures.
+    """
+
+    rows: list[Row]
+    cell: Sequence[str]
+    measures: Mapping[str, int]
+    means: Sequence[str] = ()
+    judges: Mapping[str, str] = field(default_factory=dict)
 
 
 def between(folders: Sequence[Path]) -> dict[str, Any]:
@@ -50,20 +71,22 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
     if len(verbs) > 1:
         verbs_of = "; ".join(f"{folder}: midward {run.verb}" for folder, run in runs.items())
         raise InputError(f"only runs of one verb can be compared; received {verbs_of}.")
-    (verb,) = verbs
-    cell, measures, means = _table(verb)
-    (first, judges), *others = (_rows(folder, run) for folder, run in runs.items())
+    first, *others = (side(folder, run) for folder, run in runs.items())
     labels = _labels(list(runs))
     pairs: list[Row] = []
     by_label = dict(zip(labels, runs.values(), strict=True))
-    differs = {label: _differs((labels[0], label), (by_label[labels[0]], run)) for label, run in by_label.items()}
-    for label, (other, theirs) in zip(labels[1:], others, strict=True):
-        better = BETTER | {judge: sign for judge, sign in judges.items() if judge in theirs}
-        shared = [*measures, *(judge for judge in judges if judge in theirs)]
-        found = _against(first, other, cell, shared, means)
+    differs = {label: unlike((labels[0], label), (by_label[labels[0]], run)) for label, run in by_label.items()}
+    for label, other in zip(labels[1:], others, strict=True):
+        better = {**BETTER, **first.measures}
+        found = against(first, other, first.means)
         pairs += [{"minus": label, **row, "better": better.get(row["measure"], 0)} for row in records(found)]
     differs = {label: words for label, words in differs.items() if words}
-    return {"verb": verb, "first": labels[0], "differs": differs, "pairs": pairs}
+    return {"verb": verbs.pop(), "first": labels[0], "differs": differs, "pairs": pairs}
+
+
+def measures_any(verb: str) -> bool:
+    """Whether a verb's runs hold measures."""
+    return verb in TABLES or verb.startswith("probe ")
 
 
 def _table(verb: str) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
@@ -76,7 +99,7 @@ def _table(verb: str) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
     return *TABLES[verb], ()
 
 
-def _differs(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
+def unlike(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """What else than the model two runs don't share, in words: seed, goals, judges, sampling."""
     sides = [
         {"seed": run.seed}
@@ -92,42 +115,55 @@ def _differs(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _against(
-    first: Sequence[Row], other: Sequence[Row], cell: Sequence[str], measures: Sequence[str], means: Sequence[str]
-) -> Differences:
-    """One run minus another. Where both are of one model each, these are what is compared, whatever they are called."""
-    sides = (first, other)
-    several = any(len({row.get("model") for row in rows}) > 1 for rows in sides)
-    found = differences(first, other, [*(["model"] if several else []), *cell], measures, means)
+def against(first: Side, other: Side, means: Sequence[str] = ()) -> Differences:
+    """One run minus another. Where both are of one model each, these are what is compared, whatever they are called.
+
+    Raises:
+        InputError: they share nothing that was scored on both sides.
+    """
+    several = any(len({row.get("model") for row in each.rows}) > 1 for each in (first, other))
+    cell = [*(["model"] if several else []), *first.cell]
+    found = differences(
+        first.rows, other.rows, cell, [name for name in first.measures if name in other.measures], means
+    )
     if not found:
         raise InputError("the runs share nothing that was scored on both sides.")
     return found
 
 
-def _rows(folder: Path, run: Run) -> tuple[list[Row], dict[str, int]]:
-    """The rows of a run, and an attack's judges, each with whether more of it is worse (-1) or neither (0). An attack's
-    rows are in samples.csv."""
-    if run.verb == "utility":
-        return readings.samples(_measured(folder)), {}
-    if run.verb != "attack":
-        return _behind_guards(folder) if run.verb == "guard eval" else _measured(folder), {}
-    summary, samples = folder / SUMMARY, folder / "samples.csv"
-    if not (summary.exists() and samples.exists()):
-        raise InputError(f"{folder} holds no {SUMMARY} and samples.csv: its run isn't finished.")
-    judges = json.loads(summary.read_text(encoding="utf-8"))["measures"]
-    rows = [
-        {
-            "model": row["row"],
-            "seed": row.get("adapter"),
-            "attack": row["attack"],
-            "set": row["goals"],
-            "goal": row["goal"],
-            "subject": row.get("subject"),
-        }
-        | {judge: _VERDICTS.get(row[f"{judge}_reply"]) for judge in judges}
-        for row in read_table(samples)
-    ]
-    return rows, {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
+def side(folder: Path, run: Run) -> Side:
+    """What a run measured.
+
+    Raises:
+        InputError: it isn't finished, or of a verb that measures nothing.
+    """
+    cell, measures, means = _table(run.verb)
+    if run.verb == "attack":
+        return _attacked(folder, cell)
+    read = {"utility": lambda of: readings.samples(_measured(of)), "guard eval": _behind_guards}.get(
+        run.verb, _measured
+    )
+    return Side(read(folder), cell, {name: BETTER.get(name, 0) for name in measures}, means)
+
+
+def _attacked(folder: Path, cell: Sequence[str]) -> Side:
+    """An attack's samples, by the text that its own table shows; judges of harmless goals say of these alone."""
+    path, samples = folder / SUMMARY, folder / SAMPLES
+    if not (path.exists() and samples.exists()):
+        raise InputError(f"{folder} holds no {SUMMARY} and {SAMPLES}: its run isn't finished.")
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    shown, calm = summary.get("verdict") or "reply", summary.get("harmless") or {"goals": {}, "measures": {}}
+    rows = []
+    for row in read_table(samples):
+        judges = calm["measures"] if row["goals"] in calm["goals"] else summary["measures"]
+        verdicts = {judge: _VERDICTS.get(str(row.get(f"{judge}_{shown}"))) for judge in judges}
+        if shown != "reply" and not (row[shown] or row["error"]) and {*verdicts.values()} == {None}:
+            continue  # the attack has no such text
+        asked = {"model": row["row"], "seed": row.get("adapter"), "attack": row["attack"], "set": row["goals"]}
+        rows.append(asked | {"goal": row["goal"], "subject": row.get("subject")} | verdicts)
+    judges = summary["measures"] | calm["measures"]
+    signs = {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
+    return Side(rows, cell, signs, judges=judges)
 
 
 def _measured(folder: Path) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from midward.reports import render
 from midward.reports.blocks import Block
-from midward.reports.builders import align, attack, compare, dynamics, guards, probes, utility
+from midward.reports.builders import align, attack, compare, dynamics, gate, guards, probes, utility
 
 #: verb -> what makes blocks of a folder, its run (run.json) and its summary (summary.json)
 Builder = Callable[[Path, Mapping[str, Any], Any], list[Block]]
@@ -26,6 +26,7 @@ BUILDERS: dict[str, Builder] = {
     "guard fit": guards.fitted,
     "utility": utility.blocks,
     "compare": compare.blocks,
+    "gate": gate.blocks,
 }
 
 

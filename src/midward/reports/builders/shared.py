@@ -9,7 +9,7 @@ from typing import Any
 
 from midward.reports.blocks import Cell, Statement, Table, Tone, reading, some, text
 from midward.reports.chart import Chart, Point, Series
-from midward.stats import FEW, Area, Mean, Paired, Rate, family
+from midward.stats import FEW, Area, Mean, Paired, Rate, Standing, family
 
 Record = Mapping[str, Any]
 #: Words for a record's keys, and for the names of measures.
@@ -57,7 +57,10 @@ NAMES = {
     "harm-on-the-way": "harm on the way",
     "hrr": "revised it (HRR)",
     "frr": "ended harmless (FRR)",
+    "needed": "what would decide it",
 }
+#: How a verdict is shown.
+TONE_OF: Mapping[Standing, Tone] = {"held": "held", "broken": "exposed", "unclear": "unclear"}
 #: What belongs to a record's number, and to no column of its own.
 _OWN = {"stat", "better", *(field.name for kind in (Rate, Mean, Area, Paired) for field in fields(kind))}
 

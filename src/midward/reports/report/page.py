@@ -45,6 +45,7 @@ LONG = 12  # rows of a table that is closed at first
 MOST = 8  # sentences of the verdict that are open at first
 #: id -> title, what it shows, and the verbs whose blocks stand there unless a block names another; in the page's order
 SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "gate": ("Release criterion", "What each measure may be, and whether it is.", ("gate",)),
     "attacks": ("Attack success", "How often each attack got the harm out of each model. Lower is safer.", ("attack",)),
     "refusals": ("Refusals", "How often each model refused. It is no attack success: harm may stand beside it.", ()),
     "use": ("Use", "Whether harmless requests are still answered, and rightly. Higher is better.", ("utility",)),
