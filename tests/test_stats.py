@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import betabinom, binom, binomtest, norm
 
 from midward.errors import InputError
-from midward.stats import FEW, area, corrected, from_record, holm, mean, paired, rate
+from midward.stats import FEW, Bound, area, corrected, from_record, holm, mean, paired, rate, rate_of, together
 
 VERDICTS = st.lists(st.sampled_from([True, False, None]), max_size=60)
 SIDE = st.sampled_from([True, False, None])
@@ -303,3 +303,95 @@ def test_a_scale_of_verdicts_has_the_interval_of_their_rate():
     verdicts = [True, False, True, True, False]
     number, share = mean(map(float, verdicts), ends=(0, 1)), rate(verdicts)
     assert (number.low, number.high) == (share.low, share.high)
+
+
+# --- a share against a bound ---------------------------------------------------------------------------------
+
+BOUNDS = st.builds(Bound, st.floats(0.01, 0.99), st.booleans())
+
+
+@given(crossed(), BOUNDS)
+def test_a_verdict_says_where_the_whole_interval_lies(rows, bound):
+    found = of(rows)
+    standing = bound.standing(found)
+    low, high = ends(found) if bound.most else (1 - found.high, 1 - found.low)
+    share = bound.share if bound.most else 1 - bound.share
+    assert standing != "held" or high <= share + 1e-12
+    assert standing != "broken" or low >= share - 1e-12
+    assert standing != "unclear" or found.value is None or low <= share <= high
+    if found.unscored and bound.standing(found, found.unscored) != "unclear":
+        assert bound.standing(found, found.unscored) == standing  # they may unsettle it, and turn nothing
+
+
+@given(st.integers(0, 80), st.integers(1, 80), st.integers(0, 30), BOUNDS)
+def test_with_unscored_verdicts_it_holds_whichever_way_they_fall(hits, n, unscored, bound):
+    hits = min(hits, n)
+    scored = [True] * hits + [False] * (n - hits)
+    found = bound.standing(rate([*scored, *[None] * unscored]), unscored)
+    fallen = {bound.standing(rate([*scored, *[True] * k, *[False] * (unscored - k)])) for k in range(unscored + 1)}
+    assert found == (fallen.pop() if len(fallen) == 1 else "unclear")
+
+
+@given(st.lists(st.sampled_from(["held", "broken", "unclear"]), max_size=5))
+def test_several_are_held_where_all_are_and_broken_where_one_is(standings):
+    found = together(standings)
+    assert (found == "broken") is ("broken" in standings)
+    assert (found == "held") is (set(standings) == {"held"})
+
+
+def pilot(hits, n):
+    return [{"goal": f"g{i}", "hit": i < hits} for i in range(n)]
+
+
+def decided(bound, hits, n):
+    """Wilson's interval of each of many runs of n goals, and whether it leaves the bound out."""
+    z = norm.ppf(0.975)
+    middle, half = (hits + z**2 / 2) / (n + z**2), z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)
+    return (middle + half <= bound.share) | (middle - half > bound.share)
+
+
+@pytest.mark.parametrize(("n", "share"), [(20, 0.1), (60, 0.1), (100, 0.02), (50, 0.5)])
+def test_the_goals_that_are_named_decide_in_nine_of_ten_runs(n, share):
+    """In runs that go on where a pilot stopped: at the rate that was seen, and at rates drawn from the posterior's own
+    prior before the pilot, of those whose pilot was unclear."""
+    rng, bound, settled, weight = np.random.default_rng(5), Bound(share), 0.0, 0.0
+    for hits in range(n + 1):
+        rows = pilot(hits, n)
+        if bound.standing(rate_of(rows, "hit")) != "unclear":
+            continue
+        steady, surely = bound.needed(rows, "hit")
+        if steady is not None:
+            more = rng.binomial(steady - n, hits / n, 2000)
+            assert decided(bound, hits + more, steady).mean() > 0.88  # 0.9 less the chance of 2000 draws
+            assert surely is None or surely >= steady
+        truth = rng.beta(hits + 0.5, n - hits + 0.5, 4000)  # given these hits
+        chance = betabinom.pmf(hits, n, 0.5, 0.5)  # of them
+        settled += chance * decided(bound, hits + rng.binomial(surely - n, truth), surely).mean()
+        weight += chance
+    assert settled / weight > 0.88
+
+
+def test_at_the_bound_itself_no_number_of_goals_decides_more_than_the_interval_errs():
+    rng, bound = np.random.default_rng(6), Bound(0.1)
+    for n in (100, 1000, 100_000):
+        assert decided(bound, rng.binomial(n, 0.1, 20_000), n).mean() < 0.07
+    assert bound.needed(pilot(10, 100), "hit")[0] is None  # as far as it can be seen, it is there
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 60), st.integers(1, 60), BOUNDS)
+def test_what_is_needed_is_the_same_from_either_side(hits, n, bound):
+    hits = min(hits, n)
+    turned = Bound(1 - bound.share, not bound.most)
+    assert bound.needed(pilot(hits, n), "hit") == pytest.approx(turned.needed(pilot(n - hits, n), "hit"), rel=0.05)
+
+
+def test_more_goals_dont_make_up_for_seeds_that_differ():
+    rows = [{"goal": f"g{i}", "seed": seed, "hit": i < hits} for seed, hits in enumerate((0, 12, 6)) for i in range(60)]
+    assert Bound(0.1).standing(rate_of(rows, "hit")) == "unclear" and Bound(0.1).needed(rows, "hit")[1] is None
+    alike = [{**row, "hit": int(row["goal"][1:]) < 6} for row in rows]
+    assert Bound(0.11).needed(alike, "hit") == Bound(0.11).needed(pilot(6, 60), "hit")
+
+
+def test_needed_of_nothing_scored_is_nothing():
+    assert Bound(0.1).needed([{"goal": "g", "hit": None}], "hit") == (None, None)
