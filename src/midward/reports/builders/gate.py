@@ -38,15 +38,9 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
         ]
         if len(summary["runs"]) == 1:
             records = [{**record, "run": None} for record in records]
-        made.append(
-            table(
-                f"gate-{count}",
-                each["criterion"],
-                records,
-                number="measured",
-                note=NOTE if "share" in each else NOTE_OF_PAIRS,
-            )
-        )
+        first = count == 1 or "share" not in each
+        note = (NOTE if "share" in each else NOTE_OF_PAIRS) if first else ""
+        made.append(table(f"gate-{count}", each["criterion"], records, number="measured", note=note))
     return made
 
 
