@@ -40,7 +40,9 @@ def printable(text: str, kept: str = "\n\t") -> str:
 
 
 #: What begins or ends markup within a line of Markdown: of CommonMark, of GitHub's and of the Hub's (formulas).
-_MARKUP = re.compile(r"[\\`*<>|~&$]|(?<=\])[(\[:]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.|(?<=\w)@", re.IGNORECASE)
+_MARKUP = re.compile(
+    r"[\\`*<>|~&$]|(?<=\])[(\[:]|(?<![^\W_])_|_(?![^\W_])|(?<=:)/(?=/)|(?<=www)\.|(?<=\w)@", re.IGNORECASE
+)
 
 
 def markdown_text(text: str) -> str:
