@@ -147,7 +147,8 @@ class _EnergyReader:
 
     def on_step(self, step: Step) -> None:
         # 1. c at the open positions; NaN elsewhere.
-        shares = step.read(self.reduce).cpu().numpy()  # [B, length, 3]
+        read = step.read(self.reduce)  # [B, length, 3]
+        shares = step.fetch(read.flatten(1)).reshape(read.shape)
         is_open = ~np.isnan(shares[..., 0])
         logs = np.log(np.maximum(shares[..., :2], 0) + _TINY)
         energies = np.where(is_open, logs[..., 1] - logs[..., 0], 0).sum(-1)

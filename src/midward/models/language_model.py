@@ -148,16 +148,23 @@ class LanguageModel:
             positions = (mask.long().cumsum(-1) - 1).clamp_(min=0).gather(1, columns.expand(len(mask), -1))
         output = self.causal_lm.base_model(
             input_ids=ids,
-            attention_mask=mask if self.family.attention != "block" else self._visible(columns, mask),
+            attention_mask=self._visible(columns, mask),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state.to(self.device)  # layers may be spread over several
 
-    def _visible(self, columns: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """What columns [B or 1, L] see of all K under block-causal attention [B or 1, 1, L, K]: their own block and
-        those before, no padding."""
+    def _visible(self, columns: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """What columns [B or 1, L] see of all K [B or 1, 1, L, K], or what transformers makes that of: under
+        block-causal attention their own block and those before, else all; no padding."""
+        if self.family.attention == "full" and mask is not None and self.family.kind == "diffusion":
+            if self.is_encoder:  # whose layers may see windows, which transformers adds
+                return mask
+            # Whole, since transformers would wait for the device to see whether anything is masked.
+            return mask.bool()[:, None, None, :].expand(-1, -1, columns.shape[1], -1)
+        if self.family.attention != "block":
+            return mask
         size = self.family.attention_block or 1
         if mask is None:
             blocks = columns // size  # [1, L]: there is no cache

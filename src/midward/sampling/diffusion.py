@@ -40,6 +40,7 @@ class _Forward:
     """One forward: step, each row's block, canvas rows [B], also as `numbers`, their ids before it [B, L].
 
     draws [B]: the step number that random draws are made under.
+    places: row of the pass and column of each eligible position [N], once they are known.
     hidden, unguided [B, n, D]: the states of n columns, of each row those from `starts` on: [B or 1]; all, or with a
         cache some.
     """
@@ -54,6 +55,7 @@ class _Forward:
     hidden: torch.Tensor
     unguided: torch.Tensor | None
     readings: dict[Reduce, torch.Tensor] = field(default_factory=dict)  # of the eligible positions [N, K]
+    places: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def states(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Conditional and unconditional states [N, D] at N rows of the pass and columns of the canvas."""
@@ -84,6 +86,11 @@ class _Diffusion(Filling):
         self.blocks: dict[int, tuple[int, int]] = {}  # that rows were in at their last step
         self.reduces = [reduce for watcher in watchers if (reduce := getattr(watcher, "reduce", None)) is not None]
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
+        # What each step reads of the device, in one go: for each row the response position up to which its masks were
+        # counted, their number, and whether its numbers aren't finite. Of masks further on it is known before.
+        before = (~self.given).cumsum(-1).tolist()
+        self.masks = [[0, *counts] for counts in before]  # before a column, as the canvas starts
+        self.open = {row: (-canvas.width, 0, False) for row in self.alive}
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
@@ -160,8 +167,17 @@ class _Diffusion(Filling):
 
     # --- one step ----------------------------------------------------------------------------------------
 
+    def _left(self, row: int, stop: int) -> int:
+        """A row's masks before a response position, unless somebody edits."""
+        counted, count, _ = self.open[row]
+        masks, width = self.masks[row], self.canvas.width
+        return count + masks[width + stop] - masks[width + counted]
+
     def _with_masks(self, blocks: dict[int, tuple[int, int]]) -> list[int]:
         """The rows that still have a mask before the end of their block."""
+        if not self.editors:
+            left = {row: self._left(row, blocks[row][1]) for row in self.alive if row in blocks}
+            return [row for row, count in left.items() if count and not self.open[row][2]]
         stops = [blocks[row][1] if row in blocks else -self.canvas.width for row in range(len(self.offsets))]
         before = self.coordinates < torch.tensor(stops, device=self.device)[:, None]
         any_left = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
@@ -183,11 +199,19 @@ class _Diffusion(Filling):
         forward = yield from self._compute(index, blocks, working)
         # 2. What may be committed: masks up to the end of the row's block, those of the prompt included.
         masked = forward.ids == self.mask_id  # [B, L]
-        stops = torch.tensor([stop for _, stop in blocks], device=self.device)
-        eligible = masked & (self.coordinates < stops[:, None])  # [B, L]
+        stops_of = [stop for _, stop in blocks]
+        stops = torch.tensor(stops_of, device=self.device)
+        within = self.coordinates < stops[:, None]
+        eligible = masked & within  # [B, L]
+        if self.editors:
+            row, column = eligible.nonzero(as_tuple=True)
+        else:  # how many there are is known, so nothing waits
+            count = sum(self._left(number, stop) for number, stop in zip(working, stops_of, strict=True))
+            row, column = torch.nonzero_static(eligible, size=count).unbind(-1)
+        forward.places = row, column
         # 3. A token for each of them, and how sure the model is of it.
-        tokens, scores, ranks = self._predict(forward, eligible, self.reduces)
-        canvas.broken[forward.rows] |= scores.isnan().any(-1)  # read where the device is waited for anyway
+        tokens, scores, ranks = self._predict(forward, eligible, (row, column), self.reduces)
+        canvas.broken[forward.rows] |= scores.isnan().any(-1)
         # 4. Commit the first of each row in the order asked for; the others stay masks.
         commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, forward.ids)
@@ -195,26 +219,38 @@ class _Diffusion(Filling):
         # 5. Count, edit and show the step, and let go of rows that are stopped or whose text is final.
         before = self.alive
         self.blocks.update(zip(working, blocks, strict=True))
-        for row in working:
-            canvas.steps_taken[row] += 1
-            canvas.forwards[row] += 1 if forward.unguided is None else 2
-        ends, fetched = self.sampling.end == "stop" and not self.every_step, None
-        final = canvas.finished(forward.rows) if ends and not self.editors else None
+        for number in working:
+            canvas.steps_taken[number] += 1
+            canvas.forwards[number] += 1 if forward.unguided is None else 2
+        stops_early = self.sampling.end == "stop" and not self.every_step
+        state = None if self.editors else self._state(forward.rows, within, stops_early)
+        readings = None
         if self.is_shown:
             step = self._report(forward, after, masked, eligible, tokens, scores)
-            step.waits = final
+            step.waits = state
             if stopped := self.show(step):
-                self.alive = [row for row in self.alive if canvas.rows[row].index not in stopped]
-            fetched = step.fetched
-        if ends:
-            final = canvas.finished(forward.rows) if final is None else final
-            done = final.tolist() if fetched is None else fetched
-            finished = {
-                row for row, is_done in zip(working, done, strict=True) if is_done and not self.planned.left[row]
-            }
-            self.alive = [row for row in self.alive if row not in finished]
+                self.alive = [each for each in self.alive if canvas.rows[each].index not in stopped]
+            readings = step.fetched
+        if readings is None:
+            readings = (self._state(forward.rows, within, stops_early) if state is None else state).tolist()
+        finished = set()
+        for number, stop, (final, left, is_broken) in zip(working, stops_of, readings, strict=True):
+            self.open[number] = stop, int(left), bool(is_broken)
+            if final and not self.planned.left[number]:
+                finished.add(number)
+        if finished:
+            self.alive = [number for number in self.alive if number not in finished]
         if len(self.alive) < len(before):
-            canvas.leave([row for row in before if row not in self.alive])
+            canvas.leave([each for each in before if each not in self.alive])
+
+    def _state(self, rows: torch.Tensor, within: torch.Tensor, stops_early: bool) -> torch.Tensor:
+        """Of these rows [B, 3]: whether the text is final, the masks `within` [B, L], and whether numbers aren't
+        finite. Small, for it is all that a step has to read of the device."""
+        canvas = self.canvas
+        broken = canvas.broken[rows]
+        final = canvas.finished(rows) if stops_early else torch.zeros_like(broken)
+        left = ((canvas.ids[rows] == self.mask_id) & within).sum(-1)
+        return torch.stack([final, left, broken], -1)
 
     def _due(self, row: int, index: int) -> bool:
         """Whether a step of the schedule makes an edit of the row's request."""
@@ -277,15 +313,18 @@ class _Diffusion(Filling):
         return hidden[:count], hidden[count:]
 
     def _predict(
-        self, forward: _Forward, wanted: torch.Tensor, reduces: Sequence[Reduce] = ()
+        self,
+        forward: _Forward,
+        wanted: torch.Tensor,
+        at: tuple[torch.Tensor, torch.Tensor],
+        reduces: Sequence[Reduce] = (),
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L]; the canvas and 0 elsewhere. What `reduces`
-        make of the logits is kept in `forward.readings`."""
+        """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L], by row and column `at` [N]; the canvas and
+        0 elsewhere. What `reduces` make of the logits is kept in `forward.readings`."""
         tokens, scores = forward.ids.clone(), torch.zeros(forward.ids.shape, device=self.device)
         ranks = scores.clone()
-        row, column = wanted.nonzero(as_tuple=True)
+        row, column = at
         if len(row):
-            at = row, column
             seen: list[list[torch.Tensor]] = []
             see = (lambda logits: seen.append([reduce(logits) for reduce in reduces])) if reduces else None
             tokens[at], scores[at], ranks[at] = self._choose(forward, row, column, self.forbidden, see)
@@ -339,7 +378,8 @@ class _Diffusion(Filling):
 
     def _read(self, forward: _Forward, wanted: torch.Tensor, reduce: Reduce) -> torch.Tensor:
         """See `Step.read`. wanted: positions [B, L]."""
-        row, column = wanted.nonzero(as_tuple=True)
+        assert forward.places is not None
+        row, column = forward.places
         if (values := forward.readings.get(reduce)) is None:
             hidden, unguided = self._sources(forward, row, column)
             values = read(self.model, hidden, reduce, unguided=unguided, guidance=self.sampling.guidance)
@@ -438,7 +478,8 @@ class _Diffusion(Filling):
                     f"cache={self.sampling.cache!r} computes the active block alone, so nothing is predicted behind "
                     "it; use cache='prefix' or none."
                 )
-            far_tokens, far_scores, _ = self._predict(full(), far)
+            row, column = far.nonzero(as_tuple=True)
+            far_tokens, far_scores, _ = self._predict(full(), far, (row, column))
             confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 

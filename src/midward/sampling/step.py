@@ -38,7 +38,7 @@ class Step:
     committed [B, length] bool: all that stand now, forced ones included.
     written [B, length] bool: written by an edit in this step, after its commits; None where no row was edited.
     place: where the row of a request (its index) stands, as an edit of it is checked against.
-    waits [B] bool: what the sampler reads of the device after this step; None where it is nothing, or may be changed
+    waits [B, W]: what the sampler reads of the device after this step; None where it is nothing, or may be changed
         before. fetched: the same on the host, once `fetch` has read it.
     unseen: request indices of which a watcher hasn't looked at all that stands; nobody behind it shows that to others.
     hidden_positions: the response positions that `hidden` covers: all of them, the one that an autoregressive step
@@ -65,7 +65,7 @@ class Step:
     written: torch.Tensor | None = None
     place: Callable[[int], Place] = _unplaced
     waits: torch.Tensor | None = None
-    fetched: list[bool] | None = None
+    fetched: list[list[float]] | None = None
 
     @property
     def block(self) -> tuple[int, int]:
@@ -124,9 +124,10 @@ class Step:
         the sampler's own after this step where there is one."""
         if self.waits is None:
             return torch.cat(values, -1).cpu().numpy()
-        both = torch.cat([*values, self.waits[:, None]], -1).cpu().numpy()
-        self.waits, self.fetched = None, [value != 0 for value in both[:, -1].tolist()]
-        return both[:, :-1]
+        width = self.waits.shape[-1]
+        both = torch.cat([*values, self.waits], -1).cpu().numpy()
+        self.waits, self.fetched = None, both[:, -width:].tolist()
+        return both[:, :-width]
 
     def edited(self, ids: torch.Tensor, committed: torch.Tensor, written: torch.Tensor) -> "Step":
         """The step as it is shown after its edits: what stands in `ids` [B, L] now, `written` by them or not."""
