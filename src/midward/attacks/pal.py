@@ -213,4 +213,4 @@ RAL = AttackInfo(
     prompts=(SCORE,),
     taxonomy=(*IN_PROMPT, SEARCH),
 )
-PAL = replace(RAL, name="pal", settings=Pal, roles=("proxy",), taxonomy=(*IN_PROMPT, TRANSFER))
+PAL = replace(RAL, name="pal", version="2", settings=Pal, roles=("proxy",), taxonomy=(*IN_PROMPT, TRANSFER))
