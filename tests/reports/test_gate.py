@@ -353,7 +353,8 @@ def test_hostile_names_stay_text(tmp_path, baseline):
     markdown = checks.markdown(summary)
     assert tokens(markdown) <= tokens(checks.markdown(mild)) | {"text_special"}
     assert markdown.isascii() or all(c.isprintable() or c == "\n" for c in markdown)
-    for lines in (markdown, render.terminal(gate_blocks(summary))):
+    shown = [render.terminal(gate_blocks(summary), width) for width in (30, 80, 400)]  # names fold otherwise
+    for lines in (markdown, *shown):
         assert not [line for line in lines.splitlines() if line.strip().startswith("::")]
 
 

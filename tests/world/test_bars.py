@@ -60,7 +60,7 @@ def test_the_tables_say_what_the_files_hold(tmp_path, capsys):
         path.write_text(json.dumps(measured))
     assert bars.main(["--table", *map(str, files)]) == 0
     lines = {cells[0]: cells[1:] for line in capsys.readouterr().out.splitlines() if (cells := line[2:-2].split(" | "))}
-    assert lines["what"] == ["`small`", "`all`"]
+    assert lines["what"] == ["small", "all"]
     assert lines["harmless procedures right"] == ["95", *["50.0 % [9.5, 90.5] (n 2)"] * 2]
     least, most = (lines[name] for name in lines if name.startswith("answered at"))
     assert least[0] == most[0] == "-"

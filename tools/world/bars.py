@@ -257,7 +257,7 @@ def tables(measured: Sequence[Mapping[str, Any]]) -> list[Table]:
     def row(label: str, part: str, cell: Callable[[Any], Cell]) -> list[Cell]:
         return [label, *(cell(bars[part]) if part in bars else None for bars in measured)]
 
-    models = [f"`{bars['model']}`" for bars in measured]
+    models = [bars["model"] for bars in measured]
     rates = [[name, bar, *(bars.get(kind) for bars in measured)] for kind, (name, bar) in BARS.items()]
     spread = [
         row("mean probability of the likeliest token at the first 24 positions, first step", "first step", dict),

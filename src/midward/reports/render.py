@@ -47,7 +47,8 @@ def terminal(blocks: Sequence[Block], width: int | None = None) -> str:
             _say(console, f"{block.title}: {block.finding}")
         elif isinstance(block, Statement | Missing | Card):
             _say(console, _sentence(block))
-    return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
+    lines = console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
+    return re.sub(r"(?m)^(\s*)::", r"\1: :", lines)  # where a line begins so, GitHub's runners take it for a command
 
 
 def _sentences(blocks: Sequence[Block]) -> set[str]:
