@@ -238,6 +238,7 @@ def test_a_killed_driver_goes_on_where_it_stopped(midward, tmp_path):
     assert lines(cut)[: len(there)] == there
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_judge_that_asks_a_model_goes_along(midward, tmp_path):
     flags = (

@@ -333,7 +333,9 @@ def test_dpo_asks_for_both_answers_and_for_no_benign_ones(model, tmp_path):
     assert not plan[0].benign[0].row.revealed, "without an answer all is masked"
 
 
-@pytest.mark.parametrize("method", [*ANSWERS, "dpo"])
+@pytest.mark.parametrize(
+    "method", ["a2d", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sft", "rt", "dpo"))]
+)
 def test_a_run_learns_and_plain_peft_loads_what_it_writes(model, tmp_path, method):
     base = model.network
     result = run(model, tmp_path / "a", method, max_steps=30)

@@ -148,6 +148,7 @@ def run(model, out, reward=None, **changes):
     return align(model, PAIRS, out, **settings)
 
 
+@pytest.mark.slow
 def test_what_is_worth_more_comes_more_often(model, tmp_path):
     result = run(model, tmp_path / "a", max_steps=30, batch_size=4, group=8, beta=0.0, recipe="paper")
     first, last = result.history[0], result.history[-1]

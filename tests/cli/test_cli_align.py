@@ -98,7 +98,10 @@ def test_the_sandbox_model_brings_its_own_data(midward, llada, tmp_path, monkeyp
     assert seen["lr"] == 0.5
 
 
-@pytest.mark.parametrize("method", ["sft", "rt", "a2d", "dpo", "ra"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("sft", "rt", "dpo", "ra")]  # each in tests/alignment
+
+
+@pytest.mark.parametrize("method", ["a2d", *SLOW])
 def test_every_method_trains_on_the_sandbox(midward, tmp_path, method):
     small = "--max-steps 2 --batch-size 2 --lora-rank 2 --log-steps 1 --save-steps 1 --length 96"
     small += " --group 2 --rollout-steps 2" if method == "ra" else ""

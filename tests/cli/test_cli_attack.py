@@ -211,6 +211,7 @@ def test_the_plan_runs_nothing(midward, base, tmp_path):
     assert "responses a second" in result.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_and_the_same_command_goes_on(midward, llada_folder, tmp_path):
     out = tmp_path / "out"
     sizes = "--length 60 --steps 60 --batch-size 1 --goals sandbox --count 40 --attacks direct --no-replay"

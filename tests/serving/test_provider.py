@@ -464,6 +464,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.slow
 def test_installed_inspect_finds_the_provider_and_ctrl_c_ends_it(llada_folder):
     """By the package's entry point, in a process that imported nothing of ours."""
     run = subprocess.Popen(
