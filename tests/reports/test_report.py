@@ -2,7 +2,10 @@
 
 import csv
 import json
+import shlex
 from html import unescape
+from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +19,9 @@ from midward.reports import html, present, report
 from midward.reports.blocks import Card, Statement
 from midward.reports.builders.attack import tone_of
 from midward.reports.builders.guards import verdict
+from midward.reports.report.next import steps
 from midward.reports.report.page import Texts
+from midward.runs.run import Measured
 from midward.stats import Rate
 
 HOSTILE = [
@@ -428,3 +433,16 @@ def test_bad_input_is_one_line_and_status_2(midward, tmp_path):
     for args, said in ((["nowhere"], "there is no folder"), ([tmp_path, "--out", tmp_path], "isn't called .html")):
         result = midward("report", "--out", page, *args)
         assert result.exit_code == 2 and result.stdout == "" and said in result.stderr and not page.exists()
+
+
+def test_more_goals_are_asked_of_the_model_that_is_unclear_by_its_own_command(tmp_path):
+    models = [Measured(name="sandbox", label="mosa", adapter="adapters/mosa")]
+    command = ["midward", "attack", "--adapter", "adapters/mosa", "--limit", "60", "--length", "48"]
+    of_run = SimpleNamespace(verb="attack", models=models, command=command, finished="now")
+    found = SimpleNamespace(run=of_run, folder=tmp_path / "mosa", summary={}, label="mosa")
+    card = Card("mosa", "unclear", "5 %", "", "", {"model": "sandbox", "adapter": "adapters/mosa"})
+    by_text = dict(steps([found], [card], []))
+    [more] = [command for sentence, command in by_text.items() if "ask more goals" in sentence]
+    words = shlex.split(more)
+    assert words[: len(command) - 4] == command[:4] and words[4:8] == ["--length", "48", "--limit", "120"]
+    assert Path(words[words.index("--out") + 1]).resolve() == tmp_path / "mosa"

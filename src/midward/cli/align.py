@@ -93,7 +93,8 @@ def align(
         return Result(record, files=f"{trained.adapter} is finished already ({trained.steps} steps)")
     shown = finish(trained.run, {"finished": True, "steps": trained.steps, "warnings": trained.warnings})
     begun = f", from step {trained.resumed_from}" if trained.resumed_from else ""
-    files = f"{trained.steps} steps{begun}; adapter, reward.csv and its figure are in {trained.adapter}"
+    made = "adapter, reward.csv and its figure" if trained.history else "adapter"
+    files = f"{trained.steps} steps{begun}; in {trained.adapter}: {made}"
     return replace(shown, data={**record, "warnings": trained.warnings}, files=files)
 
 

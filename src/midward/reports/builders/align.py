@@ -26,7 +26,8 @@ def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> 
     try:
         made.append(reward(read_table(folder / "reward.csv")))
     except (ValueError, KeyError, OSError) as error:
-        made.append(Missing("there is no reward curve", str(error)))
+        why = str(error) if (folder / "reward.csv").exists() else "no step was logged; --log-steps says how often"
+        made.append(Missing("there is no reward curve", why))
     if not summary.get("finished", True):
         made.append(Missing("it isn't trained to its end: run the same midward align again"))
     return made + [Missing(str(warning).rstrip(".")) for warning in summary.get("warnings") or []]

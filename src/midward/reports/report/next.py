@@ -84,7 +84,9 @@ def steps(
         check = "midward judges check --judges harmfulness --judge MODEL"
         yield f"Nothing was scored of {_names(unscored)}: name a judge whose replies can be read.", check
     if unclear := [card for card in unclear if card not in unscored]:
-        more = f"{command('attack', unclear[0].of)} --limit 100"
+        card = unclear[0]
+        anew = f"{command('attack', card.of)} --limit 100"
+        more = next((_longer(run, shown) for run in runs if _measured(run, card)), anew)
         yield f"{_names(unclear)} {_be(unclear)} unclear: ask more goals. Without one success {ENOUGH} would do.", more
     useless = [
         block
@@ -97,6 +99,24 @@ def steps(
     for what, measured_by in WHOLE:
         if not verbs & {*measured_by}:
             yield f"Not measured here: {what}.", command(measured_by[0], first)
+
+
+def _measured(run: RunFolder, card: Card) -> bool:
+    """Whether a run is the attacks on a card's model."""
+    of_card = [each for each in run.run.models if (each.label or "base") == card.model]
+    same = any(each.adapter == card.of.get("adapter") for each in of_card)
+    return run.run.verb == "attack" and bool(run.run.command) and same
+
+
+def _longer(run: RunFolder, shown: Callable[[str], str]) -> str:
+    """The command of a run, with more goals: it goes on."""
+    given, limit = list(run.run.command), 50
+    while "--limit" in given:
+        place = given.index("--limit")
+        limit = int(given[place + 1])
+        del given[place : place + 2]
+    more = ["--limit", str(max(100, 2 * limit)), "--out", shown(os.path.relpath(run.folder))]
+    return shlex.join([*map(shown, given), *more])
 
 
 def _free(out: str) -> str:
