@@ -17,7 +17,7 @@ from midward.audit.audit import audit
 from midward.audit.config import AuditConfig
 from midward.reports import render
 from midward.reports.builders.audit import WORDS, blocks
-from midward.serving.client import ServerError
+from midward.serving.client import Client, ServerError
 
 EVIL = "\x1b]0;gone\x07\x1b[2J\x9b31m\u202e<script>alert(1)</script>\r\x00"
 #: What answers are made of, in any nesting.
@@ -151,6 +151,19 @@ def test_bytes_of_any_kind_end_in_one_line(what):
     assert time.monotonic() - begun < 5 and is_tame(str(raised.value))
 
 
+def test_no_proxy_of_the_environment_gets_the_requests(monkeypatch):
+    answer = one(HEAD + b"Content-Length: 2\r\n\r\n{}")
+    with sending(answer) as proxy, sending(one(b"HTTP/1.1 418 no\r\nContent-Length: 2\r\n\r\n{}")) as url:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with pytest.raises(ServerError, match="418"):
+            audit(url, AuditConfig(rate=1e6))
+        with pytest.raises(ServerError, match="418"):
+            Client(url).card()
+
+
 # --- the verb -----------------------------------------------------------------------------------------------------
 
 
@@ -178,4 +191,8 @@ def test_bad_flags_are_told(midward):
     for flags in (["--rate", "0"], ["--skip", "nothing"], ["--api", "grpc"], ["--api-key-file", "nowhere"]):
         assert midward("audit", "http://127.0.0.1:9", *flags).exit_code == 2
     assert midward("audit", "nowhere").exit_code == 2
+    for flags in (["audit"], ["attack", "--goals", "sandbox", "--endpoint"]):
+        for url in ("http://user:hunter2@127.0.0.1:9", "http://user:hun/hunter2@127.0.0.1", "user:hunter2@127.0.0.1:9"):
+            done = midward(*flags, url)
+            assert done.exit_code == 2 and "--api-key-file" in done.stderr and "hunter2" not in done.output
     assert midward("audit", "http://127.0.0.1:9").exit_code == 2

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from midward._hints import printable
 from midward.audit.config import AuditConfig
-from midward.serving.client import KEY, address, after_of, message_of
+from midward.serving.client import KEY, address, after_of, direct, message_of
 from midward.serving.config import keys_in
 
 #: Bytes of an answer; the rest isn't read.
@@ -84,7 +84,7 @@ class Wire(AbstractContextManager["Wire"]):
         self.sent, self._silent, self._last = 0, 0, 0.0
         self.broke: list[tuple[str, str]] = []
         # identity: a small body that unpacks to a large one is taken for what it is, no JSON
-        self._http = httpx.AsyncClient(timeout=config.timeout, headers={"Accept-Encoding": "identity"})
+        self._http = httpx.AsyncClient(timeout=config.timeout, headers={"Accept-Encoding": "identity"}, **direct())
         self._loop = start_blocking_portal()  # so that an answer, its head too, has one deadline
 
     def __enter__(self) -> Wire:

@@ -52,7 +52,7 @@ class Client:
         key = key or os.environ.get(KEY)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(_ANSWER, connect=_CONNECT, pool=None)
-        self._settings: dict[str, Any] = {"base_url": self.url, "headers": headers, "timeout": timeout}
+        self._settings: dict[str, Any] = {"base_url": self.url, "headers": headers, "timeout": timeout, **direct()}
         # An event loop's connections are its own.
         self._pools: weakref.WeakKeyDictionary[Any, tuple[httpx.AsyncClient, anyio.Semaphore]]
         self._pools = weakref.WeakKeyDictionary()
@@ -138,15 +138,25 @@ class Client:
 
 
 def address(url: str) -> str:
-    """A server's address without /v1. Raises InputError for one that is none of http or https."""
+    """A server's address without /v1. Raises InputError for one that is none of http or https, or holds a password."""
+    place = url  # where a name and a password may stand; anywhere in what is no address
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        place = parts.netloc if good else url
     except ValueError:  # brackets of no IPv6 address, a port that is no number
         good = False
+    if "@" in place:  # not repeated: it would be shown and recorded, and sent instead of the key
+        raise InputError("a server's address holds no name and no password; give the key by --api-key-file.")
     if not good:
         raise InputError(f"a server's address is like http://127.0.0.1:8000; received {url!r}.")
     return url.rstrip("/").removesuffix("/v1")
+
+
+def direct() -> dict[str, Any]:
+    """httpx's settings by which no proxy of the environment's gets the requests, nor the key in them. Its certificates
+    are still trusted."""
+    return {"trust_env": False, "verify": httpx.create_ssl_context()}
 
 
 def _loop() -> Any:
