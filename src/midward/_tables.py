@@ -65,16 +65,19 @@ def read_json(path: Path) -> Any:
 
 def artifact_rows(content: Any, where: str | Path) -> list[Row]:
     """The rows of a JSON file's content: of a list, or of an artifact in JailbreakBench's layout, with those that ours
-    keep apart for want of a verdict. Raises InputError for anything else."""
-    parts = [content]
+    keep apart for want of a verdict: `jailbroken` is null there, whatever they say. Raises InputError for anything
+    else, and where there is no row."""
+    scored, unscored = content, list[Row]()
     if isinstance(content, dict):
-        parts = [content.get("jailbreaks"), content.get("unscored") or []]
-    if not all(isinstance(part, list) for part in parts):
+        scored, unscored = content.get("jailbreaks"), content.get("unscored") or []
+    if not (isinstance(scored, list) and isinstance(unscored, list)):
         raise InputError(f'{where}: it must be a list of rows, or an artifact: {{"jailbreaks": [rows], ...}}.')
-    rows = [row for part in parts for row in part]
-    for number, row in enumerate(rows):
+    for number, row in enumerate([*scored, *unscored]):
         if not isinstance(row, dict):
             raise InputError(f"{where}, row {number} is {str(row)[:40]!r}, not an object of columns.")
+    rows = [*scored, *(row | {"jailbroken": None} for row in unscored)]
+    if not rows:
+        raise InputError(f"{where} holds no rows.")
     return rows
 
 

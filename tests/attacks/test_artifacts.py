@@ -210,6 +210,13 @@ def test_a_published_file_is_read(tmp_path):
     assert (goal.text, goal.category) == (PUBLISHED["jailbreaks"][0]["goal"], "Crafts")
 
 
+def test_a_row_kept_apart_for_want_of_a_verdict_has_none_whatever_it_says(tmp_path):
+    path = tmp_path / "artifact.json"
+    apart = [{"goal": "x", "jailbroken": verdict} for verdict in (True, False, None)]
+    path.write_text(json.dumps(PUBLISHED | {"unscored": apart}))
+    assert [artifact.jailbroken for artifact in read(path)] == [False, True, None, None, None]
+
+
 @pytest.mark.parametrize("load", [read, goals.load], ids=["replay", "goals"])
 @pytest.mark.parametrize(
     "content, why",
@@ -222,6 +229,8 @@ def test_a_published_file_is_read(tmp_path):
         (b"{}", "must be a list of rows, or an artifact"),
         (b'{"jailbreaks": {}}', "must be a list of rows, or an artifact"),
         (b'{"jailbreaks": [], "unscored": 3}', "must be a list of rows, or an artifact"),
+        (b'{"jailbreaks": [], "unscored": []}', "holds no rows"),
+        (b"[]", "holds no rows"),
         (b'"words"', "must be a list of rows, or an artifact"),
         (b"[3]", "row 0 is '3', not an object"),
     ],

@@ -70,7 +70,7 @@ def test_a_row_fits_by_its_text_or_else_by_its_id(attack, file, row, fits):
 @pytest.mark.parametrize(
     "rows, why",
     [
-        ([], "no row fits"),
+        ([{**ROW, "goal": "Another one."}], "no row fits"),
         ([{**ROW, "prompt": None}], "none was found when it was made"),
         ([{**ROW, "composite": True}], "put together of several replies"),
     ],
@@ -153,7 +153,7 @@ def test_what_was_put_together_of_several_replies_is_not_put_again(attack, tmp_p
 
 
 def test_an_attempt_without_a_result_is_exported_without_a_prompt(attack, file, tmp_path):
-    record, _ = attack("replay", Double(lambda seen: CANARY), path=file())
+    record, _ = attack("replay", Double(lambda seen: CANARY), path=file({**ROW, "goal": "Another one."}))
     export(tmp_path / "ours.json", record)
     [row] = read(tmp_path / "ours.json")
     assert row.ask is None and row.goal == GOAL

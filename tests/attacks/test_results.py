@@ -179,6 +179,16 @@ def test_each_attack_and_row_is_an_artifact_of_its_own(tmp_path):
     assert [artifact.ask.turns[-1][1] for artifact in read] == ["please g0", "please g1"]
 
 
+def test_rows_whose_names_give_one_file_each_have_their_own(tmp_path):
+    names = ("a/b", "a b", "a-b-2", "a-b", "A-B", "c")
+    outcomes = [outcome(name, "tap", f"g{i}", True) for i, name in enumerate(names)]
+    for _ in range(2):  # a second export takes the first one's places
+        told = results.export(tmp_path, outcomes, "oracle", date="2026-01-01")
+        files = list(tmp_path.rglob("*.json"))
+        assert told.startswith("6 artifacts") and len({path.name.lower() for path in files}) == len(files) == 6
+        assert {artifacts.read(path)[0].id for path in files} == {one.goal for one in outcomes}
+
+
 # --- who refused is no attack success ---------------------------------------------------------------------------
 
 

@@ -41,6 +41,18 @@ def rate(value, n=60, low=None, high=None, unscored=0):
     return Rate(value, low, high, n, n, hits=round(value * n), unscored=unscored).record()
 
 
+#: What no rate of an attack can say.
+CANNOT_BE = ({"value": 7.0}, {"low": 0.99}, {"n": -5}, {"n": 1.5}, {"unscored": -3}, {"errors": -1}, {"errors": 1.5})
+
+
+def spoil(folder, **wrong):
+    """Change the rates of an attack."""
+    summary = json.loads((folder / "summary.json").read_text())
+    for rates in summary["asr"]["oracle"]["reply"]["advbench"].values():
+        rates.update({model: record | wrong for model, record in rates.items()})
+    write(folder / "summary.json", summary)
+
+
 def pair(value, n=60, p=0.001, wide=0.04, **more):
     return Paired(value, value - wide, value + wide, n, n, p=p).record() | more
 

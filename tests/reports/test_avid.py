@@ -204,6 +204,23 @@ def test_any_value_of_a_summary_is_a_report_or_one_line(attacked, data, value):
         assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("wrong", world.CANNOT_BE)
+def test_a_rate_that_cannot_be_is_one_line(attacked, wrong):
+    folder = attacked()
+    world.spoil(folder, **wrong)
+    with pytest.raises(InputError, match="can't be read as a run of midward attack") as error:
+        write(folder)
+    assert str(error.value).isprintable()
+
+
+def test_the_summary_of_a_run_that_goes_on_is_not_reported(attacked):
+    folder = attacked()
+    record = json.loads((folder / "run.json").read_text())
+    world.write(folder / "run.json", record | {"finished": None})
+    with pytest.raises(InputError, match="no finished run"):
+        write(folder)
+
+
 def test_what_is_no_attack_is_left_out_and_nothing_at_all_is_told(attacked, tmp_path):
     world.prefill(tmp_path / "probes")
     refused = attacked(measures={"oracle": "refused"})  # who refused is no attack success

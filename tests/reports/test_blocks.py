@@ -7,7 +7,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
@@ -28,6 +28,21 @@ READINGS = (
     paired([{1: True, 2: False}], [{1: False, 2: False}]),
     paired([{1: None}], [{1: True}]),
 )
+RATE = rate([True, False])
+CANNOT_BE = [
+    *((RATE, {name: value}) for name in ("n", "goals", "hits", "unscored") for value in (-5, 1.5, 2.0, None, 10**400)),
+    *((RATE, {name: None}) for name in ("value", "low", "high")),
+    (RATE, {"value": 7.0}),
+    (RATE, {"value": 1e308, "high": 1e308}),
+    (RATE, {"low": 0.6}),
+    (RATE, {"high": 0.4}),
+    (RATE, {"low": -0.1}),
+    (RATE, {"hits": 2}),
+    (RATE, {"n": 0, "hits": 0}),
+    (mean([1.0, 2.0]), {"low": 1.7}),
+    (area([1.0, 2.0], [0.0, 1.5]), {"value": 1.2, "high": 1.3}),
+    (paired([{1: True, 2: False}], [{1: False, 2: False}]), {"low": -1.2}),
+]
 LINES = Figure("lines", "Lines", [Chart("x", "y", [Series("a", [Point(0, 0.5, 0.2, 0.7), Point(1, 1.0, 0.9, 1.0)])])])
 
 
@@ -42,6 +57,25 @@ def test_a_reading_and_its_record_are_one_cell(found):
 def test_what_is_no_reading_is_refused(record):
     with pytest.raises(InputError):
         text(record)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from([True, False, None]), st.integers(0, 4), st.integers(0, 2)), min_size=1))
+def test_every_number_that_is_measured_can_be(rows):
+    verdicts, goals, seeds = zip(*rows, strict=True)
+    sides = [{(seed, n): verdict for n, (verdict, _, seed) in enumerate(rows)}], [dict.fromkeys(range(len(rows)), True)]
+    scores = [goal + (verdict or 0) for verdict, goal, _ in rows]
+    numbers = [rate(verdicts, goals, seeds), mean(scores, goals, seeds), mean(scores, goals, seeds, ends=(0, 5))]
+    numbers += [area(scores, scores[:3]), paired(sides[0], sides[0])]
+    for number in numbers:
+        assert reading(json.loads(json.dumps(number.record()))) == number
+
+
+@pytest.mark.parametrize("number, wrong", CANNOT_BE)
+def test_a_number_that_cannot_be_is_refused(number, wrong):
+    with pytest.raises(InputError) as error:
+        reading(number.record() | wrong)
+    assert str(error.value).isprintable()
 
 
 def test_a_difference_is_measurable_by_its_corrected_p():

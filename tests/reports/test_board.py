@@ -110,6 +110,17 @@ def test_a_refusal_is_no_attack_success_and_other_verbs_are_counted(tmp_path):
     assert "isn&#39;t finished" in page
 
 
+@pytest.mark.parametrize("wrong", world.CANNOT_BE)
+def test_a_rate_that_cannot_be_is_named_and_left_out(tmp_path, wrong):
+    for name in ("good", "bad"):
+        world.attack(tmp_path / "runs" / name)
+    world.spoil(tmp_path / "runs" / "bad", **wrong)
+    found = board.write([tmp_path / "runs"], tmp_path / "b.html")
+    assert [run.label for run in found.runs] == ["runs/good"]
+    [(label, why)] = found.troubles
+    assert label == "runs/bad" and why.isprintable()
+
+
 def test_guards_that_were_compared_are_defences(tmp_path):
     folder = world.guards(tmp_path / "runs")
     record = json.loads((folder / "run.json").read_text())
@@ -226,7 +237,7 @@ def test_what_was_not_scored_stands_last_either_way(show, tmp_path):
     runs(tmp_path / "runs", 2, attacks=("pad",))
     place = tmp_path / "runs" / "run0" / "summary.json"
     summary = json.loads(place.read_text())
-    summary["asr"]["oracle"]["reply"]["advbench"]["pad"]["base"] = world.rate(0.0) | {"value": None}
+    summary["asr"]["oracle"]["reply"]["advbench"]["pad"]["base"] = world.rate(0.0) | {"value": None, "n": 0}
     world.write(place, summary)
     text_of(tmp_path)
     shown = show(tmp_path / "b.html")

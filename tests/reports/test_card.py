@@ -127,15 +127,29 @@ def test_runs_of_anything_else_are_left_out_with_a_line(adapter, tmp_path):
     change(seeds, "run.json", models=[*models, models[1] | {"adapter": "mosa-1", "fingerprint": "5eed"}])
     going = attack(tmp_path / "runs" / "going")
     (going / "summary.json").unlink()
+    again = attack(tmp_path / "runs" / "again")
+    change(again, "run.json", finished=None)  # its summary is that of an earlier time
     torn = attack(tmp_path / "runs" / "torn")
     world.write(torn / "summary.json", {"judges": ["x"]})
     world.adapter(tmp_path / "runs" / "aligned")
     filled = fill([tmp_path / "runs"], adapter)
     assert filled.runs == ["runs/a"]
     reasons = dict(filled.left_out)
-    assert reasons.keys() == {f"runs/{name}" for name in ("retrained", "bare", "seeds", "going", "torn")}
+    assert reasons.keys() == {f"runs/{name}" for name in ("retrained", "bare", "seeds", "going", "again", "torn")}
     assert "not of this adapter" in reasons["runs/retrained"] and "2 training seeds" in reasons["runs/seeds"]
-    assert reasons["runs/going"] == "isn't finished"
+    assert reasons["runs/going"] == reasons["runs/again"] == "isn't finished"
+
+
+@pytest.mark.parametrize("wrong", world.CANNOT_BE)
+def test_a_rate_that_cannot_be_is_in_no_card(adapter, tmp_path, wrong):
+    for name in ("good", "bad"):
+        attack(tmp_path / "runs" / name)
+    world.spoil(tmp_path / "runs" / "bad", **wrong)
+    filled = fill([tmp_path / "runs"], adapter)
+    assert filled.runs == ["runs/good"]
+    [(label, why)] = filled.left_out
+    assert label == "runs/bad" and why.isprintable()
+    assert {result.metric_value for result in ModelCard.load(adapter / "README.md").data.eval_results} == {0.0}
 
 
 def test_without_a_run_of_it_the_card_stays_as_it_is(adapter, tmp_path):

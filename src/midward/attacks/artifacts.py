@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,10 +156,16 @@ def _plain(text: str | None) -> str:
     return " ".join((text or "").lower().split()).rstrip(".")
 
 
-def place(folder: Path, record: Record, row: str) -> Path:
-    """Where the artifact of a row goes: METHOD/TYPE/MODEL.json, as in JailbreakBench's own repository."""
+def place(folder: Path, record: Record, row: str, taken: Collection[Path] = ()) -> Path:
+    """Where the artifact of a row goes: METHOD/TYPE/MODEL.json, as in JailbreakBench's own repository.
+
+    A number stands behind the model where another's name gives the same file, which is `taken`; A and a are one file on
+    some systems.
+    """
     method, model = (re.sub(r"[^\w.+-]+", "-", name) for name in (record.attack, row))
-    return folder / method / _type(record) / f"{model}.json"
+    names = {str(path).casefold() for path in taken}
+    paths = (folder / method / _type(record) / f"{model}{end}.json" for end in chain([""], (f"-{n}" for n in count(2))))
+    return next(path for path in paths if str(path).casefold() not in names)
 
 
 def _type(record: Record) -> str:

@@ -381,14 +381,16 @@ def export(
             attempt = outcome.record, outcome.success(judge, "reply")
             attempts.setdefault((outcome.row, outcome.attack), []).append(attempt)
     scored = {cell: tried for cell, tried in attempts.items() if any(verdict is not None for _, verdict in tried)}
+    written: list[Path] = []
     for (row, _), tried in scored.items():
-        path = artifacts.place(folder, tried[0][0], row)
+        path = artifacts.place(folder, tried[0][0], row, written)
+        written.append(path)
         try:
             artifacts.write(path, tried, judge=judge, defense=defenses.get(row), date=date)
         except OSError as error:
             raise InputError(f"--export {folder} can't be written: {error.strerror}; give another folder.") from None
     verdicts = Counter(verdict is not None for tried in scored.values() for _, verdict in tried)
-    line = f"{len(scored)} artifacts, {verdicts[True]} attempts judged by {judge}"
+    line = f"{len(written)} artifacts, {verdicts[True]} attempts judged by {judge}"
     line += f", {verdicts[False]} unscored kept apart" if verdicts[False] else ""
     left = [f"{attack} on {row}" for row, attack in attempts.keys() - scored.keys()]
     return line + (f"; nothing scored, so no file: {', '.join(sorted(left))}" if left else "")

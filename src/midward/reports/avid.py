@@ -16,7 +16,7 @@ from typing import Any
 
 from midward.attacks.taxonomy import VERSIONS, by_taxonomy
 from midward.errors import InputError
-from midward.reports.blocks import listed, required, text
+from midward.reports.blocks import listed, required, text, whole
 from midward.reports.builders.shared import short
 from midward.reports.report.find import RunFolder
 from midward.stats import Rate
@@ -35,7 +35,7 @@ def write(runs: Sequence[RunFolder], path: Path) -> int:
     """Write the reports of runs as JSON lines.
 
     Args:
-        runs: those of other verbs, and those without a summary, are left out.
+        runs: those of other verbs, and those that aren't finished, are left out.
         path: of the file.
 
     Returns:
@@ -46,7 +46,7 @@ def write(runs: Sequence[RunFolder], path: Path) -> int:
     """
     lines = []
     for run in runs:
-        if run.run.verb == "attack" and run.summary is not None:
+        if run.run.verb == "attack" and run.summary is not None and run.run.finished is not None:
             try:
                 lines += [json.dumps(report, allow_nan=False) + "\n" for report in reports_of(run)]
             except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -101,7 +101,7 @@ def reports_of(run: RunFolder) -> Iterator[dict[str, Any]]:
             "description": _words(_description(run, name, judges[0], rates)),
             "impact": _impact([entry for attack in open_to for entry in tagged.get(attack, ())]),
             "credit": None,
-            "reported_date": str(run.run.finished or run.run.started or "")[:10] or None,
+            "reported_date": str(run.run.finished or "")[:10] or None,
         }
 
 
@@ -117,7 +117,7 @@ def _metric(
     record = summary["asr"][judge]["reply"][goals][attack][row]
     place = {"row": row, "attack": attack, "goals": goals, "judge": judge}
     number = {"value": rate.value, "low": rate.low, "high": rate.high, "level": 0.95, "n": rate.n, "hits": rate.hits}
-    counts = {"unscored": rate.unscored, "errors": record.get("errors")}
+    counts = {"unscored": rate.unscored, "errors": None if (errors := record.get("errors")) is None else whole(errors)}
     return {
         "name": f"{what}, {attack} on {goals}",
         "detection_method": {"type": "Static Threshold", "name": judge},

@@ -7,19 +7,24 @@ but for `text`, the one text form of a cell.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from midward.errors import InputError
 from midward.reports.chart import Chart
-from midward.stats import FEW, Area, Estimate, from_record
+from midward.stats import FEW, Area, Estimate, Paired, Rate, from_record
 
 #: What a table's cell may be. A mapping is a record of `stats`, as a summary.json has it; None is shown as "-".
 Cell = str | int | float | Estimate | Mapping[str, Any] | None
 #: exposed: bad news, which is sure. held: good news, which is sure. unclear: too few goals to say. note: neither.
 Tone = Literal["exposed", "held", "unclear", "note"]
 Kind = TypeVar("Kind", bound=Estimate)
+#: Kind of number -> its ends.
+_ENDS: dict[type[Estimate], tuple[float, float]] = {Rate: (0, 1), Area: (0, 1), Paired: (-1, 1)}
+_COUNTS = ("n", "goals", "seeds", "hits", "unscored", "positives", "negatives", "family")
 
 
 @dataclass(frozen=True)
@@ -122,24 +127,55 @@ def finite(value: Any) -> float:
     Raises:
         InputError: it is none, or isn't finite.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not abs(value) <= sys.float_info.max:
         raise InputError(f"{str(value)[:40]!r} stands where a number should")
     return float(value)
+
+
+def whole(value: Any) -> int:
+    """A count of a file.
+
+    Raises:
+        InputError: it is none.
+    """
+    if finite(value) < 0 or not isinstance(value, int):
+        raise InputError(f"{value} stands where a count should")
+    return value
 
 
 def reading(record: Estimate | Mapping[str, Any]) -> Estimate:
     """The number of a record, as its `record()` gives it.
 
     Raises:
-        InputError: it is the record of none, or holds what is no number.
+        InputError: it is the record of none, holds what is no number, or a number that can't be: a share above 1,
+            outside its own interval, or of a negative count.
     """
     if not isinstance(record, Mapping):
         return record
     number = from_record(record)
     for name, value in asdict(number).items():
-        if value is not None or name not in ("value", "low", "high", "p", "holm"):
+        if name in _COUNTS:
+            whole(value)
+        elif value is not None:
             finite(value)
+    if not _can_be(number):
+        fields = ", ".join(f"{name} {value}" for name, value in asdict(number).items())
+        raise InputError(f"its {record['stat']} can't be: {fields}")
     return number
+
+
+def _can_be(number: Estimate) -> bool:
+    if number.value is None or not number.n:
+        return number.value is None and not number.n
+    lowest, highest = _ENDS.get(type(number), (-math.inf, math.inf))
+    interval = [end for end in (number.low, number.value, number.high) if end is not None]
+    if type(number) in _ENDS and len(interval) < 3:  # only a mean may be without its interval
+        return False
+    rounding = 1e-6
+    if any(low > high + rounding for low, high in pairwise([lowest, *interval, highest])):
+        return False
+    return not isinstance(number, Rate) or number.hits == round(number.value * number.n)
 
 
 def reading_of(record: Any, kind: type[Kind]) -> Kind | None:

@@ -123,7 +123,7 @@ def _columns(run: RunFolder, adapter: Path, fingerprint: str | None) -> list[tup
     if not own:
         names = [f"{model.name} + {model.adapter}" if model.adapter else model.name for model in run.run.models]
         raise InputError(f"is of {listed(list(dict.fromkeys(names))) or 'no model'}, not of this adapter on its base")
-    if run.summary is None:
+    if run.summary is None or run.run.finished is None:  # a summary may be that of an earlier time
         raise InputError("isn't finished")
     columns = []
     for row in successes(run):

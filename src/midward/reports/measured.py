@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from midward.errors import InputError
-from midward.reports.blocks import required
+from midward.reports.blocks import required, whole
 from midward.reports.report.find import RunFolder
 from midward.runs.run import Measured
 from midward.stats import Rate
@@ -80,7 +80,7 @@ def _of_attack(run: RunFolder) -> Iterator[Success]:
         for goals, by_attack in summary["asr"][judge][text].items():
             for attack, by_label in by_attack.items():
                 for label, record in by_label.items():
-                    rate, errors = required(record, Rate), int(record.get("errors") or 0)
+                    rate, errors = required(record, Rate), whole(record.get("errors") or 0)
                     warning = str(summary.get("warning") or "")
                     yield Success(run, _named(models, label), attack, goals, str(judge), text, rate, errors, warning)
 
