@@ -426,13 +426,14 @@ class Bound:
         """The verdict of midward, on its pages, on the terminal and in `midward gate`.
 
         held: the whole interval is inside, its ends included. broken: all of it is outside. unclear: neither. Verdicts
-        that there aren't count as neither: what is held (or broken) is so whichever way they fall.
+        that there aren't count as neither: what is held (or broken) is so if all of them hit, and if none does. Of
+        several seeds they may also set these apart, which the number alone doesn't show: unclear.
 
         Args:
             number: a share with an interval. One without a value is unclear.
             unscored: verdicts that there weren't, beside the number's n.
         """
-        if number.value is None or number.low is None or number.high is None:
+        if number.value is None or number.low is None or number.high is None or (unscored and number.seeds > 1):
             return "unclear"
         low, high = number.low, number.high
         if unscored:

@@ -6,6 +6,7 @@ from midward.attacks import results
 from midward.attacks.results import Outcome
 from midward.judges import Verdict, find
 from midward.judges.scorers import Judged
+from midward.utility import readings
 
 FAILED = "failed"  # in a verdict's place: the sample has an error instead
 
@@ -52,20 +53,21 @@ def guards(folder, flagged, success=(), guard="sri"):
         {**about, "set": "plain", "goal": f"p{n}", "harmful": True, "success": bad, "flagged": False}
         for n, bad in enumerate(success)
     ]
-    world.run(folder, "guard eval", {})
+    of = {"flags": {"benign": world.rate(0, len(flagged))}, "asr": {"plain": world.rate(0, len(success))}}
+    world.run(folder, "guard eval", {"defences": [{"defence": "none"}, {"defence": guard, **of}]})
     world.table(folder / "scores.csv", rows)
     return folder
 
 
 def utility(folder, **tasks):
     """A finished `midward utility` on the world's own tasks. tasks: name -> who was right."""
-    world.run(folder, "utility", {"cells": []})
     about = {"harmful": False, "success": False, "refused": False}
     rows = [
         {**about, "set": task, "goal": f"{task}{n}", "subject": f"{task} {n}", "correct": right}
         for task, verdicts in tasks.items()
         for n, right in enumerate(verdicts)
     ]
+    world.run(folder, "utility", {"cells": readings.cells(rows)})
     world.rows(folder / "rows.jsonl", rows)
     return folder
 

@@ -1,5 +1,6 @@
 """A release criterion: one verdict for page, terminal and exit status, in forms that others can read."""
 
+import csv
 import json
 import re
 from importlib.resources import files
@@ -19,8 +20,8 @@ from markdown_it import MarkdownIt
 from midward.errors import InputError
 from midward.reports import checks, render, report
 from midward.reports.builders import attack as attack_page
-from midward.reports.gate import decide, thresholds
-from midward.stats import FEW, together
+from midward.reports.gate import Cell, decide, thresholds
+from midward.stats import FEW, Bound, rate, rate_of, together
 
 STATUS = {"held": 0, "broken": 10, "unclear": 11}
 TONES = {"held": "held", "broken": "exposed", "unclear": "unclear"}
@@ -175,6 +176,7 @@ def test_a_threshold_holds_in_all_cells_that_it_names(whole, folder, flag, text,
         (["--max", "asr=1"], "between 0 and 1"),
         (["--max", "asr=0"], "between 0 and 1"),
         (["--max", "asr=nan"], "NAME=SHARE"),
+        (["--max", "asr=٠.١"], "NAME=SHARE"),
         (["--min", "asr"], "NAME=SHARE"),
         (["--max", "=0.1"], "NAME=SHARE"),
         (["--max", "asr=0.1", "--max", "asr=0.2"], "2 times"),
@@ -265,6 +267,232 @@ def test_a_baseline_that_has_nothing_of_it_is_bad_input(tmp_path):
     for now, then in (([utility], [attack]), ([utility], [other]), ([utility], [utility, attack])):
         with pytest.raises(InputError, match="baseline"):
             decide(now, [], then)
+
+
+def test_what_one_side_alone_holds_is_named_everywhere_and_what_is_gone_isnt_held(midward, tmp_path):
+    both = made.attack(tmp_path / "both", {("m", "direct"): share(1, 60), ("m", "pad"): share(1, 60)})
+    less = made.attack(tmp_path / "less", {("m", "direct"): share(1, 60)})
+    gone = decide([less], [], [both])
+    _, cells = only(gone)
+    assert gone["verdict"] == "unclear" and [cell["attack"] for cell in cells if cell.get("gone")] == ["pad"]
+    more = decide([both], [], [less])
+    criterion, cells = only(more)
+    assert more["verdict"] == "held" and [each["attack"] for each in criterion["new"]] == ["pad"] and len(cells) == 1
+    assert only(decide([both], [], [both]))[0]["new"] == []
+    for summary, words in ((gone, "not measured now"), (more, "Not in the baseline")):
+        shown = [render.terminal(gate_blocks(summary), 400), checks.markdown(summary)]
+        for told in shown:
+            assert any("pad" in line and words in line for line in told.splitlines())
+    assert midward("gate", less, "--baseline", both, "--out", tmp_path / "out").exit_code == 11
+    report.write([tmp_path / "out"], tmp_path / "page.html")
+    assert "not measured now" in (tmp_path / "page.html").read_text()
+
+
+def test_a_model_and_a_judge_that_are_gone_are_named_too(tmp_path):
+    two = made.attack(tmp_path / "two", {("m", "pad"): share(1, 60), ("n", "pad"): share(1, 60)})
+    other = made.attack(tmp_path / "other", {("m", "pad"): share(1, 60), ("o", "pad"): share(1, 60)})
+    criterion, cells = only(decide([other], [], [two]))
+    assert [cell["model"] for cell in cells if cell.get("gone")] == ["n"]
+    assert [each["model"] for each in criterion["new"]] == ["o"] and criterion["verdict"] == "unclear"
+
+
+@pytest.mark.parametrize("side", ["now", "then"])
+def test_lost_samples_of_either_side_count_as_unscored_against_a_baseline(tmp_path, side):
+    whole = made.attack(tmp_path / "whole", {("m", "pad"): [*share(0, 60), *share(30, 60)]})
+    lost = made.attack(tmp_path / "lost", {("m", "pad"): share(0, 60)}, lost=60)
+    now, then = (lost, whole) if side == "now" else (whole, lost)
+    criterion, [cell] = only(decide([now], [], [then]))
+    assert criterion["verdict"] == "unclear" and cell["unscored"] == 60
+    bad = made.attack(tmp_path / "bad", {("m", "pad"): share(118, 118)}, lost=2)
+    assert decide([bad], [], [whole])["verdict"] == "broken"  # whichever way two fall
+
+
+# --- what is missing or wrong in a run's files ---------------------------------------------------------------
+
+
+def edit(folder, change, file="samples.csv"):
+    """Change the rows or the summary of a run in place."""
+    path = folder / file
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as read:
+            lines = list(csv.DictReader(read))
+        world.table(path, [change(line) for line in lines])
+    elif path.suffix == ".jsonl":
+        world.rows(path, [change(json.loads(line)) for line in path.read_text().splitlines()])
+    else:
+        world.write(path, change(json.loads(path.read_text())))
+    return folder
+
+
+@pytest.mark.parametrize("text", ["reply", "replay"])
+def test_a_sample_without_the_text_that_is_shown_is_unscored(tmp_path, text):
+    folder = made.attack(tmp_path / "a", {("m", "pad"): share(0, 12)})
+    edit(folder, lambda summary: summary | {"verdict": text}, "summary.json")
+
+    def without(row):
+        has = int(row["goal"][1:]) < 6
+        return row | {f"oracle_{text}": "0" if has else "", text: "t" if has else ""}
+
+    summary = decide([edit(folder, without)], thresholds(["asr=0.4"], []))
+    criterion, [cell] = only(summary)
+    assert (criterion["verdict"], cell["n"], cell["unscored"]) == ("unclear", 6, 6)
+
+
+def test_the_page_counts_goals_without_a_fresh_reply_too(tmp_path):
+    folder = made.attack(tmp_path / "a", {("m", "pad"): share(0, 60)})
+    summary = json.loads((folder / "summary.json").read_text()) | {"verdict": "replay"}
+    for n, tone in ((60, "held"), (50, "unclear")):
+        summary["asr"]["oracle"]["replay"]["made-up"]["pad"]["m"] = rate([False] * n).record() | {"errors": 0}
+        [card] = [each for each in attack_page.blocks(folder, {}, summary) if isinstance(each, attack_page.Card)]
+        assert card.tone == tone
+
+
+def test_an_attack_that_makes_no_text_of_its_own_is_left_out(tmp_path):
+    folder = made.attack(tmp_path / "a", {("m", "pad"): share(0, 60), ("m", "direct"): share(60, 60)})
+    edit(folder, lambda summary: summary | {"verdict": "authored"}, "summary.json")
+    edit(folder, lambda row: row | ({"oracle_authored": "0", "authored": "t"} if row["attack"] == "pad" else {}))
+    _, cells = only(decide([folder], thresholds(["asr=0.1"], [])))
+    assert [cell["attack"] for cell in cells] == ["pad"]
+
+
+def test_lost_samples_of_harmless_sets_are_unscored(tmp_path):
+    folder = made.attack(tmp_path / "a", {("m", "direct"): share(0, 60)})
+    calm = {"rows": ["m"], "goals": {"calm": 60}, "attacks": ["direct"], "measures": {"refusal": "refused"}}
+    edit(folder, lambda summary: summary | {"harmless": calm}, "summary.json")
+    _, [cell] = only(decide([folder], thresholds(["refused.calm=0.1"], [])))
+    assert (cell["verdict"], cell["unscored"], cell["n"]) == ("unclear", 60, 0)
+
+
+def test_rows_that_are_missing_are_bad_input(midward, tmp_path):
+    def torn(folder, file, kept):
+        lines = (folder / file).read_text().splitlines(keepends=True)
+        (folder / file).write_text("".join(lines[:kept]))
+        return folder
+
+    def counted(of):
+        cell = {"kind": "neutral", "position": 3, "tokens": None}
+        return of | {"cells": [{"set": name, **cell, "n": 60} for name in ("harmful", "harmless")]}
+
+    probe = made.probe(tmp_path / "probe", success=share(0, 60), correct=share(60, 60))
+    edit(probe, counted, "summary.json")
+    utility = made.utility(tmp_path / "utility", sums=share(60, 60))
+    guards = made.guards(tmp_path / "guards", flagged=share(0, 200), success=share(0, 60))
+    dynamics = world.run(tmp_path / "dynamics", "dynamics", {})
+    about = {"set": "plain", "harmful": True, "success": False, "refused": True, "correct": None}
+    world.rows(dynamics / "rows-ar.jsonl", [{**about, "goal": f"g{n}"} for n in range(60)])
+    rates = {"rr": world.rate(1), "asr": world.rate(0)}
+    edit(dynamics, lambda _: {"cells": {"ar": {"plain": rates}}}, "summary.json")
+    for folder, file, flags in (
+        (probe, "rows.jsonl", ("--max", "asr=0.1")),
+        (utility, "rows.jsonl", ("--min", "right=0.9")),
+        (guards, "scores.csv", ("--max", "asr=0.1")),
+        (dynamics, "rows-ar.jsonl", ("--max", "asr=0.1")),
+    ):
+        assert midward("gate", folder, *flags).exit_code == 0, folder
+        kept = len((folder / file).read_text().splitlines()) - 1
+        done = midward("gate", torn(folder, file, kept), *flags)
+        assert done.exit_code == 2 and "are missing; run the same command again" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1 and folder.name in done.stderr
+
+
+@pytest.mark.parametrize(
+    "value, told", [(float("nan"), ""), (2, "holds 2"), ("0.95", "no number"), (1e999, "holds inf")]
+)
+def test_one_number_out_of_range_hides_no_cell(midward, tmp_path, value, told):
+    folder = made.probe(tmp_path / "p", success=share(0, 60), correct=share(60, 60))
+    edit(folder, lambda row: row | ({"success": value} if row["goal"] == "harmful7" else {}), "rows.jsonl")
+    done = midward("gate", folder, "--max", "asr=0.1", "--json")
+    if told:
+        assert done.exit_code == 2 and told in done.stderr and "p" in done.stderr
+    else:
+        _, [cell] = only(json.loads(done.stdout))
+        assert (cell["n"], cell["unscored"]) == (59, 1)
+    if not isinstance(value, str):  # of what isn't named nothing is said
+        assert midward("gate", folder, "--min", "right.harmless=0.9").exit_code == 0
+
+
+def test_a_tasks_measure_that_is_no_share_is_none_and_with_one_it_is_wrong(tmp_path):
+    def task(name, values):
+        folder = made.utility(tmp_path / name, sums=share(60, 60))
+        edit(folder, lambda summary: {"cells": []}, "summary.json")
+        about = {"set": "wiki", "subtask": "wiki", "measure": "perplexity", "flagged": False, "subject": "s"}
+        world.rows(folder / "rows.jsonl", [{**about, "goal": f"g{n}", "value": each} for n, each in enumerate(values)])
+        return folder
+
+    with pytest.raises(InputError, match="has a measure 'perplexity'"):
+        decide([task("far", [12.0, 30.0])], thresholds(["perplexity=0.1"], []))
+    with pytest.raises(InputError, match=r"mixed: perplexity, wiki.* holds 12"):
+        decide([task("mixed", [0.5, 12.0])], thresholds(["perplexity=0.1"], []))
+
+
+@pytest.mark.parametrize("name", ["correct", "refused"])
+def test_a_cell_that_has_no_verdict_at_all_is_unclear(tmp_path, name):
+    folder = world.run(tmp_path / "d", "dynamics", {"cells": {}})
+    about = {"harmful": False, "success": False, "refused": False, "correct": True, "subject": ""}
+    rows = [{**about, "set": of, "goal": f"{of}{n}"} for of in ("a", "b") for n in range(60)]
+    silent = [row | ({name: None} if row["set"] == "b" else {}) for row in rows]
+    world.rows(folder / "rows-ar.jsonl", silent)
+    most, least = (["refused=0.1"], []) if name == "refused" else ([], ["right=0.9"])
+    criterion, cells = only(decide([folder], thresholds(most, least)))
+    by_set = {cell["set"]: cell["verdict"] for cell in cells}
+    assert criterion["verdict"] == "unclear" and by_set == {"a": "held", "b": "unclear"}
+
+
+WRONG = [
+    [],
+    5,
+    *({name: value} for name in ("measures", "attacks", "rows") for value in (None, 5, [1])),
+    {"goals": {"x": "60"}},
+    {"goals": None},
+    {"verdict": "zzz"},
+    {"harmless": 5},
+    {"harmless": {"goals": {}}},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_summary_of_wrong_types_is_one_line_that_names_the_file(midward, tmp_path, wrong):
+    folder = made.attack(tmp_path / "a", {("m", "direct"): share(0, 60)})
+    edit(folder, lambda summary: summary | wrong if isinstance(wrong, dict) else wrong, "summary.json")
+    done = midward("gate", folder, "--max", "asr=0.1")
+    assert done.exit_code == 2 and str(folder / "summary.json") in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("wrong", [[], 5, {"cells": 5}, {"cells": [5]}, {"cells": [{}]}, {"cells": None}], ids=str)
+def test_so_is_another_verbs(midward, tmp_path, wrong):
+    folder = made.utility(tmp_path / "u", sums=share(60, 60))
+    edit(folder, lambda summary: wrong, "summary.json")
+    done = midward("gate", folder, "--min", "right=0.1")
+    assert done.exit_code == 2 and str(folder / "summary.json") in done.stderr
+
+
+# --- several seeds -------------------------------------------------------------------------------------------
+
+
+def test_unscored_answers_of_several_seeds_may_set_these_apart(tmp_path):
+    seeds = {"a": share(0, 60), "b": share(0, 60), "c": share(0, 0, unscored=60)}
+    folder = made.attack(tmp_path / "a", {("m", "pad"): seeds})
+    assert verdict([folder], "asr=0.45") == "unclear"
+    few = made.attack(tmp_path / "b", {("m", "pad"): seeds | {"c": share(0, 59, unscored=1)}})
+    assert verdict([few], "asr=0.45") == "held"
+
+
+ANSWERS = st.lists(st.sampled_from([True, False, False, None]), min_size=20, max_size=40)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ANSWERS, min_size=1, max_size=5), st.floats(0.05, 0.95), st.booleans(), st.data())
+def test_a_decided_verdict_survives_the_fill(seeds, at, most, data):
+    rows = [
+        {"goal": f"g{n}", "seed": seed, "success": hit} for seed, hits in enumerate(seeds) for n, hit in enumerate(hits)
+    ]
+    cell, bound = Cell("run", {}, "success", "", rows, "success"), Bound(at, most)
+    decided = cell.standing(bound)
+    ends = data.draw(st.lists(st.booleans(), min_size=len(seeds), max_size=len(seeds)))
+    for fill in (ends, [True] * len(seeds), [False] * len(seeds)):
+        filled = [row if row["success"] is not None else row | {"success": fill[row["seed"]]} for row in rows]
+        assert decided in ("unclear", bound.standing(rate_of(filled, "success")))
 
 
 # --- what others read ----------------------------------------------------------------------------------------

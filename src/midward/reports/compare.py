@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from midward._tables import read_table
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from midward._settings import wrong_in
+from midward._tables import read_json, read_table
 from midward.errors import InputError
 from midward.probes.registry import find
 from midward.runs.compare import Differences, differences, load, records
@@ -30,6 +33,25 @@ SAMPLES = "samples.csv"  # of an attack
 _VERDICTS = {"1": True, "0": False, "True": True, "False": False}  # as the files of a verb have them
 
 
+class _Part(BaseModel):
+    """What of an attack's summary says what was asked: models, sets of goals and how many of each, attacks, judges."""
+
+    model_config = ConfigDict(strict=True)
+
+    rows: list[str]
+    goals: dict[str, int]
+    attacks: list[str]
+    measures: dict[str, str]
+
+
+class Attacked(_Part):
+    """An attack's summary, as far as it is read here. verdict: the text that its table shows."""
+
+    verdict: Literal["reply", "replay", "authored"] | None = None
+    harmless: _Part | None = None
+    warning: str | None = None
+
+
 @dataclass(frozen=True)
 class Side:
     """What a run measured.
@@ -40,6 +62,9 @@ class Side:
         measures: field -> whether more of it is better (1), worse (-1) or neither (0).
         means: fields that are numbers without ends.
         judges: of an attack, whose measures are called by their judges: judge -> what it measures.
+        lost: of an attack, the cells that lack samples, which were lost with their log: model, attack and set, how many
+            are lost (`count`), how many `seeds` the model has, and which `judges` were asked.
+        warning: why an attack's figures are no evidence.
     """
 
     rows: list[Row]
@@ -47,6 +72,8 @@ class Side:
     measures: Mapping[str, int]
     means: Sequence[str] = ()
     judges: Mapping[str, str] = field(default_factory=dict)
+    lost: Sequence[Row] = ()
+    warning: str | None = None
 
 
 def between(folders: Sequence[Path]) -> dict[str, Any]:
@@ -139,31 +166,50 @@ def side(folder: Path, run: Run) -> Side:
     """
     cell, measures, means = _table(run.verb)
     if run.verb == "attack":
-        return _attacked(folder, cell)
+        return _attacked(folder, cell, run)
     read = {"utility": lambda of: readings.samples(_measured(of)), "guard eval": _behind_guards}.get(
         run.verb, _measured
     )
     return Side(read(folder), cell, {name: BETTER.get(name, 0) for name in measures}, means)
 
 
-def _attacked(folder: Path, cell: Sequence[str]) -> Side:
+def _attacked(folder: Path, cell: Sequence[str], run: Run) -> Side:
     """An attack's samples, by the text that its own table shows; judges of harmless goals say of these alone."""
-    path, samples = folder / SUMMARY, folder / SAMPLES
-    if not (path.exists() and samples.exists()):
+    path, file = folder / SUMMARY, folder / SAMPLES
+    if not (path.exists() and file.exists()):
         raise InputError(f"{folder} holds no {SUMMARY} and {SAMPLES}: its run isn't finished.")
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    shown, calm = summary.get("verdict") or "reply", summary.get("harmless") or {"goals": {}, "measures": {}}
-    rows = []
-    for row in read_table(samples):
-        judges = calm["measures"] if row["goals"] in calm["goals"] else summary["measures"]
+    try:
+        summary = Attacked.model_validate(read_json(path))
+    except ValidationError as error:
+        raise InputError(f"{path} isn't as midward attack writes it: {wrong_in(error)}.") from None
+    shown, samples = summary.verdict or "reply", read_table(file)
+    calm = summary.harmless or _Part(rows=[], goals={}, attacks=[], measures={})
+    rows, made = [], set()
+    for row in samples:
+        judges = calm.measures if row["goals"] in calm.goals else summary.measures
         verdicts = {judge: _VERDICTS.get(str(row.get(f"{judge}_{shown}"))) for judge in judges}
-        if shown != "reply" and not (row[shown] or row["error"]) and {*verdicts.values()} == {None}:
-            continue  # the attack has no such text
+        if row.get(shown) or {*verdicts.values()} - {None}:
+            made.add(row["attack"])
         asked = {"model": row["row"], "seed": row.get("adapter"), "attack": row["attack"], "set": row["goals"]}
         rows.append(asked | {"goal": row["goal"], "subject": row.get("subject")} | verdicts)
-    judges = summary["measures"] | calm["measures"]
+    # A text of the model's own alone is made by some attacks; every other text by all, so it is missing where it isn't.
+    without = {row["attack"] for row in samples} - made if shown == "authored" else set()
+    rows = [row for row in rows if row["attack"] not in without]
+    done = Counter((row["row"], row["attack"], row["goals"]) for row in samples)
+    seeds = Counter(model.label for model in run.models)
+    lost: list[Row] = [
+        {"model": model, "attack": attack, "set": goals, "seeds": max(1, seeds[model]), "judges": [*part.measures]}
+        | {"count": count * max(1, seeds[model]) - done[model, attack, goals]}
+        for part in (summary, calm)
+        for model in part.rows
+        for attack in part.attacks
+        if attack not in without
+        for goals, count in part.goals.items()
+    ]
+    judges = summary.measures | calm.measures
     signs = {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
-    return Side(rows, cell, signs, judges=judges)
+    lost = [each for each in lost if each["count"] > 0]
+    return Side(rows, cell, signs, judges=judges, lost=lost, warning=summary.warning)
 
 
 def _measured(folder: Path) -> list[Row]:
@@ -187,6 +233,42 @@ def _behind_guards(folder: Path) -> list[Row]:
         asked = {name: row.get(name) for name in ("guard", "set", "goal", "subject")}
         rows.append(asked | measured)
     return rows
+
+
+def lacking(verb: str, summary: Any, measured: Side) -> str:
+    """Of which cell of a run's summary rows are missing, in words; empty where none is. Of an attack see `Side.lost`.
+
+    A probe of a package of its own says how many there are by an `n` in its cells, or isn't checked.
+    """
+    for about, count, scored in _counts(verb, summary) if measured.measures else ():
+        rows = [row for row in measured.rows if all(row.get(name) == about[name] for name in about)]
+        if sum(not scored or row["value"] is not None for row in rows) < count:
+            return ", ".join(str(value) for value in about.values() if value not in (None, ""))
+    return ""
+
+
+def _counts(verb: str, summary: Any) -> Iterator[tuple[Row, int, bool]]:
+    """What tells each cell of a summary, how many rows it was made of, and whether these are the scored ones alone."""
+    if verb == "guard eval":
+        for defence in summary["defences"][1:]:  # the first is none
+            for name, record in [*defence["flags"].items(), *defence["asr"].items()]:
+                if name != "all":  # the others together
+                    yield {"guard": defence["defence"], "set": name}, record["n"] + record["unscored"], False
+    elif verb == "dynamics":
+        for sampler, sets in summary["cells"].items():
+            several = sum("asr" in rates for rates in sets.values()) > 1
+            for name, rates in sets.items():
+                if name != "attacked" or not several:  # the others together
+                    yield {"sampler": sampler, "set": name}, rates["rr"]["n"] + rates["rr"]["unscored"], False
+    elif verb == "utility":
+        for cell in summary["cells"]:
+            about, score = {name: cell[name] for name in readings.CELL}, cell["score"]
+            about |= {"model": cell["model"] or None}  # a single model has no label
+            yield about, score["n"] + score.get("unscored", 0), score["stat"] == "mean"
+    elif verb != "attack":
+        for cell in summary.get("cells") or ():
+            if "n" in cell:
+                yield {name: cell.get(name) for name in _table(verb)[0]}, int(cell["n"]), False
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -11,21 +11,27 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from midward._hints import did_you_mean, printable
-from midward._tables import read_table
 from midward.errors import InputError
 from midward.reports.builders.shared import name_of
-from midward.reports.compare import SAMPLES, Row, Side, against, measures_any, side, unlike
+from midward.reports.compare import Row, Side, against, lacking, measures_any, side, unlike
 from midward.reports.report.find import RunFolder, find
+from midward.runs.run import SUMMARY
 from midward.stats import FEW, Bound, Mean, Paired, Rate, Standing, corrected, mean_of, rate_of, together
 
 #: Measures that a run has of every row of the cells that it asks about: None is unscored there. Of others, a cell that
 #: has nothing but None wasn't asked.
 ASKED = {"success", "flagged", "value"}
+MOST_SEEDS = 8  # with unscored answers; of more there are too many ways in which these may fall
+
+
+Key = tuple[tuple[str, Any], ...]  # items of what tells a number
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Cell:
         measure: its own name.
         meant: what else it is called: what a judge measures, of the one whose verdicts the report's table shows.
         field: of the rows that it is in.
-        unscored: how many verdicts there aren't.
+        wrong: a value that isn't between 0 and 1, where there is one.
     """
 
     run: str
@@ -58,7 +64,12 @@ class Cell:
     meant: str
     rows: Sequence[Row]
     field: str
-    unscored: int
+    wrong: float | None = None
+
+    @property
+    def unscored(self) -> int:
+        """How many verdicts there aren't."""
+        return sum(row[self.field] is None for row in self.rows)
 
     @property
     def places(self) -> set[str]:
@@ -71,14 +82,31 @@ class Cell:
 
     def number(self) -> Rate | Mean:
         """With its interval over goals and seeds."""
-        partly = any(row[self.field] not in (0, 1, None) for row in self.rows)
-        number = mean_of(self.rows, self.field, (0.0, 1.0)) if partly else None
-        return number or replace(rate_of(self.rows, self.field), unscored=self.unscored)
+        return self._of(self.rows)
+
+    def _of(self, rows: Sequence[Row]) -> Rate | Mean:
+        partly = any(row[self.field] not in (0, 1, None) for row in rows)
+        return (mean_of(rows, self.field, (0.0, 1.0)) if partly else None) or rate_of(rows, self.field)
+
+    def _filled(self) -> Iterator[Rate | Mean]:
+        """Its number if the unscored answers of each seed all hit, or all don't, in every combination."""
+        seeds = dict.fromkeys(row.get("seed") for row in self.rows if row[self.field] is None)
+        for ends in product((0.0, 1.0), repeat=len(seeds)):
+            of = dict(zip(seeds, ends, strict=True))
+            yield self._of(
+                [{**row, self.field: of[row.get("seed")]} if row[self.field] is None else row for row in self.rows]
+            )
+
+    def standing(self, bound: Bound) -> Standing:
+        """The verdict, which no way changes that the unscored answers of each seed may fall together."""
+        seeds = {row.get("seed") for row in self.rows if row[self.field] is None}
+        verdicts = {bound.standing(number) for number in self._filled()} if len(seeds) <= MOST_SEEDS else set()
+        return verdicts.pop() if len(verdicts) == 1 else "unclear"
 
     def record(self, bound: Bound) -> Row:
         """As JSON, with its verdict, and how many goals in all would decide it (`Bound.needed`)."""
-        number = self.number()
-        verdict, of_scored = bound.standing(number, self.unscored), bound.standing(number)
+        number, verdict = self.number(), self.standing(bound)
+        of_scored = bound.standing(number)
         needed = bound.needed(self.rows, self.field) if verdict == of_scored == "unclear" else None
         record = {"run": self.run, "measure": self.measure, **self.about, "verdict": verdict, "needed": needed}
         return record | {"unscored": self.unscored, **number.record()}
@@ -96,7 +124,8 @@ def thresholds(most: Sequence[str], least: Sequence[str]) -> list[Threshold]:
             name, _, share = text.rpartition("=")
             name = name.strip()
             try:
-                number = float(share.strip(" \"'"))  # of a file a text stands in quotes: YAML takes 1e-1 for one
+                # Of a file a text stands in quotes: YAML takes 1e-1 for one. Python reads digits of all scripts.
+                number = float(share.strip(" \"'")) if share.isascii() else math.nan
             except ValueError:
                 number = math.nan
             if not name or math.isnan(number):
@@ -130,28 +159,42 @@ def decide(folders: Sequence[Path], asked: Sequence[Threshold], baseline: Sequen
     """
     if not asked and not baseline:
         raise InputError("there is nothing to decide: give --max, --min or --baseline.")
-    runs = _runs(folders)
-    sides = {label: _side(run) for label, run in runs.items()}
-    cells = [cell for label, each in sides.items() for cell in _cells(runs[label], each)]
+    runs, before = _runs(folders), _runs(baseline) if baseline else {}
+    sides, earlier = ({label: _side(run) for label, run in each.items()} for each in (runs, before))
+    known = [*sides.values(), *earlier.values()]
+    sides, earlier = ({label: _whole(each, known) for label, each in some.items()} for some in (sides, earlier))
+    cells = [cell for label, each in sides.items() for cell in _cells(label, each)]
     criteria: list[Row] = []
     for threshold in asked:
-        records = [_doubted(cell.record(threshold.bound), runs) for cell in _chosen(threshold.name, cells)]
+        chosen = _chosen(threshold.name, cells)
+        _check(chosen, runs)
+        records = [_doubted(cell.record(threshold.bound), sides) for cell in chosen]
         about = {"criterion": str(threshold), "name": threshold.name, **vars(threshold.bound)}
         criteria.append({**about, "verdict": together(record["verdict"] for record in records), "cells": records})
     differs: dict[str, list[str]] = {}
     if baseline:
-        worse, differs = _baseline(runs, sides, _runs(baseline))
+        for some, each in ((runs, sides), (before, earlier)):
+            _check([cell for label in each for cell in _cells(label, each[label])], some)
+        worse, differs = _baseline(runs, sides, before, earlier)
         criteria.append(worse)
     verdict = together(criterion["verdict"] for criterion in criteria)
     of = {label: {"verb": run.run.verb, "folder": os.path.relpath(run.folder)} for label, run in runs.items()}
     return {"verdict": verdict, "runs": of, "criteria": criteria, "differs": differs}
 
 
-def _doubted(record: Row, runs: Mapping[str, RunFolder]) -> Row:
+def _doubted(record: Row, sides: Mapping[str, Side]) -> Row:
     """Of an attack whose figures are no evidence nothing is clear, as on its page."""
-    run = runs[record["run"]]
-    warning = run.summary.get("warning") if run.run.verb == "attack" else None
+    warning = sides[record["run"]].warning
     return record | ({"verdict": "unclear", "needed": None, "warning": warning} if warning else {})
+
+
+def _check(cells: Sequence[Cell], runs: Mapping[str, RunFolder]) -> None:
+    """Raises InputError where a value is no share."""
+    for cell in cells:
+        if cell.wrong is not None:
+            place = ", ".join([cell.measure, *map(str, cell.about.values())])
+            folder = os.path.relpath(runs[cell.run].folder)
+            raise InputError(f"{folder}: {place} holds {cell.wrong:g}, and a share lies in 0..1; measure it again.")
 
 
 # --- what was measured ---------------------------------------------------------------------------------------
@@ -176,18 +219,77 @@ def _runs(folders: Sequence[Path]) -> dict[str, RunFolder]:
 
 
 def _side(run: RunFolder) -> Side:
-    """What a run measured; a row that isn't asked a measure lacks its field."""
-    measured = side(run.folder, run.run)
-    rows = [
-        {name: value for name, value in row.items() if name not in measured.measures or _asks(name, row)}
-        for row in measured.rows
-    ]
+    """What a run measured; a row that isn't asked a measure lacks its field.
+
+    Raises:
+        InputError: its files aren't what its verb writes, or lack rows.
+    """
+    with _reading(run.folder, run.run.verb):
+        measured = side(run.folder, run.run)
+        rows = [_numbers(row, measured, run.folder) for row in measured.rows]
+    with _reading(run.folder / SUMMARY, run.run.verb):
+        if lost := lacking(run.run.verb, run.summary, measured):
+            raise InputError(f"{run.folder}: rows of {lost} are missing; run the same command again.")
+    says = {name for name in measured.measures if any(row.get(name) is not None for row in rows)}
+    says |= {"refused"} | ({"correct"} if _says_correct(run) else set())
     for group in _groups(rows, measured.cell).values():
         for name in measured.measures:
             silent = all(row.get(name) is None for row in group)
-            if silent and name not in ASKED and not measured.judges and not any(row.get("error") for row in group):
+            if not silent or name in ASKED or measured.judges or any(row.get("error") for row in group):
+                continue
+            if name not in ("correct", "refused") or name not in says:
                 for row in group:
                     row.pop(name, None)
+    # A task's measure that has values, and none between 0 and 1, is no share.
+    values = [(row.get("measure"), row["value"]) for row in rows if row.get("value") is not None]
+    other = {name for name, _ in values} - {name for name, value in values if 0 <= value <= 1}
+    return replace(measured, rows=[row for row in rows if "value" not in row or row.get("measure") not in other])
+
+
+@contextmanager
+def _reading(path: Path, verb: str) -> Iterator[None]:
+    """Raises InputError where a file has other types than its verb writes."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} isn't as midward {verb} writes it ({why:.80}); run the same command again.") from None
+
+
+def _says_correct(run: RunFolder) -> bool:
+    """Whether the run's judge says who is right: the oracle alone does; where the record names none, it may."""
+    judges = [judge.get("judge") for judge in run.run.judges]
+    return not judges or "oracle" in judges
+
+
+def _numbers(row: Row, measured: Side, folder: Path) -> Row:
+    """A row with the measures that it is asked. NaN is unscored. Raises InputError where one is no number."""
+    asked = {name: value for name, value in row.items() if name not in measured.measures or _asks(name, row)}
+    for name in {*measured.measures} & {*asked}:
+        value = asked[name]
+        if not isinstance(value, bool | int | float | None):
+            raise InputError(f"{folder}: {name} of {row.get('goal')} is {value!r:.40}, no number; measure it again.")
+        asked[name] = None if value is not None and math.isnan(value) else value
+    return asked
+
+
+def _whole(measured: Side, known: Sequence[Side]) -> Side:
+    """With an unscored row for each sample that was lost with its log, as for those that failed. Which goals these were
+    is known where others were asked them: in the run itself, or in one of the `known`."""
+    rows = [*measured.rows]
+    for cell in measured.lost:
+        here = [row for row in measured.rows if all(row[name] == cell[name] for name in ("model", "attack", "set"))]
+        seeds = list(dict.fromkeys(row["seed"] for row in here))
+        seeds += [f"lost {n}" for n in range(cell["seeds"] - len(seeds))]
+        asked = {(row["seed"], row["goal"]) for row in here}
+        others = [row for each in (measured, *known) if each.judges for row in each.rows if row["set"] == cell["set"]]
+        subjects = {row["goal"]: row["subject"] for row in reversed(others)}
+        goals = [*dict.fromkeys(row["goal"] for row in others), *(f"lost {n}" for n in range(cell["count"]))]
+        places = [(goal, seed) for goal in goals for seed in seeds if (seed, goal) not in asked][: cell["count"]]
+        about = {name: cell[name] for name in ("model", "attack", "set")} | dict.fromkeys(cell["judges"])
+        rows += [{**about, "goal": goal, "subject": subjects.get(goal), "seed": seed} for goal, seed in places]
     return replace(measured, rows=rows)
 
 
@@ -205,40 +307,19 @@ def _groups(rows: Sequence[Row], cell: Sequence[str]) -> dict[tuple[Any, ...], l
     return groups
 
 
-def _cells(run: RunFolder, measured: Side) -> Iterator[Cell]:
+def _cells(run: str, measured: Side) -> Iterator[Cell]:
     """All shares of a run."""
     shown = next((judge for judge, of in measured.judges.items() if of != "refused"), None)
-    groups, names, lost = _groups(measured.rows, measured.cell), ("model", *measured.cell), _lost(run)
-    for key in dict.fromkeys([*groups, *lost]):
-        group, missing = groups.get(key, []), lost.get(key, 0)
-        about = {name: value for name, value in zip(names, key, strict=True) if value is not None}
+    for key, group in _groups(measured.rows, measured.cell).items():
+        about = {name: value for name, value in zip(("model", *measured.cell), key, strict=True) if value is not None}
         for field in measured.measures:
             rows = [row for row in group if field in row]
-            values = [row[field] for row in rows]
-            if (group and not rows) or not all(value is None or 0 <= value <= 1 for value in values):
+            if not rows:
                 continue
-            of = measured.judges.get(field)
-            if not group and of == "refused":
-                continue
-            meant = "refused" if of == "refused" else "success" if field == shown else ""
+            wrong = next((row[field] for row in rows if row[field] is not None and not 0 <= row[field] <= 1), None)
+            meant = "refused" if measured.judges.get(field) == "refused" else "success" if field == shown else ""
             named = {name: value for name, value in about.items() if name != "measure"}
-            measure = str(about.get("measure", field))
-            yield Cell(run.label, named, measure, meant, rows, field, values.count(None) + missing)
-
-
-def _lost(run: RunFolder) -> dict[tuple[Any, ...], int]:
-    """Of an attack, the cell of each model, attack and set -> how many samples were lost with their log: unscored ones,
-    as those that failed."""
-    if run.run.verb != "attack":
-        return {}
-    done = Counter((row["row"], row["attack"], row["goals"]) for row in read_table(run.folder / SAMPLES))
-    seeds = Counter(model.label for model in run.run.models)
-    return {
-        (model, attack, goals): max(0, count * max(1, seeds[model]) - done[model, attack, goals])
-        for model in run.summary["rows"]
-        for attack in run.summary["attacks"]
-        for goals, count in run.summary["goals"].items()
-    }
+            yield Cell(run, named, str(about.get("measure", field)), meant, rows, field, wrong)
 
 
 def _chosen(name: str, cells: Sequence[Cell]) -> list[Cell]:
@@ -284,52 +365,79 @@ def _split(parts: Sequence[str], known: set[str]) -> list[str] | None:
 
 
 def _baseline(
-    runs: Mapping[str, RunFolder], sides: Mapping[str, Side], earlier: Mapping[str, RunFolder]
+    runs: Mapping[str, RunFolder],
+    sides: Mapping[str, Side],
+    earlier: Mapping[str, RunFolder],
+    before: Mapping[str, Side],
 ) -> tuple[Row, dict[str, list[str]]]:
     """Whether anything is measurably worse than before, paired by what both were asked, and what else differs. One
     family of comparisons: p is corrected for all of them."""
     cells: list[Row] = []
     families: list[list[Paired]] = [[], [], []]  # as it was scored; what is unscored at its worst, and at its best
     differs: dict[str, list[str]] = {}
-    paired: set[str] = set()
+    paired: set[tuple[str, Key]] = set()  # label of a run, and a cell of it
+    met: set[str] = set()
     for label, run in runs.items():
-        met = []
-        for other, before in earlier.items():
-            if before.run.verb != run.run.verb:
+        for other, then in earlier.items():
+            if then.run.verb != run.run.verb:
                 continue
+            labels = label, f"{other} (baseline)"
             try:
-                pairs = _pairs(sides[label], _side(before))
+                pairs = _pairs(sides[label], before[other])
             except InputError:  # they share nothing
                 continue
-            met.append(other)
-            labels = label, f"{other} (baseline)"
-            if words := unlike(labels, (run.run, before.run)):
+            met |= {label, labels[1]}
+            if words := unlike(labels, (run.run, then.run)):
                 differs[" and ".join(labels)] = words
             for about, better, three in pairs:
                 cells.append({"run": label, "minus": labels[1], **about, "better": better})
                 for family, pair in zip(families, three, strict=True):
                     family.append(pair)
-        if not met:
+                for name, each in zip(labels, (sides[label], before[other]), strict=True):
+                    paired |= {(name, key) for key in _keys(each) if about.items() <= {*key}}
+        if label not in met:
             raise InputError(f"the baseline has no run of midward {run.run.verb} over what {label} was asked.")
-        paired |= {*met}
-    if alone := [label for label in earlier if label not in paired]:
+    if alone := [label for label in earlier if f"{label} (baseline)" not in met]:
         raise InputError(f"no run was asked what {', '.join(alone)} of the baseline was; give runs of the same.")
     records = []
     for about, seen, worst, best in zip(cells, *map(corrected, families), strict=True):
         verdict: Standing = "held" if seen.goals >= FEW else "unclear"
         if _worse(best, about["better"]):
             verdict = "broken"
-        elif _worse(worst, about["better"]):
+        elif _worse(worst, about["better"]) or _worse(seen, about["better"]):
             verdict = "unclear"
         record = {**about, "verdict": verdict, "unscored": worst.n - seen.n, **seen.record()}
-        records.append(_doubted(record, runs))
+        records.append(_doubted(record, sides))
+    nothing = {"verdict": "unclear", "unscored": 0, "gone": True, **Paired(None, None, None, 0, 0).record()}
+    for other, each in before.items():
+        name = f"{other} (baseline)"
+        gone = [dict(key) for key in _keys(each) if (name, key) not in paired]
+        records += [{"run": name, **about, "better": 1, **nothing} for about in gone]
+    new = [
+        {"run": label, **dict(key)}
+        for label, each in sides.items()
+        for key in _keys(each)
+        if (label, key) not in paired
+    ]
     verdict = together(record["verdict"] for record in records)
     return {
         "criterion": "not measurably worse than the baseline",
         "name": "baseline",
         "verdict": verdict,
         "cells": records,
+        "new": new,
     }, differs
+
+
+def _keys(measured: Side) -> dict[Key, None]:
+    """What tells each number that has a better side: model, cell and measure."""
+    made: dict[Key, None] = {}
+    for row in measured.rows:
+        about = {name: row.get(name) for name in ("model", *measured.cell)}
+        for name, sign in measured.measures.items():
+            if sign and name in row:
+                made[tuple((about | {"measure": about.get("measure", name)}).items())] = None
+    return made
 
 
 def _pairs(mine: Side, before: Side) -> list[tuple[Row, int, list[Paired]]]:

@@ -54,9 +54,9 @@ def blocks(folder: Path, run: Mapping[str, Any], summary: Mapping[str, Any]) -> 
     main = judges[0] if judges else None
     by_goals = {goals: _cells(summary["asr"][main][shown][goals]) for goals in summary["goals"]} if main else {}
     made: list[Block] = []
-    cards = list(
-        _cards(summary, models, {goals: _with_errors(summary["asr"][main][shown][goals]) for goals in by_goals}, main)
-    )
+    asked = {goals: count if shown == "replay" else 0 for goals, count in summary["goals"].items()}
+    verdicts = {goals: _with_errors(summary["asr"][main][shown][goals], asked[goals]) for goals in by_goals}
+    cards = list(_cards(summary, models, verdicts, main))
     if warning := summary.get("warning"):
         made.append(Statement(f"Warning: {warning}.", "unclear"))
         cards = [replace(card, tone="unclear", line=f"{card.line}. Warning: {warning}") for card in cards]
@@ -262,11 +262,15 @@ def _cells(records: Mapping[str, Any]) -> Cells:
     return {name: {model: required(record, Rate) for model, record in row.items()} for name, row in records.items()}
 
 
-def _with_errors(records: Mapping[str, Any]) -> Cells:
-    """The same for the verdict, to which what failed is unscored too."""
+def _with_errors(records: Mapping[str, Any], asked: int) -> Cells:
+    """The same for the verdict, to which what failed is unscored too, and of the goals `asked` what has no text."""
+
+    def unscored(rate: Rate, errors: int) -> int:
+        return max(rate.unscored + errors, asked * rate.seeds - rate.n)
+
     return {
         name: {
-            model: replace(rate, unscored=rate.unscored + records[name][model].get("errors", 0))
+            model: replace(rate, unscored=unscored(rate, records[name][model].get("errors", 0)))
             for model, rate in row.items()
         }
         for name, row in _cells(records).items()

@@ -10,15 +10,15 @@ from midward.reports.builders.shared import TONE_OF, Record, name_of, table
 from midward.stats import CHANCE, Paired
 
 NOTE = (
-    "Held: the whole 95 % interval is inside the bound, whichever way unscored answers fall. Broken: all of it is "
-    "outside. Unclear: neither."
+    "Held: the whole 95 % interval is inside the bound, also if the unscored answers of a seed all hit, or none does. "
+    "Broken: all of it is outside, likewise. Unclear: neither."
 )
 NOTE_OF_PAIRS = (
-    "Paired by what both were asked. Broken: measurably worse, whichever way unscored answers fall. Unclear: they "
-    "could make it so, or there are too few goals."
+    "Paired by what both were asked. Broken: measurably worse, even with unscored answers all at their best. Unclear: "
+    "at their worst they could make it so, there are too few goals, or it isn't measured now."
 )
 #: Of a cell's record, what isn't a place in its run.
-_NUMBERS = {"run", "measure", "verdict", "needed", "better", "unscored", "warning"}
+_NUMBERS = {"run", "measure", "verdict", "needed", "better", "unscored", "warning", "gone"}
 
 
 def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
@@ -27,10 +27,16 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
         Statement(f"{pair}: not the model alone differs: {'; '.join(words)}.", "unclear")
         for pair, words in (summary.get("differs") or {}).items()
     ]
+    made += [
+        Statement(f"Not in the baseline, so not compared: {'; '.join(map(place, each['new']))}.", "unclear")
+        for each in summary["criteria"]
+        if each.get("new")
+    ]
     made += [Statement(f"{sentence(each)}.", TONE_OF[each["verdict"]]) for each in summary["criteria"]]
     for count, each in enumerate(summary["criteria"], 1):
         records = [
-            {"verdict": cell["verdict"], **cell, "needed": more(cell), "warning": None} for cell in each["cells"]
+            {"verdict": cell["verdict"], **cell, "needed": more(cell), "warning": None, "gone": None}
+            for cell in each["cells"]
         ]  # a name with a line break would begin a line, which GitHub's runner may obey
         records = [
             {key: " ".join(value.split()) if isinstance(value, str) else value for key, value in record.items()}
@@ -61,6 +67,8 @@ def more(cell: Record) -> str:
         return ""
     if cell.get("warning"):
         return f"warning: {cell['warning']}"
+    if cell.get("gone"):
+        return "not measured now"
     measured = reading(cell)
     if isinstance(measured, Paired):
         return "answers without a verdict could turn it" if cell["unscored"] else "too few goals to tell"
@@ -80,7 +88,7 @@ def place(cell: Record) -> str:
 
 
 def _places(cell: Record) -> Iterator[str]:
-    own = {*vars(reading(cell)), "stat", *_NUMBERS}
+    own = {*(vars(reading(cell)) if "stat" in cell else ()), "stat", *_NUMBERS}
     yield name_of(str(cell["measure"]))
     yield from (str(value) for name, value in cell.items() if name not in own and value is not None)
     yield f"in {cell['run']}"
