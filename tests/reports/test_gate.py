@@ -411,6 +411,16 @@ def test_one_number_out_of_range_hides_no_cell(midward, tmp_path, value, told):
         assert midward("gate", folder, "--min", "right.harmless=0.9").exit_code == 0
 
 
+def test_a_summary_may_leave_out_where_an_arm_of_gcg_aims(tmp_path):
+    folder = world.run(tmp_path / "gcg", "probe gcg", {"cells": [{"position": None, "objective": "mean", "n": 60}]})
+    about = {"set": "s", "position": 0, "objective": "mean", "harmful": True, "success": False}
+    world.rows(folder / "rows.jsonl", [{**about, "goal": f"g{n}"} for n in range(60)])
+    assert verdict([folder], "asr=0.2") == "held"
+    world.rows(folder / "rows.jsonl", [{**about, "goal": f"g{n}"} for n in range(59)])
+    with pytest.raises(InputError, match="missing"):
+        verdict([folder], "asr=0.2")
+
+
 def test_a_tasks_measure_that_is_no_share_is_none_and_with_one_it_is_wrong(tmp_path):
     def task(name, values):
         folder = made.utility(tmp_path / name, sums=share(60, 60))

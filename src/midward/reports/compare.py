@@ -241,10 +241,16 @@ def lacking(verb: str, summary: Any, measured: Side) -> str:
     A probe of a package of its own says how many there are by an `n` in its cells, or isn't checked.
     """
     for about, count, scored in _counts(verb, summary) if measured.measures else ():
-        rows = [row for row in measured.rows if all(row.get(name) == about[name] for name in about)]
+        rows = _rows_of(measured.rows, about)
+        if not rows:  # a summary may leave out what its other fields say already
+            rows = _rows_of(measured.rows, {name: value for name, value in about.items() if value is not None})
         if sum(not scored or row["value"] is not None for row in rows) < count:
             return ", ".join(str(value) for value in about.values() if value not in (None, ""))
     return ""
+
+
+def _rows_of(rows: Sequence[Row], about: Row) -> list[Row]:
+    return [row for row in rows if all(row.get(name) == value for name, value in about.items())]
 
 
 def _counts(verb: str, summary: Any) -> Iterator[tuple[Row, int, bool]]:
