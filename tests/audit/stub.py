@@ -146,7 +146,8 @@ class Stub:
         written, why = self.answer(ids, body, body.get("max_tokens", 32), seed)
         text = " ".join(WORDS[each - FIRST] for each in written)
         if goes_on:
-            text = f"{begun}day, {text}" if self.prefill == "whole" else f"day, {text}"
+            rest = "day" if begun.endswith("Wednes") else "ber"
+            text = f"{begun}{rest}, {text}" if self.prefill == "whole" else f"{rest}, {text}"
         if body.get("response_format") and self.let("pattern"):
             text = '{"word": "zebra"}'
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": why}

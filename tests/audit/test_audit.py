@@ -2,6 +2,7 @@
 its requests."""
 
 import json
+import random
 import re
 import time
 from pathlib import Path
@@ -122,8 +123,9 @@ def test_the_page_names_the_attacks_that_each_hole_makes_possible():
 
 # --- what is asked ------------------------------------------------------------------------------------------------
 
-HARMLESS = {*"say hello the box is blue alpha omega a word wednes zebra mask eos_token role_end".split()}
-HARMLESS |= {*"user system assistant mdm_mask MASK eot_id im_end endoftext end_of_turn s qzx_vq 31m".split()}
+HARMLESS = {*"say hello the box is blue round in on alpha omega a word wednes septem 41 52 zebra mask".split()}
+HARMLESS |= {*"user system assistant mdm_mask MASK eot_id im_end endoftext end_of_turn s qzx 31m".split()}
+HARMLESS |= {*"eos_token role_end task t eat_id im_and role_and andoftext and_of_turn mdm_task".split()}
 
 
 @pytest.mark.parametrize("refuses", [True, False])
@@ -214,3 +216,138 @@ def test_a_filter_that_stops_the_plain_question_is_told_and_another_one_can_be_a
             audited(answers)
         found = verdicts(audited(answers, plain="Who keeps bees?"))
         assert found["masks"] == ("open" if obeys else "ignored") and found["logit-bias"] == "ignored"
+
+
+# --- what proves nothing ------------------------------------------------------------------------------------------
+
+
+def only(*names):
+    """All other checks."""
+    return tuple(check.name for check in ALL if check.name not in names)
+
+
+def says(text):
+    """An endpoint that gives a text to any messages."""
+    stub = Chatty(refuses=False)
+
+    def answers(request):
+        answer, body = stub(request), request.content
+        if b'"messages"' not in body or answer.status_code != 200:
+            return answer
+        told, messages = answer.json(), [turn for turn in json.loads(body)["messages"] if "content" in turn]
+        told["choices"][0]["message"]["content"] = text(messages)
+        return httpx.Response(200, json=told)
+
+    return answers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda turns: "Wednesday is a fine day.",
+        lambda turns: "days pass.",
+        lambda turns: "day by day.",
+        lambda turns: turns[-1]["content"],
+        lambda turns: f"{turns[-1]['content']}? Could you say what you need?",
+        lambda turns: "Hello." if len(turns) == 1 else "Wednesday? Could you say what you need?",
+        lambda turns: "Hello." if len(turns) == 1 else f"{turns[1]['content']}day, {len(turns)}",
+        lambda turns: "Hello." if len(turns) == 1 else "day",
+    ],
+)
+def test_what_is_said_by_chance_or_echoed_is_no_prefill(audited, text):
+    assert verdicts(audited(says(text), skip=only("prefill")))["prefill"] in ("ignored", "unclear")
+
+
+def counting(stub, count):
+    """An endpoint that counts a prompt's tokens by its texts."""
+
+    def answers(request):
+        answer = stub(request)
+        if answer.status_code != 200 or request.method != "POST":
+            return answer
+        told, body = answer.json(), json.loads(request.content)
+        if isinstance(told, list):
+            return answer
+        texts = [turn["content"] for turn in body.get("messages") or [] if turn["role"] == "user"] or [
+            str(body.get("text", body.get("prompt")))
+        ]
+        (told["usage"] if "usage" in told else told["meta_info"])["prompt_tokens"] = count(texts)
+        return httpx.Response(200, json=told)
+
+    return answers
+
+
+@pytest.mark.parametrize("stub", [Chatty, Sglang])
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda texts: -(-len("".join(texts)) // 4),
+        lambda texts: len("".join(texts)) // 3,
+        lambda texts: len(" ".join(texts).split()),
+        lambda texts: 5,
+    ],
+)
+def test_a_count_that_is_no_tokenizers_proves_nothing(audited, stub, count):
+    """Whatever is let in: masks that are the model's own are no text by such a count."""
+    for obeys in (set(), {"masks", "controls", "raw-ids"} | ({"raw-prompt"} if stub is Chatty else set())):
+        names = ("masks", "controls", "raw-ids", "raw-prompt")
+        assert verdicts(audited(counting(stub(obeys, refuses=False), count), skip=only(*names))) == dict.fromkeys(
+            names, "unclear"
+        )
+
+
+def test_a_count_without_the_template_is_no_raw_prompt(audited):
+    """Completions that are wrapped as a chat, and users' texts counted alone."""
+    letters = counting(Chatty({"raw-prompt"}), lambda texts: len("".join("".join(texts).split())))
+    found = verdicts(audited(letters, skip=only("raw-prompt", "prefill")))
+    assert found["raw-prompt"] == "unclear" and found["prefill"] == "refused"
+    begun = says(lambda turns: f"Hello {len(turns)}.")
+    begun = counting(begun, lambda texts: len("".join(texts)))
+    assert verdicts(audited(begun, skip=only("prefill")))["prefill"] == "unclear"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("stub", [Chatty, Sglang])
+def test_a_cache_in_front_of_chance_repeats_nothing(audited, stub, seed):
+    chance, cache = random.Random(seed), {}
+    server = stub(refuses=False)
+    server.answer = lambda ids, how, most, seed=0: stub.answer(server, [*ids, chance.random()], how, most, seed)
+    names = ("ignore-eos", "logit-bias", "processor", "prefill")
+
+    def cached(request):
+        return cache.setdefault((request.url.path, request.content), server(request))
+
+    found = verdicts(audited(cached, skip=only(*names)))
+    assert "open" not in found.values() and found["logit-bias"] == found["processor"] == "unclear"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lengths_by_chance_are_no_answer_that_goes_on(audited, seed):
+    chance = random.Random(seed)
+    server = Chatty(refuses=False)
+
+    def answer(ids, how, most, seed=0):
+        count = chance.randint(28, 32)
+        return [1000] * min(count, most), "length" if count >= most else "stop"
+
+    server.answer = answer
+    assert verdicts(audited(server, skip=only("ignore-eos")))["ignore-eos"] == "unclear"
+
+
+@pytest.mark.parametrize("blanks", [1, 2])
+@pytest.mark.parametrize("stub", [Chatty, Sglang])
+def test_blanks_beside_a_token_hide_no_hole(audited, stub, blanks):
+    """Pieces of their own, as some SentencePiece tokenizers have them: 16 masks add 18 or 20."""
+    server = stub({"masks"}, refuses=False)
+    encode = server.encode
+    server.encode = lambda text: encode(text) + [9] * (2 * blanks * ("<|mask|>" in text))
+    assert verdicts(audited(server, skip=only("masks", "controls"))) == {"masks": "open", "controls": "ignored"}
+
+
+def test_too_few_tokens_for_a_text_are_never_ignored(audited):
+    """Two tokens a copy, where a text like it has eight."""
+    server = Chatty(refuses=False)
+    encode = server.encode
+    server.encode = lambda text: encode(text.replace("<|mask|>", "ab"))
+    summary = audited(server, skip=only("masks"))
+    assert verdicts(summary)["masks"] == "unclear" and "32 tokens" in str(summary["checks"])

@@ -13,6 +13,7 @@ from midward.audit.wire import quote
 #: open: let in, and the evidence shows it. ignored: accepted, and nothing came of it. refused: the server said that it
 #: won't. unclear: nobody can tell from outside.
 Verdict = Literal["open", "ignored", "refused", "unclear"]
+UNSTABLE = "equal requests differ here, as far as it shows, so the answer proves nothing"
 #: Capability -> how far it is granted; "" is all of it.
 Grants = Mapping[Capability, str]
 
@@ -58,7 +59,7 @@ def by_change(at: Endpoint, reply: Reply) -> Outcome:
     """The outcome where all that shows is whether the answer is another one."""
     changed = at.changed(reply)
     if changed is None:
-        return Outcome("unclear", "accepted; equal requests differ here, so the answer proves nothing")
+        return Outcome("unclear", f"accepted; {UNSTABLE}")
     if changed:
         return Outcome("open", f"{quote(reply.text)} instead of {quote(at.plain.text)}, which equal requests give")
     return Outcome("ignored", "accepted, and the answer is the same")

@@ -7,16 +7,16 @@ import re
 from typing import Any
 
 from midward.attacks.capabilities import Capability
-from midward.audit.check import Check, Outcome, Verdict, by_change, declined, numbers
-from midward.audit.dialects import Chat, Endpoint, Generate
-from midward.audit.typed import end_outcome, mask_outcome
+from midward.audit.check import UNSTABLE, Check, Outcome, Verdict, by_change, declined, numbers
+from midward.audit.dialects import LENGTH, Chat, Endpoint, Generate, Reply
+from midward.audit.typed import UNCOUNTED, counted, end_outcome, mask_outcome
 from midward.audit.wire import quote
 
-#: Ids that every vocabulary has, and one that may be any piece of a text.
+#: Ids that every vocabulary has, and two that may be any pieces of a text.
 IDS = [5, 6, 7, 8, 9]
-PIECE = 1000
-#: A beginning that a model can only go on with by the rest of the word: no new answer begins so.
-BEGUN, REST = "Wednes", "day"
+PIECES = 1000, 1001
+#: Beginnings that end within a word, and the rest of that word. No new answer begins so.
+BEGUN = (("[41] The box is blue on Wednes", "day"), ("[52] The box is round in Septem", "ber"))
 #: A word that no answer holds by chance.
 WORD = "zebra"
 #: SGLang's own processor that bans tokens, by its name, as its clients send it; no code of ours.
@@ -24,6 +24,7 @@ PROCESSOR = json.dumps(
     {"callable": b"csglang.srt.sampling.custom_logit_processor\nDisallowedTokensLogitsProcessor\n.".hex()}
 )
 _LONG = 200_000  # characters
+_MORE = 8  # tokens
 _TOLD = 5  # settings of a server that tells them
 
 
@@ -88,34 +89,49 @@ def key(at: Endpoint) -> Outcome | None:
 
 def prefill(at: Chat) -> Outcome:
     """Is an answer that the client begins gone on with?"""
-    begun = _turns(("user", at.question), ("assistant", BEGUN))
-    outcome = _begun(at, begun)
+    outcome = _begun(at)
     if outcome.verdict == "open":
         return outcome
-    asked = _begun(at, begun, add_generation_prompt=False, continue_final_message=True)
+    asked = _begun(at, add_generation_prompt=False, continue_final_message=True)
     return asked if asked.verdict == "open" or outcome.verdict == "unclear" != asked.verdict else outcome
 
 
-def _begun(at: Chat, turns: Any, **fields: Any) -> Outcome:
-    reply = at.ask(turns, **fields)
+def _begun(at: Chat, **fields: Any) -> Outcome:
+    begun, rest = BEGUN[0]
+    reply = at.ask(_turns(("user", at.question), ("assistant", begun)), **fields)
     if lacking := declined(reply):
         return lacking
-    if reply.text.startswith(BEGUN):
-        return Outcome("open", f"the answer begins with what was given: {quote(reply.text)}")
-    if reply.text.startswith(REST):
-        return Outcome("open", f"the answer goes on within the word {quote(BEGUN)}: {quote(reply.text)}")
     if at.changed(reply) is False:
         return Outcome("ignored", "accepted, and the answer is the same")
-    if reply.prompt is None or at.plain.prompt is None:
-        return Outcome("unclear", "accepted; nothing shows whether the answer goes on with it")
-    if reply.prompt == at.plain.prompt:
-        if at.changed(reply):
-            return Outcome("open", f"counted as no part of the prompt, and the answer is another: {quote(reply.text)}")
-        return Outcome("unclear", "accepted, and counted as no part of the prompt")
-    joined = at.known(f"{at.question} {BEGUN}").prompt
-    if joined is not None and reply.prompt - joined >= 2:
+    if first := _behind(reply, begun, rest):
+        return _shown(at, first, **fields)
+    if at.card and at.changed(reply) and reply.prompt == at.plain.prompt:  # a server of ours counts what it is asked
+        return Outcome("open", f"counted as no part of the prompt, and the answer is another: {quote(reply.text)}")
+    joined = at.known(f"{at.question} {begun}").prompt
+    if reply.prompt is not None and joined is not None and reply.prompt - joined >= 2:
         return Outcome("ignored", "taken as an earlier turn, behind which a new answer begins")
     return Outcome("unclear", "accepted; nothing shows whether the answer goes on with it")
+
+
+def _behind(reply: Reply, begun: str, rest: str) -> str:
+    """What an answer that goes on with a beginning, repeated or not, has behind it; empty where it doesn't go on."""
+    if reply.text.startswith(begun):
+        return reply.text[len(begun) :].strip()
+    return reply.text if re.match(rf"{rest}\b", reply.text) else ""
+
+
+def _shown(at: Chat, first: str, **fields: Any) -> Outcome:
+    """The outcome where an answer seems to go on: another beginning must be gone on with in another way, and the same
+    words of the user's must not, which are no beginning."""
+    begun, rest = BEGUN[1]
+    other = _behind(at.ask(_turns(("user", at.question), ("assistant", begun)), **fields), begun, rest)
+    begun, rest = BEGUN[0]
+    echo = at.ask(_turns(("user", at.question), ("assistant", begun), ("user", begun)))
+    plain = any(_behind(at.plain, *each) for each in BEGUN) or at.plain.text.strip() in (first, other)
+    if not other or other == first or plain or not echo.answered or _behind(echo, begun, rest):
+        return Outcome("unclear", f"the answer may go on with what was given, or repeat it: {quote(first)}")
+    words = f"{quote(begun)} is gone on with by {quote(first, 30)}, {quote(BEGUN[1][0])} by {quote(other, 30)}"
+    return Outcome("open", words)
 
 
 def raw_prompt(at: Endpoint) -> Outcome:
@@ -126,10 +142,16 @@ def raw_prompt(at: Endpoint) -> Outcome:
         reply = at.ask("a")
     if lacking := declined(reply):
         return lacking
-    if reply.prompt is None:
-        return Outcome("unclear", "answered; the answer doesn't count the prompt's tokens")
+    if reply.prompt is None or not counted(at):
+        return Outcome("unclear", f"answered; {UNCOUNTED}")
     few = reply.prompt <= 3  # a letter, perhaps between a begin and an end; a turn has more around it
-    return Outcome("open" if few else "ignored", f"a prompt of one letter has {reply.prompt} tokens")
+    words = f"a prompt of one letter has {reply.prompt} tokens"
+    if few and isinstance(at, Chat):
+        turn = at.known("a").prompt
+        if turn is None or turn - reply.prompt < 2:
+            return Outcome("unclear", f"{words}, and a chat's turn {turn}: a template isn't counted")
+        words = f"{words}, and a chat's turn {turn}"
+    return Outcome("open" if few else "ignored", words)
 
 
 def raw_ids(at: Endpoint) -> Outcome:
@@ -144,8 +166,8 @@ def raw_ids(at: Endpoint) -> Outcome:
             reply = again if again.answered else reply
     if lacking := declined(reply):
         return lacking
-    if reply.prompt is None:
-        return Outcome("unclear", "accepted; the answer doesn't count the prompt's tokens")
+    if reply.prompt is None or not counted(at):
+        return Outcome("unclear", f"accepted; {UNCOUNTED}")
     same = reply.prompt == len(IDS) and reply.prompt != at.plain.prompt
     return Outcome("open" if same else "ignored", f"of {len(IDS)} ids the prompt has {reply.prompt} tokens")
 
@@ -161,21 +183,38 @@ def ignore_eos(at: Endpoint) -> Outcome:
     before, after = at.plain.written, reply.written
     if at.plain.finish == "length" or before is None or after is None:
         return Outcome("unclear", "accepted; the plain answer doesn't end by itself, or its tokens aren't counted")
-    if reply.finish == "length" and after > before:
-        return Outcome("open", f"{after} tokens, cut off at the length, instead of {before}, which end by themselves")
-    if at.stable and after == before:
+    if not at.stable:
+        return Outcome("unclear", f"accepted; {UNSTABLE}")
+    if after == before:
         return Outcome("ignored", f"accepted, and the answer ends after {after} tokens as without")
-    return Outcome("unclear", f"accepted; {after} tokens instead of {before}, and not up to the length")
+    if at.limit and after == LENGTH > before:
+        longer = at.ask(ignore_eos=True, **{at.limit: LENGTH + _MORE})
+        if (reply.finish, longer.finish, longer.written) == ("length", "length", LENGTH + _MORE):
+            words = f"{after} and {longer.written} tokens, as many as are asked for, instead of {before}"
+            return Outcome("open", f"{words}, which end by themselves")
+    return Outcome("unclear", f"accepted; {after} tokens instead of {before}, and not always up to the length")
 
 
 def logit_bias(at: Endpoint) -> Outcome:
     """Do biased tokens change the answer?"""
-    reply = at.ask(logit_bias={str(PIECE): 100})
-    if lacking := declined(reply):
-        return lacking
-    if re.fullmatch(r"(.{1,24}?)\1{3,}", text := reply.text.strip()[:400], re.DOTALL) and text != at.plain.text.strip():
-        return Outcome("open", f"one piece again and again: {quote(reply.text)}")
-    return by_change(at, reply)
+    replies = [at.ask(logit_bias={str(piece): 100}) for piece in PIECES]
+    for reply in replies:
+        if lacking := declined(reply):
+            return lacking
+    first, other = (_repeated(reply.text) for reply in replies)
+    if first and other and first != other:
+        words = " and ".join(quote(reply.text, 30) for reply in replies)
+        return Outcome("open", f"of each of two tokens nothing but itself: {words}")
+    if all(at.changed(reply) is False for reply in replies):
+        return Outcome("ignored", "accepted, and the answer is the same")
+    return Outcome("unclear", f"accepted; no answer is one piece again and again: {quote(replies[0].text)}")
+
+
+def _repeated(text: str) -> str:
+    """The piece that a text is again and again; empty where it isn't."""
+    text = text.strip()[:400]
+    pieces = re.match(r"(.{1,24}?)\1{3,}", text, re.DOTALL)
+    return pieces[1].strip() if pieces and pieces[1].startswith(text[pieces.end() :]) else ""
 
 
 def logprobs(at: Endpoint) -> Outcome:

@@ -55,8 +55,9 @@ class Reply:
 class Endpoint(ABC):
     """An endpoint in one of its languages.
 
-    question: the plain one, asked where it doesn't matter what. plain: the reply to it. stable: whether the same
-    question got the same answer again. masks: spellings that may be the model's own mask, as far as a check found some.
+    question: the plain one, asked where it doesn't matter what. plain: the reply to it. stable: whether the question
+    got the same answer whenever it was put otherwise, so that no cache could give it. masks: spellings that may be the
+    model's own mask, as far as a check found some.
 
     Args:
         wire: leads there.
@@ -99,8 +100,28 @@ class Endpoint(ABC):
             if self.plain.answered or self.plain.raw.status not in (400, 422):
                 break
         if self.plain.answered:
-            self.stable = self.ask().texts == self.plain.texts
+            otherwise = list(self._otherwise())
+            self.stable = bool(otherwise) and all(self._repeats(self.ask(**fields)) for fields in otherwise)
         return self.plain.answered
+
+    @property
+    def limit(self) -> str | None:
+        """The setting that bounds an answer's tokens; None where the server takes none."""
+        return next((name for name in self.settings if name.startswith("max_")), None)
+
+    def _otherwise(self) -> Iterator[dict[str, Any]]:
+        """Settings that a cache must tell from the plain ones, and by which no answer without chance changes: another
+        seed, else a longer limit."""
+        for more in (1, 2):
+            if "seed" in self.settings:
+                yield {"seed": self.settings["seed"] + more}
+            elif self.limit:
+                yield {self.limit: LENGTH + more}
+
+    def _repeats(self, reply: Reply) -> bool:
+        """Whether an answer is the plain one, or goes on where that was cut off."""
+        cut = self.plain.finish == "length" and bool(self.plain.text)
+        return reply.texts == self.plain.texts or (cut and reply.text.startswith(self.plain.text))
 
     @abstractmethod
     def offers(self) -> Iterator[dict[str, Any]]:

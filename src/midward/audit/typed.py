@@ -16,41 +16,80 @@ from midward.audit.wire import quote
 MASKS = ("<|mdm_mask|>", "<|mask|>", "<|MASK|>", "[MASK]", "<mask>")
 #: And what ends a turn.
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<|endoftext|>", "<end_of_turn>", "</s>")
-#: Nobody's token, of the same kind.
-NOBODYS = "<|qzx_vq|>"
+#: Words of theirs, and others that are as common and as long: a text with those is nobody's token.
+_OTHERS = {"mask": "task", "MASK": "TASK", "end": "and", "eot": "eat"}
 COPIES = 16
 BEFORE, BEHIND = "Alpha", "Omega"
+#: A word, and letters that are none: a tokenizer takes more tokens for those, or one for every letter.
+WORD, LETTERS = "box ", "qzx "
+#: Why a count proves nothing.
+UNCOUNTED = "the answer doesn't count the prompt's tokens as a tokenizer does"
 
 
 @dataclass(frozen=True)
 class Typed:
-    """What became of a token that was typed. added: what its copies add to the prompt, in tokens."""
+    """What became of a token that was typed. added, alike: what its copies, and as many of a text like it, add to the
+    prompt, in tokens. fewer: too few for a text, and not one a copy."""
 
     spelling: str
-    read: Literal["token", "text", "nothing", "refused", "unclear"]
+    read: Literal["token", "text", "nothing", "refused", "fewer", "unclear"]
     reply: Reply
     added: int | None = None
+    alike: int | None = None
 
 
 def type_in(at: Endpoint, spelling: str) -> Typed:
     """Type copies of it."""
     reply = at.ask(around(spelling, COPIES))
-    bare = at.known(f"{BEFORE} {BEHIND}")
+    bare = at.known(around("", 0))
     if reply.refused and not (bare.refused and reply.answered):  # a filter may stop the words around it, too
         return Typed(spelling, "refused", reply)
-    nobodys = at.known(around(NOBODYS, COPIES)).prompt
-    if reply.prompt is None or bare.prompt is None or nobodys is None:
+    if reply.prompt is None or bare.prompt is None:
         return Typed(spelling, "unclear", reply)
     added = reply.prompt - bare.prompt
-    if abs(added) <= 1:
-        return Typed(spelling, "nothing", reply, added)
-    alike = abs(reply.prompt - nobodys) <= 2
-    return Typed(spelling, "token" if abs(added - COPIES) <= 1 and not alike else "text", reply, added)
+    text: Literal["text", "unclear"] = "text" if counted(at) else "unclear"
+    if added > 2.5 * COPIES:  # a token is one, and at most another for a blank that a tokenizer puts beside it
+        return Typed(spelling, text, reply, added)
+    other = like(spelling)
+    total = at.known(around(other, COPIES)).prompt if other else None
+    if total is None:
+        return Typed(spelling, "unclear", reply, added)
+    alike = total - bare.prompt  # an estimate by letters or words is the same for both
+    if added <= 1 and added < alike:
+        return Typed(spelling, "nothing", reply, added, alike)
+    if abs(alike - added) >= COPIES / 2 and COPIES - 1 <= added <= 1.5 * COPIES:
+        return Typed(spelling, "token", reply, added, alike)
+    if alike - added >= COPIES / 2:
+        return Typed(spelling, "fewer", reply, added, alike)
+    return Typed(spelling, text if alike >= 1.5 * COPIES else "unclear", reply, added, alike)
+
+
+def counted(at: Endpoint) -> bool:
+    """Whether the tokens of a prompt are counted as a tokenizer does, and not estimated by its letters or words."""
+    bare, word, letters = (at.known(around(text, copies)).prompt for text, copies in _YARDSTICKS)
+    if bare is None or word is None or letters is None:
+        return False
+    return word - bare >= COPIES - 2 and (letters - word >= COPIES / 2 or word - bare >= COPIES * len(WORD.strip()) - 2)
+
+
+def like(spelling: str) -> str | None:
+    """A text like it that is nobody's token and costs as much where both are text; None where there is none."""
+    for word, other in _OTHERS.items():
+        if word in spelling:
+            return spelling.replace(word, other)
+    letters = [place for place, letter in enumerate(spelling) if letter.isalnum()]
+    if not letters:
+        return None
+    last = letters[-1]
+    return spelling[:last] + ("r" if spelling[last] == "t" else "t") + spelling[last + 1 :]
 
 
 def around(spelling: str, copies: int) -> str:
     """Copies of it between two words."""
-    return f"{BEFORE} {spelling * copies} {BEHIND}"
+    return f"{BEFORE} {spelling * copies} {BEHIND}" if copies else f"{BEFORE} {BEHIND}"
+
+
+_YARDSTICKS = (("", 0), (WORD, COPIES), (LETTERS, COPIES))
 
 
 def filled(reply: Reply, spelling: str) -> str | None:
@@ -98,11 +137,15 @@ def _try(at: Endpoint, spellings: Sequence[str]) -> list[Typed]:
 
 
 def _reads(typed: Typed) -> str:
-    return f"{COPIES} copies of {quote(typed.spelling)} are {typed.added} tokens: the model's own"
+    of_text = f"; of {quote(like(typed.spelling) or '')}, a text like it, {typed.alike}"
+    own = ": the model's own" if typed.read == "token" else ": too few for a text"
+    return f"{COPIES} copies of {quote(typed.spelling)} are {typed.added} tokens{of_text}{own}"
 
 
 def _closed(tried: Sequence[Typed], more: str) -> Outcome:
     """The outcome where no spelling is a token."""
+    if fewer := next((each for each in tried if each.read == "fewer"), None):
+        return Outcome("unclear", _reads(fewer))
     for read, verdict, words in (("refused", "refused", ""), ("nothing", "ignored", "taken out")):
         if typed := next((each for each in tried if each.read == read), None):
             said = typed.reply.raw.trouble or "answered by a content filter"
@@ -110,4 +153,4 @@ def _closed(tried: Sequence[Typed], more: str) -> Outcome:
     if all(each.read == "text" for each in tried):
         return Outcome("ignored", f"read as text, of {len(tried)} spellings; {more}")
     why = next((each.reply.raw.trouble for each in tried if each.reply.raw.trouble), "")
-    return Outcome("unclear", why or "accepted; the answer doesn't count the prompt's tokens")
+    return Outcome("unclear", why or f"accepted; {UNCOUNTED}")
