@@ -188,7 +188,8 @@ def ignore_eos(at: Endpoint) -> Outcome:
     if after == before:
         return Outcome("ignored", f"accepted, and the answer ends after {after} tokens as without")
     if at.limit and after == LENGTH > before:
-        longer = at.ask(ignore_eos=True, **{at.limit: LENGTH + _MORE})
+        further: dict[str, Any] = {at.limit: LENGTH + _MORE}
+        longer = at.ask(ignore_eos=True, **further)
         if (reply.finish, longer.finish, longer.written) == ("length", "length", LENGTH + _MORE):
             words = f"{after} and {longer.written} tokens, as many as are asked for, instead of {before}"
             return Outcome("open", f"{words}, which end by themselves")

@@ -31,7 +31,7 @@ class AuditConfig:
     mask: Annotated[str | None, Flag()] = None
     api_key_file: Annotated[Path | None, Flag()] = None
     skip: Annotated[tuple[str, ...], Flag()] = ()
-    budget: Annotated[int, Flag(min=1)] = 120
+    budget: Annotated[int, Flag(min=1)] = 140
     rate: Annotated[float, Flag(min=0.01)] = 2.0
     timeout: Annotated[float, Flag(min=0.1)] = 60.0
 
