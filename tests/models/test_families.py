@@ -1,6 +1,7 @@
 """Every diffusion family: parity with a plain statement, padding, and the chain from loading to a reloaded adapter."""
 
 import json
+import os
 from itertools import cycle
 from types import SimpleNamespace
 
@@ -100,6 +101,10 @@ def test_a_wrong_attention_mask_is_caught(folders, monkeypatch):
             midward.load(folders["sdar"], device="cpu")
 
 
+@pytest.mark.skipif(
+    torch.cpu._is_amx_tile_supported() and os.environ.get("ATEN_CPU_CAPABILITY", "avx512") in ("default", "avx2"),
+    reason="on a CPU with AMX torch packs bfloat16 for kernels that this ATEN_CPU_CAPABILITY forbids, and raises",
+)
 @pytest.mark.parametrize("name", ["dream", "llada2", "a2d-qwen3", *ENCODERS])
 def test_bfloat16(name, folders):
     exact = midward.load(folders[name], device="cpu", dtype="float32")
