@@ -521,9 +521,9 @@ def test_junit_has_a_test_a_threshold_and_sarif_a_result_a_broken_one(midward, m
     monkeypatch.chdir(tmp_path)
     folder, texts = mixed
     flags = [word for text in texts for word in ("--max", text)]
-    done = midward("gate", folder, *flags, "--unclear", unclear, "--junit", "gate.xml", "--sarif", "gate.sarif")
+    done = midward("gate", folder, *flags, "--unclear", unclear, "--junit", "ci/gate.xml", "--sarif", "gate.sarif")
     assert done.exit_code == 10
-    suite = ElementTree.parse("gate.xml").getroot()[0]
+    suite = ElementTree.parse("ci/gate.xml").getroot()[0]
     outcomes = {test.get("name").split()[0]: test[0].tag for test in suite}
     unclear_is = "failure" if unclear == "fail" else "skipped"
     assert outcomes == {"asr.direct": "system-out", "asr.pad": "failure", "asr.prefill": unclear_is}
