@@ -69,7 +69,8 @@ def test_an_attack_and_compare(answers):
     how = {"sets": {"made-up": 10}, "attacks": ["direct"], "judges": ["oracle"]}
     summary = results.summarise([*sides[1], *sides[0]], rows=["b", "b", "a", "a"], **how)
     with TemporaryDirectory() as name:
-        folders = [world.run(Path(name) / label, "attack", {"measures": {"oracle": "success"}}) for label in "ab"]
+        own = [results.summarise(side, rows=[label, label], **how) for label, side in zip("ab", sides, strict=True)]
+        folders = [world.run(Path(name) / label, "attack", each) for label, each in zip("ab", own, strict=True)]
         for folder, outcomes in zip(folders, sides, strict=True):
             results.write_samples(folder, outcomes, ["oracle"])
         [compared] = between(folders)["pairs"]
