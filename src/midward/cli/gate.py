@@ -50,8 +50,8 @@ def gate(
 
     summary = room.decide(folders, room.thresholds(most or (), least or ()), baseline or ())
     verdict, page = summary["verdict"], os.environ.get("GITHUB_STEP_SUMMARY")
-    for file in filter(None, (junit, sarif)):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    for path in filter(None, (junit, sarif)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if junit:
         write_text(junit, checks.junit(summary, unclear_fails=unclear == "fail"))
     if sarif:
