@@ -446,3 +446,14 @@ def test_more_goals_are_asked_of_the_model_that_is_unclear_by_its_own_command(tm
     words = shlex.split(more)
     assert words[: len(command) - 4] == command[:4] and words[4:8] == ["--length", "48", "--limit", "120"]
     assert Path(words[words.index("--out") + 1]).resolve() == tmp_path / "mosa"
+
+
+@pytest.mark.parametrize("limit", [[], ["many"], ["9" * 5000], ["\u0663"]])
+def test_a_command_of_a_file_that_says_anything_breaks_no_page(tmp_path, limit):
+    models = [Measured(name="sandbox", label="mosa")]
+    of_run = SimpleNamespace(
+        verb="attack", models=models, command=["midward", "attack", "--limit", *limit], finished="now"
+    )
+    found = SimpleNamespace(run=of_run, folder=tmp_path, summary={}, label="mosa")
+    by_text = dict(steps([found], [Card("mosa", "unclear", "5 %", "", "", {"model": "sandbox"})], []))
+    assert any("--limit 100" in command for sentence, command in by_text.items() if "ask more goals" in sentence)

@@ -113,7 +113,10 @@ def _longer(run: RunFolder, shown: Callable[[str], str]) -> str:
     given, limit = list(run.run.command), 50
     while "--limit" in given:
         place = given.index("--limit")
-        limit = int(given[place + 1])
+        value = "".join(given[place + 1 : place + 2])
+        limit = (
+            int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else limit
+        )  # a file may say anything
         del given[place : place + 2]
     more = ["--limit", str(max(100, 2 * limit)), "--out", shown(os.path.relpath(run.folder))]
     return shlex.join([*map(shown, given), *more])
