@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -204,6 +205,10 @@ class BlockCache:
         self.length = canvas.width + canvas.length
         self.held: list[int] = []
         self.slots: SlotCache | None = None
+        device = canvas.ids.device
+        self._columns = lru_cache(maxsize=1)(  # most steps compute those of the step before
+            lambda starts, count: torch.tensor(starts, device=device)[:, None] + torch.arange(count, device=device)
+        )
 
     def span(self, working: list[int], blocks: list[tuple[int, int]], alive: list[int]) -> Span:
         """What the next step of these canvas rows, each in its block of response positions, computes."""
@@ -226,7 +231,7 @@ class BlockCache:
         span = self.span(working, blocks, alive)
         assert self.slots is not None
         starts = span.starts[:1] if len(set(span.starts)) == 1 else span.starts
-        columns = torch.tensor(starts, device=ids.device)[:, None] + torch.arange(span.count, device=ids.device)
+        columns = self._columns(tuple(starts), span.count)
         if len(starts) == 1:
             part = ids[:, starts[0] : starts[0] + span.count]
         else:

@@ -33,6 +33,7 @@ class Canvas:
     mask_id: the family's; -1, which is no token, for models without one. blank: the mask, or the pad id without one.
     mask [B, L] long: 0 at padding; None if no row has any.
     seeds [B] int64: one a row, see `noise`.
+    end_ids: the family's, as a tensor.
     forced [B, length] bool: written before the first step, or by an edit that froze it.
     edited: what the edits of each row have done so far.
     broken [B] bool: the logits of a step were no finite numbers; such a row has no response, only an error.
@@ -62,6 +63,7 @@ class Canvas:
                 forced[i, place] = True
         self.ids = ids.to(device)
         self.forced = forced.to(device)
+        self.end_ids = torch.tensor(model.family.end_ids, device=device)
 
         lengths = torch.tensor([len(row.prompt_ids) for row in rows])
         self.mask: torch.Tensor | None = None
@@ -101,13 +103,12 @@ class Canvas:
         self.edited[row].append(Edited(edit.step, tuple(sorted(written)), tuple(again)))
         return self.edited[row][-1]
 
-    def finished(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return, for these rows, whether an end token stands with no mask anywhere before it, or nothing can come."""
-        ids = self.ids[rows]
-        is_end = torch.isin(ids, torch.tensor(self.model.family.end_ids, device=ids.device))
+    def finished(self, ids: torch.Tensor) -> torch.Tensor:
+        """Whether, in rows [B, L], an end token of the response stands with no mask anywhere before it: [B]."""
+        is_end = torch.isin(ids, self.end_ids)
         is_end[:, : self.width] = False
         masks_before = (ids == self.mask_id).cumsum(-1)
-        return (is_end & (masks_before == 0)).any(-1) | self.broken[rows]
+        return (is_end & (masks_before == 0)).any(-1)
 
     def leave(self, rows: Sequence[int]) -> None:
         """Rows take no further step."""

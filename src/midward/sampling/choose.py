@@ -56,7 +56,7 @@ def choose(
         Ranks [N]: how sure the model is, the larger the sooner committed. "entropy": minus the entropy, in nats;
         "margin": of the two most probable tokens, p1 - p2 below a half, above it -log(1 - p1 + p2), which orders alike
         and keeps apart what rounds to 1; both of softmax(logits / temperature), as published with Dream. For any other
-        order the score itself.
+        order the scores themselves.
     """
     rows = max(1, CHUNK // model.vocab_size)
     temperature = max(temperature, COLDEST) if temperature > 0 else 0.0
@@ -68,16 +68,20 @@ def choose(
             logits = adjust(logits, part)
         if see is not None:
             see(logits)
-        if forbidden:
-            logits[:, list(forbidden)] = -torch.inf
-        rank = None
+        for token in forbidden:  # one by one: a list of them would have to be copied to the device
+            logits[:, token] = -torch.inf
         if order in ("entropy", "margin"):
-            rank = _certainty(logits / temperature if temperature > 0 else logits, order)
-        token, score = _from_logits(logits, temperature, None if uniforms is None else uniforms[part])
-        tokens.append(token)
+            ranks.append(_certainty(logits / temperature if temperature > 0 else logits, order))
+        chosen, score = _from_logits(logits, temperature, None if uniforms is None else uniforms[part])
+        tokens.append(chosen)
         scores.append(score)
-        ranks.append(score if rank is None else rank)
-    return torch.cat(tokens), torch.cat(scores), torch.cat(ranks)
+    score = _whole(scores)
+    return _whole(tokens), score, _whole(ranks) if ranks else score
+
+
+def _whole(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The chunks as one; most calls have one alone."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def read(

@@ -8,7 +8,7 @@ once its text is final. Shapes: B rows in a step, L = P + length positions, D hi
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import groupby, pairwise
 
 import torch
@@ -39,7 +39,7 @@ def run(canvas: Canvas, watchers: Sequence[Watcher]) -> Passes[None]:
 class _Forward:
     """One forward: step, each row's block, canvas rows [B], also as `numbers`, their ids before it [B, L].
 
-    draws [B]: the step number that random draws are made under.
+    draws: of each row, the step number that random draws are made under.
     places: row of the pass and column of each eligible position [N], once they are known.
     hidden, unguided [B, n, D]: the states of n columns, of each row those from `starts` on: [B or 1]; all, or with a
         cache some.
@@ -49,7 +49,7 @@ class _Forward:
     blocks: list[tuple[int, int]]
     rows: torch.Tensor
     numbers: list[int]
-    draws: torch.Tensor
+    draws: list[int]
     ids: torch.Tensor
     starts: list[int]
     hidden: torch.Tensor
@@ -61,7 +61,7 @@ class _Forward:
         """Conditional and unconditional states [N, D] at N rows of the pass and columns of the canvas."""
         if len(self.starts) > 1:
             column = column - torch.tensor(self.starts, device=column.device)[row]
-        else:
+        elif self.starts[0]:
             column = column - self.starts[0]
         return self.hidden[row, column], None if self.unguided is None else self.unguided[row, column]
 
@@ -75,7 +75,15 @@ class _Diffusion(Filling):
         self.sampling = canvas.sampling
         self.mask_id = canvas.mask_id
         self.device = canvas.ids.device
-        self.coordinates = canvas.coordinates
+        coordinates, device = canvas.coordinates, canvas.ids.device
+        self.coordinates = coordinates
+        # Small tensors of host numbers, of which most steps need those of the step before. None of them holds `self`,
+        # which would keep its caches until the next collection of cycles.
+        self._numbers = lru_cache(maxsize=8)(partial(torch.tensor, device=device))
+        self._before = lru_cache(maxsize=2)(lambda stops: coordinates < torch.tensor(stops, device=device)[:, None])
+        self._first = lru_cache(maxsize=2)(
+            lambda quota: torch.arange(max(quota), device=device) < torch.tensor(quota, device=device)[:, None]
+        )
         self.given = canvas.ids != self.mask_id  # what the unconditional forward doesn't see
         self.alive = list(range(len(canvas.rows)))
         self.steerers = [watcher for watcher in watchers if isinstance(watcher, Steerer)]
@@ -179,7 +187,7 @@ class _Diffusion(Filling):
             left = {row: self._left(row, blocks[row][1]) for row in self.alive if row in blocks}
             return [row for row, count in left.items() if count and not self.open[row][2]]
         stops = [blocks[row][1] if row in blocks else -self.canvas.width for row in range(len(self.offsets))]
-        before = self.coordinates < torch.tensor(stops, device=self.device)[:, None]
+        before = self._before(tuple(stops))
         any_left = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
         last = self.canvas.length  # a row that is full waits for its edits
         return [
@@ -199,19 +207,18 @@ class _Diffusion(Filling):
         forward = yield from self._compute(index, blocks, working)
         # 2. What may be committed: masks up to the end of the row's block, those of the prompt included.
         masked = forward.ids == self.mask_id  # [B, L]
-        stops_of = [stop for _, stop in blocks]
-        stops = torch.tensor(stops_of, device=self.device)
-        within = self.coordinates < stops[:, None]
+        stops = [stop for _, stop in blocks]
+        within = self._before(tuple(stops))
         eligible = masked & within  # [B, L]
         if self.editors:
             row, column = eligible.nonzero(as_tuple=True)
         else:  # how many there are is known, so nothing waits
-            count = sum(self._left(number, stop) for number, stop in zip(working, stops_of, strict=True))
+            count = sum(self._left(number, stop) for number, stop in zip(working, stops, strict=True))
             row, column = torch.nonzero_static(eligible, size=count).unbind(-1)
         forward.places = row, column
         # 3. A token for each of them, and how sure the model is of it.
         tokens, scores, ranks = self._predict(forward, eligible, (row, column), self.reduces)
-        canvas.broken[forward.rows] |= scores.isnan().any(-1)
+        broken = scores.isnan().any(-1)
         # 4. Commit the first of each row in the order asked for; the others stay masks.
         commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, forward.ids)
@@ -223,7 +230,7 @@ class _Diffusion(Filling):
             canvas.steps_taken[number] += 1
             canvas.forwards[number] += 1 if forward.unguided is None else 2
         stops_early = self.sampling.end == "stop" and not self.every_step
-        state = None if self.editors else self._state(forward.rows, within, stops_early)
+        state = None if self.editors else self._state(after, within, broken, stops_early)
         readings = None
         if self.is_shown:
             step = self._report(forward, after, masked, eligible, tokens, scores)
@@ -232,9 +239,13 @@ class _Diffusion(Filling):
                 self.alive = [each for each in self.alive if canvas.rows[each].index not in stopped]
             readings = step.fetched
         if readings is None:
-            readings = (self._state(forward.rows, within, stops_early) if state is None else state).tolist()
+            if state is None:  # of what the editors left
+                state = self._state(canvas.ids[forward.rows], within, broken, stops_early)
+            readings = state.tolist()
         finished = set()
-        for number, stop, (final, left, is_broken) in zip(working, stops_of, readings, strict=True):
+        for number, stop, (final, left, is_broken) in zip(working, stops, readings, strict=True):
+            if is_broken:
+                canvas.broken[number] = True
             self.open[number] = stop, int(left), bool(is_broken)
             if final and not self.planned.left[number]:
                 finished.add(number)
@@ -243,14 +254,12 @@ class _Diffusion(Filling):
         if len(self.alive) < len(before):
             canvas.leave([each for each in before if each not in self.alive])
 
-    def _state(self, rows: torch.Tensor, within: torch.Tensor, stops_early: bool) -> torch.Tensor:
-        """Of these rows [B, 3]: whether the text is final, the masks `within` [B, L], and whether numbers aren't
-        finite. Small, for it is all that a step has to read of the device."""
-        canvas = self.canvas
-        broken = canvas.broken[rows]
-        final = canvas.finished(rows) if stops_early else torch.zeros_like(broken)
-        left = ((canvas.ids[rows] == self.mask_id) & within).sum(-1)
-        return torch.stack([final, left, broken], -1)
+    def _state(self, ids: torch.Tensor, within: torch.Tensor, broken: torch.Tensor, stops_early: bool) -> torch.Tensor:
+        """Of rows as they stand [B, L]: whether the text is final, the masks `within` [B, L], and whether numbers
+        aren't finite: [B, 3]. Small, for it is all that a step has to read of the device."""
+        left = (ids == self.mask_id).logical_and_(within).sum(-1)
+        final = self.canvas.finished(ids).logical_or_(broken) if stops_early else broken.new_zeros(())
+        return torch.stack([final.expand_as(broken), left, broken], -1)
 
     def _due(self, row: int, index: int) -> bool:
         """Whether a step of the schedule makes an edit of the row's request."""
@@ -283,10 +292,10 @@ class _Diffusion(Filling):
 
     def _compute(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> Passes[_Forward]:
         canvas = self.canvas
-        rows = torch.tensor(working, device=self.device)
-        draws = torch.full_like(rows, index)
+        rows = self._numbers(tuple(working))
+        draws = [index] * len(working)
         if self.sampling.threshold is not None:  # rows take different numbers of steps: each counts its own
-            draws = torch.tensor([canvas.steps_taken[row] for row in working], device=self.device)
+            draws = [canvas.steps_taken[row] for row in working]
         ids = canvas.ids[rows]
         seen, mask = self._inputs(rows, ids)
         starts = [0]
@@ -320,14 +329,18 @@ class _Diffusion(Filling):
         reduces: Sequence[Reduce] = (),
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L], by row and column `at` [N]; the canvas and
-        0 elsewhere. What `reduces` make of the logits is kept in `forward.readings`."""
-        tokens, scores = forward.ids.clone(), torch.zeros(forward.ids.shape, device=self.device)
-        ranks = scores.clone()
+        -inf elsewhere. What `reduces` make of the logits is kept in `forward.readings`."""
+        tokens, scores = forward.ids.clone(), torch.full(forward.ids.shape, -torch.inf, device=self.device)
+        ranks = scores
         row, column = at
         if len(row):
             seen: list[list[torch.Tensor]] = []
             see = (lambda logits: seen.append([reduce(logits) for reduce in reduces])) if reduces else None
-            tokens[at], scores[at], ranks[at] = self._choose(forward, row, column, self.forbidden, see)
+            token, score, rank = self._choose(forward, row, column, self.forbidden, see)
+            if rank is not score:
+                ranks = scores.masked_scatter(wanted, rank)
+            tokens.masked_scatter_(wanted, token)
+            scores.masked_scatter_(wanted, score)
             forward.readings.update(
                 (reduce, torch.cat(parts)) for reduce, parts in zip(reduces, zip(*seen, strict=True))
             )
@@ -345,9 +358,11 @@ class _Diffusion(Filling):
         """Tokens, scores and ranks [N] at N positions, given by row of the pass and column."""
         uniforms = None
         if self.sampling.temperature > 0:
-            uniforms = uniform(self.canvas.seeds[forward.rows][row], forward.draws[row], self.coordinates[column])
+            draws = self._numbers(tuple(forward.draws))
+            uniforms = uniform(self.canvas.seeds[forward.rows][row], draws[row], self.coordinates[column])
         hidden, unguided = self._sources(forward, row, column)
-        place = forward.rows[row], self.coordinates[column]
+        if self.steerers or self.adjusters:
+            place = forward.rows[row], self.coordinates[column]
         for steerer in self.steerers:
             hidden = steerer.steered(hidden, *place)
 
@@ -414,14 +429,18 @@ class _Diffusion(Filling):
         elif self.sampling.order == "annealed":
             shares = [[self.chance[row][forward.index]] for row in forward.numbers]
             chance = torch.tensor(shares, device=self.device)  # [B, 1]
-            numbers = _ORDER_STEP - 1 - forward.draws[:, None]  # not those that tokens are drawn by
+            # Not the numbers that tokens are drawn by.
+            numbers = _ORDER_STEP - 1 - self._numbers(tuple(forward.draws))[:, None]
             drawn = uniform(self.canvas.seeds[forward.rows][:, None], numbers, self.coordinates[None])
             rank = (1 - chance) * probability(ranks) + chance * drawn
         elif self.sampling.order == "left_to_right":
             rank = -self.coordinates.float().expand(eligible.shape)
         else:
             rank = ranks
-        rank = rank.masked_fill(~eligible, -torch.inf)
+        if rank is not ranks:  # which are -inf elsewhere
+            rank = torch.where(eligible, rank, -torch.inf)
+        elif any(self.windows):
+            rank = rank.clone()
         for i, number in enumerate(forward.numbers):
             for start, stop in self.windows[number]:
                 # A position never outranks an open one to its left in its window, so never goes before it.
@@ -435,9 +454,8 @@ class _Diffusion(Filling):
 
         The sort is stable, so equal ranks go from left to right.
         """
-        most = min(max(quota), rank.shape[1])
-        first = rank.sort(dim=-1, descending=True, stable=True).indices[:, :most]
-        within = torch.arange(most, device=self.device) < torch.tensor(quota, device=self.device)[:, None]
+        first = rank.sort(dim=-1, descending=True, stable=True).indices[:, : max(quota)]
+        within = self._first(tuple(quota))[:, : first.shape[1]]
         commit = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, first, within)
         if (p := self.sampling.threshold) is not None:
             # Log-odds against log-odds, because p itself would round to 1.
