@@ -89,11 +89,14 @@ class ModelOptions(Placement):
 
         import midward
         from midward.cli._show import say
+        from midward.models.threads import spare_threads
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
-        return midward.load(self.model, **given, use=use, tell=say)
+        loaded = midward.load(self.model, **given, use=use, tell=say)
+        spare_threads(loaded)
+        return loaded
 
 
 class SamplingOptions(Given[Sampling]):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from midward.models import LanguageModel
+from midward.models.threads import available_threads
 from midward.probes.configs import Gcg
 from midward.probes.evading import Evaded
 from midward.probes.probe import Progress, Row
@@ -189,7 +190,7 @@ def searched(
     searches = _Searches(model, config, sampling, RowFile(folder / "searches.jsonl"), len(aimed), progress)
     if workers != 1:
         return _by_workers(searches, asked, workers)
-    threads = torch.get_num_threads()
+    own, threads = torch.get_num_threads(), available_threads()
     one_a_thread = threads if model.device.type == "cpu" else 1
     workers = one_a_thread if config.searches == 0 else config.searches or 1
     torch.set_num_threads(max(1, threads // workers))
@@ -200,7 +201,7 @@ def searched(
         finally:  # of a failure, or Ctrl-C: no search goes on behind it
             searches.stopped.set()
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+            torch.set_num_threads(own)
     errors = [error for each in coming if not each.cancelled() and (error := each.exception())]
     for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
         raise error  # what failed, and not a search that was stopped because of it

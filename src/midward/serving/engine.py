@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from midward.models import LanguageModel, load
+from midward.models.threads import spare_threads
 from midward.sampling import Canvas, Forced, Request, Response, Sampling, Step, Trace, Watcher, fill
 from midward.sampling.likelihood import Span, SpanScore, span_gradient, span_log_probs
 from midward.sampling.passes import Passes
@@ -257,6 +258,7 @@ def shared(
         engine = _engines.get(key)
         if engine is None:
             model = load(name, adapter, device, dtype, quantize, device_map)
+            spare_threads(model)
             model.fold_adapter()
             engine = _engines[key] = Engine(model)
         return engine
