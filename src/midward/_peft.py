@@ -39,9 +39,13 @@ with quiet_peft():
         set_peft_model_state_dict,
     )
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import get_pattern_key
+    from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+
+#: The modules that PEFT puts in place of a network's own.
+ADAPTED = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 
 __all__ = [
+    "ADAPTED",
     "BaseTunerLayer",
     "LoraConfig",
     "PeftConfig",

@@ -70,9 +70,9 @@ def head_rows(
 ) -> HeadRows:
     """Log-probabilities at `columns` and the exact KL, for hidden rows of policy and reference.
 
-    With `linear` one fused sweep also computes what the backward pass needs, so nothing of size V is kept or
-    recomputed; otherwise the chunks are checkpointed and recomputed in the backward pass. Softmax and KL are in float32
-    for half-precision models.
+    With `linear` one fused sweep also computes what the backward pass needs (nothing where no gradient is wanted), so
+    nothing of size V is kept or recomputed; otherwise the chunks are checkpointed and recomputed in the backward pass.
+    Softmax and KL are in float32 for half-precision models.
 
     Args:
         head: Hidden rows [r, D] -> logits [r, V].
@@ -113,11 +113,13 @@ class _FusedHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows, wide = hidden.shape[0], _compute_dtype(hidden.dtype)
         compared = 0 if reference is None else rows
+        graded = ctx.needs_input_grad[0]
+        scored = scored if graded else 0
         log_probs = hidden.new_empty(rows, len(columns), dtype=wide)
         ref_log_probs = hidden.new_empty(compared, len(columns), dtype=wide)
         kl = hidden.new_empty(compared, dtype=wide)
         expected = hidden.new_empty(scored, hidden.shape[1], dtype=wide)  # p W
-        kl_slope = hidden.new_empty(compared, hidden.shape[1], dtype=wide)
+        kl_slope = hidden.new_empty(compared if graded else 0, hidden.shape[1], dtype=wide)
         # 1. Three buffers (two without a reference) for the whole sweep: fresh ones for every chunk would cost more
         #    than the arithmetic on them, in page faults.
         sizes = [min(chunk, rows), min(chunk, rows), min(chunk, compared)]
@@ -130,7 +132,8 @@ class _FusedHead(torch.autograd.Function):
             if reference is not None:
                 _log_softmax(reference[part], weight, bias, out=other, exp=probs)
                 ref_log_probs[part] = other[:, columns]
-            _log_softmax(hidden[part], weight, bias, out=policy, exp=probs)
+            total = _log_softmax(hidden[part], weight, bias, out=policy, exp=probs)
+            probs.div_(total)
             # 3. What the loss reads of them.
             log_probs[part] = policy[:, columns]
             # 4. d log p[c] / d h = W[c] - p W: keep p W of the scored rows.
@@ -142,8 +145,9 @@ class _FusedHead(torch.autograd.Function):
             # 5. KL = sum p (log p - log q), and its slope (p (log p - log q) - p KL) W. `policy` is overwritten.
             product = policy.sub_(other).mul_(probs)
             kl[part] = product.sum(-1)
-            product.addcmul_(probs, kl[part, None], value=-1)
-            kl_slope[part] = product.to(weight.dtype) @ weight
+            if graded:
+                product.addcmul_(probs, kl[part, None], value=-1)
+                kl_slope[part] = product.to(weight.dtype) @ weight
         ctx.save_for_backward(expected, kl_slope, weight[columns])
         ctx.scored, ctx.dtype, ctx.shape = scored, hidden.dtype, hidden.shape
         ctx.mark_non_differentiable(ref_log_probs)
@@ -183,8 +187,9 @@ def _checkpointed(
     return HeadRows(log_probs, other, kl)
 
 
-def _log_softmax(rows: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor, exp: Tensor) -> None:
-    """`out` = log-softmax of the head's logits of `rows`, `exp` = the probabilities; nothing else of size V."""
+def _log_softmax(rows: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor, exp: Tensor) -> Tensor:
+    """`out` = log-softmax of the head's logits of `rows`, `exp` = the probabilities times the sums [r, 1] that are
+    returned; nothing else of size V."""
     if out.dtype == weight.dtype:
         torch.mm(rows, weight.t(), out=out)
     else:
@@ -193,8 +198,8 @@ def _log_softmax(rows: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tens
         out.add_(bias)
     out.sub_(out.amax(-1, keepdim=True))
     total = torch.exp(out, out=exp).sum(-1, keepdim=True)
-    exp.div_(total)
     out.sub_(total.log())
+    return total
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:

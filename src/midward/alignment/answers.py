@@ -16,12 +16,12 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from midward.alignment._head import HeadRows, head_rows, plain_head
 from midward.alignment.config import AlignConfig, AlignError
 from midward.alignment.data import Batch, Prompt, Row, Schedule, canvas, read_at
-from midward.models import Family, LanguageModel
+from midward.alignment.objective import Passes, row_means, row_sums
+from midward.models import Family
 
 
 @dataclass(frozen=True)
@@ -159,38 +159,8 @@ class AnswerCollator:
         return batch
 
 
-class AnswerObjective:
-    """What the objectives over answers share: the passes of the body and the sweeps of the head.
-
-    Args:
-        model: Its network is a PeftModel.
-        config: The settings of the objective.
-    """
-
-    def __init__(self, model: LanguageModel, config: AlignConfig) -> None:
-        self.model = model
-        self.config = config
-        self.linear: nn.Linear | None = plain_head(model.network, model.head)
-
-    def states(self, batch: Batch, *, first: int = 0) -> Tensor:
-        """The body's output, [R, D], at the masked positions of the canvas rows. first: 0, or A for the benign rows
-        alone."""
-        mask, width = batch.get("mask"), batch["ids"].shape[1]
-        hidden = self.model.hidden(batch["ids"][first:], None if mask is None else mask[first:])
-        rows = batch["rows"][len(batch["scored"]) if first else 0 :]
-        return hidden.flatten(0, 1)[rows - first * width]
-
-    def head(self, batch: Batch, hidden: Tensor, reference: Tensor | None = None) -> HeadRows:
-        """Log-probabilities at the batch's columns; with the reference's output, the KL too."""
-        return head_rows(
-            self.model.head,
-            hidden,
-            reference,
-            batch["columns"],
-            len(hidden),
-            linear=self.linear,
-            chunk=self.config.chunk_rows,
-        )
+class AnswerObjective(Passes):
+    """What the objectives over answers share."""
 
     def scores(self, batch: Batch, log_probs: Tensor) -> Tensor:
         """log_probs, [R, C] or the first S of them, to [B]: of each canvas row the sum over masked i of
@@ -198,19 +168,8 @@ class AnswerObjective:
         count = len(log_probs)
         each = log_probs.gather(1, batch["target"][:count, None])[:, 0]
         each = each * batch["weight"][:count].to(each.dtype)
-        return each.new_zeros(len(batch["ids"])).index_add(0, self.owner(batch)[:count], each)
-
-    def owner(self, batch: Batch) -> Tensor:
-        """[R]: the canvas row of each masked position."""
-        return batch["slot"] // self.config.length
+        return row_sums(each, self.owner(batch)[:count], len(batch["ids"]))
 
     def benign_kl(self, batch: Batch, kl: Tensor, harmful: int) -> Tensor:
         """[N]: KL(policy || reference) a masked token of each benign row, of kl [R - S]. harmful: A."""
-        owner = self.owner(batch)[len(batch["scored"]) :] - harmful
-        benign = len(batch["ids"]) - harmful
-        summed = kl.new_zeros(benign).index_add(0, owner, kl)
-        return summed / torch.bincount(owner, minlength=benign).clamp(min=1)
-
-    def warning(self, rows: Sequence[dict[str, float]]) -> str | None:
-        """Nothing is watched for."""
-        return None
+        return row_means(kl, self.owner(batch)[len(batch["scored"]) :] - harmful, len(batch["ids"]) - harmful)

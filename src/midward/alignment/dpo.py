@@ -16,7 +16,6 @@ Shapes: H harmful prompts, n_t copies, A = 2 H n_t rows of theirs in the order (
 those of answers.py.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,11 +43,9 @@ class PreferenceObjective(AnswerObjective):
         rows = 2 * config.masks * prompts  # A
         benign = len(batch["ids"]) - rows
         # 2 and 3. Both bounds, of the same masks.
-        with torch.no_grad(), self.model.reference():
-            reference = self.states(batch)  # [R, D]
-            before = self.head(batch, reference[:scored]).log_probs
-        hidden = self.states(batch)
-        gain = self.bounds(batch, self.head(batch, hidden[:scored]).log_probs) - self.bounds(batch, before)  # [H, 2]
+        reference, hidden = self.reference(batch), self.states(batch)  # [R, D] each
+        before, after = (self.head(batch, each[:scored], None, scored).log_probs for each in (reference, hidden))
+        gain = self.bounds(batch, after) - self.bounds(batch, before)  # [H, 2]
         # 4. The preference.
         margin = gain[:, 0] - gain[:, 1]  # [H]
         loss = -F.logsigmoid(config.dpo_beta * margin).mean()
@@ -60,7 +57,7 @@ class PreferenceObjective(AnswerObjective):
         }
         # 5. The KL.
         if benign:
-            rows_of_benign = self.head(batch, hidden[scored:], reference[scored:])
+            rows_of_benign = self.head(batch, hidden[scored:], reference[scored:], 0)
             measured["kl_benign"] = self.benign_kl(batch, rows_of_benign.kl, rows)
             loss = loss + config.benign_beta * measured["kl_benign"].mean()
         return Terms(loss, {name: (value.detach().sum(), value.numel()) for name, value in measured.items()})

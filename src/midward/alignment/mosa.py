@@ -27,13 +27,11 @@ longest sentence, P sentence pairs a prompt.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from midward.alignment._head import HeadRows, head_rows, plain_head
-from midward.alignment.config import AlignConfig
+from midward.alignment._head import HeadRows
 from midward.alignment.data import Batch, by_position
-from midward.alignment.objective import Terms
-from midward.models import LanguageModel
+from midward.alignment.objective import Passes, Terms, row_means, row_sums
 
 METRICS: tuple[str, ...] = (
     "reward",
@@ -107,38 +105,16 @@ def reward(safe: Tensor, harmful: Tensor, floor: Tensor | None = None) -> tuple[
     return safe - torch.where(floored, floor, harmful), floored
 
 
-class MosaObjective:
-    """-(mean reward of the pairs) + beta (mean KL of harmful prompts) + benign_beta (mean KL of benign prompts) [ours].
-
-    Args:
-        model: Its network is a PeftModel.
-        config: The settings of the objective.
-    """
+class MosaObjective(Passes):
+    """-(mean reward of the pairs) + beta (mean KL of harmful prompts) + benign_beta (that of benign prompts) [ours]."""
 
     METRICS = METRICS
     needs_reference = True
 
-    def __init__(self, model: LanguageModel, config: AlignConfig) -> None:
-        self.model = model
-        self.config = config
-        self.linear: nn.Linear | None = plain_head(model.network, model.head)
-
     def __call__(self, batch: Batch) -> Terms:
         """Two passes of the body, one sweep of the head, and the loss (steps 2 to 6)."""
-        ids, mask, rows = batch["ids"], batch.get("mask"), batch["rows"]
-        with torch.no_grad(), self.model.reference():
-            reference = self.model.hidden(ids, mask).flatten(0, 1)[rows]  # [R, D]
-        policy = self.model.hidden(ids, mask).flatten(0, 1)[rows]  # [R, D]
-        head = head_rows(
-            self.model.head,
-            policy,
-            reference,
-            batch["columns"],
-            len(batch["scored"]),
-            linear=self.linear,
-            chunk=self.config.chunk_rows,
-        )
-        return self.loss(batch, head)
+        reference, policy = self.reference(batch), self.states(batch)  # [R, D] each
+        return self.loss(batch, self.head(batch, policy, reference, len(batch["scored"])))
 
     def loss(self, batch: Batch, head: HeadRows) -> Terms:
         """Steps 4 to 6: from log-probabilities and KL to the loss."""
@@ -152,10 +128,9 @@ class MosaObjective:
         floor = None if config.harmful_floor is None else reference_harmful - config.harmful_floor
         gain, floored = reward(safe, harmful, floor)  # [H, P]
         # 6. The KL of each prompt, over its rows: the masked tokens of its response, or of the window [ours].
-        owner = batch["slot"] // batch["masked"].shape[1]  # [R]: the canvas row of each
-        summed = head.kl.new_zeros(total).index_add(0, owner, head.kl)  # [H + N]
-        mean = summed / torch.bincount(owner, minlength=total).clamp(min=1)
-        penalty = summed if config.kl_reduction == "sum" else mean
+        owner = self.owner(batch)
+        mean = row_means(head.kl, owner, total)  # [H + N]
+        penalty = row_sums(head.kl, owner, total) if config.kl_reduction == "sum" else mean
         loss = -gain.mean() + config.beta * penalty[:prompts].mean()
         if total > prompts:  # benign prompts, on which the model stays as it is [ours]
             loss = loss + config.benign_beta * penalty[prompts:].mean()

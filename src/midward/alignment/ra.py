@@ -26,10 +26,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from midward.alignment.answers import AnswerObjective, require_answers
+from midward.alignment.answers import require_answers
 from midward.alignment.config import AlignConfig
 from midward.alignment.data import Batch, Prompt, Row, Schedule, canvas, read_at
-from midward.alignment.objective import Terms
+from midward.alignment.objective import Passes, Terms, row_means
 from midward.models import Family, LanguageModel
 from midward.sampling import Forced, Request, Sampling, sample
 
@@ -127,7 +127,7 @@ class StartCollator:
         return batch
 
 
-class RolloutObjective(AnswerObjective):
+class RolloutObjective(Passes):
     """Steps 2 to 6, for one micro-batch.
 
     Args:
@@ -163,22 +163,19 @@ class RolloutObjective(AnswerObjective):
         written = rollouts.transpose(1, 2).flatten(0, 1)[batch["slot"]]  # [R, G]
         columns, target = written.unique(return_inverse=True)
         batch = {**batch, "columns": columns}
-        hidden, reference = self.states(batch), None
-        if self.needs_reference:
-            with torch.no_grad(), self.model.reference():
-                reference = self.states(batch)
-        head = self.head(batch, hidden, reference)
+        hidden = self.states(batch)
+        reference = self.reference(batch) if self.needs_reference else None
+        head = self.head(batch, hidden, reference, len(hidden))
         each = head.log_probs.gather(1, target)  # [R, G]
-        masked = torch.bincount(owner, minlength=total)  # [B], 1 or more
-        means = each.new_zeros(total, config.group).index_add(0, owner, each) / masked[:, None]  # [B, G]
+        means = row_means(each, owner, total)  # [B, G]
         gain = (advantage.to(means.dtype) * means).mean(1)  # [B]
         loss = -gain[:prompts].mean()
-        shares = 1 - masked.double() / config.length
+        shares = 1 - batch["masked"].double().mean(1)
         measured = {"spread": spread, "anchors": shares[:prompts]}
         # 6. The KL.
         kl = None
         if reference is not None:
-            kl = head.kl.new_zeros(total).index_add(0, owner, head.kl) / masked
+            kl = row_means(head.kl, owner, total)
             loss = loss + config.beta * kl[:prompts].mean()
             measured |= {"kl": kl[:prompts], "kl_benign": kl[prompts:]}
         if total > prompts:

@@ -46,12 +46,9 @@ class TokenObjective(AnswerObjective):
         benign = len(batch["ids"]) - prompts
         # 2. Log-probabilities at the masked positions; the KL costs a second head, so only benign rows have it.
         hidden = self.states(batch)  # [R, D]
-        reference = None
-        if self.needs_reference and benign:
-            with torch.no_grad(), self.model.reference():
-                reference = self.states(batch, first=prompts)
-        harmful_rows = self.head(batch, hidden[:scored])
-        benign_rows = self.head(batch, hidden[scored:], reference)
+        reference = self.reference(batch, first=prompts) if self.needs_reference and benign else None
+        harmful_rows = self.head(batch, hidden[:scored], None, scored)
+        benign_rows = self.head(batch, hidden[scored:], reference, len(hidden) - scored)
         log_probs = torch.cat([harmful_rows.log_probs, benign_rows.log_probs])  # [R, C]
         # 3. The loss.
         scores = self.scores(batch, log_probs)  # [H + N]
@@ -61,13 +58,13 @@ class TokenObjective(AnswerObjective):
             loss = -scores.sum() / batch["in_step"][0].clamp(min=1) * config.batch_size / prompts
 
         ce = -log_probs.detach().gather(1, batch["target"][:, None])[:, 0]  # [R]
-        ends = log_probs.detach()[batch["first"]][:, batch["end"][0]]  # [F]
+        ends = log_probs.detach()[batch["first"]].index_select(1, batch["end"])[:, 0]  # [F]
         calm = batch["first"] >= scored
         metrics: dict[str, tuple[torch.Tensor, int | torch.Tensor]] = {
             "ce_harmful": (ce[:scored].sum(), scored),
             "ce_benign": (ce[scored:].sum(), len(ce) - scored),
-            "end_harmful": (ends[~calm].sum(), (~calm).sum()),
-            "end_benign": (ends[calm].sum(), calm.sum()),
+            "end_harmful": (ends.masked_fill(calm, 0.0).sum(), (~calm).sum()),
+            "end_benign": (ends.masked_fill(~calm, 0.0).sum(), calm.sum()),
         }
         # 4. The KL.
         if reference is not None:

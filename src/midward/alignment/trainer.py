@@ -85,9 +85,8 @@ class AlignTrainer(Trainer):
         """The objective's loss of a micro-batch, a mean over its examples, through the wrapped model (DDP)."""
         terms = _through(model, self.network, lambda: self.objective(inputs))
         values = [terms.metrics.get(name, (0.0, 0)) for name in self.objective.METRICS]
-        flat = torch.stack(
-            [torch.as_tensor(x, dtype=torch.float64, device=terms.loss.device) for pair in values for x in pair]
-        )
+        zero = terms.loss.new_zeros((), dtype=torch.float64)  # numbers are added to it: copied, they would wait for it
+        flat = torch.stack([zero + x for pair in values for x in pair])
         self._totals = flat if self._totals is None else self._totals + flat
         return (terms.loss, terms) if return_outputs else terms.loss
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateSyntaxError
 
-from midward._peft import BaseTunerLayer, LoraConfig, PeftModel, get_peft_model_state_dict
+from midward._peft import ADAPTED, BaseTunerLayer, LoraConfig, PeftModel, get_peft_model_state_dict
 from midward.errors import InputError
 
 from .errors import ModelError
@@ -202,8 +202,21 @@ class LanguageModel:
                 f"the adapter {self.adapter} was trained with bias={bias!r}: the base's biases are changed for good, "
                 f"so it can't be turned off. Load {self.name!r} without it as the reference."
             )
-        with self.network.disable_adapter():
+        if not isinstance(self.network.active_peft_config, LoraConfig):
+            with self.network.disable_adapter():
+                yield
+            return
+        # As PEFT does, but for asking every layer's state and setting flags of gradients: that takes a fifth of all the
+        # Python in a training step at 32 layers.
+        adapted = [module for module in self.network.modules() if isinstance(module, ADAPTED)]
+        before = [module.disable_adapters for module in adapted]
+        try:
+            for module in adapted:
+                module._disable_adapters = True
             yield
+        finally:
+            for module, disabled in zip(adapted, before, strict=True):
+                module._disable_adapters = disabled
 
     def fold_adapter(self) -> None:
         """Add the adapter to the float32 weights it goes on: the same outputs up to rounding, for the price of the bare
