@@ -1,13 +1,10 @@
 """What a guard adds to a generation: no forward, and no wait for the device where it goes with the sampler's own."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
 from guard_world import prompts
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import Copies, Waits
 
 from midward.dynamics import Anchors, Autoencoder, steps_of
 from midward.guards import Detector, Exchange, Labelled, SRIGuard, make
@@ -16,36 +13,6 @@ from midward.sampling import Request, Sampling, sample
 
 PROMPTS = prompts(0, 5)
 SETTINGS = ({"threshold": 0.02}, {"steps": 12})
-#: Calls that copy to the host, on any device.
-COPIES = {"tolist", "cpu"}
-#: Operators whose shape or value the host waits for.
-VALUES = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default"}
-
-
-class Waits(TorchDispatchMode):
-    """Counts what the host would wait for a device for, and operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.count, self.operators = Counter(), 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.operators += 1
-        indices = args[1] if func.overloadpacket.__name__ in ("index", "index_put_") else ()
-        if str(func) in VALUES or any(each is not None and each.dtype == torch.bool for each in indices):
-            self.count[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-
-class Copies(TorchFunctionMode):
-    def __init__(self):
-        super().__init__()
-        self.count = Counter()
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if (name := getattr(func, "__name__", "")) in COPIES:
-            self.count[name] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def cost(run):
@@ -60,7 +27,7 @@ def cost(run):
     with pytest.MonkeyPatch.context() as patch, torch.no_grad(), Copies() as copies, Waits() as waits:
         patch.setattr(LanguageModel, "hidden", counted)
         responses = run()
-    return (copies.count + waits.count).total(), waits.operators, forwards, [each.raw_ids for each in responses]
+    return (copies.count + waits.count).total(), waits.operators.total(), forwards, [each.raw_ids for each in responses]
 
 
 def unreached(spec, model, sampling):

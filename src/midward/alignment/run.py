@@ -284,6 +284,7 @@ def _begin(out: Path, model: LanguageModel, record: dict[str, Any], overwrite: b
 def _arguments(
     model: LanguageModel, config: AlignConfig, out: Path, micro: int, accumulation: int, steps: int
 ) -> TrainingArguments:
+    on_gpu = model.device.type == "cuda"
     return _OneDevice(
         output_dir=str(out / CHECKPOINTS),
         per_device_train_batch_size=micro,
@@ -303,7 +304,9 @@ def _arguments(
         # The schedule is already in training order.
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
+        # A copy to a GPU doesn't hold the host up where it comes from pinned memory.
+        dataloader_pin_memory=on_gpu,
+        accelerator_config={"non_blocking": on_gpu},
         average_tokens_across_devices=False,
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
