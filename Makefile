@@ -49,14 +49,9 @@ check: $(READY)          ## lint, types, documentation
 docs: $(READY)           ## the documentation site, in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(READY)          ## ratios against plain references
-	$(BIN)/python bench/sampling.py
-	$(BIN)/python bench/mosa_step.py
-	$(BIN)/python bench/objectives.py
-	$(BIN)/python bench/attack_throughput.py
-	$(BIN)/python bench/gcg.py
-	$(BIN)/python bench/sri_overhead.py
-	$(BIN)/python bench/serving.py
+bench: $(READY)          ## ratios against plain references and peers: 15 minutes, the table of docs/benchmarks.md
+	$(BIN)/python bench/measure.py --out build/bench
+	$(BIN)/python bench/frame.py build/bench.json
 
 dist: $(READY)           ## wheel and source archive in dist/, with the versions that were tested
 	$(BIN)/python -m build

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The benchmark at LLaDA-8B's shape on one GPU of 40 GB or more, without a network, 8 minutes at most.
 #
-#   bench/gpu.sh [WHEELS] [options of bench/full_scale.py]
+#   bench/gpu.sh [WHEELS] [options of bench/measure.py]
 #   bench/gpu.sh wheels --out gpu                              # table, gpu.json, gpu.md
 #   bench/gpu.sh --device cpu --shape tiny --out build/tiny    # that the script runs, in seconds
 #
@@ -30,4 +30,4 @@ if [[ -n $needed ]]; then
     --find-links "$wheels" --target "$site" "${lacking[@]}" >&2
   export PYTHONPATH="$site:$PYTHONPATH"
 fi
-"$python" "$here/bench/full_scale.py" "$@"
+"$python" "$here/bench/measure.py" --device cuda "$@"

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from frame import clock
 from mosa_step import SENTENCE_LENGTHS, SHAPES, Shape, build, resident
-from sampling import clock
 
 from midward.alignment import AlignConfig, resolve
 from midward.alignment.data import Batch, Prompt

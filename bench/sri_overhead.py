@@ -19,7 +19,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from sampling import SHAPES, clock, random_model
+from frame import clock
+from peers import SHAPES, random_model
 
 import midward
 from midward.dynamics import Anchors, Autoencoder, steps_of
