@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from frame import Record, Row, Watch
 from rows import Bench, Setting
+from serving import http, served
+from training import mosa, mosa_ratio
 
 Jobs = list[tuple[str, Callable[[], Iterable[Row]]]]
 GUARDS = ("sri", "sri-blocks", "hesitate", "energy", "cascade")
@@ -40,10 +42,10 @@ def on_two_cores(watch: Watch, rounds: int, long: bool, guard: str | None, repli
         ("outside, B 8", lambda: small.outside(a_token_a_step, most=1.0)),
         ("a token a step, B 1", lambda: small.modes(alone)),
         ("V 126,464, B 1", lambda: wide.modes(Setting(1, steps=32, few=4))),
-        ("served", lambda: small.served(Setting(8, block=64, steps=16), clients=8, requests=8)),
+        ("served", lambda: served(small, Setting(8, block=64, steps=16), clients=8, requests=8)),
         ("guards", lambda: sandbox.guards(None, GUARDS)),
-        ("MOSA", lambda: small.mosa_ratio("wide", layers=4, batch=2)),
-        ("HTTP", lambda: small.http(clients=32, requests=48, guard=guard, replicas=replicas)),
+        ("MOSA", lambda: mosa_ratio(small, "wide", layers=4, batch=2)),
+        ("HTTP", lambda: http(sandbox, clients=32, requests=48, guard=guard, replicas=replicas)),
         ("block-causal", lambda: small.block_causal(Setting(8, block=16, steps=32))),
     ]
     if long:
@@ -55,8 +57,8 @@ def on_two_cores(watch: Watch, rounds: int, long: bool, guard: str | None, repli
             ("outside, longer", lambda: small.outside(longer, most=1.0)),
             ("B 32", lambda: small.modes(Setting(32))),
             ("V 126,464, longer", lambda: wide.modes(Setting(8, 64, 128, steps=32, few=4))),
-            ("MOSA, 8 layers", lambda: small.mosa_ratio("wide")),
-            ("MOSA, sandbox", lambda: small.mosa_ratio("sandbox")),
+            ("MOSA, 8 layers", lambda: mosa_ratio(small, "wide")),
+            ("MOSA, sandbox", lambda: mosa_ratio(small, "sandbox")),
         ]
     return jobs
 
@@ -66,19 +68,19 @@ def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
     bench, tiny = Bench(watch, shape, rounds), Bench(watch, "tiny", rounds)
     ceilings = dict(edge=8192, copied=2**31)
     small, middle, large = (Setting(batch, 64, 128, 32, 128, few=8) for batch in (1, 8, 32))
-    few, many, served = 2, 8, replace(large, steps=32)
+    few, many, asked = 2, 8, replace(large, steps=32)
     bar = {"outside": 3.0, "waits": 1.0, "sri": 0.02, "served": 95.0, "minutes": 3.0, "mfu": 40.0}
     if shape == "tiny":
         ceilings = dict(edge=256, copied=2**20)
         small, middle, large = (Setting(batch, 8, 32, 16, 16, few=4) for batch in (1, 2, 4))
-        few, many, served, bar = 1, 2, large, dict[str, float]()
+        few, many, asked, bar = 1, 2, large, dict[str, float]()
 
     def modes(setting: Setting) -> Callable[[], Iterable[Row]]:
         return lambda: bench.modes(setting, absolute=True)
 
-    def mosa(prompts: int, **how: bool) -> tuple[str, Callable[[], Iterable[Row]]]:
+    def step(prompts: int, **how: bool) -> tuple[str, Callable[[], Iterable[Row]]]:
         bars = {"most": bar.get("minutes"), "least": bar.get("mfu")}
-        return "MOSA step", lambda: bench.mosa(prompts, small.prompt, small.length, **bars, **how)
+        return "MOSA step", lambda: mosa(bench, prompts, small.prompt, small.length, **bars, **how)
 
     return [
         ("weights", bench.weights),
@@ -90,11 +92,11 @@ def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
         ("profile", lambda: bench.profile(small, most=bar.get("waits"))),
         ("profile", lambda: bench.profile(middle, most=bar.get("waits"))),
         ("guard sri", lambda: bench.guards(middle, ("sri",), most=bar.get("sri"))),
-        mosa(few),
-        mosa(many),
-        ("served", lambda: bench.served(served, clients=large.batch, requests=large.batch, least=bar.get("served"))),
+        step(few),
+        step(many),
+        ("served", lambda: served(bench, asked, clients=large.batch, requests=large.batch, least=bar.get("served"))),
         ("B 32", modes(large)),
-        mosa(many, checkpointing=True),
+        step(many, checkpointing=True),
         ("tiny, float32", lambda: tiny.exact_tokens(Setting(4, 8, 32, 16, 16))),
         ("profile, dual", lambda: bench.profile(small, "dual")),
     ]

@@ -1,28 +1,23 @@
-"""The rows of the table, for any shape on any device: sampling, its guards, serving, and a MOSA step.
+"""The rows of sampling, for any shape on any device: its speed, what isn't a forward, its guards.
 
 A ratio is of seconds in the same rounds (`frame.Watch`), so "dual / official loop 3.00x" is three times as fast.
 """
 
+import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import mosa_step
 import torch
 from frame import Row, Runs, Watch
 from launches import in_words, profiled
-from peers import SHAPES, StepBatches, frozen, official, random_model
-from serving import Served, by_clients
+from peers import SHAPES, frozen, official, random_model
 from sri_overhead import Own, by_blocks, guard_of
 
 import midward
-from midward import LanguageModel, Request, Sampling, sample
-from midward._peft import LoraConfig, get_peft_model
-from midward.alignment import MosaObjective, resolve
-from midward.models.family import LLAMA_PROJECTIONS
+from midward import LanguageModel, Sampling, sample
 from midward.sampling._agreement import compare
-from midward.serving.engine import Engine
 
 warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
 MODES: dict[str, dict[str, Any]] = {"exact": {}, "prefix": {"cache": "prefix"}, "dual": {"cache": "dual"}}
@@ -152,7 +147,6 @@ class Bench:
         bars: dict[str, float] | None = None,
         modes: tuple[str, ...] = ("exact", "prefix", "dual"),
         absolute: bool = False,
-        rounds: int = 0,
     ) -> Iterator[Row]:
         """Each mode against the official loop, and the dual cache against Fast-dLLM's. absolute: tokens/s too."""
         ids, model = self.prompts(setting), self.model
@@ -178,7 +172,7 @@ class Bench:
             return exact
 
         exact = warm()
-        runs = self.watch.interleaved(jobs, rounds or self.rounds)
+        runs = self.watch.interleaved(jobs, self.rounds)
         tokens = same(exact, runs["official"].result)
         if self.model.dtype == torch.float32 and not tokens.startswith("100.0%"):
             raise AssertionError(f"exact mode gave other tokens than the official loop: {tokens}")
@@ -219,10 +213,10 @@ class Bench:
         for name, each in runs.items():
             of_steps = scale if name in ("official", "float64") else 1.0
             seconds = [of_steps * second for second in each.seconds]
-            note = f"{1e3 * Row('', values=seconds).median / setting.steps:.2f} ms a step"
+            step = statistics.median(seconds) / setting.steps
+            note = f"{1e3 * step:.2f} ms a step"
             if name == "exact" and self.flops:
-                floor = Row("", values=seconds).median / (setting.steps * self._floor(setting))
-                note += f", {floor:.2f}x the floor"
+                note += f", {step / self._floor(setting):.2f}x the floor"
             if each.peak is not None:
                 note += f", peak {each.peak:.1f} GB"
             name = {"official": "official loop", "float64": "official loop, float64", "peer": "Fast-dLLM's dual"}.get(
@@ -235,22 +229,19 @@ class Bench:
         """The share of a generation that is neither in the transformer's layers nor in its output head."""
         ids = self.prompts(setting).tolist()
         for mode in modes:
-            inside = Inside(self.model, self.watch)
-            sampling = setting.sampling(**MODES[mode])
+            shares: list[float] = []
+            inside, sampling = Inside(self.model, self.watch), setting.sampling(**MODES[mode])
 
-            def work(sampling: Sampling = sampling) -> Any:
-                return sample(self.model, ids, sampling, batch_size=setting.batch)
+            def work(it: Inside = inside, sampling: Sampling = sampling, shares: list[float] = shares) -> None:
+                run = lambda: sample(self.model, ids, sampling, batch_size=setting.batch)  # noqa: E731
+                shares.append(100 * it.outside(run))
 
             try:
-                runs = self.watch.interleaved({"": lambda work=work, it=inside: it.outside(work)}, 1)
-                shares = [runs[""].result]
-                while len(shares) < self.rounds and runs[""].seconds[0] < self.watch.left() / 3:
-                    shares.append(inside.outside(work))
+                seconds = self.watch.interleaved({"": work}, self.rounds)[""].seconds
             finally:
                 inside.close()
-            ms = 1e3 * shares[0] * runs[""].seconds[0] / setting.steps
+            ms = statistics.median(seconds) * statistics.median(shares) * 10 / setting.steps
             figure = f"outside the layers and the head, {mode}"
-            shares = [100 * share for share in shares]
             yield Row(figure, self.words(setting), shares, "{:.2f} %", most=most, note=f"{ms:.2f} ms a step")
 
     def guards(self, setting: Setting | None, names: tuple[str, ...], most: float | None = None) -> Iterator[Row]:
@@ -299,73 +290,6 @@ class Bench:
             note=in_words(read),
             data=read,
         )
-
-    # --- serving --------------------------------------------------------------------------------------------
-
-    def served(self, setting: Setting, *, clients: int, requests: int, least: float | None = None) -> Iterator[Row]:
-        """Clients of the engine in this process, against one call of the library, dlmserve's loop and one by one."""
-        ids, sampling, batch = self.prompts(setting, requests), setting.sampling(), setting.batch
-        rows = [Request(each, seed=0) for each in ids.tolist()]
-        engine, plain = Engine(self.model), setting.plain()
-
-        def step_batches() -> torch.Tensor:
-            loop = StepBatches(self.model, **plain, most=batch)
-            asked = [loop.submit(each) for each in ids.tolist()]
-            loop.run()
-            return torch.stack([each.canvas[-setting.length :] for each in asked])
-
-        def ask(place: int) -> Any:
-            return engine.submit(rows[place], sampling, batch_size=batch).result()
-
-        def alone() -> torch.Tensor:  # one request's, for all: each costs the same
-            return official(self.model, ids[:1], **setting.plain(dtype=torch.float64))
-
-        jobs = {
-            "library": lambda: raw(sample(self.model, rows, sampling, batch_size=batch)),
-            "engine": lambda: raw(by_clients(requests, clients, ask)),
-            "dlmserve's loop": step_batches,
-            "official": alone,
-        }
-        runs = self.watch.interleaved(jobs, self.rounds, warm=jobs["library"])
-        words = self.words(f"{requests} requests, batches of {setting}")
-        tokens = {name: same(runs["library"].result[: len(each.result)], each.result) for name, each in runs.items()}
-        note = f"tokens: {tokens['engine']}"
-        ratio = [100 * each for each in runs["library"].over(runs["engine"])]
-        yield Row(f"engine, {clients} clients / library", words, ratio, "{:.1f} %", least=least, note=note)
-        for name in ("library", "engine"):
-            note = f"tokens: {tokens['dlmserve' + chr(39) + 's loop']}"
-            figure = f"{name} / dlmserve's loop, restated"
-            yield Row(figure, words, runs["dlmserve's loop"].over(runs[name]), note=note)
-        ratio = runs["official"].over(runs["dlmserve's loop"], requests)
-        yield Row("dlmserve's loop, restated / official loop one by one", words, ratio, note=tokens["official"])
-
-    def http(self, *, clients: int, requests: int, guard: str | None, replicas: int | None) -> Iterator[Row]:
-        """A server in a process of its own against one call of the library, on the sandbox, in CPU time of each."""
-        from midward.attacks.cases import mixed
-
-        model = midward.load("sandbox", dtype="float32")
-        sampling = Sampling.for_model(model)
-        texts = [case.request.prompt for case in mixed(("benign", "benign-wrapped"), requests, split="tuning")]
-        rows, batch = [Request(model.encode(text), seed=0) for text in texts], ["--max-batch", "16"]
-        flags = {"HTTP": batch}
-        if guard:
-            flags["HTTP, behind the guard"] = ["--guard", guard, "--shadow", *batch]
-        if replicas:
-            flags[f"{replicas} replicas over Ray"] = ["--replicas", str(replicas), *batch]
-        servers = {name: Served("sandbox", 8765 + i, *each) for i, (name, each) in enumerate(flags.items())}
-        jobs = {"library": lambda: [each.text for each in sample(model, rows, sampling, batch_size=16)]}
-        jobs |= {name: lambda it=server: it.run(texts, clients) for name, server in servers.items()}
-        try:
-            runs = self.watch.interleaved(jobs, self.rounds, warm=lambda: [job() for job in jobs.values()])
-        finally:
-            for server in servers.values():
-                server.process.terminate()
-        for name, server in servers.items():
-            seconds = server.seconds[1 : 1 + len(runs[name].seconds)]
-            ratio = [100 * each for each in runs["library"].over(Runs(seconds))]
-            equal = sum(a == b for a, b in zip(runs["library"].result, runs[name].result, strict=True))
-            words = f"sandbox, {requests} requests, {clients} clients, batches of 16"
-            yield Row(f"{name} / library", words, ratio, "{:.1f} %", note=f"{equal} of {requests} texts equal")
 
     # --- the sandbox, and what stands apart ------------------------------------------------------------------
 
@@ -432,80 +356,6 @@ class Bench:
         ratio = runs["whole"].over(runs["cached"])
         yield Row("block-causal: exact cache / whole forwards", self.words(setting), ratio, note=note)
 
-    # --- training -------------------------------------------------------------------------------------------
-
-    def mosa_ratio(self, shape: str, **smaller: int) -> Iterator[Row]:
-        """A step's forward and backward against the plainly written one: seconds, gradients, memory over idle."""
-        sizes = replace(mosa_step.SHAPES[shape], **smaller)
-        model = mosa_step.build(sizes, self.device)
-        words = f"V {sizes.vocabulary:,}, {sizes.layers} layers, {sizes.batch} prompts of {sizes.prompt} + "
-        words += f"{sizes.response} tokens, "
-        for rows in mosa_step.KL_ROWS:
-            run = mosa_step.steps(sizes, rows, model)
-            gradients: dict[str, torch.Tensor] = {}
-
-            def work(name: str, run: Any = run, gradients: Any = gradients) -> None:
-                run[name]()
-                gradients[name] = mosa_step.gradient(model)
-
-            jobs = {name: lambda name=name, work=work: work(name) for name in mosa_step.VARIANTS}
-            runs = self.watch.interleaved(jobs, self.rounds, warm=jobs["plain"])
-            error = (gradients["ours"] - gradients["plain"]).norm() / gradients["plain"].norm()
-            note = f"gradient differs by {error:.0e}"
-            setting = f"{words}KL on {rows}"
-            yield Row("MOSA step / plainly written", setting, runs["plain"].over(runs["ours"]), note=note)
-        peaks = {name: mosa_step.peak_of(sizes, "response", name, self.device) for name in mosa_step.VARIANTS}
-        note = f"{peaks['plain']:.2f} and {peaks['ours']:.2f} GB over idle"
-        ratio = [peaks["plain"] / peaks["ours"]]
-        yield Row("MOSA step: memory of the plainly written / ours", f"{words}KL on response", ratio, note=note)
-
-    def mosa(
-        self,
-        prompts: int,
-        prompt: int,
-        length: int,
-        *,
-        most: float | None = None,
-        least: float | None = None,
-        checkpointing: bool = False,
-    ) -> Iterator[Row]:
-        """A whole optimizer step of the paper's recipe: forward, backward, clipping, AdamW. most, least: of minutes and
-        of model FLOP utilisation."""
-        model, size = self.model, self.size
-        window = {} if length > 64 else {"window_start": 4, "window_end": length // 2}
-        config = resolve({"recipe": "paper", "length": length, **window})
-        shape = mosa_step.Shape(*size.values(), prompt, length, prompts)
-        base = model.network
-        lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(LLAMA_PROJECTIONS))
-        model.network = get_peft_model(base, lora).train()
-        if checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
-        try:
-            trained = [p for p in model.network.parameters() if p.requires_grad]
-            optimizer = torch.optim.AdamW(trained, lr=config.lr)
-            objective, tensors = MosaObjective(model, config), mosa_step.batch_of(shape, config, model)
-
-            def step() -> None:
-                objective(tensors).loss.backward()
-                torch.nn.utils.clip_grad_norm_(trained, config.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-
-            run = self.watch.interleaved({"": step}, 2 * self.rounds, warm=step)[""]
-        finally:
-            if checkpointing:
-                base.gradient_checkpointing_disable()
-            model.network = model.network.unload().eval().requires_grad_(False)
-        words = self.words(f"{prompts} prompts of {prompt} + {length} tokens")
-        words += ", gradient checkpointing" if checkpointing else ""
-        minutes = [mosa_step.EXAMPLES / prompts * seconds / 60 for seconds in run.seconds]
-        note = "" if run.peak is None else f"peak {run.peak:.1f} GB"
-        yield Row("MOSA: minutes for 3,000 examples", words, minutes, "{:.2f}", most=most, note=note)
-        if self.flops:
-            needed = self._mosa_flops(shape, tensors["rows"].numel())
-            used = [100 * needed / seconds / self.flops for seconds in run.seconds]
-            yield Row("MOSA step: MFU", words, used, "{:.0f} %", least=least)
-
     # --- what the device reaches, and what a step needs ---------------------------------------------------------
 
     def ceilings(self, edge: int, copied: int) -> Iterator[Row]:
@@ -517,14 +367,14 @@ class Bench:
         runs = self.watch.interleaved(jobs, 10, warm=lambda: [job() for job in jobs.values()])
         rates = [2 * edge**3 / seconds for seconds in runs["product"].seconds]
         copies = [2 * copied / seconds for seconds in runs["copy"].seconds]
-        products, moved = (Row("", values=each) for each in (rates, copies))
-        self.flops, self.bandwidth = products.median, moved.median
+        self.flops, self.bandwidth = statistics.median(rates), statistics.median(copies)
         dtype = str(self.model.dtype).removeprefix("torch.")
         yield Row("a product, TFLOP/s", f"{edge} x {edge}, {dtype}", [r / 1e12 for r in rates], "{:,.3g}")
         words = f"{copied / 1e9:.2g} GB, read and written"
         yield Row("a copy, TB/s", words, [copy / 1e12 for copy in copies], "{:,.3g}")
 
-    def _body(self) -> int:
+    @property
+    def body(self) -> int:
         """Numbers in the matrices of the transformer's layers: multiplied by every token."""
         weights = self.model.causal_lm.base_model.named_parameters()
         embedded = self.model.causal_lm.get_input_embeddings().weight.numel()  # looked up, not multiplied
@@ -535,13 +385,6 @@ class Bench:
         width, tokens = self.size["hidden_size"], setting.prompt + setting.length
         head = width * self.size["vocab_size"]
         open_ = (setting.block + 1) / 2  # masks of a block, on average
-        body = tokens * (2 * self._body() + 4 * tokens * width * self.size["layers"])
+        body = tokens * (2 * self.body + 4 * tokens * width * self.size["layers"])
         flops = setting.batch * (body + open_ * 2 * head)
-        return max(flops / self.flops, (self._body() + head) * self.model.dtype.itemsize / self.bandwidth)
-
-    def _mosa_flops(self, shape: mosa_step.Shape, scored: int) -> float:
-        """Three passes of the body (policy, reference, back to the inputs), four of the head on the scored rows. Frozen
-        weights have no gradient; nothing that is computed anew counts."""
-        tokens = shape.batch * (shape.prompt + shape.response)
-        attention = 4 * (shape.prompt + shape.response) * shape.width * shape.layers
-        return 3 * tokens * (2 * self._body() + attention) + 8 * scored * shape.width * shape.vocabulary
+        return max(flops / self.flops, (self.body + head) * self.model.dtype.itemsize / self.bandwidth)

@@ -1,4 +1,4 @@
-"""The GPU bench, on the CPU: the whole script at a tiny shape, its clock, and how it reads a GPU's trace."""
+"""The bench, on the CPU: the GPU's rows at a tiny shape, the clock and the table, and how a GPU's trace is read."""
 
 import json
 import os
@@ -9,21 +9,21 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "bench"
 
 
 @pytest.fixture
-def full_scale(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
+def frame(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
     before = signal.getsignal(signal.SIGALRM)
-    import full_scale
+    import frame
 
-    yield full_scale
+    monkeypatch.setattr(frame, "packages", dict)
+    yield frame
     signal.signal(signal.SIGALRM, before)
 
 
@@ -37,26 +37,23 @@ def gpu_sh(*options, **env):
 
 
 def test_the_whole_script_runs_and_needs_no_more_packages_than_it_says(monkeypatch, tmp_path):
-    done = gpu_sh("--device", "cpu", "--shape", "tiny", "--repeats", "1", "--out", tmp_path / "gpu")
+    done = gpu_sh("--device", "cpu", "--shape", "tiny", "--rounds", "1", "--out", tmp_path / "new" / "gpu")
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "gpu.json").read_text())
-    whats = [row["what"] for row in record["rows"]]
-    assert {"sampling, exact", "sampling, exact, behind SRI Guard", "MOSA step"} <= set(whats[:9])
-    assert {"sampling, prefix cache (approximate)", "sampling, by threshold .9"} <= set(whats)
-    assert not [row for row in record["rows"] if row.keys() & {"failed", "skipped"}]
-    for row in record["rows"]:
-        assert row["what"] in (tmp_path / "gpu.md").read_text() and row["what"] in done.stdout
-    by_threshold = next(row for row in record["rows"] if "threshold" in row["what"])
-    assert by_threshold["step_ms"] > 0 and by_threshold["tokens_per_second"] > 0
-    exact = next(row for row in record["rows"] if row["what"] == "sampling, exact")
-    assert 0 < exact["outside"] < 1 < exact["floor"]
-    step = next(row for row in record["rows"] if row["what"] == "MOSA step")
-    assert 0 < step["mfu"] < 1
-    assert step["minutes"] == pytest.approx(3000 / step["batch"] * step["seconds"] / 60)
-    profile = next(row["profile"] for row in record["rows"] if "profile" in row)
+    record = json.loads((tmp_path / "new" / "gpu.json").read_text())
+    assert record["name"] == "gpu" and not [row for row in record["rows"] if row["state"]]
+    rows = {row["figure"]: row for row in record["rows"]}
+    for figure in rows:
+        assert figure in (tmp_path / "new" / "gpu.md").read_text() and figure in done.stdout
+    for figure in ("exact / official loop", "dual / Fast-dLLM's dual cache, restated", "engine, 4 clients / library"):
+        assert rows[figure]["values"][0] > 0 and "100.0% of tokens equal" in rows[figure]["note"]
+    assert len([row for row in record["rows"] if row["figure"] == "dual, tokens/s"]) == 3
+    assert rows["exact: tokens of the official loop"]["values"] == [100]
+    for figure in ("outside the layers and the head, exact", "MOSA step: MFU"):
+        assert 0 < rows[figure]["values"][0] < 100
+    profile = rows["waits for the device a step, exact"]["data"]
     assert profile["steps"] == 4 and profile["operators"] > 50 and profile["launches"] is None
 
-    monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.syspath_prepend(BENCH)
     from needed import NEEDED
 
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -79,48 +76,77 @@ def test_what_is_lacking_is_told_before_anything_runs(tmp_path):
     assert "pydantic>=2.8" in done.stderr and "give a folder of wheels" in done.stderr
 
 
-def test_a_row_that_does_not_fit_is_left_out(full_scale):
-    watch = full_scale.Watch("cpu", minutes=0.01)
-    with pytest.raises(full_scale.Skipped, match="needs about"), watch.bounded():
-        watch.repeat(lambda: pytest.fail("ran"), 3, lambda: time.sleep(0.02), share=0.001)
-    seconds, peak, given = watch.repeat(lambda: "done", 3, lambda: None)
-    assert seconds < 0.1 and peak is None and given == ["done"] * 3
+def test_rounds_are_interleaved_and_end_before_the_time_does(frame):
+    watch, order = frame.Watch("cpu", minutes=1), []
+    jobs = {name: lambda name=name: order.append(name) or name for name in "abc"}
+    runs = watch.interleaved(jobs, 3, warm=lambda: order.append("warm"))
+    assert "".join(order) == "warmabccbaabc"
+    assert {name: each.result for name, each in runs.items()} == {name: name for name in "abc"}
+    assert [len(each.seconds) for each in runs.values()] == [3] * 3
+    slow = frame.Watch("cpu", minutes=0.02)  # a round takes more than a third of what is left
+    assert len(slow.interleaved({"a": lambda: time.sleep(0.5)}, 3)["a"].seconds) == 1
 
 
-@pytest.fixture
-def no_model(full_scale, monkeypatch):
-    monkeypatch.setattr(full_scale, "random_model", lambda *_: SimpleNamespace(network=torch.nn.Linear(2, 2)))
-    monkeypatch.setattr(full_scale, "packages", dict)
+def test_a_round_that_the_time_ends_does_not_count(frame):
+    watch, turns = frame.Watch("cpu", minutes=0.01), iter((0, 9))
+    with watch.bounded():
+        runs = watch.interleaved({"a": lambda: time.sleep(next(turns)), "b": lambda: None}, 3)
+    assert [len(each.seconds) for each in runs.values()] == [1, 1]
+    with pytest.raises(frame.Skipped), watch.bounded():
+        pytest.fail("ran")
 
 
-@pytest.mark.usefixtures("no_model")
-def test_a_row_ends_with_the_time_and_what_was_measured_is_written(full_scale, monkeypatch, tmp_path):
-    monkeypatch.setattr(full_scale, "jobs_of", lambda bench: [("slow", lambda: time.sleep(9)), ("never", dict)])
-    monkeypatch.setattr(sys, "argv", f"x --device cpu --shape tiny --minutes 0.02 --out {tmp_path / 'gpu'}".split())
-    assert full_scale.main() == 0
-    notes = {row["what"]: row["note"] for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
-    assert notes == {
-        "weights": "6 random weights",
-        "slow": "left out: the time was up",
-        "never": "left out: no time was left",
-    }
-
-
-@pytest.mark.usefixtures("no_model")
-def test_a_failed_row_is_told_and_the_next_ones_run(full_scale, monkeypatch, tmp_path):
+def test_rows_stay_when_others_fail_or_do_not_fit(frame, tmp_path, capsys):
     def broken():
+        yield frame.Row("good", values=[1.0, 3.0, 2.0], least=2.5)
         raise RuntimeError("CUDA out of memory\nof many lines")
 
-    monkeypatch.setattr(full_scale, "jobs_of", lambda bench: [("bad", broken), ("good", lambda: {"batch": 1})])
-    monkeypatch.setattr(sys, "argv", f"x --device cpu --shape tiny --out {tmp_path / 'gpu'}".split())
-    assert full_scale.main() == 1
-    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
-    assert rows[1]["note"] == "failed: RuntimeError: CUDA out of memory" and rows[2]["batch"] == 1
+    jobs = [("bad", broken), ("slow", lambda: [frame.Row("never", values=[time.sleep(9)])]), ("late", list)]
+    record = frame.Record("cpu", frame.Watch("cpu", minutes=0.02), tmp_path / "out", "a | command")
+    assert record.run(jobs) == 1
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["figure"], row["state"], row["note"]) for row in rows] == [
+        ("good", "", ""),
+        ("bad", "failed", "RuntimeError: CUDA out of memory"),
+        ("slow", "left out", "the time was up"),
+        ("late", "left out", "no time was left"),
+    ]
+    line = "| good |  | 2.00x | 1.00x to 3.00x | at least 2.50x: **missed** | 3 |  |"
+    assert line in (tmp_path / "out.md").read_text() and line in capsys.readouterr().out
 
 
-def test_a_trace_of_a_gpu_is_read_by_what_its_steps_launched(full_scale):
+@pytest.mark.parametrize("bar", [{"least": 2.0}, {"most": 2.0}])
+def test_what_reaches_its_bar_is_not_missed(frame, bar):
+    assert "missed" not in frame.Row("x", values=[2.0], **bar).line()
+    assert frame.Row("a | b", note="c | d").line().count("|") == 8  # a cell stays a cell
+
+
+def test_the_page_takes_the_table_between_its_markers(frame, tmp_path):
+    record = frame.Record("cpu", frame.Watch("cpu", minutes=1), tmp_path / "out", "python bench/measure.py")
+    record.run([("", lambda: [frame.Row(r"a \1 row", values=[1.5])])])
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench: cpu -->\nold\n<!-- /bench: cpu -->\nafter\n")
+    saved = json.loads((tmp_path / "out.json").read_text())
+    for _ in range(2):
+        frame.place(saved, page)
+        text = (tmp_path / "out.md").read_text()
+        assert page.read_text() == f"before\n<!-- bench: cpu -->\n\n{text}\n<!-- /bench: cpu -->\nafter\n"
+    with pytest.raises(SystemExit, match="0 places"):
+        frame.place(saved | {"name": "gpu"}, page)
+
+
+def test_the_docs_have_a_place_for_each_table():
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    for name in ("cpu", "gpu"):
+        assert text.count(f"<!-- bench: {name} -->") == text.count(f"<!-- /bench: {name} -->") == 1
+
+
+def test_a_trace_of_a_gpu_is_read_by_what_its_steps_launched(monkeypatch):
     """Two steps of 100 us on the host. The device runs behind: kernels of the steps end after them, and one that was
     launched before them runs within them."""
+
+    monkeypatch.syspath_prepend(BENCH)
+    import launches
 
     def event(cat, name, ts, dur, **args):
         return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "args": args}
@@ -143,7 +169,7 @@ def test_a_trace_of_a_gpu_is_read_by_what_its_steps_launched(full_scale):
         event("gpu_memcpy", "Memcpy DtoH", 1180.0, 20.0, correlation=4),  # overlaps by 10
         {"ph": "f", "cat": "ac2g", "name": "ac2g", "ts": 1.0},
     ]
-    read = full_scale.read_trace({"traceEvents": events})
+    read = launches.read_trace({"traceEvents": events})
     kernels = read.pop("kernels")
     assert read == {
         "steps": 2,
@@ -158,4 +184,4 @@ def test_a_trace_of_a_gpu_is_read_by_what_its_steps_launched(full_scale):
         "gaps": 0.5,
     }
     assert kernels == {"gemm": 0.6, "softmax": 0.2, "Memcpy DtoH": 0.2}
-    assert "device busy 90% of 0.05 ms" in full_scale.in_words(read)
+    assert "device busy 90% of 0.05 ms" in launches.in_words(read)
