@@ -69,7 +69,7 @@ def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
     ceilings = dict(edge=8192, copied=2**31)
     small, middle, large = (Setting(batch, 64, 128, 32, 128, few=8) for batch in (1, 8, 32))
     few, many, asked = 2, 8, replace(large, steps=32)
-    bar = {"outside": 3.0, "waits": 1.0, "sri": 0.02, "served": 95.0, "minutes": 3.0, "mfu": 40.0}
+    bar = {"outside": 3.0, "sri": 0.02, "served": 95.0, "minutes": 3.0, "mfu": 40.0}
     if shape == "tiny":
         ceilings = dict(edge=256, copied=2**20)
         small, middle, large = (Setting(batch, 8, 32, 16, 16, few=4) for batch in (1, 2, 4))
@@ -89,8 +89,8 @@ def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
         ("B 8", modes(middle)),
         ("outside", lambda: bench.outside(small, modes=("exact", "dual"), most=bar.get("outside"))),
         ("outside", lambda: bench.outside(middle, modes=("exact", "dual"), most=bar.get("outside"))),
-        ("profile", lambda: bench.profile(small, most=bar.get("waits"))),
-        ("profile", lambda: bench.profile(middle, most=bar.get("waits"))),
+        ("profile", lambda: bench.profile(small, bars=bool(bar))),
+        ("profile", lambda: bench.profile(middle, guarded=True, bars=bool(bar))),
         ("guard sri", lambda: bench.guards(middle, ("sri",), most=bar.get("sri"))),
         step(few),
         step(many),

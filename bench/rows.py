@@ -33,7 +33,7 @@ class Setting:
     length: int = 64
     block: int = 32
     steps: int = 64
-    few: int = 16
+    few: int = 8
 
     def sampling(self, **more: Any) -> Sampling:
         return Sampling(**{"length": self.length, "steps": self.steps, "block": self.block, "end": "keep", **more})
@@ -273,23 +273,31 @@ class Bench:
             shares = [100 * share for share in owns[name]]
             yield Row(f"guard {name}, its own clock beside the rest", words, shares, "{:.2f} %", most=most)
 
-    def profile(self, setting: Setting, mode: str = "exact", most: float | None = None) -> Iterator[Row]:
-        """Waits for the device a step (on a CPU: numbers read out of tensors); launches and idle gaps in the notes."""
+    def profile(
+        self, setting: Setting, mode: str = "exact", *, guarded: bool = False, bars: bool = False
+    ) -> Iterator[Row]:
+        """Waits for the device a step (on a CPU: numbers read out of tensors), launches and idle gaps in the notes; and
+        with `guarded` the launches (on a CPU: operators) that SRI Guard adds."""
         ids, sampling = self.prompts(setting).tolist(), setting.sampling(**MODES[mode])
+        ask: dict[str, Callable[..., Any]] = {mode: sample}
+        if guarded:
+            ask[f"{mode} behind SRI Guard"] = guard_of(self.model, sampling).sample
+        reads = {}
+        for name, run in ask.items():
 
-        def work() -> Any:
-            return sample(self.model, ids, sampling, batch_size=setting.batch)
+            def work(run: Callable[..., Any] = run) -> Any:
+                return run(self.model, ids, sampling, batch_size=setting.batch)
 
-        read = profiled(work, self.model.causal_lm.base_model, self.device)
-        yield Row(
-            f"waits for the device a step, {mode}",
-            self.words(setting),
-            [read["reads"] if read["waits"] is None else read["waits"]],
-            "{:.3g}",
-            most=most,
-            note=in_words(read),
-            data=read,
-        )
+            read = reads[name] = profiled(work, self.model.causal_lm.base_model, self.device)
+            waits = read["reads"] if read["waits"] is None else read["waits"]
+            note, most = in_words(read), 1.0 if bars else None
+            figure = f"waits for the device a step, {name}"
+            yield Row(figure, self.words(setting), [waits], "{:.3g}", most=most, note=note, data=read)
+        if guarded:
+            bare, behind = (each["launches"] or each["operators"] for each in reads.values())
+            what, most = "operators" if self.device == "cpu" else "launches", 3.0 if bars else None
+            figure = f"{what} that SRI Guard adds a step"
+            yield Row(figure, self.words(setting), [behind - bare], "{:.3g}", most=most)
 
     # --- the sandbox, and what stands apart ------------------------------------------------------------------
 

@@ -273,7 +273,7 @@ class Comparison:
         A guard that looks before or after costs what its scores took, one that repairs what its answers took beyond
         the model's. One that looks at signals costs what its watcher takes of a generation, with the threshold out of
         reach so that it stops none, and what it makes of the request alone. That is a few per mille: the difference of
-        two whole runs would measure the machine (bench/sri_overhead.py has both).
+        two whole runs would measure the machine.
 
         Args:
             rows, decisions: as `answers` and `decisions` give them.
