@@ -25,7 +25,8 @@ def tokens(responses):
 
 @torch.no_grad()
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_part_against_the_rest_equals_the_whole(lively, padded):
+@pytest.mark.parametrize("known", [False, True])  # to the host: where the columns begin
+def test_a_part_against_the_rest_equals_the_whole(lively, padded, known):
     ids = torch.randint(5, 512, (3, 14), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     if padded:
@@ -38,7 +39,7 @@ def test_a_part_against_the_rest_equals_the_whole(lively, padded):
     for rows, first, count in ((None, 5, 9), (None, 6, 3), ([2, 0], 7, 4), (None, 13, 1)):
         columns = torch.arange(first, first + count)[None]
         at = torch.arange(3) if rows is None else torch.tensor(rows)
-        cache.aim(None if rows is None else at, columns, 14)
+        cache.aim(None if rows is None else at, columns, 14, first if known else None)
         part = lively.hidden(ids[at][:, columns[0]], None if seen is None else seen[at], cache, columns)
         assert torch.allclose(part, whole[at][:, columns[0]], atol=1e-5)
     # Each row at columns of its own, after a row was dropped.

@@ -37,12 +37,14 @@ class Span:
 @dataclass
 class _Aim:
     """Where the next forward's keys and values go, for all layers: `rows` kept rows of `length` columns, of which those
-    before `stop` may be seen; `at`: kept rows [B], None for all, and columns [B or 1, n]."""
+    before `stop` may be seen; `at`: kept rows [B], None for all, and columns [B or 1, n]; `first`: of these, if it is
+    one for all rows."""
 
     rows: int
     length: int
     stop: int
     at: tuple[torch.Tensor | None, torch.Tensor] | None = None
+    first: int | None = None
 
 
 class SlotCache(Cache):
@@ -56,9 +58,10 @@ class SlotCache(Cache):
         self._aim = _Aim(rows, length, length)
         super().__init__(layers=[_Slots(self._aim) for _ in range(layers)])
 
-    def aim(self, rows: torch.Tensor | None, columns: torch.Tensor, stop: int) -> None:
-        """rows [B]: kept rows, None for all. columns [B or 1, n], contiguous. stop: columns that attention may see."""
-        self._aim.at, self._aim.stop = (rows, columns), stop
+    def aim(self, rows: torch.Tensor | None, columns: torch.Tensor, stop: int, first: int | None = None) -> None:
+        """rows [B]: kept rows, None for all. columns [B or 1, n], contiguous. stop: columns that attention may see.
+        first: column of all rows, if the host knows it."""
+        self._aim.at, self._aim.stop, self._aim.first = (rows, columns), stop, first
 
     @property
     def stop(self) -> int:
@@ -106,8 +109,8 @@ class _Slots(CacheLayerMixin):
         device = self.keys.device  # a model's layers may be on several
         rows, columns = None if rows is None else rows.to(device), columns.to(device)
         for held, new in ((self.keys, key_states), (self.values, value_states)):
-            if rows is None and len(columns) == 1:
-                held.index_copy_(2, columns[0], new)
+            if rows is None and aim.first is not None:
+                held[:, :, aim.first : aim.first + new.shape[2]] = new
             else:
                 kept = torch.arange(aim.rows, device=device) if rows is None else rows
                 held[kept[:, None], :, columns] = new.transpose(1, 2)
@@ -240,7 +243,7 @@ class BlockCache:
         # 2. Their keys and values go to their places, and attention sees all up to `stop`.
         if mask is None and self.exact:
             mask = torch.ones_like(ids)
-        self.slots.aim(self._places(working), columns, span.stop)
+        self.slots.aim(self._places(working), columns, span.stop, starts[0] if len(starts) == 1 else None)
         seen = None if mask is None else mask[:, : span.stop]
         return part, seen, columns, starts
 
