@@ -55,7 +55,7 @@ def audit(
         for done, (at, check) in enumerate(asked):
             progress(done, len(asked))
             before = wire.sent
-            if (outcome := check.ask(at)) is not None:
+            if (outcome := check.outcome(at)) is not None:
                 records.append(_record(at, check, outcome, wire.sent - before))
         model = next((at.model for at in endpoints if isinstance(at, Chat)), None)
         capabilities = _granted(records)

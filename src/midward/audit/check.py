@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from midward.attacks.capabilities import Capability
 from midward.audit.dialects import Endpoint, Reply
-from midward.audit.wire import quote
+from midward.audit.wire import Raw, quote
 
 #: open: let in, and the evidence shows it. ignored: accepted, and nothing came of it. refused: the server said that it
 #: won't. unclear: nobody can tell from outside.
@@ -47,6 +47,27 @@ class Check:
     grants: Grants = field(default_factory=dict)
     hole: bool = True
 
+    def outcome(self, at: Endpoint) -> Outcome | None:
+        """What it finds at an endpoint."""
+        try:
+            return self.ask(at)
+        except Declined as lacking:
+            return lacking.outcome
+
+
+class Declined(Exception):
+    """There is no answer to look at. outcome: of the check that asked."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+def answered(reply: Reply) -> Reply:
+    """The reply itself. Raises Declined where it has no answer."""
+    if (lacking := declined(reply)) is not None:
+        raise Declined(lacking)
+    return reply
+
 
 def declined(reply: Reply) -> Outcome | None:
     """The outcome where there is no answer to look at; None where there is one."""
@@ -63,6 +84,13 @@ def by_change(at: Endpoint, reply: Reply) -> Outcome:
     if changed:
         return Outcome("open", f"{quote(reply.text)} instead of {quote(at.plain.text)}, which equal requests give")
     return Outcome("ignored", "accepted, and the answer is the same")
+
+
+def path_of(raw: Raw) -> Outcome:
+    """The outcome of a path that gave nothing."""
+    if raw.refused:
+        return Outcome("refused", raw.trouble)
+    return Outcome("unclear", raw.trouble or "an answer that holds none")
 
 
 def strings(value: Any) -> Iterator[str]:

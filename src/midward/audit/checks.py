@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from midward.attacks.capabilities import Capability
-from midward.audit.check import UNSTABLE, Check, Outcome, Verdict, by_change, declined, numbers
+from midward.audit.check import UNSTABLE, Check, Outcome, Verdict, answered, by_change, declined, numbers, path_of
 from midward.audit.dialects import LENGTH, Chat, Endpoint, Generate, Reply
 from midward.audit.typed import UNCOUNTED, counted, end_outcome, mask_outcome
 from midward.audit.wire import quote
@@ -36,9 +36,7 @@ def _turns(*turns: tuple[str, str]) -> list[dict[str, str]]:
 
 
 def _longer(at: Chat, *turns: tuple[str, str]) -> Outcome:
-    reply = at.ask([*_turns(*turns), *_turns(("user", at.question))])
-    if lacking := declined(reply):
-        return lacking
+    reply = answered(at.ask([*_turns(*turns), *_turns(("user", at.question))]))
     if reply.prompt is None or at.plain.prompt is None:
         return Outcome("unclear", "accepted; the answer doesn't count the prompt's tokens")
     more = reply.prompt - at.plain.prompt
@@ -57,18 +55,14 @@ def history(at: Chat) -> Outcome:
 
 def choices(at: Endpoint) -> Outcome:
     """Are several answers given to one request?"""
-    reply = at.ask(n=2)
-    count = len(reply.texts)
-    return declined(reply) or Outcome("open" if count == 2 else "ignored", f"{count} answers of 2")
+    count = len(answered(at.ask(n=2)).texts)
+    return Outcome("open" if count == 2 else "ignored", f"{count} answers of 2")
 
 
 def seed(at: Endpoint) -> Outcome:
     """Does a seed repeat?"""
     replies = [at.ask(**at.drawn(seed)) for seed in (7, 7, 8)]
-    for reply in replies:
-        if lacking := declined(reply):
-            return lacking
-    first, again, other = (reply.texts for reply in replies)
+    first, again, other = (answered(reply).texts for reply in replies)
     if first != again:
         return Outcome("ignored", "accepted, and the same seed gives another answer")
     if first == other:
@@ -83,8 +77,8 @@ def key(at: Endpoint) -> Outcome | None:
     """Is it answered without the key that was given?"""
     if not at.wire.key:
         return None
-    reply = at.read(at.wire.post(at.path, at.body(at.question), key=False))
-    return declined(reply) or Outcome("open", "answered without the key")
+    answered(at.read(at.wire.post(at.path, at.body(at.question), key=False)))
+    return Outcome("open", "answered without the key")
 
 
 def prefill(at: Chat) -> Outcome:
@@ -140,9 +134,7 @@ def raw_prompt(at: Endpoint) -> Outcome:
         reply = at.read(at.wire.post("/v1/completions", {**at.body(at.question, messages=None), "prompt": "a"}))
     else:
         reply = at.ask("a")
-    if lacking := declined(reply):
-        return lacking
-    if reply.prompt is None or not counted(at):
+    if answered(reply).prompt is None or not counted(at):
         return Outcome("unclear", f"answered; {UNCOUNTED}")
     few = reply.prompt <= 3  # a letter, perhaps between a begin and an end; a turn has more around it
     words = f"a prompt of one letter has {reply.prompt} tokens"
@@ -164,9 +156,7 @@ def raw_ids(at: Endpoint) -> Outcome:
             body = {**at.body(at.question, messages=None), "prompt": IDS}
             again = at.read(at.wire.post("/v1/completions", body))
             reply = again if again.answered else reply
-    if lacking := declined(reply):
-        return lacking
-    if reply.prompt is None or not counted(at):
+    if answered(reply).prompt is None or not counted(at):
         return Outcome("unclear", f"accepted; {UNCOUNTED}")
     same = reply.prompt == len(IDS) and reply.prompt != at.plain.prompt
     return Outcome("open" if same else "ignored", f"of {len(IDS)} ids the prompt has {reply.prompt} tokens")
@@ -177,9 +167,7 @@ def raw_ids(at: Endpoint) -> Outcome:
 
 def ignore_eos(at: Endpoint) -> Outcome:
     """Does an answer go on behind its end?"""
-    reply = at.ask(ignore_eos=True)
-    if lacking := declined(reply):
-        return lacking
+    reply = answered(at.ask(ignore_eos=True))
     before, after = at.plain.written, reply.written
     if at.plain.finish == "length" or before is None or after is None:
         return Outcome("unclear", "accepted; the plain answer doesn't end by itself, or its tokens aren't counted")
@@ -199,10 +187,7 @@ def ignore_eos(at: Endpoint) -> Outcome:
 def logit_bias(at: Endpoint) -> Outcome:
     """Do biased tokens change the answer?"""
     replies = [at.ask(logit_bias={str(piece): 100}) for piece in PIECES]
-    for reply in replies:
-        if lacking := declined(reply):
-            return lacking
-    first, other = (_repeated(reply.text) for reply in replies)
+    first, other = (_repeated(answered(reply).text) for reply in replies)
     if first and other and first != other:
         words = " and ".join(quote(reply.text, 30) for reply in replies)
         return Outcome("open", f"of each of two tokens nothing but itself: {words}")
@@ -222,19 +207,15 @@ def logprobs(at: Endpoint) -> Outcome:
     """Are log-probabilities told?"""
     if isinstance(at, Generate):
         reply = at.ask(return_logprob=True, logprob_start_len=0, top_logprobs_num=2)
-        about = reply.raw.body.get("meta_info") if isinstance(reply.raw.body, dict) else None
-        told = about if isinstance(about, dict) else {}
-        given = _first(told.get("input_token_logprobs"))
+        given = _first(reply.raw.at("meta_info", "input_token_logprobs"))
         if reply.answered and given:
             all_of_it: dict[Capability, str] = {Capability.SLP: ""}
             return Outcome("open", f"of {len(given)} tokens of the prompt, which may be any text", all_of_it)
-        written = _first(told.get("output_token_logprobs"))
+        written = _first(reply.raw.at("meta_info", "output_token_logprobs"))
     else:
         reply = at.ask(logprobs=True, top_logprobs=2)
-        written = numbers([each for each in _named(reply.raw.body, "logprob")]) if reply.answered else []
-    if lacking := declined(reply):
-        return lacking
-    if written:
+        written = numbers(_named(reply.raw.body, "logprob"))
+    if answered(reply) and written:
         return Outcome("open", f"{len(written)} of them, of the tokens that the model wrote")
     return Outcome("ignored", "accepted, and none is told")
 
@@ -262,9 +243,7 @@ def pattern(at: Endpoint) -> Outcome:
         named = {"name": "word", "schema": {**schema, "additionalProperties": False}, "strict": True}
         reply = at.ask(response_format={"type": "json_schema", "json_schema": named})
         wanted = f'{{"word":"{WORD}"}}'
-    if lacking := declined(reply):
-        return lacking
-    same = "".join(reply.text.split()) == "".join(wanted.split())
+    same = "".join(answered(reply).text.split()) == "".join(wanted.split())
     words = f"the answer is {quote(reply.text)}"
     return Outcome("open", words) if same else Outcome("ignored", f"accepted; {words}, which doesn't fit")
 
@@ -272,9 +251,7 @@ def pattern(at: Endpoint) -> Outcome:
 def processor(at: Endpoint) -> Outcome:
     """Is code that the client names run over the logits? The one that is named is SGLang's own."""
     banned = at.plain.ids[:1] or (IDS[0],)
-    reply = at.ask(custom_logit_processor=PROCESSOR, custom_params={"token_ids": list(banned)})
-    if lacking := declined(reply):
-        return lacking
+    reply = answered(at.ask(custom_logit_processor=PROCESSOR, custom_params={"token_ids": list(banned)}))
     if not at.plain.ids:
         return Outcome("unclear", "accepted; whether it ran doesn't show, where an answer's ids aren't told")
     return by_change(at, reply)
@@ -285,11 +262,7 @@ def processor(at: Endpoint) -> Outcome:
 
 def states(at: Generate) -> Outcome:
     """Are hidden states told?"""
-    reply = at.ask(return_hidden_states=True)
-    about = reply.raw.body.get("meta_info") if isinstance(reply.raw.body, dict) else None
-    told = about.get("hidden_states") if isinstance(about, dict) else None
-    if lacking := declined(reply):
-        return lacking
+    told = answered(at.ask(return_hidden_states=True)).raw.at("meta_info", "hidden_states")
     return Outcome("open", f"{len(told)} of them") if isinstance(told, list) and told else Outcome("ignored", "none")
 
 
@@ -299,9 +272,7 @@ def settings(at: Generate) -> Outcome:
         raw = at.wire.get(path)
         if isinstance(raw.body, dict) and not raw.trouble and len(raw.body) >= _TOLD:
             return Outcome("open", f"{path} tells {len(raw.body)}")
-    if raw.refused:
-        return Outcome("refused", raw.trouble)
-    return Outcome("unclear", raw.trouble or "an answer that holds none")
+    return path_of(raw)
 
 
 # --- what may break it ---------------------------------------------------------------------------------------------

@@ -148,21 +148,20 @@ class Chat(Endpoint):
     path = "/v1/chat/completions"
 
     @cached_property
-    def _listed(self) -> Mapping[str, Any]:
-        listed = self.wire.get("/v1/models").body
-        models = _dict(listed).get("data")
-        return _dict(models[0]) if isinstance(models, list) and models else {}
+    def _listed(self) -> Raw:
+        return self.wire.get("/v1/models")
 
     @cached_property
     def model(self) -> str:
         """What the endpoint calls its model."""
-        name = self.wire.config.model or self._listed.get("id")
+        name = self.wire.config.model or self._listed.at("data", 0, "id")
         return name if isinstance(name, str) and len(name) < 300 else "default"
 
     @property
     def card(self) -> Mapping[str, Any] | None:
         """What a server of midward's says of its model; None of another server."""
-        return _dict(self._listed.get("midward")) or _dict(_dict(self.plain.raw.body).get("midward")) or None
+        told = self._listed.at("data", 0, "midward") or self.plain.raw.at("midward")
+        return told if isinstance(told, dict) else None
 
     def offers(self) -> Iterator[dict[str, Any]]:
         """As `Endpoint` has it."""
@@ -183,17 +182,16 @@ class Chat(Endpoint):
 
     def read(self, raw: Raw) -> Reply:
         """As `Endpoint` has it; of /v1/completions too."""
-        body = _dict(raw.body) if not raw.trouble else {}
-        given = body.get("choices")
-        choices = [_dict(choice) for choice in given] if isinstance(given, list) else []
-        texts = [_dict(choice.get("message")).get("content", choice.get("text")) for choice in choices]
-        usage = _dict(body.get("usage"))
+        choices = raw.at("choices")
+        places = range(len(choices)) if isinstance(choices, list) else ()
+        words = [(raw.at("choices", n, "message", "content"), raw.at("choices", n, "text")) for n in places]
+        texts = [text if content is None else content for content, text in words]
         return Reply(
             _shaped(raw, texts, "choices"),
             _texts(texts),
-            _count(usage.get("prompt_tokens")),
-            _count(usage.get("completion_tokens")),
-            str(choices[0].get("finish_reason"))[:40] if choices else None,
+            _count(raw.at("usage", "prompt_tokens")),
+            _count(raw.at("usage", "completion_tokens")),
+            str(raw.at("choices", 0, "finish_reason"))[:40] if places else None,
         )
 
 
@@ -226,24 +224,18 @@ class Generate(Endpoint):
 
     def read(self, raw: Raw) -> Reply:
         """As `Endpoint` has it."""
-        outputs = [] if raw.trouble else raw.body if isinstance(raw.body, list) else [raw.body]
-        outputs = [_dict(output) for output in outputs]
-        texts = [output.get("text") for output in outputs]
-        first = outputs[0] if outputs else {}
-        about = _dict(first.get("meta_info"))
-        reason = about.get("finish_reason")
+        several = isinstance(raw.body, list)
+        texts = [raw.at(n, "text") for n in range(len(raw.body))] if several else [raw.at("text")]
+        first = (0,) if several else ()
+        reason = raw.at(*first, "meta_info", "finish_reason")
         return Reply(
             _shaped(raw, texts, "text"),
             _texts(texts),
-            _count(about.get("prompt_tokens")),
-            _count(about.get("completion_tokens")),
-            str(_dict(reason).get("type", reason))[:40],
-            _ids(first.get("output_ids")),
+            _count(raw.at(*first, "meta_info", "prompt_tokens")),
+            _count(raw.at(*first, "meta_info", "completion_tokens")),
+            str(reason.get("type") if isinstance(reason, dict) else reason)[:40],
+            _ids(raw.at(*first, "output_ids")),
         )
-
-
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int | None:

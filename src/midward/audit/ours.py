@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 from midward.attacks.capabilities import Capability
-from midward.audit.check import Check, Outcome, by_change, declined, numbers
+from midward.audit.check import Check, Outcome, answered, by_change, declined, numbers, path_of
 from midward.audit.checks import IDS
 from midward.audit.dialects import LENGTH, Chat, Reply
 from midward.audit.typed import MASKS, around, filled
@@ -23,23 +23,16 @@ def _word(at: Chat) -> str:
     return next((word for word in known if word.lower() != first.lower()), "yes")
 
 
-def _ask(at: Chat, **extra: Any) -> tuple[Reply, dict[str, Any]]:
-    """The reply to our own fields, and what the server says of its choice."""
-    reply = at.ask(midward=extra)
-    body = reply.raw.body if isinstance(reply.raw.body, dict) else {}
-    details = body.get("midward")
-    told = details.get("choices") if isinstance(details, dict) else None
-    return reply, told[0] if isinstance(told, list) and told and isinstance(told[0], dict) else {}
+def _ask(at: Chat, **extra: Any) -> Reply:
+    """The reply to our own fields. Raises Declined where it has no answer."""
+    return answered(at.ask(midward=extra))
 
 
 def forced(at: Chat) -> Outcome:
     """Are tokens forced at positions of the response?"""
     word = _word(at)
-    reply, told = _ask(at, forced=[{"position": place, "text": word} for place in (0, _AT)])
-    if lacking := declined(reply):
-        return lacking
-    begins, places = reply.text.startswith(word), told.get("forced_at")
-    place = numbers(places[-1]) if isinstance(places, list) and places else []
+    reply = _ask(at, forced=[{"position": place, "text": word} for place in (0, _AT)])
+    begins, place = reply.text.startswith(word), numbers(reply.raw.at("midward", "choices", 0, "forced_at", 1))
     start, stop = map(int, place) if len(place) == 2 else (0, 0)
     if begins and start and reply.text[start:stop].strip() == word:
         return Outcome("open", f"{quote(word)} stands at the beginning and at character {start}: {quote(reply.text)}")
@@ -54,9 +47,7 @@ def bans(at: Chat) -> Outcome:
     first = (at.plain.text.split() or [""])[0]
     if not first:
         return Outcome("unclear", "the plain answer is empty, so there is no word to ban")
-    reply, _ = _ask(at, bans=[{"position": 0, "text": first}])
-    if lacking := declined(reply):
-        return lacking
+    reply = _ask(at, bans=[{"position": 0, "text": first}])
     if at.stable and not reply.text.startswith(first):
         return Outcome("open", f"the answer no longer begins with {quote(first)}: {quote(reply.text)}")
     return by_change(at, reply)
@@ -66,10 +57,8 @@ def edits(at: Chat) -> Outcome:
     """Is the response written to between steps?"""
     word = _word(at)
     write = {"step": 1, "write": [{"position": 0, "text": word}]}
-    reply, told = _ask(at, edits=[write], sampling={"steps": LENGTH})  # a threshold knows no steps
-    if lacking := declined(reply):
-        return lacking
-    if told.get("edits") and reply.text.startswith(word):
+    reply = _ask(at, edits=[write], sampling={"steps": LENGTH})  # a threshold knows no steps
+    if reply.raw.at("midward", "choices", 0, "edits") and reply.text.startswith(word):
         return Outcome("open", f"{quote(word)} was written to the beginning: {quote(reply.text)}")
     return by_change(at, reply)
 
@@ -88,11 +77,8 @@ def fill(at: Chat) -> Outcome:
 
 def ends(at: Chat) -> Outcome:
     """Are end tokens overruled? The server says which policy it kept to."""
-    reply, _ = _ask(at, sampling={"end": "keep"})
-    if lacking := declined(reply):
-        return lacking
-    told = reply.raw.body["midward"].get("sampling") if isinstance(reply.raw.body.get("midward"), dict) else None
-    if isinstance(told, dict) and told.get("end") == "keep":
+    reply = _ask(at, sampling={"end": "keep"})
+    if reply.raw.at("midward", "sampling", "end") == "keep":
         return Outcome("open", "the server's own record has it among the settings of the answer")
     return by_change(at, reply)
 
@@ -101,50 +87,35 @@ def score(at: Chat) -> Outcome:
     """Are spans of a response scored?"""
     span = {"prompt": IDS, "position": 0, "ids": IDS[:2]}
     raw = at.wire.post("/midward/score", {"spans": [span], "mode": "parallel", "length": _length(at)})
-    scores = _of(raw, "scores")
-    first = scores[0] if isinstance(scores, list) and scores and isinstance(scores[0], dict) else {}
-    if tokens := numbers(first.get("tokens")):
+    if tokens := numbers(raw.at("scores", 0, "tokens")):
         return Outcome("open", f"{len(tokens)} log-probabilities of ids that the client chose, behind ids as a prompt")
-    return _paths(raw)
+    return path_of(raw)
 
 
 def gradient(at: Chat) -> Outcome:
     """Are gradients given?"""
     span = {"prompt": IDS, "position": 0, "ids": IDS[:2]}
     raw = at.wire.post("/midward/gradient", {"span": span, "slots": [0], "length": _length(at)})
-    shape, packed = _of(raw, "shape"), _of(raw, "gradient")
+    sizes, packed = numbers(raw.at("shape")), raw.at("gradient")
     try:
         size = len(base64.b64decode(packed, validate=True)) if isinstance(packed, str) else 0
     except ValueError:
         size = 0
-    sizes = numbers(shape)
     if size and sizes and size == 4 * sizes[0] * sizes[-1]:
         return Outcome("open", f"{sizes[0]:g} x {sizes[-1]:g} numbers")
-    return _paths(raw)
+    return path_of(raw)
 
 
 def tokenizer(at: Chat) -> Outcome:
     """Is the tokenizer given away?"""
     raw = at.wire.get("/midward/tokenizer")
-    files = _of(raw, "files")
-    return Outcome("open", f"{len(files)} files") if isinstance(files, dict) and files else _paths(raw)
-
-
-def _of(raw: Raw, name: str) -> Any:
-    return raw.body.get(name) if isinstance(raw.body, dict) and not raw.trouble else None
-
-
-def _paths(raw: Raw) -> Outcome:
-    """The outcome of a path that gave nothing."""
-    if raw.refused:
-        return Outcome("refused", raw.trouble)
-    return Outcome("unclear", raw.trouble or "an answer that holds none")
+    files = raw.at("files")
+    return Outcome("open", f"{len(files)} files") if isinstance(files, dict) and files else path_of(raw)
 
 
 def _length(at: Chat) -> int:
     """Positions of a response, as the server says."""
-    told = (at.card or {}).get("sampling")
-    length = told.get("length") if isinstance(told, dict) else None
+    length = Raw(200, at.card).at("sampling", "length")
     return length if isinstance(length, int) and 0 < length < 1 << 16 else LENGTH
 
 

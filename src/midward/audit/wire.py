@@ -53,6 +53,16 @@ class Raw:
     after: float | None = None
     lost: bool = False
 
+    def at(self, *path: str | int) -> Any:
+        """What stands at a place of a good answer's JSON; None where nothing does, whatever the answer is."""
+        value = None if self.trouble else self.body
+        for step in path:
+            if isinstance(value, dict):
+                value = value.get(step)
+            else:
+                value = value[step] if isinstance(value, list) and step in range(len(value)) else None
+        return value
+
     @property
     def refused(self) -> bool:
         """Whether the server said that it won't; that it is busy isn't that, nor that it takes too long."""
