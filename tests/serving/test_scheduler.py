@@ -20,16 +20,18 @@ from midward.serving.scheduler import Scheduler, SchedulerClosed, results
 
 @dataclass(frozen=True)
 class Squares:
-    """Work that notes its batches; equal where `name` is."""
+    """Runs without a forward, that note their batches; equal where `name` is."""
 
     name: str
     batches: list
 
-    def __call__(self, items):
-        self.batches.append((self.name, list(items)))
-        if any(item == "bad" for item in items):
+    def start(self, tickets, leaves):
+        items = [ticket.item for ticket in tickets]
+        self.batches.append((self.name, items))
+        if "bad" in items:
             raise ValueError("a bad item")
-        return [item**2 for item in items]
+        leaves({place: item**2 for place, item in enumerate(items)})
+        yield from ()
 
     def __hash__(self):
         return hash(self.name)
@@ -39,15 +41,15 @@ class Squares:
 
 
 class Gate:
-    """Work that holds the thread until it is let go, so that work queues up behind it."""
+    """A call that holds the thread until it is let go, so that work queues up behind it."""
 
     def __init__(self):
         self.entered, self.open = threading.Event(), threading.Event()
 
-    def __call__(self, items):
+    def __call__(self):
         self.entered.set()
         assert self.open.wait(20)
-        return items
+        return "done"
 
     def __enter__(self):
         return self
@@ -59,7 +61,7 @@ class Gate:
 def held(scheduler):
     """A gate that has the scheduler's thread."""
     gate = Gate()
-    scheduler.submit(gate, 0)
+    scheduler.call(gate)
     assert gate.entered.wait(20)
     return gate
 
@@ -138,27 +140,27 @@ def test_callers_on_several_loops_and_threads():
 def test_a_cancelled_caller_leaves_the_queue_unless_its_item_runs():
     scheduler, batches = Scheduler(), []
 
-    async def leave(work, item, inside):
+    async def leave(submit, inside):
         with anyio.move_on_after(30) as scope:
             async with anyio.create_task_group() as group:
-                futures = [scheduler.submit(work, item)]
+                futures = [submit()]
                 group.start_soon(results, futures)
                 await anyio.to_thread.run_sync(inside)
                 scope.cancel()
         return futures[0]
 
     with held(scheduler) as gate:
-        waiting = anyio.run(leave, Squares("a", batches), 3, lambda: None)
+        waiting = anyio.run(leave, lambda: scheduler.submit(Squares("a", batches), 3), lambda: None)
         assert waiting.cancelled()
         later = scheduler.submit(Squares("a", batches), 4)
         gate.open.set()
         assert later.result(20) == 16
     assert batches == [("a", [4])]
     with Gate() as second:
-        running = anyio.run(leave, second, 5, second.entered.wait)
+        running = anyio.run(leave, lambda: scheduler.call(second), second.entered.wait)
         assert not running.cancelled()
         second.open.set()
-        assert running.result(20) == 5
+        assert running.result(20) == "done"
 
 
 def test_one_of_several_failing_cancels_the_rest():
@@ -168,7 +170,7 @@ def test_one_of_several_failing_cancels_the_rest():
         with held(scheduler) as gate:
             futures = [scheduler.submit(Squares("a", batches), "bad")]
             blocker = Gate()
-            scheduler.submit(blocker, 0)
+            scheduler.call(blocker)
             futures.append(scheduler.submit(Squares("b", batches), 2))
             gate.open.set()
             with blocker, pytest.raises(ValueError, match="a bad item"):

@@ -119,31 +119,18 @@ class Engine:
         how: dict[str, Any] = {"batch_size": batch_size, "guard": guard, "trace": trace}
         return await results([self.submit(request, sampling, **how) for request in requests])
 
-    async def score(self, spans: Sequence[Span], *, mode: str, length: int, batch_size: int) -> list[SpanScore]:
+    async def score(self, spans: Sequence[Span], **how: Any) -> list[SpanScore]:
         """Score spans, as `span_log_probs` does. The forwards are of these alone: a search goes another way where
         rounding turns two candidates round, so not even that may hang on who else asks."""
         spans = [replace(span, prompt=self.encode(span.prompt)) for span in spans]
-        work = _Work(_score, (self.model, mode, length, batch_size))
-        [scores] = await results([self.scheduler.submit(work, spans)])
+        [scores] = await results([self.scheduler.call(lambda: span_log_probs(self.model, spans, **how))])
         return scores
 
-    async def gradient(self, span: Span, slots: Sequence[int], *, length: int, batch_size: int) -> torch.Tensor:
+    async def gradient(self, span: Span, slots: Sequence[int], **how: Any) -> torch.Tensor:
         """The span's gradient [slots, V], as `span_gradient` gives it."""
         span = replace(span, prompt=self.encode(span.prompt))
-        work = _Work(_gradient, (self.model, length, batch_size))
-        [gradient] = await results([self.scheduler.submit(work, (span, slots))])
+        [gradient] = await results([self.scheduler.call(lambda: span_gradient(self.model, span, slots, **how).cpu())])
         return gradient
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A function and what it takes before the item."""
-
-    run: Callable[..., Any]
-    settings: tuple[Any, ...]
-
-    def __call__(self, items: list[Any]) -> list[Any]:
-        return [self.run(*self.settings, item) for item in items]
 
 
 @dataclass(frozen=True)
@@ -226,15 +213,6 @@ class _Listener:
 
     def on_end(self, canvas: Canvas) -> None:
         pass
-
-
-def _score(model: LanguageModel, mode: str, length: int, batch_size: int, spans: list[Span]) -> list[SpanScore]:
-    return span_log_probs(model, spans, mode=mode, length=length, batch_size=batch_size)
-
-
-def _gradient(model: LanguageModel, length: int, batch_size: int, item: tuple[Span, Sequence[int]]) -> torch.Tensor:
-    span, slots = item
-    return span_gradient(model, span, slots, length=length, batch_size=batch_size).cpu()
 
 
 _engines: weakref.WeakValueDictionary[tuple[Any, ...], Engine] = weakref.WeakValueDictionary()

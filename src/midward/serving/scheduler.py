@@ -1,9 +1,9 @@
 """One thread in front of a network: many callers, and runs that come in and leave between denoising steps.
 
-`Scheduler` knows nothing of models. What it is given to do is of two kinds: a call, which takes items and returns a
-result each; or a run, a coroutine that yields its forwards (`midward.sampling.passes`). Of all runs that are in hand
-the next forwards are computed together, so that a short request needn't wait for a long one, and a slot that falls free
-is filled at the next step.
+`Scheduler` knows nothing of models. What it is given to do is of two kinds: a call, which is done by itself; or an item
+of a run, a coroutine that yields its forwards (`midward.sampling.passes`). Of all runs that are in hand the next
+forwards are computed together, so that a short request needn't wait for a long one, and a slot that falls free is
+filled at the next step.
 """
 
 from __future__ import annotations
@@ -37,14 +37,7 @@ PATIENCE = 30.0
 
 
 class Work(Hashable, Protocol):
-    """What to do with items, in one go; items of equal work may share a batch."""
-
-    def __call__(self, items: list[Any], /) -> Any:
-        """A call returns one result an item, in their order."""
-
-
-class RunWork(Hashable, Protocol):
-    """Work that is a run: its batches are filled together with those of other runs."""
+    """What makes a run of items; items of equal work may share one."""
 
     def start(self, tickets: Sequence[Ticket], leaves: Callable[[dict[int, Any]], None]) -> Passes[Any]:
         """The run of these tickets' items. It tells `leaves` of results as they stand, by place, of all by its end."""
@@ -55,16 +48,15 @@ class SchedulerClosed(RuntimeError):
 
 
 class Ticket(Future[Any]):
-    """The future of one item. left: whether its caller has gone; a run lets go of such an item after its next step."""
+    """The future of a call, or of one item of a run.
 
-    def __init__(self, work: Any, item: Any, size: int, limit: int) -> None:
+    left: whether its caller has gone; a run lets go of such an item after its next step. call: what is done, of a call.
+    """
+
+    def __init__(self, work: Any, item: Any, size: int, limit: int, call: Callable[[], Any] | None = None) -> None:
         super().__init__()
-        self.work = work
-        self.item = item
-        self.size = size
-        self.limit = limit
+        self.work, self.item, self.size, self.limit, self.call = work, item, size, limit, call
         self.left = False
-        self.runs = hasattr(work, "start")
 
     def leave(self) -> None:
         """The caller wants no result any more."""
@@ -96,11 +88,11 @@ class Counts:
 class Scheduler:
     """Does work on one daemon thread; may be used from any thread and any event loop.
 
-    Whenever the thread is free between two steps it takes the oldest item, and with it others of equal work and limit:
-    those nearest in size, up to the limit. Items of runs come in while those in hand are fewer than their limit; where
-    many wait, by quarters of it and not one by one, since a run of its own costs more than a row of another. A batch
-    that fails is done again in halves, so that an error reaches only the item that caused it (and a batch too large for
-    the memory becomes smaller ones).
+    Whenever the thread is free between two steps it takes the oldest call or item, and with an item others of equal
+    work and limit: those nearest in size, up to the limit. Items come in while those in hand are fewer than their
+    limit; where many wait, by quarters of it and not one by one, since a run of its own costs more than a row of
+    another. A run that fails is done again in halves, so that an error reaches only the item that caused it (and a
+    batch too large for the memory becomes smaller ones).
 
     counts: what was done so far.
     """
@@ -116,7 +108,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Items that nobody has begun with."""
+        """Calls and items that nobody has begun with."""
         return len(self._waiting)
 
     @property
@@ -124,12 +116,18 @@ class Scheduler:
         """Items of runs that are in hand."""
         return self._rows
 
-    def submit(self, work: Work | RunWork, item: Any, *, size: int = 0, limit: int = 1) -> Ticket:
+    def call(self, function: Callable[[], Any]) -> Ticket:
+        """Queue a call; its future gets the result."""
+        return self._queue(Ticket(None, None, 0, 1, function))
+
+    def submit(self, work: Work, item: Any, *, size: int = 0, limit: int = 1) -> Ticket:
         """Queue an item; its future gets the result. Cancelling drops an item that hasn't begun, see also `leave`.
 
         size: what a batch should be alike in (a length). limit: items a batch, 1 or more.
         """
-        ticket = Ticket(work, item, size, limit)
+        return self._queue(Ticket(work, item, size, limit))
+
+    def _queue(self, ticket: Ticket) -> Ticket:
         with self._changed:
             if self.closed:
                 raise SchedulerClosed("nothing more is taken; the process is ending.")
@@ -157,10 +155,10 @@ class Scheduler:
     def _serve(self) -> None:
         cohorts: list[_Cohort] = []
         while (batch := self._next(idle=not cohorts)) is not None:
-            if batch and batch[0].runs:
-                cohorts += self._begin(batch)
+            if batch and batch[0].call is not None:
+                _do(batch[0], batch[0].call)
             elif batch:
-                _call(batch, self)
+                cohorts += self._begin(batch)
             del batch  # nothing of it is held while the thread waits
             cohorts = self._step(cohorts)
             self._rows = sum(len(cohort.open) for cohort in cohorts)
@@ -182,7 +180,9 @@ class Scheduler:
             batch = self._batch()
             taken = set(map(id, batch))
             self._waiting = [ticket for ticket in self._waiting if id(ticket) not in taken]
-            self._rows += sum(ticket.runs for ticket in batch)  # at once, so that nobody sees them in neither place
+            self._rows += sum(
+                ticket.call is None for ticket in batch
+            )  # at once, so that nobody sees them in neither place
         return [ticket for ticket in batch if ticket.set_running_or_notify_cancel()]
 
     def _gather(self) -> None:
@@ -196,15 +196,13 @@ class Scheduler:
             self._changed.wait(left)
 
     def _batch(self) -> list[Ticket]:
-        """The oldest item that can begin now, and its neighbours in size among those that may share its batch."""
+        """The oldest that can begin now, and of an item its neighbours in size among those that may share its run."""
         for oldest in self._waiting:
-            room = oldest.limit
-            if oldest.runs:
-                room -= self._rows
-                if room < 1:
-                    continue
+            if oldest.call is not None:
+                return [oldest]
+            room = oldest.limit - self._rows
             alike = [each for each in self._waiting if each.limit == oldest.limit and each.work == oldest.work]
-            if room < min(len(alike), oldest.limit // 4):
+            if room < max(1, min(len(alike), oldest.limit // 4)):
                 continue
             alike.sort(key=lambda ticket: ticket.size)
             start = max(0, min(alike.index(oldest) - room // 2, len(alike) - room))
@@ -295,21 +293,11 @@ def _fail(cohort: _Cohort, error: Exception) -> None:
     cohort.open.clear()
 
 
-def _call(batch: list[Ticket], scheduler: Scheduler) -> None:
+def _do(ticket: Ticket, call: Callable[[], Any]) -> None:
     try:
-        results = batch[0].work([ticket.item for ticket in batch])
+        ticket.set_result(call())
     except Exception as error:
-        if len(batch) == 1 or scheduler.closed:
-            for ticket in batch:
-                ticket.set_exception(error)
-            return
-    else:
-        for ticket, result in zip(batch, results, strict=True):
-            ticket.set_result(result)
-        return
-    # Outside the handler, so that the failed batch's tensors are free again.
-    _call(batch[: len(batch) // 2], scheduler)
-    _call(batch[len(batch) // 2 :], scheduler)
+        ticket.set_exception(error)
 
 
 async def results(tickets: Sequence[Ticket]) -> list[Any]:
