@@ -34,9 +34,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import WINDOW
 from midward.attacks.roles import PROMPTS, SCORE, text
@@ -56,7 +55,7 @@ OPENING = PROMPTS["advprefix.opening"]
 ANSWER = PROMPTS["advprefix-mid.answer"]
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Selection:
     """keep: candidates that are tried, the most probable ones. samples: replies to each. temperature: of these.
     success: in-loop score from which a reply counts as one. weight: of the logarithm of the successes' share against
@@ -70,7 +69,7 @@ class Selection:
     mode: Literal["sequential", "parallel", "mc"] = "sequential"
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class AdvPrefix(Selection):
     """openings: asked of the uncensored model. tokens, least: at most and at least in a candidate. cuts: candidates
     made of one opening: its first line and 1, 2, ... tokens of the second."""
@@ -86,7 +85,7 @@ class AdvPrefix(Selection):
         return self.openings * self.cuts
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class AdvPrefixMid(Selection):
     """answers: asked of the uncensored model. spans: candidates cut of each. tokens, least: at most and at least in a
     candidate. window: response tokens, from and up to, that may be forced."""

@@ -24,10 +24,9 @@ from random import Random
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from midward.alignment.sentences import SAFE
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import NEUTRAL, WINDOW, compliant_elsewhere, compliant_text, known_text, texts_of
 from midward.attacks.target import Ask
@@ -36,7 +35,7 @@ from midward.goals import Goal
 from midward.sampling import Forced
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Anchoring:
     """anchors: how many tokens are forced. fraction: of the response's positions instead, rounded. source: of which
     text: the goal's own compliant one, another goal's, neutral phrases, or a refusal. positions: drawn anywhere, in

@@ -23,9 +23,8 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.pair import put
 from midward.attacks.roles import PROMPTS, SCORE, text
 from midward.attacks.taxonomy import IN_PROMPT, SEARCH
@@ -43,7 +42,7 @@ _EXPLORING = 3  # times `references` known suffixes, from which on some of those
 ATTACKER = PROMPTS["aos.attacker"]
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Aos:
     """rounds, suffixes: how often the attacker is asked, for how many suffixes each time. references: tried suffixes it
     is shown. temperature: of the attacker. useful: score (0-1) above which a suffix is a reference. success: score

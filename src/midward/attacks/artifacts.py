@@ -216,7 +216,6 @@ def write(
         "unscored": len(unscored),
         **{name: getattr(first, name) for name in ("access", "version", "hash", "taxonomy")},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"parameters": parameters, "jailbreaks": scored, "unscored": unscored}, indent=1))
 
 

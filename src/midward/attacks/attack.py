@@ -8,10 +8,11 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from inspect_ai.util import LimitExceededError
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from midward._plugins import failure
 from midward._settings import read_settings
@@ -21,6 +22,15 @@ from midward.attacks.target import Ask, BudgetSpent, Reply, Target
 from midward.errors import MidwardError
 from midward.goals import Goal
 from midward.store import key_of
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, Field))
+def checked(settings: type[T]) -> type[T]:
+    """A class as the settings of an attack: a frozen dataclass whose values are checked, and which has no others."""
+    return pydantic_dataclass(settings, frozen=True, config=ConfigDict(extra="forbid"))
+
 
 #: Kinds of settings: how many of something, and a score of the in-loop scorer.
 Count = Annotated[int, Field(ge=1)]

@@ -24,9 +24,8 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import PROMPTS, SCORE, text, texts, whole
 from midward.attacks.target import Ask, Reply, Turns
@@ -44,7 +43,7 @@ SPEAK = PROMPTS["avatar.speak"]
 RESTORE = PROMPTS["avatar.restore"]
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Avatar:
     """mappings: metaphors that are made. kept: the best of them, each with its dialogue. turns: messages of a dialogue,
     the last one calibrates. tries: how often a message that was turned down may be worded anew, and sent, in all.

@@ -28,9 +28,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, shipped, text
 from midward.attacks.target import Ask, Target, Turns, together
@@ -61,7 +60,7 @@ OPENING = PROMPTS["dia.opening"]
 SOFTEN = PROMPTS["dia.soften"]
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Dia:
     """variant: "I" promises, begins and breaks off; "II" shows a solved word swap and swaps the goal's words. rewrites:
     rewordings of the goal that are tried beside it. tries: how often a rewording may be asked for that has drifted off

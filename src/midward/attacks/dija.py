@@ -20,9 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic.dataclasses import dataclass
-
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import PROMPTS, text
 from midward.attacks.shapes import GAP
@@ -33,7 +31,7 @@ from midward.errors import InputError
 REWRITE = PROMPTS["dija.scaffold"]
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Dija:
     """mode: "fill_only": there is no reply, the filled text is the result (the published code on LLaDA);
     "fill_then_answer": the text is filled together with a reply, and both are the result (its code on Dream).

@@ -9,14 +9,12 @@ Source:
 
 from __future__ import annotations
 
-from pydantic.dataclasses import dataclass
-
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.target import Ask
 from midward.attacks.taxonomy import BYPASS, DIRECT_INJECTION, PROMPT_INJECTION
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Direct:
     """No settings."""
 

@@ -29,9 +29,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import WINDOW, opening, procedural
 from midward.attacks.roles import PROMPTS, SCORE, yes
@@ -47,7 +46,7 @@ TOP = 10  # the in-loop score that nothing can beat
 GUARD = PROMPTS["ept.guard"]
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Ept:
     """beam: children of a node, and nodes that are grown at each depth. rounds, samples: how often a node is sampled,
     and how many continuations each time. bans: learned in one node before it is given up. words: of a continuation
@@ -67,7 +66,7 @@ class Ept:
     queries: Count = 300
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class EptMid(Ept):
     """window: response tokens, from and up to, that may be forced. position: where the root stands. opening: the root;
     None is the label of the step that a procedure has reached about there."""

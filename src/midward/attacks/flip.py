@@ -19,9 +19,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
-
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.roles import SCORE
 from midward.attacks.target import Ask
 from midward.attacks.taxonomy import IN_PROMPT, OBFUSCATION
@@ -59,7 +57,7 @@ MODES: dict[Mode, tuple[Callable[[str], str], str]] = {
 _EXAMPLE = "describe a quiet walk in the park"
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class FlipOptions:
     """cot: ask to think step by step. layout: the system turn in titled sections. few_shot: examples in it, the two
     halves of the goal and a neutral one."""
@@ -69,7 +67,7 @@ class FlipOptions:
     few_shot: bool = False
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Flip(FlipOptions):
     """mode: "fwo" words in reverse order, "fcw" letters within each word, "fcs" all letters, "fmm" all letters, but the
     model is told that it is the words."""

@@ -32,10 +32,9 @@ from string import Template
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.dataclasses import dataclass as checked
 
 from midward._settings import wrong_in
-from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop, checked
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.dija import REWRITE, fills_only, scaffold_of
 from midward.attacks.phrases import opening
@@ -53,7 +52,7 @@ _PATTERN = r"\$goal(?s:.*)<mask:0*[1-9]|<mask:0*[1-9](?s:.*)\$goal"  # the goal 
 LEARNED = 8  # patterns made of the rewriter's texts that a library keeps, those of the highest mean reward
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class MaskForge:
     """library: a file that a run without one left; empty: it learns. queries: to the target, the most. explore: the
     constant c of UCB1. fallback: how many of the queries are kept for the rewriter's texts; none with a library.

@@ -12,6 +12,7 @@ from inspect_ai.model import GenerateConfig, Model, get_model
 from midward import goals, judges
 from midward._asking import unavailable
 from midward._settings import read_value
+from midward._tables import grouped
 from midward.attacks.attack import AttackInfo
 from midward.attacks.capabilities import AttackError
 from midward.attacks.config import AttackConfig
@@ -169,10 +170,7 @@ class Matrix:
     @property
     def seeds(self) -> dict[str, list[Row]]:
         """Label -> its rows: the same training from several seeds, pooled into one line of a table."""
-        rows: dict[str, list[Row]] = {}
-        for row in self.rows:
-            rows.setdefault(row.label, []).append(row)
-        return rows
+        return grouped(self.rows, lambda row: row.label)
 
     def player(self, role: str) -> Model:
         """The model that plays a role. A proxy that is the attacked model is asked where that runs."""

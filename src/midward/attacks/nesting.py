@@ -20,9 +20,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
-
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.pair import put
 from midward.attacks.roles import shipped
 from midward.attacks.taxonomy import IN_PROMPT
@@ -31,7 +29,7 @@ Form = Literal["code", "table", "json", "yaml"]
 FORMS: dict[Form, str] = shipped("words")["nesting"]
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Nesting:
     """form: the structure around the request."""
 

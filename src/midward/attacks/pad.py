@@ -18,9 +18,8 @@ from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
 
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.shapes import ANCHORS
 from midward.attacks.target import Ask
@@ -28,7 +27,7 @@ from midward.attacks.taxonomy import IN_RESPONSE
 from midward.errors import InputError
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Pad:
     """anchors: the texts that are forced, in order. spread: anchor i stands at (i + 1) * gap, where the gap is the
     response's length divided by the number of anchors plus one, and then by this; larger draws them together.

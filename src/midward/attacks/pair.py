@@ -20,9 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic.dataclasses import dataclass as checked
-
-from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop, checked
 from midward.attacks.roles import PROMPTS, SCORE, shipped, text
 from midward.attacks.target import Ask
 from midward.attacks.taxonomy import IN_PROMPT, SEARCH
@@ -79,7 +77,7 @@ def put(goal: Goal, prompt: str) -> Ask:
 ATTACKER = PROMPTS["pair.attacker"]
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Pair:
     """streams: conversations side by side. rounds: tries of each. keep: tries that the attacker is shown, the newest.
     cutoff: the in-loop score that ends the search. feedback: whether it is told how far what it put is from passing the

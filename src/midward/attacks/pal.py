@@ -24,10 +24,9 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks._suffix import filler, slots_of, vocabulary
-from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop, checked
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import fitting
 from midward.attacks.roles import SCORE
@@ -39,7 +38,7 @@ Suffix = tuple[int, ...]
 _OVER = 1.5  # candidates drawn for each that is needed: some are read back as other tokens, or were there before
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Ral:
     """tokens: of the suffix. steps: of the search. put: candidates that the target scores every `period` steps.
     look: steps after which the target is asked with the best suffix, where it is a new one. cutoff: the in-loop score
@@ -57,7 +56,7 @@ class Ral:
     queries: Count = 25_000
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Pal(Ral):
     """batch: candidates that the proxy scores in a step. top: tokens for each place that they are drawn from, those of
     the steepest gradient."""

@@ -24,9 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
-
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.capabilities import AttackError, Capability
 from midward.attacks.phrases import NEUTRAL, opening
 from midward.attacks.roles import shipped
@@ -39,7 +37,7 @@ RAW = ("completed", "safe", "fraud", "neutral")  # kinds that the published code
 _MARK = "x"
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class PostContext:
     """kind: what the context says: that the answer is finished ("completed"), that it is harmless ("safe"), that it is
     wanted for a good purpose ("fraud"); another question ("benign"), or how to answer ("concise", "detailed");

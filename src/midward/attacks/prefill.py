@@ -21,9 +21,8 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import NEUTRAL, fitting, opening, procedural
 from midward.attacks.target import Ask
@@ -32,7 +31,7 @@ from midward.attacks.taxonomy import IN_RESPONSE
 Phrase = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Prefill:
     """position: response token the phrase starts at. kind: "auto" is affirmative at 0 and procedural elsewhere;
     "neutral" is the control at the same place. phrases: of your own instead, one is drawn for each goal; the draw is
@@ -43,7 +42,7 @@ class Prefill:
     phrases: tuple[Phrase, ...] = ()
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class PrefillMid(Prefill):
     """The same with a procedural phrase at token 40."""
 

@@ -23,10 +23,9 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from midward.attacks._suffix import filler, vocabulary
-from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import fitting, opening
 from midward.attacks.roles import SCORE, shipped
@@ -38,7 +37,7 @@ _RULES = shipped("words")["random-search"]["rules"]
 _PLAIN = "{goal} {suffix}"
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class RandomSearch:
     """template: the text around goal and suffix, a list of rules or nothing. tokens: of the suffix. change: tokens in a
     row that a mutation replaces; fewer as the probability rises. queries: scored suffixes in one run. pool: of these at

@@ -19,9 +19,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.roles import shipped
 from midward.attacks.target import Ask, Target
@@ -38,7 +37,7 @@ SUPPRESS, INVERSE = (
 OPENING = "Sure, here is"
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class RefusalSuppression:
     """rules: "suppress", or "inverse", their opposites, as a control. opening: also ask for a reply that starts with
     the goal's affirmative opening ("Sure, here is" where the goal has none): the combination attack."""
@@ -47,7 +46,7 @@ class RefusalSuppression:
     opening: bool = False
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class RefusalBan(RefusalSuppression):
     """phrases: openings of a refusal that must not stand at any of the reply's first `positions` tokens."""
 

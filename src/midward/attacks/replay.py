@@ -17,15 +17,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field, field_validator
-from pydantic.dataclasses import dataclass as checked
 
 from midward.attacks.artifacts import read, sha256_of
-from midward.attacks.attack import AttackInfo, Attempt
+from midward.attacks.attack import AttackInfo, Attempt, checked
 from midward.attacks.capabilities import AttackError
 from midward.attacks.taxonomy import IN_PROMPT
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Replay:
     """path: of the artifact file. row: which of a goal's artifacts is put, 0 for the first that holds a prompt."""
 

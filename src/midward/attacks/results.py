@@ -12,7 +12,7 @@ from typing import Any
 
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log_samples
 
-from midward._tables import csv_text
+from midward._tables import csv_text, grouped
 from midward.attacks import artifacts
 from midward.attacks.matrix import Matrix
 from midward.attacks.record import Record, goal_of_log, read_record
@@ -244,9 +244,7 @@ def _silences(outcomes: Iterable[Outcome], judge: str, text: str) -> Iterator[st
 
 def commonest(reasons: Iterable[str]) -> dict[str, Any] | None:
     """{"n", "why"}: how many reasons there are, and the first of those that begin as most do; None for none."""
-    kinds: dict[str, list[str]] = {}
-    for reason in reasons:
-        kinds.setdefault(reason[:60], []).append(reason)
+    kinds = grouped(reasons, lambda reason: reason[:60])
     if not kinds:
         return None
     return {"n": sum(map(len, kinds.values())), "why": max(kinds.values(), key=len)[0]}

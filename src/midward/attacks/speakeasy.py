@@ -22,9 +22,8 @@ from math import sqrt
 from typing import Any
 
 from pydantic import field_validator
-from pydantic.dataclasses import dataclass as checked
 
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.roles import PROMPTS, SCORE, text, texts, whole
 from midward.attacks.target import Ask, Reply
 from midward.attacks.taxonomy import IN_PROMPT, OBFUSCATION
@@ -39,7 +38,7 @@ TRANSLATE = PROMPTS["speakeasy.translate"]
 VALUE = PROMPTS["speakeasy.value"]
 
 
-@checked(frozen=True, config={"extra": "forbid"})
+@checked
 class Speakeasy:
     """parts: questions that the goal is split into. languages: each part is asked in all of them. words: what an answer
     is asked to keep to."""

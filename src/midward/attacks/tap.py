@@ -28,9 +28,8 @@ from difflib import SequenceMatcher
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
 
-from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop
+from midward.attacks.attack import AttackInfo, Attempt, Count, InLoop, checked
 from midward.attacks.pair import Draft, Try, draft, material, put
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE
 from midward.attacks.target import Reply
@@ -46,7 +45,7 @@ ATTACKER = PROMPTS["tap.attacker"]
 ATTACKER_MID = PROMPTS["tap-mid.attacker"]
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class Tap:
     """branching: new prompts for each leaf. width: leaves that are kept. depth: rounds. roots: trees side by side.
     keep: tries that the attacker is shown, the newest of its branch. cutoff: the in-loop score that ends the search.
@@ -63,7 +62,7 @@ class Tap:
     feedback: bool = False
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class TapMid(Tap):
     """phrase: what should stand in the middle. window: words of the reply, from and up to, where it should start."""
 

@@ -25,9 +25,8 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.capabilities import Capability
 from midward.attacks.phrases import AFFIRMATIVE, opening
 from midward.attacks.shapes import span
@@ -36,7 +35,7 @@ from midward.attacks.taxonomy import IN_RESPONSE
 from midward.sampling import Edit, Sampling
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class TrajHijack:
     """arm: "both"; "remask" and "write", one of them alone; "prefill0", the prefix from the start with the steps that
     the others have left. step: after which it is done, from 0. remask: all that was committed, or the tokens that

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
-from pydantic.dataclasses import dataclass
 
 from midward._tables import read_table, require_column
-from midward.attacks.attack import AttackInfo, Attempt, Count
+from midward.attacks.attack import AttackInfo, Attempt, Count, checked
 from midward.attacks.capabilities import AttackError
 from midward.attacks.pair import put
 from midward.attacks.roles import ON_TOPIC, PROMPTS, SCORE, shipped, text, yes
@@ -42,7 +41,7 @@ COMPOSER = PROMPTS["wildjailbreak.composer"]
 RISK = PROMPTS["wildjailbreak.risk"]
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
+@checked
 class WildJailbreak:
     """prompts: where they come from: "generated", composed of tactics by the attacker; "sandbox", the sandbox's own set
     of wrappers around the goal; or the path of a .csv or .jsonl file. count: prompts that are put. candidates:
