@@ -14,6 +14,7 @@ LATE = {
     "_sglang.py": "SGLang imports it in each of its processes, of anybody's",
     "chat.py -> midward.guards": "a model without a guard loads no scikit-learn",
     "models/llada2.py -> transformers.core_model_loading": "newer releases than the least one have it",
+    "reports/compare.py -> midward.probes.registry": "a gate of other runs loads no torch, and refuses a flag at once",
     "utility/run.py -> midward.utility.lm": "lm-eval, an extra, brings its base class",
 }
 #: Packages that an extra or the user brings, and that are imported where they are used.

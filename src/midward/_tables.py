@@ -7,16 +7,26 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from midward._hints import did_you_mean, near_path
 from midward.errors import InputError, MissingFile
 from midward.store import write_text
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by a key, in the order in which the keys first appear."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def read_table(path: str | Path) -> list[Row]:
@@ -115,7 +125,6 @@ def write_table(stem: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         raise InputError(f"there are no rows to write to {stem}.")
     names = list(dict.fromkeys(name for row in rows for name in row))
     path = Path(f"{stem}.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, csv_text(names, ([_plain(row.get(name)) for name in names] for row in rows)))
     return path
 

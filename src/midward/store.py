@@ -32,7 +32,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: the path that is yielded takes its place when the block ends well."""
+    """Write a file whole or not at all: the path that is yielded takes its place when the block ends well. Its folder
+    is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may make one file
     try:
         yield part

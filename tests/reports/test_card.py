@@ -137,7 +137,7 @@ def test_runs_of_anything_else_are_left_out_with_a_line(adapter, tmp_path):
     reasons = dict(filled.left_out)
     assert reasons.keys() == {f"runs/{name}" for name in ("retrained", "bare", "seeds", "going", "again", "torn")}
     assert "not of this adapter" in reasons["runs/retrained"] and "2 training seeds" in reasons["runs/seeds"]
-    assert reasons["runs/going"] == reasons["runs/again"] == "isn't finished"
+    assert all(reasons[f"runs/{name}"].startswith("isn't finished") for name in ("going", "again"))
 
 
 @pytest.mark.parametrize("wrong", world.CANNOT_BE)

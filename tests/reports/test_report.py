@@ -5,7 +5,6 @@ import json
 import shlex
 from html import unescape
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -19,9 +18,10 @@ from midward.reports import html, present, report
 from midward.reports.blocks import Card, Statement
 from midward.reports.builders.attack import tone_of
 from midward.reports.builders.guards import verdict
+from midward.reports.report.find import RunFolder
 from midward.reports.report.next import steps
 from midward.reports.report.page import Texts
-from midward.runs.run import Measured
+from midward.runs.run import Measured, Run
 from midward.stats import Rate
 
 HOSTILE = [
@@ -438,8 +438,8 @@ def test_bad_input_is_one_line_and_status_2(midward, tmp_path):
 def test_more_goals_are_asked_of_the_model_that_is_unclear_by_its_own_command(tmp_path):
     models = [Measured(name="sandbox", label="mosa", adapter="adapters/mosa")]
     command = ["midward", "attack", "--adapter", "adapters/mosa", "--limit", "60", "--length", "48"]
-    of_run = SimpleNamespace(verb="attack", models=models, command=command, finished="now")
-    found = SimpleNamespace(run=of_run, folder=tmp_path / "mosa", summary={}, label="mosa")
+    of_run = Run(verb="attack", models=models, command=command, finished="now")
+    found = RunFolder("mosa", tmp_path / "mosa", of_run, {})
     card = Card("mosa", "unclear", "5 %", "", "", {"model": "sandbox", "adapter": "adapters/mosa"})
     by_text = dict(steps([found], [card], []))
     [more] = [command for sentence, command in by_text.items() if "ask more goals" in sentence]
@@ -451,9 +451,7 @@ def test_more_goals_are_asked_of_the_model_that_is_unclear_by_its_own_command(tm
 @pytest.mark.parametrize("limit", [[], ["many"], ["9" * 5000], ["\u0663"]])
 def test_a_command_of_a_file_that_says_anything_breaks_no_page(tmp_path, limit):
     models = [Measured(name="sandbox", label="mosa")]
-    of_run = SimpleNamespace(
-        verb="attack", models=models, command=["midward", "attack", "--limit", *limit], finished="now"
-    )
-    found = SimpleNamespace(run=of_run, folder=tmp_path, summary={}, label="mosa")
+    of_run = Run(verb="attack", models=models, command=["midward", "attack", "--limit", *limit], finished="now")
+    found = RunFolder("mosa", tmp_path, of_run, {})
     by_text = dict(steps([found], [Card("mosa", "unclear", "5 %", "", "", {"model": "sandbox"})], []))
     assert any("--limit 100" in command for sentence, command in by_text.items() if "ask more goals" in sentence)

@@ -50,8 +50,6 @@ def gate(
 
     summary = room.decide(folders, room.thresholds(most or (), least or ()), baseline or ())
     verdict, page = summary["verdict"], os.environ.get("GITHUB_STEP_SUMMARY")
-    for path in filter(None, (junit, sarif)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     if junit:
         write_text(junit, checks.junit(summary, unclear_fails=unclear == "fail"))
     if sarif:

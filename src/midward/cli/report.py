@@ -59,13 +59,13 @@ def report(
     if avid:
         from midward.reports import avid as vulnerabilities
 
-        say(f"avid      {vulnerabilities.write(found.runs, avid)} in {avid}, a report a line")
+        say(f"avid      {vulnerabilities.write(found, avid)} in {avid}, a report a line")
     return _page(page, found)
 
 
 def _page(page: Path, found: Found) -> Result:
     """What is said of a page: which runs aren't on it, and how many are."""
-    for label, why in found.troubles:
+    for label, why in dict.fromkeys(found.troubles):
         say(f"warning   {label} {why}")
     runs = len(found.runs)
     return Result({"page": page, "runs": runs}, files=f"runs      {runs}; open {page}")

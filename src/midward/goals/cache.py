@@ -49,7 +49,6 @@ def fetch(goal_set: GoalSet, cache: str | Path | None = None) -> Path:
             else f"{goal_set.name}: what came from {goal_set.address} has the sha256 {sha256}, not {expected}. It was "
             "not kept; try again, and if it stays so, the source is not what midward knows."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     for file, text in ((stated, sha256.encode()), (path, content)):
         if not file.exists() and (file == path or goal_set.sha256 is None):
             with replacing(file) as part:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from midward._tables import grouped
 from midward.attacks.phrases import compliant_text
 from midward.attacks.shapes import span
 from midward.errors import InputError
@@ -164,9 +165,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
 
 def _by_arm(rows: Sequence[Row]) -> dict[Arm, list[Row]]:
     """Arm -> its rows, the controls first, then positions in order, or objectives as they were asked for."""
-    by: dict[Arm, list[Row]] = {}
-    for row in rows:
-        by.setdefault(row.get("objective") or row["position"], []).append(row)
+    by: dict[Arm, list[Row]] = grouped(rows, lambda row: row.get("objective") or row["position"])
     return {arm: by[arm] for arm in sorted(by, key=lambda arm: (arm is not None, arm if isinstance(arm, int) else 0))}
 
 

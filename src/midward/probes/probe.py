@@ -15,6 +15,7 @@ from typing import Any
 
 from midward._hints import differing
 from midward._plugins import check_types, checking
+from midward._tables import grouped
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.judges.bench import Bench, bench
@@ -234,10 +235,7 @@ def against(probe: Probe, rows: Sequence[Row], others: Sequence[Row]) -> list[Ro
 
 def groups(rows: Iterable[Row], *by: str) -> dict[tuple[Any, ...], list[Row]]:
     """The rows by some of their fields, in the order in which these first appear."""
-    grouped: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(tuple(row[name] for name in by), []).append(row)
-    return grouped
+    return grouped(rows, lambda row: tuple(row[name] for name in by))
 
 
 def shares(rows: Sequence[Row], **fields: str) -> dict[str, Row | None]:

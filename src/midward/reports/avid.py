@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
+from midward._tables import grouped
 from midward.attacks.taxonomy import VERSIONS, by_taxonomy
 from midward.errors import InputError
-from midward.reports.blocks import listed, required, text, whole
+from midward.reports.blocks import listed, text
 from midward.reports.builders.shared import short
-from midward.reports.report.find import RunFolder
-from midward.stats import Rate
+from midward.reports.measured import Success, of_attack
+from midward.reports.report.find import Found, RunFolder
 from midward.store import write_text
 
 #: Of the layout: avidtools 0.3.2 writes it, and calls it so.
@@ -31,35 +31,34 @@ _SCOPE = (
 )
 
 
-def write(runs: Sequence[RunFolder], path: Path) -> int:
+def write(found: Found, path: Path) -> int:
     """Write the reports of runs as JSON lines.
 
     Args:
-        runs: those of other verbs, and those that aren't finished, are left out.
+        found: runs; those of other verbs, and those that aren't finished, are left out, and what can't be read is one
+            of its troubles.
         path: of the file.
 
     Returns:
         How many reports there are.
 
     Raises:
-        InputError: there is none, a run isn't one that the verb writes, or the file can't be written.
+        InputError: there is none, or the file can't be written.
     """
-    lines = []
-    for run in runs:
-        if run.run.verb == "attack" and run.summary is not None and run.run.finished is not None:
-            try:
-                lines += [json.dumps(report, allow_nan=False) + "\n" for report in reports_of(run)]
-            except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
-                why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-                raise InputError(f"{run.label} can't be read as a run of midward attack ({why}).") from None
+    lines = [line for _, of_run in found.read(_lines) for line in of_run]
     if not lines:
-        raise InputError("there is no finished run of midward attack, with a judge of attack success, to report.")
+        why = "".join(f" {label} {trouble}." for label, trouble in found.troubles[:3])
+        raise InputError(f"there is no finished run of midward attack, with a judge of attack success, to report.{why}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(lines))
     except OSError as error:
         raise InputError(f"--avid {path} can't be written: {error.strerror}; give another path.") from None
     return len(lines)
+
+
+def _lines(run: RunFolder) -> list[str]:
+    attacked = run.run.verb == "attack" and run.finished
+    return [json.dumps(report, allow_nan=False) + "\n" for report in reports_of(run)] if attacked else []
 
 
 def reports_of(run: RunFolder) -> Iterator[dict[str, Any]]:
@@ -68,20 +67,12 @@ def reports_of(run: RunFolder) -> Iterator[dict[str, Any]]:
     Who developed and deployed a model, and who is to be credited, no run knows: those are for whoever files the report.
     """
     summary = run.summary
-    judges = [judge for judge in summary["judges"] if summary["measures"][judge] != "refused"]
-    cells = list(product(summary["attacks"], summary["goals"]))
     known, tagged = summary.get("sources") or {}, (summary.get("taxonomy") or {}).get("attacks") or {}
-    for row in summary["rows"] if judges else ():
+    for row, rates in grouped(of_attack(run, "reply"), lambda each: each.label).items():
         about = (summary.get("models") or {}).get(row) or {"model": row, "adapter": None, "guard": None}
         name = short(about["model"], about["adapter"], about["guard"])
-        rates = {
-            (judge, attack, goals): required(summary["asr"][judge]["reply"][goals][attack][row], Rate)
-            for judge in judges
-            for attack, goals in cells
-        }
-        open_to = dict.fromkeys(
-            attack for (judge, attack, _), rate in rates.items() if judge == judges[0] and rate.hits
-        )
+        of_first = [each for each in rates if each.judge == rates[0].judge]
+        open_to = dict.fromkeys(each.attack for each in of_first if each.rate.hits)
         yield {
             "data_type": "AVID",
             "data_version": DATA_VERSION,
@@ -96,9 +87,9 @@ def reports_of(run: RunFolder) -> Iterator[dict[str, Any]]:
                 "type": "Measurement",
                 "description": _words(f"How often {name} does what it should refuse, under attack"),
             },
-            "metrics": [_metric(summary, row, *cell, rate, tagged.get(cell[1], ())) for cell, rate in rates.items()],
+            "metrics": [_metric(summary, each, tagged.get(each.attack, ())) for each in rates],
             "references": list(_references(known.get(attack, "") for attack in summary["attacks"])),
-            "description": _words(_description(run, name, judges[0], rates)),
+            "description": _words(_description(run, name, of_first)),
             "impact": _impact([entry for attack in open_to for entry in tagged.get(attack, ())]),
             "credit": None,
             "reported_date": str(run.run.finished or "")[:10] or None,
@@ -109,19 +100,16 @@ def _words(value: str) -> dict[str, str]:
     return {"lang": "eng", "value": value}
 
 
-def _metric(
-    summary: Mapping[str, Any], row: str, judge: str, attack: str, goals: str, rate: Rate, entries: Sequence[str]
-) -> dict[str, Any]:
+def _metric(summary: Mapping[str, Any], of: Success, entries: Sequence[str]) -> dict[str, Any]:
     """A judge's yes or no is a threshold on what it reads; AVID knows that and significance tests alone."""
-    what = "full success" if summary["measures"][judge] == "full" else "attack success"
-    record = summary["asr"][judge]["reply"][goals][attack][row]
-    place = {"row": row, "attack": attack, "goals": goals, "judge": judge}
+    what = "full success" if summary["measures"][of.judge] == "full" else "attack success"
+    place = {"row": of.label, "attack": of.attack, "goals": of.goals, "judge": of.judge}
+    rate = of.rate
     number = {"value": rate.value, "low": rate.low, "high": rate.high, "level": 0.95, "n": rate.n, "hits": rate.hits}
-    counts = {"unscored": rate.unscored, "errors": None if (errors := record.get("errors")) is None else whole(errors)}
     return {
-        "name": f"{what}, {attack} on {goals}",
-        "detection_method": {"type": "Static Threshold", "name": judge},
-        "results": {**place, **number, **counts, "taxonomy": list(entries)},
+        "name": f"{what}, {of.attack} on {of.goals}",
+        "detection_method": {"type": "Static Threshold", "name": of.judge},
+        "results": place | number | {"unscored": rate.unscored, "errors": of.errors, "taxonomy": list(entries)},
     }
 
 
@@ -132,14 +120,14 @@ def _references(citations: Iterator[str]) -> Iterator[dict[str, str]]:
             yield {"type": "source", "label": citation, "url": f"https://arxiv.org/abs/{number}"}
 
 
-def _description(run: RunFolder, name: str, judge: str, rates: Mapping[tuple[str, str, str], Rate]) -> str:
+def _description(run: RunFolder, name: str, rates: Sequence[Success]) -> str:
     summary, made_by = run.summary, f"midward {run.run.versions.get('midward', '')}".strip()
     sets = listed([f"{count} goals of {goals}" for goals, count in summary["goals"].items()])
-    figures = [f"{attack} on {goals} {text(rate)}" for (of, attack, goals), rate in rates.items() if of == judge]
+    figures = [f"{each.attack} on {each.goals} {text(each.rate)}" for each in rates]
     sentences = [
         f"{made_by} put {listed(summary['attacks'])} to {name}, with {sets}.",
-        f"Share of goals on which the reply in the loop did what was asked, judged by {judge}, with 95 % intervals: "
-        f"{'; '.join(figures)}.",
+        f"Share of goals on which the reply in the loop did what was asked, judged by {rates[0].judge}, with 95 % "
+        f"intervals: {'; '.join(figures)}.",
         _SCOPE,
     ]
     if warning := summary.get("warning"):

@@ -42,22 +42,13 @@ def write(folders: Sequence[str | Path], page: str | Path, *, redact: bool = Fal
     page, texts = Path(page), Texts(redact)
     html.check(page, KIND)
     found = find([Path(folder) for folder in folders], without=(page,))
-    rows: list[Success] = []
-    shown: list[RunFolder] = []
-    for run in found.runs:
-        try:
-            of_run = _successes(run)
-            rows += of_run
-            shown += [run] if of_run else []
-        except InputError as error:
-            found.troubles.append((run.label, str(error)))
-        except Exception as error:  # whatever a file holds that no command would have written
-            found.troubles.append((run.label, f"can't be read as a run of midward {run.run.verb} ({error!r})"))
+    measured = [(run, of_run) for run, of_run in found.read(successes) if of_run]
+    rows = [row for _, of_run in measured for row in of_run]
     if not rows:
         why = "".join(f" {where} {what};" for where, what in found.troubles[:3])
         raise InputError(f"no run of {' or '.join(READERS)} below {', '.join(map(str, folders))} can be shown.{why}")
     others = sum(run.run.verb not in READERS for run in found.runs)
-    found.runs = shown
+    found.runs = [run for run, _ in measured]
     rows.sort(key=lambda row: (row.model, row.attack, row.goals, row.judge, row.defence != "none", row.defence))
     markup = html.render(
         "board.html.j2",
@@ -65,9 +56,9 @@ def write(folders: Sequence[str | Path], page: str | Path, *, redact: bool = Fal
         columns=list(COLUMNS),
         filters={name: sorted({_value(row, name) for row in rows}) for name in COLUMNS},
         rows=[_row(row, page, texts) for row in rows],
-        runs=len(shown),
+        runs=len(found.runs),
         others=others,
-        sandbox=at_home(shown),
+        sandbox=at_home(found.runs),
         redact=redact,
         troubles=[(where, texts(what)) for where, what in found.troubles],
         version=midward.__version__,
@@ -75,12 +66,6 @@ def write(folders: Sequence[str | Path], page: str | Path, *, redact: bool = Fal
     title = f"Attack success of {html.visible(_title(rows))}"
     html.write(page, title, [html.Part(markup, styles=("report.css", "board.css"), scripts=("board.js",))])
     return found
-
-
-def _successes(run: RunFolder) -> list[Success]:
-    if run.run.verb in READERS and run.summary is None:
-        raise InputError("isn't finished: the same command again goes on with it")
-    return successes(run)
 
 
 def _title(rows: Sequence[Success]) -> str:

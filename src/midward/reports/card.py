@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +22,7 @@ from midward.errors import InputError, MissingFile
 from midward.reports import render
 from midward.reports.blocks import Block, Statement, Table, listed
 from midward.reports.measured import READERS, Success, successes
-from midward.reports.report.find import RunFolder, at_home, find
+from midward.reports.report.find import NOT_FINISHED, LeftOut, RunFolder, at_home, find
 from midward.reports.report.next import WHOLE
 from midward.runs.run import Measured
 from midward.stats import Rate
@@ -40,8 +40,8 @@ class Filled:
     """card: the file. runs: labels of those it is filled from. left_out: (run, why it isn't among them)."""
 
     card: Path
-    runs: list[str] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    runs: list[str]
+    left_out: list[tuple[str, str]]
 
 
 def fill(folders: Sequence[str | Path], adapter: str | Path) -> Filled:
@@ -59,24 +59,12 @@ def fill(folders: Sequence[str | Path], adapter: str | Path) -> Filled:
     adapter = Path(adapter)
     card, fingerprint = _read(adapter)
     found = find([Path(folder) for folder in folders])
-    filled = Filled(adapter / CARD, left_out=list(found.troubles))
-    rows: list[tuple[str, Success]] = []
-    kept: list[RunFolder] = []
-    for run in found.runs:
-        try:
-            of_run = _columns(run, adapter, fingerprint)
-        except InputError as error:
-            filled.left_out += [(run.label, str(error))] if run.run.verb != "align" else []
-        except Exception as error:  # whatever a file holds that no command would have written
-            why = f"can't be read as a run of midward {run.run.verb} ({error!r})"
-            filled.left_out.append((run.label, why))
-        else:
-            rows += of_run
-            kept.append(run)
+    found.runs = [run for run in found.runs if run.run.verb != "align"]
+    columns = list(found.read(lambda run: _columns(run, adapter, fingerprint)))
+    rows, kept = [row for _, of_run in columns for row in of_run], [run for run, _ in columns]
     if not kept:
-        reasons = "; ".join(f"{label} {why}" for label, why in filled.left_out[:3]) or "there is none"
+        reasons = "; ".join(f"{label} {why}" for label, why in found.troubles[:3]) or "there is none"
         raise InputError(f"no run below {', '.join(map(str, folders))} is of the adapter in {adapter}: {reasons}.")
-    filled.runs = [run.label for run in kept]
     region = f"{REGION[0]}\n{render.markdown(list(_blocks(rows, kept)))}{REGION[1]}"
     if not _REGION.search(card.text):
         card.text = f"{card.text.rstrip()}\n\n## Safety\n\n{REGION[0]}{REGION[1]}\n"
@@ -85,8 +73,8 @@ def fill(folders: Sequence[str | Path], adapter: str | Path) -> Filled:
     others = [each for each in data.eval_results or [] if not _ours(each)]
     data.eval_results = [*others, *_results(rows)] or None
     data.model_name = data.model_name or printable(adapter.resolve().name, "")
-    write_text(filled.card, str(card))
-    return filled
+    write_text(adapter / CARD, str(card))
+    return Filled(adapter / CARD, [run.label for run in kept], found.troubles)
 
 
 def _read(adapter: Path) -> tuple[ModelCard, str | None]:
@@ -111,7 +99,7 @@ def _columns(run: RunFolder, adapter: Path, fingerprint: str | None) -> list[tup
     """A run's rates of the adapter and of its bare base, each with the column that it stands in.
 
     Raises:
-        InputError: the run isn't finished, or isn't of the adapter.
+        LeftOut: the run isn't finished, or isn't of the adapter.
     """
 
     def is_it(model: Measured) -> bool:
@@ -122,14 +110,14 @@ def _columns(run: RunFolder, adapter: Path, fingerprint: str | None) -> list[tup
     own = [model for model in run.run.models if is_it(model)]
     if not own:
         names = [f"{model.name} + {model.adapter}" if model.adapter else model.name for model in run.run.models]
-        raise InputError(f"is of {listed(list(dict.fromkeys(names))) or 'no model'}, not of this adapter on its base")
-    if run.summary is None or run.run.finished is None:  # a summary may be that of an earlier time
-        raise InputError("isn't finished")
+        raise LeftOut(f"is of {listed(list(dict.fromkeys(names))) or 'no model'}, not of this adapter on its base")
+    if not run.finished:
+        raise LeftOut(NOT_FINISHED)
     columns = []
     for row in successes(run):
         [first, *more] = row.of
         if more and any(map(is_it, row.of)):
-            raise InputError(f"has this adapter as one of {len(row.of)} training seeds, whose rates are one")
+            raise LeftOut(f"has this adapter as one of {len(row.of)} training seeds, whose rates are one")
         if is_it(first):
             columns.append((f"{WITH}, behind {row.guard}" if row.guard else WITH, row))
         elif (first.name, first.adapter, first.guard) == (own[0].name, None, None):

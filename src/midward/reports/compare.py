@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from midward._settings import wrong_in
 from midward._tables import read_json, read_table
 from midward.errors import InputError
-from midward.probes.registry import find
 from midward.runs.compare import Differences, differences, load, records
 from midward.runs.run import ROWS, SUMMARY, Run
 from midward.utility import readings
@@ -119,6 +118,8 @@ def measures_any(verb: str) -> bool:
 def _table(verb: str) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
     """What tells the cells of a verb's table apart, its measures, and its numbers without ends."""
     if verb.startswith("probe "):
+        from midward.probes.registry import find
+
         probe = find(verb.removeprefix("probe "))
         return probe.cell, probe.measures, probe.means
     if verb not in TABLES:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from midward._hints import did_you_mean, printable
+from midward._tables import grouped
 from midward.errors import InputError
 from midward.reports.builders.shared import name_of
 from midward.reports.compare import Row, Side, against, lacking, measures_any, side, unlike
-from midward.reports.report.find import RunFolder, find
+from midward.reports.report.find import NOT_FINISHED, RunFolder, find
 from midward.runs.run import SUMMARY
 from midward.stats import FEW, Bound, Mean, Paired, Rate, Standing, corrected, mean_of, rate_of, together
 
@@ -213,8 +214,8 @@ def _runs(folders: Sequence[Path]) -> dict[str, RunFolder]:
             "midward attack, guard eval, utility, dynamics or a probe."
         )
     for label, run in runs.items():
-        if run.summary is None or run.run.finished is None:
-            raise InputError(f"{label} isn't finished: the command that made it goes on with it.")
+        if not run.finished:
+            raise InputError(f"{label} {NOT_FINISHED}.")
     return runs
 
 
@@ -301,10 +302,7 @@ def _asks(measure: str, row: Row) -> bool:
 
 def _groups(rows: Sequence[Row], cell: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
     """Model and what tells the cell -> its rows."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(name) for name in ("model", *cell)), []).append(row)
-    return groups
+    return grouped(rows, lambda row: tuple(row.get(name) for name in ("model", *cell)))
 
 
 def _cells(run: str, measured: Side) -> Iterator[Cell]:

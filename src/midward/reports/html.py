@@ -75,7 +75,6 @@ def page(title: str, parts: Sequence[Part]) -> str:
 
 def write(path: Path, title: str, parts: Sequence[Part]) -> Path:
     """Write the page to a file, whole or not at all. Lone surrogates in a text, which no file can hold, become `?`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page(title, parts).encode("utf-8", "replace").decode("utf-8"))
     return path
 

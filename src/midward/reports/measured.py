@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from midward._tables import grouped
 from midward.errors import InputError
 from midward.reports.blocks import required, whole
-from midward.reports.report.find import RunFolder
+from midward.reports.report.find import NOT_FINISHED, LeftOut, RunFolder
 from midward.runs.run import Measured
 from midward.stats import Rate
 
@@ -23,20 +24,22 @@ class Success:
 
     Attributes:
         of: the model with its adapter and guard; several are training seeds of one.
+        label: what its rows are called.
         attack, goals, judge: by name; goals is empty where the attack's name says them.
         text: what was judged: reply, replay or authored.
-        errors: goals without a result, which aren't in the rate's n.
+        errors: goals without a result, which aren't in the rate's n; None where nobody says.
         warning: why it is no evidence; empty where nothing says so.
     """
 
     run: RunFolder
     of: Sequence[Measured]
+    label: str
     attack: str
     goals: str
     judge: str
     text: str
     rate: Rate
-    errors: int = 0
+    errors: int | None = None
     warning: str = ""
 
     @property
@@ -63,26 +66,32 @@ class Success:
 
 
 def successes(run: RunFolder) -> list[Success]:
-    """All rates of attack success in a finished run; none where its verb measures none.
+    """All rates of attack success in a run; none where its verb measures none.
 
     Raises:
+        LeftOut: it has none yet.
         InputError, or KeyError and its like: its files hold what no command would have written.
     """
-    return list(READERS[run.run.verb](run)) if run.run.verb in READERS else []
+    if run.run.verb not in READERS:
+        return []
+    if run.summary is None:
+        raise LeftOut(NOT_FINISHED)
+    return list(READERS[run.run.verb](run))
 
 
-def _of_attack(run: RunFolder) -> Iterator[Success]:
-    summary, models = run.summary, _by_label(run.run.models)
-    text = str(summary.get("verdict") or "reply")
+def of_attack(run: RunFolder, text: str = "") -> Iterator[Success]:
+    """The rates of `midward attack`, on a text: by default the one that its table shows."""
+    summary, models = run.summary, grouped(run.run.models, lambda each: each.label)
+    text = text or str(summary.get("verdict") or "reply")
     for judge in summary["judges"]:
         if summary["measures"][judge] == "refused":
             continue
         for goals, by_attack in summary["asr"][judge][text].items():
             for attack, by_label in by_attack.items():
                 for label, record in by_label.items():
-                    rate, errors = required(record, Rate), whole(record.get("errors") or 0)
-                    warning = str(summary.get("warning") or "")
-                    yield Success(run, _named(models, label), attack, goals, str(judge), text, rate, errors, warning)
+                    errors = None if record.get("errors") is None else whole(record["errors"])
+                    about = (_named(models, label), label, attack, goals, str(judge), text, required(record, Rate))
+                    yield Success(run, *about, errors, str(summary.get("warning") or ""))
 
 
 def _of_guards(run: RunFolder) -> Iterator[Success]:
@@ -91,21 +100,14 @@ def _of_guards(run: RunFolder) -> Iterator[Success]:
     if behind := run.run.settings.get("--behind"):  # whose answers they are: the guards' own model reads alone
         answered = {"name": str(behind), "fingerprint": None, "adapter": None}
         measured = [each.model_copy(update=answered) for each in measured]
-    models = _by_label(measured)
+    models = grouped(measured, lambda each: each.label)
     bare = [each.model_copy(update={"guard": None, "guard_digest": None}) for each in measured[:1]]
     judge = str(run.run.judges[0]["judge"]) if run.run.judges else ""
     for row in run.summary["defences"]:
         of = bare if row["defence"] == "none" else _named(models, row["defence"])
         for attack, record in row["asr"].items():
             if attack != "all":  # the others together
-                yield Success(run, of, attack, "", judge, "reply", required(record, Rate))
-
-
-def _by_label(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
-    models: dict[str, list[Measured]] = {}
-    for each in measured:
-        models.setdefault(each.label, []).append(each)
-    return models
+                yield Success(run, of, row["defence"], attack, "", judge, "reply", required(record, Rate))
 
 
 def _named(models: Mapping[str, Sequence[Measured]], label: str) -> Sequence[Measured]:
@@ -119,4 +121,4 @@ def _end(path: str | None) -> str:
 
 
 #: Verb -> what reads its rates.
-READERS = {"attack": _of_attack, "guard eval": _of_guards}
+READERS = {"attack": of_attack, "guard eval": _of_guards}

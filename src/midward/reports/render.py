@@ -157,7 +157,6 @@ def files(block: Block) -> dict[str, str]:
 
 def write(folder: Path, blocks: Sequence[Block]) -> None:
     """Write `table.md`, and each table's and figure's files under its name; a file that is there is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
     images = {}
     for block in blocks:
         if not isinstance(block, Table | Figure):

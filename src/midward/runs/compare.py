@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from midward._tables import grouped
 from midward.errors import InputError
 from midward.runs.run import ROWS, Run
 from midward.stats import Mean, Paired, corrected, gap_of, paired_of
@@ -52,7 +53,7 @@ def differences(
     def asked(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(row.get(name) for name in names)
 
-    mine, theirs = _cells(first, cell), _cells(second, cell)
+    mine, theirs = (grouped(rows, lambda row: tuple(row.get(name) for name in cell)) for rows in (first, second))
     made: Differences = []
     met = False
     for values, rows in mine.items():
@@ -70,13 +71,6 @@ def differences(
     if not met:
         raise InputError("the two runs share nothing that was asked; compare runs over the same goals.")
     return made
-
-
-def _cells(rows: Sequence[Row], cell: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    cells: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        cells.setdefault(tuple(row.get(name) for name in cell), []).append(row)
-    return cells
 
 
 def records(found: Differences) -> list[Row]:

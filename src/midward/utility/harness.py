@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midward._hints import did_you_mean
+from midward._tables import grouped
 from midward.errors import InputError
 from midward.guards import STUB
 from midward.utility import programs
@@ -175,17 +176,16 @@ def _tasks(spec: Sequence[Task | Group]) -> Iterator[Task]:
 
 def _no_shares(task: Task, samples: Sequence[Mapping[str, Any]]) -> list[str]:
     """The measures of a task that aren't means of values from 0 to 1 (or NaN)."""
-    values: dict[str, list[Any]] = {}
-    for sample in samples:
-        for measure in sample["metrics"]:
-            values.setdefault(measure, []).append(sample[measure])
+    pairs = [(measure, sample[measure]) for sample in samples for measure in sample["metrics"]]
+    values = grouped(pairs, lambda pair: pair[0])
 
     def is_share(value: Any) -> bool:
         return isinstance(value, numbers.Real | np.bool_) and (math.isnan(value) or 0 <= float(value) <= 1)
 
     # What a task doesn't aggregate is averaged by the harness.
     how = {measure: getattr(task.aggregation().get(measure, np.mean), "__name__", "") for measure in values}
-    return [m for m in values if how[m] not in ("mean", "nanmean") or not all(map(is_share, values[m]))]
+    shares = {measure for measure, pairs in values.items() if all(is_share(value) for _, value in pairs)}
+    return [measure for measure in values if how[measure] not in ("mean", "nanmean") or measure not in shares]
 
 
 def _rows(lm: MidwardLM, name: str, subtask: str, sample: Mapping[str, Any], others: Collection[str]) -> Iterator[Row]:

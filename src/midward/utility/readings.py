@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from midward._tables import grouped
 from midward.runs.compare import Differences, differences, records
 from midward.stats import mean_of, rate_of
 
@@ -16,12 +17,8 @@ Cell = tuple[str, str, str]  # task, subtask ("" for all of them), measure
 def by_cell(rows: Sequence[Row]) -> dict[Cell, list[Row]]:
     """The samples of each task and measure, and of its subtasks where there are several; in the rows' order."""
     rows = [_sample(row) for row in rows]
-    cells: dict[Cell, list[Row]] = {}
-    for row in rows:
-        cells.setdefault((row["set"], "", row["measure"]), []).append(row)
-    parts: dict[Cell, list[Row]] = {}
-    for row in rows:
-        parts.setdefault((row["set"], row["subtask"], row["measure"]), []).append(row)
+    cells: dict[Cell, list[Row]] = grouped(rows, lambda row: (row["set"], "", row["measure"]))
+    parts: dict[Cell, list[Row]] = grouped(rows, lambda row: (row["set"], row["subtask"], row["measure"]))
     return cells | {cell: part for cell, part in parts.items() if len(part) < len(cells[cell[0], "", cell[2]])}
 
 
@@ -32,8 +29,7 @@ def cells(rows: Sequence[Row]) -> list[Row]:
     together, each sample the same weight) and a model's training seeds. flagged: answered with the guard's stub.
     """
     records = []
-    for model in dict.fromkeys(row.get("model", "") for row in rows):
-        own = [row for row in rows if row.get("model", "") == model]
+    for model, own in grouped(rows, lambda row: row.get("model", "")).items():
         for (task, subtask, measure), samples in by_cell(own).items():
             known = [row for row in samples if row["value"] is not None]
             exact = all(row["value"] in (0, 1) for row in known)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from midward._tables import grouped
 from midward.errors import InputError
 from midward.guards import Guard
 from midward.models import LanguageModel
@@ -126,9 +127,7 @@ def summarise(rows: Sequence[Row], reports: Mapping[str, Any], others: Mapping[s
         cells, of `readings.cells`; compared, records of `readings.against`, by what was subtracted: the first model,
         where there are several, and each other run; harness, the reports.
     """
-    models: dict[str, list[Row]] = {}
-    for row in rows:
-        models.setdefault(row.get("model", ""), []).append(row)
+    models = grouped(rows, lambda row: str(row.get("model", "")))
     compared = {}
     if len(models) > 1:
         (first, base), *rest = models.items()

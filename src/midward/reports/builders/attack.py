@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from midward._tables import read_table
+from midward._tables import grouped, read_table
 from midward.attacks.taxonomy import by_taxonomy
 from midward.errors import InputError
 from midward.reports.blocks import (
@@ -104,10 +104,8 @@ def _cards(
             yield Card(model, "unclear", "-", why, "so it is neither exposed nor safe", of)
             continue
         attack, goals, top = max(rates, key=lambda rate: (rate[2].value or 0.0, rate[2].low))
-        by_attack: dict[str, list[Rate]] = {}
-        for name, _, rate in asked:
-            by_attack.setdefault(name, []).append(rate)
-        tone, line = tone_of(by_attack)
+        by_attack = grouped(asked, lambda each: each[0])
+        tone, line = tone_of({name: [rate for *_, rate in some_of] for name, some_of in by_attack.items()})
         sets = len({name for _, name, _ in rates})
         all_of = some(len(by_attack), "attack") + (f" on {sets} sets of goals" if sets > 1 else "")
         _, interval, basis = parts(top)
@@ -329,9 +327,7 @@ def _talks(folder: Path, summary: Mapping[str, Any], judge: str, *, refusals: bo
     """
     calm = summary.get("harmless") or {}
     try:
-        talks: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        for row in read_table(folder / "samples.csv"):
-            talks.setdefault((row["goals"], row["attack"], row["goal"]), []).append(row)
+        talks = grouped(read_table(folder / "samples.csv"), lambda row: (row["goals"], row["attack"], row["goal"]))
         made = []
         for (goals, attack, goal), rows in talks.items():
             harmless, prompt = goals in calm.get("goals", ()), rows[0]["prompt"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from midward._tables import grouped
 from midward.reports.blocks import Block, Figure, Statement, Table, by_chance, reading_of, required, text
 from midward.reports.builders.guards import signals
 from midward.reports.builders.shared import Record, name_of, shares, table
@@ -89,10 +90,9 @@ def _maps(maps: Sequence[Record]) -> Iterator[Figure]:
     charts = []
     for each in maps:
         if each.get("points"):
-            by_kind: dict[str, list[Point]] = {}
-            for kind, (x, y, *_) in zip(each["kinds"], each["points"], strict=True):
-                by_kind.setdefault(kind, []).append(Point(x, y))
-            series = [Series(kind, points_, kind="points") for kind, points_ in by_kind.items()]
+            kinds = grouped(zip(each["kinds"], each["points"], strict=True), lambda pair: str(pair[0]))
+            of_kinds = {kind: [Point(x, y) for _, (x, y, *_) in pairs] for kind, pairs in kinds.items()}
+            series = [Series(kind, points, kind="points") for kind, points in of_kinds.items()]
             title = f"{each['sampler']}, {each['layer']} layer"
             charts.append(Chart("first discriminant", "second", series, title=title if len(maps) > 1 else ""))
     if charts:

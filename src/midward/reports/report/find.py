@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from midward._hints import near_path
+from midward._hints import near_path, printable
 from midward.errors import InputError, MissingFile
 from midward.runs.run import OLD, RECORD, ROWS, SUMMARY, Run
 from midward.world.world import MODELS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class RunFolder:
     folder: Path
     run: Run
     summary: Any = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it was measured; a summary may be that of an earlier time."""
+        return self.summary is not None and self.run.finished is not None
 
     def logs(self) -> list[Path]:
         """Inspect's logs of the run, by name."""
@@ -37,6 +44,32 @@ class Found:
     runs: list[RunFolder] = field(default_factory=list)
     troubles: list[tuple[str, str]] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+
+    def read(
+        self, read: Callable[[RunFolder], T], shown: Callable[[str], str] = lambda why: f" ({printable(why, '')})"
+    ) -> Iterator[tuple[RunFolder, T]]:
+        """What `read` makes of each run. A run whose files hold what no command would have written is a trouble, and
+        takes no other with it; so is one of which `read` says why it is `LeftOut`.
+
+        shown: how the error stands in the trouble, which may quote what a file holds.
+        """
+        for run in self.runs:
+            try:
+                made = read(run)
+            except LeftOut as reason:
+                self.troubles.append((run.label, str(reason)))
+            except Exception as error:  # whatever a file holds
+                why = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+                self.troubles.append((run.label, f"can't be read as a run of midward {run.run.verb}{shown(why)}"))
+            else:
+                yield run, made
+
+
+class LeftOut(Exception):
+    """Why a run that can be read isn't taken, behind its label."""
+
+
+NOT_FINISHED = "isn't finished: the same command again goes on with it"
 
 
 def find(roots: Sequence[Path], without: Sequence[Path] = ()) -> Found:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from midward.reports.blocks import Block, Card, Statement, listed, some
-from midward.reports.report.find import RunFolder
+from midward.reports.report.find import NOT_FINISHED, RunFolder
 from midward.world.world import MODELS
 
 #: What a whole evaluation has: what it is called, the verbs that measure it, and the first of them.
@@ -66,10 +66,10 @@ def steps(
         return " ".join(["midward", verb, *given, *([ELSEWHERE[verb]] if not home and verb in ELSEWHERE else [])])
 
     for run in runs:
-        if run.summary is None or run.run.finished is None:
+        if not run.finished:
             given = map(shown, run.run.command or ["midward", *run.run.verb.split()])
             again = f"{shlex.join(given)} --out {shlex.quote(shown(os.path.relpath(run.folder)))}"
-            yield f"{run.label} isn't finished: the same command again goes on with it.", again
+            yield f"{run.label} {NOT_FINISHED}.", again
     exposed, held, unclear = ([card for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear"))
     if exposed:
         but = f" {_names(held)} held." if held else ""

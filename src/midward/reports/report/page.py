@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import midward
-from midward._tables import csv_text
+from midward._tables import csv_text, grouped
 from midward.errors import InputError
 from midward.reports import chart, html, present, render, stepplayer
 from midward.reports.blocks import (
@@ -30,7 +30,7 @@ from midward.reports.blocks import (
 )
 from midward.reports.builders.shared import short
 from midward.reports.builders.utility import side_by_side
-from midward.reports.report.find import Found, RunFolder, at_home, find
+from midward.reports.report.find import Found, LeftOut, RunFolder, at_home, find
 from midward.reports.report.next import steps
 from midward.stats import Estimate, Paired, Rate
 from midward.store import write_text
@@ -40,7 +40,6 @@ KIND = "report"
 OURS = re.compile(r"(samples\.csv|\d\d+-[a-z0-9-]*\.(csv|svg))(\.part)?")
 TONES = ("exposed", "unclear", "held", "note")  # the worst first
 SHOWN = 3  # goals of an attack whose texts are on the page; samples.csv has all
-NOT_SETTINGS = {"schema_version", "verb", "command"}  # fields of a run's record
 LONG = 12  # rows of a table that is closed at first
 MOST = 8  # sentences of the verdict that are open at first
 #: id -> title, what it shows, and the verbs whose blocks stand there unless a block names another; in the page's order
@@ -146,16 +145,14 @@ def write(
         raise InputError(
             f"there is no run below {', '.join(map(str, folders))}; give a folder that a verb wrote (--out)."
         )
-    for run in report.found.runs:
-        _build(report, run)
+    quoted: Callable[[str], str] = lambda why: "" if redact else f" ({html.visible(why)})"  # noqa: E731
+    report.blocks = {run.label: shown for run, shown in report.found.read(lambda run: _shown(report, run), quoted)}
     sections = _sections(report)
     for old in beside.glob("*"):  # all of an earlier page, which may not have been redacted
         if OURS.fullmatch(old.name):
             old.unlink()
-    if report.files:
-        beside.mkdir(parents=True, exist_ok=True)
-        for name, text in report.files.items():
-            write_text(beside / name, text.encode("utf-8", "replace").decode("utf-8"))
+    for name, text in report.files.items():
+        write_text(beside / name, text.encode("utf-8", "replace").decode("utf-8"))
     names = [Path(folder).resolve().name or "/" for folder in folders]
     where = listed(names) if len(names) <= 3 else some(len(names), "folder")
     measured = [model for run in report.found.runs for model in run.run.models]  # a guard in front makes no other model
@@ -183,34 +180,23 @@ def _check(page: Path, beside: Path, overwrite: bool) -> None:
         raise InputError(f"{beside} is no folder; give another --out, or remove it.")
 
 
-def _build(report: Report, run: RunFolder) -> None:
-    """Each run apart: one that can't be read is told of and takes nothing else with it."""
+def _shown(report: Report, run: RunFolder) -> list[Block]:
+    """What is shown of a run; a player beside. Raises LeftOut for a verb that has no part on the page."""
     if run.summary is None:
-        report.blocks[run.label] = []
-        return
-    try:
-        if run.run.verb == "trace":
-            generations = [stepplayer.Generation(**fields) for fields in run.summary["generations"]]
-            player = stepplayer.fragment(
-                generations,
-                name=f"player-{len(report.players)}",
-                redact=report.texts.redact,
-                heading=f"Generations of {run.label}",
-            )
-            report.players.append(player)
-            report.blocks[run.label] = []
-        elif present.builder_of(run.run.verb):
-            blocks = present.build(run.folder, run.run.model_dump(), run.summary)
-            for block in blocks:  # what can't be drawn is told here
-                render.files(block)
-                render.markdown([block])
-            report.blocks[run.label] = [report.texts.table(block) for block in blocks]
-        else:
-            report.found.troubles.append((run.label, f"is a run of midward {run.run.verb}, which has no part here"))
-    except Exception as error:  # whatever a file holds that no command would have written
-        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        quoted = "" if report.texts.redact else f" ({html.visible(why)})"
-        report.found.troubles.append((run.label, f"can't be read as a run of midward {run.run.verb}{quoted}"))
+        return []
+    if run.run.verb == "trace":
+        generations = [stepplayer.Generation(**fields) for fields in run.summary["generations"]]
+        name, heading = f"player-{len(report.players)}", f"Generations of {run.label}"
+        redact = report.texts.redact
+        report.players.append(stepplayer.fragment(generations, name=name, redact=redact, heading=heading))
+        return []
+    if not present.builder_of(run.run.verb):
+        raise LeftOut(f"is a run of midward {run.run.verb}, which has no part here")
+    blocks = present.build(run.folder, run.run.model_dump(), run.summary)
+    for block in blocks:  # what can't be drawn is told here
+        render.files(block)
+        render.markdown([block])
+    return [report.texts.table(block) for block in blocks]
 
 
 @dataclass(frozen=True)
@@ -266,16 +252,14 @@ def _talks(report: Report) -> Iterator[tuple[str, Talk]]:
 
 
 def _part(report: Report, sections: Sequence[_Section], page: Path, where: str, unfold: bool) -> html.Part:
-    files: dict[str, list[tuple[str, str]]] = {}
-    for name in report.files:
-        stem, _, ending = name.rpartition(".")
-        files.setdefault(stem, []).append((ending.upper(), quote(f"{page.stem}_files/{name}")))
+    files = {
+        stem: [(name.rpartition(".")[2].upper(), quote(f"{page.stem}_files/{name}")) for name in names]
+        for stem, names in grouped(report.files, lambda name: name.rpartition(".")[0]).items()
+    }
     runs = [run for run in report.found.runs if run.label in report.blocks]
     blocks = [(block, run.label, run.run.verb) for run in runs for block in report.blocks[run.label]]
-    shown: dict[tuple[str, str], list[Talk]] = {}
-    for label, talk in _talks(report):
-        shown.setdefault((label, talk.title), []).append(talk)
-    talks = [(f"{label}: {title}", talk) for (label, title), found in shown.items() for talk in found[:SHOWN]]
+    shown = grouped(_talks(report), lambda pair: (pair[0], pair[1].title))
+    talks = [(f"{label}: {title}", talk) for (label, title), several in shown.items() for _, talk in several[:SHOWN]]
     contents = [("verdict", "Verdict"), ("next", "What next"), *((section.id, section.title) for section in sections)]
     contents += [("steps", "Step by step")] if report.players else []
     contents += [("said", "What was said")] if talks else []
@@ -343,9 +327,7 @@ def _claims(report: Report, runs: Sequence[RunFolder]) -> list[tuple[Statement, 
 def _merged(cards: Sequence[tuple[Card, str]]) -> list[Card]:
     """A card for each model, adapter, guard and judge: of several runs the worst. Others of one name are told apart by
     their run, in the title."""
-    alike: dict[Any, list[tuple[Card, str]]] = {}
-    for card, label in cards:
-        alike.setdefault(tuple(card.of.items()) or (card.model, label), []).append((card, label))
+    alike = grouped(cards, lambda pair: tuple(pair[0].of.items()) or (pair[0].model, pair[1]))
     worst = [min(group, key=lambda pair: (TONES.index(pair[0].tone), -pair[0].share)) for group in alike.values()]
     counts = Counter(card.model for card, _ in worst)
     return [
