@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from midward import goals
 from midward.attacks.artifacts import LAYOUT, FileAsk, read, write
+from midward.attacks.matrix import load_sets
 from midward.attacks.target import Ask
 from midward.errors import InputError
 from midward.sampling import Ban, Forced
@@ -263,3 +264,12 @@ def test_a_wrong_part_is_one_line(tmp_path, change, why):
     with pytest.raises(InputError, match=why) as error:
         read(path)
     assert str(error.value).isprintable() and len(str(error.value)) < 400
+
+
+def test_goals_of_an_artifact_are_called_by_the_attack_and_the_model(tmp_path):
+    rows = {"jailbreaks": [{"goal": "g", "prompt": "p"}], "parameters": {"method": "pair"}}
+    (tmp_path / "base.json").write_text(json.dumps(rows))
+    (tmp_path / "plain.json").write_text(json.dumps(rows["jailbreaks"]))
+    [goal] = goals.load(tmp_path / "base.json")
+    assert goal.source == "pair-base" and list(load_sets([str(tmp_path / "base.json")], None)) == ["pair-base"]
+    assert goals.load(tmp_path / "plain.json")[0].source == "plain"

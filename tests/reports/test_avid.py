@@ -213,6 +213,15 @@ def test_a_rate_that_cannot_be_is_one_line(attacked, wrong):
     assert str(error.value).isprintable()
 
 
+def test_a_run_that_cannot_be_read_keeps_no_other_from_being_reported(attacked, tmp_path):
+    world.spoil(attacked(), **world.CANNOT_BE[0])
+    world.attack(tmp_path / "good")
+    found = find([tmp_path])
+    assert avid.write(found, tmp_path / "avid.jsonl") == 2
+    [(label, why)] = found.troubles
+    assert label.endswith("/run") and "can't be read as a run of midward attack" in why
+
+
 def test_the_summary_of_a_run_that_goes_on_is_not_reported(attacked):
     folder = attacked()
     record = json.loads((folder / "run.json").read_text())

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from midward.errors import InputError
-from midward.reports import checks, render, report
+from midward.reports import checks, present, render, report
 from midward.reports.builders import attack as attack_page
 from midward.reports.gate import Cell, decide, thresholds
 from midward.stats import FEW, Bound, rate, rate_of, together
@@ -86,6 +86,19 @@ def test_page_terminal_and_status_say_the_same(midward, tmp_path, name):
     [sentence] = [each for each in made_of.blocks["out"] if isinstance(each, attack_page.Statement)]
     assert sentence.tone == TONES[expected] and made_of.found.troubles == []
     assert f"asr at most 10 %: {expected}" in (tmp_path / "page.html").read_text()
+
+
+def test_a_model_that_stands_behind_a_guard_too_is_a_control_and_counts_where_it_is_named(tmp_path):
+    folder = made.attack(tmp_path / "run", {("base", "pad"): share(54, 60), ("base+sri", "pad"): share(0, 60)})
+    record = json.loads((folder / "run.json").read_text())
+    record["models"] = [model | {"adapter": None} for model in record["models"]]
+    record["models"][1]["guard"] = "sri.safetensors"
+    world.write(folder / "run.json", record)
+    summary = decide([folder], thresholds(["asr=0.2"], []))
+    criterion, cells = only(summary)
+    assert [cell["model"] for cell in cells] == ["base+sri"] and criterion["left_out"] == ["base in run"]
+    assert "base in run" in render.terminal(present.build(folder, {"verb": "gate"}, summary))
+    assert verdict([folder], "asr=0.2") == "held" and verdict([folder], "asr.base=0.2") == "broken"
 
 
 VERDICTS = st.lists(st.sampled_from([True, False, False, False, None, made.FAILED]), min_size=1, max_size=40)

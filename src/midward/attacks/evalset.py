@@ -256,7 +256,7 @@ def _measured(row: Row, model: Model) -> Measured:
     """Whose results a row's are."""
     if not isinstance(model.api, Runtime):
         return Measured(name=row.model, label=row.label)
-    return model.api.measured(row.label, row.guard)
+    return model.api.measured(row.label, row.guard_path)
 
 
 def _check_capabilities(matrix: Matrix, row: Row, model: Model) -> None:

@@ -20,8 +20,10 @@ from midward.attacks.profiles import attacks_of, profile_of
 from midward.attacks.registry import find
 from midward.errors import InputError, MidwardError
 from midward.goals import Goal, on_sandbox
+from midward.goals.loading import name_of
 from midward.guards import describe, sampling_of
 from midward.guards import find as find_guard
+from midward.guards.config import guard_file
 from midward.judges import JudgeInfo
 from midward.models.loading import adapter_folder, checkpoint_folder
 from midward.serving.client import Client
@@ -65,6 +67,11 @@ class Row:
         """Our model of this name, where the row's runs, with these arguments alone."""
         at: dict[str, Any] = {} if self.endpoint is None else {"base_url": self.endpoint, "api_key": self.key}
         return model_of(f"midward/{self.model}", **at, **arguments)
+
+    @property
+    def guard_path(self) -> str | None:
+        """The guard's file, also where its folder was given."""
+        return str(guard_file(self.guard)) if self.guard else None
 
     def check_paths(self) -> None:
         """Raise ModelError for a folder that isn't there, before another row's model is loaded."""
@@ -405,7 +412,7 @@ def load_sets(
     """Sets by name, or files by path. Raises GoalsError; AttackError where two have one name."""
     sets: dict[str, list[Goal]] = {}
     for name in dict.fromkeys(names):
-        label = name if name in goals.SETS else Path(name).stem
+        label = name_of(name)
         if label in sets:
             raise AttackError(f"two sets of goals are called {label!r}; rename the file.")
         own = None if name in goals.SETS else column

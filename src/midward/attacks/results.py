@@ -137,7 +137,7 @@ def of_matrix(matrix: Matrix, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         label: {
             "model": seeds[0].model,
             "adapter": seeds[0].adapter if len(seeds) == 1 else f"{seeds[0].adapter} ({len(seeds)} seeds)",
-            "guard": seeds[0].guard or (seeds[0].theirs and f"{seeds[0].theirs}, the server's"),
+            "guard": seeds[0].guard_path or (seeds[0].theirs and f"{seeds[0].theirs}, the server's"),
         }
         for label, seeds in matrix.seeds.items()
     }

@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchSize", "Given", "names"]  # a verb finds all that it needs here
 
+
+def _workers(text: str) -> int | str:
+    """As `workers_of`; what several take before the first response is told."""
+    from midward.cli._show import say
+
+    if (workers := workers_of(text)) != 1:
+        say(f"workers   {workers}: they start, each with a copy of the model, and answer after half a minute or so")
+    return workers
+
+
 JudgeName = Annotated[
     str | None, Flag("The judge; the oracle on the sandbox, else harmfulness.", name="--judges", grows=True)
 ]
@@ -34,7 +44,7 @@ SharedBy = Annotated[
     Flag(
         "Processes that share the responses, over Ray: a number, or ray for the cluster at RAY_ADDRESS.",
         name="--workers",
-        read=workers_of,
+        read=_workers,
         free=True,
     ),
 ]

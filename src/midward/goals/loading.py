@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from midward._hints import did_you_mean
-from midward._tables import read_table
+from midward._tables import read_json, read_table
 from midward.goals.cache import fetch
 from midward.goals.columns import detect, goals_of
 from midward.goals.goal import Goal, GoalsError
@@ -47,7 +47,7 @@ def load(
     if known is None:
         _require_file(name)
         rows = read_table(name)
-        goals = goals_of(rows, detect(rows, name, column), source=Path(name).stem, harmful=not harmless, where=name)
+        goals = goals_of(rows, detect(rows, name, column), source=name_of(name), harmful=not harmless, where=name)
     elif column is not None:
         raise GoalsError(f"column goes with a file; {name} is a set, and its columns are known.")
     elif known.build is not None:
@@ -60,6 +60,15 @@ def load(
     if harmless and (harmful := sum(goal.harmful for goal in goals)):
         raise GoalsError(f"{name}: {harmful} of its {len(goals)} requests are harmful ones; give harmless ones.")
     return goals if count is None else sample(goals, count, seed)
+
+
+def name_of(name: str) -> str:
+    """What goals are called: as their set, or as their file without its extension. The file of an artifact is called as
+    the model that was attacked, so the attack's name stands in front."""
+    path = Path(name)
+    content = read_json(path) if name not in SETS and path.suffix.lower() == ".json" else None
+    method = (content.get("parameters") or {}).get("method") if isinstance(content, dict) else None
+    return name if name in SETS else f"{method}-{path.stem}" if method else path.stem
 
 
 def says_harm(name_or_path: str | Path, column: str | None = None) -> bool:

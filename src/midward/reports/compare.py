@@ -61,6 +61,7 @@ class Side:
         measures: field -> whether more of it is better (1), worse (-1) or neither (0).
         means: fields that are numbers without ends.
         judges: of an attack, whose measures are called by their judges: judge -> what it measures.
+        controls: of an attack, models that stand there behind a guard as well.
         lost: of an attack, the cells that lack samples, which were lost with their log: model, attack and set, how many
             are lost (`count`), how many `seeds` the model has, and which `judges` were asked.
         warning: why an attack's figures are no evidence.
@@ -71,6 +72,7 @@ class Side:
     measures: Mapping[str, int]
     means: Sequence[str] = ()
     judges: Mapping[str, str] = field(default_factory=dict)
+    controls: frozenset[str] = frozenset()
     lost: Sequence[Row] = ()
     warning: str | None = None
 
@@ -210,7 +212,9 @@ def _attacked(folder: Path, cell: Sequence[str], run: Run) -> Side:
     judges = summary.measures | calm.measures
     signs = {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
     lost = [each for each in lost if each["count"] > 0]
-    return Side(rows, cell, signs, judges=judges, lost=lost, warning=summary.warning)
+    guarded = {(model.name, model.adapter) for model in run.models if model.guard}
+    bare = frozenset(each.label for each in run.models if not each.guard and (each.name, each.adapter) in guarded)
+    return Side(rows, cell, signs, judges=judges, controls=bare, lost=lost, warning=summary.warning)
 
 
 def _measured(folder: Path) -> list[Row]:

@@ -57,6 +57,7 @@ class Cell:
         meant: what else it is called: what a judge measures, of the one whose verdicts the report's table shows.
         field: of the rows that it is in.
         wrong: a value that isn't between 0 and 1, where there is one.
+        control: whether its model stands in the run behind a guard as well.
     """
 
     run: str
@@ -66,6 +67,7 @@ class Cell:
     rows: Sequence[Row]
     field: str
     wrong: float | None = None
+    control: bool = False
 
     @property
     def unscored(self) -> int:
@@ -150,9 +152,9 @@ def decide(folders: Sequence[Path], asked: Sequence[Threshold], baseline: Sequen
         baseline: folders of earlier runs, than which these mustn't be measurably worse.
 
     Returns:
-        verdict; runs, label -> verb and folder; criteria, each with criterion (in words), verdict and cells: records of
-        numbers with run, measure, what tells the cell, verdict, needed and unscored; differs, two labels -> what else
-        than the model isn't alike.
+        verdict; runs, label -> verb and folder; criteria, each with criterion (in words), verdict, cells: records of
+        numbers with run, measure, what tells the cell, verdict, needed and unscored, and left_out: bare models that
+        aren't counted beside their guarded ones; differs, two labels -> what else than the model isn't alike.
 
     Raises:
         InputError: there is no threshold and no baseline; a run isn't finished or can't be read; no run has a measure
@@ -167,10 +169,10 @@ def decide(folders: Sequence[Path], asked: Sequence[Threshold], baseline: Sequen
     cells = [cell for label, each in sides.items() for cell in _cells(label, each)]
     criteria: list[Row] = []
     for threshold in asked:
-        chosen = _chosen(threshold.name, cells)
+        chosen, left = _chosen(threshold.name, cells)
         _check(chosen, runs)
         records = [_doubted(cell.record(threshold.bound), sides) for cell in chosen]
-        about = {"criterion": str(threshold), "name": threshold.name, **vars(threshold.bound)}
+        about = {"criterion": str(threshold), "name": threshold.name, **vars(threshold.bound), "left_out": left}
         criteria.append({**about, "verdict": together(record["verdict"] for record in records), "cells": records})
     differs: dict[str, list[str]] = {}
     if baseline:
@@ -317,11 +319,13 @@ def _cells(run: str, measured: Side) -> Iterator[Cell]:
             wrong = next((row[field] for row in rows if row[field] is not None and not 0 <= row[field] <= 1), None)
             meant = "refused" if measured.judges.get(field) == "refused" else "success" if field == shown else ""
             named = {name: value for name, value in about.items() if name != "measure"}
-            yield Cell(run, named, str(about.get("measure", field)), meant, rows, field, wrong)
+            control = about.get("model") in measured.controls
+            yield Cell(run, named, str(about.get("measure", field)), meant, rows, field, wrong, control)
 
 
-def _chosen(name: str, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that a threshold's name means."""
+def _chosen(name: str, cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """The cells that a threshold's name means, and the models that it leaves out: what stands in a run behind a guard
+    counts so, and bare only where it is named."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):  # a measure may have dots in its name, as what tells a cell may
         measured = [cell for cell in cells if cell.called(".".join(parts[:count]))]
@@ -345,7 +349,9 @@ def _chosen(name: str, cells: Sequence[Cell]) -> list[Cell]:
     chosen = [cell for cell in measured if {*places} <= cell.places]
     if not chosen:
         raise InputError(f"{name!r}: no run has {' and '.join(places)} together; give one cell's.")
-    return chosen
+    counted = [cell for cell in chosen if not cell.control or str(cell.about["model"]) in places] or chosen
+    left = [f"{cell.about['model']} in {cell.run}" for cell in chosen if cell not in counted]
+    return counted, list(dict.fromkeys(left))
 
 
 def _split(parts: Sequence[str], known: set[str]) -> list[str] | None:

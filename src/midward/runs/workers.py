@@ -145,7 +145,7 @@ class _Pool:
                 try:
                     result = ray.get(answer)
                 except errors.RayTaskError as error:  # raised by the work, as it would be here
-                    raise (error.cause if isinstance(error.cause, MidwardError) else error) from None
+                    raise error.cause from error
                 except errors.RayError as error:  # the actor is no more
                     if at is None:
                         raise WorkersError(f"a worker can't start: {error}") from None

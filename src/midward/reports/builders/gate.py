@@ -32,6 +32,11 @@ def blocks(folder: Path, run: Record, summary: Record) -> list[Block]:
         for each in summary["criteria"]
         if each.get("new")
     ]
+    made += [
+        Statement(f"{each['criterion']} leaves out what stands behind a guard as well: {'; '.join(each['left_out'])}.")
+        for each in summary["criteria"]
+        if each.get("left_out")
+    ]
     made += [Statement(f"{sentence(each)}.", TONE_OF[each["verdict"]]) for each in summary["criteria"]]
     for count, each in enumerate(summary["criteria"], 1):
         records = [
