@@ -61,8 +61,12 @@ def slots_of(target: Target, prompt: str, suffix: Sequence[int]) -> list[int] | 
     Returns:
         Prompt positions; None where the suffix's text is read as other tokens there.
     """
-    ids, wanted = target.encode(prompt), list(suffix)
-    for start in range(len(ids) - len(wanted), -1, -1):
-        if ids[start : start + len(wanted)] == wanted:
-            return list(range(start, start + len(wanted)))
-    return None
+    start = start_in(target.encode(prompt), suffix)
+    return None if start is None else list(range(start, start + len(suffix)))
+
+
+def start_in(ids: Sequence[int], suffix: Sequence[int]) -> int | None:
+    """Where the suffix begins in an encoded prompt, at its last place; None where its text is read as other tokens."""
+    wanted = list(suffix)
+    starts = range(len(ids) - len(wanted), -1, -1)
+    return next((start for start in starts if ids[start : start + len(wanted)] == wanted), None)

@@ -29,7 +29,9 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, field_specifiers=(field, Field))
 def checked(settings: type[T]) -> type[T]:
     """A class as the settings of an attack: a frozen dataclass whose values are checked, and which has no others."""
-    return pydantic_dataclass(settings, frozen=True, config=ConfigDict(extra="forbid"))
+    made: Any = pydantic_dataclass(settings, frozen=True, config=ConfigDict(extra="forbid"))
+    kind: type[T] = made
+    return kind
 
 
 #: Kinds of settings: how many of something, and a score of the in-loop scorer.

@@ -134,13 +134,14 @@ def raw_prompt(at: Endpoint) -> Outcome:
         reply = at.read(at.wire.post("/v1/completions", {**at.body(at.question, messages=None), "prompt": "a"}))
     else:
         reply = at.ask("a")
-    if answered(reply).prompt is None or not counted(at):
+    prompt = answered(reply).prompt
+    if prompt is None or not counted(at):
         return Outcome("unclear", f"answered; {UNCOUNTED}")
-    few = reply.prompt <= 3  # a letter, perhaps between a begin and an end; a turn has more around it
-    words = f"a prompt of one letter has {reply.prompt} tokens"
+    few = prompt <= 3  # a letter, perhaps between a begin and an end; a turn has more around it
+    words = f"a prompt of one letter has {prompt} tokens"
     if few and isinstance(at, Chat):
         turn = at.known("a").prompt
-        if turn is None or turn - reply.prompt < 2:
+        if turn is None or turn - prompt < 2:
             return Outcome("unclear", f"{words}, and a chat's turn {turn}: a template isn't counted")
         words = f"{words}, and a chat's turn {turn}"
     return Outcome("open" if few else "ignored", words)

@@ -60,7 +60,8 @@ class Raw:
             if isinstance(value, dict):
                 value = value.get(step)
             else:
-                value = value[step] if isinstance(value, list) and step in range(len(value)) else None
+                within = isinstance(value, list) and isinstance(step, int) and step < len(value)
+                value = value[step] if within else None
         return value
 
     @property

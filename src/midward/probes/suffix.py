@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from midward.attacks._suffix import plain_tokens
+from midward.attacks._suffix import plain_tokens, start_in
 from midward.errors import InputError
 from midward.models import LanguageModel, ModelError
 from midward.probes.configs import Gcg
@@ -55,11 +55,9 @@ class SuffixPrompt:
 
     def place(self, suffix: Suffix) -> tuple[list[int], int] | None:
         """The prompt's ids and the index of the suffix's first token; None where its text is read as other tokens."""
-        ids, wanted = self.ids(suffix), list(suffix)
-        for start in range(len(ids) - len(wanted), -1, -1):
-            if ids[start : start + len(wanted)] == wanted:
-                return ids, start
-        return None
+        ids = self.ids(suffix)
+        start = start_in(ids, suffix)
+        return None if start is None else (ids, start)
 
 
 def start_of(prompt: SuffixPrompt, tokens: int) -> Suffix:
