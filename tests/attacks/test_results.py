@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from attack_double import record
 
+from midward import goals
 from midward.attacks import artifacts, results
+from midward.attacks.matrix import Matrix, Row, plan_attacks
 from midward.attacks.results import Outcome
 from midward.judges import TEXTS, Verdict, find
 from midward.judges.scorers import Judged
@@ -68,6 +70,18 @@ def test_unscored_and_errors_are_counted_apart(outcomes):
     assert (base["hits"], base["n"], base["unscored"], base["errors"]) == (1, 4, 0, 0)
     assert (mosa["hits"], mosa["n"], mosa["unscored"], mosa["errors"]) == (0, 2, 1, 1)
     assert base["value"] == 0.25 and base["low"] == pytest.approx(0.0456, abs=1e-3)
+
+
+def test_a_sample_that_was_lost_with_its_log_is_an_error_of_its_own_seed():
+    asked = goals.load("sandbox", count=2)
+    rows = [Row("mosa", "sandbox", "a"), Row("mosa", "sandbox", "b")]
+    matrix = Matrix(rows, plan_attacks(["direct"], "quick"), {"sandbox": asked}, ["oracle"])
+    known = [Outcome("mosa", "sandbox", "direct", goal.id, goal.text, adapter="a") for goal in asked]
+    lost = results.with_lost(matrix, known)[2:]
+    assert [(each.adapter, each.goal, each.subject) for each in lost] == [
+        ("b", goal.id, goal.subject) for goal in asked
+    ]
+    assert all(each.error for each in lost) and not results.with_lost(matrix, [*known, *lost])[4:]
 
 
 def test_goals_that_never_came_are_errors_too(outcomes):

@@ -16,9 +16,8 @@ def share(hits, n, unscored=0, failed=0):
     return [True] * hits + [False] * (n - hits) + [None] * unscored + [FAILED] * failed
 
 
-def attack(folder, cells, goals="made-up", judge="oracle", warning=None, lost=0):
-    """A finished `midward attack`. cells: (model, attack) -> verdicts, or seed -> verdicts; lost: samples without a
-    log."""
+def attack(folder, cells, goals="made-up", judge="oracle", warning=None):
+    """A finished `midward attack`. cells: (model, attack) -> verdicts, or seed -> verdicts."""
     outcomes, models, count = [], [], 0
     for (model, name), by_seed in cells.items():
         by_seed = by_seed if isinstance(by_seed, dict) else {"": by_seed}
@@ -35,9 +34,9 @@ def attack(folder, cells, goals="made-up", judge="oracle", warning=None, lost=0)
                 judged = Judged(**told, verdicts={"reply": Verdict(judge, verdict)}, unscored=unscored)
                 outcomes.append(Outcome(model, goals, name, f"g{n}", "t", {judge: judged}, {"reply": "t"}, **about))
     attacks = list(dict.fromkeys(name for _, name in cells))
-    how = {"rows": models, "sets": {goals: count + lost}, "attacks": attacks, "judges": [judge]}
+    how = {"rows": models, "sets": {goals: count}, "attacks": attacks, "judges": [judge]}
     summary = results.summarise(outcomes, **how) | {"warning": warning}
-    world.run(folder, "attack", summary, models=models, goals={goals: count + lost})
+    world.run(folder, "attack", summary, models=models, goals={goals: count})
     results.write_samples(folder, outcomes, [judge])
     return folder
 

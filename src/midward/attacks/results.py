@@ -28,6 +28,7 @@ from midward.store import write_text
 Cells = dict[tuple[str, str, str], list[dict[str, Any]]]
 BULKY = {"events", "messages", "attachments"}
 SAMPLES = "samples.csv"
+LOST = "it was lost with its log"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,20 @@ def read(logs: Iterable[EvalLog]) -> list[Outcome]:
             log.location, all_samples_required=False, exclude_fields=BULKY, resolve_attachments=False
         )
     ]
+
+
+def with_lost(matrix: Matrix, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The samples of a run, with an error for each that was lost with its log."""
+    there = {(each.row, each.goals, each.attack, each.adapter, each.goal) for each in outcomes}
+    lost: list[Outcome] = []
+    for row, cell in itertools.product(matrix.rows, matrix.cells()):
+        place, adapter = (row.label, cell.name, cell.attack.info.name), row.adapter or ""
+        lost += [
+            Outcome(*place, goal.id, goal.text, error=LOST, adapter=adapter, subject=goal.subject)
+            for goal in cell.goals
+            if (*place, adapter, goal.id) not in there
+        ]
+    return [*outcomes, *lost]
 
 
 def _outcome(cell: Mapping[str, Any], sample: EvalSample) -> Outcome:

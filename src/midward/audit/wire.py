@@ -55,7 +55,7 @@ class Raw:
 
     def at(self, *path: str | int) -> Any:
         """What stands at a place of a good answer's JSON; None where nothing does, whatever the answer is."""
-        value = None if self.trouble else self.body
+        value: Any = None if self.trouble else self.body
         for step in path:
             if isinstance(value, dict):
                 value = value.get(step)

@@ -64,7 +64,7 @@ def attack(
     about: dict[str, Any] = {"judges": matrix.judge_records(), "goals": matrix.sizes, "seed": matrix.seed}
     display = os.environ.get("INSPECT_DISPLAY") or ("rich" if console().is_terminal else "none")
     logs = evalset.run(matrix, out, display=display, begin=lambda models: folder.start(models, **about), tell=say)
-    outcomes = results.read(logs)
+    outcomes = results.with_lost(matrix, results.read(logs))
     summary = results.of_matrix(matrix, outcomes) | {"verdict": config.verdict}
     results.write_samples(out, outcomes, [*summary["judges"], *matrix.refusal_judges])
     for name in results.write_learned(out, outcomes):

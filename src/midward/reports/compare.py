@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,8 +63,7 @@ class Side:
         means: fields that are numbers without ends.
         judges: of an attack, whose measures are called by their judges: judge -> what it measures.
         controls: of an attack, models that stand there behind a guard as well.
-        lost: of an attack, the cells that lack samples, which were lost with their log: model, attack and set, how many
-            are lost (`count`), how many `seeds` the model has, and which `judges` were asked.
+        missing: of an attack, a cell that lacks rows, in words.
         warning: why an attack's figures are no evidence.
     """
 
@@ -73,7 +73,7 @@ class Side:
     means: Sequence[str] = ()
     judges: Mapping[str, str] = field(default_factory=dict)
     controls: frozenset[str] = frozenset()
-    lost: Sequence[Row] = ()
+    missing: str = ""
     warning: str | None = None
 
 
@@ -200,21 +200,17 @@ def _attacked(folder: Path, cell: Sequence[str], run: Run) -> Side:
     rows = [row for row in rows if row["attack"] not in without]
     done = Counter((row["row"], row["attack"], row["goals"]) for row in samples)
     seeds = Counter(model.label for model in run.models)
-    lost: list[Row] = [
-        {"model": model, "attack": attack, "set": goals, "seeds": max(1, seeds[model]), "judges": [*part.measures]}
-        | {"count": count * max(1, seeds[model]) - done[model, attack, goals]}
+    missing = [
+        f"{attack} on {model}, {goals}"
         for part in (summary, calm)
-        for model in part.rows
-        for attack in part.attacks
-        if attack not in without
-        for goals, count in part.goals.items()
+        for model, attack, goals in product(part.rows, part.attacks, part.goals)
+        if done[model, attack, goals] < part.goals[goals] * max(1, seeds[model])
     ]
     judges = summary.measures | calm.measures
     signs = {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
-    lost = [each for each in lost if each["count"] > 0]
     guarded = {(model.name, model.adapter) for model in run.models if model.guard}
     bare = frozenset(each.label for each in run.models if not each.guard and (each.name, each.adapter) in guarded)
-    return Side(rows, cell, signs, judges=judges, controls=bare, lost=lost, warning=summary.warning)
+    return Side(rows, cell, signs, judges=judges, controls=bare, missing="".join(missing[:1]), warning=summary.warning)
 
 
 def _measured(folder: Path) -> list[Row]:
@@ -241,10 +237,12 @@ def _behind_guards(folder: Path) -> list[Row]:
 
 
 def lacking(verb: str, summary: Any, measured: Side) -> str:
-    """Of which cell of a run's summary rows are missing, in words; empty where none is. Of an attack see `Side.lost`.
+    """Of which cell of a run's summary rows are missing, in words; empty where none is.
 
     A probe of a package of its own says how many there are by an `n` in its cells, or isn't checked.
     """
+    if verb == "attack":
+        return measured.missing
     for about, count, scored in _counts(verb, summary) if measured.measures else ():
         rows = _rows_of(measured.rows, about)
         if not rows:  # a summary may leave out what its other fields say already
@@ -276,7 +274,7 @@ def _counts(verb: str, summary: Any) -> Iterator[tuple[Row, int, bool]]:
             about, score = {name: cell[name] for name in readings.CELL}, cell["score"]
             about |= {"model": cell["model"] or None}  # a single model has no label
             yield about, score["n"] + score.get("unscored", 0), score["stat"] == "mean"
-    elif verb != "attack":
+    else:
         for cell in summary.get("cells") or ():
             if "n" in cell:
                 yield {name: cell.get(name) for name in _table(verb)[0]}, int(cell["n"]), False

@@ -164,8 +164,6 @@ def decide(folders: Sequence[Path], asked: Sequence[Threshold], baseline: Sequen
         raise InputError("there is nothing to decide: give --max, --min or --baseline.")
     runs, before = _runs(folders), _runs(baseline) if baseline else {}
     sides, earlier = ({label: _side(run) for label, run in each.items()} for each in (runs, before))
-    known = [*sides.values(), *earlier.values()]
-    sides, earlier = ({label: _whole(each, known) for label, each in some.items()} for some in (sides, earlier))
     cells = [cell for label, each in sides.items() for cell in _cells(label, each)]
     criteria: list[Row] = []
     for threshold in asked:
@@ -276,24 +274,6 @@ def _numbers(row: Row, measured: Side, folder: Path) -> Row:
             raise InputError(f"{folder}: {name} of {row.get('goal')} is {value!r:.40}, no number; measure it again.")
         asked[name] = None if value is not None and math.isnan(value) else value
     return asked
-
-
-def _whole(measured: Side, known: Sequence[Side]) -> Side:
-    """With an unscored row for each sample that was lost with its log, as for those that failed. Which goals these were
-    is known where others were asked them: in the run itself, or in one of the `known`."""
-    rows = [*measured.rows]
-    for cell in measured.lost:
-        here = [row for row in measured.rows if all(row[name] == cell[name] for name in ("model", "attack", "set"))]
-        seeds = list(dict.fromkeys(row["seed"] for row in here))
-        seeds += [f"lost {n}" for n in range(cell["seeds"] - len(seeds))]
-        asked = {(row["seed"], row["goal"]) for row in here}
-        others = [row for each in (measured, *known) if each.judges for row in each.rows if row["set"] == cell["set"]]
-        subjects = {row["goal"]: row["subject"] for row in reversed(others)}
-        goals = [*dict.fromkeys(row["goal"] for row in others), *(f"lost {n}" for n in range(cell["count"]))]
-        places = [(goal, seed) for goal in goals for seed in seeds if (seed, goal) not in asked][: cell["count"]]
-        about = {name: cell[name] for name in ("model", "attack", "set")} | dict.fromkeys(cell["judges"])
-        rows += [{**about, "goal": goal, "subject": subjects.get(goal), "seed": seed} for goal, seed in places]
-    return replace(measured, rows=rows)
 
 
 def _asks(measure: str, row: Row) -> bool:
