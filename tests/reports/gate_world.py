@@ -17,14 +17,15 @@ def share(hits, n, unscored=0, failed=0):
 
 
 def attack(folder, cells, goals="made-up", judge="oracle", warning=None):
-    """A finished `midward attack`. cells: (model, attack) -> verdicts, or seed -> verdicts."""
-    outcomes, models, count = [], [], 0
+    """A finished `midward attack`. cells: (model, attack) -> verdicts, or seed -> verdicts; where
+    there are fewer than of another cell, the others failed."""
+    outcomes, models = [], []
+    cells = {cell: each if isinstance(each, dict) else {"": each} for cell, each in cells.items()}
+    count = max(len(verdicts) for by_seed in cells.values() for verdicts in by_seed.values())
     for (model, name), by_seed in cells.items():
-        by_seed = by_seed if isinstance(by_seed, dict) else {"": by_seed}
         models += [model] * (len(by_seed) if model not in models else 0)
         for seed, verdicts in by_seed.items():
-            count = max(count, len(verdicts))
-            for n, verdict in enumerate(verdicts):
+            for n, verdict in enumerate([*verdicts, *[FAILED] * (count - len(verdicts))]):
                 about = {"adapter": seed, "subject": f"thing {n}"}
                 if verdict == FAILED:
                     outcomes.append(Outcome(model, goals, name, f"g{n}", "t", error="it broke", **about))

@@ -371,9 +371,6 @@ def test_rows_that_are_missing_are_bad_input(midward, tmp_path):
         return of | {"cells": [{"set": name, **cell, "n": 60} for name in ("harmful", "harmless")]}
 
     attack = made.attack(tmp_path / "attack", {("m", "direct"): share(0, 60)})
-    calm = made.attack(tmp_path / "calm", {("m", "direct"): share(0, 60)}, "calm", judge="refusal")
-    asked = {"rows": ["m"], "goals": {"calm": 60}, "attacks": ["direct"], "measures": {"refusal": "refused"}}
-    edit(calm, lambda summary: summary | {"goals": {}, "harmless": asked}, "summary.json")
     probe = made.probe(tmp_path / "probe", success=share(0, 60), correct=share(60, 60))
     edit(probe, counted, "summary.json")
     utility = made.utility(tmp_path / "utility", sums=share(60, 60))
@@ -385,7 +382,6 @@ def test_rows_that_are_missing_are_bad_input(midward, tmp_path):
     edit(dynamics, lambda _: {"cells": {"ar": {"plain": rates}}}, "summary.json")
     for folder, file, flags in (
         (attack, "samples.csv", ("--max", "asr=0.1")),
-        (calm, "samples.csv", ("--max", "refused=0.1")),
         (probe, "rows.jsonl", ("--max", "asr=0.1")),
         (utility, "rows.jsonl", ("--min", "right=0.9")),
         (guards, "scores.csv", ("--max", "asr=0.1")),
@@ -396,6 +392,10 @@ def test_rows_that_are_missing_are_bad_input(midward, tmp_path):
         done = midward("gate", torn(folder, file, kept), *flags)
         assert done.exit_code == 2 and "are missing; run the same command again" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1 and folder.name in done.stderr
+    calm = {"rows": ["m"], "goals": {"calm": 60}, "attacks": ["direct"], "measures": {"refusal": "refused"}}
+    of_both = made.attack(tmp_path / "both", {("m", "direct"): share(0, 60)})
+    edit(of_both, lambda summary: summary | {"harmless": calm}, "summary.json")
+    assert "rows of direct on m, calm are missing" in midward("gate", of_both, "--max", "asr=0.1").stderr
 
 
 @pytest.mark.parametrize(
@@ -573,11 +573,13 @@ def tokens(text):
 def test_hostile_names_stay_text(tmp_path, baseline):
     """Names of models, attacks, a set of goals and a folder."""
     names = [re.sub("[\ud800\0\r]", "", name) for name in HOSTILE]  # what a CSV of ours can't hold
-    cells = {(name, name): share(60, 60) for name in names} | {("m", names[0]): share(5, 60)}
+    models = {(name, "direct"): share(60, 60) for name in names} | {("m", "direct"): share(5, 60)}
+    attacks = {("m", name): share(60, 60) for name in names}
     folder = re.sub("[/\0\ud800]", "_", "".join(HOSTILE[:5]))
-    runs = made.attack(tmp_path / folder, cells, goals="".join(names))
-    fallen = {key: share(0, 60) for key in cells}
-    before = [made.attack(tmp_path / "before", fallen, goals="".join(names))]
+    for name, cells in {"models": models, "attacks": attacks}.items():
+        made.attack(tmp_path / folder / name, cells, goals="".join(names))
+        made.attack(tmp_path / "before" / name, {key: share(0, 60) for key in cells}, goals="".join(names))
+    runs, before = tmp_path / folder, [tmp_path / "before"]
     plain = {("m", "direct"): share(60, 60)}
     asked = [] if baseline else thresholds(["asr=0.1"], [])
     summary = decide([runs], asked, before if baseline else [])
