@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import asdict
 from threading import Event
+from types import ModuleType
 from typing import Annotated
 
 from midward._flags import Flag
@@ -33,12 +34,10 @@ def serve(
     if replicas > 1:
         _replicated(model, sampling, serving, guard, replicas)
         return
-    try:
-        from midward.serving import process
-        from midward.serving.engine import Engine
-        from midward.serving.server import create_app
-    except ModuleNotFoundError as error:
-        raise InputError(f"midward serve needs {error.name}: pip install 'midward[serve]'.") from None
+    process = _process()
+    from midward.serving.engine import Engine
+    from midward.serving.server import create_app
+
     bound = process.listen(serving.host, serving.port)
     loaded, chosen = load_behind(model, sampling, guard)
     loaded.fold_adapter()
@@ -51,6 +50,15 @@ def serve(
     say("stopped   what ran is finished")
 
 
+def _process() -> ModuleType:
+    """What serves in this process; all that it imports is there then."""
+    try:
+        from midward.serving import process
+    except ModuleNotFoundError as error:
+        raise InputError(f"midward serve needs {error.name}: pip install 'midward[serve]'.") from None
+    return process
+
+
 def _replicated(
     model: ModelOptions, sampling: SamplingOptions, serving: ServeConfig, guard: GuardFile, count: int
 ) -> None:
@@ -58,10 +66,7 @@ def _replicated(
         raise InputError("--replicas have a device each; --device-map spreads one model over all.")
     if not serving.port:
         raise InputError("--replicas need a --port; 0 is none.")
-    try:
-        from midward.serving import process
-    except ModuleNotFoundError as error:
-        raise InputError(f"midward serve needs {error.name}: pip install 'midward[serve]'.") from None
+    process = _process()
     from midward import guards
     from midward.models.loading import checkpoint_folder
     from midward.runs.workers import connected, require_ray

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from midward._settings import wrong_in
-from midward._tables import read_json, read_table
+from midward._tables import grouped, read_json, read_table
 from midward.errors import InputError
 from midward.runs.compare import Differences, differences, load, records
 from midward.runs.run import ROWS, SUMMARY, Run
@@ -62,7 +62,7 @@ class Side:
         measures: field -> whether more of it is better (1), worse (-1) or neither (0).
         means: fields that are numbers without ends.
         judges: of an attack, whose measures are called by their judges: judge -> what it measures.
-        controls: of an attack, models that stand there behind a guard as well.
+        controls: of an attack, models that stand there behind a guard as well, each seed of them.
         missing: of an attack, a cell that lacks rows, in words.
         warning: why an attack's figures are no evidence.
     """
@@ -209,7 +209,9 @@ def _attacked(folder: Path, cell: Sequence[str], run: Run) -> Side:
     judges = summary.measures | calm.measures
     signs = {judge: 0 if measure == "refused" else -1 for judge, measure in judges.items()}
     guarded = {(model.name, model.adapter) for model in run.models if model.guard}
-    bare = frozenset(each.label for each in run.models if not each.guard and (each.name, each.adapter) in guarded)
+    of_rows = grouped(run.models, lambda model: model.label).items()
+    alike = {row: all(not each.guard and (each.name, each.adapter) in guarded for each in of) for row, of in of_rows}
+    bare = frozenset(row for row, is_bare in alike.items() if is_bare)
     return Side(rows, cell, signs, judges=judges, controls=bare, missing="".join(missing[:1]), warning=summary.warning)
 
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import from_json
 from starlette.responses import JSONResponse
 
 from midward._hints import did_you_mean
 from midward.errors import MidwardError
 from midward.sampling import Sampling
-from midward.serving.wire import ExtraBody, Message
+from midward.serving.wire import ExtraBody, Message, Strict
 
 #: Status of an answer -> what OpenAI's errors call it.
 TYPES = {
@@ -84,18 +84,14 @@ class Refused(MidwardError):
 # --- what is asked ------------------------------------------------------------------------------------------------
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class TextPart(_Body):
+class TextPart(Strict):
     """A piece of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(_Body):
+class ChatMessage(Strict):
     """A turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -107,7 +103,7 @@ class ChatMessage(_Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class StreamOptions(_Body):
+class StreamOptions(Strict):
     """What a stream tells beside its text."""
 
     include_usage: bool | None = None
@@ -126,19 +122,19 @@ _bounds: dict[str, dict[str, Any]] = {
 #: The settings of the sampler that anybody may give.
 SafeSampling: Any = create_model(  # type: ignore[call-overload]
     "SafeSampling",
-    __base__=_Body,
+    __base__=Strict,
     **{name: (Annotated[hint, Field(**_bounds.get(name, {}))] | None, None) for name, hint in _hints.items()},
 )
 
 
-class SafeExtra(_Body):
+class SafeExtra(Strict):
     """What anybody may ask beside OpenAI's own."""
 
     sampling: SafeSampling = Field(default_factory=SafeSampling)
     trace: bool = False
 
 
-class ChatBody(_Body):
+class ChatBody(Strict):
     """A request for one answer or several."""
 
     model: str

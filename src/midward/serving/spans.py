@@ -10,21 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from transformers import AutoTokenizer
 
 from midward.errors import InputError
 from midward.models import LanguageModel
 from midward.sampling import Forced
 from midward.sampling.likelihood import Span, SpanScore
-from midward.serving.wire import Message
+from midward.serving.wire import Message, Strict
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class ForcedBody(_Body):
+class ForcedBody(Strict):
     """Tokens at a response position."""
 
     position: int
@@ -35,7 +31,7 @@ class SpanBody(ForcedBody):
     """A `Span`: a prompt (a user turn, a conversation, or ids), and tokens behind it."""
 
     prompt: str | list[int] | list[Message]
-    forced: list[ForcedBody] = []
+    forced: list[ForcedBody] = Field(default_factory=list)
 
     @classmethod
     def of(cls, span: Span) -> SpanBody:
@@ -50,7 +46,7 @@ class SpanBody(ForcedBody):
         return Span(self.prompt, self.position, tuple(self.ids), forced)
 
 
-class ScoreBody(_Body):
+class ScoreBody(Strict):
     """A call of `Engine.score`."""
 
     spans: list[SpanBody] = Field(max_length=1024)
@@ -58,7 +54,7 @@ class ScoreBody(_Body):
     length: int
 
 
-class GradientBody(_Body):
+class GradientBody(Strict):
     """A call of `Engine.gradient`."""
 
     span: SpanBody

@@ -18,11 +18,13 @@ Masks = Literal["allow", "strip", "refuse"]
 Message = dict[str, str]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What crosses the wire and has no fields but its own, of no types but theirs."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Tokens(_Strict):
+class Tokens(Strict):
     """Tokens at a response position: `text` (without special tokens added) or `ids`, one of them."""
 
     position: int = 0
@@ -30,7 +32,7 @@ class Tokens(_Strict):
     ids: tuple[int, ...] | None = None
 
 
-class Change(_Strict):
+class Change(Strict):
     """An edit of the canvas, see `midward.sampling.Edit`; `remask` is the name of a selector or response positions."""
 
     step: int
@@ -39,7 +41,7 @@ class Change(_Strict):
     freeze: bool = True
 
 
-class ExtraBody(_Strict):
+class ExtraBody(Strict):
     """What `GenerateConfig(extra_body=...)` may hold for this provider.
 
     Attributes:
