@@ -95,28 +95,9 @@ class Engine:
         asked = _Asked(request, on_prefix if _streams(self.model, request, guard, shadow) else None, trace)
         return self.scheduler.submit(work, asked, size=len(request.prompt), limit=batch_size)
 
-    async def sample(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        *,
-        batch_size: int,
-        guard: Guard | None = None,
-        trace: bool = False,
-    ) -> list[Response]:
-        """Sample one response a request.
-
-        Args:
-            requests: What is asked, with seeds.
-            sampling: The settings of all.
-            batch_size: Rows a forward, 1 or more.
-            guard: Stands in front; each response then carries its verdict.
-            trace: Each response gets its `commit_step`.
-
-        Raises:
-            SchedulerClosed: The process is ending. What sampling raises comes too.
-        """
-        how: dict[str, Any] = {"batch_size": batch_size, "guard": guard, "trace": trace}
+    async def sample(self, requests: Sequence[Request], sampling: Sampling, **how: Any) -> list[Response]:
+        """Sample one response a request, each with a seed. how: as of `submit`, which says what is raised; what
+        sampling raises comes too."""
         return await results([self.submit(request, sampling, **how) for request in requests])
 
     async def score(self, spans: Sequence[Span], **how: Any) -> list[SpanScore]:
