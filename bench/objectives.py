@@ -17,8 +17,10 @@ import gc
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from frame import clock
@@ -33,18 +35,18 @@ from midward.models import LanguageModel
 RECIPES = ("paper", "stable")
 
 
-def batches(shape: Shape, config: AlignConfig, model: LanguageModel) -> list[Batch]:
-    """The schedule's steps, of random prompts whose answers fill half of the response."""
+def batches(shape: Shape, config: AlignConfig, model: LanguageModel, benign: bool = True) -> list[Batch]:
+    """The schedule's steps, of random prompts whose answers fill half of the response. benign: also such ones."""
     rng = random.Random(0)
 
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(3, shape.vocabulary) for _ in range(count))
 
     half = shape.response // 2
-    harmful, benign = ([Prompt(*map(tokens, (shape.prompt, half, half))) for _ in range(shape.batch)] for _ in "ab")
+    harmful, calm = ([Prompt(*map(tokens, (shape.prompt, half, half))) for _ in range(shape.batch)] for _ in "ab")
     safe, harm = SENTENCE_LENGTHS
     sentences = SentenceIds(((*tokens(safe - 1), 1),), (tokens(harm),))
-    schedule = METHODS[config.method].schedule(config, harmful, benign, sentences, 1)
+    schedule = METHODS[config.method].schedule(config, harmful, calm if benign else [], sentences, 1)
     collate = schedule.collator(model.family)
     steps = [[schedule[step * shape.batch + i] for i in range(shape.batch)] for step in range(schedule.steps)]
     return [{name: value.to(model.device) for name, value in collate(examples).items()} for examples in steps]
@@ -104,6 +106,43 @@ class Steps:
     def seconds(self) -> float:
         """The mean over steps."""
         return sum(seconds for seconds, _ in self.figures) / len(self.figures)
+
+
+def optimizer_steps(
+    model: LanguageModel, shape: Shape, method: str, recipe: str = "paper", checkpointing: bool = False, **settings: Any
+) -> Callable[[], None]:
+    """What runs one whole optimizer step of an objective, the next of its schedule each time: rollouts where there are
+    any, with rewards that are drawn, loss, gradients, clipping and AdamW. `EXAMPLES / shape.batch` of them are the
+    paper's 3,000 examples.
+
+    Args:
+        model: As `mosa_step.build` makes it.
+        shape: How large its prompts are, and how many a step has.
+        method: And its recipe, without benign prompts where the recipe gives them no weight.
+        checkpointing: Of the body's activations.
+        settings: Fields of AlignConfig.
+    """
+    size = {"length": shape.response, "batch_size": shape.batch, "max_steps": 4}
+    config = resolve({"method": method, "recipe": recipe, **size, **settings})
+    model.tokenizer = SimpleNamespace(decode=lambda ids, **_: "")
+    benign = config.benign_beta > 0 or method in ("sft", "rt", "a2d", "ra")
+    steps = cycle(batches(shape, config, model, benign=benign))
+    objective = objective_of(model, config, reward=lambda _, rows, texts: [random.random() for _ in texts])
+    weights = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
+    if checkpointing:
+        model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.causal_lm.gradient_checkpointing_disable()
+
+    def step() -> None:
+        drop(model, config.lora_dropout)
+        objective(next(steps)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, config.clip or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def table(shape: Shape, device: str, rounds: int, rollout_steps: int) -> Iterator[str]:

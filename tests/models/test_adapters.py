@@ -165,8 +165,16 @@ def test_what_peft_writes_loads_folds_and_comes_off(llada, llada_folder, tmp_pat
     assert (model.vocab_size, model.dtype, model.hidden_size) == (512, torch.float32, 128)
     fingerprint = model.fingerprint
     assert model._base_hash == (llada.fingerprint and llada._base_hash)  # wrapping changes no base
+    stored = [weight.clone() for weight in model.network.parameters()]
+    with pytest.raises(ZeroDivisionError), model.folded():
+        assert torch.allclose(logits(model), changed, atol=1e-3)
+        1 / 0  # noqa: B018
+    assert torch.equal(logits(model), changed)
+    assert all(map(torch.equal, model.network.parameters(), stored))
     model.fold_adapter()
     assert torch.allclose(logits(model), changed, atol=1e-3)
+    with model.folded():  # it is
+        assert torch.allclose(logits(model), changed, atol=1e-3)
     with model.reference():
         assert torch.allclose(logits(model), bare, atol=1e-3)
     llada.fold_adapter()  # it has none

@@ -207,7 +207,8 @@ class RolloutObjective(Passes):
         training = network.training
         network.eval()
         try:
-            responses = sample(self.model, requests, self.sampling, batch_size=_ROWS)
+            with self.model.folded():
+                responses = sample(self.model, requests, self.sampling, batch_size=_ROWS)
         finally:
             network.train(training)
         ids = [response.checked().raw_ids for response in responses]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateSyntaxError
+from torch.distributed.tensor import DTensor
 
 from midward._peft import ADAPTED, BaseTunerLayer, LoraConfig, PeftModel, get_peft_model_state_dict
 from midward.errors import InputError
@@ -223,17 +224,43 @@ class LanguageModel:
         model. For using a model, not for training it. Nothing is done in half precision or quantised, where rounding
         would tell, without an adapter, and with one that isn't a sum of weights alone.
         """
-        if not isinstance(self.network, PeftModel) or self.dtype != torch.float32 or self.quantized:
+        if self._foldable:
+            _ = self.fingerprint  # of the weights as they were loaded
+            self.network.merge_adapter()
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        """The same for the length of a `with` block, at the price of a copy of the weights that are adapted; afterwards
+        each is what it was to the bit, so that an adapter can be sampled from while it is trained."""
+        layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
+        weights = [weight for layer in layers for weight in layer.get_base_layer().parameters(recurse=False)]
+        if not self._foldable or any(layer.merged for layer in layers):
+            yield
             return
+        kept = [weight.data for weight in weights]
+        for weight in weights:
+            weight.data = weight.data.clone()
+        try:
+            self.network.merge_adapter()
+            yield
+        finally:
+            self.network.unmerge_adapter()
+            for weight, data in zip(weights, kept, strict=True):
+                weight.data = data
+
+    @property
+    def _foldable(self) -> bool:
+        if not isinstance(self.network, PeftModel) or self.dtype != torch.float32 or self.quantized:
+            return False
+        if any(isinstance(parameter, DTensor) for parameter in self.network.parameters()):  # shared out by FSDP
+            return False
         config = self.network.active_peft_config
         # Where two modules share weights, and one of them has an adapter, folding would change both.
         ends = (self.causal_lm.get_input_embeddings(), self.causal_lm.get_output_embeddings())
         tied = self.family.kind == "canvas" or (
             self.config.tie_word_embeddings and any(isinstance(each, BaseTunerLayer) for each in ends)
         )
-        if isinstance(config, LoraConfig) and not config.lora_bias and not tied:
-            _ = self.fingerprint  # of the weights as they were loaded
-            self.network.merge_adapter()
+        return isinstance(config, LoraConfig) and not config.lora_bias and not tied
 
     # --- text ----------------------------------------------------------------------------------------
 
