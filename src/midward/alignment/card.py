@@ -25,7 +25,7 @@ REGION = ("<!-- midward: measured -->", "<!-- /midward: measured -->")
 #: What the Hub shows of an adapter without a licence.
 UNKNOWN = "unknown"
 #: Settings of the machine, which change nothing about the method.
-_MACHINE = {"seed", "micro_batch", "chunk_rows", "gradient_checkpointing", "log_steps", "save_steps"}
+_MACHINE = {"seed", "micro_batch", "gradient_checkpointing", "log_steps", "save_steps"}
 
 
 def base_of(name: str) -> str:

@@ -123,7 +123,6 @@ class AlignConfig:
         max_steps: Optimizer steps, instead of epochs.
         seed: Of the adapter's first weights, the order, the drawn sentences, the revealed tokens.
         gradient_checkpointing: Recompute the body's activations backwards: less memory, a third slower.
-        chunk_rows: Rows of logits in memory at a time; by vocabulary size.
         log_steps: Steps between rows of the reward curve.
         save_steps: Steps between checkpoints, a multiple of --log-steps.
     """
@@ -177,7 +176,6 @@ class AlignConfig:
     seed: Annotated[int, Field(ge=0, lt=2**31), Flag(panel=_HOW)] = 0
 
     gradient_checkpointing: Annotated[bool, Flag(panel=_HOW)] = False
-    chunk_rows: Annotated[Count | None, Flag(panel=_HOW)] = None
     log_steps: Annotated[Count, Flag(panel=_HOW)] = 10
     save_steps: Annotated[Count, Flag(panel=_HOW)] = 100
 

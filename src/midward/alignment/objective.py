@@ -77,8 +77,7 @@ class Passes:
 
     def head(self, batch: Batch, hidden: Tensor, reference: Tensor | None, scored: int) -> HeadRows:
         """Log-probabilities at the batch's columns, and with the reference's output the KL. scored: see `head_rows`."""
-        columns, chunk = batch["columns"], self.config.chunk_rows
-        return head_rows(self.model.head, hidden, reference, columns, scored, linear=self.linear, chunk=chunk)
+        return head_rows(self.model.head, hidden, reference, batch["columns"], scored, linear=self.linear)
 
     def owner(self, batch: Batch) -> Tensor:
         """[R]: the canvas row of each position."""

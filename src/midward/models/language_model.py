@@ -207,7 +207,7 @@ class LanguageModel:
             with self.network.disable_adapter():
                 yield
             return
-        # As PEFT does, but for asking every layer's state and setting flags of gradients: that takes a fifth of all the
+        # As PEFT does, but for asking every layer's state and setting flags of gradients: that takes a quarter of all the
         # Python in a training step at 32 layers.
         adapted = [module for module in self.network.modules() if isinstance(module, ADAPTED)]
         before = [module.disable_adapters for module in adapted]
