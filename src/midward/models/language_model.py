@@ -207,8 +207,8 @@ class LanguageModel:
             with self.network.disable_adapter():
                 yield
             return
-        # As PEFT does, but for asking every layer's state and setting flags of gradients: that takes a quarter of all the
-        # Python in a training step at 32 layers.
+        # As PEFT does, but for asking every layer's state and setting flags of gradients, which take a quarter of all
+        # the Python in a training step at 32 layers.
         adapted = [module for module in self.network.modules() if isinstance(module, ADAPTED)]
         before = [module.disable_adapters for module in adapted]
         try:
