@@ -186,5 +186,10 @@ def test_agreement(lively):
     counted = [(x, y) for one, two in zip(a, b) for x, y in zip(one.raw_ids[: len(one.ids) + one.ended], two.raw_ids)]
     assert (fast.equal_tokens, fast.tokens) == (sum(x == y for x, y in counted), len(counted))
     assert 0 < fast.token_share < 1 and str(fast.tokens) in str(fast)
+    lively.network.lm_head.weight.data[1] *= 3  # some end, and with "keep" their ids go on behind it
+    kept = Sampling(**settings, end="keep")
+    assert any(each.ended for each in sample(lively, PROMPTS, kept))
+    kept_alike = agreement(lively, PROMPTS, kept, kept)
+    assert kept_alike.token_share == 1 and kept_alike.tokens == 16 * len(PROMPTS)
     empty = Agreement(0, 0, 0, 0, 0, 0)
     assert empty.token_share != empty.token_share and "0 of 0" in str(empty)
