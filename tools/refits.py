@@ -40,7 +40,7 @@ ALPHA, CALIBRATE, TEST, REFITS = 0.05, 199, 300, 20
 ATTACKED = 60  # requests behind a forced opening, under each decoding
 SETS = ("benign", "benign-wrapped", "banned")
 SIZES = Sizes(anchors=60, train=60, held_out=40)
-#: Name -> model, what of its sampling is set, and whether a third of what stands is masked again on the way.
+#: Name -> model, what of its sampling is set, and whether blocks are masked again on the way.
 DECODINGS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "blocks of 16, threshold .9": ("sandbox", {}, False),
     "blocks of 16, 24 steps": ("sandbox", {"steps": 24, "threshold": None}, False),
@@ -94,8 +94,8 @@ def signals(folder: Path, name: str, count: int, dtype: str) -> None:
 
 
 def _edited(case: Case) -> Case:
-    """The case with all that stands masked again at two steps."""
-    edits = (Edit(step=5, remask="all"), Edit(step=21, remask="all"))
+    """The case with all that stands in its block masked again at two steps, of the first and of the third block."""
+    edits = (Edit(step=5, remask=tuple(range(16))), Edit(step=21, remask=tuple(range(32, 48))))
     return replace(case, request=Request(case.request.prompt, edits=edits))
 
 
