@@ -158,7 +158,7 @@ def test_raec_commits_what_was_predicted_long_enough_at_the_head_alone(model, sa
     request = Request("t30 t31", (Forced(0, (44, 45)),))
     for looks in (1, 3):
         guard = RAEC(rho=1, looks=looks, window=5)
-        guard.tokens = tuple(range(model.vocab_size))
+        guard.tokens = torch.arange(model.vocab_size)
         guard.fit(model, (), sampling=whole)
         watch = Predictions()
         [response] = guard.answer(model, [Exchange(request)], whole, watchers=[watch])
@@ -180,9 +180,9 @@ def test_raec_learns_what_opens_refusals_and_not_answers(model, sampling):
     labelled = Labelled(said("t50 t51 t60", "t51 t52"), said("t40 t51 t41", "t40 t42 t51", "t40 t41"), ())
     wanted = [model.tokens(text)[0] for text in ("t40", " t41", " t42")]
     guard = RAEC(size=2).learn(model, labelled)
-    assert list(guard.tokens) == wanted[:2]
-    assert set(wanted) <= set(RAEC().learn(model, labelled).tokens)
-    assert not set(model.tokens("t50 t60")) & set(guard.tokens)
+    assert guard.tokens.tolist() == wanted[:2]
+    assert set(wanted) <= set(RAEC().learn(model, labelled).tokens.tolist())
+    assert not set(model.tokens("t50 t60")) & set(guard.tokens.tolist())
     with pytest.raises(GuardError, match="no opening"):
         RAEC().learn(model, Labelled(said("t40"), (), ()))
 
@@ -190,8 +190,8 @@ def test_raec_learns_what_opens_refusals_and_not_answers(model, sampling):
 def test_raec_takes_words_in_the_place_of_labelled_answers(model, sampling, tmp_path):
     guard = make("raec:words=[t40, ' t41']")
     path = fit(model, {"raec": guard}, tmp_path, sampling, sizes=Sizes(2, 2, 4))["raec"]
-    assert set(guard.tokens) == {*model.tokens("t40"), *model.tokens(" t41")}
-    assert not (tmp_path / "labelled.jsonl").exists() and load(path, model).tokens == guard.tokens
+    assert set(guard.tokens.tolist()) == {*model.tokens("t40"), *model.tokens(" t41")}
+    assert not (tmp_path / "labelled.jsonl").exists() and torch.equal(load(path, model).tokens, guard.tokens)
 
 
 # --- CSD ----------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_steering_takes_what_is_beyond_theta_from_the_states_that_tokens_are_cho
     blank = [model.family.mask_id] * LENGTH
     blank[3] = 44
     hidden = states(model, request, blank)
-    guard.thetas = float((hidden @ guard.direction).median()), 0.0
+    guard.thetas = torch.tensor([float((hidden @ guard.direction).median()), 0.0], dtype=torch.float64)
     excess = (hidden @ guard.direction - guard.thetas[0]).clamp(min=0)
     tokens = model.head(hidden - 50 * excess[:, None] * guard.direction).argmax(-1).tolist()
     [response] = guard.answer(model, [Exchange(request)], once)

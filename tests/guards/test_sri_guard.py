@@ -299,3 +299,16 @@ def test_a_guard_knows_the_sampling_it_was_fitted_for(lively_folder, sampling, f
     masks = MaskFilter()
     masks.bind(model, sampling)
     assert masks.sampling == {}  # goes with any
+
+
+@pytest.mark.parametrize("name", ("autoencoder", "mahalanobis"))
+def test_signals_of_different_lengths_are_judged_together_as_alone(name):
+    """Where a threshold commits, rows are at different steps; what stands behind a row's own doesn't count."""
+    rng = np.random.default_rng(0)
+    signals, others = rng.uniform(0.05, 0.95, size=(40, 9)), rng.uniform(size=(5, 9))
+    fitted = Autoencoder.fit(signals, epochs=3) if name == "autoencoder" else Mahalanobis.fit(signals)
+    trained, known = Detector.of(fitted, signals), np.array([1, 9, 4, 4, 8])
+    alone = [trained.ratio_at(row[None, :count])[0] for row, count in zip(others, known, strict=True)]
+    for row, count in zip(others, known, strict=True):
+        row[count:] = np.nan
+    assert np.allclose(trained.ratio_at(others, known), alone, rtol=1e-9)

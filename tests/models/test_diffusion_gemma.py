@@ -2,18 +2,21 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from published import CHECKPOINTS, ROWS, write_tokenizer
+from scipy.stats import betabinom
 from watching import Watching
 
 import midward
 from midward import Request, Sampling, Trace, sample
 from midward.dynamics.states import PooledStates
 from midward.goals import Goal
-from midward.guards import Sizes, SRIBlocksGuard, fit_guards
+from midward.guards import Exchange, Sizes, SRIBlocksGuard, fit_guards
 from midward.guards import load as load_guard
+from midward.guards.config import conformal_order
 from midward.runs.measure import Case
 from midward.sampling import noise
 from midward.sampling.requests import Edit, Edited, Forced
@@ -259,3 +262,38 @@ def test_a_guard_by_blocks_goes_with_any_number_of_steps(model, tmp_path):
         assert all(response.verdict.score is not None for response in behind)
         [alone] = guard.sample(model, prompts[3:4], other)
         assert alone.verdict == behind[3].verdict
+
+
+@pytest.mark.slow  # a pool of 300 answers each
+@pytest.mark.parametrize("is_edited", (False, True), ids=("renoised", "renoised and edited"))
+def test_a_guard_by_blocks_keeps_its_rate_on_canvases(model, tmp_path, is_edited):
+    """Twenty partings of one pool against the law of split conformal prediction, as in tools/refits.py."""
+    train, calibrate, test, alpha = 60, 99, 100, 0.05
+    rng = np.random.default_rng(0)
+    edits = (Edit(step=3, write=(Forced(5, (40, 41)),)),) if is_edited else ()
+    prompts = rng.integers(20, 90, size=(340, 4)).tolist()
+    cases = [Case(Goal(f"g{n}", str(n), "made-up", False), Request(ids, edits=edits)) for n, ids in enumerate(prompts)]
+    steps, odd = settings(model, length=2 * CANVAS, steps=8), lambda text: len(text) % 2 == 1
+    sizes = {"sampling": steps, "alpha": 0.3, "sizes": Sizes(8, 16, 6)}
+    paths = fit_guards(model, {"guard": SRIBlocksGuard()}, cases[:30], cases[30:40], tmp_path, refused=odd, **sizes)
+    guard = load_guard(paths["guard"], model, steps)
+    watcher = guard.watcher()
+    sample(model, [case.request for case in cases[40:]], steps, watchers=[watcher], batch_size=16)
+    tables = [watcher.signal(row).numpy() for row in range(len(cases) - 40)]
+    pool = np.full((len(tables), 2, *tables[0].shape[1:]), np.nan)  # some end with their first canvas
+    for row, table in zip(pool, tables, strict=True):
+        row[: len(table)] = table
+    hits = []
+    for seed in range(20):
+        training, calibrating, tested = np.split(
+            pool[np.random.default_rng(seed).permutation(len(pool))][: train + calibrate + test],
+            [train, train + calibrate],
+        )
+        guard.train(None, training)
+        score = lambda tables: guard.score(None, [Exchange(Request("-"), signal=table) for table in tables])  # noqa: E731
+        guard.calibrate(score(calibrating), alpha)
+        hits.append(int(guard.flag(score(tested)).sum()))
+    order = conformal_order(calibrate, alpha)
+    low, high = betabinom(test, calibrate + 1 - order, order).ppf([0.025, 0.975])
+    assert sum(low <= hit <= high for hit in hits) >= 17, hits
+    assert 0.01 < np.mean(hits) / test < 0.12, hits

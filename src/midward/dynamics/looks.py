@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -69,11 +69,15 @@ class Look:
 
 
 class Reader(Protocol):
-    """Makes numbers of looks. width: F, how many of one look."""
+    """Makes numbers of looks. width: F, how many of one look.
+
+    project (may be missing): of sums of states [B, D] on their device, the few numbers [B, K] in their place that it
+        needs; it is linear, and phi of a look is [R, K] then.
+    """
 
     width: int
 
-    def __call__(self, look: Look) -> np.ndarray:
+    def __call__(self, look: Look) -> np.ndarray | Sequence[Sequence[float]]:
         """Features [R, F] of R looks, on the host."""
 
 
@@ -137,56 +141,54 @@ class BlockLooks:
         reader: makes numbers of looks.
         followed: what is kept of each row [rows]; filled here.
         size: positions of a block.
-        width: D.
         causal: each token of a block is seen once, as of an autoregressive model.
     """
 
-    def __init__(
-        self, reader: Reader, followed: Sequence[Followed], size: int, width: int, *, causal: bool = False
-    ) -> None:
+    def __init__(self, reader: Reader, followed: Sequence[Followed], size: int, *, causal: bool = False) -> None:
         self.reader = reader
         self.followed = followed
         self.causal = causal
         self._together = math.ceil(POSITIONS / size)  # blocks that are read as one
-        # Of each row's last blocks: sum of w h [D], and of w, at the last look (of an autoregressive row, token).
-        self._sums = np.zeros((len(followed), self._together, width + 1), np.float32)
+        # Of each row's last blocks: sum of w h, and of w, at the last look (of an autoregressive row, token).
+        self._sums: list[list[tuple[Any, float]]] = [[(0.0, 0.0)] * self._together for _ in followed]
         self._blocks: list[dict[int, _Block]] = [{} for _ in followed]
-        self.begun: list[int] = []
 
     def begin(self, rows: Sequence[int], blocks: Sequence[int]) -> list[int]:
-        """At which places of a step a block begins now; one that a row comes back to goes on.
+        """At which places of a step a block begins now; one that a row comes back to goes on. To be called where blocks
+        aren't those of the step before.
 
         Args:
             rows: which of the rows each place of the step is.
             blocks: the number of the block that each is in.
         """
-        self.begun = [place for place, row in enumerate(rows) if blocks[place] not in self._blocks[row]]
-        for place in self.begun:
-            self._blocks[rows[place]][blocks[place]] = _Block()
-        if self.begun:
-            self._sums[
-                [rows[place] for place in self.begun], [blocks[place] % self._together for place in self.begun]
-            ] = 0
-        return self.begun
+        begun = [place for place, row in enumerate(rows) if blocks[place] not in self._blocks[row]]
+        for place in begun:
+            row, block = rows[place], blocks[place]
+            self._blocks[row][block] = _Block()
+            self._sums[row][block % self._together] = (0.0, 0.0)
+        return begun
 
     def take(
         self,
         rows: Sequence[int],
         blocks: Sequence[int],
         counts: Sequence[Sequence[int]],
-        pooled: Callable[[list[int], bool], np.ndarray],
+        begun: Sequence[int],
+        pooled: Callable[[bool], tuple[Sequence[Any], Sequence[float]]],
         step: Step | None = None,
     ) -> list[tuple[int, int, int]]:
-        """The looks of a step, which `begin` was called for, as (place, block, look).
+        """The looks of a step, as (place, block, look).
 
         Args:
             rows, blocks: as of `begin`.
             counts: of each block, how many positions it had to fill, and how many of those stand now.
-            pooled: of places, and whether it is before the step's commits, sums of w h, and of w [R, D + 1] float32.
+            begun: what `begin` said of this step.
+            pooled: before the step's commits or after them, of each place the sum of w h [D] or what a reader projects
+                it to, and of w.
             step: for a reader that needs it.
         """
         # 1. Look 0 where a block begins; then the grid points that are reached.
-        begins = [(place, 0) for place in self.begun if counts[place][0]]
+        begins = [(place, 0) for place in begun if counts[place][0]]
         reached = []
         for place, (total, now) in enumerate(counts):
             block = self._blocks[rows[place]][blocks[place]]
@@ -199,16 +201,18 @@ class BlockLooks:
         # 2. Their states and features.
         taken = []
         for points, first in ((begins, True), (reached, False)):
-            always = self.causal and not first  # each of its tokens is seen once
-            places, looks = [place for place, _ in points], [look for _, look in points]
-            seen = list(range(len(rows))) if always else sorted(set(places))
+            seen = {place for place, _ in points}
+            if self.causal and not first:  # each of its tokens is seen once
+                seen = {*range(len(rows))}
             if not seen:
                 continue
-            phi = self._states(pooled(seen, first), [rows[place] for place in seen], [blocks[i] for i in seen], first)
+            sums, weights = pooled(first)
+            phi = {at: self._phi(rows[at], blocks[at], sums[at], weights[at], first) for at in seen}
             if points:
+                places, looks = [place for place, _ in points], [look for _, look in points]
                 numbers = [blocks[place] for place in places]
-                at = phi if places == seen else phi[[seen.index(place) for place in places]]
-                features = self.reader(Look(places, numbers, looks, first, at, step))
+                states = np.array([phi[place] for place in places])
+                features = self.reader(Look(places, numbers, looks, first, states, step))
                 for place, number, look, values in zip(places, numbers, looks, features, strict=True):
                     followed = self.followed[rows[place]]
                     followed.features[number, look] = values
@@ -218,16 +222,18 @@ class BlockLooks:
             self.followed[row].taken += 1
         return taken
 
-    def _states(self, sums: np.ndarray, rows: list[int], blocks: list[int], first: bool) -> np.ndarray:
-        """phi [R, D]: with the tokens before, of an autoregressive block, and the blocks before, of short ones."""
-        at = rows, [block % self._together for block in blocks]
-        if first:
-            sums = sums + self._sums[rows].sum(1)
-        else:
-            self._sums[at] = sums + self._sums[at] if self.causal else sums
-            sums = self._sums[rows].sum(1)
-        weights = sums[:, -1:]
-        return np.asarray(sums[:, :-1] / (np.maximum(weights, 1) if self.causal else weights))
+    def _phi(self, row: int, block: int, total: Any, weight: float, first: bool) -> Any:
+        """phi of a row's sums: with the tokens before, of an autoregressive block, and the blocks before, of short
+        ones."""
+        sums, slot = self._sums[row], block % self._together
+        if self.causal and not first:
+            total, weight = total + sums[slot][0], weight + sums[slot][1]
+        if not first:
+            sums[slot] = total, weight
+        for place, (others, more) in enumerate(sums):
+            if place != slot and more:
+                total, weight = total + others, weight + more
+        return total / max(weight, 1)
 
 
 #: Told after each step at which something was looked at: the step, what was followed of its rows [B], and the looks
@@ -273,6 +279,7 @@ class Looks:
         self._followed: dict[int, Followed] = {}
         self._begin = getattr(reader, "on_start", None)
         self._watch = getattr(reader, "on_step", None)
+        self._project = getattr(reader, "project", None)
         self.reduce = getattr(reader, "reduce", None)
 
     def signal(self, row: int) -> torch.Tensor:
@@ -283,21 +290,16 @@ class Looks:
 
     def on_start(self, canvas: Canvas) -> None:
         self._size = block_size(canvas.model, canvas.sampling)
+        self._device = canvas.ids.device
         ends = canvas.model.family.end_ids if canvas.sampling.end != "keep" else ()
-        self._ends = torch.tensor(ends, device=canvas.ids.device, dtype=torch.long)
+        self._ends = torch.tensor(ends, device=self._device, dtype=torch.long)
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what each row's block had to fill
         self._totals = [0] * len(canvas.rows)  # how much that is
         self._group: _Group | None = None
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
         followed = [Followed() for _ in canvas.rows]
         self._followed |= {row.index: followed[place] for place, row in enumerate(canvas.rows)}
-        self._looks = BlockLooks(
-            self.reader,
-            followed,
-            self._size,
-            canvas.model.hidden_size,
-            causal=canvas.model.family.kind == "autoregressive",
-        )
+        self._looks = BlockLooks(self.reader, followed, self._size, causal=canvas.model.family.kind == "autoregressive")
         if self._begin is not None:
             self._begin(canvas)
 
@@ -305,49 +307,45 @@ class Looks:
         if self._watch is not None:
             self._watch(step)
         # 1. The block of each row, and what it had to fill.
-        spans = step.blocks
-        if self._looks.causal:
-            starts = [start - start % self._size for start, _ in spans]
-            spans = [(start, start + self._size) for start in starts]
-        group = self._group
+        causal, spans = self._looks.causal, step.blocks
+        if causal:
+            spans = [(start - start % self._size, start - start % self._size + self._size) for start, _ in spans]
+        group, begun = self._group, list[int]()
         if group is None or group.requests != step.rows or group.spans != spans:
-            group = self._group = self._grouped(step, spans)
-            begun = self._looks.begun
-        else:
-            begun = self._looks.begin(group.rows, group.blocks)
+            group, begun = self._grouped(step, spans)
+            self._group = group
         # 2. What stands there, and the sums of states: one reading of the device.
-        to_fill, hidden = group.to_fill, step.active_hidden
-        stands = to_fill & group.of_blocks(step.committed, 0)
-        if self._looks.causal:
-            position = slice(*step.blocks[0])
-            read = group.is_open[:, position]
-            first = torch.ones_like(read)
+        hidden, stands = step.active_hidden, group.to_fill & group.of_blocks(step.committed, 0)
+        if causal:
+            read = group.is_open[:, slice(*step.blocks[0])]
         else:
             read = up_to_end(stands, group.of_blocks(step.ids, step.response.start), self._ends)
-            first = to_fill
-        parts = [weighted(hidden, read), read, stands]
+        weights = read[:, None]  # [B, 1, n], behind it those of the looks at a block's begin
         if begun:
-            parts += [weighted(hidden, first), first, to_fill]
+            weights = torch.stack([read, torch.ones_like(read) if causal else group.to_fill], 1)
+        sums = torch.bmm(weights.float(), hidden.float())
+        sums = sums if self._project is None else self._project(sums)
+        parts = [sums.flatten(1), weights.flatten(1), stands, *([group.to_fill] if begun else [])]
         values = step.fetch(*parts)
         # 3. How far each block is; its looks.
-        states, tokens, places = hidden.shape[-1], read.shape[1], to_fill.shape[1]
-        whole = states + tokens + places  # behind it the same of the looks at a block's begin
-        flags = [[int(sum(row[:tokens])), int(sum(row[tokens:]))] for row in values[:, states:whole].tolist()]
+        width, tokens = sums.shape[-1], read.shape[1]
+        whole = parts[1].shape[1]
+        flags = values[:, parts[0].shape[1] :].tolist()
         for place in begun:
-            self._totals[group.rows[place]] = int(values[place, whole + states + tokens :].sum())
-        counts = [(self._totals[row], now) for row, (_, now) in zip(group.rows, flags, strict=True)]
+            self._totals[group.rows[place]] = int(sum(flags[place][whole + stands.shape[1] :]))
+        counts = [
+            (self._totals[row], int(sum(own[whole : whole + stands.shape[1]])))
+            for row, own in zip(group.rows, flags, strict=True)
+        ]
 
-        def pooled(seen: list[int], at_first: bool) -> np.ndarray:
-            start = whole if at_first else 0
-            sums = values[seen, start : start + states + 1]
-            if at_first:
-                sums[:, -1] = values[seen, start + states : start + states + tokens].sum(-1)
-            else:
-                sums[:, -1] = [flags[place][0] for place in seen]
-            return sums
+        def pooled(first: bool) -> tuple[Sequence[Any], Sequence[float]]:
+            own = values[:, first * width : (first + 1) * width]
+            weights = [sum(row[first * tokens : (first + 1) * tokens]) for row in flags]
+            sums: Any = own[:, 0].tolist() if width == 1 else own
+            return sums, weights
 
-        taken = self._looks.take(group.rows, group.blocks, counts, pooled, step)
-        if self._looks.causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
+        taken = self._looks.take(group.rows, group.blocks, counts, begun, pooled, step)
+        if causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
             seen = {place for place, _, look in taken if look}
             step.unseen.update(row for place, row in enumerate(step.rows) if place not in seen)
         if taken and self.on_look is not None:
@@ -358,15 +356,15 @@ class Looks:
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _grouped(self, step: Step, spans: list[tuple[int, int]]) -> _Group:
-        """The rows of a step at which some have left, or blocks begin."""
+    def _grouped(self, step: Step, spans: list[tuple[int, int]]) -> tuple[_Group, list[int]]:
+        """The rows of a step at which some have left or blocks begin, and at which places those begin."""
         rows = [self._place[row] for row in step.rows]
         blocks = [number_of(start, self._size) for start, _ in spans]
-        index = torch.tensor(rows, device=step.ids.device)
+        index = torch.tensor(rows, device=self._device)
         if begun := self._looks.begin(rows, blocks):
-            begins = torch.tensor(begun, device=index.device)
-            columns = torch.arange(self._open.shape[1], device=index.device)
-            edges = torch.tensor([spans[place] for place in begun], device=index.device)
+            begins = torch.tensor(begun, device=self._device)
+            columns = torch.arange(self._open.shape[1], device=self._device)
+            edges = torch.tensor([spans[place] for place in begun], device=self._device)
             within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
             self._open[index[begins]] = within & ~(step.committed & ~step.new)[begins]
         is_open = self._open[index]
@@ -376,13 +374,13 @@ class Looks:
             def of_part(values: torch.Tensor, start: int) -> torch.Tensor:
                 return values[:, start + part.start : start + part.stop]
 
-            return _Group(list(step.rows), spans, rows, blocks, is_open, of_part, is_open[:, part])
-        most, edges = max(stop - start for start, stop in spans), torch.tensor(spans, device=index.device)
-        columns = edges[:, :1] + torch.arange(most, device=index.device)
+            return _Group(list(step.rows), spans, rows, blocks, is_open, of_part, is_open[:, part]), begun
+        most, edges = max(stop - start for start, stop in spans), torch.tensor(spans, device=self._device)
+        columns = edges[:, :1] + torch.arange(most, device=self._device)
         inside, columns = columns < edges[:, 1:], columns.clamp(max=is_open.shape[1] - 1)
 
         def gathered(values: torch.Tensor, start: int) -> torch.Tensor:
             return values.gather(1, start + columns)
 
         to_fill = is_open.gather(1, columns) & inside
-        return _Group(list(step.rows), spans, rows, blocks, is_open, gathered, to_fill)
+        return _Group(list(step.rows), spans, rows, blocks, is_open, gathered, to_fill), begun

@@ -104,7 +104,7 @@ def signal(phi: np.ndarray, units: np.ndarray, *, eps: float = EPS, tau: float =
 
         d_t^k = 1 - cos(phi_t, mu_t^k)                                  k: harmful, harmless
         l_t = (log(d_t^harmful + eps) - log(d_t^harmless + eps)) / tau
-        sigma_t = sigmoid(l_t)
+        sigma_t = sigmoid(l_t) = 1 / (1 + ((d_t^harmless + eps) / (d_t^harmful + eps))^(1 / tau))
 
     Args:
         phi: [..., D] float64.
@@ -117,10 +117,10 @@ def signal(phi: np.ndarray, units: np.ndarray, *, eps: float = EPS, tau: float =
     """
     # A guard asks this of a few numbers at every step: what counts is how few different things are called, since each
     # is cold after a forward.
-    dots = (units * phi[..., None, :]).sum(-1)
-    norms = np.sqrt((phi * phi).sum(-1))
-    logs = np.log(np.maximum(1 - dots / np.maximum(norms, _TINY)[..., None], 0) + eps)
-    return expit((logs[..., 0] - logs[..., 1]) / tau)
+    dots = (units @ phi[..., None])[..., 0]
+    norms = np.sqrt((phi[..., None, :] @ phi[..., None])[..., 0])
+    distances = np.maximum(1 - dots / np.maximum(norms, _TINY), 0) + eps
+    return expit(np.log(distances[..., 0] / distances[..., 1]) / tau)
 
 
 def numbers(states: torch.Tensor) -> np.ndarray:
@@ -167,6 +167,13 @@ def internally_recovered(sigma: Sequence[float], threshold: float) -> bool | Non
     if not len(values) or np.isnan(values).any():
         return None
     return bool(values.max() > COMPLIANT and values[-1] < threshold)
+
+
+def mean_square(values: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """[N] of values [N, t], or of the first `known` [N] of each."""
+    if known is not None:
+        values = values * (np.arange(values.shape[1]) < known[:, None])
+    return np.asarray(np.einsum("nt,nt->n", values, values) / (values.shape[1] if known is None else known))
 
 
 # --- 5. the guard's autoencoder ----------------------------------------------------------------------------------
@@ -220,20 +227,21 @@ class Autoencoder:
             out = np.maximum(out, 0.0) @ weight + bias
         return out
 
-    def error_at(self, begun: np.ndarray) -> np.ndarray:
+    def error_at(self, begun: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """The guard's score, mean((rebuilt - sigma)^2) over the steps that are known [N].
 
         Args:
             begun: the first t steps of signals [N, t]. All T give the paper's score; fewer are completed by the
                 harmless mean, which is ours.
+            known: of each signal [N], how many of them are; what is behind those is 0. None: all.
         """
-        known = begun.shape[1]
-        out = begun @ self.weights[0][:known] + self._behind[known]
+        count = begun.shape[1]
+        out = begun @ self.weights[0][:count] + self._behind[count if known is None else known]
         for weight, bias in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
             out = np.maximum(out, 0.0) @ weight + bias
-        out = np.maximum(out, 0.0) @ self.weights[-1][:, :known] + self.biases[-1][:known]
+        out = np.maximum(out, 0.0) @ self.weights[-1][:, :count] + self.biases[-1][:count]
         out -= begun
-        return np.einsum("nt,nt->n", out, out) / known
+        return mean_square(out, known)
 
     @cached_property
     def _behind(self) -> np.ndarray:

@@ -96,6 +96,7 @@ class Pooling:
         self._rows: tuple[list[int], torch.Tensor] | None = None
         own = canvas.sampling.threshold is not None
         self._own_count = dict.fromkeys(self._place, 0) if own else None
+        self._even = torch.full_like(canvas.forced, 1 / canvas.length, dtype=torch.float32)
         self._sums: dict[int, torch.Tensor] = {}
         self._count = torch.zeros(len(canvas.rows), 1, device=canvas.ids.device)
         self._hook(canvas.model)
@@ -159,7 +160,7 @@ class Pooling:
     def _weights(self, step: Step) -> torch.Tensor:
         """What each position counts in the mean [B, length]."""
         if self.reading == "response":
-            return torch.full_like(step.committed, 1 / step.committed.shape[1], dtype=torch.float32)
+            return self._even[: len(step.rows)]
         counted = step.committed
         if len(self._ends):
             ids = step.ids[:, step.response]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.errors import InputError
 from midward.guards.arms import Arm, Steering
 from midward.guards.guard import Labelled
 from midward.guards.labelled import DirectionMonitor
@@ -44,10 +42,8 @@ class Ablation(Arm):
     name = "ablation"
     about = "an attack: takes the refusal direction, or a random one, out of the states that tokens are chosen from"
     Settings = Removed
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.vector = torch.zeros(0)
+    holds = (("vector", torch.float32, 1),)
+    vector: torch.Tensor
 
     def learn(
         self, model: LanguageModel, labelled: Labelled, *, sampling: Sampling | None = None, batch_size: int = 8
@@ -61,15 +57,8 @@ class Ablation(Arm):
     def defence(self) -> Steering:
         return _Removing(self.vector, self.settings.beta)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        return super().tensors() | {"vector": self.vector.numpy()}
-
-    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        vector = tensors["vector"]
-        super().restore({name: value for name, value in tensors.items() if name != "vector"})
-        if vector.ndim != 1 or vector.dtype != np.float32 or abs(np.linalg.norm(vector) - 1) > 1e-3:
-            raise InputError("vector must be a row of numbers of length 1")
-        self.vector = torch.from_numpy(vector)
+    def is_sound(self, name: str, values: torch.Tensor) -> bool:
+        return abs(float(values.norm()) - 1) <= 1e-3
 
 
 class _Removing(Steering):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
+from midward.errors import InputError
 from midward.guards.guard import Exchange, Guard, GuardError, Look
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Response, Sampling, Step, Watcher, sample
@@ -80,6 +81,13 @@ class Arm(Guard):
     looks: ClassVar[Look] = "during"
     tied_to = ("model", "sampling")
     repairs = True
+    #: What it learns: the attribute, its dtype and how many dimensions it has.
+    holds: ClassVar[tuple[tuple[str, torch.dtype, int], ...]] = ()
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, dtype, dimensions in self.holds:
+            setattr(self, name, torch.zeros([0] * dimensions, dtype=dtype))
 
     @abstractmethod
     def defence(self) -> Progress:
@@ -128,6 +136,29 @@ class Arm(Guard):
         ]
         verdicts = self._verdicts(np.array(changes, dtype=float))
         return [replace(response, verdict=verdict) for response, verdict in zip(responses, verdicts, strict=True)]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return super().tensors() | {name: getattr(self, name).numpy() for name, *_ in self.holds}
+
+    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
+        learned = {name: torch.from_numpy(tensors[name]) for name, *_ in self.holds}
+        super().restore({name: value for name, value in tensors.items() if name not in learned})
+        for name, dtype, dimensions in self.holds:
+            values = learned[name]
+            if (
+                values.dtype != dtype
+                or values.ndim != dimensions
+                or not values.numel()
+                or not self.is_sound(name, values)
+            ):
+                raise InputError(
+                    f"it holds {name} of {str(dtype).removeprefix('torch.')} that no {self.name!r} has made"
+                )
+            setattr(self, name, values)
+
+    def is_sound(self, name: str, values: torch.Tensor) -> bool:
+        """Whether values may be what it learned."""
+        return True
 
     def _require_diffusion(self, model: LanguageModel) -> None:
         if model.family.kind != "diffusion":

@@ -4,7 +4,7 @@ masked again (arXiv 2605.13043)."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +14,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.dynamics.directions import answer_states, asked_states, direction
-from midward.errors import InputError
 from midward.guards.arms import Arm, Progress, Steering
 from midward.guards.guard import Exchange, GuardError, Labelled, prompt_ids, user_text
 from midward.models import LanguageModel
@@ -60,11 +59,9 @@ class CSD(Arm):
     name = "csd"
     about = "steers states away from harmful answers, and masks again what looks like them"
     Settings = SteeringRemasking
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.direction = torch.zeros(0)
-        self.thetas = (0.0, 0.0)  # of masks, of tokens
+    holds = (("direction", torch.float32, 1), ("thetas", torch.float64, 1))
+    direction: torch.Tensor
+    thetas: torch.Tensor  # of masks, of tokens
 
     def learn(
         self, model: LanguageModel, labelled: Labelled, *, sampling: Sampling | None = None, batch_size: int = 8
@@ -86,14 +83,14 @@ class CSD(Arm):
         asked = [Request(each.request.prompt) for each in labelled.answered]
         masks = [states[block] for states in asked_states(model, asked, sampling, batch_size=batch_size)]
         quantiles = [np.quantile((torch.cat(each) @ self.direction).numpy(), QUANTILE) for each in (masks, answered)]
-        self.thetas = (float(quantiles[0]), float(quantiles[1]))
+        self.thetas = torch.tensor(quantiles, dtype=torch.float64)
         return self
 
     def defence(self) -> Progress:
         own = self.settings
         return _Defence(
             self.direction,
-            self.thetas,
+            *(float(theta) for theta in self.thetas),
             beta=own.beta if own.arm != "remask" else 0.0,
             rho=own.rho,
             rounds=own.rounds if own.arm != "steer" else 0,
@@ -119,16 +116,8 @@ class CSD(Arm):
             return request
         return replace(request, prompt=[*ids, *model.tokens(user_text(model, request))])
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        own = {"direction": self.direction.numpy(), "thetas": np.array(self.thetas)}
-        return super().tensors() | own
-
-    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        vector, thetas = tensors["direction"], tensors["thetas"]
-        super().restore({name: value for name, value in tensors.items() if name not in ("direction", "thetas")})
-        if vector.ndim != 1 or vector.dtype != np.float32 or thetas.shape != (2,) or thetas.dtype != np.float64:
-            raise InputError("it holds no direction with two thresholds")
-        self.direction, self.thetas = torch.from_numpy(vector), (float(thetas[0]), float(thetas[1]))
+    def is_sound(self, name: str, values: torch.Tensor) -> bool:
+        return name == "direction" or len(values) == 2
 
 
 def _texts(exchanges: Sequence[Exchange]) -> list[tuple[Request, str]]:
@@ -138,9 +127,7 @@ def _texts(exchanges: Sequence[Exchange]) -> list[tuple[Request, str]]:
 class _Defence(Steering):
     """The defence of one call to `sample`."""
 
-    def __init__(
-        self, vector: torch.Tensor, thetas: tuple[float, float], *, beta: float, rho: float, rounds: int
-    ) -> None:
+    def __init__(self, vector: torch.Tensor, *thetas: float, beta: float, rho: float, rounds: int) -> None:
         super().__init__()
         self.vector, self.thetas = vector, thetas
         self.beta, self.rho, self.rounds = beta, rho, rounds

@@ -16,6 +16,7 @@ from scipy.special import logit
 from sklearn.covariance import ledoit_wolf
 
 from midward.dynamics import Autoencoder
+from midward.dynamics.sri import mean_square
 from midward.errors import InputError
 
 QUANTILE = 0.99  # of the training signals' errors, which is their scale
@@ -41,9 +42,13 @@ class Detector:
         # A step at which training errors vanish must not make a rounding error look like an attack.
         return cls(fitted, np.maximum(errors, 1e-3 * errors.max() + 1e-9))
 
-    def ratio_at(self, begun: np.ndarray) -> np.ndarray:
-        """The error of the first steps [N, t] in units of `scale` [N]."""
-        return self.fitted.error_at(begun) / self.scale[begun.shape[1] - 1]
+    def ratio_at(self, begun: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """The error of the first steps [N, t] in units of `scale` [N]. known [N]: how many of them each signal has,
+        where that isn't all."""
+        if known is None:
+            return self.fitted.error_at(begun) / self.scale[begun.shape[1] - 1]
+        inside = np.where(np.arange(begun.shape[1]) < known[:, None], begun, 0.0)
+        return self.fitted.error_at(inside, known) / self.scale[known - 1]
 
     def ratios(self, signals: np.ndarray) -> np.ndarray:
         """`ratio_at` of every beginning of signals [N, t], as [N, t]; the last column is the whole's."""
@@ -90,11 +95,10 @@ class Mahalanobis:
         covariance = ledoit_wolf(values)[0] + 1e-9 * np.eye(values.shape[1])  # signals may be all alike
         return cls(np.linalg.inv(np.linalg.cholesky(covariance)), values.mean(0))
 
-    def error_at(self, begun: np.ndarray) -> np.ndarray:
-        """The mean squared Mahalanobis distance of the first steps [N, t], in logits [N]."""
-        known = begun.shape[1]
-        apart = (_logits(begun) - self.mean[:known]) @ self.whiten[:known, :known].T
-        return np.einsum("nt,nt->n", apart, apart) / known
+    def error_at(self, begun: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """The mean squared Mahalanobis distance of the first steps [N, t] in logits [N]; see `Autoencoder`."""
+        count = begun.shape[1]  # `whiten` is triangular, so a step hangs on none behind it
+        return mean_square((_logits(begun) - self.mean[:count]) @ self.whiten[:count, :count].T, known)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """All that was fitted, for a guard's file."""

@@ -162,7 +162,7 @@ class RowGuard:
     def __init__(self, engine: EngineGuard) -> None:
         self._engine = engine
         self._followed = Followed()
-        self._blocks = BlockLooks(engine.reader, [self._followed], engine.size, engine.width)
+        self._blocks = BlockLooks(engine.reader, [self._followed], engine.size)
         self._is_open = torch.zeros(0, dtype=torch.bool)
         self._number: int | None = None
         self.decision = Decision(False, None, 0, None, engine.guard.threshold)
@@ -188,12 +188,15 @@ class RowGuard:
             self._is_open = before == engine.mask_id if step.is_open is None else step.is_open.cpu().bool()
             self._number = step.number
         is_open = self._is_open
-        self._blocks.begin([0], [step.number])
+        begun = self._blocks.begin([0], [step.number]) if is_new else []
         counts = [[int(is_open.sum()), int((is_open & (after != engine.mask_id)).sum())]]
         number = self._followed.taken
-        taken = self._blocks.take(
-            [0], [step.number], counts, lambda _, first: engine.sums(step, is_open, first)[None].numpy()
-        )
+
+        def pooled(first: bool) -> tuple[list[np.ndarray], list[float]]:
+            sums = engine.sums(step, is_open, first).numpy()
+            return [sums[:-1]], [float(sums[-1])]
+
+        taken = self._blocks.take([0], [step.number], counts, begun, pooled)
         for _, block, look in taken:
             rank = float(guard.ranks_at(class_of(block), np.array([self._followed.so_far(block, look)]))[0])
             if not np.isfinite(rank):

@@ -17,6 +17,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -95,10 +96,17 @@ class LogOdds:
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
         """Log-odds [N] of states [N, D]."""
-        out = (states - self.mean) / self.scale @ self.weights[0] + self.biases[0]
+        weight, bias = self.first
+        out = states @ weight + bias
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
             out = np.maximum(out, 0.0) @ weight + bias
         return np.asarray(out[:, 0])
+
+    @cached_property
+    def first(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first layer's weights and biases, for states as they are: a guard asks for a few at every step."""
+        weight = self.weights[0] / self.scale[:, None]
+        return weight, self.biases[0] - self.mean @ weight
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """All that was fitted, for a guard's file."""
@@ -284,12 +292,18 @@ class _Cheap:
     width = _Hesitating.width
 
     def __init__(self, cheap: LogOdds) -> None:
-        self.cheap = cheap
+        weight, [self.bias] = cheap.first
+        self.weight = torch.from_numpy(weight)
 
-    def __call__(self, look: Look) -> np.ndarray:
-        features = np.zeros((len(look.rows), self.width))
-        features[:, 0] = self.cheap(look.phi.astype(np.float64))
-        return features
+    def on_start(self, canvas: Canvas) -> None:
+        self.weight = self.weight.to(canvas.ids.device)
+
+    def project(self, sums: torch.Tensor) -> torch.Tensor:
+        """What the probe makes of sums of states [B, 1] float64."""
+        return sums.double() @ self.weight
+
+    def __call__(self, look: Look) -> list[tuple[float, float, float]]:
+        return [(z + self.bias, 0.0, 0.0) for z in look.phi.tolist()]
 
 
 # --- along a direction ----------------------------------------------------------------------------------------------

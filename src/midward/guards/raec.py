@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.errors import InputError
 from midward.guards.arms import Arm, Progress
 from midward.guards.guard import Exchange, GuardError, Labelled
 from midward.models import LanguageModel
@@ -53,10 +51,8 @@ class RAEC(Arm):
     name = "raec"
     about = "commits early what persistently opens a refusal"
     Settings = EarlyCommitment
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.tokens: tuple[int, ...] = ()
+    holds = (("tokens", torch.long, 1),)
+    tokens: torch.Tensor
 
     @property
     def reads_labels(self) -> bool:
@@ -65,7 +61,7 @@ class RAEC(Arm):
     def bind(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
         super().bind(model, sampling)
         if words := self.settings.words:
-            self.tokens = tuple(sorted({token for word in words for token in model.tokens(word)}))
+            self.tokens = torch.tensor(sorted({token for word in words for token in model.tokens(word)}))
 
     def learn(
         self, model: LanguageModel, labelled: Labelled, *, sampling: Sampling | None = None, batch_size: int = 8
@@ -77,7 +73,8 @@ class RAEC(Arm):
                 f"{len(labelled.refused)} refused answers have no opening that {len(labelled.answered)} answered ones "
                 "haven't; give more harmful prompts that the model refuses (--harmful), or words (raec:words=[...])."
             )
-        self.tokens = tuple(sorted(excess, key=lambda token: (-excess[token], token))[: self.settings.size])
+        ranked = sorted(excess, key=lambda token: (-excess[token], token))
+        self.tokens = torch.tensor(ranked[: self.settings.size])
         return self
 
     def _shares(self, model: LanguageModel, answers: Sequence[Exchange]) -> dict[int, float]:
@@ -89,28 +86,21 @@ class RAEC(Arm):
     def defence(self) -> Progress:
         return _Committing(self.tokens, self.settings)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        return super().tensors() | {"tokens": np.array(self.tokens, dtype=np.int64)}
-
-    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        tokens = tensors["tokens"]
-        super().restore({name: value for name, value in tensors.items() if name != "tokens"})
-        if tokens.ndim != 1 or tokens.dtype != np.int64 or not len(tokens) or (tokens < 0).any():
-            raise InputError("tokens must be a row of token ids")
-        self.tokens = tuple(tokens.tolist())
+    def is_sound(self, name: str, values: torch.Tensor) -> bool:
+        return bool((values >= 0).all())
 
 
 class _Committing(Progress):
     """The defence of one call to `sample`. runs [B, length]: steps in a row at which a position waits with a token of
     S predicted. window [B, length]: where it looks."""
 
-    def __init__(self, tokens: Sequence[int], settings: EarlyCommitment) -> None:
+    def __init__(self, tokens: torch.Tensor, settings: EarlyCommitment) -> None:
         super().__init__()
         self.tokens, self.settings = tokens, settings
 
     def on_start(self, canvas: Canvas) -> None:
         super().on_start(canvas)
-        self.refusing = torch.tensor(self.tokens, device=canvas.ids.device, dtype=torch.long)
+        self.refusing = self.tokens.to(canvas.ids.device)
         self.window = self.open & (self.open.cumsum(-1) <= self.settings.window)
         for number, row in enumerate(canvas.rows):
             for ban in row.request.bans:  # its window is filled from left to right, and by nobody else

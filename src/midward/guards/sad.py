@@ -6,15 +6,12 @@ Shapes: N texts, L response positions, B rows of the canvas, P positions, V voca
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.errors import InputError
 from midward.guards.arms import Arm, Steering
 from midward.guards.guard import GuardError, Labelled
 from midward.models import LanguageModel
@@ -51,10 +48,8 @@ class SAD(Arm):
     name = "sad"
     about = "makes tokens less probable that unsafe texts like the canvas have at the same place"
     Settings = UnsafeTexts
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.texts = torch.zeros((0, 0), dtype=torch.long)  # [N, L]
+    holds = (("texts", torch.long, 2),)
+    texts: torch.Tensor  # [N, L]
 
     def learn(
         self, model: LanguageModel, labelled: Labelled, *, sampling: Sampling | None = None, batch_size: int = 8
@@ -74,15 +69,8 @@ class SAD(Arm):
     def defence(self) -> Steering:
         return _Shifting(self.texts, self.settings)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        return super().tensors() | {"texts": self.texts.numpy()}
-
-    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        texts = tensors["texts"]
-        super().restore({name: value for name, value in tensors.items() if name != "texts"})
-        if texts.ndim != 2 or texts.dtype != np.int64 or not texts.size or (texts < WILD).any():
-            raise InputError("texts must be rows of token ids")
-        self.texts = torch.from_numpy(texts)
+    def is_sound(self, name: str, values: torch.Tensor) -> bool:
+        return bool((values >= WILD).all())
 
 
 class _Shifting(Steering):

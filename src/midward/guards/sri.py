@@ -151,18 +151,17 @@ class SRIGuard(Guard):
         most = self._steps(len(self.anchors.mu_harmless))
 
         def decide(step: Step, sigma: np.ndarray, reached: list[int]) -> None:
-            signals = sigma[:, first:]
-            for count in set(reached):  # rows are at different steps only where a threshold commits
-                known = count - first
-                if not 0 < known <= most:
-                    continue
-                places = [place for place, each in enumerate(reached) if each == count]
-                seen = signals if len(places) == len(signals) else signals[places]
-                above = self.flag(trained.ratio_at(seen[:, :known]))
-                for row in (step.rows[place] for place, over in zip(places, above.tolist()) if over):
-                    step.stopped.add(row)
-                    assert stopped is not None
-                    stopped[row] = known - 1 + first
+            places = [place for place, count in enumerate(reached) if first < count <= first + most]
+            if not places:
+                return
+            known = np.array([reached[place] - first for place in places])
+            seen = sigma if len(places) == len(sigma) else sigma[places]
+            seen, is_same = seen[:, first : first + known.max()], (known == known[0]).all()
+            above = self.flag(trained.ratio_at(seen, None if is_same else known))
+            for place in (place for place, over in zip(places, above.tolist(), strict=True) if over):
+                assert stopped is not None
+                step.stopped.add(step.rows[place])
+                stopped[step.rows[place]] = reached[place] - 1
 
         early = stopped is not None and self.settings.early
         return SRISignal(self.anchors, on_signal=decide if early else None)

@@ -159,6 +159,7 @@ class _Autoregressive(Filling):
             readings[:, position] = values.masked_fill(given[:, position, None], torch.nan)
             return readings
 
+        new, committed = here & ~given, self.committed(rows.tolist())
         return Step(
             index=index,
             of=None if self.editors else canvas.length,  # one that is cut back takes more
@@ -166,9 +167,9 @@ class _Autoregressive(Filling):
             rows=[canvas.rows[row].index for row in rows.tolist()],
             ids=ids,
             response=canvas.response,
-            new=here & ~given,
-            committed=self.committed(rows.tolist()),
             hidden_positions=slice(position, position + 1),
+            _new=lambda: new,
+            _committed=lambda: committed,
             _hidden=lambda: hidden[:, None],
             _predict=predictions,
             _active=lambda: hidden[:, None],

@@ -189,6 +189,7 @@ class _Row(Filling, LogitsProcessor):
             return readings
 
         assert states is not None
+        new, committed = self.accepted & ~before & ~self._written(), self.committed([self.number])
         return Step(
             index=index,
             of=self.steps * self.count,
@@ -196,9 +197,9 @@ class _Row(Filling, LogitsProcessor):
             rows=[canvas.rows[self.number].index],
             ids=ids,
             response=canvas.response,
-            new=self.accepted & ~before & ~self._written(),
-            committed=self.committed([self.number]),
             hidden_positions=slice(0, canvas.length),
+            _new=lambda: new,
+            _committed=lambda: committed,
             _hidden=lambda: states,
             _predict=predictions,
             _active=lambda: states[:, part],

@@ -8,7 +8,7 @@ once its text is final. Shapes: B rows in a step, L = P + length positions, D hi
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import groupby, pairwise
 
 import torch
@@ -56,6 +56,7 @@ class _Forward:
     unguided: torch.Tensor | None
     readings: dict[Reduce, torch.Tensor] = field(default_factory=dict)  # of the eligible positions [N, K]
     places: tuple[torch.Tensor, torch.Tensor] | None = None
+    whole: "_Forward | None" = None  # see `_Diffusion._whole`
 
     def states(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Conditional and unconditional states [N, D] at N rows of the pass and columns of the canvas."""
@@ -462,6 +463,15 @@ class _Diffusion(Filling):
             commit |= rank >= (math.inf if p == 1 else math.log(p / (1 - p)))
         return commit
 
+    def _whole(self, forward: _Forward) -> _Forward:
+        """With an exact cache, the whole forward that it spared."""
+        if self.cache is None or not self.cache.exact:
+            return forward
+        if forward.whole is None:
+            hidden, unguided = self._halves(self.model.hidden(*self._inputs(forward.rows, forward.ids)))
+            forward.whole = replace(forward, starts=[0], hidden=hidden, unguided=unguided)
+        return forward.whole
+
     def _report(
         self,
         forward: _Forward,
@@ -477,17 +487,10 @@ class _Diffusion(Filling):
             first = max(forward.starts[0], width)
             shown = slice(first - width, forward.starts[0] + forward.hidden.shape[1] - width)
 
-        @cache
-        def full() -> _Forward:
-            """With an exact cache, the whole forward that it spared."""
-            if self.cache is None or not self.cache.exact:
-                return forward
-            hidden, unguided = self._halves(self.model.hidden(*self._inputs(forward.rows, forward.ids)))
-            return replace(forward, starts=[0], hidden=hidden, unguided=unguided)
-
         def hidden() -> torch.Tensor:
-            start = full().starts[0]
-            return full().hidden[:, width + shown.start - start : width + shown.stop - start]
+            whole = self._whole(forward)
+            start = whole.starts[0]
+            return whole.hidden[:, width + shown.start - start : width + shown.stop - start]
 
         def predictions() -> tuple[torch.Tensor, torch.Tensor]:
             far = masked & ~eligible
@@ -497,7 +500,7 @@ class _Diffusion(Filling):
                     "it; use cache='prefix' or none."
                 )
             row, column = far.nonzero(as_tuple=True)
-            far_tokens, far_scores, _ = self._predict(full(), far, (row, column))
+            far_tokens, far_scores, _ = self._predict(self._whole(forward), far, (row, column))
             confidence = probability(torch.where(eligible, scores, far_scores)).masked_fill(~masked, 1.0)
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
@@ -506,7 +509,7 @@ class _Diffusion(Filling):
             # A block of several of block-causal attention's own: an exact cache computes those that aren't final.
             firsts = whole.starts * (len(blocks) if len(whole.starts) == 1 else 1)
             if any(width + start < first for first, (start, _) in zip(firsts, blocks, strict=True)):
-                whole = full()
+                whole = self._whole(forward)
             if len(whole.starts) == 1 and blocks == blocks[:1] * len(blocks):
                 first = width - whole.starts[0]
                 return whole.hidden[:, first + blocks[0][0] : first + blocks[0][1]]
@@ -516,7 +519,9 @@ class _Diffusion(Filling):
             row = torch.arange(len(columns), device=self.device)[:, None].expand_as(column)
             return whole.states(row.reshape(-1), column.reshape(-1))[0].view(*column.shape, -1)
 
-        standing = after != self.mask_id
+        def committed() -> torch.Tensor:
+            return after[:, response] != self.mask_id
+
         return Step(
             index=forward.index,
             of=None if self.sampling.threshold is not None else self.steps,
@@ -524,9 +529,9 @@ class _Diffusion(Filling):
             rows=[self.canvas.rows[row].index for row in forward.numbers],
             ids=after,
             response=response,
-            new=(masked & standing)[:, response],
-            committed=standing[:, response],
             hidden_positions=shown,
+            _new=lambda: masked[:, response] & committed(),
+            _committed=committed,
             _hidden=hidden,
             _predict=predictions,
             _active=active,

@@ -34,8 +34,6 @@ class Step:
     blocks: (start, stop) response positions of each row's active block [B]; of an autoregressive step, its position.
     rows: the request index (in the call to `sample`) of each row [B].
     ids [B, L]: the canvas after this step. response: where the response stands in it.
-    new [B, length] bool: committed in this step.
-    committed [B, length] bool: all that stand now, forced ones included.
     written [B, length] bool: written by an edit in this step, after its commits; None where no row was edited.
     place: where the row of a request (its index) stands, as an edit of it is checked against.
     waits [B, W]: what the sampler reads of the device after this step; None where it is nothing, or may be changed
@@ -53,9 +51,9 @@ class Step:
     rows: list[int]
     ids: torch.Tensor
     response: slice
-    new: torch.Tensor
-    committed: torch.Tensor
     hidden_positions: slice
+    _new: Callable[[], torch.Tensor]
+    _committed: Callable[[], torch.Tensor]
     _hidden: Callable[[], torch.Tensor]
     _predict: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     _active: Callable[[], torch.Tensor]
@@ -66,6 +64,16 @@ class Step:
     place: Callable[[int], Place] = _unplaced
     waits: torch.Tensor | None = None
     fetched: list[list[float]] | None = None
+
+    @cached_property
+    def new(self) -> torch.Tensor:
+        """Committed in this step [B, length] bool."""
+        return self._new()
+
+    @cached_property
+    def committed(self) -> torch.Tensor:
+        """All that stand now [B, length] bool, forced ones included."""
+        return self._committed()
 
     @property
     def block(self) -> tuple[int, int]:
@@ -139,9 +147,9 @@ class Step:
         return replace(
             self,
             ids=ids,
-            new=self.new & committed & ~written,
-            committed=committed,
             written=written,
+            _new=lambda: self.new & committed & ~written,
+            _committed=lambda: committed,
             _hidden=lambda: self.hidden,
             _predict=predict,
         )
