@@ -16,6 +16,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass as settings_class
 
 from midward._plugins import checking
 from midward._settings import read_settings
@@ -129,6 +130,11 @@ def conformal_threshold(scores: Sequence[float] | np.ndarray, alpha: float, cert
     return float(np.sort(scores)[conformal_order(len(scores), alpha, certain) - 1])
 
 
+@settings_class(frozen=True, config={"extra": "forbid"})
+class Nothing:
+    """Nothing to set."""
+
+
 class Guard(ABC):
     """One guard: `fit`, `score`, `flag`; `sample` puts it in front of a model. `save` and `load` are functions.
 
@@ -153,7 +159,7 @@ class Guard(ABC):
     version: ClassVar[str] = "1"
     about: ClassVar[str]
     looks: ClassVar[Look]
-    Settings: ClassVar[type[Any]]
+    Settings: ClassVar[type[Any]] = Nothing
     decides_at_steps: ClassVar[bool] = False
     tied_to: ClassVar[tuple[str, ...]] = ("model",)
     free: ClassVar[tuple[str, ...]] = ("seed",)

@@ -225,9 +225,6 @@ class HesitationMonitor(LookGuard):
     def deciding(self) -> Reader:
         return self.reader() if self.settings.arm != "cheap" or self.cheap is None else _Cheap(self.cheap)
 
-    def fit_class(self, number: int, features: np.ndarray) -> None:
-        """Nothing: the probes are fitted on labels."""
-
     def distances(self, number: int, features: np.ndarray) -> np.ndarray:
         if self.settings.arm == "cheap":
             return odds_of(features[:, -1, :1])
@@ -244,9 +241,6 @@ class HesitationMonitor(LookGuard):
         if self.cheap is None or self.heavy is None:
             return {}
         return {**self.cheap.tensors("cheap"), **self.heavy.tensors("heavy"), "margin": np.array([self.margin])}
-
-    def fitted(self) -> dict[str, np.ndarray]:
-        return {}
 
     def rebuild(self, tensors: Mapping[str, np.ndarray]) -> None:
         self.cheap = LogOdds.rebuild(tensors, "cheap")
@@ -309,11 +303,6 @@ class _Cheap:
 # --- along a direction ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, config={"extra": "forbid"})
-class Along:
-    """Nothing to set."""
-
-
 class AlongDirection(LookGuard):
     """What guards share that look along a direction between the mean states of two kinds of answers.
 
@@ -321,7 +310,6 @@ class AlongDirection(LookGuard):
     of a place have.
     """
 
-    Settings = Along
     kinds: ClassVar[tuple[str, str]]
 
     def __init__(self, **settings: Any) -> None:

@@ -210,18 +210,8 @@ class EndToken(LookGuard):
     def reader(self) -> Reader:
         return _EndReader(self.settings.looks == "all")
 
-    def fit_class(self, number: int, features: np.ndarray) -> None:
-        """Nothing but the tails is fitted."""
-
     def distances(self, number: int, features: np.ndarray) -> np.ndarray:
         return features[:, -1] + _TINY
-
-    def fitted(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def rebuild(self, tensors: Mapping[str, np.ndarray]) -> None:
-        if tensors:
-            raise InputError(f"it holds {max(tensors)!r}, which a guard {self.name!r} has no use for")
 
 
 class _EndReader:

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic.dataclasses import dataclass
 
 from midward.guards.guard import Exchange, Guard, prompt_ids
 from midward.models import LanguageModel
-
-
-@dataclass(frozen=True, config={"extra": "forbid"})
-class Masks:
-    """Nothing to set."""
 
 
 class MaskFilter(Guard):
@@ -22,7 +16,6 @@ class MaskFilter(Guard):
     name = "masks"
     about = "counts mask tokens in the request"
     looks = "before"
-    Settings = Masks
     tied_to = ()
 
     def score(self, model: LanguageModel, exchanges: Sequence[Exchange], *, batch_size: int = 8) -> np.ndarray:
