@@ -181,6 +181,7 @@ class Record:
         self.watch, self.out, self.rows = watch, out, list[Row]()
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
+        self.finished = False
         self.facts = {
             "name": name,
             "command": command,
@@ -193,6 +194,9 @@ class Record:
     def add(self, row: Row) -> None:
         self.rows.append(row)
         print(row.line(), flush=True)
+        self.write()
+
+    def write(self) -> None:
         if self.out is not None:
             text = json.dumps(self.as_json(), indent=1)
             write_text(self.out.with_suffix(".json"), f"{text}\n")
@@ -201,6 +205,7 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         minutes = (time.perf_counter() - self.watch.start) / 60
         facts = {**self.facts, "load": [*self.facts["load"], round(os.getloadavg()[0], 1)], "minutes": minutes}
+        facts["finished"] = self.finished
         return {**facts, "packages": packages(), "rows": [asdict(row) for row in self.rows]}
 
     def run(self, jobs: Iterable[tuple[str, Callable[[], Iterable[Row]]]]) -> int:
@@ -208,6 +213,7 @@ class Record:
         where one fails the others follow."""
         print(HEAD)
         for figure, job in jobs:
+            print(f"now {figure} ...", file=sys.stderr, flush=True)
             try:
                 with self.watch.bounded():
                     for row in job():
@@ -220,6 +226,8 @@ class Record:
                 self.add(Row(figure, state="failed", note=f"{type(error).__name__}: {reason}"))
             if self.watch.device != "cpu":
                 torch.cuda.empty_cache()
+        self.finished = True
+        self.write()
         return int(any(row.state == "failed" for row in self.rows))
 
 
@@ -228,7 +236,8 @@ def table(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {record['packages'][name]}" for name in SHOWN if name in record["packages"])
     load = " to ".join(map(str, record["load"]))
     facts = (
-        f"Measured on {record['date']} by `{record['command']}` in {record['minutes']:.1f} minutes: "
+        f"Measured on {record['date']} by `{record['command']}` in {record['minutes']:.1f} minutes"
+        f"{'' if record.get('finished') else ' (not finished)'}: "
         f"{record['machine']}; Python {record['python']}, {versions}; load {load}."
     )
     return "\n".join([HEAD, *(Row(**row).line() for row in record["rows"]), "", facts])
@@ -250,4 +259,9 @@ def place(record: dict[str, Any], page: Path = PAGE) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
-    place(json.loads(parser.parse_args().record.read_text(encoding="utf-8")))
+    given = parser.parse_args()
+    try:
+        record = json.loads(given.record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"{given.record} is no record of bench/measure.py: {error}.")
+    place(record)

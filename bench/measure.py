@@ -102,14 +102,21 @@ def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
     ]
 
 
+def positive(text: str) -> int:
+    """A number of rounds."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", choices=("llada-8b", "tiny"), help="the rows of a GPU, at this shape")
     parser.add_argument("--minutes", type=float, help="rows that don't fit are left out; 15 on a CPU, 8 on a GPU")
-    parser.add_argument("--rounds", type=int, default=3, help="at most, of what is interleaved")
+    parser.add_argument("--rounds", type=positive, default=3, help="at most, of what is interleaved")
     parser.add_argument("--long", action="store_true", help="longer responses and more batches as well, no time limit")
-    parser.add_argument("--only", nargs="+", help="jobs whose name begins with one of these words")
+    parser.add_argument("--only", nargs="+", metavar="JOB", help="jobs whose name begins so; a wrong one lists them")
     parser.add_argument("--guard", help="a fitted guard's folder, for a row over HTTP behind it")
     parser.add_argument("--replicas", type=int, help="a row over HTTP with as many replicas over Ray")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
@@ -121,16 +128,27 @@ def main() -> int:
         parser.error("this torch sees no CUDA device; --device cpu --shape tiny runs on a CPU.")
     if given.device == "cpu":
         torch.set_num_threads(1)
-    watch = Watch(given.device, given.minutes or (8 if shape else 600 if given.long else 15))
+    limit = 8 if shape else 600 if given.long else 15
+    watch = Watch(given.device, limit if given.minutes is None else given.minutes)
     if shape:
         jobs = at_size(watch, shape, given.rounds)
     else:
         jobs = on_two_cores(watch, given.rounds, given.long, given.guard, given.replicas)
+    for word in given.only or ():
+        if not any(name.startswith(word) for name, _ in jobs):
+            named = ", ".join(dict.fromkeys(name for name, _ in jobs))
+            parser.error(f"no job begins with {word!r}. Jobs: {named}.")
     jobs = [(name, job) for name, job in jobs if given.only is None or name.startswith(tuple(given.only))]
-    if not jobs:
-        parser.error(f"no job begins with {' or '.join(map(repr, given.only))}.")
     command = shlex.join(["python", "bench/measure.py", *sys.argv[1:]])
-    return Record("gpu" if shape else "cpu", watch, given.out, command).run(jobs)
+    name = "cpu" if shape is None else "gpu" if given.device == "cuda" and shape == "llada-8b" else "try"
+    try:
+        return Record(name, watch, given.out, command).run(jobs)
+    except OSError as error:
+        parser.error(f"--out {given.out} can't be written: {error}.")
+    except KeyboardInterrupt:
+        kept = f" {given.out.with_suffix('.md')} has the rows that are done." if given.out is not None else ""
+        print(f"\nstopped.{kept}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_the_whole_script_runs_and_needs_no_more_packages_than_it_says(monkeypat
     done = gpu_sh("--device", "cpu", "--shape", "tiny", "--rounds", "1", "--out", tmp_path / "new" / "gpu")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "new" / "gpu.json").read_text())
-    assert record["name"] == "gpu" and not [row for row in record["rows"] if row["state"]]
+    assert record["name"] == "try" and not [row for row in record["rows"] if row["state"]]
     rows = {row["figure"]: row for row in record["rows"]}
     for figure in rows:
         assert figure in (tmp_path / "new" / "gpu.md").read_text() and figure in done.stdout
@@ -132,7 +132,7 @@ def test_the_page_takes_the_table_between_its_markers(frame, tmp_path):
         text = (tmp_path / "out.md").read_text()
         assert page.read_text() == f"before\n<!-- bench: cpu -->\n\n{text}\n<!-- /bench: cpu -->\nafter\n"
     with pytest.raises(SystemExit, match="0 places"):
-        frame.place(saved | {"name": "gpu"}, page)
+        frame.place(saved | {"name": "try"}, page)
 
 
 def test_the_docs_have_a_place_for_each_table():

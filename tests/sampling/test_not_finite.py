@@ -7,7 +7,7 @@ import torch
 from checkpoints import FIXTURES
 
 import midward
-from midward.sampling import Ban, Forced, Request, Sampling, Span, sample, span_log_probs
+from midward.sampling import Ban, Edit, Forced, Request, Sampling, Span, sample, span_log_probs
 from midward.sampling.choose import _certainty
 from midward.sampling.diffusion import fading
 
@@ -152,3 +152,21 @@ def test_the_schedule_decides_what_a_step_commits():
         assert torch.bincount(steps[steps >= 0], minlength=8).tolist() == expected
     with pytest.raises(ValueError, match="schedule"):
         Sampling(schedule="linear")
+
+
+def test_a_row_that_was_broken_once_stays_so_though_an_edit_of_its_own_is_still_to_come(monkeypatch):
+    model = midward.models.load(FIXTURES / "llada-tiny", dtype="float32", device="cpu")
+    own, forwards = model.hidden, []
+
+    def hidden(*given, **named):
+        states = own(*given, **named).clone()
+        forwards.append(len(states))
+        if len(forwards) == 2:
+            states[0] = math.nan
+        return states
+
+    monkeypatch.setattr(model, "hidden", hidden)
+    edited = Request([5, 6, 7], edits=(Edit(4, write=(Forced(0, (9,)),)),))
+    broken, sound = sample(model, [edited, Request([8, 9, 10])], Sampling(length=12, steps=12))
+    assert broken.error and broken.steps == 5  # the edit's own, and none behind it
+    assert sound.error is None and sound.steps > 5 and forwards == [2] * 5 + [1] * (sound.steps - 5)

@@ -122,7 +122,7 @@ class AlignConfig:
         epochs: Passes over the harmful prompts (paper: 1); the last step is filled up from the next.
         max_steps: Optimizer steps, instead of epochs.
         seed: Of the adapter's first weights, the order, the drawn sentences, the revealed tokens.
-        gradient_checkpointing: Recompute the body's activations backwards: less memory, a third slower.
+        gradient_checkpointing: Recompute the body's activations backwards: less memory, somewhat slower.
         log_steps: Steps between rows of the reward curve.
         save_steps: Steps between checkpoints, a multiple of --log-steps.
     """

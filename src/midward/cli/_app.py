@@ -53,7 +53,11 @@ GROUPS = {
     "guard": "Guards: fit them for a model, answer behind one, compare.",
 }
 #: Flags that had another name.
-MOVED = {"recipe": "--recipe FILE is now --config FILE.", "objective": "--objective is now --recipe."}
+MOVED = {
+    "recipe": "--recipe FILE is now --config FILE.",
+    "objective": "--objective is now --recipe.",
+    "chunk_rows": "--chunk-rows is gone: chunks are chosen by their bytes.",
+}
 
 
 class Group(TyperGroup):
@@ -124,7 +128,7 @@ class Verb(TyperCommand):
             if getattr(getattr(error, "param", None), "name", "") == "recipe" and ".y" in str(error):
                 option = "recipe"  # of align, which has a flag of that name
             if option in MOVED:
-                raise typer.BadParameter(MOVED[option], param_hint=f"--{option}") from None
+                raise typer.BadParameter(MOVED[option], param_hint=f"--{option.replace('_', '-')}") from None
             ours = f"--{ELSEWHERE.get(option)}"
             if any(ours in parameter.opts for parameter in self.params):
                 vars(error)["possibilities"] = [ours]

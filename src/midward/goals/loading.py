@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def name_of(name: str) -> str:
     path = Path(name)
     content = read_json(path) if name not in SETS and path.suffix.lower() == ".json" else None
     method = (content.get("parameters") or {}).get("method") if isinstance(content, dict) else None
-    return name if name in SETS else f"{method}-{path.stem}" if method else path.stem
+    if name in SETS:
+        return name
+    return f"{method}-{path.stem}" if isinstance(method, str) and re.fullmatch(r"[\w .-]+", method) else path.stem
 
 
 def says_harm(name_or_path: str | Path, column: str | None = None) -> bool:

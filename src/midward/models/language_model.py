@@ -237,6 +237,7 @@ class LanguageModel:
         if not self._foldable or any(layer.merged for layer in layers):
             yield
             return
+        _ = self.fingerprint  # of the weights as they are
         kept = [weight.data for weight in weights]
         for weight in weights:
             weight.data = weight.data.clone()
@@ -244,9 +245,11 @@ class LanguageModel:
             self.network.merge_adapter()
             yield
         finally:
-            self.network.unmerge_adapter()
-            for weight, data in zip(weights, kept, strict=True):
-                weight.data = data
+            try:
+                self.network.unmerge_adapter()
+            finally:
+                for weight, data in zip(weights, kept, strict=True):
+                    weight.data = data
 
     @property
     def _foldable(self) -> bool:

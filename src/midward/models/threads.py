@@ -16,7 +16,7 @@ _spared: int | None = None  # the threads that torch had before, while it has on
 
 def spare_threads(model: LanguageModel) -> None:
     """Have torch use one thread as long as this process was told of small models on the CPU alone: more would wait for
-    each other. For commands and servers, whose process is ours. OMP_NUM_THREADS, where it is set, decides."""
+    each other. For commands, whose process is ours. OMP_NUM_THREADS, where it is set, decides."""
     global _largest, _spared
     if "OMP_NUM_THREADS" in os.environ or model.device.type != "cpu":
         return

@@ -193,7 +193,8 @@ def searched(
     own, threads = torch.get_num_threads(), available_threads()
     one_a_thread = threads if model.device.type == "cpu" else 1
     workers = one_a_thread if config.searches == 0 else config.searches or 1
-    torch.set_num_threads(max(1, threads // workers))
+    if workers > 1:
+        torch.set_num_threads(max(1, threads // workers))
     with ThreadPoolExecutor(workers) as pool:
         coming = [pool.submit(searches.prepared, case) for case in asked]
         try:

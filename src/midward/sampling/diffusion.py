@@ -245,10 +245,10 @@ class _Diffusion(Filling):
             readings = state.tolist()
         finished = set()
         for number, stop, (final, left, is_broken) in zip(working, stops, readings, strict=True):
-            if is_broken:
+            if is_broken := bool(is_broken) or self.open[number][2]:  # for good
                 canvas.broken[number] = True
-            self.open[number] = stop, int(left), bool(is_broken)
-            if final and not self.planned.left[number]:
+            self.open[number] = stop, int(left), is_broken
+            if (final or (is_broken and stops_early)) and not self.planned.left[number]:
                 finished.add(number)
         if finished:
             self.alive = [number for number in self.alive if number not in finished]
@@ -259,8 +259,8 @@ class _Diffusion(Filling):
         """Of rows as they stand [B, L]: whether the text is final, the masks `within` [B, L], and whether numbers
         aren't finite: [B, 3]. Small, for it is all that a step has to read of the device."""
         left = (ids == self.mask_id).logical_and_(within).sum(-1)
-        final = self.canvas.finished(ids).logical_or_(broken) if stops_early else broken.new_zeros(())
-        return torch.stack([final.expand_as(broken), left, broken], -1)
+        final = self.canvas.finished(ids) if stops_early else broken.new_zeros(()).expand_as(broken)
+        return torch.stack([final, left, broken], -1)
 
     def _due(self, row: int, index: int) -> bool:
         """Whether a step of the schedule makes an edit of the row's request."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from midward.models import LanguageModel, load
-from midward.models.threads import spare_threads
 from midward.sampling import Canvas, Forced, Request, Response, Sampling, Step, Trace, Watcher, fill
 from midward.sampling.likelihood import Span, SpanScore, span_gradient, span_log_probs
 from midward.sampling.passes import Passes
@@ -217,7 +216,6 @@ def shared(
         engine = _engines.get(key)
         if engine is None:
             model = load(name, adapter, device, dtype, quantize, device_map)
-            spare_threads(model)
             model.fold_adapter()
             engine = _engines[key] = Engine(model)
         return engine
