@@ -290,3 +290,9 @@ def test_all_are_calibrated_to_the_same_rate(model, sampling, tmp_path):
         found = guard.sample(model, texts[:6], sampling)
         assert [one.verdict.flagged for one in found] == flagged[:6].tolist()
         assert guard.looks == found[0].verdict.looks
+
+
+def test_guards_that_read_other_numbers_share_no_signals():
+    """A comparison keeps signals under what a guard reads: the first forward's are not those of all looks."""
+    assert make("eos").reads != make("eos:looks=all").reads
+    assert make("hesitate").reads == make("hesitate:arm=heavy").reads

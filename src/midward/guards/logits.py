@@ -22,6 +22,7 @@ from midward.guards.guard import Exchange, GuardError, Labelled
 from midward.guards.looks import LookGuard
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
+from midward.store import key_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -206,6 +207,10 @@ class EndToken(LookGuard):
     name = "eos"
     about = "the probability of the end token, which an A2D adapter gives to what it refuses"
     Settings = EndSettings
+
+    @property
+    def reads(self) -> str:
+        return key_of(guard=self.name, version=self.version, looks=self.settings.looks)
 
     def reader(self) -> Reader:
         return _EndReader(self.settings.looks == "all")
