@@ -49,7 +49,7 @@ for part in $parts; do
         done
         ;;
     arms) # defences that sample otherwise: an answer of their own to every request
-        midward guard fit "${use[@]}" --guards raec,csd,csd-steer=csd:arm=steer,csd-remask=csd:arm=remask,diffuguard "${sizes[@]}" --out "$out/arms"
+        midward guard fit "${use[@]}" --guards sad,sad-all=sad:last=1,raec,csd,csd-steer=csd:arm=steer,csd-remask=csd:arm=remask,diffuguard "${sizes[@]}" --out "$out/arms"
         midward guard eval "${use[@]}" --guard "$out/arms" --sets $sets --limit "$((count / 3))" --repeats 1 --out "$out/test-arms"
         ;;
     aligned) # ADAPTERS="label=folder ...": the same on aligned models
