@@ -209,6 +209,7 @@ def test_rows_of_a_lost_chunk_say_so_and_the_others_stand(llada, judge, monkeypa
     assert all("lost 3 times" in row["error"] and row["success"] is None for row in rows if row.get("error"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_driver_goes_on_where_it_stopped(midward, tmp_path):
     prompts = tmp_path / "prompts.jsonl"

@@ -319,6 +319,7 @@ def test_a_target_that_misbehaves_ends_in_errors_that_are_counted(llada_folder, 
     assert asked_again == {"broken", "garbled", "empty", "slow"}  # the failed ones anew, and no other
 
 
+@pytest.mark.slow  # it waits for what doesn't answer
 def test_a_judge_and_an_attacker_that_misbehave_are_counted(llada_folder, tmp_path, monkeypatch):
     kinds = list(ROUGH.values())
 
