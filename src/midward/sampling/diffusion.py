@@ -244,8 +244,9 @@ class _Diffusion(Filling):
                 state = self._state(canvas.ids[forward.rows], within, broken, stops_early)
             readings = state.tolist()
         finished = set()
-        for number, stop, (final, left, is_broken) in zip(working, stops, readings, strict=True):
-            if is_broken := bool(is_broken) or self.open[number][2]:  # for good
+        for number, stop, (final, left, is_nan) in zip(working, stops, readings, strict=True):
+            is_broken = bool(is_nan) or self.open[number][2]  # for good
+            if is_broken:
                 canvas.broken[number] = True
             self.open[number] = stop, int(left), is_broken
             if (final or (is_broken and stops_early)) and not self.planned.left[number]:
