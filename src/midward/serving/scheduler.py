@@ -180,9 +180,8 @@ class Scheduler:
             batch = self._batch()
             taken = set(map(id, batch))
             self._waiting = [ticket for ticket in self._waiting if id(ticket) not in taken]
-            self._rows += sum(
-                ticket.call is None for ticket in batch
-            )  # at once, so that nobody sees them in neither place
+            # At once, so that nobody sees them in neither place.
+            self._rows += sum(ticket.call is None for ticket in batch)
         return [ticket for ticket in batch if ticket.set_running_or_notify_cancel()]
 
     def _gather(self) -> None:
