@@ -179,7 +179,7 @@ def test_diffuguard_writes_the_first_block_of_a_flagged_request_anew_and_no_othe
     assert forced.verdict.flagged and forced.raw_ids[stop + 1] == 46
     same = sum(a == b for a, b in zip(forced.raw_ids[:stop], annealed[0].raw_ids[:stop], strict=True))
     assert same == stop - int(0.9 * stop) and model.family.mask_id not in forced.raw_ids
-    assert forced.nfe > annealed[0].nfe
+    assert annealed[0].nfe < forced.nfe <= annealed[0].nfe + guard.settings.steps  # no block but the first twice
     again = guard.sample(model, requests[::-1], sampling, batch_size=1)
     assert again[1].raw_ids == forced.raw_ids
 

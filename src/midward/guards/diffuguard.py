@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -98,9 +98,12 @@ def _first_block(
 
 
 class _FirstBlock:
-    """A watcher that lets rows go once the first block is full."""
+    """A watcher that lets these rows go once their first block is full."""
 
     needs_all_steps = False
+
+    def __init__(self, rows: Iterable[int]) -> None:
+        self.rows = frozenset(rows)
 
     def on_start(self, canvas: Canvas) -> None:
         self.mask_id, self.stop = canvas.mask_id, canvas.sampling.blocks[0][1]
@@ -108,7 +111,7 @@ class _FirstBlock:
     def on_step(self, step: Step) -> None:
         block = step.ids[:, : step.response.start + self.stop]
         full = (block != self.mask_id).all(-1).tolist()
-        step.stopped.update(row for row, is_full in zip(step.rows, full, strict=True) if is_full)
+        step.stopped |= self.rows.intersection(row for row, is_full in zip(step.rows, full, strict=True) if is_full)
 
     def on_end(self, canvas: Canvas) -> None:
         pass
@@ -148,12 +151,15 @@ class DiffuGuard(DiffuGuardAudit):
         batch_size: int = 8,
         watchers: Sequence[Watcher] = (),
     ) -> list[Response]:
-        """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair."""
+        """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair, its
+        first block alone unless it has edits."""
         verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
         requests = [each.request for each in exchanges]
         annealed = sampling.changed(order="annealed")
-        responses = sample(model, requests, annealed, batch_size=batch_size, watchers=watchers)
         flagged = [i for i, verdict in enumerate(verdicts) if verdict.flagged]
+        begun = [i for i in flagged if not requests[i].edits]  # what stands behind its first block is sampled later
+        watching = [*watchers, *([_FirstBlock(begun)] if begun else [])]
+        responses = sample(model, requests, annealed, batch_size=batch_size, watchers=watching)
         repaired = self._repair(
             model, [requests[i] for i in flagged], [responses[i] for i in flagged], annealed, batch_size
         )
@@ -181,7 +187,7 @@ class DiffuGuard(DiffuGuardAudit):
             bans = [Ban((stood[i],), i) for i in sorted(again) if stood[i] != mask_id]
             refill.append(_begun(request, kept, stop, mask_id, (*request.bans, *bans)))
         steps = sampling.changed(order="random", steps=self.settings.steps * len(sampling.blocks))
-        filled = sample(model, refill, steps, batch_size=batch_size, watchers=[_FirstBlock()])
+        filled = sample(model, refill, steps, batch_size=batch_size, watchers=[_FirstBlock(range(len(refill)))])
         behind = [
             replace(
                 _begun(request, dict(enumerate(each.raw_ids[:stop])), stop, mask_id, request.bans),
