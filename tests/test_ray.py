@@ -31,7 +31,7 @@ from midward import goals
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.guards import make
-from midward.guards.guard import Exchange
+from midward.guards.exchange import Exchange
 from midward.judges.bench import Bench, bench
 from midward.judges.judge import JudgeInfo, Verdict
 from midward.judges.registry import every

@@ -12,6 +12,7 @@ from midward.attacks.cases import SHAPES
 from midward.attacks.cases import cases as sandbox_cases
 from midward.errors import InputError
 from midward.guards import DiffuGuard, Exchange, MaskFilter, SRIGuard, compare
+from midward.guards.defences import defences, summary
 from midward.judges.bench import Bench
 from midward.judges.judge import JudgeInfo, Verdict
 from midward.runs import measure as loop
@@ -47,7 +48,7 @@ def test_a_surrogate_guards_another_models_answers(model, sampling, fitted, tmp_
     assert [row["signals"] for row in rows] == [row["signals"] for row in own]
     assert rows[2]["success"] is True and rows[3]["success"] is None
     decisions = comparison("behind", other).decisions(rows)
-    none, _ = compare.defences(rows, decisions)
+    none, _ = defences(rows, decisions)
     assert (none["asr"]["all"].n, none["asr"]["all"].unscored) == (1, 1)
     cases = [Case(cases[0].goal, Request(FRESH[0], (Forced(0, (5,)),)), "prefill")]
     with pytest.raises(InputError, match="'prefill' forces tokens or sends masks"):
@@ -85,7 +86,7 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
         assert decision["flagged"] == guarded.verdict.flagged
         if decision["step"] is not None:
             assert row["steps"] - max(bare.steps - guarded.steps, 0) == min(decision["step"] + 1, bare.steps)
-    none, sri, _ = compare.defences(rows, decisions, {"sri": 0.1, "masks": 0.0})
+    none, sri, _ = defences(rows, decisions, {"sri": 0.1, "masks": 0.0})
     attacked = [(row, decision) for row, decision in zip(rows, decisions["sri"], strict=True) if row["harmful"]]
     assert none["asr"]["all"].hits == sum(bool(row["success"]) for row, _ in attacked)
     assert sri["asr"]["all"].hits == sum(row["success"] and not decision["flagged"] for row, decision in attacked)
@@ -93,7 +94,7 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
     assert sri["flags"]["benign"].n == 9 and none["saved"] is None
     assert decisions["masks"][-1]["score"] == 1 and MASK not in rows[-1]["response"]
     assert sri["caught_at_1"] is None  # nine harmless answers don't tell what one in a hundred would score
-    told = json.loads(json.dumps(compare.summary(rows, decisions, guards), allow_nan=False))
+    told = json.loads(json.dumps(summary(rows, decisions, guards), allow_nan=False))
     assert told["alphas"] == {"sri": 0.25, "masks": None} and told["roc"]["sri"]["benign"][-1] == [1, 1]
     [signals] = told["signals"].values()
     assert signals["benign"]["n"] == 9 and len(signals["benign"]["median"]) == STEPS
@@ -157,7 +158,7 @@ def test_a_guard_that_repairs_is_judged_by_what_it_answers(model, sampling, tmp_
     assert [decision["response"] for decision in decisions] == answers
     assert all(decision["flagged"] for decision in decisions)
     assert all(decision["nfe"] > row["nfe"] for decision, row in zip(decisions, rows, strict=True))
-    _, mine = compare.defences(rows, {"it": decisions})
+    _, mine = defences(rows, {"it": decisions})
     assert mine["asr"]["all"].hits == sum(len(text) % 2 == 0 for text in answers)
 
 
@@ -181,7 +182,7 @@ def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
         return [{"score": float(n % every), "flagged": (n % 40) % every == 0, "step": None} for n in range(len(rows))]
 
     one, many = (
-        compare.defences(rows, {"a": says(rows, 5), "b": says(rows, 3)})
+        defences(rows, {"a": says(rows, 5), "b": says(rows, 3)})
         for rows in (answered(["x"]), answered(["x", "y", "z"]))
     )
     assert (many[1]["gain"].n, many[1]["gain"].goals) == (120, 40)
@@ -198,6 +199,6 @@ def test_what_no_judge_scored_stays_unscored_behind_a_guard_that_flags_it():
     asked = {"set": "x", "harmful": True, "refused": False, "steps": 8}
     rows = [{**asked, "goal": str(n), "subject": str(n), "success": None if n < 3 else True} for n in range(4)]
     flags = [{"score": 1.0, "flagged": n in (0, 3), "step": None} for n in range(4)]
-    none, guarded = compare.defences(rows, {"a": flags})
+    none, guarded = defences(rows, {"a": flags})
     assert (none["asr"]["all"].n, none["asr"]["all"].hits) == (1, 1)
     assert (guarded["asr"]["all"].n, guarded["asr"]["all"].hits, guarded["asr"]["all"].unscored) == (1, 0, 3)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from midward.attacks import results
 from midward.attacks.results import Outcome
-from midward.guards.compare import defences
-from midward.guards.compare import table as scores
+from midward.guards.defences import defences
+from midward.guards.defences import table as scores
 from midward.judges import Verdict, find
 from midward.judges.scorers import Judged
 from midward.probes.prefill import PREFILL, cells, slope

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from midward import ModelError
-from midward.guards.guard import STUB, Verdict, _handed_out
+from midward.guards.exchange import Verdict
+from midward.guards.front import STUB, _handed_out
 from midward.runs.generate import generate
 from midward.sampling import Response, Sampling
 from midward.sampling.requests import require_some

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
     from midward.guards.engine import BlockStep, Decision, EngineGuard, RowGuard, export_engine, load_engine
     from midward.guards.examine import SelfExamine
+    from midward.guards.exchange import Exchange, Labelled, Verdict, prompt_hash
     from midward.guards.files import describe, load, sampling_of, save
     from midward.guards.fitting import fit_guards
-    from midward.guards.guard import STUB, Exchange, Guard, Labelled, Verdict, conformal_threshold, prompt_hash
+    from midward.guards.front import STUB
+    from midward.guards.guard import Guard, conformal_threshold
     from midward.guards.labelled import DirectionMonitor, HesitationMonitor, ProjectionMonitor
     from midward.guards.looks import LookGuard, SRIBlocksGuard
     from midward.guards.masks import MaskFilter

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.guards.arms import Arm, Steering
-from midward.guards.guard import Labelled
+from midward.guards.exchange import Labelled
 from midward.guards.labelled import DirectionMonitor
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling

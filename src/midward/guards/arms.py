@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from midward.errors import InputError
-from midward.guards.guard import Exchange, Guard, GuardError, Look
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, Look
+from midward.guards.guard import Guard
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Response, Sampling, Step, Watcher, sample
 
@@ -134,7 +136,7 @@ class Arm(Guard):
         changes = [
             np.nan if response.error else len(defence.changed.get(i, ())) for i, response in enumerate(responses)
         ]
-        verdicts = self._verdicts(np.array(changes, dtype=float))
+        verdicts = self.verdicts(np.array(changes, dtype=float))
         return [replace(response, verdict=verdict) for response, verdict in zip(responses, verdicts, strict=True)]
 
     def tensors(self) -> dict[str, np.ndarray]:

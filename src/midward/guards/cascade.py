@@ -14,7 +14,9 @@ from pydantic.dataclasses import dataclass
 from midward.dynamics.looks import GRID, Look, Reader, class_of
 from midward.errors import InputError
 from midward.guards.config import GuardError, parsed
-from midward.guards.guard import Exchange, Guard, Labelled, Verdict, largest
+from midward.guards.exchange import Exchange, Labelled, Verdict
+from midward.guards.front import largest
+from midward.guards.guard import Guard
 from midward.guards.labelled import DirectionMonitor, HesitationMonitor, ProjectionMonitor
 from midward.guards.logits import EndToken, Energy
 from midward.guards.looks import LookGuard, SRIBlocksGuard, tail_ranks

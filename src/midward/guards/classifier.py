@@ -14,7 +14,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward._asking import unavailable
-from midward.guards.guard import Exchange, Guard, GuardError, user_text
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, user_text
+from midward.guards.guard import Guard
 from midward.judges.asking import bounded
 from midward.models import LanguageModel
 

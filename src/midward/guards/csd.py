@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass
 
 from midward.dynamics.directions import answer_states, asked_states, direction
 from midward.guards.arms import Arm, Progress, Steering
-from midward.guards.guard import Exchange, GuardError, Labelled, prompt_ids, user_text
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, Labelled, prompt_ids, user_text
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Edit, Request, Response, Sampling, Step, Watcher
 

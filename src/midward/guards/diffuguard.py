@@ -16,7 +16,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.dynamics.directions import asked_states
-from midward.guards.guard import Exchange, Guard, GuardError, Look, prompt_ids
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, Look, prompt_ids
+from midward.guards.guard import Guard
 from midward.models import LanguageModel
 from midward.sampling import Ban, Canvas, Forced, Request, Response, Sampling, Step, Watcher, sample
 from midward.sampling.noise import row_seed, uniform
@@ -153,7 +155,7 @@ class DiffuGuard(DiffuGuardAudit):
     ) -> list[Response]:
         """The method's responses with their verdicts; the watchers see a flagged one as it was before its repair, its
         first block alone unless it has edits."""
-        verdicts = self._verdicts(self.checked(model, exchanges, batch_size=batch_size))
+        verdicts = self.verdicts(self.checked(model, exchanges, batch_size=batch_size))
         requests = [each.request for each in exchanges]
         annealed = sampling.changed(order="annealed")
         flagged = [i for i, verdict in enumerate(verdicts) if verdict.flagged]

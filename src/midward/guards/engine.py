@@ -26,7 +26,8 @@ import torch
 from midward.dynamics.looks import BlockLooks, Followed, block_size, class_of, number_of, standing, weighted
 from midward.guards.config import GuardError
 from midward.guards.files import load
-from midward.guards.guard import STUB, Guard
+from midward.guards.front import STUB
+from midward.guards.guard import Guard
 from midward.guards.looks import LookGuard
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step, sample

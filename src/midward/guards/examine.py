@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from midward.guards.guard import Exchange, Guard, GuardError
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange
+from midward.guards.guard import Guard
 from midward.models import LanguageModel
 from midward.sampling import Forced, Sampling, Span, span_log_probs
 from midward.world.assistant import request_in

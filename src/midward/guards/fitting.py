@@ -13,9 +13,10 @@ from typing import Any
 
 from midward.dynamics import Anchors, SRISignal, View, fit_anchors
 from midward.dynamics.blockwise import look_states
-from midward.guards.config import Sizes, conformal_order
+from midward.guards.config import GuardError, Sizes, conformal_order
+from midward.guards.exchange import Exchange, Labelled, prompt_hash
 from midward.guards.files import save
-from midward.guards.guard import Exchange, Guard, GuardError, Labelled, prompt_hash
+from midward.guards.guard import Guard
 from midward.guards.signals import Signals, signals_of
 from midward.models import LanguageModel
 from midward.runs.measure import Case, measure

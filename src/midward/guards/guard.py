@@ -1,5 +1,4 @@
-"""What every guard is: a score of suspicion, a threshold calibrated on harmless prompts, and a stub in a response's
-place.
+"""What every guard is: a score of suspicion, and a threshold calibrated on harmless prompts.
 
 Shapes: N exchanges, T denoising steps, S detectors trained from different seeds. Scores are floats, higher is more
 suspicious; what they measure is each guard's.
@@ -11,9 +10,8 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic.dataclasses import dataclass as settings_class
@@ -25,77 +23,17 @@ from midward.dynamics.anchors import made_for, mismatches
 from midward.dynamics.looks import Looks
 from midward.errors import InputError
 from midward.guards.config import GuardError, conformal_order
+from midward.guards.exchange import Exchange, Labelled, Look, Verdict
+from midward.guards.front import fill
 from midward.models import LanguageModel
-from midward.sampling import Request, Response, Sampling, Watcher, fill
-from midward.sampling.passes import Pass, Passes, alone
-from midward.sampling.requests import resolve
+from midward.sampling import Response, Sampling, Watcher
+from midward.sampling.passes import Passes, alone
 from midward.store import key_of
 
 if TYPE_CHECKING:
     from typing import Self
 
-Look = Literal["before", "during", "after"]
 ANCHORS = "anchors."  # before the names of their arrays in a guard's file
-
-#: What stands in the place of a flagged response.
-STUB = "I can't help with that."
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What a guard may look at; each one needs only its part.
-
-    text: the response, None where there is none yet. signal: the SRI signal of its generation [T], or of its steps up
-    to the one that it was stopped at; of a guard by blocks, what it read at their looks [blocks, J, F + 1]. plain: the
-    goal as it was before an attack dressed it up, which only an evaluation knows (an oracle; no deployed guard has it).
-    states: phi of the looks [blocks, J, D], of an answer to learn from. early: what the request alone scored, see
-    `Guard.early`.
-    """
-
-    request: Request
-    text: str | None = None
-    signal: np.ndarray | None = None
-    plain: str | None = None
-    states: np.ndarray | None = None
-    early: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The model's own answers, for a guard that takes labels: to harmless prompts it answered, to harmful ones that
-    it refused, and to harmful ones that it complied with behind a forced opening. None is an evaluation's attack."""
-
-    answered: Sequence[Exchange]
-    refused: Sequence[Exchange]
-    complied: Sequence[Exchange]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a guard said of one response.
-
-    looks: when it looked. score: None where the guard couldn't say (unscored, never flagged). step: the denoising step
-    after which the generation was stopped, from 0; None where it ran to its end. signal: the SRI signal up to there.
-    block, progress: of a guard that looks at blocks, the first look above the threshold: which block, from 0, and how
-    much of it stood (0..1). member: of a cascade, which of its guards it was.
-    """
-
-    guard: str
-    looks: Look
-    flagged: bool
-    score: float | None
-    threshold: float
-    step: int | None = None
-    signal: tuple[float, ...] | None = None
-    block: int | None = None
-    progress: float | None = None
-    member: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        """As JSON, as files and pages have it; step and block count from 1 there."""
-        return asdict(self) | {
-            name: None if count is None else count + 1 for name, count in (("step", self.step), ("block", self.block))
-        }
 
 
 def hash_of(tensors: Mapping[str, np.ndarray]) -> str:
@@ -104,11 +42,6 @@ def hash_of(tensors: Mapping[str, np.ndarray]) -> str:
     for name, value in sorted(tensors.items()):
         values.update(f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
     return values.hexdigest()
-
-
-def prompt_hash(prompt: Any) -> str:
-    """16 hex digits of a prompt: a text, token ids or messages."""
-    return key_of(prompt=prompt)
 
 
 def conformal_threshold(scores: Sequence[float] | np.ndarray, alpha: float, certain: float | None = None) -> float:
@@ -440,80 +373,9 @@ class Guard(ABC):
             shadow: stop and replace nothing; responses are those without the guard, with its verdict.
             leaves: told of responses, by index, as soon as their verdicts stand; of all by the end.
         """
-        sampling = Sampling.for_model(model, **self.sampling) if sampling is None else sampling
-        self.check(model, sampling)
-        pairs = [resolve(model, request, sampling, index) for index, request in enumerate(requests)]
-        exchanges = [Exchange(request) for request, _ in pairs]
-        if self.repairs:
-            if shadow:
-                raise GuardError(f"the guard {self.name!r} answers anew, so it can't only look on.")
-            answers: list[Response] = yield Pass(
-                lambda: self.answer(model, exchanges, sampling, batch_size=batch_size, watchers=watchers)
-            )
-            if leaves:
-                leaves(dict(enumerate(answers)))
-            return answers
-        finished: dict[int, Response] = {}
-
-        def finish(responses: Mapping[int, Response | None], verdicts: Mapping[int, Verdict]) -> None:
-            """Hand out responses; None of a request that wasn't sampled."""
-            handed_out = {
-                i: _handed_out(model, response, verdicts[i], pairs[i][1], shadow) for i, response in responses.items()
-            }
-            finished.update(handed_out)
-            if leaves and handed_out:
-                leaves(handed_out)
-
-        # 1. What the requests alone say; those that are flagged aren't sampled.
-        early = self.early(model, exchanges, batch_size=batch_size, briefly=not shadow)
-        exchanges = [replace(each, early=scores) for each, scores in zip(exchanges, early, strict=True)]
-        before = {
-            i: self.seen(verdict, exchanges[i], None)
-            for i, verdict in enumerate(self._verdicts(largest(early), "before"))
-        }
-        refused = {i: None for i, verdict in before.items() if verdict.flagged and not shadow}
-        finish(refused, before)
-        stopped: dict[int, int] = {}
-        signals = self.watcher(None if shadow else stopped)
-
-        # 2. What the generations say.
-        def hand_out(responses: Mapping[int, Response]) -> None:
-            if self.looks == "before":
-                finish(responses, before)
-                return
-            exchanged = {}
-            for i, response in responses.items():
-                signal = None if signals is None else signals.signal(i).numpy()
-                if i in stopped and signal is not None and signal.ndim == 1:
-                    signal = signal[: stopped[i] + 1]
-                exchanged[i] = replace(exchanges[i], text=response.text, signal=signal)
-            verdicts = self._verdicts(self.checked(model, list(exchanged.values()), batch_size=batch_size))
-            finish(
-                responses,
-                {
-                    i: self.seen(verdict, each, self._stop(each) if shadow else stopped.get(i))
-                    for (i, each), verdict in zip(exchanged.items(), verdicts, strict=True)
-                },
-            )
-
-        asked = [request for request, _ in pairs]
-        watchers = [*([signals] if signals else []), *watchers]
-        responses = yield from fill(
-            model,
-            asked,
-            sampling,
-            batch_size=batch_size,
-            watchers=watchers,
-            skipped=refused.keys(),
-            leaves=hand_out if leaves else None,
+        return fill(
+            self, model, requests, sampling, batch_size=batch_size, watchers=watchers, shadow=shadow, leaves=leaves
         )
-        if not leaves:
-            hand_out(dict(zip([i for i in range(len(asked)) if i not in refused], responses, strict=True)))
-        return [finished[i] for i in range(len(pairs))]
-
-    def _stop(self, exchange: Exchange) -> int | None:
-        """The step that a whole signal would have been stopped at."""
-        return None if exchange.signal is None else self.stops(exchange.signal[None])[0]
 
     def answer(
         self,
@@ -527,7 +389,8 @@ class Guard(ABC):
         """Of a guard that `repairs`: its own responses, with their verdicts. Args: as of `sample`."""
         raise NotImplementedError
 
-    def _verdicts(self, scores: np.ndarray, looks: Look | None = None) -> list[Verdict]:
+    def verdicts(self, scores: np.ndarray, looks: Look | None = None) -> list[Verdict]:
+        """What scores [N] come to. looks: when they were made, where that isn't when the guard looks."""
         known = [None if math.isnan(score) else score for score in scores.tolist()]
         flags = self.flag(scores).tolist()
         looks = looks or self.looks
@@ -551,11 +414,6 @@ class Guard(ABC):
                 raise InputError("its anchors aren't those of its settings")
 
 
-def largest(scores: np.ndarray) -> np.ndarray:
-    """The largest of each row [N] of scores [N, K]; NaN where none is known."""
-    return np.asarray(np.fmax.reduce(scores, axis=1, initial=np.nan))
-
-
 def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of `Sampling`, but for the seed, that a guard is used with unless told otherwise.
 
@@ -569,64 +427,3 @@ def settings_of(kind: type[Guard], bound: Mapping[str, Any]) -> dict[str, Any]:
     if not bound or "sampling" not in kind.tied_to:
         return {}
     return {name: value for name, value in bound["sampling"].items() if name != "seed"}
-
-
-def _handed_out(
-    model: LanguageModel, response: Response | None, verdict: Verdict, prompt_ids: list[int], shadow: bool = False
-) -> Response:
-    """The response as it leaves the guard: with its verdict, or the stub. An error stays one, unscored."""
-    if response is not None and response.error is not None:
-        return replace(response, verdict=replace(verdict, flagged=False, score=None))
-    if response is not None and (shadow or not verdict.flagged):
-        return replace(response, verdict=verdict)
-    ids = model.tokens(STUB)
-    nfe, steps = (response.nfe, response.steps) if response else (0, 0)
-    return Response(STUB, ids, list(ids), True, nfe, steps, list(prompt_ids), verdict)
-
-
-def prompt_ids(model: LanguageModel, request: Request) -> list[int]:
-    """The ids of a request's prompt."""
-    return resolve(model, Request(request.prompt), Sampling(length=1, steps=1), 0)[1]
-
-
-def user_text(model: LanguageModel, request: Request) -> str:
-    """What the last user turn of a request says; of token ids, all between the chat template's two ends.
-
-    Args:
-        model: whose chat template and tokenizer count.
-        request: a text, a conversation or token ids.
-
-    Raises:
-        GuardError: for a conversation without a user turn.
-    """
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return prompt
-    if prompt and isinstance(prompt[0], int):
-        return _between(model, [token for token in prompt if isinstance(token, int)])
-    texts = [turn["content"] for turn in prompt if not isinstance(turn, int) and turn["role"] == "user"]
-    if not texts:
-        raise GuardError("the prompt has no user turn to look at; give a text or a conversation.")
-    return texts[-1]
-
-
-def around(model: LanguageModel) -> tuple[list[int], list[int]]:
-    """What the chat template puts before and behind the words of one user turn; nothing where there is none."""
-    if not getattr(model.tokenizer, "chat_template", None):
-        return [], []
-    empty, word = model.encode(""), model.encode("a")
-    head, tail = _shared(empty, word), _shared(empty[::-1], word[::-1])[::-1]
-    return head, tail[max(0, len(head) + len(tail) - len(empty)) :]
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """The tokens that both begin with."""
-    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
-
-
-def _between(model: LanguageModel, ids: list[int]) -> str:
-    """The ids as text, without what the chat template puts around every user's words. Masks stay, as their token."""
-    head, tail = around(model)
-    if len(ids) > len(head) + len(tail):
-        ids = ids[len(head) : len(ids) - len(tail)]
-    return model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -33,7 +33,8 @@ from midward.dynamics.blockwise import look_states
 from midward.dynamics.looks import CLASSES, GRID, Look, Reader
 from midward.dynamics.sri import numbers
 from midward.errors import InputError
-from midward.guards.guard import Exchange, GuardError, Labelled
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, Labelled
 from midward.guards.looks import LookGuard, states_of
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Forced, Request, Sampling

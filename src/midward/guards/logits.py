@@ -18,7 +18,8 @@ from pydantic.dataclasses import dataclass as settings
 
 from midward.dynamics.looks import CLASSES, GRID, Look, Reader
 from midward.errors import InputError
-from midward.guards.guard import Exchange, GuardError, Labelled
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, Labelled
 from midward.guards.looks import LookGuard
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step

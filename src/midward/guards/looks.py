@@ -30,8 +30,10 @@ from midward.dynamics.anchors import FREE
 from midward.dynamics.blockwise import Sigma, look_anchors
 from midward.dynamics.looks import CLASSES, GRID, Followed, Looks, Reader, class_of
 from midward.errors import InputError
+from midward.guards.config import GuardError
 from midward.guards.detectors import Detector, Fitted, Mahalanobis
-from midward.guards.guard import ANCHORS, Exchange, Guard, GuardError, Labelled, Verdict, hash_of
+from midward.guards.exchange import Exchange, Labelled, Verdict
+from midward.guards.guard import ANCHORS, Guard, hash_of
 from midward.models import LanguageModel
 from midward.sampling import Sampling, Step
 from midward.store import key_of

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from midward.guards.guard import Exchange, Guard, prompt_ids
+from midward.guards.exchange import Exchange, prompt_ids
+from midward.guards.guard import Guard
 from midward.models import LanguageModel
 
 

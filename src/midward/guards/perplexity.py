@@ -10,7 +10,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.errors import InputError
-from midward.guards.guard import Exchange, Guard, GuardError, around, user_text
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, around, user_text
+from midward.guards.guard import Guard
 from midward.models import LanguageModel, load
 from midward.sampling import Span, span_log_probs
 

@@ -16,7 +16,9 @@ from pydantic.dataclasses import dataclass
 from midward.dynamics.anchors import FREE
 from midward.dynamics.sri import numbers
 from midward.errors import InputError
-from midward.guards.guard import Exchange, Guard, GuardError, Labelled, Look, prompt_hash, prompt_ids
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, Labelled, Look, prompt_hash, prompt_ids
+from midward.guards.guard import Guard
 from midward.guards.labelled import LEAST, LogOdds, Penalty, odds_of, opened, require_kinds
 from midward.guards.looks import tail_ranks
 from midward.models import LanguageModel

@@ -12,7 +12,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.guards.arms import Arm, Progress
-from midward.guards.guard import Exchange, GuardError, Labelled
+from midward.guards.config import GuardError
+from midward.guards.exchange import Exchange, Labelled
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Edit, Forced, Sampling, Step
 

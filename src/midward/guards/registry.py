@@ -10,11 +10,11 @@ from midward.errors import InputError
 from midward.guards.ablation import Ablation
 from midward.guards.cascade import Cascade
 from midward.guards.classifier import ClassifierGuard
-from midward.guards.config import parsed
+from midward.guards.config import GuardError, parsed
 from midward.guards.csd import CSD
 from midward.guards.diffuguard import DiffuGuard, DiffuGuardAudit
 from midward.guards.examine import SelfExamine
-from midward.guards.guard import Guard, GuardError
+from midward.guards.guard import Guard
 from midward.guards.labelled import DirectionMonitor, HesitationMonitor, ProjectionMonitor
 from midward.guards.logits import EndToken, Energy
 from midward.guards.looks import SRIBlocksGuard

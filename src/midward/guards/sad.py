@@ -13,7 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from midward.guards.arms import Arm, Steering
-from midward.guards.guard import GuardError, Labelled
+from midward.guards.config import GuardError
+from midward.guards.exchange import Labelled
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling
 

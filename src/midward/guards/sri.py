@@ -16,8 +16,10 @@ from pydantic.dataclasses import dataclass
 from midward._hints import one_of
 from midward.dynamics import Anchors, Autoencoder, SRISignal, View, layers_of
 from midward.dynamics.sri import HIDDEN
+from midward.guards.config import GuardError
 from midward.guards.detectors import Detector, Fitted, Mahalanobis
-from midward.guards.guard import ANCHORS, Exchange, Guard, GuardError
+from midward.guards.exchange import Exchange
+from midward.guards.guard import ANCHORS, Guard
 from midward.models import LanguageModel
 from midward.sampling import Step
 

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from midward._hints import printable
-from midward.guards.guard import Verdict
+from midward.guards.exchange import Verdict
 from midward.sampling.canvas import Canvas
 from midward.sampling.step import Step
 

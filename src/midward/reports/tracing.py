@@ -15,7 +15,7 @@ from midward import guards
 from midward.dynamics import Anchors, SRISignal
 from midward.dynamics.samplers import SAMPLERS
 from midward.errors import InputError
-from midward.guards.guard import user_text
+from midward.guards.exchange import user_text
 from midward.models import LanguageModel
 from midward.reports.stepplayer import MASK, NEVER, VERDICT, Generation, stands
 from midward.sampling import Forced, Request, Sampling, Trace, Watcher, sample
