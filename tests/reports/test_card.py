@@ -132,6 +132,7 @@ def test_runs_of_anything_else_are_left_out_with_a_line(adapter, tmp_path):
     torn = attack(tmp_path / "runs" / "torn")
     world.write(torn / "summary.json", {"judges": ["x"]})
     world.adapter(tmp_path / "runs" / "aligned")
+    world.run(tmp_path / "runs" / "gate", "gate", {"verdict": "held"}, models=())
     filled = fill([tmp_path / "runs"], adapter)
     assert filled.runs == ["runs/a"]
     reasons = dict(filled.left_out)

@@ -20,7 +20,8 @@ from markdown_it import MarkdownIt
 from midward.errors import InputError
 from midward.reports import checks, present, render, report
 from midward.reports.builders import attack as attack_page
-from midward.reports.gate import Cell, decide, thresholds
+from midward.reports.cells import Cell
+from midward.reports.gate import decide, thresholds
 from midward.stats import FEW, Bound, rate, rate_of, together
 
 STATUS = {"held": 0, "broken": 10, "unclear": 11}
@@ -473,11 +474,12 @@ def test_a_summary_of_wrong_types_is_one_line_that_names_the_file(midward, tmp_p
 
 
 @pytest.mark.parametrize("wrong", [[], 5, {"cells": 5}, {"cells": [5]}, {"cells": [{}]}, {"cells": None}], ids=str)
-def test_so_is_another_verbs(midward, tmp_path, wrong):
+def test_another_verbs_names_its_run_and_verb(midward, tmp_path, wrong):
     folder = made.utility(tmp_path / "u", sums=share(60, 60))
     edit(folder, lambda summary: wrong, "summary.json")
     done = midward("gate", folder, "--min", "right=0.1")
-    assert done.exit_code == 2 and str(folder / "summary.json") in done.stderr
+    assert done.exit_code == 2 and "error: u " in done.stderr and "midward utility" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 # --- several seeds -------------------------------------------------------------------------------------------

@@ -35,8 +35,8 @@ def write(found: Found, path: Path) -> int:
     """Write the reports of runs as JSON lines.
 
     Args:
-        found: runs; those of other verbs, and those that aren't finished, are left out, and what can't be read is one
-            of its troubles.
+        found: runs; those of other verbs are left out, and one that isn't finished, or can't be read, is one of its
+            troubles.
         path: of the file.
 
     Returns:
@@ -57,8 +57,10 @@ def write(found: Found, path: Path) -> int:
 
 
 def _lines(run: RunFolder) -> list[str]:
-    attacked = run.run.verb == "attack" and run.finished
-    return [json.dumps(report, allow_nan=False) + "\n" for report in reports_of(run)] if attacked else []
+    if run.run.verb != "attack":
+        return []
+    run.check_finished()
+    return [json.dumps(report, allow_nan=False) + "\n" for report in reports_of(run)]
 
 
 def reports_of(run: RunFolder) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from midward.errors import InputError, MissingFile
 from midward.reports import render
 from midward.reports.blocks import Block, Statement, Table, listed
 from midward.reports.measured import READERS, Success, successes
-from midward.reports.report.find import NOT_FINISHED, LeftOut, RunFolder, at_home, find
+from midward.reports.report.find import LeftOut, RunFolder, at_home, find
 from midward.reports.report.next import WHOLE
 from midward.runs.run import Measured
 from midward.stats import Rate
@@ -59,7 +59,7 @@ def fill(folders: Sequence[str | Path], adapter: str | Path) -> Filled:
     adapter = Path(adapter)
     card, fingerprint = _read(adapter)
     found = find([Path(folder) for folder in folders])
-    found.runs = [run for run in found.runs if run.run.verb != "align"]
+    found.runs = [run for run in found.runs if run.run.verb != "align" and run.run.models]
     columns = list(found.read(lambda run: _columns(run, adapter, fingerprint)))
     rows, kept = [row for _, of_run in columns for row in of_run], [run for run, _ in columns]
     if not kept:
@@ -110,9 +110,8 @@ def _columns(run: RunFolder, adapter: Path, fingerprint: str | None) -> list[tup
     own = [model for model in run.run.models if is_it(model)]
     if not own:
         names = [f"{model.name} + {model.adapter}" if model.adapter else model.name for model in run.run.models]
-        raise LeftOut(f"is of {listed(list(dict.fromkeys(names))) or 'no model'}, not of this adapter on its base")
-    if not run.finished:
-        raise LeftOut(NOT_FINISHED)
+        raise LeftOut(f"is of {listed(list(dict.fromkeys(names)))}, not of this adapter on its base")
+    run.check_finished()
     columns = []
     for row in successes(run):
         [first, *more] = row.of

@@ -10,27 +10,17 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from midward._hints import did_you_mean, printable
-from midward._tables import grouped
 from midward.errors import InputError
-from midward.reports.builders.shared import name_of
-from midward.reports.compare import Row, Side, against, lacking, measures_any, side, unlike
-from midward.reports.report.find import NOT_FINISHED, RunFolder, find
-from midward.runs.run import SUMMARY
-from midward.stats import FEW, Bound, Mean, Paired, Rate, Standing, corrected, mean_of, rate_of, together
-
-#: Measures that a run has of every row of the cells that it asks about: None is unscored there. Of others, a cell that
-#: has nothing but None wasn't asked.
-ASKED = {"success", "flagged", "value"}
-MOST_SEEDS = 8  # with unscored answers; of more there are too many ways in which these may fall
-
+from midward.reports.cells import Cell, cells_of, read
+from midward.reports.compare import Row, Side, against, measures_any, unlike
+from midward.reports.report.find import RunFolder, find
+from midward.stats import FEW, Bound, Paired, Standing, corrected, together
 
 Key = tuple[tuple[str, Any], ...]  # items of what tells a number
 
@@ -44,75 +34,6 @@ class Threshold:
 
     def __str__(self) -> str:
         return f"{printable(self.name, '')} {'at most' if self.bound.most else 'at least'} {100 * self.bound.share:g} %"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a run.
-
-    Attributes:
-        run: the run's label.
-        about: what tells the cell in its run: model, attack, set ...
-        measure: its own name.
-        meant: what else it is called: what a judge measures, of the one whose verdicts the report's table shows.
-        field: of the rows that it is in.
-        wrong: a value that isn't between 0 and 1, where there is one.
-        control: whether its model stands in the run behind a guard as well.
-    """
-
-    run: str
-    about: Mapping[str, Any]
-    measure: str
-    meant: str
-    rows: Sequence[Row]
-    field: str
-    wrong: float | None = None
-    control: bool = False
-
-    @property
-    def unscored(self) -> int:
-        """How many verdicts there aren't."""
-        return sum(row[self.field] is None for row in self.rows)
-
-    @property
-    def places(self) -> set[str]:
-        """What a threshold may call it by, behind its measure."""
-        return {self.run, *(str(value) for value in self.about.values() if value not in (None, ""))}
-
-    def called(self, name: str) -> bool:
-        """Whether a name is its measure's: its own one, or one of the same words (asr, success)."""
-        return name_of(name) in (name_of(self.measure), name_of(self.meant))
-
-    def number(self) -> Rate | Mean:
-        """With its interval over goals and seeds."""
-        return self._of(self.rows)
-
-    def _of(self, rows: Sequence[Row]) -> Rate | Mean:
-        partly = any(row[self.field] not in (0, 1, None) for row in rows)
-        return (mean_of(rows, self.field, (0.0, 1.0)) if partly else None) or rate_of(rows, self.field)
-
-    def _filled(self) -> Iterator[Rate | Mean]:
-        """Its number if the unscored answers of each seed all hit, or all don't, in every combination."""
-        seeds = dict.fromkeys(row.get("seed") for row in self.rows if row[self.field] is None)
-        for ends in product((0.0, 1.0), repeat=len(seeds)):
-            of = dict(zip(seeds, ends, strict=True))
-            yield self._of(
-                [{**row, self.field: of[row.get("seed")]} if row[self.field] is None else row for row in self.rows]
-            )
-
-    def standing(self, bound: Bound) -> Standing:
-        """The verdict, which no way changes that the unscored answers of each seed may fall together."""
-        seeds = {row.get("seed") for row in self.rows if row[self.field] is None}
-        verdicts = {bound.standing(number) for number in self._filled()} if len(seeds) <= MOST_SEEDS else set()
-        return verdicts.pop() if len(verdicts) == 1 else "unclear"
-
-    def record(self, bound: Bound) -> Row:
-        """As JSON, with its verdict, and how many goals in all would decide it (`Bound.needed`)."""
-        number, verdict = self.number(), self.standing(bound)
-        of_scored = bound.standing(number)
-        needed = bound.needed(self.rows, self.field) if verdict == of_scored == "unclear" else None
-        record = {"run": self.run, "measure": self.measure, **self.about, "verdict": verdict, "needed": needed}
-        return record | {"unscored": self.unscored, **number.record()}
 
 
 def thresholds(most: Sequence[str], least: Sequence[str]) -> list[Threshold]:
@@ -162,9 +83,8 @@ def decide(folders: Sequence[Path], asked: Sequence[Threshold], baseline: Sequen
     """
     if not asked and not baseline:
         raise InputError("there is nothing to decide: give --max, --min or --baseline.")
-    runs, before = _runs(folders), _runs(baseline) if baseline else {}
-    sides, earlier = ({label: _side(run) for label, run in each.items()} for each in (runs, before))
-    cells = [cell for label, each in sides.items() for cell in _cells(label, each)]
+    (runs, sides), (before, earlier) = _read(folders), _read(baseline) if baseline else ({}, {})
+    cells = [cell for label, each in sides.items() for cell in cells_of(label, each)]
     criteria: list[Row] = []
     for threshold in asked:
         chosen, left = _chosen(threshold.name, cells)
@@ -175,7 +95,7 @@ def decide(folders: Sequence[Path], asked: Sequence[Threshold], baseline: Sequen
     differs: dict[str, list[str]] = {}
     if baseline:
         for some, each in ((runs, sides), (before, earlier)):
-            _check([cell for label in each for cell in _cells(label, each[label])], some)
+            _check([cell for label in each for cell in cells_of(label, each[label])], some)
         worse, differs = _baseline(runs, sides, before, earlier)
         criteria.append(worse)
     verdict = together(criterion["verdict"] for criterion in criteria)
@@ -198,109 +118,20 @@ def _check(cells: Sequence[Cell], runs: Mapping[str, RunFolder]) -> None:
             raise InputError(f"{folder}: {place} holds {cell.wrong:g}, and a share lies in 0..1; measure it again.")
 
 
-# --- what was measured ---------------------------------------------------------------------------------------
-
-
-def _runs(folders: Sequence[Path]) -> dict[str, RunFolder]:
-    """The finished runs by their labels."""
+def _read(folders: Sequence[Path]) -> tuple[dict[str, RunFolder], dict[str, Side]]:
+    """The finished runs by their labels, and what each measured."""
     found = find(folders)
+    others = ", ".join(f"{run.label} (midward {run.run.verb})" for run in found.runs)
+    found.runs = [run for run in found.runs if measures_any(run.run.verb)]
+    pairs = list(found.read(read))
     if found.troubles:
-        raise InputError("; ".join(f"{label}: {why}" for label, why in found.troubles))
-    runs = {run.label: run for run in found.runs if measures_any(run.run.verb)}
-    if not runs:
-        there = "; there is " + ", ".join(f"{run.label} (midward {run.run.verb})" for run in found.runs)
+        raise InputError("; ".join(f"{label} {why}" for label, why in found.troubles) + ".")
+    if not pairs:
         raise InputError(
-            f"no run below {', '.join(map(str, folders))} has measures{there if found.runs else ''}. Give folders of "
-            "midward attack, guard eval, utility, dynamics or a probe."
+            f"no run below {', '.join(map(str, folders))} has measures{others and f'; there is {others}'}. Give "
+            "folders of midward attack, guard eval, utility, dynamics or a probe."
         )
-    for label, run in runs.items():
-        if not run.finished:
-            raise InputError(f"{label} {NOT_FINISHED}.")
-    return runs
-
-
-def _side(run: RunFolder) -> Side:
-    """What a run measured; a row that isn't asked a measure lacks its field.
-
-    Raises:
-        InputError: its files aren't what its verb writes, or lack rows.
-    """
-    with _reading(run.folder, run.run.verb):
-        measured = side(run.folder, run.run)
-        rows = [_numbers(row, measured, run.folder) for row in measured.rows]
-    with _reading(run.folder / SUMMARY, run.run.verb):
-        if lost := lacking(run.run.verb, run.summary, measured):
-            raise InputError(f"{run.folder}: rows of {lost} are missing; run the same command again.")
-    says = {name for name in measured.measures if any(row.get(name) is not None for row in rows)}
-    says |= {"refused"} | ({"correct"} if _says_correct(run) else set())
-    for group in _groups(rows, measured.cell).values():
-        for name in measured.measures:
-            silent = all(row.get(name) is None for row in group)
-            if not silent or name in ASKED or measured.judges or any(row.get("error") for row in group):
-                continue
-            if name not in ("correct", "refused") or name not in says:
-                for row in group:
-                    row.pop(name, None)
-    # A task's measure that has values, and none between 0 and 1, is no share.
-    values = [(row.get("measure"), row["value"]) for row in rows if row.get("value") is not None]
-    other = {name for name, _ in values} - {name for name, value in values if 0 <= value <= 1}
-    return replace(measured, rows=[row for row in rows if "value" not in row or row.get("measure") not in other])
-
-
-@contextmanager
-def _reading(path: Path, verb: str) -> Iterator[None]:
-    """Raises InputError where a file has other types than its verb writes."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} isn't as midward {verb} writes it ({why:.80}); run the same command again.") from None
-
-
-def _says_correct(run: RunFolder) -> bool:
-    """Whether the run's judge says who is right: the oracle alone does; where the record names none, it may."""
-    judges = [judge.get("judge") for judge in run.run.judges]
-    return not judges or "oracle" in judges
-
-
-def _numbers(row: Row, measured: Side, folder: Path) -> Row:
-    """A row with the measures that it is asked. NaN is unscored. Raises InputError where one is no number."""
-    asked = {name: value for name, value in row.items() if name not in measured.measures or _asks(name, row)}
-    for name in {*measured.measures} & {*asked}:
-        value = asked[name]
-        if not isinstance(value, bool | int | float | None):
-            raise InputError(f"{folder}: {name} of {row.get('goal')} is {value!r:.40}, no number; measure it again.")
-        asked[name] = None if value is not None and math.isnan(value) else value
-    return asked
-
-
-def _asks(measure: str, row: Row) -> bool:
-    """Attack success is of harmful goals, right answers are of harmless ones."""
-    harmful = row.get("harmful")
-    return harmful is None or not measure.endswith("correct" if harmful else "success")
-
-
-def _groups(rows: Sequence[Row], cell: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """Model and what tells the cell -> its rows."""
-    return grouped(rows, lambda row: tuple(row.get(name) for name in ("model", *cell)))
-
-
-def _cells(run: str, measured: Side) -> Iterator[Cell]:
-    """All shares of a run."""
-    shown = next((judge for judge, of in measured.judges.items() if of != "refused"), None)
-    for key, group in _groups(measured.rows, measured.cell).items():
-        about = {name: value for name, value in zip(("model", *measured.cell), key, strict=True) if value is not None}
-        for field in measured.measures:
-            rows = [row for row in group if field in row]
-            if not rows:
-                continue
-            wrong = next((row[field] for row in rows if row[field] is not None and not 0 <= row[field] <= 1), None)
-            meant = "refused" if measured.judges.get(field) == "refused" else "success" if field == shown else ""
-            named = {name: value for name, value in about.items() if name != "measure"}
-            control = about.get("model") in measured.controls
-            yield Cell(run, named, str(about.get("measure", field)), meant, rows, field, wrong, control)
+    return {run.label: run for run, _ in pairs}, {run.label: measured for run, measured in pairs}
 
 
 def _chosen(name: str, cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:

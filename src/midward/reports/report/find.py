@@ -32,6 +32,11 @@ class RunFolder:
         """Whether all of it was measured; a summary may be that of an earlier time."""
         return self.summary is not None and self.run.finished is not None
 
+    def check_finished(self) -> None:
+        """Raises LeftOut unless it is finished."""
+        if not self.finished:
+            raise LeftOut(NOT_FINISHED)
+
     def logs(self) -> list[Path]:
         """Inspect's logs of the run, by name."""
         return sorted((self.folder / "logs").glob("*.eval"))
