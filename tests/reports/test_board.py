@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 import report_world as world
-from markupsafe import escape
+from markupsafe import Markup
 
 from midward.errors import InputError
 from midward.reports import board, html
@@ -33,6 +33,21 @@ COLLIDING = """() => {
     if (width > 1 && height > 1) wrong.push(`${name(one)} over ${name(other)}`);
   }
   return wrong;
+}"""
+
+#: Words of the table that stand on two lines; a hyphen or a slash may end a line, but for a command's.
+BROKEN = r"""() => {
+  const broken = [], walk = document.createTreeWalker(document.querySelector("table"), NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode, range = document.createRange();
+    if (node.parentElement.closest("thead, caption")?.offsetWidth <= 1) continue;  // for screen readers alone
+    const word = node.parentElement.closest("code") ? /\S+/g : /[^\s\/-]+/g;
+    for (const {0: text, index} of node.data.matchAll(word)) {
+      range.setStart(node, index); range.setEnd(node, index + text.length);
+      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) broken.push(text);
+    }
+  }
+  return broken;
 }"""
 
 
@@ -93,7 +108,7 @@ def test_one_run_by_two_files_alone_with_n_interval_unscored_link_and_command(tm
     assert page.count("<tr role=") == 1 + 2
     for part in ("90.0 %", "[85.0, 95.0]", "unscored 0", 'href="runs/a/run.json"', "mosa", "org/base"):
         assert part in page
-    assert str(escape(shlex.join(COMMAND))) in page and "sandbox" not in page
+    assert shlex.join(COMMAND) in Markup(page).striptags() and "sandbox" not in page
 
 
 def test_a_refusal_is_no_attack_success_and_other_verbs_are_counted(tmp_path):
@@ -160,7 +175,7 @@ def test_redacted_no_path_and_no_text_is_on_it(tmp_path):
     runs(tmp_path / "runs", command=[*COMMAND, "--adapter", "/home/somebody/mosa", "--prompt", "t30 t31"])
     page = text_of(tmp_path, redact=True)
     assert "/home" not in page and "t30" not in page and "href=" not in page.split("<main")[1]
-    assert "redacted: 7 characters" in page and "mosa" in page
+    assert "redacted: 7 characters" in Markup(page).striptags() and "mosa" in page
 
 
 def test_the_same_runs_give_the_same_page_and_only_a_board_is_written_over(tmp_path):
@@ -199,6 +214,14 @@ def test_nothing_overlaps_nothing_is_cut_and_all_can_be_read(show, contrast, man
             assert shown.evaluate(COLLIDING) == []
         ratios = contrast(shown, "h1, p, label, select, input, button, .board tr:nth-child(-n+40) *:not(svg, svg *)")
         assert len(ratios) > 50 and min(ratios) >= 4.5
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 1400])
+def test_no_word_of_a_usual_name_is_broken(show, tmp_path, width):
+    runs(tmp_path / "runs", names=("base", "mosa-initial"), attacks=("wildjailbreak", "rainbow"), judge="strongreject")
+    board.write([tmp_path / "runs"], tmp_path / "b.html")
+    shown = show(tmp_path / "b.html", viewport={"width": width, "height": 900})
+    assert shown.evaluate(BROKEN) == []
 
 
 def test_every_name_is_text_in_the_browser(show, hostile):
