@@ -32,6 +32,14 @@ ELSEWHERE = {
     "max_grad_norm": "clip",
     "objective": "recipe",
 }
+#: Flags that verbs have for nearly the same thing.
+_KIN = (
+    ("limit", "count", "max_steps", "held_out", "budget"),
+    ("steps", "max_steps"),
+    ("goals", "sets", "data", "attacked", "tasks", "prompts", "harmful"),
+    ("attacks", "attack", "sets", "method"),
+    ("batch_size", "micro_batch", "max_batch"),
+)
 
 
 def printable(text: str, kept: str = "\n\t") -> str:
@@ -51,12 +59,16 @@ def markdown_text(text: str) -> str:
     return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", line)
 
 
+def kin(name: str, known: Collection[str]) -> list[str]:
+    """Which of the known names has what another library, or another verb, calls so; perhaps none."""
+    names = [ELSEWHERE.get(name), *(each for alike in _KIN if name in alike for each in alike)]
+    return [each for each in names if each and each in known][:1]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for what other libraries' name stands for here, or the nearest known name, or an
-    empty string."""
+    """Return " Did you mean 'x'?" for its `kin`, or the nearest known name, or an empty string."""
     known = list(known)
-    ours = ELSEWHERE.get(name)
-    near = [ours] if ours in known else get_close_matches(name, known, n=1, cutoff=0.6)
+    near = kin(name, known) or get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

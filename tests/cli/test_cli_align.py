@@ -59,6 +59,23 @@ def test_files_become_an_adapter_and_a_finished_one_is_kept(midward, files, llad
     assert (out / "adapter_model.safetensors").read_bytes() != before
 
 
+@pytest.mark.parametrize("step, says", [(1, "No step is kept"), (2, "Step 1 is kept")])
+def test_ctrl_c_names_the_step_that_the_same_command_goes_on_from(midward, files, llada_folder, tmp_path, step, says):
+    def stop(bar, row):
+        if row["step"] == step:
+            raise KeyboardInterrupt
+
+    command = ["align", "--model", llada_folder, "--device", "cpu", "--out", tmp_path / "adapter", *files]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("midward.cli.align.CurveBar.row", stop)
+        stopped = midward(*command)
+    assert stopped.exit_code == 130 and says in stopped.stderr
+    [line] = [line for line in stopped.stderr.splitlines() if "all settings:" in line]
+    assert "window_start 6" in line and "lora_rank" not in line  # what isn't the recipe's own
+    again = midward(*command).stderr
+    assert ("from step 1" in again) == (step == 2)
+
+
 def test_method_and_objective_reach_the_run_and_length_is_the_models(
     midward, files, llada_folder, tmp_path, monkeypatch
 ):

@@ -91,6 +91,9 @@ def test_the_shell_completes_verbs_flags_and_choices(words, offered):
         (["generate", "hi", "--block_length", "8"], "--block"),  # LLaDA's script's
         (["generate", "hi", "--recipe", "x.yaml"], "--config"),
         (["align", "--out", "x", "--recipe", "x.yaml"], "--config"),
+        (["align", "--per-device-train-batch-size", "8"], "--micro-batch"),
+        (["align", "--limit", "8"], "--max-steps"),  # another verb's
+        (["guard", "eval", "--attacks", "pad"], "--sets"),
     ],
 )
 def test_a_wrong_verb_or_flag_gets_the_nearest(midward, args, hint):

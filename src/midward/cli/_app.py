@@ -116,22 +116,22 @@ def _group(name: str) -> Group:
 
 
 class Verb(TyperCommand):
-    """One verb. A flag that isn't known comes with what other libraries' name of it is here."""
+    """One verb. A flag that isn't known comes with what another library's, or another verb's, is here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # typer's NoSuchOption and BadParameter, which its releases keep elsewhere
-            from midward._hints import ELSEWHERE
+            from midward._hints import kin
 
             option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
             if getattr(getattr(error, "param", None), "name", "") == "recipe" and ".y" in str(error):
                 option = "recipe"  # of align, which has a flag of that name
             if option in MOVED:
                 raise typer.BadParameter(MOVED[option], param_hint=f"--{option.replace('_', '-')}") from None
-            ours = f"--{ELSEWHERE.get(option)}"
-            if any(ours in parameter.opts for parameter in self.params):
-                vars(error)["possibilities"] = [ours]
+            known = [spelling[2:].replace("-", "_") for parameter in self.params for spelling in parameter.opts]
+            if ours := kin(option, known):
+                vars(error)["possibilities"] = [f"--{name.replace('_', '-')}" for name in ours]
             raise
 
 
@@ -195,10 +195,16 @@ def _kept() -> str:
     """What there is of the verb that was stopped, and what to do."""
     from midward.cli._verb import running
 
-    _, given = running.get(("", {}))
+    verb, given = running.get(("", {}))
     out = next((value for option, value in given.values() if option.spellings[0] == "--out" and value), None)
     if out is None or not (Path(out, "run.json").exists() or Path(f"{out}.run.json").exists()):
         return "Nothing was written yet."
+    if verb == "align":
+        from midward.alignment.run import CHECKPOINTS, last_checkpoint
+
+        if (saved := last_checkpoint(Path(out, CHECKPOINTS))) is None:
+            return f"No step is kept in {out} yet (--save-steps): the same command begins anew."
+        return f"Step {saved.name.split('-')[1]} is kept in {out}: the same command goes on from there."
     return f"What was written to {out} is kept: the same command goes on from there."
 
 

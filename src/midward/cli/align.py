@@ -16,6 +16,7 @@ from midward.cli._options import Given, ModelOptions, Overwrite, pairs
 from midward.cli._run import Result, finish
 from midward.cli._show import CurveBar, bar, say
 from midward.errors import InputError
+from midward.runs.run import RECORD
 from midward.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def align(
 
     settings = {"length": Sampling.for_model(loaded).length, **read.settings}  # what is trained is what is sampled
     say(f"align     {len(read.harmful)} harmful and {len(read.benign or [])} benign prompts")
-    say(f"          {', '.join(f'{name} {value}' for name, value in resolve(settings).to_dict().items())}")
+    asked = resolve(settings).to_dict()
+    usual = resolve({name: asked[name] for name in ("method", "recipe")}).to_dict()
+    other = "".join(f", {name} {value}" for name, value in asked.items() if value != usual[name])
+    say(f"          {asked['method']}, recipe {asked['recipe']}{other}; all settings: {out / RECORD}")
     with bar() as progress, _reward(read, ready) as reward, warnings.catch_warnings():
         curve = CurveBar(progress)
         warnings.simplefilter("ignore", RewardWarning)  # it is told below
