@@ -20,7 +20,13 @@ BLOCKS_OF_4 = Sampling(length=22, block=4, order="low_confidence", threshold=0.0
 
 @pytest.fixture(
     scope="module",
-    params=[("sri-blocks", BLOCKS_OF_8), ("sri-blocks", BLOCKS_OF_4), ("direction", BLOCKS_OF_8)],
+    params=[
+        ("sri-blocks", BLOCKS_OF_8),
+        ("sri-blocks", BLOCKS_OF_4),
+        ("direction", BLOCKS_OF_8),
+        ("hesitate", BLOCKS_OF_8),
+        ("hesitate:arm=routed", BLOCKS_OF_8),
+    ],
     ids=str,
 )
 def served(request, model, tmp_path_factory):

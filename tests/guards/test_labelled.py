@@ -45,7 +45,7 @@ def tables(guard, exchanges):
         for block, point in np.ndindex(blocks, points):
             phi = torch.from_numpy(exchange.states[block, point])[None]
             step = SimpleNamespace(rows=[5], blocks=[(16 * block, 16 * block + 16)], active_hidden=phi[:, None] + noise)
-            table[block, point, :-1] = reader(Look([0], [block], [point], point == 0, phi.numpy(), step))[0]
+            table[block, point, :-1] = reader(Look([0], step.rows, [block], [point], point == 0, phi.numpy(), step))[0]
         read.append(table)
     return np.array(read)
 

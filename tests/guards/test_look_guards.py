@@ -1,6 +1,7 @@
 """Guards by blocks: one file for every number of steps, the same verdict in front of a model and afterwards."""
 
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from guard_world import asked, fit, prompts
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from midward.dynamics import looks
 from midward.errors import InputError
 from midward.guards import STUB, Exchange, GuardError, SRIBlocksGuard, load, make
 from midward.guards.compare import Comparison
@@ -68,6 +70,24 @@ def test_alone_as_in_company(model, sampling, fitted):
     for prompt, other in zip(FRESH, together, strict=True):
         [alone] = guard.sample(model, [prompt], sampling)
         assert (alone.verdict.flagged, alone.verdict.step) == (other.verdict.flagged, other.verdict.step)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 24}, {"threshold": 0.02}, {"steps": 5}], ids=str)
+def test_looks_that_wait_say_what_looks_at_once_say(model, fitted, monkeypatch, settings):
+    """A stop comes later then, and is of the same look."""
+    guard, _ = fitted
+    sampling, answers = Sampling(**BLOCKS, **settings), []
+    for most in (1, 4, 16):
+        monkeypatch.setattr(looks, "STEPS", most)
+        answers.append(guard.sample(model, FRESH, sampling))
+    at_once, *others = answers
+    numbers = {"score": None, "signal": None}  # to rounding
+    assert 0 < sum(answer.verdict.flagged for answer in at_once) < len(FRESH)
+    for other in others:
+        for now, later in zip(at_once, other, strict=True):
+            assert now.text == later.text and now.nfe <= later.nfe < now.nfe + 16
+            assert replace(now.verdict, **numbers) == replace(later.verdict, **numbers)
+            assert now.verdict.score == pytest.approx(later.verdict.score, abs=1e-6)
 
 
 def test_one_file_goes_with_every_number_of_steps_and_no_other_block(model, fitted, caplog):

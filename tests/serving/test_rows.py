@@ -333,7 +333,7 @@ def test_of_a_causal_model_no_token_is_shown_before_its_look(llama):
                 return np.zeros((len(look.rows), 1))
 
             read.width = 1
-            note = lambda step, followed, taken: looked.append(int(step.committed.sum()))  # noqa: E731
+            note = lambda taken, followed: looked.append(followed[0].taken) or ()  # noqa: E731
             return Looks(read, on_look=note)
 
         def score(self, model, exchanges, *, batch_size=8):

@@ -19,7 +19,7 @@ Shapes: B rows of a step, n positions of a block, D hidden size, R rows that are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ GRID = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 CLASSES = 3
 #: Positions that a look sees, about.
 POSITIONS = 32
+#: Of how many steps the looks may wait for one another.
+STEPS = 16
 
 
 def class_of(block: int) -> int:
@@ -55,12 +57,13 @@ def block_size(model: LanguageModel, sampling: Sampling) -> int:
 class Look:
     """One or more looks at one step, as a reader gets them; entry r of each list is one look of one row.
 
-    rows: places in the step's batch. blocks: number of the block, from 0. looks: grid points, from 0. first: whether
-    these are looks 0, before the step's commits. phi [R, D] float32 on the host. step: None in
-    front of an engine, which hands over phi alone.
+    rows: places in the step's batch. requests: index of each. blocks: number of the block, from 0. looks: grid points,
+    from 0. first: whether these are looks 0, before the step's commits. phi [R, D] float32 on the host. step: None
+    unless the reader `reads_step`.
     """
 
     rows: list[int]
+    requests: list[int]
     blocks: list[int]
     looks: list[int]
     first: bool
@@ -71,6 +74,7 @@ class Look:
 class Reader(Protocol):
     """Makes numbers of looks. width: F, how many of one look.
 
+    reads_step (may be missing): whether it needs the step that a look is of.
     project (may be missing): of sums of states [B, D] on their device, the few numbers [B, K] in their place that it
         needs; it is linear, and phi of a look is [R, K] then.
     """
@@ -102,6 +106,11 @@ class Followed:
         """The features of a block's looks up to and with one."""
         return [self.features[block, point] for point in range(look + 1)]
 
+    def forget(self, step: int) -> None:
+        """What was looked at after a step, as if the request had been stopped there."""
+        self.steps = {at: number for at, number in self.steps.items() if number <= step}
+        self.features = {at: self.features[at] for at in self.steps}
+
     def table(self, width: int) -> np.ndarray:
         """[blocks, J, F + 1]: the features of every look, and the step; NaN where it wasn't looked at."""
         count = 1 + max((block for block, _ in self.features), default=-1)
@@ -116,22 +125,14 @@ def number_of(start: int, size: int) -> int:
     return math.ceil(start / size)
 
 
-def standing(counted: torch.Tensor, stands: torch.Tensor, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Of the open positions of blocks [R, n], those that are read: what stands up to the first end token; all of them
-    where none does."""
-    stands = up_to_end(stands & counted, ids, ends)
-    return torch.where(stands.any(-1, keepdim=True), stands, counted)
-
-
 def up_to_end(stands: torch.Tensor, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Of what stands in blocks [R, n], all but what is behind an end token."""
     is_end = (ids == ends if len(ends) == 1 else torch.isin(ids, ends)) & stands
     return stands & (is_end.cumsum(-1) <= is_end)
 
 
-def weighted(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum of w h [R, D] float32, of states [R, n, D] and weights [R, n]."""
-    return torch.bmm(weights.float()[:, None], hidden.float())[:, 0]
+#: Of each place of a step, the sum of w h [D], or what a reader projects it to, and of w.
+Pooled = tuple[Sequence[Any] | np.ndarray, Sequence[float]]
 
 
 class BlockLooks:
@@ -142,10 +143,20 @@ class BlockLooks:
         followed: what is kept of each row [rows]; filled here.
         size: positions of a block.
         causal: each token of a block is seen once, as of an autoregressive model.
+        requests: index of each row's request [rows]; unless given, the row's number.
     """
 
-    def __init__(self, reader: Reader, followed: Sequence[Followed], size: int, *, causal: bool = False) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        followed: Sequence[Followed],
+        size: int,
+        *,
+        causal: bool = False,
+        requests: Sequence[int] = (),
+    ) -> None:
         self.reader = reader
+        self._requests = requests or range(len(followed))
         self.followed = followed
         self.causal = causal
         self._together = math.ceil(POSITIONS / size)  # blocks that are read as one
@@ -163,9 +174,7 @@ class BlockLooks:
         """
         begun = [place for place, row in enumerate(rows) if blocks[place] not in self._blocks[row]]
         for place in begun:
-            row, block = rows[place], blocks[place]
-            self._blocks[row][block] = _Block()
-            self._sums[row][block % self._together] = (0.0, 0.0)
+            self._blocks[rows[place]][blocks[place]] = _Block()
         return begun
 
     def take(
@@ -174,7 +183,7 @@ class BlockLooks:
         blocks: Sequence[int],
         counts: Sequence[Sequence[int]],
         begun: Sequence[int],
-        pooled: Callable[[bool], tuple[Sequence[Any], Sequence[float]]],
+        pooled: Callable[[bool], Pooled],
         step: Step | None = None,
     ) -> list[tuple[int, int, int]]:
         """The looks of a step, as (place, block, look).
@@ -183,11 +192,12 @@ class BlockLooks:
             rows, blocks: as of `begin`.
             counts: of each block, how many positions it had to fill, and how many of those stand now.
             begun: what `begin` said of this step.
-            pooled: before the step's commits or after them, of each place the sum of w h [D] or what a reader projects
-                it to, and of w.
+            pooled: asked whether before the step's commits or after them.
             step: for a reader that needs it.
         """
         # 1. Look 0 where a block begins; then the grid points that are reached.
+        for place in begun:
+            self._sums[rows[place]][blocks[place] % self._together] = (0.0, 0.0)
         begins = [(place, 0) for place in begun if counts[place][0]]
         reached = []
         for place, (total, now) in enumerate(counts):
@@ -212,7 +222,8 @@ class BlockLooks:
                 places, looks = [place for place, _ in points], [look for _, look in points]
                 numbers = [blocks[place] for place in places]
                 states = np.array([phi[place] for place in places])
-                features = self.reader(Look(places, numbers, looks, first, states, step))
+                asked = [self._requests[rows[place]] for place in places]
+                features = self.reader(Look(places, asked, numbers, looks, first, states, step))
                 for place, number, look, values in zip(places, numbers, looks, features, strict=True):
                     followed = self.followed[rows[place]]
                     followed.features[number, look] = values
@@ -236,9 +247,9 @@ class BlockLooks:
         return total / max(weight, 1)
 
 
-#: Told after each step at which something was looked at: the step, what was followed of its rows [B], and the looks
-#: taken now, as (place in the step's batch, block, look).
-OnLook = Callable[[Step, Sequence[Followed], Sequence[tuple[int, int, int]]], None]
+#: Told of looks that were taken, as (request, block, look), and of what was followed of each request so far. Returns
+#: the requests that no more is wanted of.
+OnLook = Callable[[Sequence[tuple[int, int, int]], Mapping[int, Followed]], Iterable[int]]
 
 
 @dataclass
@@ -259,16 +270,34 @@ class _Group:
     to_fill: torch.Tensor
 
 
+@dataclass
+class _Waiting:
+    """A step whose looks aren't taken yet, and what they are taken of.
+
+    begun: at which of its places a block begins. ids, committed [B, n]: what is in the blocks, and where it stands;
+    None where that is whatever isn't masked. states [B, n, D].
+    """
+
+    group: _Group
+    begun: list[int]
+    ids: torch.Tensor
+    committed: torch.Tensor | None
+    states: torch.Tensor
+
+
 class Looks:
     """A watcher that looks at every request's blocks and has a reader make numbers of what it sees.
 
     `signal(row)` is the table [blocks, J, F + 1] of a request. States are those of the active block, so that no cache
     is in the way and no forward is added.
 
+    To take the looks of many steps costs about as much as of one, so those of up to `STEPS` steps wait for one another;
+    never that of a block's begin, nor any before it, so a block is looked at before the next one begins.
+
     Args:
         reader: its `on_start(canvas)` and `on_step(step)`, where it has them, are called before any look; its `reduce`
-            is the watcher's.
-        on_look: called after each step with looks, so that a guard may decide.
+            is the watcher's. Where it `reads_step`, no look waits.
+        on_look: called after looks were taken, so that a guard may decide.
     """
 
     needs_all_steps = False
@@ -277,13 +306,16 @@ class Looks:
         self.reader = reader
         self.on_look = on_look
         self._followed: dict[int, Followed] = {}
+        self._waiting: list[_Waiting] = []
         self._begin = getattr(reader, "on_start", None)
         self._watch = getattr(reader, "on_step", None)
         self._project = getattr(reader, "project", None)
+        self._reads_step = getattr(reader, "reads_step", False)
         self.reduce = getattr(reader, "reduce", None)
 
     def signal(self, row: int) -> torch.Tensor:
         """[blocks, J, F + 1] of a request, float64: features, and the step. Raises KeyError for one not watched."""
+        self._take()
         return torch.from_numpy(self._followed[row].table(self.reader.width))
 
     # --- the watcher ----------------------------------------------------------------------------------------
@@ -296,10 +328,13 @@ class Looks:
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what each row's block had to fill
         self._totals = [0] * len(canvas.rows)  # how much that is
         self._group: _Group | None = None
+        self._mask_id = canvas.mask_id
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
         followed = [Followed() for _ in canvas.rows]
         self._followed |= {row.index: followed[place] for place, row in enumerate(canvas.rows)}
-        self._looks = BlockLooks(self.reader, followed, self._size, causal=canvas.model.family.kind == "autoregressive")
+        causal = canvas.model.family.kind == "autoregressive"
+        self._looks = BlockLooks(self.reader, followed, self._size, causal=causal, requests=[*self._place])
+        self._most = 1 if causal or self._reads_step else STEPS
         if self._begin is not None:
             self._begin(canvas)
 
@@ -314,47 +349,73 @@ class Looks:
         if group is None or group.requests != step.rows or group.spans != spans:
             group, begun = self._grouped(step, spans)
             self._group = group
-        # 2. What stands there, and the sums of states: one reading of the device.
-        hidden, stands = step.active_hidden, group.to_fill & group.of_blocks(step.committed, 0)
-        if causal:
-            read = group.is_open[:, slice(*step.blocks[0])]
+        # 2. What stands there, and the states: taken now, or kept.
+        ids, states = group.of_blocks(step.ids, step.response.start), step.active_hidden
+        committed = None if self._mask_id >= 0 else group.of_blocks(step.committed, 0)
+        if self._waiting and self._waiting[0].ids.shape[1] != ids.shape[1]:
+            self._take()
+        takes_now = bool(begun) or len(self._waiting) + 1 >= self._most
+        self._waiting.append(_Waiting(group, begun, ids, committed, states if takes_now else states.clone()))
+        if takes_now:
+            taken = self._take(step)
+            if causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
+                step.unseen.update({*step.rows}.difference(request for request, _, look in taken if look))
         else:
-            read = up_to_end(stands, group.of_blocks(step.ids, step.response.start), self._ends)
-        weights = read[:, None]  # [B, 1, n], behind it those of the looks at a block's begin
-        if begun:
-            weights = torch.stack([read, torch.ones_like(read) if causal else group.to_fill], 1)
-        sums = torch.bmm(weights.float(), hidden.float())
-        sums = sums if self._project is None else self._project(sums)
-        parts = [sums.flatten(1), weights.flatten(1), stands, *([group.to_fill] if begun else [])]
-        values = step.fetch(*parts)
-        # 3. How far each block is; its looks.
-        width, tokens = sums.shape[-1], read.shape[1]
-        whole = parts[1].shape[1]
-        flags = values[:, parts[0].shape[1] :].tolist()
-        for place in begun:
-            self._totals[group.rows[place]] = int(sum(flags[place][whole + stands.shape[1] :]))
-        counts = [
-            (self._totals[row], int(sum(own[whole : whole + stands.shape[1]])))
-            for row, own in zip(group.rows, flags, strict=True)
-        ]
-
-        def pooled(first: bool) -> tuple[Sequence[Any], Sequence[float]]:
-            own = values[:, first * width : (first + 1) * width]
-            weights = [sum(row[first * tokens : (first + 1) * tokens]) for row in flags]
-            sums: Any = own[:, 0].tolist() if width == 1 else own
-            return sums, weights
-
-        taken = self._looks.take(group.rows, group.blocks, counts, begun, pooled, step)
-        if causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
-            seen = {place for place, _, look in taken if look}
-            step.unseen.update(row for place, row in enumerate(step.rows) if place not in seen)
-        if taken and self.on_look is not None:
-            self.on_look(step, [self._followed[row] for row in step.rows], taken)
+            step.unseen.update(step.rows)
 
     def on_end(self, canvas: Canvas) -> None:
-        pass
+        self._take()
 
     # --- inside ---------------------------------------------------------------------------------------------
+
+    def _take(self, step: Step | None = None) -> list[tuple[int, int, int]]:
+        """Take the looks that wait, as (request, block, look). step: the last one, if it is being shown."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        causal, begun = self._looks.causal, waiting[-1].begun  # no look waits for a block's begin
+        # 1. What stands there, and what of it is read.
+        ids, states = _joined([each.ids for each in waiting]), _joined([each.states for each in waiting])
+        to_fill = _joined([each.group.to_fill for each in waiting])
+        kept = [each.committed for each in waiting if each.committed is not None]
+        stands = to_fill & (_joined(kept) if kept else ids != self._mask_id)
+        if causal:
+            assert step is not None  # no look of it waits
+            read = waiting[0].group.is_open[:, slice(*step.blocks[0])]
+            parts = [read, *([torch.ones_like(read)] if begun else [])]
+        else:
+            parts = [up_to_end(stands, ids, self._ends), *([to_fill] if begun else [])]
+        # 2. Sums of states and of positions; one reading of the device.
+        weights = torch.stack(parts, 1)  # [R, 1 or 2, n]
+        sums = torch.bmm(weights.float(), states.float())
+        sums = sums if self._project is None else self._project(sums)
+        counts = [weights.sum(-1), stands.sum(-1, keepdim=True), *([to_fill.sum(-1, keepdim=True)] if begun else [])]
+        together = torch.cat([*counts, sums.flatten(1)], -1)
+        values: Any = together.cpu().numpy() if step is None else step.fetch(together)
+        # 3. Of each step, how far each block is; its looks.
+        width, edge, end = sums.shape[-1], sum(count.shape[-1] for count in counts), 0
+        numbers = values[:, : None if width == 1 else edge].tolist()
+        taken: list[tuple[int, int, int]] = []
+        for each in waiting:
+            group, start = each.group, end
+            own = numbers[start : (end := start + len(group.rows))]
+            for place in each.begun:
+                self._totals[group.rows[place]] = int(own[place][edge - 1])
+            filled = [(self._totals[row], int(line[len(parts)])) for row, line in zip(group.rows, own, strict=True)]
+
+            def pooled(first: bool, start: int = start, own: list[list[float]] = own) -> Pooled:
+                if width == 1:
+                    return [line[edge + first] for line in own], [line[first] for line in own]
+                at = edge + first * width
+                return values[start : start + len(own), at : at + width], [line[first] for line in own]
+
+            looks = self._looks.take(group.rows, group.blocks, filled, each.begun, pooled, step)
+            taken += [(group.requests[place], block, look) for place, block, look in looks]
+        if taken and self.on_look is not None:
+            stopped = self.on_look(taken, self._followed)
+            if step is not None:
+                step.stopped.update(stopped)
+        return taken
 
     def _grouped(self, step: Step, spans: list[tuple[int, int]]) -> tuple[_Group, list[int]]:
         """The rows of a step at which some have left or blocks begin, and at which places those begin."""
@@ -384,3 +445,7 @@ class Looks:
 
         to_fill = is_open.gather(1, columns) & inside
         return _Group(list(step.rows), spans, rows, blocks, is_open, gathered, to_fill), begun
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])

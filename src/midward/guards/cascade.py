@@ -200,6 +200,7 @@ class _Together:
     def __init__(self, readers: Sequence[Reader]) -> None:
         self.readers = readers
         self.width = sum(reader.width for reader in readers)
+        self.reads_step = any(getattr(reader, "reads_step", False) for reader in readers)
         reduces = [reduce for reader in readers if (reduce := getattr(reader, "reduce", None)) is not None]
         self.reduce = reduces[0] if reduces else None  # the others read the head once more
 

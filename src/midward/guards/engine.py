@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from midward.dynamics.looks import BlockLooks, Followed, block_size, class_of, number_of, standing, weighted
+from midward.dynamics.looks import BlockLooks, Followed, block_size, class_of, number_of, up_to_end
 from midward.guards.config import GuardError
 from midward.guards.files import load
 from midward.guards.front import STUB
@@ -100,7 +100,7 @@ class EngineGuard:
     ) -> None:
         if not isinstance(guard, LookGuard) or not guard.reads_phi:
             raise GuardError(
-                f"the guard {guard.name!r} needs more of a step than an engine hands over; take one such as sri-blocks."
+                f"the guard {guard.name!r} needs more of a step than an engine hands over; take one such as hesitate or sri-blocks."
             )
         if not guard.bound:
             raise GuardError(f"the guard {guard.name!r} isn't fitted yet; see midward guard fit.")
@@ -114,7 +114,6 @@ class EngineGuard:
                 f"these have {width}."
             )
         self.guard = guard
-        self.reader = guard.reader()
         self.size = int(guard.sampling["block"] or guard.sampling["length"])
         self.width, self.mask_id, self.refusal = width, mask_id, tuple(refusal)
         self.ends = torch.tensor(list(end_ids), dtype=torch.long)
@@ -138,7 +137,8 @@ class EngineGuard:
         elif step.hidden is not None:
             counted = is_open[None] if first else self._standing(step, is_open)
             counted = counted.to(step.hidden.device)
-            sums = torch.cat([weighted(step.hidden[None], counted)[0], counted.sum(-1)]).cpu()
+            weights = counted.float()
+            sums = torch.cat([(weights @ step.hidden.float())[0], weights.sum(-1)]).cpu()
         else:
             raise GuardError("there are no hidden states of this step's forward.")
         if sums.shape != (self.width + 1,) or not torch.isfinite(sums).all():
@@ -146,7 +146,9 @@ class EngineGuard:
         return sums
 
     def _standing(self, step: BlockStep, is_open: torch.Tensor) -> torch.Tensor:
-        return standing(is_open[None], (step.after != self.mask_id)[None], step.after[None], self.ends)
+        """Of the open positions of a block [1, n], what stands up to the first end token; all where none does."""
+        stands = up_to_end((is_open & (step.after != self.mask_id))[None], step.after[None], self.ends)
+        return stands if stands.any() else is_open[None]
 
     def replay(self, steps: Sequence[BlockStep]) -> Decision:
         """The decision after a whole generation, or where it was stopped."""
@@ -163,7 +165,7 @@ class RowGuard:
     def __init__(self, engine: EngineGuard) -> None:
         self._engine = engine
         self._followed = Followed()
-        self._blocks = BlockLooks(engine.reader, [self._followed], engine.size)
+        self._blocks = BlockLooks(engine.guard.reader(), [self._followed], engine.size)
         self._is_open = torch.zeros(0, dtype=torch.bool)
         self._number: int | None = None
         self.decision = Decision(False, None, 0, None, engine.guard.threshold)

@@ -192,6 +192,7 @@ class HesitationMonitor(LookGuard):
     name = "hesitate"
     about = "a probe of the looks; where it hesitates often, a heavier one decides"
     Settings: ClassVar[type[Any]] = Hesitation
+    reads_phi = True
     by_look = True
 
     def __init__(self, **settings: Any) -> None:
@@ -264,18 +265,17 @@ class _Hesitating:
 
     def on_start(self, canvas: Canvas) -> None:
         for row in canvas.rows:
-            self._sums[row.index], self._counts[row.index] = np.zeros(canvas.model.hidden_size), [0, 0]
+            self._sums.pop(row.index, None)
+            self._counts.pop(row.index, None)
 
     def __call__(self, look: Look) -> np.ndarray:
-        assert look.step is not None  # not of an engine: see `reads_phi`
         phi = look.phi.astype(np.float64)
         cheap, means, hesitations = self.cheap(phi), [], []
-        for place, state, odds in zip(look.rows, phi, cheap, strict=True):
-            request = look.step.rows[place]
-            counts = self._counts[request]
+        for request, state, odds in zip(look.requests, phi, cheap, strict=True):
+            counts = self._counts.setdefault(request, [0, 0])
             counts[0] += 1
             counts[1] += bool(abs(odds) < self.margin)
-            self._sums[request] += state
+            self._sums[request] = self._sums.get(request, 0.0) + state
             means.append(self._sums[request] / counts[0])
             hesitations.append(counts[1])
         return np.stack([cheap, hesitations, self.heavy(np.array(means))], -1)
@@ -435,6 +435,7 @@ class _Projections:
     """Reads the quantiles of <h, v> over the block's positions."""
 
     width = len(QUANTILES)
+    reads_step = True
 
     def __init__(self, direction: np.ndarray) -> None:
         self.direction = torch.from_numpy(direction)

@@ -132,6 +132,7 @@ class _EnergyReader:
     """F = 3: ratio, slope, speed. Each step's energies are read from the logits that its tokens are chosen from."""
 
     width = len(SIGNALS)
+    reads_step = True
 
     def __init__(self, refusing: Sequence[int], complying: Sequence[int]) -> None:
         self.ids = list(refusing), list(complying)
@@ -175,9 +176,8 @@ class _EnergyReader:
             self.ratio.setdefault(row, energy)
 
     def __call__(self, look: Look) -> np.ndarray:
-        assert look.step is not None  # `Looks` hands it over
         features = []
-        for row in (look.step.rows[place] for place in look.rows):
+        for row in look.requests:
             course = self.courses[row]
             u, energies = np.array(course.progress), np.array(course.energies)
             apart = u - u.sum() / len(u)
@@ -224,6 +224,7 @@ class _EndReader:
     """F = 3: P(end) at the leftmost open position, its mean and its largest; zeros at looks that don't count."""
 
     width = 3
+    reads_step = True
 
     def __init__(self, every: bool) -> None:
         self.every = every

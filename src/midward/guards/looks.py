@@ -35,7 +35,7 @@ from midward.guards.detectors import Detector, Fitted, Mahalanobis
 from midward.guards.exchange import Exchange, Labelled, Verdict
 from midward.guards.guard import ANCHORS, Guard, hash_of
 from midward.models import LanguageModel
-from midward.sampling import Sampling, Step
+from midward.sampling import Sampling
 from midward.store import key_of
 
 if TYPE_CHECKING:
@@ -188,22 +188,27 @@ class LookGuard(Guard):
         near = {at: self._near(tails) for at, tails in self.tails.items()}  # what few looks are farther than
         nearest = {at: float(distances.min()) for at, distances in near.items()}
 
-        def decide(step: Step, followed: Sequence[Followed], taken: Sequence[tuple[int, int, int]]) -> None:
+        def decide(taken: Sequence[tuple[int, int, int]], followed: Mapping[int, Followed]) -> set[int]:
             groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
-            for place, block, look in taken:
-                number, most = class_of(block), self.distance(followed[place].features[block, look])
+            for request, block, look in taken:
+                number, most = class_of(block), self.distance(followed[request].features[block, look])
                 if most is None or most > nearest[number, look]:
-                    groups.setdefault((number, look), []).append((place, block))
+                    groups.setdefault((number, look), []).append((request, block))
+            flagged: set[int] = set()
             for (number, look), members in groups.items():
                 distances = self.distances(
-                    number, np.array([followed[place].so_far(block, look) for place, block in members])
+                    number, np.array([followed[request].so_far(block, look) for request, block in members])
                 )
                 if not (distances > near[number, look]).any():
                     continue
                 above = self.flag(tail_ranks(self.tails[number, look], distances).max(1)).tolist()
-                for place, block in (member for member, is_above in zip(members, above, strict=True) if is_above):
-                    step.stopped.add(step.rows[place])
-                    stopped.setdefault(step.rows[place], followed[place].steps[block, look])
+                for request, block in (member for member, is_above in zip(members, above, strict=True) if is_above):
+                    at = followed[request].steps[block, look]
+                    stopped[request] = min(at, stopped.get(request, at))
+                    flagged.add(request)
+            for request in flagged:
+                followed[request].forget(stopped[request])
+            return flagged
 
         return Looks(self.deciding(), on_look=decide)
 

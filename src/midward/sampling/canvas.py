@@ -118,25 +118,25 @@ class Canvas:
     def responses(self, rows: Iterable[int] | None = None) -> list[Response]:
         """Return what stands in these rows, or in each, as `Response`s."""
         results = []
-        broken = self.broken.tolist()
-        for i in range(len(self.rows)) if rows is None else rows:
+        numbers = list(range(len(self.rows)) if rows is None else rows)
+        lines = torch.cat([self.ids, self.broken[:, None]], -1)[numbers].tolist() if numbers else []  # one reading
+        for i, (*line, broken) in zip(numbers, lines, strict=True):
             row = self.rows[i]
-            line = self.ids[i].tolist()
             raw = line[self.width :]
             end = self.model.end_of(raw)
             ids = raw[:end] if end is not None and self.sampling.end != "keep" else raw
-            if broken[i]:
+            if broken:
                 ids = []
             results.append(
                 Response(
                     text=self.model.text(ids),
                     ids=ids,
                     raw_ids=raw,
-                    ended=end is not None and self.mask_id not in raw[:end] and not broken[i],
+                    ended=end is not None and self.mask_id not in raw[:end] and not broken,
                     nfe=self.forwards[i],
                     steps=self.steps_taken[i],
                     prompt_ids=line[self.width - len(row.prompt_ids) : self.width],
-                    error=f"{NOT_FINITE} ({self.model.dtype})".replace("torch.", "") if broken[i] else None,
+                    error=f"{NOT_FINITE} ({self.model.dtype})".replace("torch.", "") if broken else None,
                     edits=tuple(self.edited[i]),
                 )
             )

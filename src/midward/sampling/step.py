@@ -127,15 +127,15 @@ class Step:
         """In nats, at the open positions of the active blocks [B, length]; see `read`."""
         return self.read(lambda logits: torch.special.entr(logits.softmax(-1)).sum(-1, keepdim=True))[..., 0]
 
-    def fetch(self, *values: torch.Tensor) -> np.ndarray:
-        """Values [B, K] each on the host, side by side, float32 or wider: one reading of the device, in the place of
-        the sampler's own after this step where there is one."""
+    def fetch(self, values: torch.Tensor) -> np.ndarray:
+        """Values [N, K] on the host, float32 or wider: one reading of the device, in the place of the sampler's own
+        after this step where there is one."""
         if self.waits is None:
-            return torch.cat(values, -1).cpu().numpy()
-        width = self.waits.shape[-1]
-        both = torch.cat([*values, self.waits], -1).cpu().numpy()
-        self.waits, self.fetched = None, both[:, -width:].tolist()
-        return both[:, :-width]
+            return np.asarray(values.cpu().numpy())
+        count, shape = self.waits.numel(), self.waits.shape
+        both = torch.cat([values.flatten(), self.waits.flatten()]).cpu().numpy()
+        self.waits, self.fetched = None, both[-count:].reshape(shape).tolist()
+        return np.asarray(both[:-count].reshape(values.shape))
 
     def edited(self, ids: torch.Tensor, committed: torch.Tensor, written: torch.Tensor) -> "Step":
         """The step as it is shown after its edits: what stands in `ids` [B, L] now, `written` by them or not."""
