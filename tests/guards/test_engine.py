@@ -25,7 +25,6 @@ BLOCKS_OF_4 = Sampling(length=22, block=4, order="low_confidence", threshold=0.0
         ("sri-blocks", BLOCKS_OF_4),
         ("direction", BLOCKS_OF_8),
         ("hesitate", BLOCKS_OF_8),
-        ("hesitate:arm=routed", BLOCKS_OF_8),
     ],
     ids=str,
 )
@@ -148,6 +147,19 @@ def test_files_that_do_not_belong_together_do_not_arm(model, served, tmp_path):
         load_engine(file, file)
     with pytest.raises(GuardError, match="comes out flagged"):
         export_engine(guard, model, prompts(300, 16), [], tmp_path / "none")
+
+
+def test_what_a_probe_counts_is_a_rows_own(model, tmp_path):
+    """Hesitating looks are counted by request, in front of an engine as in the library."""
+    guard = make("hesitate:arm=routed")
+    fit(model, {"guard": guard}, tmp_path, BLOCKS_OF_4)
+    handed_over = HandedOver()
+    sample(model, FRESH, BLOCKS_OF_4, batch_size=8, watchers=[handed_over])
+    engine = EngineGuard(
+        guard, width=model.hidden_size, mask_id=model.family.mask_id, end_ids=model.family.end_ids, refusal=(5, 1)
+    )
+    for row, response in enumerate(guard.sample(model, FRESH, BLOCKS_OF_4)):
+        assert engine.replay(handed_over.steps[row]).score == pytest.approx(response.verdict.score, abs=1e-5)
 
 
 def test_other_guards_are_refused():
