@@ -20,12 +20,7 @@ BLOCKS_OF_4 = Sampling(length=22, block=4, order="low_confidence", threshold=0.0
 
 @pytest.fixture(
     scope="module",
-    params=[
-        ("sri-blocks", BLOCKS_OF_8),
-        ("sri-blocks", BLOCKS_OF_4),
-        ("direction", BLOCKS_OF_8),
-        ("hesitate", BLOCKS_OF_8),
-    ],
+    params=[("sri-blocks", BLOCKS_OF_8), ("sri-blocks", BLOCKS_OF_4), ("direction", BLOCKS_OF_8)],
     ids=str,
 )
 def served(request, model, tmp_path_factory):
@@ -149,17 +144,24 @@ def test_files_that_do_not_belong_together_do_not_arm(model, served, tmp_path):
         export_engine(guard, model, prompts(300, 16), [], tmp_path / "none")
 
 
-def test_what_a_probe_counts_is_a_rows_own(model, tmp_path):
-    """Hesitating looks are counted by request, in front of an engine as in the library."""
-    guard = make("hesitate:arm=routed")
+@pytest.mark.parametrize("arm", ["cheap", "routed"])
+def test_a_probe_goes_in_front_of_an_engine(model, tmp_path, arm):
+    """Hesitating looks are counted by request, there as in the library."""
+    guard = make(f"hesitate:arm={arm}")
     fit(model, {"guard": guard}, tmp_path, BLOCKS_OF_4)
+    guard.threshold *= 0.8  # so that some are flagged
     handed_over = HandedOver()
     sample(model, FRESH, BLOCKS_OF_4, batch_size=8, watchers=[handed_over])
     engine = EngineGuard(
         guard, width=model.hidden_size, mask_id=model.family.mask_id, end_ids=model.family.end_ids, refusal=(5, 1)
     )
+    flagged = []
     for row, response in enumerate(guard.sample(model, FRESH, BLOCKS_OF_4)):
-        assert engine.replay(handed_over.steps[row]).score == pytest.approx(response.verdict.score, abs=1e-5)
+        decision = engine.replay(handed_over.steps[row])
+        assert decision.score == pytest.approx(response.verdict.score, abs=1e-5)
+        assert (decision.stop, decision.step) == (response.verdict.flagged, response.verdict.step)
+        flagged.append(decision.stop)
+    assert 0 < sum(flagged) < len(FRESH)
 
 
 def test_other_guards_are_refused():

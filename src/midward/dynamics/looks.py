@@ -307,8 +307,8 @@ class Looks:
         self.on_look = on_look
         self._followed: dict[int, Followed] = {}
         self._waiting: list[_Waiting] = []
-        self._begin = getattr(reader, "on_start", None)
-        self._watch = getattr(reader, "on_step", None)
+        self._begin: Callable[[Canvas], None] = getattr(reader, "on_start", lambda canvas: None)
+        self._watch: Callable[[Step], None] = getattr(reader, "on_step", lambda step: None)
         self._project = getattr(reader, "project", None)
         self._reads_step = getattr(reader, "reads_step", False)
         self.reduce = getattr(reader, "reduce", None)
@@ -335,12 +335,10 @@ class Looks:
         causal = canvas.model.family.kind == "autoregressive"
         self._looks = BlockLooks(self.reader, followed, self._size, causal=causal, requests=[*self._place])
         self._most = 1 if causal or self._reads_step else STEPS
-        if self._begin is not None:
-            self._begin(canvas)
+        self._begin(canvas)
 
     def on_step(self, step: Step) -> None:
-        if self._watch is not None:
-            self._watch(step)
+        self._watch(step)
         # 1. The block of each row, and what it had to fill.
         causal, spans = self._looks.causal, step.blocks
         if causal:
