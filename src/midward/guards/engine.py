@@ -100,7 +100,7 @@ class EngineGuard:
     ) -> None:
         if not isinstance(guard, LookGuard) or not guard.reads_phi:
             raise GuardError(
-                f"the guard {guard.name!r} needs more of a step than an engine hands over; take one such as hesitate or sri-blocks."
+                f"the guard {guard.name!r} needs more of a step than an engine hands over; take hesitate or sri-blocks."
             )
         if not guard.bound:
             raise GuardError(f"the guard {guard.name!r} isn't fitted yet; see midward guard fit.")
