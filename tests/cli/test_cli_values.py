@@ -27,10 +27,12 @@ def here(tmp_path, monkeypatch):
         ("perplexity:reference=sub,dir,sri", ["perplexity:reference=sub,dir", "sri"]),
         ("a,b", ["a", "b"]),
         ("sri,classifier:model=x", ["sri", "classifier:model=x"]),
+        ("sri, cascade:members=[masks, hesitate],energy", ["sri", "cascade:members=[masks, hesitate]", "energy"]),
+        ("a[,b", ["a[", "b"]),
         (" , ", []),
     ],
 )
-def test_a_path_that_is_there_wins_over_the_comma(here, given, found):
+def test_a_path_that_is_there_and_a_list_in_brackets_win_over_the_comma(here, given, found):
     assert names(given) == found
 
 

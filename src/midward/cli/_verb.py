@@ -47,7 +47,8 @@ class Given(Generic[Config]):
 def names(text: str) -> list[str]:
     """What a flag names, by comma, as given; blanks and empty places are nothing.
 
-    A path that is there is one name, commas and all; so is what ends in one (prefill:PATH, sri:anchors=PATH).
+    A path that is there is one name, commas and all; so is what ends in one (prefill:PATH, sri:anchors=PATH), and a
+    list in brackets (cascade:members=[sri-blocks, energy]).
     """
 
     def is_path(run: str) -> bool:
@@ -56,7 +57,8 @@ def names(text: str) -> list[str]:
     parts, named = text.split(","), []
     while parts:
         runs = {size: ",".join(parts[:size]).strip() for size in range(len(parts), 0, -1)}
-        size = next((size for size, run in runs.items() if is_path(run)), 1)
+        closed = [size for size, run in runs.items() if run.count("[") == run.count("]")]
+        size = next((size for size, run in runs.items() if is_path(run)), min(closed, default=1))
         named.append(runs[size])
         del parts[:size]
     return [name for name in named if name]
