@@ -2,7 +2,8 @@
 
 Every fit's `test-N` has the same requests, so a guard's fits, `fit-N`, are its seeds: intervals are over goals and
 fits.
-`opened-N` holds harmless requests behind the attacks' forced shapes, `test-LABEL` an aligned model's.
+`opened-N` holds harmless requests behind the attacks' forced shapes. `FOLDER/choice`, `FOLDER/arms`, `FOLDER/removed`
+and an aligned model's `FOLDER/LABEL` are folders of the same kind.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import midward
-from midward._tables import read_table
+from midward._tables import read_json, read_table
 from midward.guards import LookGuard, load
 from midward.guards.signals import signals_of
 from midward.models import LanguageModel
@@ -31,7 +32,7 @@ from midward.world.world import Thing
 Rows = list[dict[str, Any]]
 ATTACKS = ("prefill", "prefill-mid", "pad", "dija")
 CALM = ("benign", "benign-wrapped", "banned")
-TOLD = {"True": True, "False": False, "": None}
+TOLD = {"True": True, "False": False}
 
 
 def scored(folder: Path, pattern: str) -> dict[str, Rows]:
@@ -40,7 +41,7 @@ def scored(folder: Path, pattern: str) -> dict[str, Rows]:
     for path in sorted(folder.glob(f"{pattern}/scores.csv")):
         for row in read_table(path):
             known: dict[str, Any] = {
-                "value": TOLD[row["flagged"]],
+                "value": TOLD.get(row["flagged"]),
                 "score": float(row["score"]) if row["score"] else None,
             }
             known |= {"jailbroken": row["harmful"] == "True" == row["success"], "seed": path.parent.name}
@@ -86,11 +87,58 @@ def tables(folder: Path) -> Iterator[Table]:
     yield Table("auroc", "AUROC of jailbroken answers against harmless ones", ["guard", *CALM], body)
     yield from _differences(guards)
     yield from _late(folder)
-    for path in sorted(folder.glob("test-[a-z]*/scores.csv")):
-        aligned = scored(folder, path.parent.name)
-        name, kinds = path.parent.name.removeprefix("test-"), (*CALM, "plain", "wrappers")
-        body = [[label, *(rates(rows, kind) for kind in kinds), *_by_attack(rows)] for label, rows in aligned.items()]
-        yield Table(name, f"Flagged on {name}", ["guard", *kinds, *(f"{each}, jailbroken" for each in ATTACKS)], body)
+    yield from _costs(folder)
+    yield from _arms(folder)
+
+
+def _costs(folder: Path) -> Iterator[Table]:
+    """What each guard adds to the time of a generation, by fit, and what it saves of a flagged one."""
+    shares: dict[str, list[float]] = defaultdict(list)
+    saved: dict[str, list[float]] = defaultdict(list)
+    for path in sorted(folder.glob("test-[0-9]/summary.json")):
+        for defence in read_json(path)["defences"][1:]:
+            shares[defence["defence"]].append(defence["overhead"])
+            if part := defence["saved_share"]:
+                saved[defence["defence"]].append(part["value"])
+    if shares:
+        cells = lambda values: " ".join(f"{100 * value:.1f}" for value in values) or "-"  # noqa: E731
+        body = [[label, cells(shares[label]), cells(saved[label])] for label in shares]
+        yield Table("costs", "Time added, steps saved", ["guard", "time added, %", "steps saved, %"], body)
+
+
+def _arms(folder: Path) -> Iterator[Table]:
+    """Defences that sample otherwise: what is answered with each, and what it takes away of attack success."""
+    arms = {label: rows for label, rows in scored(folder, "test-[0-9]").items() if "nfe" in rows[0]}
+    sides: dict[str, Rows] = {"none": [], **arms}
+    for path in sorted(folder.glob("test-[0-9]/rows.jsonl"))[:1]:  # without an arm no fit matters
+        sides["none"] = read_table(path)
+    if not arms or not sides["none"]:
+        return
+    for row in (row for rows in sides.values() for row in rows):
+        told = {name: TOLD.get(str(row[name])) for name in ("success", "correct")}
+        row.update(told, nfe=float(row["nfe"]), harmful=str(row["harmful"]) == "True")
+    attacked, calm = ({label: _of(rows, kind) for label, rows in sides.items()} for kind in (True, False))
+    names = sorted({row["set"] for row in sides["none"]})
+    falls = [paired_of(attacked["none"], attacked[label], "success") for label in arms] if attacked["none"] else []
+    told = dict(zip(arms, corrected(falls), strict=False))
+    body = []
+    for label in sides:
+        rates = [
+            rate_of([row for row in part[label] if row["set"] == name], field).text(0)
+            for part, field in ((attacked, "success"), (calm, "correct"))
+            for name in names
+            if any(row["set"] == name for row in part[label])
+        ]
+        forwards = [mean_of(part[label], "nfe") for part in (calm, attacked)]
+        fall = told[label].text(0) if label in told else "-"
+        body.append([label, *rates, fall, *(each and each.text(1) for each in forwards)])
+    columns = [f"success, {name}" for name in names if any(row["set"] == name for row in attacked["none"])]
+    columns += [f"right, {name}" for name in names if any(row["set"] == name for row in calm["none"])]
+    yield Table("arms", "Arms", ["arm", *columns, "fall, points", "forwards, harmless", "forwards, attacked"], body)
+
+
+def _of(rows: Rows, harmful: bool) -> Rows:
+    return [row for row in rows if row["harmful"] is harmful]
 
 
 #: Guards whose stops are told by block, and attacks in the order of where their harm stands: late, anywhere, at once.
@@ -103,10 +151,11 @@ def _late(folder: Path) -> Iterator[Table]:
     """Which block of a jailbroken answer flags it, and how much of its harm stands in the blocks before."""
     stops: dict[tuple[str, str], Rows] = {(label, attack): [] for label in BY_BLOCKS for attack in LATE}
     for path in sorted(folder.glob("test-[0-9]/rows.jsonl")):
-        run, rows = load_run(path.parent)
-        model, fit = midward.load(run.models[0].name), folder / path.parent.name.replace("test", "fit")
-        for label in BY_BLOCKS:
-            if (fit / f"{label}.safetensors").exists():
+        fit = folder / path.parent.name.replace("test", "fit")
+        if there := [label for label in BY_BLOCKS if (fit / f"{label}.safetensors").exists()]:
+            run, rows = load_run(path.parent)
+            model = midward.load(run.models[0].name)
+            for label in there:
                 guard = load(fit / f"{label}.safetensors")
                 assert isinstance(guard, LookGuard)
                 for row in rows:
