@@ -448,7 +448,27 @@ def test_more_goals_are_asked_of_the_model_that_is_unclear_by_its_own_command(tm
     assert Path(words[words.index("--out") + 1]).resolve() == tmp_path / "mosa"
 
 
-@pytest.mark.parametrize("limit", [[], ["many"], ["9" * 5000], ["\u0663"]])
+@pytest.mark.parametrize("inside", [".", "elsewhere", "work/runs"])
+def test_what_next_works_from_where_the_report_is_made(tmp_path, monkeypatch, inside):
+    work, here = tmp_path / "work", tmp_path / inside
+    for folder in (work / "adapters" / "mosa", work / "runs" / "a", here):
+        folder.mkdir(parents=True, exist_ok=True)
+    models = [Measured(name="org/base", label="mosa", adapter="adapters/mosa")]
+    command = ["midward", "attack", "--adapter", "mosa=adapters/mosa", "--goals", "advbench"]
+    going = RunFolder("a", work / "runs" / "a", Run(verb="attack", models=models, command=command))
+    monkeypatch.chdir(here)
+    by_text = dict(steps([going], [], []))
+    [again] = [command for sentence, command in by_text.items() if "isn't finished" in sentence]
+    _, place, _, *words = shlex.split(again)
+    assert Path(place).resolve() == work and words[: len(command)] == command and words[-1] == "runs/a"
+    [order] = [shlex.split(command) for sentence, command in by_text.items() if "committed" in sentence]
+    assert Path(order[order.index("--adapter") + 1]).resolve() == work / "adapters" / "mosa"
+    assert order[order.index("--model") + 1] == "org/base"
+    monkeypatch.chdir(work)
+    assert any(command.startswith("midward attack") for command in dict(steps([going], [], [])).values())
+
+
+@pytest.mark.parametrize("limit", [[], ["many"], ["9" * 5000], ["/x" * 5000], ["\u0663"]])
 def test_a_command_of_a_file_that_says_anything_breaks_no_page(tmp_path, limit):
     models = [Measured(name="sandbox", label="mosa")]
     of_run = Run(verb="attack", models=models, command=["midward", "attack", "--limit", *limit], finished="now")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
@@ -39,7 +40,7 @@ def steps(
     blocks: Sequence[tuple[Block, str, str]],
     shown: Callable[[str], str] = str,
 ) -> Iterator[tuple[str, str]]:
-    """Steps, the most urgent first, each with the command that takes it.
+    """Steps, the most urgent first, each with the command that takes it from the folder that the process is in.
 
     Args:
         runs: all that were read, those that aren't finished too.
@@ -50,6 +51,12 @@ def steps(
     first = next(({**model.model_dump(), "model": model.name} for run in runs for model in run.run.models), {})
     beside = os.path.relpath(os.path.commonpath([run.folder.absolute().parent for run in runs]) if runs else ".")
     verbs = {run.run.verb for run in runs}
+    starts = {_start(run) for run in runs}
+    guard = next((model.guard for run in runs for model in run.run.models if model.guard), "guard")
+
+    def here(path: str) -> str:
+        """A path of a run's record, from here."""
+        return next((os.path.relpath(top / path) for top in starts if os.path.exists(top / path)), path)
 
     def command(verb: str, of: Mapping[str, Any], out: str = "") -> str:
         """midward VERB for a model, with its adapter, into a folder."""
@@ -57,9 +64,9 @@ def steps(
         home = Path(model).name in MODELS
         adapter = None if verb in ("align", "attack") else of.get("adapter")
         flags = {
-            "--model": Path(model).name if home else model,
-            "--adapter": adapter,
-            "--guard": "guard" if verb == "guard eval" else None,
+            "--model": Path(model).name if home else here(model),
+            "--adapter": adapter and here(adapter),
+            "--guard": here(guard) if verb == "guard eval" else None,
         }
         flags["--out"] = _free(out or str(Path(beside, verb.replace(" ", "-"))))
         given = [f"{flag} {shlex.quote(shown(value))}" for flag, value in flags.items() if value]
@@ -67,18 +74,17 @@ def steps(
 
     for run in runs:
         if not run.finished:
-            given = map(shown, run.run.command or ["midward", *run.run.verb.split()])
-            again = f"{shlex.join(given)} --out {shlex.quote(shown(os.path.relpath(run.folder)))}"
-            yield f"{run.label} {NOT_FINISHED}.", again
+            given = run.run.command or ["midward", *run.run.verb.split()]
+            yield f"{run.label} {NOT_FINISHED}.", _again(run, given, shown)
     exposed, held, unclear = ([card for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear"))
     if exposed:
         but = f" {_names(held)} held." if held else ""
         train = command("align", exposed[0].of, "adapters/mosa")
         more = "Train another way (midward align --help)" if "align" in verbs else "Train against it"
         yield f"{_names(exposed)} {_be(exposed)} exposed.{but} {more}, then attack again.", train
-        guard = command("guard fit", exposed[0].of, "guard")
+        fit = command("guard fit", exposed[0].of, "guard")
         if "guard eval" not in verbs:
-            yield f"Or put a guard in front of {_names(exposed)}, and see what it stops.", guard
+            yield f"Or put a guard in front of {_names(exposed)}, and see what it stops.", fit
     unscored = [card for card in unclear if card.value == "-"]
     if unscored:
         check = "midward judges check --judges harmfulness --judge MODEL"
@@ -118,8 +124,24 @@ def _longer(run: RunFolder, shown: Callable[[str], str]) -> str:
             int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else limit
         )  # a file may say anything
         del given[place : place + 2]
-    more = ["--limit", str(max(100, 2 * limit)), "--out", shown(os.path.relpath(run.folder))]
-    return shlex.join([*map(shown, given), *more])
+    return _again(run, [*given, "--limit", str(max(100, 2 * limit))], shown)
+
+
+def _start(run: RunFolder) -> Path:
+    """The folder that a run was started in, as far as its relative paths tell: the nearest above it that has one."""
+    names = [name for model in run.run.models for name in (model.name, model.adapter, model.guard) if name]
+    parts = {part for word in [*run.run.command, *names] for part in re.split("[=:,]", word)}
+    paths = [part for part in parts if not Path(part).is_absolute() and ("/" in part or Path(part).suffix)]
+    tops = run.folder.absolute().parents
+    return next((top for top in tops if any(os.path.exists(top / path) for path in paths)), Path.cwd())
+
+
+def _again(run: RunFolder, given: Sequence[str], shown: Callable[[str], str]) -> str:
+    """The command that goes on with a run: from where it was started, since it knows its paths as they were given."""
+    start = _start(run)
+    out = os.path.relpath(run.folder, start)
+    there = "" if start == Path.cwd() else f"cd {shlex.quote(shown(os.path.relpath(start)))} && "
+    return f"{there}{shlex.join(map(shown, given))} --out {shlex.quote(shown(out))}"
 
 
 def _free(out: str) -> str:
