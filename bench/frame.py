@@ -1,4 +1,4 @@
-"""What the benches share: interleaved rounds, rows that are printed and written as they are done, and one table.
+"""What the benches share: interleaved rounds, rows that are printed and written as they are done, and one record.
 
 python bench/frame.py build/bench.json        # put a record's table between its markers of docs/benchmarks.md
 """
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from midward._tables import grouped
 from midward.store import write_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -68,9 +69,7 @@ class Row:
         return f"| {' | '.join(self.cells())} |"
 
 
-HEAD = (
-    "| figure | setting | median | least to most | to reach | rounds | tokens, notes |\n|---|---|---|---|---|---|---|"
-)
+HEAD = ["figure", "setting", "median", "least to most", "to reach", "rounds", "tokens, notes"]
 
 
 class Skipped(Exception):
@@ -211,7 +210,7 @@ class Record:
     def run(self, jobs: Iterable[tuple[str, Callable[[], Iterable[Row]]]]) -> int:
         """Run jobs, each a generator of rows, in their order; the exit status. One that doesn't fit is left out, and
         where one fails the others follow."""
-        print(HEAD)
+        print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
         for figure, job in jobs:
             print(f"now {figure} ...", file=sys.stderr, flush=True)
             try:
@@ -232,7 +231,7 @@ class Record:
 
 
 def table(record: dict[str, Any]) -> str:
-    """A record's table, and under it what it was measured on."""
+    """A record's rows, a table for each setting, and under them what they were measured on."""
     versions = ", ".join(f"{name} {record['packages'][name]}" for name in SHOWN if name in record["packages"])
     load = " to ".join(map(str, record["load"]))
     facts = (
@@ -240,7 +239,12 @@ def table(record: dict[str, Any]) -> str:
         f"{'' if record.get('finished') else ' (not finished)'}: "
         f"{record['machine']}; Python {record['python']}, {versions}; load {load}."
     )
-    return "\n".join([HEAD, *(Row(**row).line() for row in record["rows"]), "", facts])
+    lines = []
+    for setting, rows in grouped((Row(**row).cells() for row in record["rows"]), lambda cells: cells[1]).items():
+        lines += [f"**{setting}**", ""] if setting else []
+        cells = [[figure, *others] for figure, _, *others in (HEAD, *rows)]
+        lines += [f"| {' | '.join(each)} |" for each in (cells[0], ["---"] * len(cells[0]), *cells[1:])] + [""]
+    return "\n".join([*lines, facts])
 
 
 def place(record: dict[str, Any], page: Path = PAGE) -> None:

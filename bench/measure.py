@@ -1,4 +1,4 @@
-"""One table of what midward's speed is, beside the plain published sampler and two peers, as ratios in one process.
+"""Tables of what midward's speed is, beside the plain published sampler and two peers, as ratios in one process.
 
     make bench                                                    # two CPU cores, 15 minutes: docs/benchmarks.md
     python bench/measure.py --only sandbox guard --rounds 5       # some of its rows
@@ -23,7 +23,7 @@ import torch
 from frame import Record, Row, Watch
 from rows import Bench, Setting
 from serving import http, served
-from training import mosa, mosa_ratio
+from training import Size, mosa, mosa_ratio, objectives
 
 Jobs = list[tuple[str, Callable[[], Iterable[Row]]]]
 GUARDS = ("sri", "sri-blocks", "hesitate", "energy", "cascade")
@@ -31,8 +31,7 @@ GUARDS = ("sri", "sri-blocks", "hesitate", "energy", "cascade")
 
 def on_two_cores(watch: Watch, rounds: int, long: bool, guard: str | None, replicas: int | None) -> Jobs:
     """The rows of `make bench`."""
-    small, wide = (Bench(watch, shape, rounds) for shape in ("small", "wide"))
-    sandbox = Bench(watch, "sandbox", rounds)
+    small, wide, deep, sandbox = (Bench(watch, shape, rounds) for shape in ("small", "wide", "deep", "sandbox"))
     a_token_a_step, alone = Setting(8), Setting(1)
     jobs: Jobs = [
         ("a token a step", lambda: small.modes(a_token_a_step, bars={"prefix": 2.1, "dual": 3.0})),
@@ -44,7 +43,7 @@ def on_two_cores(watch: Watch, rounds: int, long: bool, guard: str | None, repli
         ("V 126,464, B 1", lambda: wide.modes(Setting(1, steps=32, few=4))),
         ("served", lambda: served(small, Setting(8, block=64, steps=16), clients=8, requests=8)),
         ("guards", lambda: sandbox.guards(None, GUARDS)),
-        ("MOSA", lambda: mosa_ratio(small, "wide", layers=4, batch=2)),
+        ("MOSA", lambda: mosa_ratio(wide, Size(2, 56, 200))),
         ("HTTP", lambda: http(sandbox, clients=32, requests=48, guard=guard, replicas=replicas)),
         ("block-causal", lambda: small.block_causal(Setting(8, block=16, steps=32))),
     ]
@@ -57,13 +56,15 @@ def on_two_cores(watch: Watch, rounds: int, long: bool, guard: str | None, repli
             ("outside, longer", lambda: small.outside(longer, most=1.0)),
             ("B 32", lambda: small.modes(Setting(32))),
             ("V 126,464, longer", lambda: wide.modes(Setting(8, 64, 128, steps=32, few=4))),
-            ("MOSA, 8 layers", lambda: mosa_ratio(small, "wide")),
-            ("MOSA, sandbox", lambda: mosa_ratio(small, "sandbox")),
+            ("MOSA, 8 layers", lambda: mosa_ratio(deep, Size(4, 56, 200))),
+            ("MOSA, sandbox", lambda: mosa_ratio(sandbox, Size(4, 30, 96))),
+            ("objectives, 8 layers", lambda: objectives(deep, Size(2, 56, 200), rollout_steps=1)),
+            ("objectives, sandbox", lambda: objectives(sandbox, Size(4, 30, 96), rollout_steps=2)),
         ]
     return jobs
 
 
-def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
+def at_size(watch: Watch, shape: str, rounds: int, long: bool) -> Jobs:
     """The rows of `bench/gpu.sh`."""
     bench, tiny = Bench(watch, shape, rounds), Bench(watch, "tiny", rounds)
     ceilings = dict(edge=8192, copied=2**31)
@@ -80,9 +81,10 @@ def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
 
     def step(prompts: int, **how: bool) -> tuple[str, Callable[[], Iterable[Row]]]:
         bars = {"most": bar.get("minutes"), "least": bar.get("mfu")}
-        return "MOSA step", lambda: mosa(bench, prompts, small.prompt, small.length, **bars, **how)
+        return "MOSA step", lambda: mosa(bench, Size(prompts, small.prompt, small.length), **bars, **how)
 
-    return [
+    trained = Size(few, small.prompt, small.length)
+    jobs: Jobs = [
         ("weights", bench.weights),
         ("ceilings", lambda: bench.ceilings(**ceilings)),
         ("B 1", modes(small)),
@@ -100,6 +102,12 @@ def at_size(watch: Watch, shape: str, rounds: int) -> Jobs:
         ("tiny, float32", lambda: tiny.exact_tokens(Setting(4, 8, 32, 16, 16))),
         ("profile, dual", lambda: bench.profile(small, "dual")),
     ]
+    if long:
+        jobs += [
+            ("MOSA, plainly", lambda: mosa_ratio(bench, trained)),
+            ("objectives", lambda: objectives(bench, trained, rollout_steps=1)),
+        ]
+    return jobs
 
 
 def positive(text: str) -> int:
@@ -115,7 +123,9 @@ def main() -> int:
     parser.add_argument("--shape", choices=("llada-8b", "tiny"), help="the rows of a GPU, at this shape")
     parser.add_argument("--minutes", type=float, help="rows that don't fit are left out; 15 on a CPU, 8 on a GPU")
     parser.add_argument("--rounds", type=positive, default=3, help="at most, of what is interleaved")
-    parser.add_argument("--long", action="store_true", help="longer responses and more batches as well, no time limit")
+    parser.add_argument(
+        "--long", action="store_true", help="longer responses, more batches, each objective; no time limit"
+    )
     parser.add_argument("--only", nargs="+", metavar="JOB", help="jobs whose name begins so; a wrong one lists them")
     parser.add_argument("--guard", help="a fitted guard's folder, for a row over HTTP behind it")
     parser.add_argument("--replicas", type=int, help="a row over HTTP with as many replicas over Ray")
@@ -128,10 +138,10 @@ def main() -> int:
         parser.error("this torch sees no CUDA device; --device cpu --shape tiny runs on a CPU.")
     if given.device == "cpu":
         torch.set_num_threads(1)
-    limit = 8 if shape else 600 if given.long else 15
+    limit = 600 if given.long else 8 if shape else 15
     watch = Watch(given.device, limit if given.minutes is None else given.minutes)
     if shape:
-        jobs = at_size(watch, shape, given.rounds)
+        jobs = at_size(watch, shape, given.rounds, given.long)
     else:
         jobs = on_two_cores(watch, given.rounds, given.long, given.guard, given.replicas)
     for word in given.only or ():

@@ -29,6 +29,7 @@ MASK, END = 2, 1
 SHAPES = {
     "small": dict(vocab_size=2_048, hidden_size=512, layers=4, heads=8, feed_forward=1536),
     "wide": dict(vocab_size=126_464, hidden_size=512, layers=4, heads=8, feed_forward=1536),
+    "deep": dict(vocab_size=126_464, hidden_size=512, layers=8, heads=8, feed_forward=1536),
     "sandbox": dict(vocab_size=1_039, hidden_size=192, layers=4, heads=6, feed_forward=544),
     "llada-8b": dict(vocab_size=126_464, hidden_size=4096, layers=32, heads=32, feed_forward=12_288),
     "tiny": dict(vocab_size=2_048, hidden_size=64, layers=2, heads=4, feed_forward=192),

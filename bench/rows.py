@@ -177,16 +177,16 @@ class Bench:
         if self.model.dtype == torch.float32 and not tokens.startswith("100.0%"):
             raise AssertionError(f"exact mode gave other tokens than the official loop: {tokens}")
         scale, words = setting.steps / setting.few, self.words(setting)
-        official_words = "" if scale == 1 else f" ({setting.few} of its steps, scaled)"
+        words += "" if scale == 1 else f" ({setting.few} of the official loop's, scaled)"
         for mode in modes:
             note = tokens
             if mode != "exact":
                 note = f"{compare(runs['exact'].result, runs[mode].result).token_share:.1%} of tokens as exact"
             ratio = runs["official"].over(runs[mode], scale)
-            yield Row(f"{mode} / official loop", words + official_words, ratio, least=(bars or {}).get(mode), note=note)
+            yield Row(f"{mode} / official loop", words, ratio, least=(bars or {}).get(mode), note=note)
         yield Row(
             "exact / official loop with a float64 softmax",
-            words + official_words,
+            words,
             runs["float64"].over(runs["exact"], scale),
             note=tokens,
         )

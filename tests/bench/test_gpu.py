@@ -37,7 +37,7 @@ def gpu_sh(*options, **env):
 
 
 def test_the_whole_script_runs_and_needs_no_more_packages_than_it_says(monkeypatch, tmp_path):
-    done = gpu_sh("--device", "cpu", "--shape", "tiny", "--rounds", "1", "--out", tmp_path / "new" / "gpu")
+    done = gpu_sh("--device", "cpu", "--shape", "tiny", "--rounds", "1", "--long", "--out", tmp_path / "new" / "gpu")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "new" / "gpu.json").read_text())
     assert record["name"] == "try" and not [row for row in record["rows"] if row["state"]]
@@ -48,6 +48,8 @@ def test_the_whole_script_runs_and_needs_no_more_packages_than_it_says(monkeypat
         assert rows[figure]["values"][0] > 0 and "100.0% of tokens equal" in rows[figure]["note"]
     assert len([row for row in record["rows"] if row["figure"] == "dual, tokens/s"]) == 3
     assert rows["exact: tokens of the official loop"]["values"] == [100]
+    assert float(rows["MOSA step / plainly written"]["note"].split()[-1]) < 1e-4  # how far the gradient differs
+    assert rows["mosa, stable: step / MOSA's"]["values"] == [1] and rows["ra: rollouts / MOSA's step"]["values"][0] > 0
     for figure in ("outside the layers and the head, exact", "MOSA step: MFU"):
         assert 0 < rows[figure]["values"][0] < 100
     profile = rows["waits for the device a step, exact"]["data"]
@@ -111,8 +113,17 @@ def test_rows_stay_when_others_fail_or_do_not_fit(frame, tmp_path, capsys):
         ("slow", "left out", "the time was up"),
         ("late", "left out", "no time was left"),
     ]
-    line = "| good |  | 2.00x | 1.00x to 3.00x | at least 2.50x: **missed** | 3 |  |"
-    assert line in (tmp_path / "out.md").read_text() and line in capsys.readouterr().out
+    line = "| good | 2.00x | 1.00x to 3.00x | at least 2.50x: **missed** | 3 |  |"
+    assert line in (tmp_path / "out.md").read_text() and line.replace("d |", "d |  |", 1) in capsys.readouterr().out
+
+
+def test_each_setting_has_a_table_of_its_own(frame, tmp_path):
+    record = frame.Record("cpu", frame.Watch("cpu", minutes=1), tmp_path / "out", "a command")
+    record.run([("", lambda: [frame.Row(name, f"B {name in 'ac'}", values=[1.5]) for name in "abcd"])])
+    first, second = (tmp_path / "out.md").read_text().split("**B False**")
+    assert first.startswith("**B True**\n\n| figure | median |")
+    for part, names in ((first, "ac"), (second, "bd")):
+        assert re.findall(r"^\| (\w) \|", part, re.MULTILINE) == [*names]
 
 
 @pytest.mark.parametrize("bar", [{"least": 2.0}, {"most": 2.0}])
