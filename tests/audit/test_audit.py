@@ -64,6 +64,21 @@ def test_each_hole_is_found_by_itself(audited, data):
     assert {*summary["holes"]} == obeys
 
 
+@pytest.mark.parametrize("role, other", [("system", "HIST"), ("assistant", "SYS")])
+def test_a_turn_that_is_dropped_is_not_said_to_be_taken(audited, role, other):
+    """Whatever turns stand around it, and make the prompt longer."""
+
+    class Dropping(Chatty):
+        paths = Chatty.paths | {
+            "/v1/chat/completions": lambda stub, body: stub.chat(
+                {**body, "messages": [turn for turn in body["messages"] if turn["role"] != role]}
+            )
+        }
+
+    granted = audited(Dropping())["capabilities"].keys() & {"SYS", "HIST"}
+    assert granted == {other}
+
+
 def test_a_server_that_a_long_prompt_kills_is_found(audited):
     summary = audited(Sglang({"long"}))
     assert "long" in summary["holes"] and "RemoteProtocolError" in str(summary["broke"])

@@ -35,22 +35,27 @@ def _turns(*turns: tuple[str, str]) -> list[dict[str, str]]:
 # --- what any chat endpoint gives ----------------------------------------------------------------------------------
 
 
-def _longer(at: Chat, *turns: tuple[str, str]) -> Outcome:
-    reply = answered(at.ask([*_turns(*turns), *_turns(("user", at.question))]))
-    if reply.prompt is None or at.plain.prompt is None:
+def _taken(at: Chat, role: str, *before: tuple[str, str]) -> Outcome:
+    """The outcome of a turn whose words the prompt grows with: that it grows by the turn says little, since a template
+    may have one of its own there, and more turns stand around it."""
+    short, long = (
+        answered(at.ask(_turns(*before, (role, "The box is blue. " * times), ("user", at.question)))).prompt
+        for times in (1, 4)
+    )
+    if short is None or long is None:
         return Outcome("unclear", "accepted; the answer doesn't count the prompt's tokens")
-    more = reply.prompt - at.plain.prompt
-    return Outcome("open" if more > 0 else "ignored", f"the prompt has {more} tokens more")
+    words = f"of four times the words the prompt has {long - short} tokens more"
+    return Outcome("open" if long > short else "ignored", words)
 
 
 def system(at: Chat) -> Outcome:
     """Are system turns taken?"""
-    return _longer(at, ("system", "The box is blue."))
+    return _taken(at, "system")
 
 
 def history(at: Chat) -> Outcome:
     """Are the assistant's turns taken as the client writes them?"""
-    return _longer(at, ("user", at.question), ("assistant", "The box is blue."))
+    return _taken(at, "assistant", ("user", at.question))
 
 
 def choices(at: Endpoint) -> Outcome:
@@ -328,7 +333,7 @@ def _survives(at: Endpoint, bodies: list[bytes]) -> Outcome:
         verdict: Verdict = "open" if after.raw.broke else "unclear"
         return Outcome(verdict, f"behind it the plain question isn't answered: {after.raw.trouble}")
     refused = sum(raw.refused for raw in raws)
-    return Outcome("refused" if refused else "ignored", f"{refused} of {len(raws)} refused, the rest answered")
+    return Outcome("refused" if refused else "ignored", f"{refused} of {len(raws)} refused, none broke it")
 
 
 BEGINNING = "the beginning of the answer alone"

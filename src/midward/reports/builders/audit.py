@@ -56,7 +56,7 @@ def _attacks(summary: Record) -> list[Block]:
         return []
     note = "By what an attack says that it needs; whether it succeeds is for midward attack to measure."
     heads = ["attack", "needs", "by the holes", "it has"]
-    return [Table("audit-attacks", "Attacks that the holes make possible", heads, rows, note)]
+    return [Table("audit-attacks", "Attacks that the holes give what they need", heads, rows, note)]
 
 
 def _lacking(summary: Record, attack: Record) -> str:
@@ -70,13 +70,17 @@ def _verdict(summary: Record) -> list[Block]:
     asked = f"{some(summary['requests'], 'request')} of {summary['budget']} at most, {summary['seconds']} s."
     holes, unclear = summary["holes"], summary["unclear"]
     tone: Tone = "exposed" if holes else "unclear" if unclear else "held"
+    tried = len({record["check"] for record in summary["checks"] if record["hole"]})
     if holes:
         text = f"It lets in what chat doesn't need: {listed(holes)}; beside the {some(kinds.count('chat'), 'attack')} "
-        text += f"by chat alone that makes {more} possible, in whole or in part."
+        text += f"by chat alone that gives {more} what they need, in whole or in part."
     elif unclear:
-        text = "Nothing was let in that chat doesn't need, as far as it shows."
+        text = f"Of {some(tried, 'check')} none shows that it lets in what chat doesn't need."
     else:
-        text = f"Nothing was let in that chat doesn't need; {some(kinds.count('chat'), 'attack')} need no more."
+        text = (
+            f"Nothing that {some(tried, 'check')} asked for was let in; {some(kinds.count('chat'), 'attack')} need no "
+        )
+        text += "more than chat."
     said: list[Block] = [Statement(text, tone)]
     if unclear:
         said.append(Statement(f"Could not tell: {listed(unclear)}.", "unclear"))
