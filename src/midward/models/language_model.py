@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -77,10 +78,16 @@ class LanguageModel:
         """The transformers model itself, out of its adapter wrapper if it has one."""
         return self.network.get_base_model() if isinstance(self.network, PeftModel) else self.network
 
-    @property
+    @cached_property  # a step asks
     def is_encoder(self) -> bool:
         """Whether it is one of transformers' masked language models (BERT), which keep no keys and values."""
         return self.family.kind == "diffusion" and not self.causal_lm.can_generate()
+
+    @cached_property
+    def _softcap(self) -> float | None:
+        """What Gemma 2 and 3 bound their logits by."""
+        softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        return softcap
 
     @property
     def config(self) -> Any:
@@ -104,7 +111,7 @@ class LanguageModel:
         kinds = (kind for kind in ("8bit", "4bit") if getattr(self.causal_lm, f"is_loaded_in_{kind}", False))
         return next(kinds, None)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """V: rows of the output head (may exceed the tokenizer's own count)."""
         return self.causal_lm.get_output_embeddings().weight.shape[0]
@@ -154,7 +161,7 @@ class LanguageModel:
             past_key_values=cache,
             use_cache=cache is not None,
         )
-        return output.last_hidden_state.to(self.device)  # layers may be spread over several
+        return output.last_hidden_state.to(ids.device)  # layers may be spread over several
 
     def _visible(self, columns: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
         """What columns [B or 1, L] see of all K [B or 1, 1, L, K], or what transformers makes that of: under
@@ -186,8 +193,7 @@ class LanguageModel:
                 hidden = hidden if module is body else module(hidden)
             return hidden
         logits = self.causal_lm.get_output_embeddings()(hidden)
-        softcap = getattr(self.config, "final_logit_softcapping", None)  # Gemma 2 and 3
-        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -78,6 +78,7 @@ class _Diffusion(Filling):
         self.device = canvas.ids.device
         coordinates, device = canvas.coordinates, canvas.ids.device
         self.coordinates = coordinates
+        self.columns = torch.arange(len(coordinates), device=device)[None]
         # Small tensors of host numbers, of which most steps need those of the step before. None of them holds `self`,
         # which would keep its caches until the next collection of cycles.
         self._numbers = lru_cache(maxsize=8)(partial(torch.tensor, device=device))
@@ -223,7 +224,10 @@ class _Diffusion(Filling):
         # 4. Commit the first of each row in the order asked for; the others stay masks.
         commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, forward.ids)
-        canvas.ids[forward.rows] = after
+        if forward.ids is canvas.ids:
+            canvas.ids = after
+        else:
+            canvas.ids[forward.rows] = after
         # 5. Count, edit and show the step, and let go of rows that are stopped or whose text is final.
         before = self.alive
         self.blocks.update(zip(working, blocks, strict=True))
@@ -244,12 +248,12 @@ class _Diffusion(Filling):
                 state = self._state(canvas.ids[forward.rows], within, broken, stops_early)
             readings = state.tolist()
         finished = set()
-        for number, stop, (final, left, is_nan) in zip(working, stops, readings, strict=True):
+        for number, stop, (left, is_nan, *final) in zip(working, stops, readings, strict=True):
             is_broken = bool(is_nan) or self.open[number][2]  # for good
             if is_broken:
                 canvas.broken[number] = True
             self.open[number] = stop, int(left), is_broken
-            if (final or (is_broken and stops_early)) and not self.planned.left[number]:
+            if (any(final) or (is_broken and stops_early)) and not self.planned.left[number]:
                 finished.add(number)
         if finished:
             self.alive = [number for number in self.alive if number not in finished]
@@ -257,11 +261,10 @@ class _Diffusion(Filling):
             canvas.leave([each for each in before if each not in self.alive])
 
     def _state(self, ids: torch.Tensor, within: torch.Tensor, broken: torch.Tensor, stops_early: bool) -> torch.Tensor:
-        """Of rows as they stand [B, L]: whether the text is final, the masks `within` [B, L], and whether numbers
-        aren't finite: [B, 3]. Small, for it is all that a step has to read of the device."""
+        """Of rows as they stand [B, L]: the masks `within` [B, L], whether numbers aren't finite, and, where that stops
+        a row, whether the text is final: [B, 2 or 3]. Small, for it is all that a step has to read of the device."""
         left = (ids == self.mask_id).logical_and_(within).sum(-1)
-        final = self.canvas.finished(ids) if stops_early else broken.new_zeros(()).expand_as(broken)
-        return torch.stack([final, left, broken], -1)
+        return torch.stack([left, broken, *([self.canvas.finished(ids)] if stops_early else [])], -1)
 
     def _due(self, row: int, index: int) -> bool:
         """Whether a step of the schedule makes an edit of the row's request."""
@@ -298,10 +301,10 @@ class _Diffusion(Filling):
         draws = [index] * len(working)
         if self.sampling.threshold is not None:  # rows take different numbers of steps: each counts its own
             draws = [canvas.steps_taken[row] for row in working]
-        ids = canvas.ids[rows]
+        # All of them, where every row works and nobody writes there but the sampler; else a copy.
+        ids = canvas.ids if len(working) == len(canvas.rows) and not self.editors else canvas.ids[rows]
         seen, mask = self._inputs(rows, ids)
-        starts = [0]
-        columns = slots = None
+        starts, columns, slots = [0], self.columns, None
         if self.cache is not None:
             seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, self.alive)
             slots = self.cache.slots
@@ -454,11 +457,14 @@ class _Diffusion(Filling):
     def _select(self, rank: torch.Tensor, quota: list[int]) -> torch.Tensor:
         """The positions to commit [B, L]: the first `quota` of each row, or also all above the threshold.
 
-        The sort is stable, so equal ranks go from left to right.
+        Equal ranks go from left to right.
         """
-        first = rank.sort(dim=-1, descending=True, stable=True).indices[:, : max(quota)]
-        within = self._first(tuple(quota))[:, : first.shape[1]]
-        commit = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, first, within)
+        if set(quota) == {1}:
+            commit = self.columns == rank.argmax(-1, keepdim=True)  # NaN before all, as in the sort
+        else:
+            first = rank.sort(dim=-1, descending=True, stable=True).indices[:, : max(quota)]
+            within = self._first(tuple(quota))[:, : first.shape[1]]
+            commit = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, first, within)
         if (p := self.sampling.threshold) is not None:
             # Log-odds against log-odds, because p itself would round to 1.
             commit |= rank >= (math.inf if p == 1 else math.log(p / (1 - p)))
