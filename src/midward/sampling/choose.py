@@ -63,7 +63,8 @@ def choose(
     tokens, scores, ranks = [], [], []
     for start in range(0, len(hidden), rows):
         part = slice(start, start + rows)
-        logits = _logits(model, hidden[part], None if unguided is None else unguided[part], guidance)
+        own = hidden if len(hidden) <= rows else hidden[part]  # an operator less, nearly always
+        logits = _logits(model, own, None if unguided is None else unguided[part], guidance)
         if adjust is not None:
             logits = adjust(logits, part)
         if see is not None:
