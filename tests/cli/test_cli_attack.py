@@ -59,6 +59,8 @@ def test_a_matrix_prints_its_table_and_leaves_its_files(midward, tiny, base, tmp
     exported = {path.parts[-3:]: json.loads(path.read_text()) for path in (tmp_path / "artifacts").rglob("*.json")}
     assert exported.keys() == {(attack, "black_box", "base.json") for attack in ("direct", "pad")}
     assert all(len(content["jailbreaks"]) == 2 for content in exported.values())
+    again = midward("attack", *base, "--verdict", "authored", "--quiet")
+    assert again.stdout == result.stdout and again.stderr == ""
     # stdout holds results only, also where Inspect would write to it
     monkeypatch.setenv("INSPECT_DISPLAY", "plain")
     assert midward("attack", *base, "--verdict", "authored").stdout == result.stdout

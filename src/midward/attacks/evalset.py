@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import hashlib
 import os
 import sys
@@ -227,7 +228,7 @@ def run(
 
 def _run_row(matrix: Matrix, model: Model, tasks: list[Task], out: Path, display: str | None) -> list[EvalLog]:
     """All tasks of one row. Raises KeyboardInterrupt, which Inspect swallows at times."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(io.StringIO() if display == "none" else sys.stderr):  # it prints how it ended
         _, logs = eval_set(
             tasks,
             log_dir=str(out / "logs"),

@@ -12,7 +12,7 @@ from midward._hints import folder_or_id
 from midward.attacks.config import AttackConfig
 from midward.cli._options import Placement, SamplingOptions, labelled, say_harm
 from midward.cli._run import Result, finish, listing, run_folder
-from midward.cli._show import console, say
+from midward.cli._show import console, is_quiet, say
 from midward.errors import InputError
 from midward.goals import says_harm
 from midward.guards.config import guard_file
@@ -62,7 +62,7 @@ def attack(
     if config.plan:
         return listing(*evalset.cost(matrix))
     about: dict[str, Any] = {"judges": matrix.judge_records(), "goals": matrix.sizes, "seed": matrix.seed}
-    display = os.environ.get("INSPECT_DISPLAY") or ("rich" if console().is_terminal else "none")
+    display = os.environ.get("INSPECT_DISPLAY") or ("rich" if console().is_terminal and not is_quiet() else "none")
     logs = evalset.run(matrix, out, display=display, begin=lambda models: folder.start(models, **about), tell=say)
     outcomes = results.with_lost(matrix, results.read(logs))
     summary = results.of_matrix(matrix, outcomes) | {"verdict": config.verdict}
