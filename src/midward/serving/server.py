@@ -413,7 +413,9 @@ class Door:
         headers, most, size = dict(scope["headers"]), self.server.config.max_body, 0
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if scope["method"] == "POST" and kind != b"application/json":  # a browser sends others without asking
-            raise Refused(400, f"the body must be of content type application/json; received {kind!r:.80}.")
+            raise Refused(
+                400, f"the body must be of content type application/json; received {kind.decode('latin-1')!r:.80}."
+            )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and len(length) < 19 and int(length) > most:
             raise Refused(413, f"the body may have {most} bytes; received {int(length)}.")
