@@ -142,7 +142,7 @@ def files_of(paths: Sequence[str | Path]) -> dict[str, Path]:
     for path in map(Path, paths):
         inside = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("anchors-"))
         if path.is_dir() and not inside:
-            raise GuardError(f"{path} holds no guard; midward guard fit --out {path} writes them there.")
+            raise GuardError(f"{path} holds no guard; midward guard fit writes one.")
         for file in inside or [path]:
             describe(file)
             if file.stem in files:
