@@ -1,5 +1,6 @@
 """Guards by blocks: one file for every number of steps, the same verdict in front of a model and afterwards."""
 
+from collections import Counter
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,8 @@ from midward.guards.config import conformal_order
 from midward.guards.logits import Energy
 from midward.judges.bench import Bench
 from midward.judges.judge import JudgeInfo, Verdict
-from midward.sampling import Request, Sampling, sample
+from midward.sampling import Forced, Request, Sampling, sample
+from midward.sampling.passes import alone
 
 FRESH = prompts(300, 24)
 MASK = "<|mdm_mask|>"
@@ -72,14 +74,47 @@ def test_alone_as_in_company(model, sampling, fitted):
         assert (alone.verdict.flagged, alone.verdict.step) == (other.verdict.flagged, other.verdict.step)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 24}, {"threshold": 0.02}, {"steps": 5}], ids=str)
-def test_looks_that_wait_say_what_looks_at_once_say(model, fitted, monkeypatch, settings):
-    """A stop comes later then, and is of the same look."""
+class Shown:
+    """After which of its steps each row may be streamed at last; stops some after one of theirs."""
+
+    needs_all_steps = False
+
+    def __init__(self, stops):
+        self.stops, self.taken, self.last = stops, Counter(), {}
+
+    def on_start(self, canvas):
+        pass
+
+    def on_step(self, step):
+        for row in step.rows:
+            if self.stops.get(row) == self.taken[row]:
+                step.stopped.add(row)
+            if row not in step.stopped | step.unseen:
+                self.last[row] = self.taken[row]
+            self.taken[row] += 1
+
+    on_end = on_start
+
+
+@pytest.mark.parametrize("leaves", [None, lambda responses: None], ids=["at the end", "as they leave"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 24}, {"threshold": 0.02}, {"steps": 5}, {"steps": 20, "length": 20}, {"threshold": 0.02, "length": 20}],
+    ids=str,
+)
+def test_looks_that_wait_say_what_looks_at_once_say(model, fitted, monkeypatch, settings, leaves):
+    """A stop comes later then, and is of the same look; nothing is shown that is flagged. Rows take different numbers
+    of steps: some are forced in part, and some leave early."""
     guard, _ = fitted
-    sampling, answers = Sampling(**BLOCKS, **settings), []
+    sampling, answers = Sampling(**{**BLOCKS, **settings}), []
+    requests = [Request(each, forced=(Forced(3, (40,) * (i % 4)),) if i % 4 else ()) for i, each in enumerate(FRESH)]
     for most in (1, 4, 16):
         monkeypatch.setattr(looks, "STEPS", most)
-        answers.append(guard.sample(model, FRESH, sampling))
+        shown = Shown({1: 3, 4: 5})
+        answers.append(alone(guard.fill(model, requests, sampling, watchers=[shown], leaves=leaves)))
+        for row, answer in enumerate(answers[-1]):
+            if answer.verdict.flagged:
+                assert shown.last.get(row, -1) < answer.verdict.step
     at_once, *others = answers
     numbers = {"score": None, "signal": None}  # to rounding
     assert 0 < sum(answer.verdict.flagged for answer in at_once) < len(FRESH)

@@ -96,27 +96,23 @@ class _Block:
 @dataclass
 class Followed:
     """What is kept of one request. features: by (block, look); steps: of each look, the row's own number of the step,
-    from 0; taken: steps so far."""
+    from 0; taken: steps so far. last: the step behind which nothing counts, of one that is stopped there."""
 
     features: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     steps: dict[tuple[int, int], int] = field(default_factory=dict)
     taken: int = 0
+    last: int | None = None
 
     def so_far(self, block: int, look: int) -> list[np.ndarray]:
         """The features of a block's looks up to and with one."""
         return [self.features[block, point] for point in range(look + 1)]
 
-    def forget(self, step: int) -> None:
-        """What was looked at after a step, as if the request had been stopped there."""
-        self.steps = {at: number for at, number in self.steps.items() if number <= step}
-        self.features = {at: self.features[at] for at in self.steps}
-
     def table(self, width: int) -> np.ndarray:
         """[blocks, J, F + 1]: the features of every look, and the step; NaN where it wasn't looked at."""
-        count = 1 + max((block for block, _ in self.features), default=-1)
-        table = np.full((count, len(GRID), width + 1), np.nan)
-        for at, values in self.features.items():
-            table[at] = [*values, self.steps[at]]
+        steps = {at: step for at, step in self.steps.items() if self.last is None or step <= self.last}
+        table = np.full((1 + max((block for block, _ in steps), default=-1), len(GRID), width + 1), np.nan)
+        for at, step in steps.items():
+            table[at] = [*self.features[at], step]
         return table
 
 
@@ -307,6 +303,7 @@ class Looks:
         self.on_look = on_look
         self._followed: dict[int, Followed] = {}
         self._waiting: list[_Waiting] = []
+        self._stopped: set[int] = set()
         self._begin: Callable[[Canvas], None] = getattr(reader, "on_start", lambda canvas: None)
         self._watch: Callable[[Step], None] = getattr(reader, "on_step", lambda step: None)
         self._project = getattr(reader, "project", None)
@@ -327,6 +324,7 @@ class Looks:
         self._ends = torch.tensor(ends, device=self._device, dtype=torch.long)
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what each row's block had to fill
         self._totals = [0] * len(canvas.rows)  # how much that is
+        self._stopped = set()
         self._group: _Group | None = None
         self._mask_id = canvas.mask_id
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
@@ -353,13 +351,16 @@ class Looks:
         if self._waiting and self._waiting[0].ids.shape[1] != ids.shape[1]:
             self._take()
         takes_now = bool(begun) or len(self._waiting) + 1 >= self._most
-        self._waiting.append(_Waiting(group, begun, ids, committed, states if takes_now else states.clone()))
+        if not takes_now:
+            ids, states = ids.clone(), states.clone()  # a step's tensors are the sampler's own
+        self._waiting.append(_Waiting(group, begun, ids, committed, states))
         if takes_now:
             taken = self._take(step)
             if causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
                 step.unseen.update({*step.rows}.difference(request for request, _, look in taken if look))
         else:
             step.unseen.update(step.rows)
+        step.stopped.update(self._stopped.intersection(step.rows))  # whenever their looks were taken
 
     def on_end(self, canvas: Canvas) -> None:
         self._take()
@@ -410,9 +411,7 @@ class Looks:
             looks = self._looks.take(group.rows, group.blocks, filled, each.begun, pooled, step)
             taken += [(group.requests[place], block, look) for place, block, look in looks]
         if taken and self.on_look is not None:
-            stopped = self.on_look(taken, self._followed)
-            if step is not None:
-                step.stopped.update(stopped)
+            self._stopped.update(self.on_look(taken, self._followed))
         return taken
 
     def _grouped(self, step: Step, spans: list[tuple[int, int]]) -> tuple[_Group, list[int]]:

@@ -191,6 +191,8 @@ class LookGuard(Guard):
         def decide(taken: Sequence[tuple[int, int, int]], followed: Mapping[int, Followed]) -> set[int]:
             groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
             for request, block, look in taken:
+                if request in stopped:
+                    continue
                 number, most = class_of(block), self.distance(followed[request].features[block, look])
                 if most is None or most > nearest[number, look]:
                     groups.setdefault((number, look), []).append((request, block))
@@ -207,7 +209,7 @@ class LookGuard(Guard):
                     stopped[request] = min(at, stopped.get(request, at))
                     flagged.add(request)
             for request in flagged:
-                followed[request].forget(stopped[request])
+                followed[request].last = stopped[request]
             return flagged
 
         return Looks(self.deciding(), on_look=decide)

@@ -224,10 +224,8 @@ class _Diffusion(Filling):
         # 4. Commit the first of each row in the order asked for; the others stay masks.
         commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
         after = torch.where(commit, tokens, forward.ids)
-        if forward.ids is canvas.ids:
-            canvas.ids = after
-        else:
-            canvas.ids[forward.rows] = after
+        # Never in place: watchers may hold what they were shown.
+        canvas.ids = after if forward.ids is canvas.ids else canvas.ids.index_put((forward.rows,), after)
         # 5. Count, edit and show the step, and let go of rows that are stopped or whose text is final.
         before = self.alive
         self.blocks.update(zip(working, blocks, strict=True))
