@@ -377,6 +377,21 @@ def test_a_guard_is_told_by_what_was_seen(gain, auroc, tone, said):
     assert statement.tone == tone and said in statement.text and "2.0 %" in statement.text
 
 
+@pytest.mark.parametrize("flagged, tone", [(0.01, "held"), (0.5, "exposed")])
+def test_a_guard_that_flags_more_than_was_asked_for_is_exposed(flagged, tone):
+    none, row = (
+        {
+            "defence": name,
+            "asr": {"all": world.rate(asr)},
+            "flags": {"plain": world.rate(0.01), "odd": world.rate(flagged)},
+        }
+        for name, asr in (("none", 0.8), ("sri", 0.5))
+    )
+    row |= {"gain": world.pair(value=0.3), "auroc": {}}
+    statement = verdict(row, none, ["plain", "odd"], alpha=0.01)
+    assert statement.tone == tone and ("odd" in statement.text) == (tone == "exposed")
+
+
 def test_too_few_goals_are_no_measured_absence_of_change(tmp_path):
     folder = world.attack(tmp_path / "run")
     summary = summary_of(folder)

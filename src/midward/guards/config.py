@@ -152,8 +152,7 @@ class FitConfig:
             generated = "sri-generated=sri:reading=generated", "sri-generated-end=sri:reading=generated;early=false"
             examine = "self-examine:question=sandbox" if at_home else "self-examine"
             oracles = ("diffuguard:oracle=true", "diffuguard-audit:oracle=true") if at_home else ()
-            by_blocks = "hesitate", "sri-blocks=sri-blocks:detector=autoencoder"
-            given = (*(by_blocks if masks else ()), "sri")
+            given = ("hesitate", *(["sri-blocks=sri-blocks:detector=autoencoder"] if masks else []), "sri")
             given += "sri-end=sri:early=false", "sri-maha", "sri-maha-end=sri-maha:early=false"
             given += ("perplexity", examine)
             given += (*generated, "diffuguard", "diffuguard-audit", *oracles, "masks") if masks else ()

@@ -304,7 +304,7 @@ class Guard(ABC):
         if different := mismatches(self.bound, made_for(model, sampling or Sampling()), tied_to, self.free):
             raise GuardError(
                 f"the guard {self.name!r} was fitted for something else: {'; '.join(different)}. Fit one for these "
-                "settings: midward guard fit."
+                f"settings: midward guard fit --model {model.name.removeprefix('midward/')}."
             )
 
     @property

@@ -94,7 +94,10 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
     """
     runs = {folder: Run.load(folder) for folder in folders}
     if len(runs) < 2:
-        raise InputError(f"it takes two runs to compare; received {', '.join(map(str, folders))}.")
+        raise InputError(
+            f"it takes two runs to compare; received {', '.join(map(str, folders))}. What stands side by side in one, "
+            "such as a base and its adapters, is compared in its own tables: midward report."
+        )
     verbs = {run.verb for run in runs.values()}
     if len(verbs) > 1:
         verbs_of = "; ".join(f"{folder}: midward {run.verb}" for folder, run in runs.items())
