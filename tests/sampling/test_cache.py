@@ -141,6 +141,17 @@ class Looking(Watching):
         self.before = self.canvas.ids.clone()
 
 
+@pytest.mark.parametrize("kind", ["prefix", "dual"])
+@pytest.mark.parametrize("schedule", ["rounded", "published", "even"])
+def test_a_row_that_skips_steps_of_its_block_comes_back(lively, kind, schedule):
+    """Where much is given, a schedule has steps without a commit before and between others."""
+    sampling = Sampling(length=16, steps=16, block=8, end="keep", cache=kind, schedule=schedule)
+    given = [Request(PROMPTS[n % 4], forced=(Forced(0, tuple(range(40, 40 + n))),)) for n in range(1, 8)]
+    together = sample(lively, [Request(PROMPTS[0]), *given], sampling)
+    assert all(MASK not in response.raw_ids for response in together)
+    assert tokens(together[1:]) == tokens([sample(lively, [request], sampling)[0] for request in given])
+
+
 def test_a_step_says_which_positions_it_computed(lively):
     for kind, later in (("prefix", [slice(0, 12), slice(6, 12)]), ("dual", [slice(0, 6), slice(6, 12)])):
         look = Looking(lively)

@@ -228,7 +228,8 @@ class BlockCache:
         """What a forward with `slots` takes to compute a step of these canvas rows: ids [copies * B, n], mask and
         columns; and the column that each begins at: one for all rows, or one a row [B].
 
-        ids, mask: [copies * B, L]. blocks: each row's, in response positions. alive: the rows that may still come.
+        ids, mask: [copies * B, L]. blocks: each row's, in response positions. alive: the rows that may still come, with
+        an approximate cache in this block.
         """
         # 1. Which columns have to be computed: one run of them a row, all of one length.
         span = self.span(working, blocks, alive)
@@ -273,7 +274,7 @@ class ApproximateCache(BlockCache):
     """One whole forward at the start of each block, then the block and what is behind it ("prefix"), or the block alone
     ("dual"), against keys and values of that forward.
 
-    All rows are in one block at a time, and a row that takes no part in a step takes none until the next block.
+    All rows are in one block at a time, and all that have anything to fill there take part in its whole forward.
     """
 
     exact = False
@@ -289,7 +290,7 @@ class ApproximateCache(BlockCache):
             self.block = blocks[0]
             self._hold(working)
             return Span([0] * len(working), self.length, self.length)
-        self._shrink(working)
+        self._shrink([row for row in self.held if row in alive])
         start, stop = (self.canvas.width + place for place in self.block)
         start -= self.shift
         count = (stop if self.dual else self.length) - start

@@ -113,7 +113,7 @@ class _Diffusion(Filling):
         self.steps = max(len(plan) for plan in self.plans)
         for index in range(self.steps):
             planned = {row: self.plans[row][index] for row in self.alive if index < len(self.plans[row])}
-            working = [row for row, (_, quota) in planned.items() if quota or self.every_step or self._due(row, index)]
+            working = [row for row, (_, quota) in planned.items() if quota or self._takes_part(row, index)]
             if working:
                 blocks, quota = zip(*(planned[row] for row in working), strict=True)
                 yield from self._step(index, list(blocks), working, list(quota))
@@ -264,9 +264,19 @@ class _Diffusion(Filling):
         left = (ids == self.mask_id).logical_and_(within).sum(-1)
         return torch.stack([left, broken, *([self.canvas.finished(ids)] if stops_early else [])], -1)
 
-    def _due(self, row: int, index: int) -> bool:
-        """Whether a step of the schedule makes an edit of the row's request."""
-        return any(edit.step == index for edit in self.planned.left[row])
+    def _takes_part(self, row: int, index: int) -> bool:
+        """Whether a row that commits nothing in a step of the schedule takes it nevertheless: to be shown, to be
+        edited, or, with an approximate cache, for the whole forward that its block begins with."""
+        if self.every_step or any(edit.step == index for edit in self.planned.left[row]):
+            return True
+        plan = self.plans[row]
+        begins = index == 0 or plan[index - 1][0] != plan[index][0]
+        return begins and self.cache is not None and not self.cache.exact and self._comes(row, index)
+
+    def _comes(self, row: int, index: int) -> bool:
+        """Whether a row commits anything more in the block of a step of the schedule, behind that step."""
+        plan = self.plans[row]
+        return any(quota for block, quota in plan[index + 1 :] if block == plan[index][0])
 
     def committed(self, rows: list[int]) -> torch.Tensor:
         return self.canvas.ids[rows, self.canvas.response] != self.mask_id
@@ -304,7 +314,11 @@ class _Diffusion(Filling):
         seen, mask = self._inputs(rows, ids)
         starts, columns, slots = [0], self.columns, None
         if self.cache is not None:
-            seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, self.alive)
+            staying = self.alive
+            if not self.cache.exact:  # in this block
+                comes = [] if self.sampling.threshold is not None else [r for r in self.alive if self._comes(r, index)]
+                staying = sorted({*working, *comes})
+            seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, staying)
             slots = self.cache.slots
         hidden = yield Forward(self.model, seen, mask, columns, slots)
         return _Forward(index, blocks, rows, working, draws, ids, starts, *self._halves(hidden))
