@@ -83,6 +83,7 @@ class _Diffusion(Filling):
         # which would keep its caches until the next collection of cycles.
         self._numbers = lru_cache(maxsize=8)(partial(torch.tensor, device=device))
         self._before = lru_cache(maxsize=2)(lambda stops: coordinates < torch.tensor(stops, device=device)[:, None])
+        self._low = lru_cache(maxsize=2)(lambda rows: torch.full((rows, len(coordinates)), -torch.inf, device=device))
         self._first = lru_cache(maxsize=2)(
             lambda quota: torch.arange(max(quota), device=device) < torch.tensor(quota, device=device)[:, None]
         )
@@ -347,17 +348,15 @@ class _Diffusion(Filling):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L], by row and column `at` [N]; the canvas and
         -inf elsewhere. What `reduces` make of the logits is kept in `forward.readings`."""
-        tokens, scores = forward.ids.clone(), torch.full(forward.ids.shape, -torch.inf, device=self.device)
-        ranks = scores
+        tokens, low = forward.ids, self._low(len(forward.ids))
+        scores = ranks = low
         row, column = at
         if len(row):
             seen: list[list[torch.Tensor]] = []
             see = (lambda logits: seen.append([reduce(logits) for reduce in reduces])) if reduces else None
             token, score, rank = self._choose(forward, row, column, self.forbidden, see)
-            if rank is not score:
-                ranks = scores.masked_scatter(wanted, rank)
-            tokens.masked_scatter_(wanted, token)
-            scores.masked_scatter_(wanted, score)
+            tokens, scores = tokens.masked_scatter(wanted, token), low.masked_scatter(wanted, score)
+            ranks = scores if rank is score else low.masked_scatter(wanted, rank)
             forward.readings.update(
                 (reduce, torch.cat(parts)) for reduce, parts in zip(reduces, zip(*seen, strict=True))
             )
