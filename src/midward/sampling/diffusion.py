@@ -270,14 +270,12 @@ class _Diffusion(Filling):
         edited, or, with an approximate cache, for the whole forward that its block begins with."""
         if self.every_step or any(edit.step == index for edit in self.planned.left[row]):
             return True
-        plan = self.plans[row]
-        begins = index == 0 or plan[index - 1][0] != plan[index][0]
+        begins = index == 0 or self.plans[row][index - 1][0] != self.plans[row][index][0]
         return begins and self.cache is not None and not self.cache.exact and self._comes(row, index)
 
     def _comes(self, row: int, index: int) -> bool:
         """Whether a row commits anything more in the block of a step of the schedule, behind that step."""
-        plan = self.plans[row]
-        return any(quota for block, quota in plan[index + 1 :] if block == plan[index][0])
+        return any(quota for block, quota in self.plans[row][index + 1 :] if block == self.plans[row][index][0])
 
     def committed(self, rows: list[int]) -> torch.Tensor:
         return self.canvas.ids[rows, self.canvas.response] != self.mask_id
@@ -315,10 +313,9 @@ class _Diffusion(Filling):
         seen, mask = self._inputs(rows, ids)
         starts, columns, slots = [0], self.columns, None
         if self.cache is not None:
-            staying = self.alive
-            if not self.cache.exact:  # in this block
-                comes = [] if self.sampling.threshold is not None else [r for r in self.alive if self._comes(r, index)]
-                staying = sorted({*working, *comes})
+            staying = self.alive if self.cache.exact else working  # in this block
+            if not self.cache.exact and self.sampling.threshold is None:
+                staying = sorted({*working, *(row for row in self.alive if self._comes(row, index))})
             seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, staying)
             slots = self.cache.slots
         hidden = yield Forward(self.model, seen, mask, columns, slots)
