@@ -288,7 +288,7 @@ class Looks:
     is in the way and no forward is added.
 
     To take the looks of many steps costs about as much as of one, so those of up to `STEPS` steps wait for one another;
-    never that of a block's begin, nor any before it, so a block is looked at before the next one begins.
+    never that of a block's begin, nor any before it, so a block is looked at by the first step of the next one.
 
     Args:
         reader: its `on_start(canvas)` and `on_step(step)`, where it has them, are called before any look; its `reduce`

@@ -521,15 +521,13 @@ class _Diffusion(Filling):
 
         def active() -> torch.Tensor:
             whole, blocks = forward, forward.blocks
-            if len(whole.starts) == 1 and blocks == blocks[:1] * len(blocks):
-                if width + blocks[0][0] < whole.starts[0]:
-                    whole = self._whole(forward)
-                first = width - whole.starts[0]
-                return whole.hidden[:, first + blocks[0][0] : first + blocks[0][1]]
             # A block of several of block-causal attention's own: an exact cache computes those that aren't final.
             firsts = whole.starts * (len(blocks) if len(whole.starts) == 1 else 1)
             if any(width + start < first for first, (start, _) in zip(firsts, blocks, strict=True)):
                 whole = self._whole(forward)
+            if len(whole.starts) == 1 and blocks == blocks[:1] * len(blocks):
+                first = width - whole.starts[0]
+                return whole.hidden[:, first + blocks[0][0] : first + blocks[0][1]]
             most = max(stop - start for start, stop in blocks)
             columns = [[width + min(start + i, stop - 1) for i in range(most)] for start, stop in blocks]
             column = torch.tensor(columns, device=self.device)  # [B, n]
