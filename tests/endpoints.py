@@ -71,7 +71,7 @@ def endpoint(behave, monkeypatch, first=(200, "OK")):
     for name in ("ROUGH", "OPENAI"):
         monkeypatch.setenv(f"{name}_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
         monkeypatch.setenv(f"{name}_API_KEY", "none")
-    for name, value in {"max_retries": 1, "attempt_timeout": 2, "timeout": 12}.items():
+    for name, value in {"max_retries": 1, "attempt_timeout": 3, "timeout": 12}.items():
         monkeypatch.setattr(_asking.LIMITS, name, value)
         for module in (roles, asking):
             monkeypatch.setattr(module.SETTINGS, name, value)
