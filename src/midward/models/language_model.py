@@ -111,7 +111,7 @@ class LanguageModel:
         kinds = (kind for kind in ("8bit", "4bit") if getattr(self.causal_lm, f"is_loaded_in_{kind}", False))
         return next(kinds, None)
 
-    @property
+    @cached_property  # a step asks
     def vocab_size(self) -> int:
         """V: rows of the output head (may exceed the tokenizer's own count)."""
         return self.causal_lm.get_output_embeddings().weight.shape[0]

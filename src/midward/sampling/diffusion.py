@@ -88,6 +88,7 @@ class _Diffusion(Filling):
             lambda quota: torch.arange(max(quota), device=device) < torch.tensor(quota, device=device)[:, None]
         )
         self.given = canvas.ids != self.mask_id  # what the unconditional forward doesn't see
+        self.masked = canvas.ids, ~self.given
         self.alive = list(range(len(canvas.rows)))
         self.steerers = [watcher for watcher in watchers if isinstance(watcher, Steerer)]
         self.adjusters = [watcher for watcher in watchers if isinstance(watcher, Adjuster)]
@@ -97,11 +98,11 @@ class _Diffusion(Filling):
         self.blocks: dict[int, tuple[int, int]] = {}  # that rows were in at their last step
         self.reduces = [reduce for watcher in watchers if (reduce := getattr(watcher, "reduce", None)) is not None]
         self.windows = [_bans.windows(row.request.bans) for row in canvas.rows]
-        # What each step reads of the device, in one go: for each row the response position up to which its masks were
-        # counted, their number, and whether its numbers aren't finite. Of masks further on it is known before.
+        # What each step reads of the device, in one go: how many masks each row has, and whether its numbers aren't
+        # finite. Of the masks behind its block it is known before.
         before = (~self.given).cumsum(-1).tolist()
         self.masks = [[0, *counts] for counts in before]  # before a column, as the canvas starts
-        self.open = {row: (-canvas.width, 0, False) for row in self.alive}
+        self.open = {row: (self.masks[row][-1], False) for row in self.alive}
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
@@ -180,15 +181,14 @@ class _Diffusion(Filling):
 
     def _left(self, row: int, stop: int) -> int:
         """A row's masks before a response position, unless somebody edits."""
-        counted, count, _ = self.open[row]
-        masks, width = self.masks[row], self.canvas.width
-        return count + masks[width + stop] - masks[width + counted]
+        masks, behind = self.masks[row], self.canvas.width + stop
+        return self.open[row][0] + masks[behind] - masks[-1]
 
     def _with_masks(self, blocks: dict[int, tuple[int, int]]) -> list[int]:
         """The rows that still have a mask before the end of their block."""
         if not self.editors:
             left = {row: self._left(row, blocks[row][1]) for row in self.alive if row in blocks}
-            return [row for row, count in left.items() if count and not self.open[row][2]]
+            return [row for row, count in left.items() if count and not self.open[row][1]]
         stops = [blocks[row][1] if row in blocks else -self.canvas.width for row in range(len(self.offsets))]
         before = self._before(tuple(stops))
         any_left = (((self.canvas.ids == self.mask_id) & before).any(-1) & ~self.canvas.broken).tolist()
@@ -209,7 +209,8 @@ class _Diffusion(Filling):
         # 1. Hidden states of the canvas as it stands.
         forward = yield from self._compute(index, blocks, working)
         # 2. What may be committed: masks up to the end of the row's block, those of the prompt included.
-        masked = forward.ids == self.mask_id  # [B, L]
+        known, masked = self.masked  # of the step before
+        masked = masked if forward.ids is known else forward.ids == self.mask_id  # [B, L]
         stops = [stop for _, stop in blocks]
         within = self._before(tuple(stops))
         eligible = masked & within  # [B, L]
@@ -221,9 +222,9 @@ class _Diffusion(Filling):
         forward.places = row, column
         # 3. A token for each of them, and how sure the model is of it.
         tokens, scores, ranks = self._predict(forward, eligible, (row, column), self.reduces)
-        broken = scores.isnan().any(-1)
-        # 4. Commit the first of each row in the order asked for; the others stay masks.
-        commit = self._select(self._rank(forward, eligible, ranks), quota) & eligible
+        # 4. Commit the first of each row in the order asked for; the others stay masks. (What isn't eligible has the
+        # canvas' own tokens.)
+        commit = self._select(self._rank(forward, eligible, ranks), quota)
         after = torch.where(commit, tokens, forward.ids)
         # Never in place: watchers may hold what they were shown.
         canvas.ids = after if forward.ids is canvas.ids else canvas.ids.index_put((forward.rows,), after)
@@ -234,7 +235,7 @@ class _Diffusion(Filling):
             canvas.steps_taken[number] += 1
             canvas.forwards[number] += 1 if forward.unguided is None else 2
         stops_early = self.sampling.end == "stop" and not self.every_step
-        state = None if self.editors else self._state(after, within, broken, stops_early)
+        state = None if self.editors else self._state(after, scores, stops_early)
         readings = None
         if self.is_shown:
             step = self._report(forward, after, masked, eligible, tokens, scores)
@@ -244,14 +245,14 @@ class _Diffusion(Filling):
             readings = step.fetched
         if readings is None:
             if state is None:  # of what the editors left
-                state = self._state(canvas.ids[forward.rows], within, broken, stops_early)
+                state = self._state(canvas.ids[forward.rows], scores, stops_early)
             readings = state.tolist()
         finished = set()
-        for number, stop, (left, is_nan, *final) in zip(working, stops, readings, strict=True):
-            is_broken = bool(is_nan) or self.open[number][2]  # for good
+        for number, (left, score, *final) in zip(working, readings, strict=True):
+            is_broken = math.isnan(score) or self.open[number][1]  # for good
             if is_broken:
                 canvas.broken[number] = True
-            self.open[number] = stop, int(left), is_broken
+            self.open[number] = int(left), is_broken
             if (any(final) or (is_broken and stops_early)) and not self.planned.left[number]:
                 finished.add(number)
         if finished:
@@ -259,11 +260,12 @@ class _Diffusion(Filling):
         if len(self.alive) < len(before):
             canvas.leave([each for each in before if each not in self.alive])
 
-    def _state(self, ids: torch.Tensor, within: torch.Tensor, broken: torch.Tensor, stops_early: bool) -> torch.Tensor:
-        """Of rows as they stand [B, L]: the masks `within` [B, L], whether numbers aren't finite, and, where that stops
-        a row, whether the text is final: [B, 2 or 3]. Small, for it is all that a step has to read of the device."""
-        left = (ids == self.mask_id).logical_and_(within).sum(-1)
-        return torch.stack([left, broken, *([self.canvas.finished(ids)] if stops_early else [])], -1)
+    def _state(self, ids: torch.Tensor, scores: torch.Tensor, stops_early: bool) -> torch.Tensor:
+        """Of rows as they stand [B, L]: how many masks there are, the largest score (NaN where one is), and, where that
+        stops a row, whether the text is final: [B, 2 or 3]. Small, for it is all that a step reads of the device."""
+        self.masked = ids, ids == self.mask_id
+        left, most = self.masked[1].sum(-1), scores.amax(-1)
+        return torch.stack([left, most, *([self.canvas.finished(ids)] if stops_early else [])], -1)
 
     def _takes_part(self, row: int, index: int) -> bool:
         """Whether a row that commits nothing in a step of the schedule takes it nevertheless: to be shown, to be
