@@ -249,32 +249,18 @@ OnLook = Callable[[Sequence[tuple[int, int, int]], Mapping[int, Followed]], Iter
 
 
 @dataclass
-class _Group:
-    """The rows of a step, whose blocks are those of the step before unless it is new.
+class _Waiting:
+    """A step whose looks aren't taken yet, and what they are taken of.
 
-    requests [B], spans [B]: what it is told by. rows: of the canvas. blocks: their numbers. is_open [B, length]: what
-    they had to fill; to_fill [B, n]: of it the blocks' part, n that of the longest. of_blocks: that part of values by
-    position, which start at a column; what stands behind a shorter block isn't open.
+    requests [B], spans [B]: of its rows, and their blocks. rows: of the canvas. blocks: their numbers. begun: at which
+    places a block begins. ids [B, L]: the canvas. committed [B, length]: what stands; None where that is whatever isn't
+    masked. states [B, n, D]: of the blocks, n the longest.
     """
 
     requests: list[int]
     spans: list[tuple[int, int]]
     rows: list[int]
     blocks: list[int]
-    is_open: torch.Tensor
-    of_blocks: Callable[[torch.Tensor, int], torch.Tensor]
-    to_fill: torch.Tensor
-
-
-@dataclass
-class _Waiting:
-    """A step whose looks aren't taken yet, and what they are taken of.
-
-    begun: at which of its places a block begins. ids, committed [B, n]: what is in the blocks, and where it stands;
-    None where that is whatever isn't masked. states [B, n, D].
-    """
-
-    group: _Group
     begun: list[int]
     ids: torch.Tensor
     committed: torch.Tensor | None
@@ -322,10 +308,11 @@ class Looks:
         self._device = canvas.ids.device
         ends = canvas.model.family.end_ids if canvas.sampling.end != "keep" else ()
         self._ends = torch.tensor(ends, device=self._device, dtype=torch.long)
-        self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what each row's block had to fill
-        self._totals = [0] * len(canvas.rows)  # how much that is
+        self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what the blocks that have begun had to fill
+        self._totals = [0] * len(canvas.rows)  # how much that is of each row's block
         self._stopped = set()
-        self._group: _Group | None = None
+        self._seen: tuple[list[int], list[tuple[int, int]], list[int], list[int]] = ([], [], [], [])
+        self._response = canvas.response
         self._mask_id = canvas.mask_id
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
         followed = [Followed() for _ in canvas.rows]
@@ -337,23 +324,25 @@ class Looks:
 
     def on_step(self, step: Step) -> None:
         self._watch(step)
-        # 1. The block of each row, and what it had to fill.
+        # 1. The block of each row; what it had to fill, where it begins.
         causal, spans = self._looks.causal, step.blocks
         if causal:
             spans = [(start - start % self._size, start - start % self._size + self._size) for start, _ in spans]
-        group, begun = self._group, list[int]()
-        if group is None or group.requests != step.rows or group.spans != spans:
-            group, begun = self._grouped(step, spans)
-            self._group = group
+        requests, before, rows, blocks = self._seen
+        begun: list[int] = []
+        if requests != step.rows or before != spans:  # rows have left, or blocks begin
+            rows = [self._place[row] for row in step.rows]
+            blocks = [number_of(start, self._size) for start, _ in spans]
+            self._seen = [*step.rows], spans, rows, blocks
+            if begun := self._looks.begin(rows, blocks):
+                self._open_blocks(step, begun, [rows[place] for place in begun], [spans[place] for place in begun])
         # 2. What stands there, and the states: taken now, or kept.
-        ids, states = group.of_blocks(step.ids, step.response.start), step.active_hidden
-        committed = None if self._mask_id >= 0 else group.of_blocks(step.committed, 0)
-        if self._waiting and self._waiting[0].ids.shape[1] != ids.shape[1]:
+        states, committed = step.active_hidden, None if self._mask_id >= 0 else step.committed
+        if self._waiting and self._waiting[0].states.shape[1] != states.shape[1]:
             self._take()
         takes_now = bool(begun) or len(self._waiting) + 1 >= self._most
-        if not takes_now:
-            ids, states = ids.clone(), states.clone()  # a step's tensors are the sampler's own
-        self._waiting.append(_Waiting(group, begun, ids, committed, states))
+        states = states if takes_now else states.clone()  # the sampler's own
+        self._waiting.append(_Waiting(self._seen[0], spans, rows, blocks, begun, step.ids, committed, states))
         if takes_now:
             taken = self._take(step)
             if causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
@@ -373,14 +362,17 @@ class Looks:
         if not waiting:
             return []
         causal, begun = self._looks.causal, waiting[-1].begun  # no look waits for a block's begin
-        # 1. What stands there, and what of it is read.
+        # 1. What the blocks had to fill, what stands there, and what of it is read [R, n].
+        spans = [span for each in waiting for span in each.spans]
+        is_open = self._open[torch.tensor([row for each in waiting for row in each.rows], device=self._device)]
         ids, states = _joined([each.ids for each in waiting]), _joined([each.states for each in waiting])
-        to_fill = _joined([each.group.to_fill for each in waiting])
         kept = [each.committed for each in waiting if each.committed is not None]
-        stands = to_fill & (_joined(kept) if kept else ids != self._mask_id)
+        by_position = [ids[:, self._response], is_open, *([_joined(kept)] if kept else [])]
+        ids, to_fill, *stood = self._of_blocks(spans, by_position)
+        stands = to_fill & (stood[0] if stood else ids != self._mask_id)
         if causal:
             assert step is not None  # no look of it waits
-            read = waiting[0].group.is_open[:, slice(*step.blocks[0])]
+            read = is_open[:, slice(*step.blocks[0])]
             parts = [read, *([torch.ones_like(read)] if begun else [])]
         else:
             parts = [up_to_end(stands, ids, self._ends), *([to_fill] if begun else [])]
@@ -396,11 +388,11 @@ class Looks:
         numbers = values[:, : None if width == 1 else edge].tolist()
         taken: list[tuple[int, int, int]] = []
         for each in waiting:
-            group, start = each.group, end
-            own = numbers[start : (end := start + len(group.rows))]
+            start = end
+            own = numbers[start : (end := start + len(each.rows))]
             for place in each.begun:
-                self._totals[group.rows[place]] = int(own[place][edge - 1])
-            filled = [(self._totals[row], int(line[len(parts)])) for row, line in zip(group.rows, own, strict=True)]
+                self._totals[each.rows[place]] = int(own[place][edge - 1])
+            filled = [(self._totals[row], int(line[len(parts)])) for row, line in zip(each.rows, own, strict=True)]
 
             def pooled(first: bool, start: int = start, own: list[list[float]] = own) -> Pooled:
                 if width == 1:
@@ -408,40 +400,31 @@ class Looks:
                 at = edge + first * width
                 return values[start : start + len(own), at : at + width], [line[first] for line in own]
 
-            looks = self._looks.take(group.rows, group.blocks, filled, each.begun, pooled, step)
-            taken += [(group.requests[place], block, look) for place, block, look in looks]
+            looks = self._looks.take(each.rows, each.blocks, filled, each.begun, pooled, step)
+            taken += [(each.requests[place], block, look) for place, block, look in looks]
         if taken and self.on_look is not None:
             self._stopped.update(self.on_look(taken, self._followed))
         return taken
 
-    def _grouped(self, step: Step, spans: list[tuple[int, int]]) -> tuple[_Group, list[int]]:
-        """The rows of a step at which some have left or blocks begin, and at which places those begin."""
-        rows = [self._place[row] for row in step.rows]
-        blocks = [number_of(start, self._size) for start, _ in spans]
-        index = torch.tensor(rows, device=self._device)
-        if begun := self._looks.begin(rows, blocks):
-            begins = torch.tensor(begun, device=self._device)
-            columns = torch.arange(self._open.shape[1], device=self._device)
-            edges = torch.tensor([spans[place] for place in begun], device=self._device)
-            within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
-            self._open[index[begins]] = within & ~(step.committed & ~step.new)[begins]
-        is_open = self._open[index]
+    def _open_blocks(self, step: Step, begun: list[int], rows: list[int], spans: list[tuple[int, int]]) -> None:
+        """Note what blocks have to fill that begin at these places of a step, of these rows of the canvas."""
+        columns = torch.arange(self._open.shape[1], device=self._device)
+        places, index = torch.tensor([begun, rows], device=self._device)
+        edges = torch.tensor(spans, device=self._device)
+        within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
+        stood = (step.committed & ~step.new)[places]
+        self._open[index] = torch.where(within, ~stood, self._open[index])
+
+    def _of_blocks(self, spans: list[tuple[int, int]], values: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The blocks' part [R, n], n that of the longest, of values by position [R, length]; behind a shorter one a
+        number's is the last's, and nothing is true."""
         if spans == spans[:1] * len(spans):
-            part = slice(*spans[0])
-
-            def of_part(values: torch.Tensor, start: int) -> torch.Tensor:
-                return values[:, start + part.start : start + part.stop]
-
-            return _Group(list(step.rows), spans, rows, blocks, is_open, of_part, is_open[:, part]), begun
+            return [each[:, slice(*spans[0])] for each in values]
         most, edges = max(stop - start for start, stop in spans), torch.tensor(spans, device=self._device)
         columns = edges[:, :1] + torch.arange(most, device=self._device)
-        inside, columns = columns < edges[:, 1:], columns.clamp(max=is_open.shape[1] - 1)
-
-        def gathered(values: torch.Tensor, start: int) -> torch.Tensor:
-            return values.gather(1, start + columns)
-
-        to_fill = is_open.gather(1, columns) & inside
-        return _Group(list(step.rows), spans, rows, blocks, is_open, gathered, to_fill), begun
+        inside, columns = columns < edges[:, 1:], columns.clamp(max=values[0].shape[1] - 1)
+        parts = [each.gather(1, columns) for each in values]
+        return [part & inside if part.dtype == torch.bool else part for part in parts]
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -27,7 +27,8 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class Step:
-    """One step, after its commits. Its tensors are the sampler's own: reduce them, don't keep or change them.
+    """One step, after its commits. Its tensors are the sampler's own: reduce them, don't keep or change them (but `ids`
+    may be kept: nobody writes to them later).
 
     index: number of the step, from 0; skipped steps (nothing to commit) leave gaps.
     of: steps in all, or None if that depends on the data (threshold).
