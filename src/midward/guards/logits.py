@@ -22,7 +22,7 @@ from midward.guards.config import GuardError
 from midward.guards.exchange import Exchange, Labelled
 from midward.guards.looks import LookGuard
 from midward.models import LanguageModel
-from midward.sampling import Canvas, Sampling, Step
+from midward.sampling import Canvas, Later, Sampling, Step
 from midward.store import key_of
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class _EnergyReader:
         self.ids = list(refusing), list(complying)
 
     def on_start(self, canvas: Canvas) -> None:
+        self.steps: list[tuple[list[int], list[tuple[int, int]], Later]] = []  # shown, and not yet followed
         self.before: dict[int, np.ndarray] = {}  # by row: sqrt(c) at the step before [length, 3]
         self.ratio: dict[int, float] = {}
         self.courses: dict[int, _Course] = {}
@@ -149,15 +150,23 @@ class _EnergyReader:
         return torch.stack([refusing, complying, 1 - refusing - complying], -1)
 
     def on_step(self, step: Step) -> None:
+        self._follow()
+        self.steps.append(([*step.rows], step.blocks, step.later(step.read(self.reduce))))
+
+    def _follow(self) -> None:
+        for rows, blocks, read in self.steps:
+            self._followed(rows, blocks, read())
+        self.steps = []
+
+    def _followed(self, rows: list[int], blocks: list[tuple[int, int]], shares: np.ndarray) -> None:
+        """A step's rows go on by their shares [B, length, 3]."""
         # 1. c at the open positions; NaN elsewhere.
-        read = step.read(self.reduce)  # [B, length, 3]
-        shares = step.fetch(read.flatten(1)).reshape(read.shape)
         is_open = ~np.isnan(shares[..., 0])
         logs = np.log(np.maximum(shares[..., :2], 0) + _TINY)
         energies = np.where(is_open, logs[..., 1] - logs[..., 0], 0).sum(-1)
         roots = np.sqrt(np.maximum(shares, 0))
         counts = is_open.sum(-1)
-        for place, (row, (start, _)) in enumerate(zip(step.rows, step.blocks, strict=True)):
+        for place, (row, (start, _)) in enumerate(zip(rows, blocks, strict=True)):
             left = int(counts[place])
             energy = float(energies[place]) / max(left, 1)
             course = self.courses.get(row)
@@ -176,6 +185,7 @@ class _EnergyReader:
             self.ratio.setdefault(row, energy)
 
     def __call__(self, look: Look) -> np.ndarray:
+        self._follow()
         features = []
         for row in look.requests:
             course = self.courses[row]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .likelihood import Span, SpanScore, span_gradient, span_log_probs
     from .requests import SELECTORS, Ban, Edit, Edited, Forced, Request, Response
     from .sampler import fill, sample
-    from .step import Adjuster, Editor, Steerer, Step, Watcher
+    from .step import Adjuster, Editor, Later, Steerer, Step, Watcher
     from .trace import Trace
 
 __getattr__, __dir__, __all__ = front_door(__name__)

@@ -26,6 +26,17 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
+class Later:
+    """Values of the device that are read along with others. read: they, on the host, once that was."""
+
+    values: torch.Tensor
+    read: np.ndarray | None = None
+
+    def __call__(self) -> np.ndarray:
+        return np.asarray(self.values.cpu().numpy()) if self.read is None else self.read
+
+
+@dataclass
 class Step:
     """One step, after its commits. Its tensors are the sampler's own: reduce them, don't keep or change them (but `ids`
     may be kept: nobody writes to them later).
@@ -65,6 +76,7 @@ class Step:
     place: Callable[[int], Place] = _unplaced
     waits: torch.Tensor | None = None
     fetched: list[list[float]] | None = None
+    _later: list["Later"] = field(default_factory=list)
 
     @cached_property
     def new(self) -> torch.Tensor:
@@ -131,12 +143,23 @@ class Step:
     def fetch(self, values: torch.Tensor) -> np.ndarray:
         """Values [N, K] on the host, float32 or wider: one reading of the device, in the place of the sampler's own
         after this step where there is one."""
-        if self.waits is None:
+        later, self._later = self._later, []
+        tensors = [values, *(each.values for each in later), *([] if self.waits is None else [self.waits])]
+        if len(tensors) == 1:
             return np.asarray(values.cpu().numpy())
-        count, shape = self.waits.numel(), self.waits.shape
-        both = torch.cat([values.flatten(), self.waits.flatten()]).cpu().numpy()
-        self.waits, self.fetched = None, both[-count:].reshape(shape).tolist()
-        return np.asarray(both[:-count].reshape(values.shape))
+        sizes = np.cumsum([tensor.numel() for tensor in tensors])
+        parts = np.split(torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy(), sizes[:-1])
+        read = [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+        for each, part in zip(later, read[1:], strict=False):
+            each.read = part
+        if self.waits is not None:
+            self.waits, self.fetched = None, read[-1].tolist()
+        return read[0]
+
+    def later(self, values: torch.Tensor) -> "Later":
+        """Values [N, K] that `fetch` reads along with whatever it reads of this step next."""
+        self._later.append(Later(values))
+        return self._later[-1]
 
     def edited(self, ids: torch.Tensor, committed: torch.Tensor, written: torch.Tensor) -> "Step":
         """The step as it is shown after its edits: what stands in `ids` [B, L] now, `written` by them or not."""
