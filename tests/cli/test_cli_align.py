@@ -1,6 +1,7 @@
 """`midward align`: from files to an adapter."""
 
 import json
+import signal
 
 import pytest
 
@@ -74,6 +75,29 @@ def test_ctrl_c_names_the_step_that_the_same_command_goes_on_from(midward, files
     assert "window_start 6" in line and "lora_rank" not in line  # what isn't the recipe's own
     again = midward(*command).stderr
     assert ("from step 1" in again) == (step == 2)
+
+
+def test_ctrl_c_before_the_first_checkpoint_keeps_what_there_is(midward, files, llada_folder, tmp_path):
+    """The adapter, the optimizer's state and the curve: it goes on to what an undisturbed run gives."""
+    command = ["align", "--model", llada_folder, "--device", "cpu", *files, "--set", "save_steps=20"]
+    command += ["--set", "batch_size=2"]
+
+    def press(bar, row):
+        if row["step"] == 1:  # in the middle of its end, so the next step is the last one
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("midward.cli.align.CurveBar.row", press)
+        stopped = midward(*command, "--out", tmp_path / "stopped")
+    assert stopped.exit_code == 130 and "Step 2 is kept" in stopped.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "from step 2" in midward(*command, "--out", tmp_path / "stopped").stderr
+    midward(*command, "--out", tmp_path / "whole")
+    kept = [
+        [(tmp_path / run / name).read_bytes() for name in ("adapter_model.safetensors", "reward.csv")]
+        for run in ("stopped", "whole")
+    ]
+    assert kept[0] == kept[1]
 
 
 def test_method_and_objective_reach_the_run_and_length_is_the_models(

@@ -81,6 +81,7 @@ def align(
     processes: int | None = None,
     reward: Reward | None = None,
     license: str = UNKNOWN,
+    stop: Callable[[], bool] = lambda: False,
     **overrides: Any,
 ) -> AlignResult:
     """Train a LoRA adapter with one of the `METHODS` and write it to `out`.
@@ -103,9 +104,12 @@ def align(
         processes: How many there must be, since a launcher may start fewer and say nothing.
         reward: What a response is worth to `ra`; midward.judges.rewards makes one of a judge.
         license: Of the adapter, for its card, as the Hub names it ("apache-2.0").
+        stop: Asked behind every step, of one process alone: where it says so, what there is by then is kept, and the
+            same call goes on from there.
         overrides: Fields of `AlignConfig`.
 
     Raises:
+        KeyboardInterrupt: `stop` said so.
         AlignError: Before training, for settings, data, sentences, an `out` or processes that cannot work; and where
             the loss is no finite number.
         InputError: `out` holds another run, or another process trains there.
@@ -159,7 +163,8 @@ def align(
         on_start(schedule.steps, start)
     with _random_state_kept(), _adapted(model, config):
         args = _arguments(model, config, out, micro, accumulation, schedule.steps)
-        trainer = AlignTrainer(model, objective_of(model, config, reward), schedule, args, out / CURVE, on_log)
+        alone = stop if processes == 1 else lambda: False  # several would be asked at different steps
+        trainer = AlignTrainer(model, objective_of(model, config, reward), schedule, args, out / CURVE, on_log, alone)
         with warnings.catch_warnings():
             # Resuming with other save_steps is allowed.
             warnings.filterwarnings("ignore", message=".*don't match.*")

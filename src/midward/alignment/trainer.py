@@ -48,6 +48,7 @@ class AlignTrainer(Trainer):
         curve: The CSV file of the training curve. It is what the trainer's own state holds, which checkpoints keep: a
             resumed run rewrites it.
         on_log: Called with every row of the curve (a dict of its columns).
+        stop: Asked behind every step, see `align`.
     """
 
     def __init__(
@@ -58,13 +59,14 @@ class AlignTrainer(Trainer):
         args: TrainingArguments,
         curve: Path,
         on_log: Callable[[dict[str, float]], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(
             model=model.network,
             args=args,
             train_dataset=schedule,
             data_collator=schedule.collator(model.family),  # type: ignore[arg-type]
-            callbacks=[_MarkComplete()],
+            callbacks=[_Keep(stop)],
         )
         self.network: nn.Module = model.network
         self.objective: Objective = objective
@@ -144,12 +146,23 @@ class AlignTrainer(Trainer):
         return 0
 
 
-class _MarkComplete(TrainerCallback):
+class _Keep(TrainerCallback):
+    """Says when a checkpoint is whole. Where training is to stop, it does so behind one that it asks for."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self.stop = stop
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stop() and state.global_step < state.max_steps:
+            control.should_log = control.should_save = True  # the row, or the curve would lack these steps
+
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
             (folder / COMPLETE).touch()
+        if self.stop() and state.global_step < state.max_steps:
+            raise KeyboardInterrupt
 
 
 def save_adapter(network: Any, folder: Path, *, write: bool = True) -> None:

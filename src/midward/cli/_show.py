@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -122,6 +123,28 @@ def tasks_of(progress: Progress) -> Callable[[str, int, int], None]:
         progress.update(tasks[what], completed=done, total=of)
 
     return show
+
+
+@contextmanager
+def interrupted() -> Iterator[Event]:
+    """An event that the first Ctrl-C of the block sets, so that what runs stops where nothing is lost; the second one
+    stops it at once, and so does the first under torchrun, whose processes stop together."""
+    stopped = Event()
+
+    def stop(*_: Any) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+        # not in this thread, which may be writing a line
+        Thread(target=say, args=("stopping  once this step is kept; Ctrl-C again stops at once",)).start()
+
+    before = signal.getsignal(signal.SIGINT)
+    if "RANK" not in os.environ and before is signal.default_int_handler and current_thread() is main_thread():
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        if signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, before)
 
 
 class CurveBar:

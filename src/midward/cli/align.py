@@ -14,7 +14,7 @@ from midward.alignment.card import UNKNOWN, check_license
 from midward.alignment.config import AlignConfig, DataConfig, resolve
 from midward.cli._options import Given, ModelOptions, Overwrite, pairs
 from midward.cli._run import Result, finish
-from midward.cli._show import CurveBar, bar, say
+from midward.cli._show import CurveBar, bar, interrupted, say
 from midward.errors import InputError
 from midward.runs.run import RECORD
 from midward.sampling import Sampling
@@ -72,7 +72,7 @@ def align(
     usual = resolve({name: asked[name] for name in ("method", "recipe")}).to_dict()
     other = "".join(f", {name} {value}" for name, value in asked.items() if value != usual[name])
     say(f"          {asked['method']}, recipe {asked['recipe']}{other}; all settings: {out / RECORD}")
-    with bar() as progress, _reward(read, ready) as reward, warnings.catch_warnings():
+    with bar() as progress, _reward(read, ready) as reward, interrupted() as stopped, warnings.catch_warnings():
         curve = CurveBar(progress)
         warnings.simplefilter("ignore", RewardWarning)  # it is told below
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about its own next version
@@ -88,6 +88,7 @@ def align(
             processes=processes,
             reward=reward,
             license=license,
+            stop=stopped.is_set,
             **settings,
         )
     for message in trained.warnings:
