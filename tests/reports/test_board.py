@@ -111,6 +111,13 @@ def test_one_run_by_two_files_alone_with_n_interval_unscored_link_and_command(tm
     assert shlex.join(COMMAND) in Markup(page).striptags() and "sandbox" not in page
 
 
+def test_what_an_unfinished_run_measured_before_is_marked(tmp_path):
+    folder = world.attack(tmp_path / "runs" / "a")
+    assert "isn&#39;t finished" not in text_of(tmp_path)
+    world.write(folder / "run.json", json.loads((folder / "run.json").read_text()) | {"finished": None})
+    assert text_of(tmp_path).count("isn&#39;t finished") == 2  # a rate each
+
+
 def test_a_refusal_is_no_attack_success_and_other_verbs_are_counted(tmp_path):
     runs(tmp_path / "runs")
     world.utility(tmp_path / "runs" / "u")

@@ -87,6 +87,8 @@ def test_what_cannot_be_compared_is_told(tmp_path):
     base = probe(tmp_path / "base", {"affirmative": 25}, kinds=("affirmative",))
     with pytest.raises(InputError, match="two runs"):
         between([base])
+    with pytest.raises(InputError, match="given twice"):
+        between([base, base / ".." / "base"])
     with pytest.raises(InputError, match=r"probe prefill.*probe ask"):
         between([base, probe(tmp_path / "ask", {"affirmative": 1}, kinds=("affirmative",), verb="probe ask")])
     with pytest.raises(InputError, match="share nothing"):

@@ -104,8 +104,8 @@ def _notes(row: Success, texts: Texts) -> Iterator[str]:
         yield f"failed {row.errors}"
     if row.text != "reply":
         yield {"replay": "fresh reply", "authored": "own tokens alone"}.get(row.text, row.text)
-    if row.run.run.finished is None:
-        yield "goes on"
+    if row.run.unfinished:
+        yield row.run.unfinished
     if row.warning:
         yield texts(row.warning)
 

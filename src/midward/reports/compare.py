@@ -93,6 +93,9 @@ def between(folders: Sequence[Path]) -> dict[str, Any]:
         InputError: the folders aren't finished runs of one verb that can be compared, or share nothing that was asked.
     """
     runs = {folder: Run.load(folder) for folder in folders}
+    places = Counter(folder.resolve() for folder in folders)
+    if twice := next((folder for folder in folders if places[folder.resolve()] > 1), None):
+        raise InputError(f"{twice} is given twice, and a run doesn't differ from itself; give another one.")
     if len(runs) < 2:
         raise InputError(
             f"it takes two runs to compare; received {', '.join(map(str, folders))}. What stands side by side in one, "

@@ -13,7 +13,7 @@ from pathlib import Path
 from midward._tables import grouped
 from midward.errors import InputError
 from midward.reports.blocks import required, whole
-from midward.reports.report.find import NOT_FINISHED, LeftOut, RunFolder
+from midward.reports.report.find import LeftOut, RunFolder
 from midward.runs.run import Measured
 from midward.stats import Rate
 
@@ -75,7 +75,7 @@ def successes(run: RunFolder) -> list[Success]:
     if run.run.verb not in READERS:
         return []
     if run.summary is None:
-        raise LeftOut(NOT_FINISHED)
+        raise LeftOut(run.unfinished)
     return list(READERS[run.run.verb](run))
 
 

@@ -28,14 +28,16 @@ class RunFolder:
     summary: Any = None
 
     @property
-    def finished(self) -> bool:
-        """Whether all of it was measured; a summary may be that of an earlier time."""
-        return self.summary is not None and self.run.finished is not None
+    def unfinished(self) -> str:
+        """What is said behind its label where not all of it was measured, else nothing; a summary may be that of an
+        earlier time."""
+        done = self.summary is not None and self.run.finished is not None
+        return "" if done else "isn't finished: the same command again goes on with it"
 
     def check_finished(self) -> None:
         """Raises LeftOut unless it is finished."""
-        if not self.finished:
-            raise LeftOut(NOT_FINISHED)
+        if self.unfinished:
+            raise LeftOut(self.unfinished)
 
     def logs(self) -> list[Path]:
         """Inspect's logs of the run, by name."""
@@ -72,9 +74,6 @@ class Found:
 
 class LeftOut(Exception):
     """Why a run that can be read isn't taken, behind its label."""
-
-
-NOT_FINISHED = "isn't finished: the same command again goes on with it"
 
 
 def find(roots: Sequence[Path], without: Sequence[Path] = ()) -> Found:

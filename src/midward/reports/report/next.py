@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from midward.reports.blocks import Block, Card, Statement, listed, some
-from midward.reports.report.find import NOT_FINISHED, RunFolder
+from midward.reports.report.find import RunFolder
 from midward.world.world import MODELS
 
 #: What a whole evaluation has: what it is called, the verbs that measure it, and the first of them.
@@ -73,9 +73,9 @@ def steps(
         return " ".join(["midward", verb, *given, *([ELSEWHERE[verb]] if not home and verb in ELSEWHERE else [])])
 
     for run in runs:
-        if not run.finished:
+        if run.unfinished:
             given = run.run.command or ["midward", *run.run.verb.split()]
-            yield f"{run.label} {NOT_FINISHED}.", _again(run, given, shown)
+            yield f"{run.label} {run.unfinished}.", _again(run, given, shown)
     exposed, held, unclear = ([card for card in cards if card.tone == tone] for tone in ("exposed", "held", "unclear"))
     if exposed:
         but = f" {_names(held)} held." if held else ""
