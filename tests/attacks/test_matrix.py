@@ -21,6 +21,7 @@ from midward.attacks import AttackError, CapabilityError, Target, evalset, resul
 from midward.attacks import matrix as room
 from midward.errors import MidwardError
 from midward.goals import Goal
+from midward.models import memory
 from midward.serving.provider import MidwardAPI
 from midward.world import ASSISTANT
 
@@ -74,6 +75,19 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(MidwardAPI, "generate", generate)
     return prompts
+
+
+def test_what_a_model_needs_is_told_before_it_is_loaded(llada_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "GB", 1)  # of fewer bytes nothing is told
+    told = []
+
+    def load(row):
+        raise InterruptedError
+
+    monkeypatch.setattr(room.Row, "load", load)
+    with pytest.raises(InterruptedError):
+        evalset.run(plan(llada_folder), tmp_path, tell=told.append)
+    assert [line.split()[0] for line in told] == ["memory"]
 
 
 # --- going on --------------------------------------------------------------------------------------------------

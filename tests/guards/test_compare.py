@@ -98,7 +98,12 @@ def test_a_comparison_says_what_the_guard_in_front_does(model, sampling, fitted,
     assert told["alphas"] == {"sri": 0.25, "masks": None} and told["roc"]["sri"]["benign"][-1] == [1, 1]
     [signals] = told["signals"].values()
     assert signals["benign"]["n"] == 9 and len(signals["benign"]["median"]) == STEPS
-    costs = compare.Comparison(model, cases, {"sri": guard}, tmp_path, sampling, judge).overhead(rows, decisions)
+    told = []
+    again = compare.Comparison(
+        model, cases, {"sri": guard}, tmp_path, sampling, judge, progress=lambda *done: told.append(done)
+    )
+    costs = again.overhead(rows, decisions, repeats=2)
+    assert told == [("costs", 0, 2), ("costs", 1, 2), ("costs", 2, 2)]  # minutes of a large model
     assert costs["sri"] > 0 and np.isfinite(guard.threshold)
 
     monkeypatch.setattr(loop, "sample", None)

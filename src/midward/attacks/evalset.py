@@ -187,6 +187,7 @@ def run(
     if not known:
         _first_calls(matrix)
     plan, models = [], []
+    matrix.rows[0].tell_need(tell)  # its model is that of all rows of this process
     for row in matrix.rows:
         model = row.load()
         # How many share a forward changes no answer: a run may go on under another batch size.

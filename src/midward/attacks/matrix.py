@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from midward.guards import describe, sampling_of
 from midward.guards import find as find_guard
 from midward.guards.config import guard_file
 from midward.judges import JudgeInfo
-from midward.models.loading import adapter_folder, checkpoint_folder
+from midward.models.loading import adapter_folder, checkpoint_folder, placement
+from midward.models.memory import estimate, require
 from midward.serving.client import Client
 from midward.serving.config import keys_in
 from midward.world import ASSISTANT
@@ -79,6 +80,14 @@ class Row:
             checkpoint_folder(self.model)
         if self.adapter:
             adapter_folder(self.adapter)
+
+    def tell_need(self, tell: Callable[[str], None]) -> None:
+        """Tell what the model of this process needs of its memory, before it is loaded, as other verbs do. Raises
+        ModelError where it doesn't fit."""
+        if not (self.served or self.endpoint):
+            names = ("device", "dtype", "quantize", "device_map")
+            placed = placement(**{name: self.arguments[name] for name in names if name in self.arguments})
+            require(estimate(checkpoint_folder(self.model), placed.dtype, placed.quantize), placed, tell)
 
     def __str__(self) -> str:
         adapter, guard = (f" + {self.adapter}" if self.adapter else "", f" behind {self.guard}" if self.guard else "")

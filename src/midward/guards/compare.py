@@ -278,7 +278,11 @@ class Comparison:
         """
         prompts = [row["prompt"] for row in rows if not row["harmful"]] or [row["prompt"] for row in rows]
         prompts = prompts[: 2 * self.batch_size]
-        runs = [self._seconds(prompts) for _ in range(repeats)]
+        runs = []
+        for number in range(repeats):
+            self.progress("costs", number, repeats)
+            runs.append(self._seconds(prompts))
+        self.progress("costs", repeats, repeats)
         bare = np.median([seconds for seconds, _ in runs])
         costs = {}
         for label, guard in self.guards.items():
