@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from midward.errors import InputError, MissingFile
+from midward.errors import InputError
 
 #: What transformers, LLaDA's script, Dream's and others call a setting of ours.
 ELSEWHERE = {
@@ -85,17 +85,6 @@ def near_path(path: str | Path, *, folder: bool | None = None) -> str:
     beside = {name: each for name, each in beside.items() if folder in (None, Path(each).is_dir())}
     near = get_close_matches(Path(path).name, beside, n=1)
     return f" Did you mean {beside[near[0]]!r}?" if near else ""
-
-
-def folder_or_id(name: str) -> str:
-    """The name of a checkpoint or an adapter, as it is; what may be a Hub id is looked for when it is loaded.
-
-    Raises:
-        MissingFile: it is a path, and nothing is there.
-    """
-    if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():
-        raise MissingFile(f"there is no folder {name}.{near_path(name, folder=True)}")
-    return name
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from attack_double import CANARY, REFUSAL, Double, said
 
-from midward.attacks import config
+from midward.attacks import config, sets, shapes
 from midward.attacks.profiles import PROFILES
 from midward.attacks.registry import ATTACKS
 from midward.store import key_of
@@ -105,6 +105,7 @@ def test_what_an_attack_spends_at_its_reference_settings():
 
 def test_the_names_that_are_known_without_loading_are_all_of_them():
     assert tuple(ATTACKS) == config.ATTACKS
+    assert tuple(shapes.SHAPES) == ("plain", *sets.SHAPES)
 
 
 def test_a_docstring_says_what_an_attack_is_and_departs_from():

@@ -13,7 +13,7 @@ import torch
 from midward.cli import _show
 from midward.cli._app import VERBS, load
 from midward.cli._show import printable
-from midward.errors import MissingFile
+from midward.models import ModelError
 from midward.runs.run import Run, RunFolder
 
 MAIN = "import sys; from midward.cli import main; sys.argv[0] = 'midward'\n"
@@ -41,6 +41,34 @@ for verb in {["", *VERBS]!r}:
 assert not {{"torch", "transformers", "inspect_ai"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_name_is_told_before_torch_is_imported(tmp_path):
+    """Of a model, an adapter, an attack, a judge, a set and a guard, by every verb that takes one."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "guard.safetensors").touch()
+    verbs = ["generate x", "chat", "serve", "trace x --out t", "align --out a", "dynamics", "utility", "guard fit"]
+    verbs += ["guard eval", "guard score --prompts p.csv --guard guard.safetensors", "probe prefill", "attack"]
+    wrong = [f"{verb} {flag} empty" for verb in verbs for flag in ("--model", "--adapter") if "probe" not in verb]
+    wrong += ["generate x --model strange", "generate x --adapter strange", "attack --endpoint e --attacks strange"]
+    wrong += ["guard fit --guards strange", "guard fit --guards mine=strange:a=1", "guard fit --harmless strange"]
+    wrong += [f"{verb} --guard {path}" for verb in ("guard eval", "chat", "attack") for path in ("strange", "empty")]
+    wrong += [f"guard eval --guard guard.safetensors {flag} strange" for flag in ("--sets", "--harmless", "--goals")]
+    wrong += [f"{verb} --judges strange" for verb in ("guard eval", "dynamics", "probe prefill", "attack", "align")]
+    wrong += ["attack --goals strange", "probe prefill --goals strange", "trace x --out t --against strange"]
+    wrong = [f"{words} --out a --method ra" if words.startswith("align --judges") else words for words in wrong]
+    code = f"""
+from typer.testing import CliRunner
+from midward.cli import app
+import sys
+for words in {wrong!r}:
+    shown = CliRunner().invoke(app, words.split())
+    named = "empty" if "empty" in words else "strange"
+    assert shown.exit_code == 2 and named in shown.output.splitlines()[-1], (words, shown.output)
+    assert "torch" not in sys.modules, words
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -115,7 +143,7 @@ def test_json_is_all_of_stdout(midward):
 def test_quiet_leaves_the_result_and_errors(midward, tiny, tmp_path):
     shown = midward("generate", "t30", *tiny, "--quiet")
     assert shown.exit_code == 0 and shown.stdout and shown.stderr == ""
-    assert midward("generate", "t30", "-q", "--model", tmp_path / "nothing").stderr.startswith("error: there is no")
+    assert midward("generate", "t30", "-q", "--model", tmp_path / "nothing").stderr.startswith("error: no model")
 
 
 def test_what_was_resolved_is_told_on_stderr(midward, tiny, llada_folder):
@@ -148,7 +176,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch)
 
 def test_debug_shows_the_traceback(midward, tmp_path, monkeypatch):
     monkeypatch.setenv("MIDWARD_DEBUG", "1")
-    with pytest.raises(MissingFile):
+    with pytest.raises(ModelError):
         midward("generate", "t30", "--model", tmp_path / "nothing")
 
 

@@ -3,7 +3,8 @@
 from guard_world import fit, prompts
 from packages import install
 
-from midward.guards import Sizes, load, make
+from midward.guards import Sizes, config, load, make
+from midward.guards.registry import GUARDS
 
 GUARD = """
 import numpy as np
@@ -33,6 +34,10 @@ class End(Guard):
 
 END = GuardInfo(End)
 """
+
+
+def test_the_names_that_are_known_without_loading_are_all_of_them():
+    assert tuple(GUARDS) == config.GUARDS
 
 
 def test_a_packages_guard_may_look_at_signals(model, sampling, tmp_path, monkeypatch):

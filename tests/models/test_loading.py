@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import midward
 from midward.models import loading, memory
+from midward.models import names as naming
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -147,7 +148,7 @@ def test_unknown_names(tmp_path, monkeypatch, llada_folder):
     fails(llada_folder.parent / "llada-tinny", "Did you mean .*llada-tiny")
     fails(llada_folder / "config.json", "is a file")
     fails("no-such-org/no-such-model", "as a Hub id")
-    monkeypatch.setattr(loading, "files", lambda package: tmp_path)
+    monkeypatch.setattr(naming, "files", lambda package: tmp_path)
     fails("sandbox", "reinstall midward")
 
 

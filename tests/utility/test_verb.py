@@ -120,6 +120,7 @@ def test_a_guard_stands_in_front(midward, own, llada, tmp_path):
     assert load_run(tmp_path / "out")[0].models[0].guard_digest == guard.digest
     assert [(row["response"], row["correct"]) for row in rows] == [(STUB, False)] * 2
     assert summary["cells"][0]["flagged"] == 2
+    (tmp_path / "adapter_config.json").touch()
     several = midward(*own, "--adapter", f"a={tmp_path}", "--guard", file, "--tasks", "sums", "--out", tmp_path / "no")
     assert several.exit_code == 2 and "--guard goes with one model" in several.stderr
 
@@ -128,9 +129,9 @@ def test_a_guard_stands_in_front(midward, own, llada, tmp_path):
     ("flags", "message"),
     [
         (["--tasks", ","], "--tasks names nothing"),
-        (["--model", "elsewhere"], "give --tasks"),
+        (["--model", "else/where"], "give --tasks"),
         (["--tasks", "sums", "--guard", "absent"], "there is no guard at absent"),
-        (["--tasks", "sums", "--adapter", "a=./absent"], "there is no folder ./absent"),
+        (["--tasks", "sums", "--adapter", "a=./absent"], "no adapter './absent'"),
         (["--tasks", "sums", "--compare", "absent"], "there is no folder absent"),
         (["--tasks", "gsm8k"], "the task 'gsm8k' can't be loaded"),
         (["--tasks", "humaneval"], "--allow-code-execution"),

@@ -9,20 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from midward import goals as goal_sets
-from midward._hints import did_you_mean
 from midward.attacks import shapes
+from midward.attacks.sets import SHAPES, TRIALS, check_set
 from midward.errors import InputError
-from midward.goals.loading import is_file
 from midward.guards import prompt_hash
 from midward.models import LanguageModel
 from midward.runs.measure import Case
 from midward.sampling import Request, Sampling
 from midward.world.trials import trials
-
-#: Attacks of one request that can be put on any goals.
-SHAPES = tuple(name for name in shapes.SHAPES if name != "plain")
-HARMLESS = ("benign", "benign-wrapped", "banned")
-_TRIALS = (*HARMLESS, "plain", "contextual", "wrappers")
 
 
 def cases(
@@ -84,15 +78,10 @@ def mixed(names: Sequence[str], count: int, *, split: str) -> list[Case]:
 
 def _plain(name: str, count: int, spare: int, split: str, harmless: bool = False) -> list[Case]:
     """spare: so many more of a set of goals. The sandbox's trials hang on their count, and its splits share nothing."""
-    if name in _TRIALS:
+    if name in TRIALS:
         made = trials(name, count, split=split)
         return [Case(goal_sets.of_trial(trial), Request(trial.text), name, {"plain": trial.plain}) for trial in made]
-    known = [*_TRIALS, *SHAPES, *goal_sets.SETS]
-    if name not in goal_sets.SETS and not is_file(name):
-        raise InputError(
-            f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "
-            ".csv, .jsonl or .json file."
-        )
+    check_set(name)
     loaded = goal_sets.load(name, count=count + spare, harmless=harmless)
     return [Case(goal, Request(goal.prompt), goal.source, {"plain": goal.prompt}) for goal in loaded]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from midward._flags import Flag
-from midward._hints import folder_or_id
 from midward._plugins import check_name
 from midward.attacks.capabilities import AttackError
+from midward.models.names import model_name
 
 #: The attacks of this package, as `midward.attacks.registry` has them: so that a wrong name is told at once.
 ATTACKS = (
@@ -63,7 +63,7 @@ class AttackConfig:
         listing: List attacks and profiles.
     """
 
-    model: Annotated[str, Flag(read=folder_or_id)] = "sandbox"
+    model: Annotated[str, Flag()] = "sandbox"
     adapter: Annotated[list[str] | None, Flag(grows=True)] = None
     guard: Annotated[list[str] | None, Flag(grows=True)] = None
     endpoint: Annotated[str | None, Flag(free=True)] = None
@@ -95,9 +95,11 @@ class AttackConfig:
     listing: Annotated[bool, Flag(name="--list", free=True)] = False
 
     def check_names(self) -> None:
-        """Raise AttackError for an attack that there isn't. Nothing is loaded."""
+        """Raise AttackError for an attack that there isn't, and ModelError for a model. Nothing is loaded."""
         for name in self.attacks:
             check_name("attack", ATTACKS, name, AttackError)
+        if self.endpoint is None:
+            model_name(self.model)
 
     @property
     def roles(self) -> Mapping[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from midward._flags import BatchSize, Flag
-from midward._hints import folder_or_id
 from midward.cli._verb import Given, names
 from midward.errors import InputError
 from midward.guards.config import guard_file
+from midward.models.names import adapter_name, model_name
 from midward.runs.workers import workers_of
 from midward.sampling import Sampling
 from midward.world.world import MODELS
@@ -33,8 +33,16 @@ def _workers(text: str) -> int | str:
     return workers
 
 
+def judge_name(name: str) -> str:
+    """The name as it is, once a judge of attack success has it; a wrong one is told before torch is imported."""
+    from midward.judges.bench import usable
+
+    return usable(name).name
+
+
 JudgeName = Annotated[
-    str | None, Flag("The judge; the oracle on the sandbox, else harmfulness.", name="--judges", grows=True)
+    str | None,
+    Flag("The judge; the oracle on the sandbox, else harmfulness.", name="--judges", read=judge_name, grows=True),
 ]
 JudgeModel = Annotated[
     str | None, Flag("The Inspect model that a judge by rubric asks; on the sandbox its scripted assistant.")
@@ -81,8 +89,8 @@ class ModelOptions(Placement):
         adapter: Folder of a PEFT adapter made for the model.
     """
 
-    model: Annotated[str, Flag(read=folder_or_id)] = "sandbox"
-    adapter: Annotated[str | None, Flag(read=folder_or_id)] = None
+    model: Annotated[str, Flag(read=model_name)] = "sandbox"
+    adapter: Annotated[str | None, Flag(read=adapter_name)] = None
 
     @property
     def at_home(self) -> bool:

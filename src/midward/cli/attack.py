@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward._hints import folder_or_id
 from midward.attacks.config import AttackConfig
 from midward.cli._options import Placement, SamplingOptions, labelled, say_harm
 from midward.cli._run import Result, finish, listing, run_folder
@@ -16,6 +15,7 @@ from midward.cli._show import console, is_quiet, say
 from midward.errors import InputError
 from midward.goals import says_harm
 from midward.guards.config import guard_file
+from midward.models.names import adapter_name
 
 
 def attack(
@@ -39,7 +39,7 @@ def attack(
         short = listing(columns[:-2], [row[:-2] for row in rows], text)
         return replace(short, data=[dict(zip(columns, row, strict=True)) for row in rows])
     folder = run_folder(out)
-    adapters = labelled("--adapter", config.adapter, folder_or_id)
+    adapters = labelled("--adapter", config.adapter, adapter_name)
     guards = labelled("--guard", config.guard, guard_file)
     say_harm(config.goals, config.column)
     for name in config.harmless:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from midward._flags import Flag
 from midward._tables import write_table
+from midward.attacks.sets import check_set
 from midward.cli._options import (
     BatchSize,
     JudgeModel,
@@ -28,8 +29,8 @@ from midward.cli._show import following, say
 from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
 from midward.goals.columns import prompts_of
-from midward.goals.loading import is_file
-from midward.guards.config import EvalConfig, FitConfig, Sizes, conformal_order, guard_file
+from midward.goals.loading import is_file, says_harm
+from midward.guards.config import EvalConfig, FitConfig, Sizes, conformal_order, guard_file, guard_files
 from midward.runs.run import Measured
 
 if TYPE_CHECKING:
@@ -55,7 +56,12 @@ def fit(
     """
     if listed:
         return _listing()
-    conformal_order(sizes.held_out, fitting.alpha, fitting.certain)  # before torch is imported
+    conformal_order(sizes.held_out, fitting.alpha, fitting.certain)  # this and the names before torch is imported
+    fitting.check_names()
+    calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
+    attacked = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
+    for name in (*calm, *attacked):
+        check_set(name)
     from midward.attacks.cases import mixed
     from midward.guards import fit_guards, make
     from midward.guards.fitting import harmless_of, require_prompts
@@ -64,8 +70,6 @@ def fit(
     planned = {label: make(spec) for label, spec in fitting.specs(model.at_home).items()}
     run = run_folder(out_folder)
     needs_harmful = any(guard.trains or guard.reads_labels for guard in planned.values())
-    calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
-    attacked = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
     draw = lambda sets, count: mixed(sets, count * (fitting.draw + 1), split=fitting.split)[count * fitting.draw :]  # noqa: E731
     harmless = draw(calm, harmless_of(planned, sizes))
     refusing = draw(attacked, sizes.anchors) if needs_harmful else []
@@ -165,17 +169,17 @@ def evaluate(
     if trial.behind and workers != 1:
         raise InputError("--workers don't go with --behind: this process alone asks the other model.")
     run = run_folder(out_folder)
-    for path in [path for path in trial.guard if not Path(path).is_dir()]:
-        guard_file(path)
+    files = guard_files(trial.guard)
+    for name in (*trial.sets, *trial.harmless):
+        check_set(name)
+    says_harm(trial.goals)  # a wrong name or file is told at once
     say_harm([name for name in (*trial.sets, trial.goals) if is_file(name)])
     from midward.attacks.cases import cases
-    from midward.guards import compare, load
-    from midward.guards.files import files_of
-    from midward.judges.bench import bench, usable
+    from midward.guards import compare, describe, load
+    from midward.judges.bench import bench
 
-    if judges is not None:
-        usable(judges)  # a wrong one is told before a model is loaded
-    files = files_of(trial.guard)
+    for file in files.values():
+        describe(file)  # one that is no guard is told before the model is loaded
     loaded = _load(model)
     chosen = sampling.resolve(loaded, files.values())
     guards = {label: load(path, loaded, chosen) for label, path in files.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward.cli._options import ModelOptions, SamplingOptions, SharedBy, say_harm
+from midward.cli._options import ModelOptions, SamplingOptions, SharedBy, judge_name, say_harm
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import StepBar, bar, say, tasks_of
 from midward.probes import configs
@@ -52,7 +52,9 @@ def _run(
     say_harm([config.goals] if isinstance(config, configs.Attacking) else [], config.column)
     for other in config.compare or ():
         Run.load(other)
-    goals = config.load()  # before torch is imported
+    goals = config.load()  # this and the judge's name before torch is imported
+    if isinstance(config, configs.Attacking) and config.judges:
+        judge_name(config.judges)
     from midward.probes.probe import cases_of, ready, run
     from midward.probes.registry import find
 

@@ -17,6 +17,10 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
 
     The page needs nothing but a browser.
     """
+    sides = [(model, "")]
+    if config.against is not None:  # a wrong name is told before torch is imported
+        adapter, name = config.beside(model.adapter)
+        sides.append((model if name else replace(model, adapter=adapter), name))
     from midward import guards
     from midward.dynamics import Anchors
     from midward.dynamics.samplers import sampler
@@ -31,10 +35,6 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
         Anchors.load(path)
     page.parent.mkdir(parents=True, exist_ok=True)
     traces = [(path, tracing.load(path, config.row)) for path in config.load or ()]
-    sides = [(model, "")]
-    if config.against is not None:
-        adapter, name = tracing.beside(config.against, model.adapter)
-        sides.append((model if name else replace(model, adapter=adapter), name))
     loaded = model.load()
     if config.load:
         shown = tracing.read(loaded, traces, config.row, say)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from midward._flags import Flag
-from midward._hints import folder_or_id
 from midward.cli._options import Compare, GuardFile, ModelOptions, SamplingOptions, SharedBy, labelled
 from midward.cli._run import Result, finish, run_folder
 from midward.cli._show import following, say
 from midward.errors import InputError
+from midward.models.names import adapter_name
 from midward.runs.run import Measured, Run
 from midward.utility.asked import Asked
 
@@ -38,7 +38,7 @@ def utility(
         out_folder: Folder of answers, rows and tables.
     """
     folder = run_folder(out_folder)
-    named = labelled("--adapter", adapter, folder_or_id)
+    named = labelled("--adapter", adapter, adapter_name)
     for other in compare or ():
         Run.load(other)
     from accelerate import PartialState

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -11,12 +11,21 @@ from typing import Annotated, Any, Literal
 
 from midward._flags import BatchSize, Flag, check
 from midward._hints import near_path
+from midward._plugins import check_name
 from midward._settings import read_value
 from midward.errors import InputError
 
 
 class GuardError(InputError):
     """A guard can't be fitted, read or used as things stand; the message says what to do."""
+
+
+#: The guards of this package, as `midward.guards.registry` has them: so that a wrong name is told at once.
+GUARDS = (
+    *("sri", "sri-maha", "sri-blocks", "energy", "eos", "cascade", "perplexity", "self-examine", "classifier"),
+    *("diffuguard", "diffuguard-audit", "masks", "raec", "csd", "sad", "ablation", "hesitate", "direction"),
+    *("csd-score", "prefuse"),
+)
 
 
 #: Bytes of a guard's file; one of an 8B model with 1,024 steps is a tenth of it.
@@ -47,6 +56,23 @@ def guard_file(path: str | Path) -> Path:
     if path.stat().st_size > LARGEST:
         raise GuardError(f"{path} has {path.stat().st_size} bytes, more than any guard; it isn't read.")
     return path
+
+
+def guard_files(paths: Sequence[str | Path]) -> dict[str, Path]:
+    """Label -> file of the guards in files and folders; nothing is read. Raises GuardError for what isn't there, or two
+    of one name."""
+    files: dict[str, Path] = {}
+    for path in map(Path, paths):
+        inside = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("anchors-"))
+        if path.is_dir() and not inside:
+            raise GuardError(f"{path} holds no guard; midward guard fit writes one.")
+        for file in inside or [guard_file(path)]:
+            if file.stem in files:
+                raise GuardError(f"two guards are called {file.stem!r}: {files[file.stem]} and {file}; rename one.")
+            files[file.stem] = file
+    if not files:
+        raise GuardError("no guard is named; give files or folders that midward guard fit wrote.")
+    return files
 
 
 @dataclass(frozen=True)
@@ -139,6 +165,11 @@ class FitConfig:
     draw: Annotated[int, Flag(min=0)] = 0
     paper: Annotated[bool, Flag()] = False
     batch_size: BatchSize = 16
+
+    def check_names(self) -> None:
+        """Raise GuardError for a guard that there isn't. Nothing is loaded."""
+        for _, spec in map(_labelled, self.guards):
+            check_name("guard", GUARDS, spec.partition(":")[0].strip(), GuardError)
 
     def specs(self, at_home: bool, masks: bool = True) -> dict[str, str]:
         """Label -> what is to be fitted, as `make` takes it.

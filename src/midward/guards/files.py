@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -127,27 +126,3 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
     if model is not None:
         guard.check(model, sampling)
     return guard
-
-
-def files_of(paths: Sequence[str | Path]) -> dict[str, Path]:
-    """The guards in files and folders.
-
-    Returns:
-        label -> file.
-
-    Raises:
-        InputError: for what isn't there or is no guard, or two of one name.
-    """
-    files: dict[str, Path] = {}
-    for path in map(Path, paths):
-        inside = sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("anchors-"))
-        if path.is_dir() and not inside:
-            raise GuardError(f"{path} holds no guard; midward guard fit writes one.")
-        for file in inside or [path]:
-            describe(file)
-            if file.stem in files:
-                raise GuardError(f"two guards are called {file.stem!r}: {files[file.stem]} and {file}; rename one.")
-            files[file.stem] = file
-    if not files:
-        raise GuardError("no guard is named; give files or folders that midward guard fit wrote.")
-    return files

@@ -23,6 +23,7 @@ from midward._peft import (
 
 from ._files import Renaming, not_finite
 from .errors import ModelError
+from .names import require_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 RECORD = "align.json"
@@ -91,9 +92,7 @@ def _check_record(folder: Path, name: str, base: str | None) -> None:
 
 
 def _read(folder: Path) -> Tensors:
-    if not (folder / "adapter_config.json").is_file():
-        hint = "that is a whole checkpoint" if (folder / "config.json").is_file() else "is it an adapter folder?"
-        raise ModelError(f"{folder} has no adapter_config.json; {hint}")
+    require_adapter(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
         pickle = " (adapter_model.bin is a pickle file and is never read)" if list(folder.glob("*.bin")) else ""

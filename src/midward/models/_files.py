@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
+from .names import require_file
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -25,8 +26,7 @@ _PIECES, _PIECE = 8, 1024  # of a stored tensor, spread evenly over its bytes, t
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object from a file; ModelError when it is missing or torn."""
-    if not path.is_file():
-        raise ModelError(f"{path.parent} has no {path.name}; is it a checkpoint folder?")
+    require_file(path)
     if path.read_bytes()[:3] == codecs.BOM_UTF8:  # which transformers doesn't read either
         raise ModelError(f"{path} begins with a byte-order mark; save it as UTF-8 without one.")
     try:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
@@ -19,7 +18,6 @@ from transformers.utils import logging
 from midward._hints import did_you_mean, near_path
 from midward._plugins import Plugins, check_types, must_take
 from midward.errors import InputError
-from midward.world.world import MODELS
 
 from . import a2d, autoregressive, bd3lm, bert, diffusion_gemma, dream, llada, llada2, llada_moe, mmada, sdar
 from ._adapter import WEIGHTS, attach
@@ -28,6 +26,7 @@ from .errors import ModelError
 from .family import Family, FamilyInfo
 from .language_model import LanguageModel
 from .memory import GB, QUANTIZED, Memory, dtype_name, estimate, require
+from .names import local_adapter, local_checkpoint
 from .reading import Placement
 
 log = python_logging.getLogger("midward.models")
@@ -322,37 +321,12 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 def checkpoint_folder(name: str | Path) -> Path:
     """The folder of a model that is named as in `load`; a Hub id's files are downloaded. Raises ModelError."""
-    name = str(name)
-    if name in MODELS:
-        embedded = Path(str(files("midward"))) / "world" / MODELS[name]
-        if not (embedded / "config.json").is_file():
-            raise ModelError(f"the {name} model isn't at {embedded}; reinstall midward.")
-        return embedded
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise ModelError(f"{name!r} is a file; give the checkpoint folder it lies in.")
-    if _may_be_hub_id(name):
-        return _download(name)
-    hint = near_path(path, folder=True) or did_you_mean(name, MODELS)
-    raise ModelError(f"no model {name!r}: neither 'sandbox', nor a folder, nor a Hub id (org/model).{hint}")
+    return local_checkpoint(name) or _download(str(name))
 
 
 def adapter_folder(name: str | Path) -> Path:
     """The folder of an adapter that is named as in `load`; a Hub id's files are downloaded. Raises ModelError."""
-    path = Path(name).expanduser()
-    if path.exists() or not _may_be_hub_id(str(name)):
-        if not path.is_dir():
-            raise ModelError(
-                f"no adapter {str(name)!r}: neither a folder nor a Hub id (org/adapter).{near_path(path, folder=True)}"
-            )
-        return path
-    return _snapshot(str(name), [*SMALL_FILES, WEIGHTS])
-
-
-def _may_be_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and "\\" not in name
+    return local_adapter(name) or _snapshot(str(name), [*SMALL_FILES, WEIGHTS])
 
 
 def _download(name: str) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from midward._flags import Flag, prompt_of
+from midward.dynamics.samplers import SAMPLERS
 from midward.errors import InputError
 from midward.guards.config import guard_file
 
@@ -59,6 +60,32 @@ class TraceConfig:
             if getattr(self, name):
                 raise InputError(f"--{name} goes with a prompt; a recorded trace is shown as it is.")
         assert self.spans is not None  # it raises
+
+    def beside(self, adapter: str | None) -> tuple[str | None, str]:
+        """What `against` names: other weights, or another sampler of the same.
+
+        Args:
+            adapter: of the generation itself.
+
+        Returns:
+            The other's adapter, and the name of its sampler (empty: the same).
+
+        Raises:
+            InputError: it is no adapter's folder, not base and no sampler, or base beside base.
+        """
+        against = self.against or ""
+        if (name := against.replace("_", "-")) in SAMPLERS:
+            return adapter, name
+        if against == "base":
+            if adapter is None:
+                raise InputError("--against base needs --adapter: without one the model is its own base.")
+            return None, ""
+        if not (Path(against) / "adapter_config.json").is_file():
+            raise InputError(
+                f"--against {against}: no adapter's folder (with an adapter_config.json), not base, and no sampler; "
+                f"there are {', '.join(SAMPLERS)}."
+            )
+        return against, ""
 
     @property
     def asked(self) -> str:

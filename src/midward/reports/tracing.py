@@ -13,7 +13,6 @@ from typing import Any
 
 from midward import guards
 from midward.dynamics import Anchors, SRISignal
-from midward.dynamics.samplers import SAMPLERS
 from midward.errors import InputError
 from midward.guards.exchange import user_text
 from midward.models import LanguageModel
@@ -75,33 +74,6 @@ def record(
     if path is not None:
         trace.save(path)
     return of_trace(trace, 0, model)
-
-
-def beside(against: str, adapter: str | None) -> tuple[str | None, str]:
-    """What stands beside a generation: other weights, or by name another sampler of the same.
-
-    Args:
-        against: an adapter's folder, base, or a sampler's name.
-        adapter: of the generation itself.
-
-    Returns:
-        The other's adapter, and the name of its sampler (empty: the same).
-
-    Raises:
-        InputError: it is none of these, or base beside base.
-    """
-    if (name := against.replace("_", "-")) in SAMPLERS:
-        return adapter, name
-    if against == "base":
-        if adapter is None:
-            raise InputError("--against base needs --adapter: without one the model is its own base.")
-        return None, ""
-    if not (Path(against) / "adapter_config.json").is_file():
-        raise InputError(
-            f"--against {against}: no adapter's folder (with an adapter_config.json), not base, and no sampler; there "
-            f"are {', '.join(SAMPLERS)}."
-        )
-    return against, ""
 
 
 def read(

@@ -1,0 +1,23 @@
+"""What sets of requests are called that a defence is tried on; nothing here needs torch."""
+
+from __future__ import annotations
+
+from midward._hints import did_you_mean
+from midward.errors import InputError
+from midward.goals.loading import is_file
+from midward.goals.sets import SETS
+
+#: Attacks of one request that can be put on any goals, as `midward.attacks.shapes` has them.
+SHAPES = ("prefill", "prefill-mid", "pad", "dija")
+#: The sandbox's own trials.
+TRIALS = ("benign", "benign-wrapped", "banned", "plain", "contextual", "wrappers")
+
+
+def check_set(name: str) -> None:
+    """Raise InputError for what is none of these, no set of goals, and no file's path. Nothing is read."""
+    known = [*TRIALS, *SHAPES, *SETS]
+    if name not in known and not is_file(name):
+        raise InputError(
+            f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "
+            ".csv, .jsonl or .json file."
+        )
