@@ -289,7 +289,7 @@ def test_every_judge_travels():
 @pytest.mark.parametrize("workers", ["0", "-1", "many", "1.5", "ray"])
 def test_other_workers_are_refused_before_a_model_is_loaded(midward, monkeypatch, tmp_path, workers):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    done = midward("utility", "--model", tmp_path, "--out", tmp_path / "out", "--workers", workers)
+    done = midward("utility", "--model", "org/no-model", "--out", tmp_path / "out", "--workers", workers)
     assert done.exit_code == 2 and (workers in done.stderr)
 
 

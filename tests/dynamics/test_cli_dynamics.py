@@ -31,7 +31,7 @@ def test_too_few_prompts_to_fit_on_are_told_before_the_model_is_loaded(midward, 
     few = tmp_path / "few.csv"
     few.write_text("prompt,harmful\na,0\nb,0\nc,0\n")
     sets = "--attacked plain --harmless benign --fit-harmful plain --fit 2 --count 2 --fit-harmless"
-    result = midward("dynamics", "--model", tmp_path, *sets.split(), few)
+    result = midward("dynamics", "--model", "some/model", *sets.split(), few)
     assert result.exit_code == 2 and "gives 3 prompts; --fit 2 takes 4 or more" in result.stderr
 
 

@@ -64,6 +64,6 @@ def test_the_command_leaves_tables_and_a_sentence(midward, lively_folder, tmp_pa
     ]
 
 
-def test_a_set_that_is_none_is_told_before_the_model_is_read(midward, tmp_path):
-    result = midward("probe", "order", "--model", tmp_path, "--sets", "sandbx")
+def test_a_set_that_is_none_is_told_before_the_model_is_read(midward):
+    result = midward("probe", "order", "--model", "org/no-model", "--sets", "sandbx")
     assert result.exit_code == 2 and "no set of goals" in result.stderr
