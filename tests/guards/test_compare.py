@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from guard_world import LENGTH, STEPS, asked, fit, prompts
+from hypothesis import given
+from hypothesis import strategies as st
 
 import midward
 from midward.attacks.cases import SHAPES
@@ -198,6 +200,15 @@ def test_a_goal_in_several_sets_is_one_draw_and_guards_are_one_family():
         if single["gain"] and single["gain"].value:
             assert (pooled["gain"].low, pooled["gain"].high) == pytest.approx((single["gain"].low, single["gain"].high))
     assert [row["gain"].family for row in many[1:]] == [2, 2]
+
+
+@given(stops=st.lists(st.integers(0, 7), min_size=2, max_size=5))
+def test_a_stop_saves_no_less_than_nothing_and_no_more_than_all_steps(stops):
+    asked = {"set": "x", "harmful": True, "success": True, "refused": False, "steps": 8}
+    rows = [{**asked, "goal": str(n), "subject": str(n)} for n in range(len(stops))]
+    _, guarded = defences(rows, {"a": [{"score": 1.0, "flagged": True, "step": step} for step in stops]})
+    saved = guarded["saved"]
+    assert 0 <= saved.low <= saved.value <= saved.high <= 8 and saved.value == pytest.approx(7 - np.mean(stops))
 
 
 def test_what_no_judge_scored_stays_unscored_behind_a_guard_that_flags_it():
