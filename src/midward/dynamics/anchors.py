@@ -39,8 +39,21 @@ class AnchorsError(InputError):
     """Anchors that can't be fitted, or a file that holds none."""
 
 
+#: Why a model may have no refusals.
+NO_WORDS = "(An adapter of midward align --method a2d refuses without a word; the guard of it is eos.)"
+
+
 class NothingToAverage(AnchorsError):
     """None of the harmful prompts was refused, or none of the harmless ones answered."""
+
+    @classmethod
+    def of(cls, kind: str, count: int | None = None) -> NothingToAverage:
+        """kind: "harmless" prompts of which none was answered, or "harmful" ones of which none was refused; count of
+        them."""
+        what, hint = ("answered", "") if kind == "harmless" else ("refused", f" {NO_WORDS}")
+        prompts = f"{count} {kind} prompts" if count else f"{kind} prompts"
+        text = f"none of the {prompts} was {what}, so there is nothing to average"
+        return cls(f"{text}; use other prompts or another sampling.{hint}")
 
 
 class AnchorsMismatch(AnchorsError):
@@ -283,10 +296,7 @@ def fit_anchors(
         if not mean.count:
             if unfinished:
                 unfinished.unlink(missing_ok=True)
-            raise NothingToAverage(
-                f"none of the {len(prompts[kind])} {kind} prompts was {'refused' if wanted else 'answered'}, so there "
-                "is nothing to average; use other prompts or another sampling."
-            )
+            raise NothingToAverage.of(kind, len(prompts[kind]))
         if mean.count < len(prompts[kind]) / 2:
             log.warning(
                 "anchors: %d of %d %s prompts were %s; the other answers are left out, so the mean is of few.",

@@ -133,10 +133,7 @@ def look_anchors(
         NothingToAverage: there is none of a kind.
     """
     if not answered or not refused:
-        raise NothingToAverage(
-            f"none of the {'harmless' if refused else 'harmful'} prompts was {'answered' if refused else 'refused'}, "
-            "so there is nothing to average; use other prompts or another sampling."
-        )
+        raise NothingToAverage.of("harmful" if answered else "harmless")
     return Anchors(
         _means(answered),
         _means(refused),

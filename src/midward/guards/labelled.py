@@ -29,6 +29,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
+from midward.dynamics.anchors import NO_WORDS
 from midward.dynamics.blockwise import look_states
 from midward.dynamics.looks import CLASSES, GRID, Look, Reader
 from midward.dynamics.sri import numbers
@@ -56,6 +57,8 @@ def require_kinds(name: str, **answers: Sequence[Any]) -> None:
             raise GuardError(
                 f"the guard {name!r} learns from {' and '.join(answers)} answers, {LEAST} of each at least; received "
                 f"{len(given)} {kind}. Give more prompts of that kind ({flag}, --anchors)."
+                + f" {NO_WORDS}"
+                * (kind == "refused")
             )
 
 
