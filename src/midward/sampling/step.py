@@ -147,9 +147,10 @@ class Step:
         tensors = [values, *(each.values for each in later), *([] if self.waits is None else [self.waits])]
         if len(tensors) == 1:
             return np.asarray(values.cpu().numpy())
-        sizes = np.cumsum([tensor.numel() for tensor in tensors])
-        parts = np.split(torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy(), sizes[:-1])
-        read = [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+        together, start, read = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy(), 0, []
+        for tensor in tensors:
+            read.append(together[start : start + tensor.numel()].reshape(tensor.shape))
+            start += tensor.numel()
         for each, part in zip(later, read[1:], strict=False):
             each.read = part
         if self.waits is not None:
