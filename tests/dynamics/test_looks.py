@@ -169,6 +169,33 @@ def test_autoregressive_looks_are_running_means(llama_folder):
             np.testing.assert_allclose(table[0, look], torch.stack(hidden[:count]).mean(0).numpy(), atol=2e-5)
 
 
+def test_an_autoregressive_row_that_is_cut_back_reads_only_its_newest_block(llama_folder):
+    causal = midward.load(llama_folder, device="cpu", dtype="float32")
+    sampling = Sampling.for_model(causal, length=64, end="keep")
+    looks, hidden = Looks(States(causal.hidden_size)), {}
+
+    class Keep:
+        needs_all_steps = False
+
+        def on_start(self, canvas):
+            pass
+
+        def on_step(self, step):
+            hidden[step.blocks[0][0]] = step.hidden[0, 0].clone()
+
+        def on_end(self, canvas):
+            pass
+
+    request = Request((5, 6, 7), edits=(Edit(34, remask=tuple(range(4, 35))),))
+    sample(causal, [request], sampling, watchers=[looks, Keep()])
+    last = looks.signal(0).numpy()[1, 5, :-1]
+    apart = [
+        np.abs(last - torch.stack([hidden[at] for at in range(*span)]).mean(0).numpy()).sum()
+        for span in ((32, 64), (4, 64))
+    ]
+    assert apart[0] < apart[1] / 3  # its own tokens, three of them read twice; not those of the block before
+
+
 def test_probabilities_and_entropy_are_those_of_the_logits(model):
     seen = []
 

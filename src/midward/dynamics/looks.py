@@ -412,8 +412,9 @@ class Looks:
         places, index = torch.tensor([begun, rows], device=self._device)
         edges = torch.tensor(spans, device=self._device)
         within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
-        stood = (step.committed & ~step.new)[places]
-        self._open[index] = torch.where(within, ~stood, self._open[index])
+        is_open = within & ~(step.committed & ~step.new)[places]
+        # An autoregressive row's sum goes on from token to token: of a block that it is cut back to nothing is read.
+        self._open[index] = is_open if self._looks.causal else is_open | self._open[index]
 
     def _of_blocks(self, spans: list[tuple[int, int]], values: list[torch.Tensor]) -> list[torch.Tensor]:
         """The blocks' part [R, n], n that of the longest, of values by position [R, length]; behind a shorter one a

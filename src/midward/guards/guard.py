@@ -301,10 +301,16 @@ class Guard(ABC):
         if not self.bound:
             raise GuardError(f"the guard {self.name!r} isn't fitted yet; see midward guard fit.")
         tied_to = self.tied_to if sampling else [thing for thing in self.tied_to if thing != "sampling"]
-        if different := mismatches(self.bound, made_for(model, sampling or Sampling()), tied_to, self.free):
+        here = made_for(model, sampling or Sampling())
+        if different := mismatches(self.bound, here, tied_to, self.free):
+            flags = {"model": model.name.removeprefix("midward/"), "adapter": model.adapter}
+            if sampling:
+                own, there = here["sampling"], self.bound["sampling"]
+                flags |= {name: own[name] for name in own if name not in self.free and own[name] != there.get(name)}
+            told = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in flags.items() if value is not None)
             raise GuardError(
                 f"the guard {self.name!r} was fitted for something else: {'; '.join(different)}. Fit one for these "
-                f"settings: midward guard fit --model {model.name.removeprefix('midward/')}."
+                f"settings: midward guard fit {told} ..."
             )
 
     @property
