@@ -146,8 +146,8 @@ class FitConfig:
     """What is fitted, and on what.
 
     Args:
-        guards: By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; by default some that need no
-            other model; see --list.
+        guards: By comma, each [LABEL=]NAME or [LABEL=]NAME:SETTING=VALUE;...; by default hesitate and others
+            that need no other model; see --list.
         harmless: Sets or files, by comma; benign on the sandbox, else alpaca; see midward goals.
         harmful: Sets or files, for the anchors and labelled answers; plain on the sandbox, else advbench.
         alpha: The false-positive rate that is asked for.
