@@ -1,5 +1,6 @@
 """`midward align`: from files to an adapter."""
 
+import html
 import json
 import signal
 
@@ -7,6 +8,7 @@ import pytest
 
 import midward as library
 from midward.errors import InputError
+from midward.runs.run import Run
 
 
 def words(*numbers):
@@ -51,8 +53,12 @@ def test_files_become_an_adapter_and_a_finished_one_is_kept(midward, files, llad
     model = library.load(llada_folder, adapter=out, device="cpu")
     assert model.fingerprint != library.load(llada_folder, device="cpu").fingerprint
 
-    before = (out / "adapter_model.safetensors").read_bytes()
+    before, run = (out / "adapter_model.safetensors").read_bytes(), Run.load(out)
     assert "is finished already (2 steps)" in midward(*command).stderr
+    assert run.finished is not None and Run.load(out) == run
+    page = tmp_path / "report.html"
+    assert midward("report", out, "--out", page).exit_code == 0
+    assert "isn't finished" not in html.unescape(page.read_text())
     refused = midward(*command, "--seed", 1)
     assert refused.exit_code == 2 and "seed 0 there, 1 here" in refused.stderr
     assert (out / "adapter_model.safetensors").read_bytes() == before
@@ -73,7 +79,9 @@ def test_ctrl_c_names_the_step_that_the_same_command_goes_on_from(midward, files
     assert stopped.exit_code == 130 and says in stopped.stderr
     [line] = [line for line in stopped.stderr.splitlines() if "all settings:" in line]
     assert "window_start 6" in line and "lora_rank" not in line  # what isn't the recipe's own
-    again = midward(*command).stderr
+    recorded = Run.load(tmp_path / "adapter").command
+    assert recorded[:2] == ["midward", "align"] and "--out" not in recorded
+    again = midward(*recorded[1:], "--out", tmp_path / "adapter").stderr
     assert ("from step 1" in again) == (step == 2)
 
 

@@ -10,6 +10,7 @@ from checkpoints import lora
 from midward import Request, Sampling, Trace
 from midward.dynamics import fit_anchors
 from midward.guards import Exchange, MaskFilter, save
+from midward.runs.run import Run
 
 PROMPT = "t30 t31"
 
@@ -51,6 +52,28 @@ def test_a_folder_of_it_is_played_in_the_report(midward, tiny, tmp_path, redact)
     assert 'id="player-0"' in page and (PROMPT in page) is not redact
     both = midward("trace", *tiny, "--prompt", PROMPT, "--out", tmp_path / "x", "--html", tmp_path / "x.html")
     assert both.exit_code == 2 and "one of them" in both.stderr
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_folder_is_one_trace_s(midward, tiny, tmp_path, redact):
+    folder, flags = tmp_path / "trace", ["--redact"] if redact else []
+    command = ["trace", *tiny, "--out", folder, *flags]
+    assert midward(*command, "-", "--forced", "3:t40", "--against", "ar", stdin=PROMPT).exit_code == 0
+    recorded = Run.load(folder)
+    assert recorded.verb == "trace" and recorded.finished
+    if redact:
+        assert PROMPT not in (folder / "run.json").read_text() and "t40" not in (folder / "run.json").read_text()
+    else:
+        page = (folder / "index.html").read_text()
+        assert midward(*recorded.command[1:], "--out", folder).exit_code == 0
+        assert (folder / "index.html").read_text() == page
+    for change in (["t32"], [PROMPT, "--forced", "3:t40"], ["-"]):
+        refused = midward(*command, *change, stdin="t33 t34")
+        assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    assert Run.load(folder).settings == recorded.settings
+    assert midward(*command, "t32", "--overwrite").exit_code == 0
+    assert not (folder / "index-against.safetensors").exists()
+    assert Run.load(folder).settings != recorded.settings
 
 
 def test_a_prompt_is_taken_as_generate_takes_it(midward, tiny, page):

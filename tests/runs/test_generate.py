@@ -138,7 +138,7 @@ def test_a_guard_stands_in_front(llada, tmp_path):
     guard.threshold = -1.0  # everything is flagged
     [row] = generate(llada, [{"prompt": "t30"}], tmp_path / "out.jsonl", sampling=SHORT, guard=guard)
     assert row["response"] == STUB and row["guard"]["flagged"]
-    with pytest.raises(ValueError, match="guard_digest"):
+    with pytest.raises(ValueError, match="a guard there, no guard here"):
         generate(llada, [{"prompt": "t30"}], tmp_path / "out.jsonl", sampling=SHORT)
 
 

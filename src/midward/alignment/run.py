@@ -82,6 +82,7 @@ def align(
     reward: Reward | None = None,
     license: str = UNKNOWN,
     stop: Callable[[], bool] = lambda: False,
+    command: Sequence[str] = (),
     **overrides: Any,
 ) -> AlignResult:
     """Train a LoRA adapter with one of the `METHODS` and write it to `out`.
@@ -106,6 +107,7 @@ def align(
         license: Of the adapter, for its card, as the Hub names it ("apache-2.0").
         stop: Asked behind every step, of one process alone: where it says so, what there is by then is kept, and the
             same call goes on from there.
+        command: Of the run's record: the command line that asks for it, if one does.
         overrides: Fields of `AlignConfig`.
 
     Raises:
@@ -143,9 +145,10 @@ def align(
     _check_launch(state.num_processes, processes, model)
     processes = state.num_processes
     micro = _micro_batch(config, processes)
-    run = _begin(out, model, record, overwrite, main=state.is_main_process)
+    run = _begin(out, model, record, overwrite, command, main=state.is_main_process)
     state.wait_for_everyone()
     if (out / ABOUT).exists():
+        run.keep()
         return AlignResult(out, run, read_curve(out / CURVE), config, schedule.steps, reused=True)
     checkpoint = last_checkpoint(out / CHECKPOINTS)
     resumed_from = int(checkpoint.name.split("-")[1]) if checkpoint else None
@@ -263,7 +266,9 @@ def _record(
     }
 
 
-def _begin(out: Path, model: LanguageModel, record: dict[str, Any], overwrite: bool, *, main: bool) -> RunFolder:
+def _begin(
+    out: Path, model: LanguageModel, record: dict[str, Any], overwrite: bool, command: Sequence[str], *, main: bool
+) -> RunFolder:
     """The folder of the run: fresh, or to be gone on with. In the main process nothing torn is left in it, nor what is
     to be overwritten."""
     if main and not (out / RECORD).exists() and out.is_dir() and list(out.glob("[!.]*")):
@@ -272,6 +277,7 @@ def _begin(out: Path, model: LanguageModel, record: dict[str, Any], overwrite: b
     names = ("data", "benign", "sentences", "model_fingerprint", "reward")
     data = {name: record[name] for name in names if name in record}
     run = RunFolder(out, "align", settings | data, anew=overwrite)
+    run.run.command = list(command)
     counts = {"harmful": record["data"]["prompts"], "benign": record["benign"]["prompts"]}
     run.start(
         [Measured.of(model).model_copy(update={"name": base_of(model.name)})], goals=counts, seed=settings["seed"]

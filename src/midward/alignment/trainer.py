@@ -153,7 +153,9 @@ class _Keep(TrainerCallback):
         self.stop = stop
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stop() and state.global_step < state.max_steps:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # whatever log_steps is, the curve ends where training does
+        elif self.stop():
             control.should_log = control.should_save = True  # the row, or the curve would lack these steps
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:

@@ -56,7 +56,7 @@ SharedBy = Annotated[
         free=True,
     ),
 ]
-Overwrite = Annotated[bool, Flag("Start anew where --out holds something already.")]
+Overwrite = Annotated[bool, Flag("Start anew where --out holds something already.", free=True)]
 Compare = Annotated[
     list[Path] | None,
     Flag("Folder of another model's run, to be compared by goal (or sample); may be given several times.", free=True),

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from midward.runs.run import RunFolder
 
 
-def run_folder(folder: Path) -> RunFolder:
+def run_folder(folder: Path, anew: bool | None = None, **read: Any) -> RunFolder:
     """The --out of the verb that is running, which knows the flags that decide its results.
+
+    Args:
+        anew: as for `RunFolder`.
+        read: parameters whose value is recorded otherwise than it was given.
 
     Raises:
         InputError: the folder can't be written, or holds a run of other flags.
@@ -30,19 +34,29 @@ def run_folder(folder: Path) -> RunFolder:
     from midward.runs.run import RunFolder
 
     verb, given = running.get()
+    given = {name: (each, read.get(name, value)) for name, (each, value) in given.items()}
     deciding = [(each.spellings[0], each.flag.grows, value) for each, value in given.values() if not each.flag.free]
     settings = {flag: _as_json(value, grows) for flag, grows, value in deciding}
-    run = RunFolder(folder, verb, settings, grows=[flag for flag, grows, _ in deciding if grows])
-    run.run.command = ["midward", *verb.split(), *_words(given.values())]
+    run = RunFolder(folder, verb, settings, grows=[flag for flag, grows, _ in deciding if grows], anew=anew)
+    run.run.command = _command(verb, given)
     return run
 
 
+def command_line() -> list[str]:
+    """The verb that is running with what was given: the command that goes on with its run, without its --out."""
+    return _command(*running.get())
+
+
+def _command(verb: str, given: Mapping[str, tuple[Option, Any]]) -> list[str]:
+    return ["midward", *verb.split(), *_words(given.values())]
+
+
 def _words(given: Iterable[tuple[Option, Any]]) -> Iterator[str]:
-    """What was given on the command line, but for --out: what is as by default is left out."""
+    """What was given on the command line, but for where to and --overwrite: what is as by default is left out."""
     for option, value in given:
         default = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
         flag = [] if option.flag.argument else [option.spellings[0]]
-        if value is None or value is False or value == default or flag == ["--out"]:
+        if value is None or value is False or value == default or flag in (["--out"], ["--overwrite"]):
             continue
         for each in value if isinstance(value, list) else [value]:
             yield from flag if each is True else [*flag, str(each)]

@@ -13,7 +13,7 @@ from midward._flags import Flag
 from midward.alignment.card import UNKNOWN, check_license
 from midward.alignment.config import AlignConfig, DataConfig, resolve
 from midward.cli._options import Given, ModelOptions, Overwrite, pairs
-from midward.cli._run import Result, finish
+from midward.cli._run import Result, command_line, finish
 from midward.cli._show import CurveBar, bar, interrupted, say
 from midward.errors import InputError
 from midward.runs.run import RECORD
@@ -89,6 +89,7 @@ def align(
             reward=reward,
             license=license,
             stop=stopped.is_set,
+            command=command_line(),
             **settings,
         )
     for message in trained.warnings:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from midward.cli._options import ModelOptions, SamplingOptions
-from midward.cli._run import Result
+from midward.cli._options import ModelOptions, Overwrite, SamplingOptions
+from midward.cli._run import Result, run_folder
 from midward.cli._show import StepBar, bar, say
 from midward.errors import InputError
 from midward.reports.trace_config import TraceConfig
 
 
-def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -> Result:
+def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig, overwrite: Overwrite = False) -> Result:
     """Write a page that plays a generation: its canvas, the SRI signal and the guard's verdict at every step.
 
     The page needs nothing but a browser.
@@ -25,8 +25,9 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
     from midward.dynamics import Anchors
     from midward.dynamics.samplers import sampler
     from midward.reports import html, stepplayer, tracing
-    from midward.runs.run import Measured, RunFolder
+    from midward.runs.run import Measured
 
+    run = run_folder(config.out, overwrite, **config.recorded(html.redacted)) if config.out else None
     page, shown = config.file, []
     watching: dict[str, Any] = {"guard_files": config.guard or [], "anchor_files": config.anchors or []}
     for path in watching["guard_files"]:
@@ -36,6 +37,9 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
     page.parent.mkdir(parents=True, exist_ok=True)
     traces = [(path, tracing.load(path, config.row)) for path in config.load or ()]
     loaded = model.load()
+    if run is not None and overwrite:
+        for path in page.parent.glob(f"{page.stem}*.safetensors"):  # what this one keeps may be less
+            path.unlink()
     if config.load:
         shown = tracing.read(loaded, traces, config.row, say)
     else:
@@ -57,10 +61,10 @@ def trace(model: ModelOptions, sampling: SamplingOptions, config: TraceConfig) -
         if any(watching.values()) and all(each.verdict is None and each.signal is None for each in shown):
             raise InputError(f"nothing was watched: {shown[0].note}")
     title = "Two generations, step by step" if len(shown) > 1 else "A generation, step by step"
-    html.write(page, title, [stepplayer.fragment(shown, redact=config.redact)])
-    if config.out is not None:  # what midward report reads
-        run = RunFolder(config.out, "trace")
+    if run is not None:
         run.start([Measured(name=model.model, label=each.title) for each in shown])
+    html.write(page, title, [stepplayer.fragment(shown, redact=config.redact)])
+    if run is not None:  # what midward report reads
         run.finish({"generations": [asdict(each.redacted() if config.redact else each) for each in shown]})
     for each in shown:
         say(each.summary)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from midward._flags import Flag, prompt_of
 from midward.dynamics.samplers import SAMPLERS
@@ -27,7 +28,7 @@ class TraceConfig:
         load: A recorded trace instead of a prompt; twice for two side by side.
         row: Which request of recorded traces.
         page: The page to write; the traces go beside it as .safetensors.
-        out: Or a folder: the page and all that midward report needs to show it.
+        out: Or a folder of this trace alone: the page and all that midward report needs to show it.
         redact: Leave out what was said, for sharing; no trace is kept.
 
     Raises:
@@ -43,7 +44,7 @@ class TraceConfig:
     load: Annotated[list[Path] | None, Flag()] = None
     row: Annotated[int, Flag(min=0)] = 0
     page: Annotated[Path | None, Flag(name="--html")] = None
-    out: Annotated[Path | None, Flag()] = None
+    out: Annotated[Path | None, Flag(free=True)] = None
     redact: Annotated[bool, Flag()] = False
 
     def __post_init__(self) -> None:
@@ -91,6 +92,12 @@ class TraceConfig:
     def asked(self) -> str:
         """The prompt."""
         return self.prompt or self.named or ""
+
+    def recorded(self, redacted: Callable[[str], str]) -> dict[str, Any]:
+        """What was asked, for the record of the run. redacted: of a text, what stands for it with `redact`."""
+        words = redacted if self.redact else str
+        asked = words(self.asked) if self.asked else None
+        return {"prompt": None, "named": asked, "forced": self.forced and list(map(words, self.forced))}
 
     @property
     def file(self) -> Path:

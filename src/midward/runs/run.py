@@ -147,7 +147,7 @@ class RunFolder:
         verb: what makes it.
         settings: all that decides the results, as JSON: the verb's flags as given.
         grows: names of settings that a run which goes on may have more of: counts, and lists that only got longer.
-        anew: what the folder holds of a run counts for nothing.
+        anew: what the folder holds of a run counts for nothing; None where the verb has no --overwrite for that.
         file: the rows' name in the folder, where the run is that file alone.
 
     Raises:
@@ -160,12 +160,13 @@ class RunFolder:
         verb: str,
         settings: Mapping[str, Any] | None = None,
         grows: Collection[str] = (),
-        anew: bool = False,
+        anew: bool | None = None,
         file: str = "",
     ) -> None:
         self.folder, self.file = Path(folder), file
         self.run = Run(verb=verb, settings=dict(settings or {}))
-        self._before: list[Measured] = []
+        self._before: Run | None = None
+        self._instead = f"Give another --out{'' if anew is None else ', or --overwrite'}."
         _check_writable(self.folder)
         record, place = _record(self.folder, file), self.folder / file
         if file:
@@ -174,13 +175,12 @@ class RunFolder:
             begun = record.exists() and any(path != record for path in self.folder.glob("[!.]*"))
             begun |= (self.folder / ROWS).is_file()
         if begun and not anew:
-            before = Run.load(self.folder, file)
+            before = self._before = Run.load(self.folder, file)
             if before.verb != verb:
-                raise InputError(f"{place} holds a run of midward {before.verb}. Give another --out.")
+                raise InputError(f"{place} holds a run of midward {before.verb}. {self._instead}")
             if changed := _changed(before.settings, self.run.settings, grows):
-                raise InputError(f"{place} holds another run: {'; '.join(changed)}. Give another --out.")
+                raise InputError(f"{place} holds another run: {'; '.join(changed)}. {self._instead}")
             self.run.started = before.started
-            self._before = before.models
 
     def start(
         self,
@@ -200,13 +200,14 @@ class RunFolder:
                 changed since.
         """
         for model in models:
-            for before in self._before:
+            for before in self._before.models if self._before else ():
                 changed = (before.fingerprint, before.guard_digest) != (model.fingerprint, model.guard_digest)
                 if changed and (before.name, before.adapter, before.guard) == (model.name, model.adapter, model.guard):
                     parts = [part for part in (model.name, model.adapter, model.guard) if part]
+                    what = "its weights have" if before.fingerprint != model.fingerprint else "the guard's fit has"
                     raise InputError(
-                        f"{self.folder} holds rows of {' + '.join(parts)} as it was before: its weights have changed. "
-                        "Give another --out."
+                        f"{self.folder} holds rows of {' + '.join(parts)} as it was before: {what} changed. "
+                        f"{self._instead}"
                     )
         about: dict[str, Any] = {
             "sampling": None if sampling is None else dict(sampling),
@@ -222,14 +223,20 @@ class RunFolder:
             part.unlink(missing_ok=True)
         self._write()
 
+    def keep(self) -> None:
+        """Of a run that was finished already, once it is claimed: the record is again as it was."""
+        if self._before is not None:
+            self.run = self._before
+        self.finish()
+
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Write summary.json, if there is a summary, and the time into the record."""
+        """Write summary.json, if there is a summary, and the time into the record, if it has none yet."""
         if os.environ.get("RANK", "0") != "0":
             return
         if summary is not None:
             text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
             write_text(self.folder / SUMMARY, text + "\n")
-        self.run.finished = _now()
+        self.run.finished = self.run.finished or _now()
         self._write()
 
     def _write(self) -> None:
@@ -260,6 +267,12 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], grows: Collectio
                 changed.append(f"{name} lacks {', '.join(lost)} here")
         elif name in grows and isinstance(old, int) and (new is None or new >= old):
             continue
+        elif old != new and name == "guard_digest":
+            changed.append(
+                "another fit of the guard"
+                if old and new
+                else f"{'no' if not old else 'a'} guard there, {'no' if not new else 'a'} guard here"
+            )
         elif old != new:
             changed.append(f"{name} {_words(old)} there, {_words(new)} here")
     return changed
