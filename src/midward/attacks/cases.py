@@ -81,7 +81,7 @@ def _plain(name: str, count: int, spare: int, split: str, harmless: bool = False
     if name in TRIALS:
         made = trials(name, count, split=split)
         return [Case(goal_sets.of_trial(trial), Request(trial.text), name, {"plain": trial.plain}) for trial in made]
-    check_set(name)
+    check_set(name, shapes=False)
     loaded = goal_sets.load(name, count=count + spare, harmless=harmless)
     return [Case(goal, Request(goal.prompt), goal.source, {"plain": goal.prompt}) for goal in loaded]
 

@@ -13,9 +13,10 @@ SHAPES = ("prefill", "prefill-mid", "pad", "dija")
 TRIALS = ("benign", "benign-wrapped", "banned", "plain", "contextual", "wrappers")
 
 
-def check_set(name: str) -> None:
-    """Raise InputError for what is none of these, no set of goals, and no file's path. Nothing is read."""
-    known = [*TRIALS, *SHAPES, *SETS]
+def check_set(name: str, *, shapes: bool = True) -> None:
+    """Raise InputError for what is none of these, no set of goals, and no file's path. Nothing is read. shapes: whether
+    an attack's forced shape is a set, too."""
+    known = [*TRIALS, *(SHAPES if shapes else ()), *SETS]
     if name not in known and not is_file(name):
         raise InputError(
             f"no set of requests {name!r}.{did_you_mean(name, known)} Available: {', '.join(known)}, or the path of a "

@@ -200,8 +200,10 @@ def _kept() -> str:
     if out is None or not (Path(out, "run.json").exists() or Path(f"{out}.run.json").exists()):
         return "Nothing was written yet."
     if verb == "align":
-        from midward.alignment.run import CHECKPOINTS, last_checkpoint
+        from midward.alignment.run import ABOUT, CHECKPOINTS, last_checkpoint
 
+        if Path(out, ABOUT).exists():
+            return f"The adapter in {out} is whole: there is nothing left to do."
         if (saved := last_checkpoint(Path(out, CHECKPOINTS))) is None:
             return f"No step is kept in {out} yet (--save-steps): the same command begins anew."
         return f"Step {saved.name.split('-')[1]} is kept in {out}: the same command goes on from there."

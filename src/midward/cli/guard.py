@@ -61,7 +61,7 @@ def fit(
     calm = fitting.harmless or (("benign",) if model.at_home else ("alpaca",))
     attacked = fitting.harmful or (("plain",) if model.at_home else ("advbench",))
     for name in (*calm, *attacked):
-        check_set(name)
+        check_set(name, shapes=False)
     from midward.attacks.cases import mixed
     from midward.guards import fit_guards, make
     from midward.guards.fitting import harmless_of, require_prompts
@@ -170,8 +170,10 @@ def evaluate(
         raise InputError("--workers don't go with --behind: this process alone asks the other model.")
     run = run_folder(out_folder)
     files = guard_files(trial.guard)
-    for name in (*trial.sets, *trial.harmless):
+    for name in trial.sets:
         check_set(name)
+    for name in trial.harmless:
+        check_set(name, shapes=False)
     says_harm(trial.goals)  # a wrong name or file is told at once
     say_harm([name for name in (*trial.sets, trial.goals) if is_file(name)])
     from midward.attacks.cases import cases

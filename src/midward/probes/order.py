@@ -68,13 +68,14 @@ def cell(rows: Sequence[Row]) -> dict[str, Row | None]:
         "part_between": split[:, 2],
         "padding_share": [1 - commits.end / len(commits.steps) for commits in prompts],
     }
-    return {name: _mean(numbers, rows) for name, numbers in values.items()}
+    ends = {"correlation": (-1.0, 1.0), "correlation_text": (-1.0, 1.0), "padding_share": (0.0, 1.0)}
+    return {name: _mean(numbers, rows, ends.get(name)) for name, numbers in values.items()}
 
 
-def _mean(values: Any, rows: Sequence[Row]) -> Row | None:
-    """Of the values [N] of rows that are numbers; None where there is none."""
-    numbers = zip(np.asarray(values, dtype=float).tolist(), rows, strict=True)
-    number = mean_of([{**row, "value": value} for value, row in numbers if value == value], "value")
+def _mean(values: Any, rows: Sequence[Row], ends: tuple[float, float] | None = None) -> Row | None:
+    """Of the values [N] of rows that are numbers; None where there is none. ends: least and most there can be."""
+    numbers = zip(np.clip(np.asarray(values, dtype=float), *(ends or (None, None))).tolist(), rows, strict=True)
+    number = mean_of([{**row, "value": value} for value, row in numbers if value == value], "value", ends=ends)
     return number.record() if number else None
 
 
