@@ -22,6 +22,8 @@ from midward.alignment.mosa import METRICS, reward_warning
 from midward.alignment.trainer import AlignTrainer, read_curve
 from midward.errors import InputError
 
+HERE = Path(__file__).parent
+
 
 def run(model, out, **changes):
     settings = {**SMALL, "benign": BENIGN, "sentences": SENTENCES, "reveal": 0.3, **changes}
@@ -145,6 +147,10 @@ def test_accumulated_micro_batches_equal_one_batch(model64, tmp_path):
         assert close(weights(one.adapter), weights(four.adapter))
         for name, value in one.history[-1].items():
             assert four.history[-1][name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_gradient_checkpointing_changes_nothing_and_is_switched_off_again(model64, tmp_path):
