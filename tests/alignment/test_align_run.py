@@ -4,8 +4,8 @@ import json
 import os
 import random
 import shutil
-import signal
-import traceback
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,25 +75,31 @@ def test_learning_raises_reward_and_safe_score_and_the_adapter_reloads(model, tm
     assert not any(path.suffix in {".bin", ".pt", ".pth"} for path in (tmp_path / "a").rglob("*"))
 
 
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [{here!r}, {here!r} + "/.."]
+import torch
+torch.set_num_threads(1)
+import midward.models
+from align_world import TINY
+from test_align_run import run
+plain_save, saves = torch.save, []
+def save(content, path, *args, **kwargs):
+    plain_save(content, path, *args, **kwargs)
+    saves.append(str(path))
+    # In the middle of the second checkpoint, whose folder is then torn.
+    if "checkpoint-10" in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+run(midward.models.load(TINY, device="cpu", dtype=torch.float32), {out!r}, max_steps=12)
+"""
+
+
 def test_killed_while_writing_a_checkpoint_then_run_again_is_the_uninterrupted_run(model, tmp_path):
-    out, plain_save = tmp_path / "killed", torch.save
-
-    def save(content, path, *args, **kwargs):
-        plain_save(content, path, *args, **kwargs)
-        if "checkpoint-10" in str(path):  # in the middle of the second one, whose folder is then torn
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if not child:
-        try:
-            torch.save = save
-            run(model, out, max_steps=12)
-        except BaseException:
-            (tmp_path / "last_words").write_text(traceback.format_exc())
-        finally:
-            os._exit(99)
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (tmp_path / "last_words").read_text()
+    out = tmp_path / "killed"
+    script = KILLED.format(here=str(HERE), out=str(out))
+    died = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
+    assert died.returncode == -9, died.stderr[-2000:]
     assert (out / "checkpoints" / "checkpoint-10").exists() and not (out / "adapter_model.safetensors").exists()
     assert read_curve(out / "reward.csv")[-1]["step"] == 10
 
