@@ -1,6 +1,7 @@
 """Tiny checkpoints and the verbs, for every room's tests."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
 
@@ -13,6 +14,14 @@ from typer.testing import CliRunner
 
 settings.register_profile("midward", deadline=None)  # a busy machine is no fault
 settings.load_profile("midward")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_handler_is_left():
+    """Ray's handler of SIGTERM would be that of every child that a later test forks, and lets some of them hang."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def test_ctrl_c_names_the_step_that_the_same_command_goes_on_from(midward, files
     assert ("from step 1" in again) == (step == 2)
 
 
-def test_ctrl_c_before_the_first_checkpoint_keeps_what_there_is(midward, files, llada_folder, tmp_path):
+def test_ctrl_c_before_the_first_checkpoint_keeps_what_there_is(midward, files, llada_folder, tmp_path, request):
     """The adapter, the optimizer's state and the curve: it goes on to what an undisturbed run gives."""
     command = ["align", "--model", llada_folder, "--device", "cpu", *files, "--set", "save_steps=20"]
     command += ["--set", "batch_size=2"]
@@ -94,6 +94,8 @@ def test_ctrl_c_before_the_first_checkpoint_keeps_what_there_is(midward, files, 
         if row["step"] == 1:  # in the middle of its end, so the next step is the last one
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("midward.cli.align.CurveBar.row", press)
         stopped = midward(*command, "--out", tmp_path / "stopped")

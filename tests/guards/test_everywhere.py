@@ -139,7 +139,7 @@ def test_scores_of_another_guard_are_another_run(midward, flags, model, sampling
     given = ["guard", "score", *flags, "--prompts", prompt, "--out", tmp_path / "s.jsonl", "--guard"]
     assert midward(*given, paths[0]).exit_code == 0
     result = midward(*given, paths[1])
-    assert result.exit_code == 2 and "guard_digest" in result.stderr
+    assert result.exit_code == 2 and "another guard" in result.stderr
     assert midward(*given, paths[1], "--overwrite").exit_code == 0
     [row] = map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines())
     assert row["guard"]["guard"] == "diffuguard-audit"

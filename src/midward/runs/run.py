@@ -269,7 +269,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], grows: Collectio
             continue
         elif old != new and name == "guard_digest":
             changed.append(
-                "another fit of the guard"
+                "another guard, or another fit of it"
                 if old and new
                 else f"{'no' if not old else 'a'} guard there, {'no' if not new else 'a'} guard here"
             )
