@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import numbers
+import os
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,6 +141,8 @@ def run(
     """
     from lm_eval import simple_evaluate
 
+    # Its bootstraps are one chunk, so a pool of processes gains nothing; behind Ray's handlers a fork may hang.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     rows: list[Row] = []
     reports: dict[str, Any] = {}
     for name, spec in loaded.tasks.items():
