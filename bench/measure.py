@@ -25,6 +25,8 @@ from rows import Bench, Setting
 from serving import http, served
 from training import Size, mosa, mosa_ratio, objectives
 
+from midward._process import settle_process
+
 Jobs = list[tuple[str, Callable[[], Iterable[Row]]]]
 GUARDS = ("sri", "sri-blocks", "hesitate", "energy", "cascade")
 
@@ -118,6 +120,7 @@ def positive(text: str) -> int:
 
 
 def main() -> int:
+    settle_process()  # as commands do
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shape", choices=("llada-8b", "tiny"), help="the rows of a GPU, at this shape")

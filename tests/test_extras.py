@@ -1,8 +1,5 @@
 """What an extra brings is named where it is missing."""
 
-import os
-import subprocess
-import sys
 
 import pytest
 from inspect_ai._util.error import pip_dependency_error
@@ -19,18 +16,3 @@ def test_a_model_that_cannot_be_had_is_told_in_our_words():
         "OPENAI_API_KEY isn't set; export it with your key (for a local server without keys, any word)"
     )
     assert unavailable(ValueError("Model API [nobody] not recognized.")) == ("Model API [nobody] not recognized.")
-
-
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_waiting_threads_sleep_unless_the_user_has_another_wish(given):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
-    program = """
-import os, sys
-from midward.cli import main
-try: main()
-except SystemExit: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
-"""
-    words = [sys.executable, "-c", program, "--version"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split("\n")[-2] == f"{given or 'PASSIVE'} False"

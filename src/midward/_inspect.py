@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, cast
 
 from inspect_ai import Task, task
 from inspect_ai.model import ModelAPI, modelapi
 
 from midward import judges as judges  # its scorers, by name
+from midward._process import settle_process
 
 
 @modelapi(name="midward")
@@ -21,7 +21,7 @@ def midward() -> type[ModelAPI]:
             from midward.serving.assistant import AssistantAPI
 
             return AssistantAPI(model_name, *args, **settings)
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see `midward.cli.main`
+        settle_process()
         if settings.get("base_url"):
             from midward.serving.remote import RemoteAPI
 

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from midward._flags import summary
+from midward._process import settle_process
 from midward._version import running_version
 from midward.errors import InputError, MidwardError
 
@@ -253,9 +254,7 @@ def _midward(
 
 def main() -> None:
     """Entry point of the `midward` command."""
-    # Read when torch is loaded. OpenMP's threads then sleep while they wait; on a busy machine or under a quota of CPU
-    # time spinning ones keep a small model's next product from being computed.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle_process()
     warnings.formatwarning = _line
     try:
         app()
