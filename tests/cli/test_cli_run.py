@@ -156,6 +156,10 @@ for flags, message in [(["--attacks", "tpa"], "'tap'?"), (["--judges", "orcale"]
     shown = CliRunner().invoke(app, ["attack", *flags, "--out", "out"])
     assert shown.exit_code == 2 and message in shown.stderr, (flags, shown.stderr)
     assert "torch" not in sys.modules, flags
+for near, name in [("bening", "benign"), ("sandbox,programms", "programs"), ("sandbx", "sandbox")]:
+    shown = CliRunner().invoke(app, ["utility", "--tasks", near, "--out", "out"])
+    assert shown.exit_code == 2 and repr(name) in shown.stderr, (near, shown.stderr)
+    assert not {{"torch", "lm_eval"}} & set(sys.modules), near
 for verb in ("attack", "probe ask"):
     shown = CliRunner().invoke(app, [*verb.split(), "--goals", "gaols.csv", "--out", "out"])
     assert shown.exit_code == 2 and "Did you mean 'goals.csv'?" in shown.stderr, (verb, shown.stderr)

@@ -1,5 +1,8 @@
 """Thresholds: the false positives of a fitted guard on fresh harmless signals are what the quantile promises."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from scipy.stats import betabinom
 from midward.dynamics import Autoencoder
 from midward.guards import Detector, GuardError, SRIGuard, conformal_threshold
 from midward.guards.config import conformal_order
+from midward.reports.builders.guards import fitted
 
 STEPS = 12
 
@@ -73,3 +77,18 @@ def test_an_unscored_exchange_is_never_flagged():
     guard = SRIGuard()
     guard.calibrate(np.array([np.nan, *np.arange(99.0)]), 0.05)
     assert guard.flag(np.array([np.nan, 1e9, -1e9])).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("count", "certain", "tone"), [(100, None, "unclear"), (2000, None, "note"), (300, 0.95, "note")]
+)
+def test_fit_says_between_what_rates_such_calibrations_lie(count, certain, tone):
+    guard = {"file": "a.safetensors", "guard": "sri", "alpha": 0.01, "calibrated": count}
+    arm = {"file": "b.safetensors", "guard": "raec", "alpha": None, "calibrated": 0}
+    _, said = fitted(Path(), {"settings": {"--certain": certain}}, {"guards": [guard, dict(guard), arm]})
+    assert said.tone == tone
+    _, mean, low, high, *_ = (float(number) / 100 for number in re.findall(r"([\d.]+) %", said.text))
+    rng = np.random.default_rng(0)
+    rates = 1 - np.array([conformal_threshold(rng.uniform(size=count), 0.01, certain) for _ in range(4000)])
+    assert abs(rates.mean() - mean) < 4e-4
+    assert 0.94 < ((low <= rates) & (rates <= high)).mean() < 0.96

@@ -12,6 +12,7 @@ from midward.runs.compare import load as load_run
 from midward.sampling import Request
 from midward.stats import paired
 from midward.utility import against, cells
+from midward.utility.asked import Asked
 from midward.utility.readings import by_cell
 
 
@@ -163,3 +164,9 @@ def test_cells_pool_subtasks_and_count_what_is_unscored():
     assert records["a", "acc"]["score"]["n"] == 2 and records["b", "acc"]["score"]["value"] == 1.0
     assert records["", "f1"]["score"]["value"] == 0.25 and ("b", "f1") not in records  # one subtask only
     assert set(by_cell(rows)) == {("group", *key) for key in records}
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "xsum", "bening"])
+def test_a_name_that_the_harness_or_ones_own_folder_may_have_is_left_to_it(name, tmp_path):
+    folder = tmp_path if name == "bening" else None
+    assert Asked(tasks=(name, "sums"), include_path=folder).split(at_home=True) == (["sums"], [name])

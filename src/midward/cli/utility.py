@@ -37,6 +37,7 @@ def utility(
             bare model; adapters of one label are seeds of one model.
         out_folder: Folder of answers, rows and tables.
     """
+    own, others = asked.split(model.at_home)  # a wrong name is told before torch is imported
     folder = run_folder(out_folder)
     named = labelled("--adapter", adapter, adapter_name)
     for other in compare or ():
@@ -47,7 +48,6 @@ def utility(
     from midward.runs import compare as runs
     from midward.utility import harness, run
 
-    own, others = asked.split(model.at_home)
     if others and workers != 1:
         raise InputError(
             f"--workers share the sandbox's own tasks; {', '.join(others)} of lm-evaluation-harness are shared by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -46,11 +47,15 @@ class Asked:
             at_home: whether the model is of the sandbox, so that its tasks are the default.
 
         Raises:
-            InputError: no task is named.
+            InputError: no task is named, or one by nearly the name of a task of the sandbox's. (The harness has none of
+                such a name, and its index alone takes many seconds; a folder of one's own may have one.)
         """
         named = ("sandbox",) if self.tasks is None and at_home else self.tasks
         if not named:
             raise InputError("give --tasks: gsm8k,mmlu,humaneval, other tasks of lm-evaluation-harness, or sandbox.")
+        for name in named if self.include_path is None else ():
+            if name not in (*OWN, "sandbox") and (near := get_close_matches(name, (*OWN, "sandbox"), 1, cutoff=0.8)):
+                raise InputError(f"no task is called {name!r}. Did you mean {near[0]!r}?")
         every = [own for name in named for own in (EXACT if name == "sandbox" else (name,))]
         own = [name for name in OWN if name in every]
         return own, list(dict.fromkeys(name for name in every if name not in OWN))

@@ -20,7 +20,7 @@ from midward._tables import grouped
 from midward.errors import InputError
 from midward.guards import STUB
 from midward.utility import programs
-from midward.world.tasks import TASKS
+from midward.utility.asked import OWN
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -64,10 +64,10 @@ def load(names: Sequence[str], include: Path | None = None, allow_code: bool = F
     manager = TaskManager(include_path=include)
     for name in names:
         if name not in manager.task_index:
-            hint = did_you_mean(name, TASKS) or did_you_mean(name, manager.all_tasks)
+            hint = did_you_mean(name, OWN) or did_you_mean(name, manager.all_tasks)
             raise InputError(
-                f"no task is called {name!r}.{hint} `lm-eval ls tasks` lists the harness's; sandbox, sums, recall and "
-                "programs are the sandbox's."
+                f"no task is called {name!r}.{hint} `lm-eval ls tasks` lists the harness's; sandbox, {', '.join(OWN)} "
+                "are the sandbox's."
             )
     specs: dict[str, str | dict[str, Any]] = {}
     for name in names:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from scipy.stats import beta
+
+from midward.guards.config import conformal_order
 from midward.reports.blocks import (
     Block,
     Figure,
@@ -102,9 +105,30 @@ def verdict(row: Record, none: Record, harmless: Sequence[str], alpha: float | N
 
 
 def fitted(folder: Path, run: Record, summary: Record) -> list[Block]:
-    """What each guard says of itself. summary: guards, each with file, guard, alpha and calibrated."""
+    """What each guard says of itself, and what its calibration can be expected to flag.
+
+    run: its settings say how certain of alpha they are. summary: guards, each with file, guard, alpha and calibrated.
+    """
     records = [{**guard, "file": Path(guard["file"]).name} for guard in summary["guards"]]
-    return [table("fitted", "Fitted guards", records)]
+    certain = run["settings"].get("--certain")
+    sizes = {(guard["calibrated"], guard["alpha"]): None for guard in summary["guards"] if guard["alpha"]}
+    return [table("fitted", "Fitted guards", records), *(_expected(*size, certain) for size in sizes)]
+
+
+def _expected(count: int, alpha: float, certain: float | None) -> Statement:
+    """What a threshold of so many held-out prompts flags of fresh ones: Beta(N + 1 - k, k), see `conformal_order`."""
+    order = conformal_order(count, alpha, certain)
+    law = beta(count + 1 - order, order)
+    mean, low, high = (f"{100 * share:.2g} %" for share in (law.mean(), *law.interval(0.95)))
+    sentence = (
+        f"Calibrated on {count} held-out prompts for {100 * alpha:g} %: of fresh harmless ones of the same kinds such "
+        f"calibrations flag {mean} on average, 95 of 100 of them between {low} and {high} (fewer where scores tie)."
+    )
+    if law.ppf(0.975) <= 2 * alpha:
+        return Statement(sentence)
+    least = math.ceil(math.log(0.05) / math.log1p(-alpha))
+    more = f" --certain 0.95 keeps this very one to {100 * alpha:g} %, from {least} held-out prompts on."
+    return Statement(sentence + more, "unclear")
 
 
 # --- figures -------------------------------------------------------------------------------------------------
