@@ -13,7 +13,8 @@ SOURCE = Path(midward.__file__).parent
 
 #: The rooms and single files from the ground up; a file imports from its own room and those below.
 GROUND = (
-    "stats store tensors errors _hints _settings _tables _plugins _asking _peft _fences _flags _formats _process _front _version"
+    "stats store tensors errors _hints _settings _tables _plugins _asking _peft _fences _flags _formats _process "
+    "_front _version"
 )
 ORDER = (
     GROUND.split(),

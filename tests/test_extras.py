@@ -1,7 +1,5 @@
 """What an extra brings is named where it is missing."""
 
-
-import pytest
 from inspect_ai._util.error import pip_dependency_error
 from inspect_ai.model._providers.util.util import environment_prerequisite_error
 

@@ -9,7 +9,21 @@ from hypothesis import strategies as st
 from scipy.stats import betabinom, binom, binomtest, norm
 
 from midward.errors import InputError
-from midward.stats import FEW, MANY, Bound, area, corrected, from_record, holm, mean, paired, rate, rate_of, together
+from midward.stats import (
+    COUNTS,
+    FEW,
+    MANY,
+    Bound,
+    area,
+    corrected,
+    from_record,
+    holm,
+    mean,
+    paired,
+    rate,
+    rate_of,
+    together,
+)
 
 VERDICTS = st.lists(st.sampled_from([True, False, None]), max_size=60)
 SIDE = st.sampled_from([True, False, None])
@@ -184,6 +198,17 @@ def test_one_seed_a_side_is_paired_by_goal_and_p_is_exact_mcnemar(pairs):
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize(("goals", "moved"), [(1, 1), (3, 3), (5, 5), (20, 5), (20, 0), (40, 30)])
+def test_rows_of_a_goal_make_p_no_smaller_than_sign_flips_of_goals_allow(goals, moved, rows, seeds):
+    asked = [(goal, row) for goal in range(goals) for row in range(rows)]
+    first, second = ({of: of[0] < most for of in asked} for most in (moved, 0))
+    number = paired([first] * seeds, [second], lambda of: of[0])
+    least = float(binomtest(moved, moved).pvalue) if moved else 1.0  # all of them one way: no other flips are as far
+    assert least <= number.p <= 1 and (number.p == least or moved > FEW)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=8, max_size=40), st.integers(2, 4))
 def test_one_goal_in_several_sets_is_one_goal(pairs, sets):
     once = [paired(*([dict(enumerate(side))] for side in zip(*pairs, strict=True)))]
@@ -196,7 +221,9 @@ def test_one_goal_in_several_sets_is_one_goal(pairs, sets):
     assert (found.n, found.goals) == (sets * len(pairs), len(pairs))
     apart = paired([pooled[0]], [pooled[1]])
     assert apart.high - apart.low < found.high - found.low
-    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)  # the interval and p are of one rule
+    least = min(1.0, 2 * 0.5 ** sum(first != second for first, second in pairs))
+    assert found.p >= least
+    assert found.p == least or (found.p < 0.05) == (found.low > 0 or found.high < 0)  # interval and p are of one rule
 
 
 def test_several_seeds_count_by_their_mean_and_a_seed_that_differs_widens():
@@ -297,6 +324,13 @@ def test_a_difference_says_why_it_is_not_told_from_none(n, moved, why):
 def test_the_mean_of_a_scale_stays_on_it_and_in_its_interval(scores):
     number = mean(scores, ends=(1, 5))
     assert 1 <= number.low <= number.value + 1e-9 and number.value - 1e-9 <= number.high <= 5
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12))
+def test_the_mean_of_counts_has_students_interval_cut_at_none(counts):
+    number, free = mean(counts, ends=COUNTS), mean(counts)
+    assert number.value == free.value and number.high == free.high
+    assert number.low == (None if free.low is None else max(0.0, free.low))
 
 
 def test_a_scale_of_verdicts_has_the_interval_of_their_rate():

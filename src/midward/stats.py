@@ -3,8 +3,8 @@
 What was seen is a sample of goals and, where a model or a detector was trained several times, of seeds. Both are drawn
 from more than was seen, so both make an interval wider: a goal is one draw, however often it was asked (in several
 sets, of several seeds), and a seed is one draw, however many goals it answered. One rule makes every interval of a
-share, an area or a difference; a mean of numbers without ends takes steps 1 and 2 alone, and has no interval where all
-are alike:
+share, an area or a difference; a mean of numbers without an upper end takes steps 1 and 2 alone, is cut at the lower
+end where there is one, and has no interval where all are alike:
 
 1. `_variance` takes the estimate's variance apart: what goals give, and what seeds give beyond what their answers' own
    chance explains (two-way variance components).
@@ -45,6 +45,7 @@ Variance = list[tuple[float, float]]  # its parts: how much, and their degrees o
 Standing = Literal["held", "broken", "unclear"]  # of a share against a bound
 
 LEVEL = 0.05
+COUNTS = 0.0, np.inf  # the scale of counts and other numbers that have a lower end alone
 FEW = 20  # goals; below that a difference that isn't told from none says nothing
 
 
@@ -142,7 +143,8 @@ class Paired(Estimate):
     """first - second, in -1..1, over the `n` that both sides were asked and have scored.
 
     seeds: the most of a side. p: two-sided, that the sides are alike: exact McNemar where each side has one seed and
-    each goal one verdict, else the level at which the interval reaches 0. holm: p corrected (by `corrected`) for the
+    each goal one verdict; else the level at which the interval reaches 0, or the least that flips of whole goals' signs
+    allow (1/4 of three that differ), if that is more. holm: p corrected (by `corrected`) for the
     `family` comparisons of its table.
     """
 
@@ -213,22 +215,24 @@ def mean(
     Args:
         values: numbers without ends, or of a scale.
         goals, seeds: as in `rate`.
-        ends: of the scale, where there is one: the interval then stays on it, by the rule of rates.
+        ends: of the scale, where there is one: the interval then stays on it, by the rule of rates; of a scale without
+            an upper end (0, inf), such as a count's, it is cut at the lower one.
     """
     numbers = np.array(list(values), dtype=float)
     every = np.ones(len(numbers), dtype=bool)
     of_goal, of_seed = _codes(goals, every), _codes(seeds, every, alike=True)
     goal_count, value = 1 + int(of_goal.max()), float(numbers.mean())
     interval: tuple[float | None, float | None] = None, None
-    if ends is not None:
-        shares = _of_shares((numbers - ends[0]) / (ends[1] - ends[0]), of_goal, of_seed)
+    least, most = ends or (-np.inf, np.inf)
+    if ends is not None and np.isfinite(most):
+        shares = _of_shares((numbers - least) / (most - least), of_goal, of_seed)
         bounds = np.array(_wilson(*shares))
-        low, high = (ends[0] + (ends[1] - ends[0]) * bounds).tolist()
+        low, high = (least + (most - least) * bounds).tolist()
         interval = low, high
     elif goal_count > 1:
         (goal_part, _), *seed_parts = _variance([_moves(numbers, of_goal, of_seed)])
         half = _half([(goal_part, goal_count - 1), *seed_parts])
-        interval = (value - half, value + half) if half > 1e-12 * abs(value) else interval
+        interval = (max(least, value - half), value + half) if half > 1e-12 * abs(value) else interval
     return Mean(value, *interval, len(numbers), goal_count, 1 + int(of_seed.max()))
 
 
@@ -315,7 +319,8 @@ def paired(
         moved = gaps[gaps != 0]
         p = float(binomtest(int((moved > 0).sum()), len(moved)).pvalue) if len(moved) else 1.0
     else:
-        p = _p((value + 1) / 2, widened, variance, goals)
+        sums = np.bincount(of_goal, gaps)  # of a goal: flipping the sign of one that is 0 changes nothing
+        p = max(_p((value + 1) / 2, widened, variance, goals), min(1.0, 2.0 ** (1 - int((abs(sums) > 1e-9).sum()))))
     return Paired(value, low, high, len(gaps), goals, max(len(first), len(second)), p)
 
 

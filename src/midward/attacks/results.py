@@ -21,7 +21,7 @@ from midward.attacks.taxonomy import VERSIONS, ids
 from midward.errors import InputError
 from midward.judges import TEXTS, Verdict, find, ranked
 from midward.judges.scorers import Judged
-from midward.stats import corrected, mean, paired_of, rate_of
+from midward.stats import COUNTS, corrected, mean, paired_of, rate_of
 from midward.store import write_text
 
 #: (row, goals, attack) -> a row a sample: seed (the adapter of the row), goal, subject, success (the verdict)
@@ -288,7 +288,7 @@ def cost(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     goals, seeds = [o.subject or (o.goals, o.goal) for o, _ in kept], [o.adapter for o, _ in kept]
 
     def mean_record(name: str) -> dict[str, Any] | None:
-        return mean([getattr(record, name) for record in records], goals, seeds).record() if records else None
+        return mean([getattr(record, name) for record in records], goals, seeds, COUNTS).record() if records else None
 
     return {
         "n": len(outcomes),

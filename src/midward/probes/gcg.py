@@ -32,7 +32,7 @@ from midward.probes.suffix import SuffixPrompt, drafts_of, search, start_of
 from midward.runs.compare import Differences, records
 from midward.runs.measure import Case, Reader
 from midward.sampling import Request, Response, Sampling
-from midward.stats import Mean, Paired, from_record, gap_of, mean, mean_of, paired_of, rate_of, subject_of
+from midward.stats import COUNTS, Mean, Paired, from_record, gap_of, mean, mean_of, paired_of, rate_of, subject_of
 
 #: What a case's search is for: a position of phrases, or an objective of responses; None is the control.
 Arm = int | str | None
@@ -175,8 +175,8 @@ def _named(arm: Arm) -> Row:
 
 
 def _mean(rows: Sequence[Row], field: str) -> Mean:
-    """Of a field that every search has."""
-    number = mean_of(rows, field)
+    """Of a field that every search has: a loss or a count."""
+    number = mean_of(rows, field, COUNTS)
     assert number is not None
     return number
 
