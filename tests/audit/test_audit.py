@@ -91,6 +91,21 @@ def test_an_endpoint_that_repeats_nothing_proves_nothing_by_another_answer(audit
     assert found["logit-bias"] == "unclear" and "open" not in found.values()
 
 
+@pytest.mark.parametrize(("refused", "verdict"), [(("temperature",), "unclear"), (("seed",), "refused"), ((), "open")])
+def test_a_temperature_that_is_refused_is_not_laid_to_the_seed(audited, refused, verdict):
+    class Choosy(Chatty):
+        def chat(self, body):
+            if any(body.get(name) for name in refused):
+                raise ValueError("not here")
+            return super().chat(body)
+
+        paths = Chatty.paths | {"/v1/chat/completions": chat}
+
+    summary = audited(Choosy())
+    assert [check["verdict"] for check in summary["checks"] if check["check"] == "seed"] == [verdict]
+    assert "seed" not in summary["unclear"]
+
+
 @pytest.mark.parametrize("obeys, verdict", [(set(), "refused"), ({"key"}, "open")])
 def test_an_answer_without_the_key_is_a_hole(audited, tmp_path, obeys, verdict):
     keys = tmp_path / "keys"

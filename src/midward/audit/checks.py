@@ -65,9 +65,15 @@ def choices(at: Endpoint) -> Outcome:
 
 
 def seed(at: Endpoint) -> Outcome:
-    """Does a seed repeat?"""
-    replies = [at.ask(**at.drawn(seed)) for seed in (7, 7, 8)]
-    first, again, other = (answered(reply).texts for reply in replies)
+    """Does a seed repeat? Where no answer is drawn by chance, with a seed or without, nothing shows it."""
+    drawn = at.ask(**at.drawn(7))
+    if drawn.refused:
+        unseeded = at.ask(**{name: value if name == "temperature" else None for name, value in at.drawn(7).items()})
+        if unseeded.refused:
+            why = unseeded.raw.trouble or "a content filter"
+            return Outcome("unclear", f"at temperature 1 nothing is answered, with a seed or without: {why}")
+    first = answered(drawn).texts
+    again, other = (answered(at.ask(**at.drawn(seed))).texts for seed in (7, 8))
     if first != again:
         return Outcome("ignored", "accepted, and the same seed gives another answer")
     if first == other:
