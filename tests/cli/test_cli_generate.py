@@ -63,6 +63,11 @@ def test_a_file_in_advbenchs_format(midward, tiny, llada, advbench, tmp_path):
 
     again = midward("generate", *tiny, "--prompts", advbench, "--column", "goal", "--out", out)
     assert again.exit_code == 0 and read(out) == rows
+    command = json.loads(out.with_name("out.jsonl.run.json").read_text())["command"]
+    assert command[:2] == ["midward", "generate"] and "--out" not in command
+    shown = midward(*command[1:], "--out", tmp_path / "as recorded.jsonl")  # it makes the same rows
+    texts = [[row["response"] for row in made] for made in (rows, read(tmp_path / "as recorded.jsonl"))]
+    assert shown.exit_code == 0 and texts[0] == texts[1]
     other = midward("generate", *tiny, "--prompts", advbench, "--column", "goal", "--out", out, "--seed", 1)
     assert other.exit_code == 2 and "seed 0 there, 1 here" in other.stderr and read(out) == rows
 

@@ -170,6 +170,8 @@ def test_guard_fit_then_score_goes_on(midward, flags, model, sampling, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     [plain] = sample(model, ["t30 t31"], sampling)
     assert [row["response"] for row in rows] == [plain.text, STUB] and rows[1]["guard"]["score"] == 1
+    command = json.loads((tmp_path / "s.jsonl.run.json").read_text())["command"]
+    assert command[:3] == ["midward", "guard", "score"] and {"--guard", "--prompts"} <= {*command}
     before = (tmp_path / "s.jsonl").read_bytes()
     assert midward(*scored, "--prompts", few).exit_code == 0 and (tmp_path / "s.jsonl").read_bytes() == before
     with (tmp_path / "s.csv").open(newline="") as file:

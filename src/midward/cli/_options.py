@@ -179,12 +179,14 @@ def load_behind(model: ModelOptions, sampling: SamplingOptions, guard: Path | No
 
 def answer(loaded: Chat, chosen: Sampling, rows: list[dict[str, Any]], out: Path, **how: Any) -> list[dict[str, Any]]:
     """A response for every row of a table, as `midward.runs.generate` writes it, with its progress shown."""
+    from midward.cli._run import command_line
     from midward.cli._show import StepBar, bar
     from midward.runs.generate import generate as run
 
     with bar() as progress:
         task = progress.add_task("rows", total=None)
         how |= {"progress": lambda done, total: progress.update(task, completed=done, total=total)}
+        how |= {"command": command_line()}
         return run(loaded, rows, out, sampling=chosen, guard=loaded.guard, watchers=[StepBar(progress)], **how)
 
 

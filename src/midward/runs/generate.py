@@ -35,6 +35,7 @@ def generate(
     watchers: Sequence[Watcher] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: Workers = 1,
+    command: Sequence[str] = (),
 ) -> list[Row]:
     """Sample a response to `column` of every row of a table.
 
@@ -55,6 +56,7 @@ def generate(
         watchers: See the steps.
         progress: Called with the rows that are there and those wanted.
         workers: How many processes share the rows, see `midward.runs.workers`; the file then has them as they come.
+        command: Of the run's record: the command line that asks for it, if one does.
 
     Returns:
         The rows written, in the table's order: key, index (from 0), prompt, response, ended, nfe (forwards), steps,
@@ -73,6 +75,7 @@ def generate(
     digest = None if guard is None else guard.digest
     settings = {"column": column, "fingerprint": model.fingerprint, "guard_digest": digest, **asdict(sampling)}
     folder = RunFolder(out.parent, "generate", settings, anew=overwrite, file=out.name)
+    folder.run.command = list(command)
     cases = [_case(row, column, index) for index, row in enumerate(rows)]
     there = {} if overwrite else RowFile(out).rows
     if strange := [row["index"] for row in there.values() if not _is_of(row, cases)]:
