@@ -51,6 +51,17 @@ def asked(model, text="t30 t31 t32", **more):
     return {"model": model.name.rsplit("/")[-1], "messages": [{"role": "user", "content": text}], **more}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_says_what_its_guard_was_not_calibrated_under(model, sampling, fitted, stream):
+    fewer = {"midward": {"sampling": {"steps": 4}}}
+    bodies = [asked(model, stream=stream, **more) for more in ({}, fewer)]
+    answers = post(app_of(model, fitted[0], sampling), *bodies)
+    told = [
+        [each for each in chunks_of(answer) if "midward" in each] if stream else [answer.json()] for answer in answers
+    ]
+    assert [[each["midward"]["uncalibrated"] for each in of] for of in told] == [[[]], [["steps 8 there, 4 here"]]]
+
+
 @dataclass(frozen=True)
 class Nothing:
     pass

@@ -313,6 +313,11 @@ class Guard(ABC):
                 f"settings: midward guard fit {told} ..."
             )
 
+    def elsewhere(self, sampling: Sampling) -> list[str]:
+        """What of a sampling that the guard goes with is otherwise than it was calibrated under, in words: its
+        false-positive rate is another one there."""
+        return []
+
     @property
     def sampling(self) -> dict[str, Any]:
         """The settings of `Sampling` that the guard was fitted for, see `settings_of`."""

@@ -168,17 +168,19 @@ class LookGuard(Guard):
         """As of every guard. Under another number of steps, threshold or length it works, but its false-positive rate
         is another one, which is warned of."""
         super().check(model, sampling)
-        here = {} if sampling is None else asdict(sampling)
-        other = [
-            f"{name} {self.bound['sampling'].get(name)!r} there, {here[name]!r} here"
-            for name in ("steps", "threshold", "length")
-            if name in here and here[name] != self.bound["sampling"].get(name)
-        ]
+        other = [] if sampling is None else self.elsewhere(sampling)
         if other:
             log.warning(
                 "the guard %r was calibrated under another decoding (%s): its false-positive rate isn't %s here.",
                 *(self.name, "; ".join(other), f"{self.alpha:g}" if self.alpha else "known"),
             )
+
+    def elsewhere(self, sampling: Sampling) -> list[str]:
+        here, there = asdict(sampling), self.bound["sampling"]
+        names = ("steps", "threshold", "length")
+        return [
+            f"{name} {there.get(name)!r} there, {here[name]!r} here" for name in names if here[name] != there.get(name)
+        ]
 
     # --- while sampling -------------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ class Turn:
         self.requests, asked = make_requests(self.engine, self.prompt_ids, settings, self.extra, count)
         self.seed, self.sampling = asked.seed, replace(asked, seed=0)
         self.details.sampling = asdict(asked)
+        if self.guard is not None and self.guard.bound:
+            self.details.uncalibrated = self.guard.elsewhere(asked)
         self.details.forced = [
             {"position": span.position, "ids": list(span.ids), "text": self.engine.model.text(span.ids)}
             for span in self._given(self.requests[0])

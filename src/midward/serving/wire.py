@@ -131,6 +131,8 @@ class Details(BaseModel):
         sampling: all settings. forced: the spans, as position, ids and text.
         masks: the policy. prompt_masks: mask tokens that were sent.
         nfe: forward passes, all choices together.
+        uncalibrated: with a guard, what of these settings is otherwise than it was calibrated under: its false-positive
+            rate isn't known here. Empty where nothing is.
         choices: one record a choice.
     """
 
@@ -140,6 +142,7 @@ class Details(BaseModel):
     sampling: dict[str, Any] = {}
     forced: list[dict[str, Any]] = []
     nfe: int = 0
+    uncalibrated: list[str] = []
     choices: list[Choice]
 
     @classmethod
