@@ -17,7 +17,7 @@ from midward import Request, Sampling, sample
 from midward.alignment import SentenceSet, align
 from midward.dynamics import PooledStates
 from midward.sampling import Forced, Span, span_gradient, span_log_probs
-from midward.sampling.diffusion import rounded
+from midward.sampling.schedules import rounded
 
 #: How far a logit may be off. ModernBERT's reach 32, and float32 is 3e-4 off float64 there; with the kernels that they
 #: were made by (AVX-512) both differ by nothing.

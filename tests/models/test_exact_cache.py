@@ -117,9 +117,9 @@ def test_it_computes_little(model, monkeypatch):
     counted = []
     own = model.hidden
 
-    def hidden(ids, mask=None, cache=None, columns=None):
+    def hidden(ids, mask=None, cache=None, columns=None, read=None):
         counted.append(ids.shape[1])
-        return own(ids, mask, cache, columns)
+        return own(ids, mask, cache, columns, read)
 
     monkeypatch.setattr(model, "hidden", hidden)
     settings = Sampling(length=16, steps=16, block=4, end="keep")

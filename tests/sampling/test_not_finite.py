@@ -9,7 +9,7 @@ from checkpoints import FIXTURES
 import midward
 from midward.sampling import Ban, Edit, Forced, Request, Sampling, Span, sample, span_log_probs
 from midward.sampling.choose import _certainty
-from midward.sampling.diffusion import fading
+from midward.sampling.schedules import fading
 
 POISON = 77  # a token id: where it stands in a prompt, the row's states are as the test says
 
@@ -19,8 +19,8 @@ def poison(model, monkeypatch, value):
     own = model.hidden
     rows = {}
 
-    def hidden(ids, mask=None, cache=None, columns=None):
-        states = own(ids, mask, cache, columns).clone()
+    def hidden(ids, mask=None, cache=None, columns=None, read=None):
+        states = own(ids, mask, cache, columns, read).clone()
         if cache is None or ids.shape[1] > 1 or "bad" not in rows:
             rows["bad"] = (ids == POISON).any(-1)
         bad = rows["bad"] if len(rows["bad"]) == len(ids) else (ids == POISON).any(-1)

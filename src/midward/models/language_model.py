@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from midward._peft import ADAPTED, BaseTunerLayer, LoraConfig, PeftModel, get_peft_model_state_dict
 from midward.errors import InputError
 
+from ._last_layer import reading
 from .errors import ModelError
 from .family import Family
 
@@ -132,6 +133,7 @@ class LanguageModel:
         mask: torch.Tensor | None = None,
         cache: Any | None = None,
         columns: torch.Tensor | None = None,
+        read: slice | None = None,
     ) -> torch.Tensor:
         """Return the hidden states [B, L, D] after the final norm.
 
@@ -142,6 +144,8 @@ class LanguageModel:
             cache: A transformers `Cache` to read and extend; the mask then covers all positions that it gives back.
                 Block-causal attention needs a mask with it.
             columns: [B or 1, L] where `ids` stand among those positions; by default behind what the cache holds.
+            read: the columns of `ids` whose states are wanted, [B, n, D] then; what the last layer would do for others
+                alone is left out. For inference: not under gradient checkpointing.
         """
         if self.family.kind == "canvas":
             raise ModelError(
@@ -154,14 +158,16 @@ class LanguageModel:
         positions = columns
         if mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp_(min=0).gather(1, columns.expand(len(mask), -1))
-        output = self.causal_lm.base_model(
-            input_ids=ids,
-            attention_mask=self._visible(columns, mask),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return output.last_hidden_state.to(ids.device)  # layers may be spread over several
+        with nullcontext() if read is None else reading(self.causal_lm, read, ids.shape[1]):
+            output = self.causal_lm.base_model(
+                input_ids=ids,
+                attention_mask=self._visible(columns, mask),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        states: torch.Tensor = output.last_hidden_state.to(ids.device)  # layers may be spread over several
+        return states if read is None else states[:, read]
 
     def _visible(self, columns: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
         """What columns [B or 1, L] see of all K [B or 1, 1, L, K], or what transformers makes that of: under

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import torch
 
@@ -23,7 +23,8 @@ from .edits import Filling, mark
 from .noise import uniform
 from .passes import Forward, Passes
 from .requests import Edited
-from .settings import block_offset, spread
+from .schedules import SCHEDULES
+from .settings import block_offset
 from .step import Adjuster, Reduce, Steerer, Step, Watcher
 
 _ORDER_STEP = -1  # the step number that the random order's draws are made under
@@ -103,6 +104,11 @@ class _Diffusion(Filling):
         before = (~self.given).cumsum(-1).tolist()
         self.masks = [[0, *counts] for counts in before]  # before a column, as the canvas starts
         self.open = {row: (self.masks[row][-1], False) for row in self.alive}
+        self.begun_full: dict[int, bool] = {}  # rows whose block began with no mask before it
+        # Whether only the states of the active blocks are read, as long as no mask stands before them.
+        whole = [watcher for watcher in watchers if getattr(watcher, "needs_all_positions", None) is not False]
+        unread = not (watchers if self.cache else whole or self.editors)
+        self.reads_blocks = self.model.family.attention == "full" and unread
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
@@ -183,6 +189,13 @@ class _Diffusion(Filling):
         """A row's masks before a response position, unless somebody edits."""
         masks, behind = self.masks[row], self.canvas.width + stop
         return self.open[row][0] + masks[behind] - masks[-1]
+
+    def _stands_before(self, working: list[int], blocks: list[tuple[int, int]]) -> bool:
+        """Whether no mask stands before the blocks of these rows, unless somebody edits."""
+        for row, block in zip(working, blocks, strict=True):
+            if self.blocks.get(row) != block:  # at its first step all that was committed stands before it
+                self.begun_full[row] = self._left(row, block[0]) == 0
+        return all(self.begun_full[row] for row in working)
 
     def _with_masks(self, blocks: dict[int, tuple[int, int]]) -> list[int]:
         """The rows that still have a mask before the end of their block."""
@@ -320,7 +333,13 @@ class _Diffusion(Filling):
                 staying = sorted({*working, *(row for row in self.alive if self._comes(row, index))})
             seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, staying)
             slots = self.cache.slots
-        hidden = yield Forward(self.model, seen, mask, columns, slots)
+        read = None
+        if self.reads_blocks and self._stands_before(working, blocks):
+            first = canvas.width + min(blocks)[0] - int(self.model.family.shift)
+            stop = canvas.width + max(blocks)[1]
+            if stop - first < seen.shape[1]:
+                read, starts = slice(first - starts[0], stop - starts[0]), [first]
+        hidden = yield Forward(self.model, seen, mask, columns, slots, read)
         return _Forward(index, blocks, rows, working, draws, ids, starts, *self._halves(hidden))
 
     def _inputs(self, rows: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -481,8 +500,8 @@ class _Diffusion(Filling):
         return commit
 
     def _whole(self, forward: _Forward) -> _Forward:
-        """With an exact cache, the whole forward that it spared."""
-        if self.cache is None or not self.cache.exact:
+        """The whole forward, where not all columns were computed or read; with an approximate cache as it is."""
+        if forward.hidden.shape[1] == len(self.coordinates) or not (self.cache is None or self.cache.exact):
             return forward
         if forward.whole is None:
             hidden, unguided = self._halves(self.model.hidden(*self._inputs(forward.rows, forward.ids)))
@@ -554,27 +573,3 @@ class _Diffusion(Filling):
             _active=active,
             _read=partial(self._read, forward, eligible),
         )
-
-
-def fading(total: int, parts: int) -> list[int]:
-    """Split `total` into `parts` as Dream's published code does, in its float32."""
-    levels = torch.linspace(1, 1e-3, parts + 1)
-    shares, left = [], total
-    for forward, after in pairwise(levels[:-1]):
-        shares.append(int(left * (1 - after / forward)))
-        left -= shares[-1]
-    return [*shares, left]
-
-
-def rounded(total: int, parts: int) -> list[int]:
-    """Split `total` into `parts` as ZHZisZZ/dllm's sampler does: of what is left each takes the share that the noise
-    level falls by, rounded to the nearest (half to even). As there, the level is 1 - alpha in float32."""
-    levels = [1 - (1 - torch.tensor((parts - part) / parts)) for part in range(parts + 1)]
-    shares, left = [], total
-    for before, after in pairwise(levels):
-        shares.append(round(left * (1 - (after / before).item())))
-        left -= shares[-1]
-    return shares
-
-
-SCHEDULES = {"even": spread, "published": fading, "rounded": rounded}

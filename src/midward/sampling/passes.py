@@ -49,10 +49,11 @@ class Forward:
     mask: torch.Tensor | None
     columns: torch.Tensor | None = None
     cache: SlotCache | None = None
+    read: slice | None = None
 
     def compute(self) -> torch.Tensor:
-        """The states [B, L, D] alone."""
-        return self.model.hidden(self.ids, self.mask, self.cache, self.columns)
+        """The states [B, L or those read, D] alone."""
+        return self.model.hidden(self.ids, self.mask, self.cache, self.columns, self.read)
 
     @property
     def kind(self) -> tuple[int, bool, int]:
@@ -155,5 +156,14 @@ def _joined(forwards: Sequence[Forward]) -> list[torch.Tensor]:
         ends = list(accumulate(counts))
         rows = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
         cache = JoinedCache([Part(*part) for part in zip(caches, rows, widths, strict=True)], stop)
-    parts = first.model.hidden(ids, mask, cache, columns).split(counts)
-    return [part[:, width - own :] for part, own in zip(parts, widths, strict=True)]
+    # 3. Of each those columns that it reads.
+    gaps = [width - own for own in widths]
+    reads = [
+        slice(more, width) if each.read is None else slice(more + each.read.start, more + each.read.stop)
+        for each, more in zip(forwards, gaps, strict=True)
+    ]
+    start, end = min(each.start for each in reads), max(each.stop for each in reads)
+    read = None if any(each.read is None for each in forwards) else slice(start, end)
+    parts = first.model.hidden(ids, mask, cache, columns, read).split(counts)
+    start = 0 if read is None else start
+    return [part[:, own.start - start : own.stop - start] for part, own in zip(parts, reads, strict=True)]
