@@ -98,8 +98,8 @@ class Step:
         """Hidden states after the final norm [B, positions, D] of this step's forward: a view, not a copy.
 
         They were computed before this step's commits. Some are left out by a block-causal model's exact cache, which a
-        watcher that `needs_all_positions` turns off, or because every watcher said that it doesn't; first use then costs
-        a forward.
+        watcher that `needs_all_positions` turns off, or because every watcher said that it doesn't: first use then
+        costs a forward.
         """
         return self._hidden()
 
@@ -186,8 +186,8 @@ class Watcher(Protocol):
 
     needs_all_steps: turns off the early end-of-text stop and the skipping of steps.
     needs_all_positions (may be missing, which is False): it reads states of the whole response in every step, so an
-        exact cache is off, and an approximate one refused. Where all watchers say False, states of the active blocks are
-        all that a step with full attention computes to the end.
+        exact cache is off, and an approximate one refused. Where all watchers say False, a step with full attention
+        computes the states of the active blocks alone to the end.
     reduce (may be missing, or None): what it reads at every step, see `Step.read`.
     A call to `sample` may run several batches: each gives on_start, its steps, and on_end (always, even on an
     error).
