@@ -29,8 +29,10 @@ def serve(
         replicas: Copies of model and guard, over Ray Serve: on this machine, or on the cluster at RAY_ADDRESS.
     """
     serving.read_keys()  # before the model is loaded
-    if serving.shadow and guard is None:
-        raise InputError("--shadow is of a guard; give --guard FILE.")
+    if guard is None:
+        if serving.shadow:
+            raise InputError("--shadow is of a guard; give --guard FILE.")
+        say("unguarded no --guard: it is served as it is; `midward guard fit` makes one")
     if replicas > 1:
         _replicated(model, sampling, serving, guard, replicas)
         return
