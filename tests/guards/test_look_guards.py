@@ -298,6 +298,10 @@ def test_what_is_flagged_at_the_request_costs_no_forward_but_that_members(model,
     flagged, other = cascade.sample(model, [FRESH[ranks.argmax()], masked], sampling)
     assert (flagged.verdict.member, other.verdict.member) == ("prefuse", "masks")
     assert len(forwards) == 1 and flagged.nfe == other.nfe == 0
+    shadowed = alone(cascade.fill(model, [FRESH[ranks.argmax()], masked], sampling, shadow=True))
+    assert all(each.nfe for each in shadowed)  # and the same is said of them
+    verdicts = [(each.verdict.member, each.verdict.looks, each.verdict.block) for each in shadowed]
+    assert verdicts == [("prefuse", "before", None), ("masks", "before", None)]
 
 
 def test_a_cascade_names_the_member_and_leaves_the_others_answers_as_they_are(model, sampling, cascaded):

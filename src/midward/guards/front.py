@@ -83,13 +83,12 @@ def fill(
                 signal = signal[: stopped[i] + 1]
             exchanged[i] = replace(exchanges[i], text=response.text, signal=signal)
         verdicts = guard.verdicts(guard.checked(model, list(exchanged.values()), batch_size=batch_size))
-        finish(
-            responses,
-            {
-                i: guard.seen(verdict, each, _stop(guard, each) if shadow else stopped.get(i))
-                for (i, each), verdict in zip(exchanged.items(), verdicts, strict=True)
-            },
-        )
+        seen = {
+            i: guard.seen(verdict, each, _stop(guard, each) if shadow else stopped.get(i))
+            for (i, each), verdict in zip(exchanged.items(), verdicts, strict=True)
+        }
+        at_request = {i: before[i] for i in seen if before[i].flagged}  # in the shadow, where they were sampled
+        finish(responses, seen | at_request)
 
     asked = [request for request, _ in pairs]
     watchers = [*([signals] if signals else []), *watchers]
