@@ -1,6 +1,7 @@
 """Guards on the disk: what was written comes back; everything else is refused, saying what differs."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,27 +11,46 @@ from guard_world import LENGTH, STEPS, prompts
 from safetensors.numpy import load_file, save_file
 
 import midward
+from midward.dynamics.looks import GRID
 from midward.errors import InputError
-from midward.guards import Exchange, GuardError, MaskFilter, PerplexityFilter, describe, load, save
+from midward.guards import Exchange, GuardError, MaskFilter, PerplexityFilter, describe, load, make, save
 from midward.sampling import Request, Sampling
 
 FORMAT = "midward.guard/2"
 
 
-@pytest.fixture
-def rewritten(fitted, tmp_path):
-    """A copy of the guard's file with parts changed."""
+@pytest.fixture(scope="module")
+def energy(model, sampling, tmp_path_factory):
+    """The file of a guard by blocks, trained on noise."""
+    rng = np.random.default_rng(0)
+    signals, guard = rng.normal(size=(40, 2, len(GRID), 4)), make("energy")
+    guard.openings = (3, 4), (5, 6)
+    guard.bind(model, sampling)
+    guard.train(None, signals)
+    guard.calibrate(guard.score(None, [Exchange(Request("-"), "-", each) for each in signals]), 0.1)
+    guard.trace = signals[0]
+    return save(guard, tmp_path_factory.mktemp("energy") / "energy.safetensors")
 
-    def make(tensors=None, metadata=None, **changes):
-        _, path = fitted
-        found = {**load_file(path), **(tensors or {})}
+
+@pytest.fixture
+def rewritten(fitted, energy, tmp_path):
+    """A copy of a guard's file with parts changed, SRI's unless told otherwise."""
+
+    def copy(tensors=None, metadata=None, of="sri", **changes):
+        path = energy if of == "energy" else fitted[1]
+        found = load_file(path)
+        for name, value in (tensors or {}).items():
+            every = [each for each in found if each.startswith("tail.")] if name == "tails" else [name]
+            found |= {each: value(found[each]) if callable(value) else value for each in every}
         found = {name: value for name, value in found.items() if value is not None}
-        described = {**describe(path), **changes}
+        described = describe(path)
+        described["bound"]["sampling"] |= changes.pop("sampling", {})
+        described |= changes
         other = tmp_path / "other.safetensors"
         save_file(found, other, metadata=metadata or {"format": FORMAT, "about": json.dumps(described)})
         return other
 
-    return make
+    return copy
 
 
 def test_a_folder_stands_for_its_only_guard_or_for_sri_and_others_are_told(fitted, tmp_path):
@@ -106,14 +126,53 @@ def test_torn_foreign_and_missing_files_are_refused(fitted, tmp_path, lively_fol
         ({"tensors": {"threshold": np.zeros(2)}}, "can be used"),
         ({"tensors": {"scale": np.zeros(STEPS)}}, "scale"),
         ({"tensors": {"anchors.mu_harmless": np.zeros((2, 2), np.float32)}}, "proper anchors"),
+        *(
+            ({"tensors": {"threshold": np.array([value])}}, "its threshold is")
+            for value in (1e300, -1e300, 2**62, True)
+        ),
+        ({"of": "energy", "tensors": {"threshold": np.array([1e6])}}, "ranks are 0 to"),
+        ({"of": "energy", "tensors": {"threshold": np.array([-1.0])}}, "ranks are 0 to"),
+        *(({"alpha": value}, "about.alpha") for value in (-1, 0, 1, 5, float("nan"))),
+        *(({"calibrated": value}, "about.calibrated") for value in (-3, 10**30)),
+        ({"sampling": {"length": 10**12, "block": 8}}, "length is 1 to"),
+        ({"of": "energy", "tensors": {"tails": lambda tail: tail[:, :1].copy()}}, r"tail.0.0 is \(40, 1\), not \[N, 3"),
+        ({"of": "energy", "tensors": {"tail.2.5": lambda tail: np.hstack([tail, tail])}}, "tail.2.5 is .* not .N, 3"),
+        ({"of": "energy", "tensors": {"tail.1.3": lambda tail: tail[::-1].copy()}}, "tail.1.3 must be sorted"),
+        ({"of": "energy", "tensors": {"tails": lambda tail: tail.astype(np.int64)}}, "floats"),
+        ({"of": "energy", "tensors": {"tails": lambda tail: tail[::-1].astype(np.uint8)}}, "sorted"),
+        *(
+            ({"of": "energy", "tensors": {name: change}}, f"{name} must be a row of token ids")
+            for name in ("refusing", "complying")
+            for change in (
+                lambda ids: -ids,
+                lambda ids: ids[None],
+                lambda ids: ids[:0],
+                lambda ids: ids.astype(np.float64),
+            )
+        ),
+        ({"of": "energy", "tensors": {"complying": lambda ids: ids + 10**6}}, "holds the token 100000. in 'complying'"),
+        ({"of": "energy", "tensors": {"self-test": lambda trace: trace[:, :3].copy()}}, "its self-test is"),
         ({"metadata": {"format": FORMAT, "about": "{"}}, "damaged"),
         ({"metadata": {"format": FORMAT, "about": "[" * 100_000}}, "damaged"),
         ({"metadata": {"format": "other", "about": "{}"}}, "format"),
     ],
 )
-def test_hostile_files_are_refused(rewritten, change, message):
+def test_hostile_files_are_refused(rewritten, model, change, message):
     with pytest.raises(InputError, match=message):
-        load(rewritten(**change))
+        load(rewritten(**change), model)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "doubt"),
+    [
+        ({}, "^$"),
+        ({"threshold": np.array([50.0])}, "its threshold is 50"),
+        ({"tails": lambda tail: tail * 1e6}, "nearer, at every look, than 90%"),
+        ({"tails": lambda tail: tail[-1:] * 10}, "nearer, at every look"),
+    ],
+)
+def test_what_nothing_real_reaches_is_in_doubt(rewritten, model, tensors, doubt):
+    assert re.search(doubt, load(rewritten(of="energy", tensors=tensors), model).doubt)
 
 
 def test_nothing_unfitted_is_saved(tmp_path):

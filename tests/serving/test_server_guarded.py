@@ -23,6 +23,7 @@ from served import app_of, chunks_of, left_nothing, post, serving, text_of, thro
 import midward
 from midward.guards import STUB, Guard, GuardError, make
 from midward.sampling import Sampling, Trace
+from midward.serving.armed import arm
 from midward.serving.metrics import Drift
 from midward.serving.stream import Growing
 
@@ -237,6 +238,12 @@ def test_of_a_guard_that_raises_nothing_unguarded_leaves(model, sampling, breaks
     else:
         assert response.status_code == 503 and "content" not in response.text
     assert app.state.server.running == 0
+
+
+def test_a_guard_in_doubt_is_not_served(model, sampling, fitted, monkeypatch):
+    monkeypatch.setattr(type(fitted[0]), "doubt", "its threshold is 50")
+    with pytest.raises(GuardError, match="can't be proved armed: its threshold is 50"):
+        arm(fitted[0], model, sampling)
 
 
 def test_a_guard_that_no_longer_proves_itself_shuts_the_door(model, sampling, fitted, monkeypatch):

@@ -155,6 +155,10 @@ class Cascade(LookGuard):
         for member in self.first:
             member.check(model, sampling)
 
+    def check_tokens(self, model: LanguageModel) -> None:
+        for member in self.later:
+            member.check_tokens(model)
+
     def learned(self) -> dict[str, np.ndarray]:
         return self._prefixed({member: member.learned() for member in self.later})
 

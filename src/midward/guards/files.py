@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from midward._formats import is_newer
 from midward.errors import InputError
@@ -22,6 +22,8 @@ from midward.tensors import Record, load_record, load_tensors, save_tensors
 #: Attributes of a guard that stand in its file as they are.
 _KEPT = ("alpha", "calibrated", "fitted_on", "bound")
 _TRACE = "self-test"
+#: Beyond any score, of whatever guard: counts, log-odds, ranks, errors in units of the training errors.
+_HIGHEST = 1e12
 
 
 class About(BaseModel):
@@ -32,8 +34,8 @@ class About(BaseModel):
     guard: str
     version: str
     settings: dict[str, Any]
-    alpha: float | None
-    calibrated: int
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None
+    calibrated: Annotated[int, Field(ge=0, le=10**9)]
     fitted_on: tuple[str, ...]
     bound: dict[str, Any]
 
@@ -114,13 +116,15 @@ def load(path: str | Path, model: LanguageModel | None = None, sampling: Samplin
         guard = kind(**about.settings)
         [threshold] = tensors.pop("threshold")
         guard.threshold = float(threshold)
+        if threshold.dtype.kind != "f" or abs(guard.threshold) > _HIGHEST:
+            raise InputError(f"its threshold is {threshold!s:.40}, which no score is calibrated to")
         for name in _KEPT:
             setattr(guard, name, getattr(about, name))
         if missing := {"model", "adapter", "fingerprint", "sampling"} - set(guard.bound):
             raise InputError(f"it doesn't say for which {min(missing)} it is")
         Sampling(**guard.bound["sampling"])
-        guard.restore(tensors)
         guard.trace = trace
+        guard.restore(tensors)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise GuardError(f"{path} is no guard that can be used: {error}.") from None
     if model is not None:

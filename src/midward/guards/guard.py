@@ -335,6 +335,11 @@ class Guard(ABC):
             tensors=hash_of(self.tensors()),
         )
 
+    @property
+    def doubt(self) -> str:
+        """Why what was fitted can't flag what it should, in words; "" where nothing says so."""
+        return ""
+
     # --- in front of a model --------------------------------------------------------------------------------
 
     def sample(
@@ -415,7 +420,8 @@ class Guard(ABC):
         return {f"{ANCHORS}{name}": value for name, value in tensors.items()}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Take `tensors` back. Raises InputError or KeyError over what it can't have written."""
+        """Take `tensors` back; all else of the file is there. Raises InputError or KeyError over what it can't have
+        written."""
         anchors = {name.removeprefix(ANCHORS): tensor for name, tensor in tensors.items() if name.startswith(ANCHORS)}
         if len(anchors) < len(tensors):
             raise InputError(f"it holds {max(tensors)!r}, which a guard {self.name!r} has no use for")

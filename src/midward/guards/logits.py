@@ -103,6 +103,14 @@ class Energy(LookGuard):
         chosen = self.settings.signals
         return np.asarray(apart if chosen == "all" else apart[:, [SIGNALS.index(chosen)]])
 
+    def check_tokens(self, model: LanguageModel) -> None:
+        for name, ids in zip(("refusing", "complying"), self.openings, strict=True):
+            if max(ids, default=0) >= model.vocab_size:
+                raise GuardError(
+                    f"the guard {self.name!r} holds the token {max(ids)} in {name!r}; {model.name!r} has "
+                    f"{model.vocab_size}. Fit it anew."
+                )
+
     def learned(self) -> dict[str, np.ndarray]:
         return {name: np.array(ids, dtype=np.int64) for name, ids in zip(("refusing", "complying"), self.openings)}
 
@@ -110,6 +118,10 @@ class Energy(LookGuard):
         return {f"moments.{number}": moments for number, moments in self.moments.items()}
 
     def rebuild(self, tensors: Mapping[str, np.ndarray]) -> None:
+        for name in ("refusing", "complying"):
+            ids = tensors[name]
+            if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size or (ids < 0).any():
+                raise InputError(f"{name} must be a row of token ids, one at least")
         self.openings = tuple(tensors["refusing"].tolist()), tuple(tensors["complying"].tolist())
         for number in range(CLASSES):
             moments = self.moments[number] = tensors[f"moments.{number}"]

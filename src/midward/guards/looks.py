@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("midward")
 
+#: No rank is above it: distances are floats, within 308 powers of ten.
+HIGHEST = 330
+#: How many times as far as all training looks one is that a guard of any use flags. Odds of a probe have heavy tails:
+#: the hundredth of harmless answers that counts lay up to 2e8 times as far, in fits of 60 to 300 answers.
+FAR = 1e12
+#: Share of the training looks of a place; the median harmless answer isn't nearer than so many at each of its looks.
+NEARLY_ALL = 0.9
+
 
 class LookGuard(Guard):
     """What all guards share that look at blocks by progress; a subclass reads and measures distances.
@@ -164,10 +172,44 @@ class LookGuard(Guard):
         above = np.argwhere(self.flag(np.nan_to_num(self.ranks(signal), nan=-np.inf)))
         return replace(verdict, block=int(above[0][0]), progress=GRID[above[0][1]]) if len(above) else verdict
 
+    def check_tokens(self, model: LanguageModel) -> None:
+        """Raise GuardError where what was learned has tokens that the model has not."""
+
+    @property
+    def reach(self) -> float:
+        """The rank of a look `FAR` times as far as all training looks of its place, at the place where it is highest;
+        0 without tails."""
+        return max((float(np.log10(FAR * (1 + len(tails)))) for tails in self.tails.values()), default=0.0)
+
+    @property
+    def doubt(self) -> str:
+        if self.threshold >= self.reach:
+            return (
+                f"its threshold is {self.threshold:.3g}, and a look {FAR:g} times as far as all that it was trained on "
+                f"scores {self.reach:.3g}"
+            )
+        if self.trace is not None and not self._is_typical(self.trace):
+            return (
+                f"the harmless answer in its file is nearer, at every look, than {NEARLY_ALL:.0%} of those that it was "
+                "trained on"
+            )
+        return ""
+
+    def _is_typical(self, signal: np.ndarray) -> bool:
+        """Whether some look of a harmless signal [blocks, J, F + 1] isn't nearer than `NEARLY_ALL` training looks."""
+        for block, looks in enumerate(signal[..., :-1]):
+            number = class_of(block)
+            for look in range(int(np.isfinite(looks).all(-1).sum())):
+                distances = self.distances(number, looks[None, : look + 1])
+                if ((self.tails[number, look] > distances).mean(0) < NEARLY_ALL).any():
+                    return True
+        return False
+
     def check(self, model: LanguageModel, sampling: Sampling | None = None) -> None:
         """As of every guard. Under another number of steps, threshold or length it works, but its false-positive rate
         is another one, which is warned of."""
         super().check(model, sampling)
+        self.check_tokens(model)
         other = [] if sampling is None else self.elsewhere(sampling)
         if other:
             log.warning(
@@ -238,13 +280,21 @@ class LookGuard(Guard):
         super().restore(tensors)
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        for number in range(CLASSES):
-            for look in range(len(GRID)):
-                tail = tensors[f"tail.{number}.{look}"]
-                if tail.ndim != 2 or not tail.size or (np.diff(tail, axis=0) < 0).any() or (tail < 0).any():
-                    raise InputError(f"tail.{number}.{look} must be sorted distances [N, K]")
-                self.tails[number, look] = tail
+        if not 0 <= self.threshold <= HIGHEST:
+            raise InputError(f"its threshold is {self.threshold:g}, and ranks are 0 to {HIGHEST}")
         self.take({name: value for name, value in tensors.items() if not name.startswith("tail.")})
+        width = self.reader().width
+        if self.trace is not None and self.trace.shape[1:] != (len(GRID), width + 1):
+            raise InputError(f"its self-test is {self.trace.shape}, not [blocks, {len(GRID)}, {width + 1}]")
+        for number in range(CLASSES):
+            with np.errstate(all="ignore"):  # how many there are is all that is asked
+                needed = self.distances(number, np.zeros((1, 1, width))).shape[1]
+            for look in range(len(GRID)):
+                tail = self.tails[number, look] = tensors[f"tail.{number}.{look}"]
+                if tail.ndim != 2 or tail.shape[1] != needed:
+                    raise InputError(f"tail.{number}.{look} is {tail.shape}, not [N, {needed}], a column a distance")
+                if tail.dtype.kind != "f" or not tail.size or (tail[1:] < tail[:-1]).any() or (tail < 0).any():
+                    raise InputError(f"tail.{number}.{look} must be sorted distances [N, {needed}], floats")
 
     def take(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Take `learned` and `fitted` back."""

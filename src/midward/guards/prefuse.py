@@ -149,5 +149,6 @@ class PreFusion(Guard):
         self.tails = tensors["tails"]
         if self.tails.ndim != 2 or self.tails.shape[1] != len(VIEWS) or not len(self.tails):
             raise InputError(f"tails must be [N, {len(VIEWS)}]")
-        if (self.tails <= 0).any() or (np.diff(self.tails, axis=0) < 0).any():
-            raise InputError("tails must be sorted odds")
+        unsorted = (self.tails[1:] < self.tails[:-1]).any()
+        if self.tails.dtype.kind != "f" or unsorted or (self.tails <= 0).any():
+            raise InputError("tails must be sorted odds, floats")

@@ -63,7 +63,7 @@ class Sampling:
         InputError: a value is outside its range.
     """
 
-    length: Annotated[int, Flag(min=1)] = 128
+    length: Annotated[int, Flag(min=1, max=1_000_000)] = 128
     steps: Annotated[int, Flag(min=1)] = 128
     block: Annotated[int | None, Flag(min=1)] = None
     order: Annotated[Order, Flag()] = "low_confidence"

@@ -89,8 +89,8 @@ def arm(
         harmless, harmful: prompts; the first `TRIED` of each.
 
     Raises:
-        GuardError: for a guard that isn't for this model and sampling, that flags nothing itself, or that can't be
-            proved armed by these prompts.
+        GuardError: for a guard that isn't for this model and sampling, that flags nothing itself, that is in `doubt`,
+            or that can't be proved armed by these prompts.
     """
     if guard.repairs:
         raise GuardError(
@@ -98,6 +98,8 @@ def arm(
             "that does (midward guard fit --list)."
         )
     guard.check(model, sampling)
+    if guard.doubt:
+        raise GuardError(f"the guard {guard.name!r} can't be proved armed: {guard.doubt}. Fit it anew.")
     kept = [] if guard.trace is None else [Exchange(Request("-"), "-", guard.trace)]
     passed = _first(guard, model, chain(kept, _traces(guard, model, sampling, [*harmless[:TRIED], *GREETINGS])), False)
     if passed is None:
@@ -141,10 +143,11 @@ def _traces(guard: Guard, model: LanguageModel, sampling: Sampling, prompts: Seq
 def _strange(guard: Guard, model: LanguageModel, harmless: Exchange) -> Iterator[Exchange]:
     """Exchanges that a guard of any use flags."""
     if harmless.signal is not None:
-        features = harmless.signal if harmless.signal.ndim == 1 else harmless.signal[..., :-1]
-        away = [features * factor for factor in (-1, -10, 10, -1e3, 1e3, 0)]
+        by_step = harmless.signal.ndim == 1  # then it is in 0..1, as any real one
+        features = harmless.signal if by_step else harmless.signal[..., :-1]
+        away = [1 - features] if by_step else [features * factor for factor in (-1, -10, 10, -1e3, 1e3, 0)]
         away += [np.full_like(features, value) for value in (0.0, 1.0)]
-        away += [np.where(np.arange(len(features)) % 2, 0.0, 1.0)] if features.ndim == 1 else []
+        away += [np.where(np.arange(len(features)) % 2, 0.0, 1.0)] if by_step else []
         for other in away:
             signal = harmless.signal.copy()
             signal[...] = other if signal.ndim == 1 else np.concatenate([other, signal[..., -1:]], -1)
