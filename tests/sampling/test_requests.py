@@ -297,7 +297,8 @@ def test_causal_refuses_diffusion_settings(causal, options):
 @pytest.mark.parametrize(
     "options, pattern",
     [
-        (dict(length=0), "1 or more"),
+        (dict(length=0), "length is 1 to"),
+        (dict(length=10**12, block=8), "length is 1 to"),
         (dict(steps=0), "1 or more"),
         (dict(steps=2.5), "steps must be an integer"),
         (dict(length=8, block=9), "between 1 and length=8"),
