@@ -389,10 +389,14 @@ class Bench:
         return sum(p.numel() for name, p in weights if p.dim() == 2 and "lora_" not in name) - embedded
 
     def _floor(self, setting: Setting) -> float:
-        """The least seconds of an exact step: its FLOPs, or its weights read once."""
+        """The least seconds of an exact step: its FLOPs, or its weights read once. Behind its attention the last layer
+        computes the block alone."""
         width, tokens = self.size["hidden_size"], setting.prompt + setting.length
         head = width * self.size["vocab_size"]
         open_ = (setting.block + 1) / 2  # masks of a block, on average
         body = tokens * (2 * self.body + 4 * tokens * width * self.size["layers"])
+        last = self.model.causal_lm.base_model.layers[-1]
+        behind = [last.self_attn.o_proj.weight, *last.mlp.parameters()]
+        body -= (tokens - setting.block) * 2 * sum(p.numel() for p in behind if p.dim() == 2)
         flops = setting.batch * (body + open_ * 2 * head)
         return max(flops / self.flops, (self.body + head) * self.model.dtype.itemsize / self.bandwidth)
