@@ -5,6 +5,7 @@ import pytest
 import midward
 from midward import models
 from midward.chat import Chat, Conversation
+from midward.cli._options import SamplingOptions
 from midward.guards import STUB, Exchange, MaskFilter, save
 from midward.sampling import Request, Sampling
 
@@ -39,3 +40,20 @@ def test_a_turn_that_cannot_be_answered_is_no_part_of_the_talk(llada):
     assert [turn["content"] for turn in talk.turns] == ["t30", first.text]
     asked = [*talk.turns, {"role": "user", "content": "t32"}]
     assert talk.say("t32") == llada.generate(asked, **SETTINGS)[0]
+
+
+def test_steps_switch_off_the_threshold_that_a_guard_was_fitted_under(llada_folder, monkeypatch):
+    model, seen = midward.load(llada_folder, device="cpu"), []
+
+    class Front:
+        sampling = {"length": 8, "steps": 8, "threshold": 0.9}
+
+        def sample(self, model, requests, sampling, **how):
+            seen.append((sampling.steps, sampling.threshold))
+
+    model.guard = Front()
+    for given in ({}, {"steps": 4}, {"steps": 4, "threshold": 0.5}):
+        model.generate("t30", **given)
+    assert seen == [(8, 0.9), (4, None), (4, 0.5)]
+    options = SamplingOptions(steps=4)
+    assert options.settings(model, Front.sampling).threshold is None

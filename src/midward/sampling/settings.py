@@ -1,6 +1,7 @@
 """`Sampling`: the settings of one generation. Every field changes results, so all belong in a record."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -144,7 +145,7 @@ class Sampling:
 
     def changed(self, **changes: Any) -> "Sampling":
         """The same with these changes. A threshold gives way to steps and to an order, which mean nothing under it."""
-        return replace(self, **_by_schedule(changes))
+        return replace(self, **by_schedule(changes))
 
     @classmethod
     def for_model(cls, model: "LanguageModel", **overrides: Any) -> "Sampling":
@@ -158,7 +159,7 @@ class Sampling:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise TypeError(f"unknown sampling setting {name!r}.{hint} Available: {', '.join(known)}.")
-        settings = {**model.family.sampling, **_by_schedule(overrides)}
+        settings = {**model.family.sampling, **by_schedule(overrides)}
         length = settings.get("length", cls.length)
         block = settings.get("block")
         if block is not None and "block" not in overrides and isinstance(length, int):
@@ -166,8 +167,9 @@ class Sampling:
         return cls(**settings)
 
 
-def _by_schedule(changes: dict[str, Any]) -> dict[str, Any]:
-    return {"threshold": None, **changes} if {"steps", "order"} & changes.keys() else changes
+def by_schedule(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of settings, where `steps` or `order` switch off a threshold that isn't among them."""
+    return {"threshold": None, **changes} if {"steps", "order"} & changes.keys() else {**changes}
 
 
 def block_offset(family: "Family", sampling: Sampling, prompt: int) -> int:

@@ -34,6 +34,7 @@ from midward.models import ModelError
 from midward.runs.run import Measured
 from midward.sampling import Sampling
 from midward.sampling.likelihood import Span, SpanScore
+from midward.sampling.settings import by_schedule
 from midward.serving.card import capabilities_of
 from midward.serving.engine import Engine, shared
 from midward.serving.plan import make_sampling, read_messages
@@ -212,7 +213,7 @@ class MidwardAPI(Runtime):
                 raise InputError(f"batch_size must be an integer, 1 or more; received {batch_size!r}.")
             check_arguments(masks, sampling, _OWN_ARGS)
             if guard:
-                self.arguments = sampling = {**sampling_of(guard), **sampling}
+                self.arguments = sampling = {**sampling_of(guard), **by_schedule(sampling)}
             engine = shared(*self._placement)
             engine.encode("hello")  # without a chat template every sample would fail
             settings = make_sampling(engine, sampling)

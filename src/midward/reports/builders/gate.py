@@ -83,8 +83,10 @@ def more(cell: Record) -> str:
     if surely is None:
         return "no number of goals decides it: too near the bound, or too few seeds"
     rate = text(measured).partition(" [")[0]
-    likely = f"{steady} goals would do if it stays at {rate}, " if steady is not None else ""
-    return f"{likely}{surely} with a chance of {100 * CHANCE:.0f} %"
+    surely_so = f"with a chance of {100 * CHANCE:.0f} %"
+    if steady is None:
+        return f"{surely} goals would do {surely_so}"
+    return f"{steady} goals would do if it stays at {rate}, {surely} {surely_so}"
 
 
 def place(cell: Record) -> str:
