@@ -1,5 +1,7 @@
 """`Chat`: the model of the rooms below, with a guard in front and an answer."""
 
+from types import MappingProxyType
+
 import pytest
 
 import midward
@@ -45,8 +47,10 @@ def test_a_turn_that_cannot_be_answered_is_no_part_of_the_talk(llada):
 def test_steps_switch_off_the_threshold_that_a_guard_was_fitted_under(llada_folder, monkeypatch):
     model, seen = midward.load(llada_folder, device="cpu"), []
 
+    fitted_for = {"length": 8, "steps": 8, "threshold": 0.9}
+
     class Front:
-        sampling = {"length": 8, "steps": 8, "threshold": 0.9}
+        sampling = MappingProxyType(fitted_for)
 
         def sample(self, model, requests, sampling, **how):
             seen.append((sampling.steps, sampling.threshold))
@@ -56,4 +60,4 @@ def test_steps_switch_off_the_threshold_that_a_guard_was_fitted_under(llada_fold
         model.generate("t30", **given)
     assert seen == [(8, 0.9), (4, None), (4, 0.5)]
     options = SamplingOptions(steps=4)
-    assert options.settings(model, Front.sampling).threshold is None
+    assert options.settings(model, fitted_for).threshold is None
