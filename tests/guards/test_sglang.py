@@ -1,5 +1,6 @@
 """The SGLang plug-in against a fake of the interface that it hooks: sync and first-done-first-out, on the CPU."""
 
+import copy
 import pkgutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from guard_world import fit, prompts
 from midward import _sglang
 from midward.guards import GuardError, SRIBlocksGuard, export_engine
 from midward.guards.engine import HandedOver
+from midward.guards.sglang import Plugin
 from midward.sampling import Sampling, sample
 
 SAMPLING = Sampling(length=16, block=8, order="low_confidence", steps=8)
@@ -83,6 +85,10 @@ def fake(monkeypatch):
         def _get_dllm_logits(self, hidden_states, lm_head, logits_metadata):
             return "logits"
 
+    class ReqDllmMixin:
+        def init_diffusion_llm(self, dllm_config):
+            self.dllm_config = dllm_config
+
     class SchedulerDllmMixin:
         def _finish_dllm_request_if_needed(self, req):
             if not req.finished() and len(req.done) == 2:
@@ -99,6 +105,7 @@ def fake(monkeypatch):
     contents = {
         "plugins.hook_registry": {"HookRegistry": FakeRegistry, "HookType": SimpleNamespace(AROUND="around")},
         "dllm.algorithm.base": {"DllmAlgorithm": DllmAlgorithm},
+        "dllm.mixin.req": {"ReqDllmMixin": ReqDllmMixin},
         "dllm.mixin.scheduler": {"SchedulerDllmMixin": SchedulerDllmMixin},
         "layers.logits_processor": {"LogitsProcessor": LogitsProcessor},
         "managers.schedule_batch": {"FINISH_MATCHED_TOKEN": Finish},
@@ -128,16 +135,22 @@ def fake(monkeypatch):
             return [bool((row != MASK).all()) for row in (ids if self.eager else seen)]
 
     return SimpleNamespace(
-        Scripted=Scripted, Processor=LogitsProcessor, Mixin=SchedulerDllmMixin, Base=DllmAlgorithm, group=group
+        Scripted=Scripted,
+        Processor=LogitsProcessor,
+        Mixin=SchedulerDllmMixin,
+        ReqMixin=ReqDllmMixin,
+        Base=DllmAlgorithm,
+        group=group,
     )
 
 
 class Req:
     """A request: its id, the blocks that were done, what stands in the one it is in, and the steps left there."""
 
-    def __init__(self, world, rid):
-        self.rid, self.done, self.finished_reason = rid, [], None
-        self.blocks = [[step for step in world.steps[int(rid)] if step.number == number] for number in (0, 1)]
+    def __init__(self, world, row, rid=None):
+        self.rid, self.done, self.finished_reason = str(row) if rid is None else rid, [], None
+        self.row = int(row)
+        self.blocks = [[step for step in world.steps[self.row] if step.number == number] for number in (0, 1)]
         self.begin()
 
     def begin(self):
@@ -149,11 +162,33 @@ class Req:
         return self.finished_reason is not None
 
 
-def serve(sglang, world, rows, *, fdfo=False, eager=False, prompt_mask=True, replays=False, broken=None):
+def serve(sglang, world, rows, **how):
+    """Answer requests, which begin now."""
+    requests = [Req(world, row) for row in rows]
+    for req in requests:
+        sglang.ReqMixin.init_diffusion_llm(req, None)
+    return {req.row: req for req in go_on(sglang, world, requests, **how)}
+
+
+def go_on(
+    sglang,
+    world,
+    requests,
+    *,
+    fdfo=False,
+    eager=False,
+    prompt_mask=True,
+    replays=False,
+    broken=None,
+    rounds=99,
+    breaks=None,
+):
     """Answer requests as SGLang's scheduler does. replays: by a graph, so that no hook of a forward is run. broken: a
-    row whose states are no numbers."""
+    row whose states are no numbers. rounds: of the scheduler; a client that left has no more. breaks: something, once
+    the engine has started."""
     algorithm = sglang.Base.from_server_args(sglang.Scripted(fdfo, eager))
-    requests = [Req(world, str(row)) for row in rows]
+    if breaks:
+        breaks(sglang.plugin.engine)
 
     def forward(batch):
         states = [req.left[0].hidden if req.left else torch.zeros(8, 48) for req in batch.reqs]
@@ -162,11 +197,13 @@ def serve(sglang, world, rows, *, fdfo=False, eager=False, prompt_mask=True, rep
         if not replays:
             sglang.Processor()._get_dllm_logits(torch.cat(states), None, None)
 
-    while going := [req for req in requests if not req.finished()]:
+    runner = SimpleNamespace(forward=forward)
+    while (going := [req for req in requests if not req.finished()]) and (rounds := rounds - 1) >= 0:
         batch = SimpleNamespace(reqs=going, rids=[req.rid for req in going])
         batch.input_ids = torch.cat([req.ids for req in going])
+        batch.positions = torch.cat([8 * len(req.done) + torch.arange(8) for req in going])
         batch.dllm_prompt_mask = torch.stack([req.prompt for req in going]) if prompt_mask else None
-        done = algorithm.run(SimpleNamespace(forward=forward), batch)
+        done = algorithm.run(runner, batch)
         for req, is_done, ids, seen in zip(going, done, batch.input_ids.view(-1, 8), batch.seen, strict=True):
             req.ids = ids.clone()
             if is_done:
@@ -175,7 +212,7 @@ def serve(sglang, world, rows, *, fdfo=False, eager=False, prompt_mask=True, rep
                 sglang.Mixin()._finish_dllm_request_if_needed(req)
                 if not req.finished():
                     req.begin()
-    return {int(req.rid): req for req in requests}
+    return requests
 
 
 def answers(world, row):
@@ -185,8 +222,16 @@ def answers(world, row):
 
 @pytest.fixture
 def armed(sglang, world, monkeypatch):
+    """With the plug-in as `plugin`."""
     monkeypatch.setenv(_sglang.GUARD, str(world.file))
     monkeypatch.setenv(_sglang.ENGINE, str(world.engine))
+    init = Plugin.__init__
+
+    def kept(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        sglang.plugin = self
+
+    monkeypatch.setattr(Plugin, "__init__", kept)
     _sglang.register()
     return sglang
 
@@ -255,6 +300,150 @@ def test_without_states_every_row_is_stopped_and_told_why(armed, world, fdfo):
         assert refused(world, req, row) and len(req.done) == 1
         record = req.finished_reason.to_json()["midward"]
         assert record["armed"] is False and record["score"] is None and "--disable-cuda-graph" in record["why"]
+
+
+# --- whose row it is, and what fails there --------------------------------------------------------------------------
+
+
+def unseen(req, row, world):
+    """Why a row was stopped without the guard, before anything of it was handed out."""
+    assert refused(world, req, row) and len(req.done) == 1
+    record = req.finished_reason.to_json()["midward"]
+    assert record["armed"] is False and np.isfinite(record["threshold"])
+    return record["why"]
+
+
+def flagged_in(world, block):
+    return next(row for row in world.whole if world.verdicts[row].flagged and world.verdicts[row].block == block)
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+@pytest.mark.parametrize("rounds", [1, 2, 4, 5, 6])
+def test_an_id_that_is_used_again_is_looked_at_from_its_begin(armed, world, fdfo, rounds):
+    for block in (0, 1):
+        row = flagged_in(world, block)
+        left = Req(world, world.clean, "x")
+        armed.ReqMixin.init_diffusion_llm(left, None)
+        go_on(armed, world, [left], fdfo=fdfo, rounds=rounds if fdfo else 1)
+        req = Req(world, row, "x")
+        armed.ReqMixin.init_diffusion_llm(req, None)
+        go_on(armed, world, [req], fdfo=fdfo)
+        assert refused(world, req, row) and len(req.done) == block + 1
+        record, verdict = req.finished_reason.to_json()["midward"], world.verdicts[row]
+        assert record["armed"] and record["score"] == pytest.approx(verdict.score, abs=1e-5)
+
+
+def test_a_row_that_does_not_go_on_where_it_was_left_is_stopped(armed, world):
+    row = flagged_in(world, 0)
+    [left] = go_on(armed, world, [Req(world, world.clean, "x")], fdfo=True, rounds=4)
+    assert MASK not in left.ids and not left.done
+    [req] = go_on(armed, world, [Req(world, row, "x")], fdfo=True)
+    assert "left" in unseen(req, row, world) and len({*req.done[0]} & {*left.ids.tolist()}) < 2
+    [left] = go_on(armed, world, [Req(world, world.clean, "y")], rounds=1)
+    assert len(left.done) == 1 and not left.finished()
+    [req] = go_on(armed, world, [Req(world, row, "y")])  # back at the begin, and not in the next block
+    assert "left" in unseen(req, row, world)
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+def test_two_rows_of_one_id_are_both_stopped(armed, world, fdfo):
+    other = next(row for row in world.whole if row not in (world.clean, world.flagged))
+    for req in go_on(armed, world, [Req(world, row, "x") for row in (world.clean, world.flagged)], fdfo=fdfo):
+        assert "2 rows" in unseen(req, req.row, world)
+    requests = [Req(world, row, rid) for row, rid in ((world.clean, "x"), (other, "y"))]
+    for req in requests:
+        armed.ReqMixin.init_diffusion_llm(req, None)
+    go_on(armed, world, requests[:1], fdfo=True, rounds=2)
+    requests[1].rid = "x"
+    for req in go_on(armed, world, requests, fdfo=fdfo):  # nothing that was written before stays
+        assert "2 rows" in unseen(req, req.row, world)
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+def test_masks_that_are_said_to_be_given_stop_the_row(armed, world, fdfo, monkeypatch):
+    begin = Req.begin
+    for given, why in ((8, "filled"), (6, "changed")):  # all of them, and some
+
+        def wrong(self, given=given):
+            begin(self)
+            self.prompt = torch.arange(8) < given
+
+        monkeypatch.setattr(Req, "begin", wrong)
+        req = serve(armed, world, [world.flagged], fdfo=fdfo)[world.flagged]
+        assert why in unseen(req, world.flagged, world)
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+def test_states_of_another_forward_are_not_used(armed, world, fdfo):
+    for at in (0, 1, 3):
+        armed.Processor()._get_dllm_logits(world.steps[world.clean][at].hidden, None, None)
+        req = serve(armed, world, [world.flagged], fdfo=fdfo, replays=True)[world.flagged]
+        assert "--disable-cuda-graph" in unseen(req, world.flagged, world)
+        assert req.finished_reason.to_json()["midward"]["looks"] == 0
+
+
+class Broken:
+    """Raises, whatever it is asked."""
+
+    def __getattr__(self, name):
+        raise ZeroDivisionError("broken")
+
+
+BREAKS = {
+    "threshold nan": lambda engine: setattr(engine.guard, "threshold", np.nan),
+    "threshold inf": lambda engine: setattr(engine.guard, "threshold", np.inf),
+    "threshold higher": lambda engine: setattr(engine.guard, "threshold", engine.guard.threshold + 1),
+    "another guard": lambda engine: setattr(engine, "guard", copy.copy(engine.guard)),
+    "no guard": lambda engine: setattr(engine, "guard", None),
+    "broken guard": lambda engine: setattr(engine, "guard", Broken()),
+    "reader": lambda engine: setattr(engine.guard, "reader", Broken().__getattr__),
+}
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_guard_that_is_not_the_armed_one_stops_every_row(armed, world, how, fdfo):
+    for row, req in serve(armed, world, [world.clean, world.flagged], fdfo=fdfo, breaks=BREAKS[how]).items():
+        assert unseen(req, row, world)
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+def test_a_guard_that_changes_while_it_serves_stops_the_rows_that_go_on(armed, world, fdfo, monkeypatch):
+    real, calls = SRIBlocksGuard.ranks_at, []
+
+    def ranks_at(self, number, looks):
+        self.threshold = np.nan if len(calls) == 1 else self.threshold
+        calls.append(number)
+        return real(self, number, looks)
+
+    monkeypatch.setattr(SRIBlocksGuard, "ranks_at", ranks_at)
+    req = serve(armed, world, [world.clean], fdfo=fdfo)[world.clean]
+    assert "armed" in unseen(req, world.clean, world)
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+def test_what_fails_for_one_row_leaves_the_others(armed, world, fdfo, monkeypatch):
+    """A reader, and the words of a refusal, that can't be had for one row."""
+    engine, reader, made = armed.plugin.engine, armed.plugin.engine.guard.reader, []
+
+    def once():
+        made.append(1)
+        return Broken().reader if len(made) == 1 else reader()
+
+    monkeypatch.setattr(engine.guard, "reader", once)
+    monkeypatch.setattr(engine, "filled", Broken().__getattr__)
+    other = next(row for row in world.whole if not world.verdicts[row].flagged and row != world.clean)
+    requests = serve(armed, world, [world.flagged, world.clean, other], fdfo=fdfo)
+    assert "broken" in unseen(requests[world.flagged], world.flagged, world)
+    assert all(requests[row].done == answers(world, row) for row in (world.clean, other))
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+@pytest.mark.parametrize("decisions", [[], [None], [None] * 2, [None] * 3], ids=len)
+def test_rows_without_decisions_are_stopped(armed, world, decisions, fdfo):
+    armed.plugin._share = lambda decide: decisions
+    for row, req in serve(armed, world, [world.clean, world.flagged], fdfo=fdfo).items():
+        assert "decision" in unseen(req, row, world)
 
 
 def test_rows_without_ids_end_the_engine(armed, world):

@@ -92,7 +92,7 @@ class EngineGuard:
         refusal: the ids that take the place of a flagged block; the last one ends a response.
 
     Raises:
-        GuardError: for another kind of guard, or ids that can't be used.
+        GuardError: for another kind of guard, a threshold that is no finite number, or ids that can't be used.
     """
 
     def __init__(
@@ -104,6 +104,8 @@ class EngineGuard:
             )
         if not guard.bound:
             raise GuardError(f"the guard {guard.name!r} isn't fitted yet; see midward guard fit.")
+        if not np.isfinite(guard.threshold):
+            raise GuardError(f"the guard {guard.name!r} has the threshold {guard.threshold}; fit it anew.")
         if mask_id < 0 or mask_id in refusal or not refusal:
             raise GuardError(
                 f"an engine's rows need a mask and a refusal without masks; received {mask_id}, {refusal}."
@@ -113,7 +115,8 @@ class EngineGuard:
                 f"the guard {guard.name!r} was fitted on states of {guard.anchors.mu_harmless.shape[-1]} numbers, and "
                 f"these have {width}."
             )
-        self.guard = guard
+        self.guard = self._armed = guard
+        self.threshold = guard.threshold
         self.size = int(guard.sampling["block"] or guard.sampling["length"])
         self.width, self.mask_id, self.refusal = width, mask_id, tuple(refusal)
         self.ends = torch.tensor(list(end_ids), dtype=torch.long)
@@ -121,6 +124,11 @@ class EngineGuard:
     def row(self) -> RowGuard:
         """For a request that begins."""
         return RowGuard(self)
+
+    def check(self) -> None:
+        """Raise GuardError where the guard or its threshold isn't the one that was armed."""
+        if self.guard is not self._armed or self.guard.threshold != self.threshold:
+            raise GuardError("the guard, or its threshold, was changed after it was armed.")
 
     def filled(self, before: torch.Tensor, is_open: torch.Tensor, refusal: Sequence[int]) -> torch.Tensor:
         """A block [n] with the refusal at its open positions, and ends behind; ends alone where it doesn't fit."""
@@ -165,16 +173,17 @@ class RowGuard:
     def __init__(self, engine: EngineGuard) -> None:
         self._engine = engine
         self._followed = Followed()
-        self._blocks = BlockLooks(engine.guard.reader(), [self._followed], engine.size)
+        self._blocks: BlockLooks | None = None  # made by the first step, so that a row can be closed whatever fails
         self._is_open = torch.zeros(0, dtype=torch.bool)
         self._number: int | None = None
-        self.decision = Decision(False, None, 0, None, engine.guard.threshold)
+        self.decision = Decision(False, None, 0, None, engine.threshold)
 
     def step(self, step: BlockStep) -> Decision:
         """Look at a step.
 
         Raises:
-            GuardError: where states are missing, or aren't those of the guard; the row must be stopped then.
+            GuardError: where states are missing, or aren't those of the guard, or it isn't the one that was armed; the
+                row must be stopped then.
         """
         engine, guard = self._engine, self._engine.guard
         before, after = (torch.as_tensor(ids).cpu().long() for ids in (step.before, step.after))
@@ -182,15 +191,18 @@ class RowGuard:
             raise GuardError(f"a block has {engine.size} ids; received {tuple(before.shape)}, {tuple(after.shape)}.")
         step = replace(step, before=before, after=after)
         is_new = step.number != self._number
-        if self.decision.stop:  # an engine that goes on nevertheless
-            if is_new:
-                self.decision = replace(self.decision, ids=engine.filled(before, before == engine.mask_id, ()))
-                self._number = step.number
-            return self.decision
         if is_new:
             self._is_open = before == engine.mask_id if step.is_open is None else step.is_open.cpu().bool()
             self._number = step.number
         is_open = self._is_open
+        if self.decision.stop:  # an engine that goes on nevertheless
+            if is_new:
+                ids = engine.filled(before, is_open | (before == engine.mask_id), ())
+                self.decision = replace(self.decision, ids=ids)
+            return self.decision
+        engine.check()
+        if self._blocks is None:
+            self._blocks = BlockLooks(guard.reader(), [self._followed], engine.size)
         begun = self._blocks.begin([0], [step.number]) if is_new else []
         counts = [[int(is_open.sum()), int((is_open & (after != engine.mask_id)).sum())]]
         number = self._followed.taken
@@ -211,14 +223,24 @@ class RowGuard:
             self.decision = replace(self.decision, stop=True, ids=ids, step=number)
         return self.decision
 
-    def close(self, before: torch.Tensor, why: str) -> Decision:
-        """Stop the row unseen: the guard can't look."""
-        if self.decision.why is None:
-            before = before.cpu().long()
-            masked = before == self._engine.mask_id
-            is_open = self._is_open | masked if self._is_open.shape == masked.shape else masked
+    def close(self, before: torch.Tensor, why: str, is_open: torch.Tensor | None = None) -> Decision:
+        """Stop the row unseen: the guard can't look. Raises nothing.
+
+        Args:
+            before: the block's ids [n].
+            why: for the response; the first reason stays.
+            is_open: the positions [n] that don't keep what they hold; by default those that were open when the block
+                began. Masked ones never do.
+        """
+        before = before.cpu().long()
+        masked, is_open = before == self._engine.mask_id, self._is_open if is_open is None else is_open.cpu().bool()
+        is_open = is_open | masked if is_open.shape == masked.shape else masked
+        try:
             ids = self._engine.filled(before, is_open, self._engine.refusal)
-            self.decision = replace(self.decision, stop=True, ids=ids, why=why)
+        except Exception:
+            logger.exception("the refusal can't be written, so ends alone stand there")
+            ids = torch.where(is_open, self._engine.refusal[-1], before)
+        self.decision = replace(self.decision, stop=True, ids=ids, why=self.decision.why or why)
         return self.decision
 
 
