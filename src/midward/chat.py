@@ -16,7 +16,6 @@ from midward.judges.phrases import refusals
 from midward.models import LanguageModel
 from midward.models.language_model import Message
 from midward.sampling import SELECTORS, Response, Sampling, Watcher, sample
-from midward.sampling.settings import by_schedule
 
 if TYPE_CHECKING:
     from midward.guards import Guard
@@ -60,7 +59,7 @@ class Chat(LanguageModel):
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
             prompts = [prompts]
         fitted_for = {} if self.guard is None else self.guard.sampling
-        sampling = Sampling.for_model(self, **{**fitted_for, **by_schedule(overrides)})
+        sampling = Sampling.for_model(self, fitted_for, **overrides)
         return self.answer(prompts, sampling, batch_size=batch_size, watchers=watchers)
 
     def answer(

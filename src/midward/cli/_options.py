@@ -15,7 +15,6 @@ from midward.guards.config import guard_file
 from midward.models.names import adapter_name, model_name
 from midward.runs.workers import workers_of
 from midward.sampling import Sampling
-from midward.sampling.settings import by_schedule
 from midward.world.world import MODELS
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class SamplingOptions(Given[Sampling]):
     def settings(self, model: LanguageModel, defaults: Mapping[str, Any] | None = None) -> Sampling:
         """The full settings for `model`; what isn't given is as in `defaults`, else the model's own."""
         try:
-            return Sampling.for_model(model, **{**(defaults or {}), **by_schedule(self.values)})
+            return Sampling.for_model(model, defaults, **self.values)
         except TypeError as error:  # of the checkpoint's own generation_config.json
             raise InputError(f"{model.name}: {error}") from None
 

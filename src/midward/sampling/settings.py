@@ -148,21 +148,25 @@ class Sampling:
         return replace(self, **by_schedule(changes))
 
     @classmethod
-    def for_model(cls, model: "LanguageModel", **overrides: Any) -> "Sampling":
-        """Return the model's own default settings with these overrides.
+    def for_model(
+        cls, model: "LanguageModel", defaults: Mapping[str, Any] | None = None, /, **overrides: Any
+    ) -> "Sampling":
+        """Return the model's own default settings, or in their place `defaults` (what a guard was fitted for), with
+        these overrides.
 
         A default block longer than an overridden length shrinks to it; a default threshold gives way as in `changed`.
         Raises TypeError for an unknown setting and ValueError for a bad value.
         """
         known = [f.name for f in fields(cls)]
-        for name in [*overrides, *model.family.sampling]:
+        defaults = defaults or {}
+        for name in [*overrides, *defaults, *model.family.sampling]:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise TypeError(f"unknown sampling setting {name!r}.{hint} Available: {', '.join(known)}.")
-        settings = {**model.family.sampling, **by_schedule(overrides)}
+        settings = {**model.family.sampling, **by_schedule(defaults), **by_schedule(overrides)}
         length = settings.get("length", cls.length)
         block = settings.get("block")
-        if block is not None and "block" not in overrides and isinstance(length, int):
+        if block is not None and "block" not in {*overrides, *defaults} and isinstance(length, int):
             settings["block"] = min(block, length)
         return cls(**settings)
 

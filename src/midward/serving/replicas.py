@@ -20,7 +20,6 @@ from midward import guards
 from midward.chat import load
 from midward.runs.workers import WorkersError
 from midward.sampling import Sampling
-from midward.sampling.settings import by_schedule
 from midward.serving.config import ServeConfig
 from midward.serving.engine import Engine
 from midward.serving.ingress import Ingress, Page
@@ -75,7 +74,7 @@ class Replica:
         model = load(settings.model, settings.adapter, settings.device, settings.dtype, None, settings.quantize)  # type: ignore[arg-type]
         model.fold_adapter()
         fitted_for = guards.sampling_of(settings.guard) if settings.guard else {}
-        sampling = Sampling.for_model(model, **{**fitted_for, **by_schedule(settings.sampling)})
+        sampling = Sampling.for_model(model, fitted_for, **settings.sampling)
         guard = guards.load(settings.guard, model, sampling) if settings.guard else None
         self.app = create_app(Engine(model), settings.config, guard=guard, sampling=sampling)
 
