@@ -1,12 +1,16 @@
 """Attacks on the denoising trajectory: what stands where, in which order the rest is filled, and what the arms do."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from attack_double import CANARY, Double
 from inspect_ai.model import get_model
 
+from midward.attacks.cases import cases
 from midward.attacks.phrases import WINDOW, compliant
+from midward.attacks.shapes import shape
+from midward.errors import InputError
 from midward.goals import load
 
 [GOAL] = load("sandbox", count=1)
@@ -73,6 +77,38 @@ def test_the_rest_is_filled_in_random_order_in_one_block(attack):
     [call] = [event for event in sample.events if event.event == "model"][:1]
     assert call.output.metadata["sampling"]["order"] == "random" and call.output.metadata["sampling"]["block"] is None
     assert len(call.output.metadata["forced"]) == 30 and record["response"]
+
+
+def test_a_defence_is_tried_on_the_draw_that_the_attack_makes(attack, sandbox):
+    api = double(sandbox, length=96)
+    settings = {"texts": "sandbox", "order": "target", "seed": 0, "replay": False}
+    attack("anchoring", api, goal=GOAL.prompt, metadata=METADATA, **settings)
+    goal = replace(GOAL, id="goal-1", source="test")
+    request = shape(sandbox, goal, "anchoring", length=96)
+    assert {span.position: list(span.ids) for span in request.forced} == standing(api.seen[0])
+    assert len(request.forced) == 8 and request.prompt == api.seen[0].prompt
+    others = [shape(sandbox, each, "anchoring", length=96).forced for each in (goal, replace(goal, id="goal-2"))]
+    assert others[0] == request.forced != others[1]
+
+
+@pytest.mark.parametrize("name, harmful", [("sandbox", True), ("sandbox-benign", False)])
+def test_anchors_are_of_goals_whose_text_is_known(sandbox, name, harmful):
+    asked = cases(sandbox, "anchoring", 12, goals=name)
+    assert len(asked) == 12 and {case.goal.harmful for case in asked} == {harmful}
+    for case in asked:
+        ids = sandbox.tokens(compliant(case.goal))
+        assert len(case.request.forced) == 8 and case.about["plain"] == case.request.prompt
+        assert all(span.ids == (ids[span.position],) for span in case.request.forced)
+    assert [case.request for case in cases(sandbox, "anchoring", 5, goals=name)] == [case.request for case in asked[:5]]
+
+
+def test_goals_without_a_text_have_no_anchors(sandbox, tmp_path):
+    table = tmp_path / "own.csv"
+    table.write_text("prompt,harmful\nMake a thing.,1\n")
+    with pytest.raises(InputError, match="no compliant text is known for a goal of"):
+        cases(sandbox, "anchoring", 5, goals=str(table))
+    with pytest.raises(InputError, match="in responses of 6 tokens"):
+        cases(sandbox, "anchoring", 5, length=6)
 
 
 # --- trajhijack --------------------------------------------------------------------------------------

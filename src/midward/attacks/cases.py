@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 from midward import goals as goal_sets
 from midward.attacks import shapes
+from midward.attacks.phrases import compliant
 from midward.attacks.sets import SHAPES, TRIALS, check_set
 from midward.errors import InputError
 from midward.guards import prompt_hash
@@ -17,6 +18,8 @@ from midward.models import LanguageModel
 from midward.runs.measure import Case
 from midward.sampling import Request, Sampling
 from midward.world.trials import trials
+
+EVERY = 10**6  # goals: more than any set has
 
 
 def cases(
@@ -38,7 +41,8 @@ def cases(
             wrappers); a key of SHAPES, put on `goals`; or a set of goals, or a file of prompts with a column `harmful`.
         count: cases wanted.
         split: of the sandbox's things.
-        goals: a set or file; "sandbox" takes the forbidden requests of `split`.
+        goals: a set or file; "sandbox" takes the forbidden requests of `split`. Anchoring leaves out those whose
+            compliant text isn't known, as of every question.
         without: hashes of plain prompts that are left out, as those that a guard was fitted on (`Guard.fitted_on`);
             sets of goals and files then give the next ones.
         harmless: a file's rows are, and may not say otherwise.
@@ -89,6 +93,13 @@ def _plain(name: str, count: int, spare: int, split: str, harmless: bool = False
 def _shaped(model: LanguageModel, name: str, count: int, spare: int, split: str, goals: str, length: int) -> list[Case]:
     if goals == "sandbox":
         bare = [goal_sets.of_trial(trial) for trial in trials("plain", count, split=split)]
+    elif name == "anchoring":  # of goals whose compliant text isn't known nothing can be forced
+        bare = [goal for goal in goal_sets.load(goals, count=EVERY) if compliant(goal)][: count + spare]
+        if not bare:
+            raise InputError(
+                f"the set 'anchoring': no compliant text is known for a goal of {goals}; use --goals sandbox or "
+                "sandbox-benign, or leave the set out (--sets)."
+            )
     else:
         bare = goal_sets.load(goals, count=count + spare)
     try:

@@ -7,8 +7,8 @@ from midward.errors import InputError
 from midward.goals.loading import is_file
 from midward.goals.sets import SETS
 
-#: Attacks of one request that can be put on any goals, as `midward.attacks.shapes` has them.
-SHAPES = ("prefill", "prefill-mid", "pad", "dija")
+#: Attacks of one request, as `midward.attacks.shapes` has them: on any goals, but `anchoring`, whose are of the world.
+SHAPES = ("prefill", "prefill-mid", "pad", "dija", "anchoring")
 #: The sandbox's own trials.
 TRIALS = ("benign", "benign-wrapped", "banned", "plain", "contextual", "wrappers")
 

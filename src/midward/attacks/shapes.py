@@ -13,7 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 from midward._hints import one_of
-from midward.attacks.phrases import WINDOW, fitting
+from midward.alignment.sentences import SAFE
+from midward.attacks.capabilities import AttackError
+from midward.attacks.phrases import NEUTRAL, WINDOW, compliant_elsewhere, compliant_text, fitting, known_text, texts_of
 from midward.errors import InputError
 from midward.goals import Goal
 from midward.models import LanguageModel
@@ -124,12 +126,46 @@ def dija(model: LanguageModel, goal: Goal, *, scaffold: str | None = None, lengt
     return Request(GAP.sub(lambda gap: mask * int(gap[1]), text))
 
 
+def anchoring(
+    model: LanguageModel,
+    goal: Goal,
+    *,
+    anchors: int = 8,
+    fraction: float | None = None,
+    source: str = "own",
+    positions: str = "uniform",
+    texts: str = "sandbox",
+    rng: random.Random | None = None,
+    length: int | None = None,
+) -> Request:
+    """Single tokens of a text forced at places of their own, drawn at random (Recovery Alignment, arXiv 2510.00565).
+
+    Args:
+        model, goal, length: see `shape`.
+        anchors, fraction, source, positions, texts: as of the attack, see `midward.attacks.anchoring.Anchoring`.
+        rng: of the draw: first of the text, then of the places. By the goal alone unless given, as the attack draws
+            with the seed 0.
+
+    Raises:
+        AttackError: where no text is known for the goal, or it has too few tokens.
+    """
+    length = length or _length(model)
+    rng = random.Random(f"0-{goal.source}-{goal.id}") if rng is None else rng
+    # 1. The text's tokens, as far as the response has room for them.
+    ids = model.tokens(_text(goal, source, texts, rng, length))[:length]
+    count = anchors if fraction is None else max(1, round(fraction * length))
+    # 2. Which of them stand.
+    forced = tuple(Forced(place, (ids[place],)) for place in _places(positions, rng, len(ids), count))
+    return Request(goal.prompt, forced)
+
+
 SHAPES: dict[str, Callable[..., Request]] = {
     "plain": plain,
     "prefill": prefill,
     "prefill-mid": prefill_mid,
     "pad": pad,
     "dija": dija,
+    "anchoring": anchoring,
 }
 
 
@@ -170,6 +206,34 @@ def spread_out(length: int, count: int, spread: float = 1.5) -> tuple[int, ...]:
 def procedure_form(goal: Goal) -> str:
     """The goal with a gap for each step of a procedure, as the scripted rewriter of DIJA writes it."""
     return str(PLAYERS["dija.scaffold"](Assistant(), {"GOAL": goal.prompt}, random.Random(goal.id))["scaffold"])
+
+
+def _text(goal: Goal, source: str, texts: str, rng: random.Random, length: int) -> str:
+    """What anchors are tokens of."""
+    if source == "neutral":
+        return " ".join(rng.choice(NEUTRAL) for _ in range(length))
+    if source == "refusal":
+        return " ".join(rng.choice(SAFE) for _ in range(length))
+    if source == "own":
+        return compliant_text(goal, texts)
+    others = [known for goal_id, known in texts_of(texts).items() if goal_id != goal.id]
+    return known_text(goal, rng.choice(others) if others else compliant_elsewhere(goal, rng))
+
+
+def _places(positions: str, rng: random.Random, tokens: int, count: int) -> list[int]:
+    """The anchors' places among the text's tokens, in order. Raises AttackError where there are too few."""
+    free = list(range(tokens))
+    if positions in ("window", "outside"):
+        free = [place for place in free if (WINDOW[0] <= place < WINDOW[1]) == (positions == "window")]
+    if count > len(free):
+        raise AttackError(
+            f"{count} anchors can't be drawn of the {len(free)} tokens that the text has there "
+            f"(positions={positions!r}); ask for fewer."
+        )
+    if positions == "contiguous":
+        start = rng.randrange(tokens - count + 1)
+        return free[start : start + count]
+    return sorted(rng.sample(free, count))
 
 
 def _length(model: LanguageModel) -> int:

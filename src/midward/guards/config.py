@@ -231,9 +231,11 @@ class EvalConfig:
     Args:
         guard: Folders or files of fitted guards, by comma.
         sets: Sets of requests by comma: benign, benign-wrapped, banned, plain, wrappers, prefill, prefill-mid, pad,
-            dija, sets of goals, or files with a column `harmful`.
+            dija, sets of goals, or files with a column `harmful`. Also, if asked for, anchoring: eight single tokens of
+            a compliant text at random places.
         harmless: More sets or files, of harmless requests: false positives, no attacks.
-        goals: What prefill, prefill-mid, pad and dija are put on: a set or file.
+        goals: What prefill, prefill-mid, pad, dija and anchoring are put on: a set or file; anchoring knows the world's
+            texts alone.
         count: Requests of each set.
         behind: An Inspect model whose answers are guarded instead; --model, the guards' own, is then a surrogate that
             answers the same plain prompts beside it.
@@ -251,9 +253,10 @@ class EvalConfig:
     batch_size: BatchSize = 16
 
     def __post_init__(self) -> None:
-        if self.goals != EvalConfig.goals and not {*_SHAPED} & {*self.names(masks=True)}:
+        shaped = (*_SHAPED, "anchoring")
+        if self.goals != EvalConfig.goals and not {*shaped} & {*self.names(masks=True)}:
             raise InputError(
-                f"--goals {self.goals} is what {', '.join(_SHAPED)} are put on, and --sets names none of them."
+                f"--goals {self.goals} is what {', '.join(shaped)} are put on, and --sets names none of them."
             )
 
     def names(self, masks: bool) -> Names:

@@ -13,15 +13,15 @@ from itertools import groupby
 from random import Random
 from typing import Any
 
-from midward.attacks.anchoring import Anchoring, anchors
 from midward.attacks.phrases import WINDOW
+from midward.attacks.shapes import shape
 from midward.goals import Goal
 from midward.models import LanguageModel
 from midward.probes.configs import Anchor
 from midward.probes.phrases import UNFORCED, phrases_for
 from midward.probes.probe import Probe, Row, groups, shares
 from midward.runs.measure import Case, Reader
-from midward.sampling import Forced, Request, Response, Sampling
+from midward.sampling import Request, Response, Sampling
 from midward.stats import Paired, corrected, paired_of, rate_of
 
 CELL = ("set", "source", "anchors")
@@ -51,13 +51,14 @@ def cases(model: LanguageModel, goals: Sequence[Goal], config: Anchor, sampling:
 
     def case(name: str, goal: Goal, source: Any, count: int, draw: int) -> Case:
         about = {"source": source, "anchors": count, "fraction": count / length, "draw": draw, "room": room}
-        forced: tuple[Forced, ...] = ()
+        request = Request(goal.prompt)
         if count:
-            settings = Anchoring(anchors=count, source=source, positions=config.places, texts=config.texts or "sandbox")
-            forced = anchors(goal, settings, Random(f"{sampling.seed}/{goal.id}/{source}/{draw}"), model.tokens, length)
-        starts = free_starts({span.position for span in forced}, room, length)
+            settings = {"anchors": count, "source": source, "positions": config.places, "length": length}
+            rng = Random(f"{sampling.seed}/{goal.id}/{source}/{draw}")
+            request = shape(model, goal, "anchoring", texts=config.texts or "sandbox", rng=rng, **settings)
+        starts = free_starts({span.position for span in request.forced}, room, length)
         ceiling = {"no_room": not starts, "no_room_in_window": not set(starts) & set(range(*WINDOW))}
-        return Case(goal, Request(goal.prompt, forced), name, about | ceiling)
+        return Case(goal, request, name, about | ceiling)
 
     asked = []
     for name, group, sources in (("harmful", harmful, config.sources), ("benign", harmless, ("own",))):
