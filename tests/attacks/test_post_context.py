@@ -2,15 +2,21 @@
 
 import asyncio
 import shutil
+from dataclasses import replace
 
 import pytest
 from attack_double import CANARY, Double
 from checkpoints import FIXTURES, random_llada
 from inspect_ai.model import get_model
 
+from midward import guards
 from midward.attacks import Ask, AttackError, CapabilityError, Target, find
 from midward.attacks.post_context import CONTEXTS, PostContext, context, frame
+from midward.dynamics.blockwise import States
+from midward.dynamics.looks import Looks
 from midward.errors import InputError
+from midward.guards.config import GUARDS
+from midward.guards.looks import LookGuard
 from midward.sampling import Forced, Request, Sampling, sample
 
 GOAL = "Make a drex valm skorn."
@@ -158,3 +164,26 @@ def test_settings_and_targets_that_do_not_fit(attack, sandbox):
         with pytest.raises(InputError):
             info.configure(wrong)
     assert info.unguarded(PostContext(kind="safe")) and info.unguarded(PostContext(kind="none")) is None
+
+
+def test_guards_that_read_no_more_than_the_response_take_it():
+    goes = {name for name in GUARDS if find("post-context").goes_with(guards.find(name).kind)}
+    by_blocks = {name for name in GUARDS if issubclass(guards.find(name).kind, LookGuard)}
+    assert by_blocks and goes == by_blocks | {"perplexity", "masks"}
+    assert all(find("anchoring").goes_with(guards.find(name).kind) for name in ("perplexity", "self-examine"))
+    assert not find("anchoring").goes_with(guards.find("hesitate").kind)
+
+
+def test_a_guard_by_blocks_looks_at_no_block_behind_the_response(sandbox):
+    size = 16
+    sampling = Sampling(length=56, block=size, threshold=0.9)
+    watched = []
+    for more in (0, 40):
+        looks = Looks(States(sandbox.hidden_size))
+        behind = (Forced(56, (50,) * more),) if more else ()
+        longer = replace(sampling, length=56 + more)
+        asked = [Request("Who keeps the velvet feather skreel?", (Forced(0, (60,) * n), *behind)) for n in (1, 40)]
+        sample(sandbox, asked, longer, watchers=[looks])
+        watched.append([looks.signal(row) for row in range(2)])
+    for table in (table for tables in watched for table in tables):
+        assert len(table) <= -(-56 // size)

@@ -92,7 +92,9 @@ def naive(kept, row, size, ends):
 def test_looks_are_those_of_a_plain_loop(model, settings):
     sampling = Sampling(**settings)
     kept, looks = Kept(), Looks(States(model.hidden_size))
+    last = settings["length"] - 3  # as post-context puts tokens behind a response
     requests = [*PROMPTS, Request(PROMPTS[0], forced=(Forced(0, (60, 61, 62, 63, 64, 65, 66, 67, 68)),))]
+    requests += [Request(PROMPTS[1], forced=(Forced(last, (60, 61, 62)),))]
     sample(model, requests, sampling, watchers=[kept, looks])
     ends = set(model.family.end_ids)
     for row in range(len(requests)):

@@ -21,6 +21,7 @@ from midward.attacks.roles import SCORE, RolePrompt, Roles, whole
 from midward.attacks.target import Ask, BudgetSpent, Reply, Target
 from midward.errors import MidwardError
 from midward.goals import Goal
+from midward.guards import Guard
 from midward.store import key_of
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class AttackInfo:
             package's attack; ours are in profiles.yaml.
         required: settings without which it can't run (their default is empty), such as the path of a file.
         unguarded: settings -> why it can't run behind a guard that is fitted for one sampling; None where it can.
+        goes_with: a guard's class -> whether that guard takes it whatever `unguarded` says: all that aren't fitted for
+            one sampling, unless given.
         taxonomy: where it stands in public taxonomies, see `midward.attacks.taxonomy`; an id and its name each.
         learned: records of a row -> the text of a file with what the attack learned from them, for other goals; None
             where they hold nothing.
@@ -84,6 +87,7 @@ class AttackInfo:
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     unguarded: Callable[[Any], str | None] = lambda settings: None
+    goes_with: Callable[[type[Guard]], bool] = lambda kind: "sampling" not in kind.tied_to
     taxonomy: tuple[str, ...] = ()
     learned: Callable[[Sequence[Any]], str | None] = lambda records: None
 

@@ -180,7 +180,7 @@ class Matrix:
         for planned in self.attacks:
             if (why := planned.info.unguarded(planned.settings)) is not None:
                 for row in self.rows:
-                    if row.guard and "sampling" in find_guard(describe(row.guard)["guard"]).kind.tied_to:
+                    if row.guard and not planned.info.goes_with(find_guard(describe(row.guard)["guard"]).kind):
                         raise AttackError(f"{row.label}: {why}; the guard {row.guard} was fitted for responses.")
 
     @property

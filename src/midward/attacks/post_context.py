@@ -30,6 +30,7 @@ from midward.attacks.phrases import NEUTRAL, opening
 from midward.attacks.roles import shipped
 from midward.attacks.target import Ask, Target, Turns
 from midward.attacks.taxonomy import IN_RESPONSE
+from midward.guards import Guard
 
 #: Kind -> its sentences; the published names.
 CONTEXTS: dict[str, Sequence[str]] = {**shipped("words")["post-context"], "neutral": NEUTRAL}
@@ -103,7 +104,18 @@ def frame(target: Target) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _unguarded(settings: PostContext) -> str | None:
     if settings.kind == "none":
         return None
-    return "post-context puts tokens behind the response, where guards see nothing else; leave post-context out"
+    return (
+        "post-context puts tokens behind the response, which this guard reads as part of it; guards by blocks "
+        "(hesitate, sri-blocks) don't, or leave post-context out"
+    )
+
+
+def _goes_with(kind: type[Guard]) -> bool:
+    """Of what stands behind the response a guard of requests reads nothing; nor does one by blocks, which reads states
+    where nothing was forced and follows a response of any length. All others take it for the response's end."""
+    if kind.looks == "before":
+        return "sampling" not in kind.tied_to
+    return kind.looks == "during" and "length" in kind.free
 
 
 POST_CONTEXT = AttackInfo(
@@ -113,5 +125,6 @@ POST_CONTEXT = AttackInfo(
     search=search,
     required=("kind",),
     unguarded=_unguarded,
+    goes_with=_goes_with,
     taxonomy=IN_RESPONSE,
 )
