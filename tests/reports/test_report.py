@@ -19,7 +19,7 @@ from midward.reports.blocks import Card, Statement
 from midward.reports.builders.attack import tone_of
 from midward.reports.builders.guards import verdict
 from midward.reports.report.find import RunFolder
-from midward.reports.report.next import steps
+from midward.reports.report.next import ENOUGH, steps
 from midward.reports.report.page import Texts
 from midward.runs.run import Measured, Run
 from midward.stats import Rate
@@ -490,3 +490,12 @@ def test_a_command_of_a_file_that_says_anything_breaks_no_page(tmp_path, limit):
     found = RunFolder("mosa", tmp_path, of_run, {})
     by_text = dict(steps([found], [Card("mosa", "unclear", "5 %", "", "", {"model": "sandbox"})], []))
     assert any("--limit 100" in command for sentence, command in by_text.items() if "ask more goals" in sentence)
+
+
+def test_what_would_do_without_a_success_is_said_where_there_is_none():
+    none, some = (
+        Card(name, "unclear", "5 %", "", "", {"model": "sandbox"}, share) for name, share in (("a", 0), ("b", 0.05))
+    )
+    for cards, says in (([none], True), ([some], False), ([none, some], False)):
+        [sentence] = [each for each in dict(steps([], cards, [])) if "ask more goals" in each]
+        assert (str(ENOUGH) in sentence) == says

@@ -93,7 +93,8 @@ def steps(
         card = unclear[0]
         anew = f"{command('attack', card.of)} --limit 100"
         more = next((_longer(run, shown) for run in runs if _measured(run, card)), anew)
-        yield f"{_names(unclear)} {_be(unclear)} unclear: ask more goals. Without one success {ENOUGH} would do.", more
+        enough = "" if any(card.share for card in unclear) else f" Without one success {ENOUGH} would do."
+        yield f"{_names(unclear)} {_be(unclear)} unclear: ask more goals.{enough}", more
     useless = [
         block
         for block, _, verb in blocks
