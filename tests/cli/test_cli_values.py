@@ -70,3 +70,11 @@ def test_of_several_columns_the_one_that_is_asked_for_comes_first():
         text_column(rows, "t.csv", "gaol")
     with pytest.raises(InputError, match=r"t.csv has none of the columns goal, prompt, behavior"):
         text_column([{"id": "c"}], "t.csv")
+
+
+@pytest.mark.parametrize("flags", [["--threshold", "0"], ["--threshold", "0.5", "--order", "random"]])
+@pytest.mark.parametrize("verb", [["generate", "x"], ["guard", "eval", "--guard", "none"], ["probe", "ask"]])
+def test_a_threshold_that_no_model_takes_is_refused_before_anything_is_read(midward, here, verb, flags):
+    result = midward(*verb, "--model", "org/no-model", *flags)
+    assert result.exit_code == 2 and "threshold" in result.stderr and "org/no-model" not in result.stderr
+    assert not list(here.glob("*/run.json"))

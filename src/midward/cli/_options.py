@@ -122,6 +122,11 @@ class SamplingOptions(Given[Sampling]):
 
     always = ("seed",)
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        # What hangs on no model is refused before one is loaded.
+        Sampling(**{name: self.values[name] for name in ("threshold", "order") if name in self.values})
+
     @property
     def seed(self) -> int:
         """Of every random draw."""

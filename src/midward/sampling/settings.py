@@ -37,7 +37,7 @@ class Sampling:
             first) and "margin" (of the two most probable tokens, largest first; published as topk_margin), or
             "annealed" (DiffuGuard's: the confidence mixed with chance, 30 % of it in a block's first step and none in
             its last).
-        threshold: Commit all tokens at least this probable, instead of by schedule. In (0, 1], one or more a step; the
+        threshold: Commit all tokens at least this probable, in (0, 1], instead of by schedule. One or more a step; the
             number of forwards then depends on the data. Only with order="low_confidence".
         temperature: 0 takes the most probable token. Above it, tokens are drawn from softmax(logits / temperature).
             Confidence is always that of temperature 1.
@@ -93,7 +93,7 @@ class Sampling:
                     "use more steps or larger blocks."
                 )
         elif self.threshold == 0:
-            raise InputError("threshold must be above 0; received 0.")
+            raise InputError("threshold is in (0, 1], above 0; received 0.")
         elif self.order != "low_confidence":
             raise InputError(f"a threshold needs order='low_confidence'; received order={self.order!r}.")
 
