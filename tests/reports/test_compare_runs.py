@@ -83,6 +83,22 @@ def test_each_sampler_of_dynamics_is_a_cell(tmp_path):
     assert {pair["sampler"]: round(pair["value"], 2) for pair in found} == {"native": -0.6, "ar": -0.6}
 
 
+def test_what_a_detector_is_fitted_on_is_no_comparison(tmp_path):
+    folders = []
+    for name, hits in (("mosa", 2), ("base", 20)):
+        folder = world.run(tmp_path / name, "dynamics", {})
+        about = {"harmful": False, "success": False}
+        rows = [
+            {"set": each, "goal": f"g{n}", "refused": n < hits, **about}
+            for each in ("benign", "training")
+            for n in range(30)
+        ]
+        world.rows(folder / "rows-native.jsonl", rows)
+        folders.append(folder)
+    found = between(folders)["pairs"]
+    assert {pair["set"] for pair in found} == {"benign"}
+
+
 def test_what_cannot_be_compared_is_told(tmp_path):
     base = probe(tmp_path / "base", {"affirmative": 25}, kinds=("affirmative",))
     with pytest.raises(InputError, match="two runs"):

@@ -15,6 +15,7 @@ from midward.sampling import Sampling
 from midward.world.trials import FORBIDDEN, HARMLESS, TASKS, trials
 
 PREFILL = "prefill:"  # before the name of a set: with agreement forced at the response's start
+TRAINING = "training"  # the set of answers that a detector is fitted on: harmless ones, of no table
 READINGS = ("response", "generated")  # see `Pooling`; the default first
 
 Names = tuple[str, ...]

@@ -18,7 +18,7 @@ import numpy as np
 
 from midward.attacks.shapes import shape
 from midward.dynamics import Autoencoder, NothingToAverage, SRISignal, View, fit_anchors, layers_of
-from midward.dynamics.config import PREFILL, READINGS, DynamicsConfig
+from midward.dynamics.config import PREFILL, READINGS, TRAINING, DynamicsConfig
 from midward.dynamics.readings import summary
 from midward.dynamics.samplers import sampler
 from midward.errors import InputError
@@ -126,7 +126,7 @@ def run(
     harmless = _cases(model, goals["harmless"], harmful=False)
     fit_harmful = [case.request for case in _cases(model, goals["fit_harmful"], harmful=True)]
     more = _cases(model, goals["fit_harmless"], harmful=False)
-    fit_harmless, training = more[: config.fit], [replace(case, set="training") for case in more[config.fit :]]
+    fit_harmless, training = more[: config.fit], [replace(case, set=TRAINING) for case in more[config.fit :]]
     rows: dict[str, list[Row]] = {}
     trained: dict[str, list[Row]] = {}
     for name, sampling in samplers.items():

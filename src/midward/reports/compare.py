@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from midward._settings import wrong_in
 from midward._tables import grouped, read_json, read_table
+from midward.dynamics.config import TRAINING
 from midward.errors import InputError
 from midward.runs.compare import Differences, differences, load, records
 from midward.runs.run import ROWS, SUMMARY, Run
@@ -176,10 +177,12 @@ def side(folder: Path, run: Run) -> Side:
     cell, measures, means = _table(run.verb)
     if run.verb == "attack":
         return _attacked(folder, cell, run)
-    read = {"utility": lambda of: readings.samples(_measured(of)), "guard eval": _behind_guards}.get(
-        run.verb, _measured
-    )
-    return Side(read(folder), cell, {name: BETTER.get(name, 0) for name in measures}, means)
+    read = {
+        "utility": lambda of: readings.samples(_measured(of)),
+        "guard eval": _behind_guards,
+        "dynamics": lambda of: [row for row in _measured(of) if row["set"] != TRAINING],
+    }
+    return Side(read.get(run.verb, _measured)(folder), cell, {name: BETTER.get(name, 0) for name in measures}, means)
 
 
 def _attacked(folder: Path, cell: Sequence[str], run: Run) -> Side:
