@@ -5,12 +5,13 @@ import json
 
 import anyio
 import pytest
-from guard_world import LENGTH, STEPS, prompts
+from guard_world import LENGTH, STEPS, asked, prompts
 from inspect_ai.model import GenerateConfig, get_model
 
 from midward.attacks.cases import cases
 from midward.errors import InputError
-from midward.guards import STUB, DiffuGuardAudit, MaskFilter, describe, save
+from midward.guards import STUB, DiffuGuardAudit, MaskFilter, Sizes, describe, fit_guards, make, save
+from midward.guards.fitting import answers_of
 from midward.sampling import Sampling, sample
 from midward.serving.provider import ProviderError
 
@@ -192,6 +193,21 @@ def test_bad_input_to_guard_fit_is_told(midward, flags, tmp_path, more, message)
     table.write_text("prompt\n" + "\n".join(prompts(0, 30)) + "\n")
     result = midward("guard", "fit", *flags, "--harmless", table, "--out", tmp_path, *more)
     assert result.exit_code == 2 and message in result.stderr
+    assert "ablation" not in result.stderr  # it is an attack
+
+
+@pytest.mark.parametrize("names", [("masks",), ("sri", "masks"), ("sri", "direction"), ("sri-blocks",)])
+def test_what_a_fit_samples_is_counted_before(model, sampling, tmp_path, names):
+    sizes, told = Sizes(12, 8, 20), {}
+    guards = {name: make("sri:epochs=1;seeds=1" if name == "sri" else name) for name in names}
+    harmless, harmful = asked(prompts(0, sizes.harmless)), asked(prompts(200, 10), harmful=True)
+    fit_guards(
+        *(model, guards, harmless, harmful, tmp_path),
+        **{"refused": lambda text: bool(len(text) % 2), "sampling": sampling, "alpha": 0.25, "sizes": sizes},
+        progress=lambda what, done, of: told.update({what: of}),
+    )
+    told.pop("calibrating")
+    assert sum(answers_of(model, guards, harmless, harmful, sizes).values()) == sum(told.values())
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class AttackConfig:
         profile: quick, mosa, mosa-adaptive, sri, harmbench or jbb; see --list.
         attacks: Attacks by comma, at the profile's settings; the profile's own unless given.
         set: ATTACK.NAME=VALUE, a setting of one attack; may be given several times.
-        goals: Sets or .csv/.jsonl/.json files, by comma; see midward goals.
+        goals: Sets or .csv/.jsonl/.json files, by comma, a table each; see midward goals.
         harmless: The same of harmless requests: asked plainly, and how many are refused is counted apart.
         column: Of a file: the column of the goals.
         limit: Goals of each set, drawn by their ids (all).

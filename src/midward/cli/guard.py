@@ -64,7 +64,7 @@ def fit(
         check_set(name, shapes=False)
     from midward.attacks.cases import mixed
     from midward.guards import fit_guards, make
-    from midward.guards.fitting import harmless_of, require_prompts
+    from midward.guards.fitting import answers_of, harmless_of, require_prompts
     from midward.judges.phrases import refusal_in
 
     planned = {label: make(spec) for label, spec in fitting.specs(model.at_home).items()}
@@ -78,6 +78,9 @@ def fit(
     useful = fitting.specs(model.at_home, loaded.family.mask_id is not None)
     planned = {label: guard for label, guard in planned.items() if label in useful}
     chosen = sampling.resolve(loaded, **(PAPER if fitting.paper else {}))
+    asked = answers_of(loaded, planned, harmless, refusing, sizes)
+    parts = ", ".join(f"{count} for {what}" for what, count in asked.items())
+    say(f"answers   {sum(asked.values())} are sampled in all ({parts}), and what a guard samples by itself")
     counts = {"harmless": len(harmless), "harmful": len(refusing)}
     run.start([Measured.of(loaded)], sampling=asdict(chosen), goals=counts, seed=chosen.seed)
     with following() as progress:

@@ -35,6 +35,20 @@ def harmless_of(guards: Mapping[str, Guard], sizes: Sizes) -> int:
     return sizes.held_out + (sizes.anchors if any(guard.reads_labels for guard in guards.values()) else 0)
 
 
+def answers_of(
+    model: LanguageModel, guards: Mapping[str, Guard], harmless: Sequence[Case], harmful: Sequence[Case], sizes: Sizes
+) -> dict[str, int]:
+    """What `fit_guards` samples for all of them -> how many answers; a guard may sample more itself."""
+    kinds, opened = min(sizes.anchors, len(harmless)) + len(harmful), model.family.kind != "canvas"
+    asked = {
+        "anchors": kinds * any(guard.view(model) for guard in guards.values()),
+        "labels": (kinds + len(harmful) * opened) * any(guard.reads_labels for guard in guards.values()),
+        "training": sizes.train * any(guard.trains for guard in guards.values()),
+        "the threshold": sizes.held_out,
+    }
+    return {what: count for what, count in asked.items() if count}
+
+
 def require_prompts(
     guards: Mapping[str, Guard],
     harmless: Sequence[Case],
