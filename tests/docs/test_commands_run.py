@@ -178,6 +178,7 @@ def _lacks(words: list[str]) -> bool:
     reads = ("--adapter", "--guard", "--compare", "--prompts", "--card")
     given = [value.split("=")[-1] for word, value in itertools.pairwise(words) if word in reads]
     given += words[1:2] if words[0] == "report" else []
+    given += words[1:3] if words[0] == "compare" else []
     return not all(Path(one).exists() for one in given)
 
 

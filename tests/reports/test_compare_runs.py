@@ -6,7 +6,8 @@ import pytest
 import report_world as world
 
 from midward.errors import InputError
-from midward.reports.compare import between
+from midward.reports.compare import between, unlike
+from midward.runs.run import Run
 
 
 def probe(folder, hits, kinds=("affirmative", "neutral"), verb="probe prefill"):
@@ -139,6 +140,12 @@ def test_what_else_than_the_model_differs_is_said(midward, tmp_path):
     assert told.exit_code == 0 and told.stdout.count("not the model alone differs") == 1
     assert "base minus mosa: not the model alone differs: seed 0 in base, 1 in mosa" in told.stdout
     assert "goals of sandbox None in base, 30 in mosa" in told.stdout
+
+
+def test_what_was_given_of_an_attacks_decoding_is_what_differs():
+    runs = [Run(verb="attack", settings={"--threshold": given, "--steps": None}) for given in (0.6, None)]
+    assert unlike(("low", "own"), runs) == ["threshold 0.6 in low, not given in own"]
+    assert not unlike(("low", "again"), [runs[0], runs[0]])
 
 
 @pytest.mark.parametrize("flags", [[], ["-q"], ["--json"]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from midward.dynamics.config import TRAINING
 from midward.errors import InputError
 from midward.runs.compare import Differences, differences, load, records
 from midward.runs.run import ROWS, SUMMARY, Run
+from midward.sampling import Sampling
 from midward.utility import readings
 
 Row = dict[str, Any]
@@ -142,7 +143,7 @@ def unlike(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
         {"seed": run.seed}
         | {f"goals of {name}": count for name, count in run.goals.items()}
         | {"judges": [judge.get("judge") for judge in run.judges]}
-        | (run.sampling or {})
+        | (run.sampling or _given(run))
         for run in runs
     ]
     return [
@@ -150,6 +151,12 @@ def unlike(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
         for name in dict.fromkeys([*sides[0], *sides[1]])
         if sides[0].get(name) != sides[1].get(name)
     ]
+
+
+def _given(run: Run) -> Row:
+    """The settings of `Sampling` that were given to a run each of whose rows has its own."""
+    values = {each.name: run.settings.get(f"--{each.name.replace('_', '-')}") for each in fields(Sampling)}
+    return {name: "not given" if value is None else value for name, value in values.items() if name != "seed"}
 
 
 def against(first: Side, other: Side, means: Sequence[str] = ()) -> Differences:
