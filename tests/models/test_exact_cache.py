@@ -34,7 +34,7 @@ class States(Watching):
 
     def __init__(self, *, look=True, whole=False):
         super().__init__(self.keep)
-        self.look, self.needs_all_positions, self.seen = look, whole, {}
+        self.look, self.needs_states, self.seen = look, "response" if whole else "block", {}
 
     def keep(self, step):
         if self.look:

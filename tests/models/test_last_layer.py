@@ -1,4 +1,6 @@
-"""The columns that are read have the states of a whole forward, in every family and behind adapters."""
+"""The positions that are read have the states of a whole forward, in every family and behind adapters."""
+
+from itertools import product
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from published import CHECKPOINTS, ENCODERS
 
 import midward
+from midward.errors import InputError
 from midward.sampling import Sampling, sample
 
 
@@ -22,28 +25,59 @@ def test_read_columns_have_the_states_of_a_whole_forward(name, padded, folders):
             part = model.hidden(ids, mask, read=read)
             assert part.shape == whole[:, read].shape
             torch.testing.assert_close(part, whole[:, read], atol=2e-5, rtol=2e-5)
+        places = torch.tensor([0, 0, 2, 1, 0]), torch.tensor([23, 9, 11, 7, 0])
+        for read in (places, tuple(each[:1] for each in places), tuple(each[:0] for each in places)):
+            torch.testing.assert_close(model.hidden(ids, mask, read=read), whole[read], atol=2e-5, rtol=2e-5)
         assert torch.equal(model.hidden(ids, mask), whole)  # nothing stays
 
 
 def test_behind_an_adapter_and_after_one_was_put_on(llada_folder):
     model = midward.load(llada_folder, device="cpu", dtype="float32")
     ids, read = torch.randint(0, 40, (2, 20)), slice(4, 12)
+    places = torch.tensor([0, 1, 1]), torch.tensor([4, 4, 19])
     with torch.no_grad():
         model.hidden(ids, read=read)
         model.network = get_peft_model(
             model.network, LoraConfig(target_modules=["o_proj", "down_proj"], init_lora_weights=False)
         )
         torch.testing.assert_close(model.hidden(ids, read=read), model.hidden(ids)[:, read], atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(model.hidden(ids, read=places), model.hidden(ids)[places], atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("cache", [None, "prefix"])
-@pytest.mark.parametrize("name", ["llada", "dream"])
-def test_the_sampler_reads_what_it_needs(name, cache, llada_folder, folders, monkeypatch):
-    """Its blocks, unless a watcher may look at all; the tokens are the same."""
+class Watching:
+    """Keeps the states of each step. needs_states: what it says that it reads."""
+
+    needs_all_steps = False
+
+    def __init__(self, needs_states=None, *, reads=True):
+        self.reads = reads
+        if needs_states is not None:
+            self.needs_states = needs_states
+
+    def on_start(self, canvas):
+        self.states = []
+
+    def on_step(self, step):
+        if self.reads:
+            self.states.append((step.hidden.clone(), step.active_hidden.clone()))
+
+    def on_end(self, canvas):
+        pass
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [*product(["llada", "dream"], [None, "prefix", "dual"]), ("sdar", None), ("bd3lm", None)],  # which cache themselves
+)
+def test_the_sampler_reads_what_it_needs(name, cache, guidance, llada_folder, folders, monkeypatch):
+    """The masks that it may fill; their blocks, where a watcher looks at them; all, where one may look at all."""
     model = midward.load({**folders, "llada": llada_folder}[name], device="cpu", dtype="float32")
+    full = model.family.attention == "full"
     settings = Sampling.for_model(
-        model, length=24, block=8, steps=24, threshold=None, cache=cache, temperature=0.7, order="random"
-    )
+        model, length=24, block=8, steps=24, threshold=None, cache=cache, temperature=0.7, order="random",
+        guidance=guidance,
+    )  # fmt: skip
     own, read = model.hidden, []
 
     def hidden(*given):
@@ -52,33 +86,35 @@ def test_the_sampler_reads_what_it_needs(name, cache, llada_folder, folders, mon
 
     monkeypatch.setattr(model, "hidden", hidden)
 
-    class Watching:
-        needs_all_steps = False
+    def ask(*watchers):
+        read.clear()
+        return [each.raw_ids for each in sample(model, ["t30 t40", "t50"], settings, watchers=watchers)], [*read]
 
-        def on_start(self, canvas):
-            self.states = []
-
-        def on_step(self, step):
-            self.states.append(step.hidden.clone())
-
-        def on_end(self, canvas):
-            pass
-
-    bare = sample(model, ["t30 t40", "t50"], settings)
-    shifted = int(model.family.shift)
-    assert {None if each is None else each.stop - each.start for each in read} >= {8 + shifted}
-    read.clear()
-    watching = Watching()
-    watched = sample(model, ["t30 t40", "t50"], settings, watchers=[watching])
-    assert set(read) == {None}
-    assert [each.raw_ids for each in watched] == [each.raw_ids for each in bare]
-    if cache is None:  # one that said that it needs no others gets them all the same, by a forward
-        declared = Watching()
-        declared.needs_all_positions = False
-        again = sample(model, ["t30 t40", "t50"], settings, watchers=[declared])
-        assert [each.raw_ids for each in again] == [each.raw_ids for each in bare]
-        for few, many in zip(declared.states, watching.states, strict=True):
-            torch.testing.assert_close(few, many, atol=2e-5, rtol=2e-5)
+    bare, places = ask()
+    assert all(len(row) == len(column) <= 2 * 8 * (2 if guidance else 1) for row, column in places)
+    counts = [len(row) for row, _ in places]
+    assert sum(counts) < 0.75 * len(counts) * max(counts)
+    again, theirs = ask(Watching("none", reads=False))
+    assert again == bare
+    assert [len(row) for row, _ in theirs] == counts
+    watching, blockwise, none = Watching(), Watching("block"), Watching("none")
+    again, theirs = ask(watching)
+    assert again == bare
+    assert {*theirs} == {None}
+    if cache is not None:  # whose other states nobody can have anew
+        with pytest.raises(InputError, match="needs_states"):
+            ask(none)
+        return
+    again, theirs = ask(blockwise)
+    assert again == bare
+    lengths = {each.stop - each.start for each in theirs if each is not None}
+    assert lengths == ({8 + int(model.family.shift)} if full else set())
+    assert ask(none)[0] == bare
+    for watched in (blockwise, none):  # what it said that it doesn't need it gets all the same, by a forward
+        assert len(watched.states) == len(watching.states)
+        for few, many in zip(watched.states, watching.states, strict=True):
+            for part, whole in zip(few, many, strict=True):
+                torch.testing.assert_close(part, whole, atol=2e-5, rtol=2e-5)
 
 
 def test_masks_that_stand_before_a_block_are_filled(llada_folder):

@@ -7,6 +7,7 @@ import torch
 from checkpoints import FIXTURES
 
 import midward
+from midward.models.language_model import take
 from midward.sampling import Ban, Edit, Forced, Request, Sampling, Span, sample, span_log_probs
 from midward.sampling.choose import _certainty
 from midward.sampling.schedules import fading
@@ -20,12 +21,12 @@ def poison(model, monkeypatch, value):
     rows = {}
 
     def hidden(ids, mask=None, cache=None, columns=None, read=None):
-        states = own(ids, mask, cache, columns, read).clone()
+        states = own(ids, mask, cache, columns).clone()
         if cache is None or ids.shape[1] > 1 or "bad" not in rows:
             rows["bad"] = (ids == POISON).any(-1)
         bad = rows["bad"] if len(rows["bad"]) == len(ids) else (ids == POISON).any(-1)
         states[bad] = value
-        return states
+        return states if read is None else take(states, read)
 
     monkeypatch.setattr(model, "hidden", hidden)
 

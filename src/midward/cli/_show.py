@@ -172,7 +172,7 @@ class StepBar:
     """A watcher that shows the denoising step of the batch on a task of a progress display."""
 
     needs_all_steps = False
-    needs_all_positions = False
+    needs_states = "none"
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress

@@ -283,7 +283,7 @@ class Looks:
     """
 
     needs_all_steps = False
-    needs_all_positions = False
+    needs_states = "block"
 
     def __init__(self, reader: Reader, *, on_look: OnLook | None = None) -> None:
         self.reader = reader

@@ -53,7 +53,7 @@ class Pooling:
     approximate cache is refused.
     """
 
-    needs_all_positions = True
+    needs_states = "response"
 
     def __init__(
         self, layers: Sequence[int] = (LAST,), *, reading: str = "response", needs_all_steps: bool = True

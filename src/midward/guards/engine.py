@@ -251,7 +251,7 @@ class HandedOver:
     """A watcher that keeps of each request what an engine would hand over. steps: by request."""
 
     needs_all_steps = False
-    needs_all_positions = False
+    needs_states = "block"
 
     def __init__(self) -> None:
         self.steps: dict[int, list[BlockStep]] = {}

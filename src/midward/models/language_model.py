@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from midward._peft import ADAPTED, BaseTunerLayer, LoraConfig, PeftModel, get_peft_model_state_dict
 from midward.errors import InputError
 
-from ._last_layer import reading
+from ._last_layer import Read, reading, take
 from .errors import ModelError
 from .family import Family
 
@@ -133,7 +133,7 @@ class LanguageModel:
         mask: torch.Tensor | None = None,
         cache: Any | None = None,
         columns: torch.Tensor | None = None,
-        read: slice | None = None,
+        read: Read | None = None,
     ) -> torch.Tensor:
         """Return the hidden states [B, L, D] after the final norm.
 
@@ -144,8 +144,9 @@ class LanguageModel:
             cache: A transformers `Cache` to read and extend; the mask then covers all positions that it gives back.
                 Block-causal attention needs a mask with it.
             columns: [B or 1, L] where `ids` stand among those positions; by default behind what the cache holds.
-            read: the columns of `ids` whose states are wanted, [B, n, D] then; what the last layer would do for others
-                alone is left out. For inference: not under gradient checkpointing.
+            read: what is wanted of the states: some columns of `ids`, [B, n, D] then, or single positions, [N, D], by
+                row [N] and column [N]. What the last layer would do for others alone is left out. For inference: not
+                under gradient checkpointing.
         """
         if self.family.kind == "canvas":
             raise ModelError(
@@ -158,7 +159,8 @@ class LanguageModel:
         positions = columns
         if mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp_(min=0).gather(1, columns.expand(len(mask), -1))
-        with nullcontext() if read is None else reading(self.causal_lm, read, ids.shape[1]):
+        shape = (len(ids), ids.shape[1])
+        with nullcontext(False) if read is None else reading(self.causal_lm, read, shape) as is_cut:
             output = self.causal_lm.base_model(
                 input_ids=ids,
                 attention_mask=self._visible(columns, mask),
@@ -167,7 +169,10 @@ class LanguageModel:
                 use_cache=cache is not None,
             )
         states: torch.Tensor = output.last_hidden_state.to(ids.device)  # layers may be spread over several
-        return states if read is None else states[:, read]
+        if read is None:
+            return states
+        states = states if is_cut else take(states, read)
+        return states if isinstance(read, slice) else states.reshape(-1, states.shape[-1])
 
     def _visible(self, columns: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
         """What columns [B or 1, L] see of all K [B or 1, 1, L, K], or what transformers makes that of: under

@@ -97,7 +97,7 @@ class _Beginning:
     """A watcher that ends each response after some of its steps."""
 
     needs_all_steps = False
-    needs_all_positions = False
+    needs_states = "none"
 
     def __init__(self, steps: int) -> None:
         self.steps = steps

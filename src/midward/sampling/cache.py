@@ -350,7 +350,7 @@ def block_cache(canvas: Canvas, watchers: Sequence[Watcher]) -> BlockCache | Non
 
 def _read_whole(watchers: Sequence[Watcher]) -> list[str]:
     """The watchers that read states of the whole response in every step, by their class."""
-    return [type(watcher).__name__ for watcher in watchers if getattr(watcher, "needs_all_positions", False)]
+    return [type(watcher).__name__ for watcher in watchers if getattr(watcher, "needs_states", "") == "response"]
 
 
 def refuse(model: LanguageModel, sampling: Sampling, rows: Sequence[Row], watchers: Sequence[Watcher]) -> None:

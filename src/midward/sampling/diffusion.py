@@ -7,15 +7,17 @@ once its text is final. Shapes: B rows in a step, L = P + length positions, D hi
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import groupby
 
 import torch
 
 from midward.errors import InputError
+from midward.models.language_model import Read
 
 from . import _bans
+from ._computed import Computed, Places, within
 from .cache import ExactCache, block_cache
 from .canvas import Canvas
 from .choose import choose, probability, read
@@ -34,38 +36,6 @@ _ANNEAL = 0.3  # share of chance in the first step of a block of the annealed or
 def run(canvas: Canvas, watchers: Sequence[Watcher]) -> Passes[None]:
     """Fill the canvas."""
     return _Diffusion(canvas, watchers).run()
-
-
-@dataclass
-class _Forward:
-    """One forward: step, each row's block, canvas rows [B], also as `numbers`, their ids before it [B, L].
-
-    draws: of each row, the step number that random draws are made under.
-    places: row of the pass and column of each eligible position [N], once they are known.
-    hidden, unguided [B, n, D]: the states of n columns, of each row those from `starts` on: [B or 1]; all, or with a
-        cache some.
-    """
-
-    index: int
-    blocks: list[tuple[int, int]]
-    rows: torch.Tensor
-    numbers: list[int]
-    draws: list[int]
-    ids: torch.Tensor
-    starts: list[int]
-    hidden: torch.Tensor
-    unguided: torch.Tensor | None
-    readings: dict[Reduce, torch.Tensor] = field(default_factory=dict)  # of the eligible positions [N, K]
-    places: tuple[torch.Tensor, torch.Tensor] | None = None
-    whole: "_Forward | None" = None  # see `_Diffusion._whole`
-
-    def states(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Conditional and unconditional states [N, D] at N rows of the pass and columns of the canvas."""
-        if len(self.starts) > 1:
-            column = column - torch.tensor(self.starts, device=column.device)[row]
-        elif self.starts[0]:
-            column = column - self.starts[0]
-        return self.hidden[row, column], None if self.unguided is None else self.unguided[row, column]
 
 
 class _Diffusion(Filling):
@@ -105,10 +75,12 @@ class _Diffusion(Filling):
         self.masks = [[0, *counts] for counts in before]  # before a column, as the canvas starts
         self.open = {row: (self.masks[row][-1], False) for row in self.alive}
         self.begun_full: dict[int, bool] = {}  # rows whose block began with no mask before it
-        # Whether only the states of the active blocks are read, as long as no mask stands before them.
-        whole = [watcher for watcher in watchers if getattr(watcher, "needs_all_positions", None) is not False]
-        unread = not (watchers if self.cache else whole or self.editors)
-        self.reads_blocks = self.model.family.attention == "full" and unread
+        # Whose states are read: those that tokens are chosen from; of the active blocks, as long as no mask stands
+        # before them; or all.
+        needs = {getattr(watcher, "needs_states", "") for watcher in watchers}
+        self.reads_masks = needs <= {"none"} and not self.editors and not any(self.windows)
+        some = needs <= {"none", "block"} and not self.editors and self.cache is None
+        self.reads_blocks = some and not self.reads_masks and self.model.family.attention == "full"
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
@@ -219,22 +191,24 @@ class _Diffusion(Filling):
         how many positions each row commits.
         """
         canvas = self.canvas
-        # 1. Hidden states of the canvas as it stands.
-        forward = yield from self._compute(index, blocks, working)
-        # 2. What may be committed: masks up to the end of the row's block, those of the prompt included.
+        rows = self._numbers(tuple(working))
+        # All of them, where every row works and nobody writes there but the sampler; else a copy.
+        ids = canvas.ids if len(working) == len(canvas.rows) and not self.editors else canvas.ids[rows]
+        # 1. What may be committed: masks up to the end of the row's block, those of the prompt included.
         known, masked = self.masked  # of the step before
-        masked = masked if forward.ids is known else forward.ids == self.mask_id  # [B, L]
+        masked = masked if ids is known else ids == self.mask_id  # [B, L]
         stops = [stop for _, stop in blocks]
-        within = self._before(tuple(stops))
-        eligible = masked & within  # [B, L]
+        eligible = masked & self._before(tuple(stops))  # [B, L]
         if self.editors:
             row, column = eligible.nonzero(as_tuple=True)
         else:  # how many there are is known, so nothing waits
             count = sum(self._left(number, stop) for number, stop in zip(working, stops, strict=True))
             row, column = torch.nonzero_static(eligible, size=count).unbind(-1)
-        forward.places = row, column
+        places = row, column
+        # 2. Hidden states of the canvas as it stands.
+        forward = yield from self._compute(index, blocks, working, ids, places)
         # 3. A token for each of them, and how sure the model is of it.
-        tokens, scores, ranks = self._predict(forward, eligible, (row, column), self.reduces)
+        tokens, scores, ranks = self._predict(forward, eligible, places, self.reduces)
         # 4. Commit the first of each row in the order asked for; the others stay masks. (What isn't eligible has the
         # canvas' own tokens.)
         commit = self._select(self._rank(forward, eligible, ranks), quota)
@@ -317,14 +291,13 @@ class _Diffusion(Filling):
             quotas = SCHEDULES[self.sampling.schedule](self._count(masked, block), len(steps))
             plan[steps[0] : steps[-1] + 1] = [(block, quota) for quota in quotas]
 
-    def _compute(self, index: int, blocks: list[tuple[int, int]], working: list[int]) -> Passes[_Forward]:
-        canvas = self.canvas
-        rows = self._numbers(tuple(working))
+    def _compute(
+        self, index: int, blocks: list[tuple[int, int]], working: list[int], ids: torch.Tensor, places: Places
+    ) -> Passes[Computed]:
+        canvas, rows = self.canvas, self._numbers(tuple(working))
         draws = [index] * len(working)
         if self.sampling.threshold is not None:  # rows take different numbers of steps: each counts its own
             draws = [canvas.steps_taken[row] for row in working]
-        # All of them, where every row works and nobody writes there but the sampler; else a copy.
-        ids = canvas.ids if len(working) == len(canvas.rows) and not self.editors else canvas.ids[rows]
         seen, mask = self._inputs(rows, ids)
         starts, columns, slots = [0], self.columns, None
         if self.cache is not None:
@@ -333,14 +306,21 @@ class _Diffusion(Filling):
                 staying = sorted({*working, *(row for row in self.alive if self._comes(row, index))})
             seen, mask, columns, starts = self.cache.inputs(seen, mask, working, blocks, staying)
             slots = self.cache.slots
-        read = None
-        if self.reads_blocks and self._stands_before(working, blocks):
+        read: Read | None = None
+        if self.reads_masks:
+            row, column = places
+            at = within(starts, row, self._source(rows, row, column))
+            read = row, at
+            if len(seen) > len(working):
+                read = torch.cat([row, row + len(working)]), torch.cat([at, at])
+        elif self.reads_blocks and self._stands_before(working, blocks):
             first = canvas.width + min(blocks)[0] - int(self.model.family.shift)
             stop = canvas.width + max(blocks)[1]
             if stop - first < seen.shape[1]:
                 read, starts = slice(first - starts[0], stop - starts[0]), [first]
         hidden = yield Forward(self.model, seen, mask, columns, slots, read)
-        return _Forward(index, blocks, rows, working, draws, ids, starts, *self._halves(hidden))
+        count = seen.shape[1]
+        return Computed(index, blocks, rows, working, draws, ids, starts, count, read, *self._halves(hidden), places)
 
     def _inputs(self, rows: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What a forward of these rows sees, ids and mask; with guidance the unconditional rows behind the others."""
@@ -358,11 +338,7 @@ class _Diffusion(Filling):
         return hidden[:count], hidden[count:]
 
     def _predict(
-        self,
-        forward: _Forward,
-        wanted: torch.Tensor,
-        at: tuple[torch.Tensor, torch.Tensor],
-        reduces: Sequence[Reduce] = (),
+        self, forward: Computed, wanted: torch.Tensor, at: Places, reduces: Sequence[Reduce] = ()
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens, scores and ranks [B, L] at the `wanted` positions [B, L], by row and column `at` [N]; the canvas and
         -inf elsewhere. What `reduces` make of the logits is kept in `forward.readings`."""
@@ -383,7 +359,7 @@ class _Diffusion(Filling):
 
     def _choose(
         self,
-        forward: _Forward,
+        forward: Computed,
         row: torch.Tensor,
         column: torch.Tensor,
         forbidden: list[int],
@@ -419,15 +395,19 @@ class _Diffusion(Filling):
         )
 
     def _sources(
-        self, forward: _Forward, row: torch.Tensor, column: torch.Tensor
+        self, forward: Computed, row: torch.Tensor, column: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The states that tokens at N positions are chosen from; with shifted logits, those before them."""
-        source = torch.maximum(column - 1, self.first[forward.rows][row]) if self.model.family.shift else column
-        return forward.states(row, source)
+        if row is forward.places[0] and isinstance(forward.read, tuple):
+            return forward.hidden, forward.unguided
+        return forward.states(row, self._source(forward.rows, row, column))
 
-    def _read(self, forward: _Forward, wanted: torch.Tensor, reduce: Reduce) -> torch.Tensor:
+    def _source(self, rows: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        """The columns [N] whose states the tokens at N positions are chosen from."""
+        return torch.maximum(column - 1, self.first[rows][row]) if self.model.family.shift else column
+
+    def _read(self, forward: Computed, wanted: torch.Tensor, reduce: Reduce) -> torch.Tensor:
         """See `Step.read`. wanted: positions [B, L]."""
-        assert forward.places is not None
         row, column = forward.places
         if (values := forward.readings.get(reduce)) is None:
             hidden, unguided = self._sources(forward, row, column)
@@ -437,7 +417,7 @@ class _Diffusion(Filling):
         return readings[:, self.canvas.response]
 
     def _apply_bans(
-        self, forward: _Forward, wanted: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor
+        self, forward: Computed, wanted: torch.Tensor, tokens: torch.Tensor, scores: torch.Tensor, ranks: torch.Tensor
     ) -> None:
         """Choose again in the bans' windows, left to right: no mask, and nothing that completes a ban."""
         width = self.canvas.width
@@ -456,7 +436,7 @@ class _Diffusion(Filling):
                         tokens[i, column] = token
                         decided[position] = int(token)
 
-    def _rank(self, forward: _Forward, eligible: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
+    def _rank(self, forward: Computed, eligible: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
         """What decides which positions are committed first [B, L]: larger first, -inf where not eligible."""
         if self.sampling.order == "random":
             rank = uniform(self.canvas.seeds[forward.rows][:, None], _ORDER_STEP, self.coordinates[None])
@@ -499,18 +479,22 @@ class _Diffusion(Filling):
             commit |= rank >= (math.inf if p == 1 else math.log(p / (1 - p)))
         return commit
 
-    def _whole(self, forward: _Forward) -> _Forward:
+    def _whole(self, forward: Computed) -> Computed:
         """The whole forward, where not all columns were computed or read; with an approximate cache as it is."""
-        if forward.hidden.shape[1] == len(self.coordinates) or not (self.cache is None or self.cache.exact):
+        approximate = self.cache is not None and not self.cache.exact
+        if forward.read is None and (approximate or forward.count == len(self.coordinates)):
             return forward
+        if approximate:
+            raise InputError("a watcher reads states, and none does that doesn't say so: its needs_states is 'none'.")
         if forward.whole is None:
             hidden, unguided = self._halves(self.model.hidden(*self._inputs(forward.rows, forward.ids)))
-            forward.whole = replace(forward, starts=[0], hidden=hidden, unguided=unguided)
+            count = len(self.coordinates)
+            forward.whole = replace(forward, starts=[0], count=count, read=None, hidden=hidden, unguided=unguided)
         return forward.whole
 
     def _report(
         self,
-        forward: _Forward,
+        forward: Computed,
         after: torch.Tensor,
         masked: torch.Tensor,
         eligible: torch.Tensor,
@@ -521,7 +505,7 @@ class _Diffusion(Filling):
         shown = slice(0, self.canvas.length)
         if self.cache is not None and not self.cache.exact:  # all rows in one block
             first = max(forward.starts[0], width)
-            shown = slice(first - width, forward.starts[0] + forward.hidden.shape[1] - width)
+            shown = slice(first - width, forward.starts[0] + forward.count - width)
 
         def hidden() -> torch.Tensor:
             whole = self._whole(forward)
@@ -541,7 +525,8 @@ class _Diffusion(Filling):
             return torch.where(eligible, tokens, far_tokens)[:, response], confidence[:, response]
 
         def active() -> torch.Tensor:
-            whole, blocks = forward, forward.blocks
+            blocks = forward.blocks
+            whole = self._whole(forward) if isinstance(forward.read, tuple) else forward
             # A block of several of block-causal attention's own: an exact cache computes those that aren't final.
             firsts = whole.starts * (len(blocks) if len(whole.starts) == 1 else 1)
             if any(width + start < first for first, (start, _) in zip(firsts, blocks, strict=True)):

@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import pad
 
 from midward.models import LanguageModel
+from midward.models.language_model import Read, take
 
 from .cache import JoinedCache, Part, SlotCache
 
@@ -49,10 +50,10 @@ class Forward:
     mask: torch.Tensor | None
     columns: torch.Tensor | None = None
     cache: SlotCache | None = None
-    read: slice | None = None
+    read: Read | None = None
 
     def compute(self) -> torch.Tensor:
-        """The states [B, L or those read, D] alone."""
+        """The states alone, see `LanguageModel.hidden`."""
         return self.model.hidden(self.ids, self.mask, self.cache, self.columns, self.read)
 
     @property
@@ -158,12 +159,22 @@ def _joined(forwards: Sequence[Forward]) -> list[torch.Tensor]:
         cache = JoinedCache([Part(*part) for part in zip(caches, rows, widths, strict=True)], stop)
     # 3. Of each those columns that it reads.
     gaps = [width - own for own in widths]
-    reads = [
-        slice(more, width) if each.read is None else slice(more + each.read.start, more + each.read.stop)
+    places = [each.read for each in forwards if isinstance(each.read, tuple)]
+    if len(places) == len(forwards):
+        above = accumulate(counts[:-1], initial=0)
+        row = torch.cat([own + more for (own, _), more in zip(places, above, strict=True)])
+        column = torch.cat([own + more for (_, own), more in zip(places, gaps, strict=True)])
+        states = first.model.hidden(ids, mask, cache, columns, (row, column))
+        return list(states.split([len(own) for own, _ in places]))
+    spans = [
+        slice(more + each.read.start, more + each.read.stop) if isinstance(each.read, slice) else slice(more, width)
         for each, more in zip(forwards, gaps, strict=True)
     ]
-    start, end = min(each.start for each in reads), max(each.stop for each in reads)
-    read = None if any(each.read is None for each in forwards) else slice(start, end)
+    start, end = min(each.start for each in spans), max(each.stop for each in spans)
+    read = slice(start, end) if all(isinstance(each.read, slice) for each in forwards) else None
     parts = first.model.hidden(ids, mask, cache, columns, read).split(counts)
     start = 0 if read is None else start
-    return [part[:, own.start - start : own.stop - start] for part, own in zip(parts, reads, strict=True)]
+    owns = [part[:, span.start - start : span.stop - start] for part, span in zip(parts, spans, strict=True)]
+    return [
+        take(own, each.read) if isinstance(each.read, tuple) else own for own, each in zip(owns, forwards, strict=True)
+    ]

@@ -98,8 +98,8 @@ class Step:
         """Hidden states after the final norm [B, positions, D] of this step's forward: a view, not a copy.
 
         They were computed before this step's commits. Some are left out by a block-causal model's exact cache, which a
-        watcher that `needs_all_positions` turns off, or because every watcher said that it doesn't: first use then
-        costs a forward.
+        watcher turns off that says it `needs_states` of the whole "response", or because every watcher said that it
+        needs fewer: first use then costs a forward.
         """
         return self._hidden()
 
@@ -117,8 +117,8 @@ class Step:
     def active_hidden(self) -> torch.Tensor:
         """As `hidden`, of each row's active block [B, n, D], n that of the longest; behind a shorter one is its last.
 
-        They cost no forward, whatever the cache; but for an exact one where a block is several of block-causal
-        attention's own, whose first ones may be final.
+        They cost no forward, whatever the cache, unless every watcher said that it needs none; but for an exact one
+        where a block is several of block-causal attention's own, whose first ones may be final.
         """
         return self._active()
 
@@ -185,9 +185,9 @@ class Watcher(Protocol):
     """Something that sees every step.
 
     needs_all_steps: turns off the early end-of-text stop and the skipping of steps.
-    needs_all_positions (may be missing, which is False): it reads states of the whole response in every step, so an
-        exact cache is off, and an approximate one refused. Where all watchers say False, a step with full attention
-        computes the states of the active blocks alone to the end.
+    needs_states (may be missing): of what it reads states: "none"; the active "block"s; or in every step the whole
+        "response", so that an exact cache is off, and an approximate one refused. The last layer ends on what all of
+        them need; one that doesn't say may read any.
     reduce (may be missing, or None): what it reads at every step, see `Step.read`.
     A call to `sample` may run several batches: each gives on_start, its steps, and on_end (always, even on an
     error).

@@ -160,7 +160,7 @@ class _Listener:
     """The watcher that lets go of rows that nobody waits for, and tells of blocks that stand. It sees a step last."""
 
     needs_all_steps = False
-    needs_all_positions = False
+    needs_states = "none"
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:
         self.tickets = tickets

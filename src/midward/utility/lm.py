@@ -414,7 +414,7 @@ class Stops(Watcher):
     """Ends a row once what stands before its first mask holds a stop text: the cut text is the same as without."""
 
     needs_all_steps = False
-    needs_all_positions = False
+    needs_states = "none"
 
     def __init__(self, model: LanguageModel, until: Sequence[str]) -> None:
         self.model, self.until = model, until
