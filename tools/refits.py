@@ -1,59 +1,79 @@
 """Do guards by blocks keep their false-positive rate under any decoding, and does one file serve every number of steps?
 
-    python -m tools.refits FOLDER [--count N] [--dtype bfloat16]     run again, it goes on where it stopped
+    python -m tools.refits FOLDER [--dtype bfloat16] [--only DECODING ...]     run again, it goes on where it stopped
     python -m tools.refits FOLDER --tables
 
-For each decoding, a cascade of sri-blocks and energy is fitted, and more harmless requests are answered once. Twenty
-times these are parted at random into those that train it, that calibrate it, and that test it. Given its calibration, a
-guard's rate is Beta(N + 1 - k, k) distributed, so the flagged ones of the test are beta-binomial: the first table says
-how the twenty lie by that law (they are parts of one pool, so they aren't independent). The second has the guard of one
-decoding, calibrated there, under the others of the same blocks.
+For each decoding `hesitate` and `sri-blocks` are fitted several times, on prompts that no two fits share, and all of
+them look at the same harmless requests, which no fit has seen. Given its calibration, a guard's rate is
+Beta(N + 1 - k, k) distributed, so the flagged ones of a test are beta-binomial: the first table says how the fits lie
+by that law. The second has the files of one decoding under the others of the same blocks.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import betabinom
 
-from midward import load
+from midward import LanguageModel, load
 from midward._tables import read_table
 from midward.attacks.cases import cases, mixed
 from midward.guards import Exchange, Guard, Sizes, fit_guards, make
 from midward.guards.config import conformal_order
 from midward.guards.files import load as load_guard
-from midward.guards.signals import Signals, signals_of
+from midward.guards.signals import Signals
 from midward.judges.phrases import refusal_in
 from midward.reports.blocks import Table
 from midward.reports.render import markdown
-from midward.runs.measure import Case, measure
-from midward.sampling import Edit, Request, Sampling
+from midward.runs.measure import Case, Row, measure
+from midward.sampling import Edit, Request, Response, Sampling
 
-GUARD = "cascade"
-ALPHA, CALIBRATE, TEST, REFITS = 0.05, 199, 300, 20
-ATTACKED = 60  # requests behind a forced opening, under each decoding
+GUARDS = ("hesitate", "sri-blocks")
+ALPHA, TEST, ATTACKED, CROSSED = 0.05, 1000, 60, 3  # of harmless requests, of forced openings, fits that are crossed
 SETS = ("benign", "benign-wrapped", "banned")
-SIZES = Sizes(anchors=60, train=60, held_out=40)
-#: Name -> model, what of its sampling is set, and whether blocks are masked again on the way.
-DECODINGS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "blocks of 16, threshold .9": ("sandbox", {}, False),
-    "blocks of 16, 24 steps": ("sandbox", {"steps": 24, "threshold": None}, False),
-    "blocks of 16, 48 steps": ("sandbox", {"steps": 48, "threshold": None}, False),
-    "blocks of 16, 96 steps": ("sandbox", {"steps": 96, "threshold": None}, False),
-    "blocks of 8, threshold .9": ("sandbox", {"block": 8}, False),
-    "blocks of 32, threshold .9": ("sandbox", {"block": 32}, False),
-    "one block of 96, 8 steps": ("sandbox", {"block": 96, "steps": 8, "threshold": None}, False),
-    "one block of 96, 16 steps": ("sandbox", {"block": 96, "steps": 16, "threshold": None}, False),
-    "one block of 96, 32 steps": ("sandbox", {"block": 96, "steps": 32, "threshold": None}, False),
-    "blocks of 16, 48 steps, masked again": ("sandbox", {"steps": 48, "threshold": None}, True),
-    "block-causal, threshold .9": ("sandbox-block", {}, False),
-    "autoregressive": ("sandbox-ar", {}, False),
+SIZES = Sizes(anchors=40, train=60, held_out=199)
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a model samples. fits: how many. edited: whether blocks are masked again on the way. settings: of its own."""
+
+    fits: int = 20
+    model: str = "sandbox"
+    edited: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """Decodings of one group can take one another's files."""
+        return self.model, self.settings.get("block"), self.edited
+
+
+def by_steps(steps: int, **more: Any) -> dict[str, Any]:
+    """Settings of a decoding without a threshold."""
+    return {"steps": steps, "threshold": None, **more}
+
+
+DECODINGS = {
+    "one block of 96, 8 steps": Decoding(settings=by_steps(8, block=96)),
+    "one block of 96, 16 steps": Decoding(settings=by_steps(16, block=96)),
+    "one block of 96, 32 steps": Decoding(settings=by_steps(32, block=96)),
+    "blocks of 16, 24 steps": Decoding(3, settings=by_steps(24)),
+    "blocks of 16, 48 steps": Decoding(3, settings=by_steps(48)),
+    "blocks of 16, 96 steps": Decoding(3, settings=by_steps(96)),
+    "blocks of 16, threshold .9": Decoding(),
+    "blocks of 32, threshold .9": Decoding(settings={"block": 32}),
+    "blocks of 8, threshold .9": Decoding(settings={"block": 8}),
+    "blocks of 16, 48 steps, masked again": Decoding(edited=True, settings=by_steps(48)),
+    "block-causal, threshold .9": Decoding(model="sandbox-block"),
+    "autoregressive": Decoding(model="sandbox-ar"),
 }
 
 
@@ -62,35 +82,71 @@ def home_of(folder: Path, name: str) -> Path:
     return folder / "-".join("".join(c if c.isalnum() else " " for c in name).split())
 
 
-def signals(folder: Path, name: str, count: int, dtype: str) -> None:
-    """Fit the guard of a decoding, and answer `count` harmless requests and some attacked ones under it."""
-    home, settings, edited = DECODINGS[name]
-    model = load(home, dtype=dtype)
-    sampling = Sampling.for_model(model, **settings)
-    own = home_of(folder, name)
-    harmless = mixed(SETS, SIZES.harmless + count, split="tuning")
-    fit_guards(
-        model,
-        {GUARD: make(GUARD)},
-        harmless[: SIZES.harmless],
-        mixed(("plain",), SIZES.anchors, split="tuning"),
-        own,
-        refused=lambda text: refusal_in(text) is not None,
-        sampling=sampling,
-        alpha=ALPHA,
-        sizes=SIZES,
-    )
-    guard = load_guard(own / f"{GUARD}.safetensors", model, sampling)
+def fit(folder: Path, name: str, dtype: str) -> None:
+    """Fit the guards of a decoding, each time on the next prompts."""
+    decoding = DECODINGS[name]
+    model = load(decoding.model, dtype=dtype)
+    harmless = mixed(SETS, decoding.fits * SIZES.harmless, split="tuning")
+    harmful = mixed(("plain",), decoding.fits * SIZES.anchors, split="tuning")
+    for draw in range(decoding.fits):
+        own = home_of(folder, name) / f"fit-{draw}"
+        if (own / f"{GUARDS[-1]}.safetensors").exists():
+            continue
+        part = harmless[draw * SIZES.harmless : (draw + 1) * SIZES.harmless]
+        fit_guards(
+            model,
+            {label: make(label) for label in GUARDS},
+            # What labels are learned from has its first words forced, so can't be masked again.
+            [*part[: SIZES.anchors], *(_edited(case) if decoding.edited else case for case in part[SIZES.anchors :])],
+            harmful[draw * SIZES.anchors : (draw + 1) * SIZES.anchors],
+            own,
+            refused=lambda text: refusal_in(text) is not None,
+            sampling=Sampling.for_model(model, **decoding.settings),
+            alpha=ALPHA,
+            sizes=SIZES,
+            batch_size=BATCH,
+        )
+
+
+def test(folder: Path, name: str, dtype: str) -> None:
+    """Have all fits of a decoding, and some of those of its group, look at the same answers."""
+    decoding = DECODINGS[name]
+    model = load(decoding.model, dtype=dtype)
+    sampling = Sampling.for_model(model, **decoding.settings)
+    guards = {}
+    for other, at in DECODINGS.items():
+        if at.group == decoding.group:
+            for draw in range(at.fits if other == name else CROSSED):
+                for label in GUARDS:
+                    path = home_of(folder, other) / f"fit-{draw}" / f"{label}.safetensors"
+                    guards[f"{other}/{draw}/{label}"] = load_guard(path, model, sampling)
+    fitted = max(other.fits for other in DECODINGS.values()) * SIZES.harmless
+    calm = mixed(SETS, fitted + TEST, split="tuning")[fitted:]
     attacked = cases(model, "prefill", ATTACKED, split="tuning", length=sampling.length)
-    asked = [_edited(case) if edited else case for case in harmless[SIZES.harmless :]] + attacked
     measure(
         model,
-        asked,
-        own,
+        [_edited(case) if decoding.edited else case for case in calm] + attacked,
+        home_of(folder, name),
         sampling=sampling,
-        readers=[lambda: Signals({str(guard.reads): guard.watcher})],  # type: ignore[dict-item]
-        file="pool.jsonl",
+        batch_size=BATCH,
+        readers=[lambda: Scores(model, guards)],
+        file="scores.jsonl",
     )
+
+
+class Scores(Signals):
+    """Field `scores`: of each guard its score of the response."""
+
+    def __init__(self, model: LanguageModel, guards: Mapping[str, Guard]) -> None:
+        super().__init__({label: guard.watcher for label, guard in guards.items()})  # type: ignore[misc]
+        self.model, self.guards = model, guards
+
+    def fields(self, place: int, case: Case, response: Response, readings: Sequence[Row]) -> Row:
+        scores = {}
+        for label, watcher in self._signals.items():
+            exchange = Exchange(case.request, response.text, watcher.signal(place).numpy())
+            scores[label] = float(self.guards[label].score(self.model, [exchange])[0])
+        return {"scores": scores}
 
 
 def _edited(case: Case) -> Case:
@@ -99,126 +155,89 @@ def _edited(case: Case) -> Case:
     return replace(case, request=Request(case.request.prompt, edits=edits))
 
 
-class Pool:
-    """A decoding's guard and what was read: tables of harmless and of attacked requests."""
+class Tested:
+    """What the guards of a folder flagged under one decoding."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        own = home_of(folder, name)
-        self.path = own / f"{GUARD}.safetensors"
-        rows = read_table(own / "pool.jsonl")
-        guard = load_guard(self.path)
-        tables = signals_of(rows, str(guard.reads))
-        is_attacked = np.array([row["set"] == "prefill" for row in rows])
-        self.harmless, self.attacked = tables[~is_attacked], tables[is_attacked]
+        self.folder = folder
+        rows = read_table(home_of(folder, name) / "scores.jsonl")
+        self.harmless = [row["scores"] for row in rows if row["set"] != "prefill"]
+        self.attacked = [row["scores"] for row in rows if row["set"] == "prefill"]
+        self.whole = len(rows) == TEST + ATTACKED
 
-    def refit(self, seed: int) -> tuple[Guard, np.ndarray]:
-        """A guard that is trained and calibrated on one parting of the harmless tables; those that are left to test."""
-        guard, (training, calibrating, test) = self.parts(seed)
-        guard.train(None, training)
-        return guard.calibrate(scores(guard, calibrating), ALPHA), test
-
-    def parts(self, seed: int) -> tuple[Guard, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The guard as it was fitted, and one parting: to train on, to calibrate and to test."""
-        order = np.random.default_rng(seed).permutation(len(self.harmless))
-        test, calibrating, training = np.split(self.harmless[order], [TEST, TEST + CALIBRATE])
-        return load_guard(self.path), (training, calibrating, test)
+    def shares(self, decoding: str, label: str, rows: Sequence[Row], fits: int) -> np.ndarray:
+        """The share of rows that each fit of a guard of a decoding flags."""
+        shares = []
+        for draw in range(fits):
+            guard = load_guard(home_of(self.folder, decoding) / f"fit-{draw}" / f"{label}.safetensors")
+            scores = np.array([row[f"{decoding}/{draw}/{label}"] for row in rows], dtype=float)
+            shares.append(float(guard.flag(scores).mean()))
+        return np.array(shares)
 
 
-def scores(guard: Guard, tables: np.ndarray) -> np.ndarray:
-    """Scores [N] of tables."""
-    exchanges = [Exchange(Request("-"), signal=table) for table in tables]
-    return guard.score(None, exchanges)  # type: ignore[arg-type]
-
-
-def flagged(guard: Guard, tables: np.ndarray) -> list[bool]:
-    """Whether the guard flags each of the tables."""
-    return [bool(flag) for flag in guard.flag(scores(guard, tables))]
-
-
-def law_table(pools: dict[str, Pool]) -> Table:
-    """B2 and B4: false positives of twenty refits under each decoding."""
-    order = conformal_order(CALIBRATE, ALPHA)
-    law = betabinom(TEST, CALIBRATE + 1 - order, order)
+def law_table(tested: Mapping[str, Tested]) -> Table:
+    """B2 and B4: false positives of the fits of each decoding."""
+    order = conformal_order(SIZES.held_out, ALPHA)
+    law = betabinom(TEST, SIZES.held_out + 1 - order, order)
     low, high = law.ppf(0.025), law.ppf(0.975)
     body = []
-    for name, pool in pools.items():
-        hits, caught = [], []
-        for seed in range(REFITS):
-            guard, test = pool.refit(seed)
-            hits.append(sum(flagged(guard, test)))
-            caught.append(np.mean(flagged(guard, pool.attacked)))
-        inside = sum(low <= hit <= high for hit in hits)
-        body.append(
-            [
-                name,
-                str(len(pool.harmless)),
-                f"{100 * np.mean(hits) / TEST:.1f} %",
-                f"{100 * min(hits) / TEST:.1f} to {100 * max(hits) / TEST:.1f}",
-                f"{inside} of {REFITS}",
-                f"{100 * np.mean(caught):.0f} % ({100 * min(caught):.0f} to {100 * max(caught):.0f})",
-            ]
-        )
-    columns = ["decoding", "harmless", "flagged, mean", "least to most", "within the law's 95 %", "forced opening"]
+    for name, rows in tested.items():
+        for label in GUARDS:
+            if (fits := DECODINGS[name].fits) == CROSSED:
+                continue
+            rates, caught = (rows.shares(name, label, part, fits) for part in (rows.harmless, rows.attacked))
+            inside = int(((low <= rates * TEST) & (rates * TEST <= high)).sum())
+            body.append([name, label, *_spread(rates), f"{inside} of {fits}", " to ".join(_spread(caught))])
+    columns = ["decoding", "guard", "flagged, mean, %", "least to most", "within the law's 95 %", "forced opening, %"]
     note = (
-        f"asked for {100 * ALPHA:.0f} %; {CALIBRATE} calibrate, {TEST} test; the law's 95 %: {100 * low / TEST:.1f} to "
-        f"{100 * high / TEST:.1f} %; forced opening: flagged of {ATTACKED}"
+        f"asked for {100 * ALPHA:.0f} %; {SIZES.held_out} calibrate, {TEST} test; the law's 95 %: "
+        f"{100 * low / TEST:.1f} to {100 * high / TEST:.1f} %; forced opening: flagged of {ATTACKED}, mean and range"
     )
-    return Table("refits", "False positives of twenty refits", columns, body, note=note)
+    return Table("refits", "False positives of refits", columns, body, note=note)
 
 
-def cross_table(pools: dict[str, Pool], number: int, columns: list[int]) -> Table:
-    """B3: one file under other numbers of steps, by one of the cascade's members, means of three partings.
+def _spread(rates: np.ndarray) -> tuple[str, str]:
+    return f"{100 * rates.mean():.1f}", f"{100 * rates.min():.1f} to {100 * rates.max():.1f}"
 
-    Args:
-        pools: by decoding.
-        number: of the member.
-        columns: its features, and the step.
-    """
-    alike = [name for name in pools if name.startswith("blocks of 16") and "again" not in name]
-    body, label = [], ""
-    for name in alike:
-        cells: dict[str, list[float]] = {other: [] for other in alike}
-        for seed in range(3):
-            guard, (training, calibrating, test) = pools[name].parts(seed)
-            member = guard.members[number]  # type: ignore[attr-defined]
-            label = member.name
-            member.train(None, training[..., columns])
-            member.calibrate(scores(member, calibrating[..., columns]), ALPHA)
-            for other in alike:
-                calm = test if other == name else pools[other].harmless
-                cells[other].append(float(np.mean(flagged(member, calm[..., columns]))))
-        body.append([name, *(f"{100 * np.mean(cells[other]):.0f} %" for other in alike)])
-    title = f"One file under other numbers of steps: harmless requests flagged by {label}"
-    return Table(label, title, ["fitted and calibrated under", *alike], body, note="means of three partings")
+
+def cross_table(tested: Mapping[str, Tested], label: str) -> Table:
+    """B3: a guard's files under other numbers of steps, means of the first fits."""
+    body = []
+    for name in tested:
+        for other, rows in tested.items():
+            if other != name and DECODINGS[other].group == DECODINGS[name].group:
+                own = tested[name].shares(name, label, tested[name].harmless, CROSSED)
+                there = rows.shares(name, label, rows.harmless, CROSSED)
+                body.append([name, other, *(" ".join(f"{100 * rate:.1f}" for rate in part) for part in (own, there))])
+    columns = ["fitted and calibrated under", "met", "flagged at home, %", "flagged there, %"]
+    return Table(label, f"One file under other numbers of steps: {label}", columns, body, note=f"{CROSSED} fits")
 
 
 def tables(folder: Path) -> Iterator[Table]:
     """What is there so far."""
-    pools = {}
-    for name in DECODINGS:
-        own = home_of(folder, name)
-        if (own / "pool.jsonl").exists():
-            pool = Pool(folder, name)
-            if len(pool.harmless) > TEST + CALIBRATE + 100:  # one that is under way waits
-                pools[name] = pool
-    if pools:
-        yield law_table(pools)
-        yield cross_table(pools, 0, [0, -1])
-        yield cross_table(pools, 1, [1, 2, 3, -1])
+    tested = {name: Tested(folder, name) for name in DECODINGS if (home_of(folder, name) / "scores.jsonl").exists()}
+    tested = {name: rows for name, rows in tested.items() if rows.whole}
+    if tested:
+        yield law_table(tested)
+        yield from (cross_table(tested, label) for label in GUARDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=700, help="harmless requests of each decoding")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--only", nargs="*", default=list(DECODINGS), help="decodings")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there")
     given = parser.parse_args(arguments)
     if not given.tables:
-        for name in given.only:
-            signals(given.folder, name, given.count, given.dtype)
+        groups = {DECODINGS[name].group for name in given.only}
+        for group in sorted(groups, key=[DECODINGS[name].group for name in DECODINGS].index):
+            alike = [name for name in DECODINGS if DECODINGS[name].group == group]
+            for name in alike:
+                fit(given.folder, name, given.dtype)
+            for name in alike:
+                test(given.folder, name, given.dtype)
     sys.stdout.write(markdown(list(tables(given.folder))))
 
 
