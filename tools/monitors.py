@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import midward
+from midward import stats
 from midward._tables import read_json, read_table
 from midward.guards import LookGuard, load
 from midward.guards.signals import signals_of
@@ -57,16 +58,41 @@ def rates(rows: Rows, *sets: str, jailbroken: bool = False) -> str:
 
 def areas(rows: Rows, calm: str) -> str:
     """AUROC of jailbroken answers against a set of harmless ones, over fits."""
+    if (both := _sides(rows, calm)) is None:
+        return "-"
+    sides, goals = both
+    result = area(*sides, *goals)
+    return "-" if result is None else result.text(2)
+
+
+def _sides(rows: Rows, calm: str) -> tuple[list[np.ndarray], list[list[Any]]] | None:
+    """Scores [fits, N] of jailbroken and of a set's harmless answers, and of what each is; None where some lack."""
     sides, goals = [], []
     for side in ([row for row in rows if row["jailbroken"]], [row for row in rows if row["set"] == calm]):
         seeds = sorted({row["seed"] for row in side})
         by_seed = [[row for row in side if row["seed"] == seed] for seed in seeds]
         if not by_seed or any(row["score"] is None for row in side) or len({len(each) for each in by_seed}) > 1:
-            return "-"
+            return None
         sides.append(np.array([[row["score"] for row in each] for each in by_seed]))
         goals.append([row["subject"] for row in by_seed[0]])
-    result = area(*sides, *goals)
-    return "-" if result is None else result.text(2)
+    return sides, goals
+
+
+def area_gap(first: Rows, second: Rows, calm: str) -> str:
+    """The difference of two guards' AUROC on the same answers and of the same fits' prompts, so goal by goal and fit by
+    fit: DeLong's, clustered by goal; Student's t over the fits."""
+    both = [_sides(rows, calm) for rows in (first, second)]
+    if both[0] is None or both[1] is None:
+        return "-"
+    goals = [*both[0][1][0], *both[0][1][1]]
+    codes = stats._codes(goals, np.ones(len(goals), dtype=bool))
+    moved, gaps = np.zeros((1 + codes.max(), len(both[0][0][0]))), np.zeros(len(both[0][0][0]))
+    for sign, (sides, _) in zip((1, -1), both, strict=True):  # type: ignore[misc]
+        areas, *wins = stats._areas(*sides)
+        gaps += sign * areas
+        np.add.at(moved, codes, sign * np.hstack([(won - areas[:, None]) / won.shape[1] for won in wins]).T)
+    half = stats._half(stats._variance([(moved, gaps)]))
+    return f"{gaps.mean():+.3f} [{gaps.mean() - half:+.3f}, {gaps.mean() + half:+.3f}]"
 
 
 def tables(folder: Path) -> Iterator[Table]:
@@ -193,8 +219,8 @@ def _by_attack(rows: Rows) -> list[str]:
 def _differences(guards: dict[str, Rows]) -> Iterator[Table]:
     """Pairs that the claims are about, over all jailbroken answers."""
     pairs = (
-        ("sri-blocks", "sri"), ("energy", "sri-blocks"), ("hesitate-routed", "hesitate"),
-        ("hesitate-routed", "hesitate-heavy"),
+        ("sri-blocks", "sri"), ("sri-blocks-maha", "sri-maha"), ("energy", "sri-blocks"),
+        ("hesitate-routed", "hesitate"), ("hesitate-routed", "hesitate-heavy"),
         ("prefuse", "prefuse-prompt"), ("prefuse", "prefuse-response"), ("hesitate", "sri"), ("prefuse", "sri"),
         ("hesitate", "sri-blocks"), ("hesitate", "energy"), ("energy", "energy-ratio"),
     )  # fmt: skip
@@ -203,8 +229,10 @@ def _differences(guards: dict[str, Rows]) -> Iterator[Table]:
     told = corrected(
         [paired_of(hit[first], hit[second], "value", lambda row: (row["goal"], row["set"])) for first, second in there]
     )
-    body = [[first, second, each.text(0)] for (first, second), each in zip(there, told, strict=True)]
-    yield Table("pairs", "Jailbroken answers flagged, difference", ["guard", "minus", "points"], body)
+    gaps = [[area_gap(guards[first], guards[second], name) for name in CALM] for first, second in there]
+    body = [[*pair, each.text(0), *gap] for pair, each, gap in zip(there, told, gaps, strict=True)]
+    columns = ["guard", "minus", "flagged, points", *(f"AUROC, {name}" for name in CALM)]
+    yield Table("pairs", "Two guards of the same answers, difference", columns, body)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
