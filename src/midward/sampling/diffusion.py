@@ -75,12 +75,13 @@ class _Diffusion(Filling):
         self.masks = [[0, *counts] for counts in before]  # before a column, as the canvas starts
         self.open = {row: (self.masks[row][-1], False) for row in self.alive}
         self.begun_full: dict[int, bool] = {}  # rows whose block began with no mask before it
-        # Whose states are read: those that tokens are chosen from; of the active blocks, as long as no mask stands
-        # before them; or all.
+        # Whose states are read: behind a cache those that tokens are chosen from; without one of the active blocks, as
+        # long as no mask stands before them (fewer would save a hundredth, and a guard looks at blocks); or all.
         needs = {getattr(watcher, "needs_states", "") for watcher in watchers}
-        self.reads_masks = needs <= {"none"} and not self.editors and not any(self.windows)
-        some = needs <= {"none", "block"} and not self.editors and self.cache is None
-        self.reads_blocks = some and not self.reads_masks and self.model.family.attention == "full"
+        cached = self.cache is not None
+        self.reads_masks = cached and needs <= {"none"} and not self.editors and not any(self.windows)
+        some = needs <= {"none", "block"} and not self.editors and not cached
+        self.reads_blocks = some and self.model.family.attention == "full"
         # The first column of each row that isn't padding: with shifted logits it keeps its own.
         self.first = torch.tensor([canvas.width - len(row.prompt_ids) for row in canvas.rows], device=self.device)
 
