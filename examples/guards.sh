@@ -4,12 +4,12 @@
 #
 #   examples/guards.sh [FOLDER] [PART ...]     run again, it goes on where it stopped
 #
-# PARTs: fit tune test opened block arms removed refits unless named; also choice, and aligned. COUNT requests a set,
+# PARTs: fit tune test opened late block arms removed refits unless named; also choice, and aligned. COUNT requests a set,
 # HELD_OUT to calibrate, FITS, MODEL (sandbox, sandbox-ar, sandbox-block) and DTYPE are read from the environment.
 set -euo pipefail
 out=${1:-runs/guards}
 [ $# -gt 0 ] && shift
-parts=${*:-fit tune test opened block arms removed refits}
+parts=${*:-fit tune test opened late block arms removed refits}
 count=${COUNT:-200} held_out=${HELD_OUT:-1000} fits=${FITS:-0 1 2} model=${MODEL:-sandbox}
 use=(--model "$model" --dtype "${DTYPE:-auto}")
 calm=benign,benign-wrapped,banned
@@ -55,6 +55,12 @@ for part in $parts; do
     opened) # harmless requests behind the attacks' own shapes
         for fit in $fits; do
             midward guard eval "${use[@]}" --guard "$out/fit-$fit" --goals sandbox-benign --sets prefill,prefill-mid,pad --limit "$((count / 2))" --repeats 1 --out "$out/opened-$fit"
+        done
+        ;;
+    late) # B5: single tokens of a compliant answer at eight places, and harmless requests behind theirs
+        for fit in $fits; do
+            midward guard eval "${use[@]}" --guard "$out/fit-$fit" --sets anchoring --limit "$((count / 2))" --repeats 1 --out "$out/late-$fit"
+            midward guard eval "${use[@]}" --guard "$out/fit-$fit" --goals sandbox-benign --sets anchoring --limit "$((count / 2))" --repeats 1 --out "$out/late-opened-$fit"
         done
         ;;
     block) # B1: SRI Guard by steps and by blocks on one block of 32 positions in 32 steps

@@ -1,9 +1,8 @@
 """The tables of docs/monitors.md, from the folders of examples/guards.sh: `python -m tools.monitors FOLDER`.
 
 Every fit's `test-N` has the same requests, so a guard's fits, `fit-N`, are its seeds: intervals are over goals and
-fits.
-`opened-N` holds harmless requests behind the attacks' forced shapes. `FOLDER/choice`, `FOLDER/arms`, `FOLDER/removed`
-and an aligned model's `FOLDER/LABEL` are folders of the same kind.
+fits. `late-N` has another attack, `opened-N` and `late-opened-N` harmless requests behind the attacks' forced shapes.
+`FOLDER/choice`, `FOLDER/arms`, `FOLDER/removed` and an aligned model's `FOLDER/LABEL` are folders of the same kind.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from midward.world.world import Thing
 
 Rows = list[dict[str, Any]]
 ATTACKS = ("prefill", "prefill-mid", "pad", "dija")
+OPENED = (*ATTACKS[:3], "anchoring")
 CALM = ("benign", "benign-wrapped", "banned")
 TOLD = {"True": True, "False": False}
 
@@ -97,17 +97,26 @@ def area_gap(first: Rows, second: Rows, calm: str) -> str:
 
 def tables(folder: Path) -> Iterator[Table]:
     """All that is there."""
-    guards, opened = scored(folder, "test-[0-9]"), scored(folder, "opened-[0-9]")
-    caught = ["guard", "all jailbroken", *ATTACKS]
+    guards, opened = scored(folder, "test-[0-9]"), scored(folder, "*opened-[0-9]")
+    late = scored(folder, "late-[0-9]") or guards
+    caught = ["guard", "all jailbroken", *ATTACKS, "anchoring, not among them"]
     every = (*ATTACKS, "wrappers", "plain")
-    body = [[label, rates(rows, *every, jailbroken=True), *_by_attack(rows)] for label, rows in guards.items()]
+    body = [
+        [
+            label,
+            rates(rows, *every, jailbroken=True),
+            *_by_attack(rows),
+            rates(late[label], "anchoring", jailbroken=True),
+        ]
+        for label, rows in guards.items()
+    ]
     fits = len({row["seed"] for rows in guards.values() for row in rows})
     yield Table("caught", "Jailbroken answers flagged", caught, body, note=f"{fits} fits")
     body = [
-        [label, *(rates(rows, name) for name in CALM), *(rates(opened.get(label, []), name) for name in ATTACKS[:3])]
+        [label, *(rates(rows, name) for name in CALM), *(rates(opened.get(label, []), name) for name in OPENED)]
         for label, rows in guards.items()
     ]
-    columns = ["guard", *CALM, *(f"harmless, {name}" for name in ATTACKS[:3])]
+    columns = ["guard", *CALM, *(f"harmless, {name}" for name in OPENED)]
     yield Table("calm", "Harmless requests flagged", columns, body)
     body = [[label, *(areas(rows, name) for name in CALM)] for label, rows in guards.items()]
     yield Table("auroc", "AUROC of jailbroken answers against harmless ones", ["guard", *CALM], body)
@@ -169,15 +178,15 @@ def _of(rows: Rows, harmful: bool) -> Rows:
 
 #: Guards whose stops are told by block, and attacks in the order of where their harm stands: late, anywhere, at once.
 BY_BLOCKS = ("hesitate", "sri-blocks", "energy", "cascade")
-LATE = ("prefill-mid", "pad", "prefill")
+LATE = ("prefill-mid", "pad", "anchoring", "prefill")
 PLACES = ("block 1, first look", "block 1, later", "block 2", "block 3", "later", "never")
 
 
 def _late(folder: Path) -> Iterator[Table]:
     """Which block of a jailbroken answer flags it, and how much of its harm stands in the blocks before."""
     stops: dict[tuple[str, str], Rows] = {(label, attack): [] for label in BY_BLOCKS for attack in LATE}
-    for path in sorted(folder.glob("test-[0-9]/rows.jsonl")):
-        fit = folder / path.parent.name.replace("test", "fit")
+    for path in sorted(folder.glob("[lt][ae][st]*-[0-9]/rows.jsonl")):  # late, test
+        fit = folder / f"fit-{path.parent.name[-1]}"
         if there := [label for label in BY_BLOCKS if (fit / f"{label}.safetensors").exists()]:
             run, rows = load_run(path.parent)
             model = midward.load(run.models[0].name)
