@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LNTuningConfig, LoraConfig, get_peft_model
 from published import CHECKPOINTS, ENCODERS
 
 import midward
@@ -42,6 +42,31 @@ def test_behind_an_adapter_and_after_one_was_put_on(llada_folder):
         )
         torch.testing.assert_close(model.hidden(ids, read=read), model.hidden(ids)[:, read], atol=2e-5, rtol=2e-5)
         torch.testing.assert_close(model.hidden(ids, read=places), model.hidden(ids)[places], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("has_been_read", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        LNTuningConfig(target_modules=["norm"]),
+        *(LoraConfig(target_modules=["q_proj"], modules_to_save=[whole]) for whole in ("o_proj", "mlp", "norm")),
+    ],
+    ids=["another norm", "o_proj", "mlp", "norm"],
+)
+def test_an_adapter_has_copies_of_what_is_cut(config, has_been_read, llada_folder):
+    model = midward.load(llada_folder, device="cpu", dtype="float32")
+    ids, read = torch.randint(0, 40, (2, 20)), slice(4, 12)
+    places = torch.tensor([0, 1, 1]), torch.tensor([4, 4, 19])
+    with torch.no_grad():
+        if has_been_read:
+            model.hidden(ids, read=read)
+        model.network = get_peft_model(model.network, config)
+        for parameter in model.network.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+        whole = model.hidden(ids)
+        torch.testing.assert_close(model.hidden(ids, read=read), whole[:, read], atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(model.hidden(ids, read=places), whole[places], atol=2e-5, rtol=2e-5)
 
 
 class Watching:

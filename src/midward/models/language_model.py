@@ -160,7 +160,7 @@ class LanguageModel:
         if mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp_(min=0).gather(1, columns.expand(len(mask), -1))
         shape = (len(ids), ids.shape[1])
-        with nullcontext(False) if read is None else reading(self.causal_lm, read, shape) as is_cut:
+        with nullcontext() if read is None else reading(self.causal_lm, read, shape) as reads:
             output = self.causal_lm.base_model(
                 input_ids=ids,
                 attention_mask=self._visible(columns, mask),
@@ -169,9 +169,9 @@ class LanguageModel:
                 use_cache=cache is not None,
             )
         states: torch.Tensor = output.last_hidden_state.to(ids.device)  # layers may be spread over several
-        if read is None:
+        if read is None or reads is None:
             return states
-        states = states if is_cut else take(states, read)
+        states = states if reads.is_cut else take(states, read)
         return states if isinstance(read, slice) else states.reshape(-1, states.shape[-1])
 
     def _visible(self, columns: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
