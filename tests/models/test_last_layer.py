@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from peft import LNTuningConfig, LoraConfig, get_peft_model
-from published import CHECKPOINTS, ENCODERS
+from published import CHECKPOINTS, ENCODERS, write_wide
 
 import midward
 from midward.errors import InputError
@@ -67,6 +67,16 @@ def test_an_adapter_has_copies_of_what_is_cut(config, has_been_read, llada_folde
         whole = model.hidden(ids)
         torch.testing.assert_close(model.hidden(ids, read=read), whole[:, read], atol=2e-5, rtol=2e-5)
         torch.testing.assert_close(model.hidden(ids, read=places), whole[places], atol=2e-5, rtol=2e-5)
+
+
+def test_of_four_bits_even_nothing_can_be_read(tmp_path):
+    """Whose CPU kernel divides by how many states it is given."""
+    pytest.importorskip("bitsandbytes")
+    model = midward.load(write_wide("a2d-qwen3", tmp_path), device="cpu", dtype="float32", quantize="4bit")
+    ids, places = torch.randint(0, 40, (2, 20)), (torch.tensor([0, 1, 1]), torch.tensor([4, 4, 19]))
+    with torch.no_grad():
+        torch.testing.assert_close(model.hidden(ids, read=places), model.hidden(ids)[places], atol=2e-2, rtol=2e-2)
+        assert not model.hidden(ids, read=tuple(each[:0] for each in places)).numel()
 
 
 class Watching:

@@ -77,8 +77,10 @@ def _cut(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torc
     reads = _READING.get()
     if reads is None or reads.inside is not None:
         return None
-    reads.inside = module
     states = take(given[0], reads.read)
+    if not states.numel():  # bitsandbytes divides by how many there are
+        return None
+    reads.inside = module
     return (states.contiguous() if states.ndim == 3 else states[None], *given[1:])
 
 
