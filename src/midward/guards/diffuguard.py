@@ -103,6 +103,7 @@ class _FirstBlock:
     """A watcher that lets these rows go once their first block is full."""
 
     needs_all_steps = False
+    needs_states = "none"
 
     def __init__(self, rows: Iterable[int]) -> None:
         self.rows = frozenset(rows)
