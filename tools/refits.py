@@ -6,7 +6,9 @@
 For each decoding `hesitate` and `sri-blocks` are fitted several times, on prompts that no two fits share, and all of
 them look at the same harmless requests, which no fit has seen. Given its calibration, a guard's rate is
 Beta(N + 1 - k, k) distributed, so the flagged ones of a test are beta-binomial: the first table says how the fits lie
-by that law. The second has the files of one decoding under the others of the same blocks.
+by that law. It is a law of independent requests, and of the sandbox's several ask the same question in other words, so
+the table has the thresholds anew of one request a question. The second has the files of one decoding under the others
+of the same blocks.
 """
 
 from __future__ import annotations
@@ -167,32 +169,55 @@ class Tested:
 
     def shares(self, decoding: str, label: str, rows: Sequence[Row], fits: int) -> np.ndarray:
         """The share of rows that each fit of a guard of a decoding flags."""
-        shares = []
+        return np.array([self._above(decoding, draw, label, rows).mean() for draw in range(fits)])
+
+    def _above(self, decoding: str, draw: int, label: str, rows: Sequence[Row], guard: Guard | None = None) -> Any:
+        guard = guard or load_guard(home_of(self.folder, decoding) / f"fit-{draw}" / f"{label}.safetensors")
+        return guard.flag(np.array([row[f"{decoding}/{draw}/{label}"] for row in rows], dtype=float))
+
+    def by_question(self, decoding: str, label: str, fits: int) -> tuple[np.ndarray, list[int]]:
+        """The same of the harmless rows, each fit calibrated anew on one request a question; and on how many."""
+        shares, counts = [], []
         for draw in range(fits):
-            guard = load_guard(home_of(self.folder, decoding) / f"fit-{draw}" / f"{label}.safetensors")
-            scores = np.array([row[f"{decoding}/{draw}/{label}"] for row in rows], dtype=float)
-            shares.append(float(guard.flag(scores).mean()))
-        return np.array(shares)
+            own = home_of(self.folder, decoding) / f"fit-{draw}"
+            guard = load_guard(own / f"{label}.safetensors")
+            kept: dict[str, Row] = {}
+            for row in read_table(own / "rows.jsonl"):
+                if row["set"] == "held out":
+                    kept.setdefault(row["subject"], row)
+            tables = [np.array(row["signals"][str(guard.reads)], dtype=float) for row in kept.values()]
+            scores = guard.score(None, [Exchange(Request("-"), signal=table) for table in tables])
+            guard.calibrate(scores, ALPHA)
+            shares.append(self._above(decoding, draw, label, self.harmless, guard).mean())
+            counts.append(len(kept))
+        return np.array(shares), counts
+
+
+def _inside(shares: np.ndarray, counts: Sequence[int]) -> str:
+    """How many fits flag what the law of their calibration's size says in 95 of 100 cases."""
+    inside = 0
+    for share, count in zip(shares, counts, strict=True):
+        order = conformal_order(count, ALPHA)
+        law = betabinom(TEST, count + 1 - order, order)
+        inside += bool(law.ppf(0.025) <= round(share * TEST) <= law.ppf(0.975))
+    return f"{inside} of {len(shares)}"
 
 
 def law_table(tested: Mapping[str, Tested]) -> Table:
     """B2 and B4: false positives of the fits of each decoding."""
-    order = conformal_order(SIZES.held_out, ALPHA)
-    law = betabinom(TEST, SIZES.held_out + 1 - order, order)
-    low, high = law.ppf(0.025), law.ppf(0.975)
     body = []
     for name, rows in tested.items():
+        if (fits := DECODINGS[name].fits) == CROSSED:
+            continue
         for label in GUARDS:
-            if (fits := DECODINGS[name].fits) == CROSSED:
-                continue
             rates, caught = (rows.shares(name, label, part, fits) for part in (rows.harmless, rows.attacked))
-            inside = int(((low <= rates * TEST) & (rates * TEST <= high)).sum())
-            body.append([name, label, *_spread(rates), f"{inside} of {fits}", " to ".join(_spread(caught))])
-    columns = ["decoding", "guard", "flagged, mean, %", "least to most", "within the law's 95 %", "forced opening, %"]
-    note = (
-        f"asked for {100 * ALPHA:.0f} %; {SIZES.held_out} calibrate, {TEST} test; the law's 95 %: "
-        f"{100 * low / TEST:.1f} to {100 * high / TEST:.1f} %; forced opening: flagged of {ATTACKED}, mean and range"
-    )
+            again, counts = rows.by_question(name, label, fits)
+            cells = [*_spread(rates), _inside(rates, [SIZES.held_out] * fits)]
+            cells += [*_spread(again), _inside(again, counts), " ".join(_spread(caught))]
+            body.append([name, label, *cells])
+    spread = ["mean, %", "least to most", "within the law's 95 %"]
+    columns = ["decoding", "guard", *spread, *(f"one a question: {each}" for each in spread), "forced opening, %"]
+    note = f"asked for {100 * ALPHA:.0f} %; {SIZES.held_out} calibrate, {TEST} test; forced opening: of {ATTACKED}"
     return Table("refits", "False positives of refits", columns, body, note=note)
 
 
