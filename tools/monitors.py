@@ -81,17 +81,14 @@ def _sides(rows: Rows, calm: str) -> tuple[list[np.ndarray], list[list[Any]]] | 
 def area_gap(first: Rows, second: Rows, calm: str) -> str:
     """The difference of two guards' AUROC on the same answers and of the same fits' prompts, so goal by goal and fit by
     fit: DeLong's, clustered by goal; Student's t over the fits."""
-    both = [_sides(rows, calm) for rows in (first, second)]
-    if both[0] is None or both[1] is None:
+    left, right = _sides(first, calm), _sides(second, calm)
+    if left is None or right is None:
         return "-"
-    goals = [*both[0][1][0], *both[0][1][1]]
+    goals = [*left[1][0], *left[1][1]]
     codes = stats._codes(goals, np.ones(len(goals), dtype=bool))
-    moved, gaps = np.zeros((1 + codes.max(), len(both[0][0][0]))), np.zeros(len(both[0][0][0]))
-    for sign, (sides, _) in zip((1, -1), both, strict=True):  # type: ignore[misc]
-        areas, *wins = stats._areas(*sides)
-        gaps += sign * areas
-        np.add.at(moved, codes, sign * np.hstack([(won - areas[:, None]) / won.shape[1] for won in wins]).T)
-    half = stats._half(stats._variance([(moved, gaps)]))
+    (moved, areas), (others_moved, others) = (stats._area_moves(*sides, codes) for sides in (left[0], right[0]))
+    gaps = areas - others
+    half = stats._half(stats._variance([(moved - others_moved, gaps)]))
     return f"{gaps.mean():+.3f} [{gaps.mean() - half:+.3f}, {gaps.mean() + half:+.3f}]"
 
 
@@ -185,7 +182,7 @@ PLACES = ("block 1, first look", "block 1, later", "block 2", "block 3", "later"
 def _late(folder: Path) -> Iterator[Table]:
     """Which block of a jailbroken answer flags it, and how much of its harm stands in the blocks before."""
     stops: dict[tuple[str, str], Rows] = {(label, attack): [] for label in BY_BLOCKS for attack in LATE}
-    for path in sorted(folder.glob("[lt][ae][st]*-[0-9]/rows.jsonl")):  # late, test
+    for path in sorted([*folder.glob("test-[0-9]/rows.jsonl"), *folder.glob("late-[0-9]/rows.jsonl")]):
         fit = folder / f"fit-{path.parent.name[-1]}"
         if there := [label for label in BY_BLOCKS if (fit / f"{label}.safetensors").exists()]:
             run, rows = load_run(path.parent)

@@ -264,12 +264,19 @@ def area(positives: Any, negatives: Any, positive_goals: Labels = None, negative
         ends = np.repeat([np.inf, -np.inf], max(1, round(len(labels[i]) / count)))
         sides[i] = np.hstack([sides[i], np.tile(ends, (len(sides[i]), 1))])
         labels[i] += [(i, end) for end in ends.tolist()]
-    areas, *wins = _areas(*sides)
     codes = _codes([*labels[0], *labels[1]], np.ones(len(labels[0]) + len(labels[1]), dtype=bool))
-    influence = np.zeros((1 + codes.max(), len(areas)))
-    np.add.at(influence, codes, np.hstack([(won - areas[:, None]) / won.shape[1] for won in wins]).T)
+    influence, areas = _area_moves(sides[0], sides[1], codes)
     low, high = _wilson(value, float(areas.mean()), _variance([(influence, areas)]), min(counts))
     return Area(value, low, high, n + m, len(influence) - 4, len(areas), n, m)
+
+
+def _area_moves(positives: np.ndarray, negatives: np.ndarray, of_goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far each goal moves each seed's area [goals, seeds] (DeLong), and the seeds' areas [seeds]. of_goal [N + M]:
+    the number of each positive's goal, then of each negative's."""
+    areas, *wins = _areas(positives, negatives)
+    influence = np.zeros((1 + of_goal.max(), len(areas)))
+    np.add.at(influence, of_goal, np.hstack([(won - areas[:, None]) / won.shape[1] for won in wins]).T)
+    return influence, areas
 
 
 def _areas(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
