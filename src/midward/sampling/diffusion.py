@@ -486,7 +486,10 @@ class _Diffusion(Filling):
         if forward.read is None and (approximate or forward.count == len(self.coordinates)):
             return forward
         if approximate:
-            raise InputError("a watcher reads states, and none does that doesn't say so: its needs_states is 'none'.")
+            raise InputError(
+                f"a watcher reads states that cache={self.sampling.cache!r} didn't compute, since every watcher has "
+                "needs_states='none'; leave that out."
+            )
         if forward.whole is None:
             hidden, unguided = self._halves(self.model.hidden(*self._inputs(forward.rows, forward.ids)))
             count = len(self.coordinates)
