@@ -33,7 +33,7 @@ removed() { # FIT: the refusal direction and random ones, taken out (beta 1) and
 
 for part in $parts; do
     case $part in
-    fit) # several fits that share no prompt
+    fit) # several fits, each of the next prompts
         for fit in $fits; do
             midward guard fit "${use[@]}" --guards "$guards" "${sizes[@]}" --draw "$fit" --out "$out/fit-$fit"
         done

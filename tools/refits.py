@@ -3,12 +3,12 @@
     python -m tools.refits FOLDER [--dtype bfloat16] [--only DECODING ...]     run again, it goes on where it stopped
     python -m tools.refits FOLDER --tables
 
-For each decoding `hesitate` and `sri-blocks` are fitted several times, on prompts that no two fits share, and all of
-them look at the same harmless requests, which no fit has seen. Given its calibration, a guard's rate is
-Beta(N + 1 - k, k) distributed, so the flagged ones of a test are beta-binomial: the first table says how the fits lie
-by that law. It is a law of independent requests, and of the sandbox's several ask the same question in other words, so
-the table has the thresholds anew of one request a question. The second has the files of one decoding under the others
-of the same blocks.
+For each decoding `hesitate` and `sri-blocks` are fitted several times, each on the next prompts of the sets (where few
+are worded alike), and all of them look at the same harmless requests behind those. Given its calibration, a guard's
+rate is Beta(N + 1 - k, k) distributed, so the flagged ones of a test are beta-binomial: the first table says how the
+fits lie by that law. It is a law of independent requests, and of the sandbox's several ask the same question in other
+words, so the table has the thresholds anew of one request a question. The second has the files of one decoding under
+the others of the same blocks.
 """
 
 from __future__ import annotations
