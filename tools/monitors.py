@@ -1,4 +1,4 @@
-"""The tables of docs/monitors.md, from the folders of examples/guards.sh: `python -m tools.monitors FOLDER`.
+"""The tables of docs/findings/guard-*.md, from the folders of examples/guards.sh: `python -m tools.monitors FOLDER`.
 
 Every fit's `test-N` has the same requests, so a guard's fits, `fit-N`, are its seeds: intervals are over goals and
 fits. `late-N` has another attack, `opened-N` and `late-opened-N` harmless requests behind the attacks' forced shapes.

@@ -1,4 +1,4 @@
-"""What README.md, docs/*.md and the notebook tell the reader to run: their fenced blocks, and the commands in them.
+"""What README.md, docs/**/*.md and the notebook tell the reader to run: their fenced blocks, and the commands in them.
 
 A block is run unless a comment stands before it that says why not:
 
@@ -57,8 +57,8 @@ class Command:
 
 
 def pages() -> list[Path]:
-    """README.md, the pages of docs/ and the notebook."""
-    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "docs/notebook.ipynb"]
+    """README.md, the pages of docs/ and of its folders, the notebook."""
+    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")), REPOSITORY / "docs/notebook.ipynb"]
 
 
 def text_of(page: Path) -> str:

@@ -1,4 +1,4 @@
-"""Every command and every Python block of README.md and docs/*.md runs, page by page, in the page's order.
+"""Every command and every Python block of README.md and docs/**/*.md runs, page by page, in the page's order.
 
 What needs a GPU, a download or somebody's account has a stand-in (`stand_in`): the sandbox model for any other, its
 goals and tasks for published ones, its scripted assistant for models behind an endpoint; and each verb gets the
