@@ -1,9 +1,11 @@
 """Tiny checkpoints and the verbs, for every room's tests."""
 
+import gc
 import os
 import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
+gc.disable()  # until all is collected: importing leaves nothing to pick up
 
 from pathlib import Path
 
@@ -14,6 +16,12 @@ from typer.testing import CliRunner
 
 settings.register_profile("midward", deadline=None)  # a busy machine is no fault
 settings.load_profile("midward")
+
+
+def pytest_collection_finish():
+    """What is there now (modules, tests) stays to the end: no later search for garbage has to walk through it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
