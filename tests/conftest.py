@@ -5,7 +5,6 @@ import os
 import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
-gc.disable()  # until all is collected: importing leaves nothing to pick up
 
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from checkpoints import FIXTURES, random_causal, random_llada
 from hypothesis import settings
 from typer.testing import CliRunner
 
+gc.disable()  # until all is collected: importing leaves nothing to pick up
 settings.register_profile("midward", deadline=None)  # a busy machine is no fault
 settings.load_profile("midward")
 
