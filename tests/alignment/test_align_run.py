@@ -4,14 +4,13 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from align_world import BENIGN, HARMFUL, SENTENCES, SMALL, TINY
-from holding import held
+from holding import held, in_a_fork
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -21,8 +20,6 @@ from midward.alignment.card import base_of
 from midward.alignment.mosa import METRICS, reward_warning
 from midward.alignment.trainer import AlignTrainer, read_curve
 from midward.errors import InputError
-
-HERE = Path(__file__).parent
 
 
 def run(model, out, **changes):
@@ -75,31 +72,24 @@ def test_learning_raises_reward_and_safe_score_and_the_adapter_reloads(model, tm
     assert not any(path.suffix in {".bin", ".pt", ".pth"} for path in (tmp_path / "a").rglob("*"))
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = [{here!r}, {here!r} + "/.."]
-import torch
-torch.set_num_threads(1)
-import midward.models
-from align_world import TINY
-from test_align_run import run
-plain_save, saves = torch.save, []
-def save(content, path, *args, **kwargs):
-    plain_save(content, path, *args, **kwargs)
-    saves.append(str(path))
-    # In the middle of the second checkpoint, whose folder is then torn.
-    if "checkpoint-10" in str(path):
-        os.kill(os.getpid(), signal.SIGKILL)
-torch.save = save
-run(midward.models.load(TINY, device="cpu", dtype=torch.float32), {out!r}, max_steps=12)
-"""
+def die_in_the_second_checkpoint(monkeypatch):
+    """In the middle of it: its folder is then torn."""
+    whole = torch.save
+
+    def save(content, path, *args, **kwargs):
+        whole(content, path, *args, **kwargs)
+        if "checkpoint-10" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(torch, "save", save)
 
 
-def test_killed_while_writing_a_checkpoint_then_run_again_is_the_uninterrupted_run(model, tmp_path):
-    out = tmp_path / "killed"
-    script = KILLED.format(here=str(HERE), out=str(out))
-    died = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
-    assert died.returncode == -9, died.stderr[-2000:]
+def test_killed_while_writing_a_checkpoint_then_run_again_is_the_uninterrupted_run(model, monkeypatch, tmp_path):
+    out, last_words = tmp_path / "killed", tmp_path / "last_words.txt"
+    with monkeypatch.context() as patch:
+        die_in_the_second_checkpoint(patch)
+        status = in_a_fork(lambda: run(model, out, max_steps=12), last_words)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, last_words.read_text()
     assert (out / "checkpoints" / "checkpoint-10").exists() and not (out / "adapter_model.safetensors").exists()
     assert read_curve(out / "reward.csv")[-1]["step"] == 10
 
@@ -153,10 +143,6 @@ def test_accumulated_micro_batches_equal_one_batch(model64, tmp_path):
         assert close(weights(one.adapter), weights(four.adapter))
         for name, value in one.history[-1].items():
             assert four.history[-1][name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_gradient_checkpointing_changes_nothing_and_is_switched_off_again(model64, tmp_path):

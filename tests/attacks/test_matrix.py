@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from endpoints import endpoint
+from holding import in_a_fork
 from inspect_ai import eval as inspect_eval
 from inspect_ai.log import list_eval_logs, read_eval_log
 
@@ -92,17 +91,6 @@ def test_what_a_model_needs_is_told_before_it_is_loaded(llada_folder, tmp_path, 
 
 # --- going on --------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from test_matrix import begun, plan
-from midward.attacks import evalset
-
-evalset.MAX_SAMPLES = evalset.MAX_TASKS = 1  # one after the other, so that whoever begins has all before it in the log
-with begun(lambda attack, goal: print(attack, goal, file=sys.__stdout__, flush=True)):
-    evalset.run(plan(sys.argv[1]), Path(sys.argv[2]), display="none")
-"""
-
 
 @contextmanager
 def begun(tell):
@@ -127,27 +115,38 @@ def whole(llada_folder, tmp_path_factory):
     return out, go(plan(llada_folder), out)
 
 
-def test_after_a_kill_no_finished_sample_begins_again_and_the_result_is_the_same(llada_folder, tmp_path, whole):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(llada_folder), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])},
-        text=True,
-    )
-    assert process.stdout is not None
-    before = [tuple(process.stdout.readline().split()) for _ in range(4)]
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before += [tuple(line.split()) for line in process.stdout]  # what began before the signal came
+def test_after_a_kill_no_finished_sample_begins_again_and_the_result_is_the_same(
+    llada_folder, tmp_path, monkeypatch, whole
+):
+    model, ours, last_words = tmp_path / "model", tmp_path / "begun", tmp_path / "last_words.txt"
+    shutil.copytree(llada_folder, model)  # in the fork nobody serves what is loaded here
 
-    logs = [read_eval_log(info, header_only=True) for info in list_eval_logs(str(tmp_path / "logs"))]
+    def die_at_the_fourth(*sample):
+        with ours.open("a") as file:
+            print(*sample, file=file)
+        if len(ours.read_text().splitlines()) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def search():
+        with begun(die_at_the_fourth):
+            evalset.run(plan(model), tmp_path / "out", display="none")
+
+    with monkeypatch.context() as patch:  # one after the other, so that whoever begins has all before it in the log
+        for limit in ("MAX_SAMPLES", "MAX_TASKS"):
+            patch.setattr(evalset, limit, 1)
+        status = in_a_fork(search, last_words)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, last_words.read_text()
+    before = [tuple(line.split()) for line in ours.read_text().splitlines()]
+    logs = [read_eval_log(info, header_only=True) for info in list_eval_logs(str(tmp_path / "out" / "logs"))]
     finished = {(one.attack, one.goal) for one in results.read(logs)}
-    assert len(before) < 8 and finished <= set(before)
-    assert len(finished) >= len(before) - 2  # the last is cut short, the one before may not be written yet
+    assert len(before) == 4 and finished <= set(before)
+    assert len(finished) >= 2  # the last is cut short, the one before may not be written yet
     after = []
     with begun(lambda *sample: after.append(sample)):
-        again = go(plan(llada_folder), tmp_path)
+        again = go(plan(model), tmp_path / "out")
     assert sorted([*finished, *after]) == sorted((one.attack, one.goal) for one in whole[1])
+    for one in again:
+        one.record.target = whole[1][0].record.target  # the folder is another
     assert lasting(again) == lasting(whole[1])
 
 

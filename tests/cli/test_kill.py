@@ -3,9 +3,9 @@
 import json
 import os
 import signal
-import traceback
 
 import pytest
+from holding import in_a_fork
 
 from midward.probes import recovery
 from midward.store import RowFile
@@ -67,19 +67,6 @@ def die_at_the_second_write(monkeypatch):
     monkeypatch.setattr(RowFile, "append", append)
 
 
-def in_a_fork(work, last_words):
-    """How `work` ends in a process of its own; what it gave or raised, if it came so far, is in `last_words`."""
-    child = os.fork()
-    if not child:
-        try:
-            last_words.write_text(work().output)
-        except BaseException:
-            last_words.write_text(traceback.format_exc())
-        finally:
-            os._exit(99)
-    return os.waitpid(child, 0)[1]
-
-
 def rows(folder):
     """file -> its rows in order, but for the time they took."""
     return {
@@ -103,7 +90,7 @@ def test_kill_9_and_again(midward, monkeypatch, tiny, prompts, guard, tmp_path, 
     with monkeypatch.context() as patch:
         die_at_the_second_write(patch)
         last_words = tmp_path / "last_words.txt"
-        status = in_a_fork(lambda: run(tmp_path / "killed"), last_words)
+        status = in_a_fork(lambda: run(tmp_path / "killed").output, last_words)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, last_words.read_text()
     left = [line for path in (tmp_path / "killed").rglob("*.jsonl") for line in path.read_text().splitlines()]
     assert len(left) > 1  # a chunk, and the torn line

@@ -4,14 +4,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from holding import in_a_fork
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_build import TINY, trainer
@@ -22,12 +20,6 @@ from tools.world.curriculum import GAP, Example, Stage, Writer
 from tools.world.muon import Muon, orthogonalise
 from tools.world.train import KINDS, SAMPLING, Recipe, hidden, make_tokenizer
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from tiny_build import trainer
-trainer(Path(sys.argv[1]), progress=lambda row: print(row["step"], flush=True)).run()
-"""
 EXAMPLES = [
     Example(("Sum: 1 + 2",), "1 + 2 = 3"),
     Example(
@@ -61,13 +53,13 @@ def training(request, built, tmp_path_factory):
 
 
 def test_a_killed_build_goes_on_to_the_same_weights(built, tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path], stdout=subprocess.PIPE, env=env, text=True)
-    for _ in range(2):
-        assert process.stdout is not None and process.stdout.readline()
-    time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    def die(row):
+        if row["step"] == 4:  # after the checkpoint of step 2
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    last_words = tmp_path / "last_words.txt"
+    status = in_a_fork(trainer(tmp_path, progress=die).run, last_words)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, last_words.read_text()
     assert (tmp_path / "checkpoint.safetensors").exists() and not (tmp_path / "model").exists()
     rows = []
     trainer(tmp_path, progress=rows.append).run()
