@@ -1,9 +1,14 @@
 """HarmBench's classifier: its template, the clipping, its one word. The template here is invented."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inspect_ai.model import GenerateConfig
+from inspect_ai.model._providers import hf
 from tokenizers import Tokenizer
 
 from midward.judges import JUDGES, JudgesError
@@ -122,11 +127,15 @@ def test_a_tokenizer_that_is_not_there_is_told(judge_that_says, template, tmp_pa
         judged(model, template, tmp_path / "tokenizer.json")
 
 
-def test_a_local_model_gets_the_text_as_it_is_and_lends_its_tokenizer(llama_folder, template):
+def test_a_local_model_gets_the_text_as_it_is_and_lends_its_tokenizer(llama_folder, template, monkeypatch):
+    # Inspect waits seconds for company, and again before it looks whether there is an answer.
+    drain = hf._drain_batches
+    monkeypatch.setattr(hf, "_drain_batches", lambda queue, timeout: drain(queue, timeout=0.05))
+    monkeypatch.setattr(hf, "anyio", SimpleNamespace(sleep=lambda seconds: anyio.sleep(0.02)))
     judge = JUDGES["harmbench"].factory(model=f"hf/{llama_folder}", template=str(template), tokenizer="not asked")
     verdict = anyio.run(judge, "a goal", "t30 " * 2000, {})
     assert verdict.details["clipped"] and verdict.success is None  # random weights say neither yes nor no
     assert "can't be read: expected yes or no" in verdict.explanation
-    output = anyio.run(judge._model.generate, "[INST] t30 t31 [/INST]")
+    output = anyio.run(partial(judge._model.generate, config=GenerateConfig(max_tokens=1)), "[INST] t30 t31 [/INST]")
     ids = judge._tokenizer.encode("[INST] t30 t31 [/INST]").ids
     assert output.usage.input_tokens == len(ids)

@@ -1,15 +1,14 @@
 """Loading: the autoregressive kind, adapters, text, fingerprints, and every clear error."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from checkpoints import lora, random_causal
+from holding import in_a_fork
 from published import CHECKPOINTS, write_wide
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -406,52 +405,46 @@ def test_device_maps_that_cannot_be(llada_folder, monkeypatch):
     refused("layers on the CPU beside a GPU", device_map={"model": 0, "lm_head": "cpu"})
 
 
-TWO_DEVICES = """
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-import midward
+def two_devices(folder):
+    """Run in a fork, since it changes what torch takes for a device."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-_setup_privateuseone_for_python_backend("pretend")  # tensors on it have a shape and a device, no numbers
+    _setup_privateuseone_for_python_backend("pretend")  # tensors on it have a shape and a device, no numbers
 
+    class Place(AlignDevicesHook):  # accelerate's own, but that weights are placed below
+        def init_hook(self, module):
+            return module
 
-class Place(AlignDevicesHook):  # accelerate's own, but that weights are placed below
-    def init_hook(self, module):
-        return module
-
-
-model = midward.load({folder!r}, device="cpu")
-network = model.network
-first, second = "pretend:0", "pretend:1"
-places = {{"model.embed_tokens": first, "model.rotary_emb": first, "model.norm": second, "lm_head": second}}
-places |= {{f"model.layers.{{i}}": first if i < 2 else second for i in range(3)}}
-with FakeTensorMode() as mode:
-    for name, place in places.items():
-        top = network.get_submodule(name)
-        for part in top.modules():
-            for key, value in part._parameters.items():
-                if value is not None:
-                    moved = mode.from_tensor(value).detach().to(place)
-                    part._parameters[key] = torch.nn.Parameter(moved, requires_grad=False)
-            for key, value in part._buffers.items():
-                part._buffers[key] = mode.from_tensor(value).to(place)
-        add_hook_to_module(top, Place(place))
-    assert str(model.device) == second
-    ids = torch.zeros(2, 9, dtype=torch.long, device=model.device)
-    for mask in (None, torch.ones_like(ids)):
-        hidden = model.hidden(ids, mask)
-        logits = model.head(hidden)
-        assert str(hidden.device) == str(logits.device) == second
-print("fine")
-"""
+    model = midward.load(folder, device="cpu")
+    network = model.network
+    first, second = "pretend:0", "pretend:1"
+    places = {"model.embed_tokens": first, "model.rotary_emb": first, "model.norm": second, "lm_head": second}
+    places |= {f"model.layers.{i}": first if i < 2 else second for i in range(3)}
+    with FakeTensorMode() as mode:
+        for name, place in places.items():
+            top = network.get_submodule(name)
+            for part in top.modules():
+                for key, value in part._parameters.items():
+                    if value is not None:
+                        moved = mode.from_tensor(value).detach().to(place)
+                        part._parameters[key] = torch.nn.Parameter(moved, requires_grad=False)
+                for key, value in part._buffers.items():
+                    part._buffers[key] = mode.from_tensor(value).to(place)
+            add_hook_to_module(top, Place(place))
+        assert str(model.device) == second
+        ids = torch.zeros(2, 9, dtype=torch.long, device=model.device)
+        for mask in (None, torch.ones_like(ids)):
+            hidden = model.hidden(ids, mask)
+            logits = model.head(hidden)
+            assert str(hidden.device) == str(logits.device) == second
+    return "fine"
 
 
-def test_inputs_follow_the_layers_over_two_devices(llada_folder):
-    script = TWO_DEVICES.format(folder=str(llada_folder))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0 and ran.stdout.strip() == "fine", ran.stderr[-3000:]
+def test_inputs_follow_the_layers_over_two_devices(llada_folder, tmp_path):
+    last_words = tmp_path / "last_words.txt"
+    in_a_fork(lambda: two_devices(llada_folder), last_words)
+    assert last_words.read_text() == "fine"
 
 
 def test_bad_sampling_defaults(copy):
