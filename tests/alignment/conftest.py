@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from align_world import TINY
+from align_world import TINY, double
 
 import midward.models
 
@@ -24,11 +24,4 @@ def model():
 @pytest.fixture
 def model64():
     """The same in float64 throughout, where batches of different shapes agree to rounding."""
-    model = midward.models.load(TINY, device="cpu", dtype=torch.float64)
-    for name, module in list(model.network.named_modules()):
-        # transformers' norm computes in float32 whatever the model's dtype is.
-        if type(module).__name__ == "LlamaRMSNorm":
-            norm = torch.nn.RMSNorm(module.weight.shape, eps=module.variance_epsilon, dtype=torch.float64)
-            norm.weight = module.weight
-            model.network.set_submodule(name, norm)
-    return model
+    return double()

@@ -3,15 +3,19 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import launched
 import pytest
 import torch
-from align_world import TINY
+from align_world import TINY, double
 from test_align_run import close, run, weights
+from torch.multiprocessing import ProcessRaisedException, start_processes
 
 import midward.models
 from midward.alignment import AlignError
@@ -21,131 +25,12 @@ from midward.alignment.trainer import read_curve
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "accelerate"
 
-# One start serves both tests: what takes time are the imports.
-TWO = """
-import sys, traceback
-sys.path[:0] = [{here!r}, {here!r} + "/.."]
-from pathlib import Path
-from types import SimpleNamespace
-import torch
-import torch.distributed as dist
-torch.set_num_threads(1)
-from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-from align_world import BENIGN, HARMFUL, SENTENCES, SMALL, TINY
-from peft.utils.other import fsdp_auto_wrap_policy
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-import midward.models
-from midward.alignment import MosaObjective, resolve
-from midward.alignment.data import SentenceCollator, SentenceSchedule, encode_prompts
-from midward.alignment.run import _adapted
-from midward.alignment.sentences import encode_sentences
-from midward.alignment.trainer import _through, save_adapter
 
-from conftest import model64
-from test_align_run import run
-
-run(getattr(model64, "__wrapped__", model64)(), {out!r} + "/two", max_steps=5, micro_batch=1)
-rank = dist.get_rank()
-mesh = dist.init_device_mesh("cpu", (2,), mesh_dim_names=("shard",))
-
-
-def by_torch(network):
-    # The head is never called as a module, so a unit of its own stays in shards while the objective reads it.
-    base = network.get_base_model()
-    for part in (*base.model.layers, base.lm_head, network):
-        fully_shard(part, mesh=mesh)
-
-
-def by_accelerate(network):
-    # As Trainer prepares an adapter: peft's policy makes units of the layers, and of the adapter's parts in them.
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy=fsdp_auto_wrap_policy(network), cpu_ram_efficient_loading=False,
-        reshard_after_forward=True,
-    )
-    like = SimpleNamespace(
-        state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="no", is_main_process=rank == 0,
-        device=torch.device("cpu"), torch_device_mesh=mesh,
-        parallelism_config=SimpleNamespace(fsdp_dim_names=("shard",)),
-    )
-    assert fsdp2_prepare_model(like, network) is network
-
-
-def check(shard, dtype, checkpointing):
-    config = resolve({{**SMALL, "reveal": 0.3, "gradient_checkpointing": checkpointing}})
-    model = midward.models.load(TINY, device="cpu", dtype=dtype)
-    harmful, calm = (encode_prompts(model, rows, config, "data") for rows in (HARMFUL, BENIGN))
-    sentences = encode_sentences(model, SENTENCES, config)
-    schedule = SentenceSchedule(config, harmful, calm, sentences, model.family.end_ids[0])
-    collate = SentenceCollator(config, model.family, sentences.longest)
-    batches = [collate([schedule[0], schedule[1]]), collate([schedule[2], schedule[3]])]
-    with _adapted(model, config):
-        network = model.network.train()
-        trained = {{name: p for name, p in network.named_parameters() if p.requires_grad}}
-        with torch.no_grad():
-            for name, p in trained.items():
-                if "lora_B" in name:
-                    p.normal_(std=0.05, generator=torch.Generator().manual_seed(len(name)))
-        objective = MosaObjective(model, config)
-        assert objective.linear is not None
-        losses = []
-        for batch in batches:
-            terms = _through(network, network, lambda: objective(batch))
-            (terms.loss / 2).backward()
-            losses.append(terms.loss.item())
-        expected = {{name: p.grad.clone() for name, p in trained.items()}}
-        network.zero_grad()
-
-        shard(network)
-        trained = {{name: p for name, p in network.named_parameters() if p.requires_grad}}
-        assert all(isinstance(p, DTensor) for p in network.parameters())
-        step = torch.optim.AdamW(trained.values(), lr=1e-4)
-        terms = _through(network, network, lambda: objective(batches[rank]))
-        terms.loss.backward()
-        assert abs(terms.loss.item() - losses[rank]) <= 1e-5 * abs(losses[rank])
-        for name, p in trained.items():
-            torch.testing.assert_close(p.grad.full_tensor(), expected[name], rtol=1e-4, atol=1e-5)
-        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
-        step.step()
-        after = torch.tensor(_through(network, network, lambda: objective(batches[rank])).loss.item())
-        dist.all_reduce(after)
-        assert after < sum(losses), (after, losses)
-        folder = Path({out!r}) / shard.__name__
-        save_adapter(network, folder, write=rank == 0)
-        whole = {{name: p.full_tensor().detach() for name, p in trained.items()}}
-    dist.barrier()
-    reloaded = midward.models.load(TINY, device="cpu", dtype=dtype, adapter=folder).network
-    for name, p in reloaded.named_parameters():
-        if "lora_" in name:
-            assert torch.equal(p, whole[name])
-
-
-try:
-    check(by_torch, torch.float32, False)
-    check(by_accelerate, torch.bfloat16, True)
-except Exception:
-    (Path({out!r}) / f"failed-{{rank}}").write_text(traceback.format_exc())
-    raise
-finally:
-    dist.destroy_process_group()
-"""
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """Where two processes ran `align` under DDP (two/), then trained sharded models (failed-* if they couldn't)."""
-    folder = tmp_path_factory.mktemp("processes")
-    script = folder / "script.py"
-    script.write_text(TWO.format(here=str(HERE), out=str(folder)))
+def torchrun(model, folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    started = subprocess.Popen(
-        [*command, str(script)], env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command += [HERE / "launched.py", folder]
+    started = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         _, errors = started.communicate(timeout=240)
     finally:
@@ -153,6 +38,31 @@ def two_processes(tmp_path_factory):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
     assert started.returncode == 0 or list(folder.glob("failed-*")), errors[-3000:]
+
+
+def forks(model, folder):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = start_processes(launched.forked, (port, model, folder), nprocs=2, join=False, start_method="fork")
+    try:
+        deadline = time.monotonic() + 240
+        while not started.join(timeout=5):
+            assert time.monotonic() < deadline, "the processes don't end"
+    except ProcessRaisedException:
+        assert list(folder.glob("failed-*")), "the run under DDP failed"
+    finally:
+        for process in started.processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module", params=[forks, pytest.param(torchrun, marks=pytest.mark.slow)])
+def two_processes(request, tmp_path_factory):
+    """Where two processes ran `align` under DDP (two/), then trained sharded models (failed-* if they couldn't).
+
+    One start serves both tests. Forks have imported all, which takes a launcher most of its time.
+    """
+    folder = tmp_path_factory.mktemp("processes")
+    request.param(double(), folder)
     return folder
 
 

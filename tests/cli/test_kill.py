@@ -22,7 +22,7 @@ VERBS = {
     "probe ask": [*FEW, "--goals", "sandbox", "--words", "0,2"],
     "probe order": [*FEW, "--sets", "sums"],
     "probe gcg": [*FEW, "--goals", "sandbox", "--positions", "0", "--iterations", 1, "--width", 2, "--tokens", 3],
-    "dynamics": [*FEW, *SANDBOX, "--fit", 6, "--train", 6, "--attacked", "plain", "--harmless", "benign"],
+    "dynamics": [*FEW, *SANDBOX, "--fit", 3, "--train", 3, "--attacked", "plain", "--harmless", "benign"],
     "guard score": ["--guard", "GUARD", "--prompts", "PROMPTS", "--batch-size", 1],
     "guard eval": ["--guard", "GUARD", "--sets", "plain,benign", *FEW],
     "utility": [*FEW, "--tasks", "sums,benign"],

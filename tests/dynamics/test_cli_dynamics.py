@@ -67,7 +67,9 @@ def test_a_sampler_in_which_nothing_is_refused_is_left_out(midward, tmp_path, mo
         return fit(*given, kept=kept, **named)
 
     monkeypatch.setattr(recovery, "fit_anchors", refuses_once)
-    sizes = "--attacked plain --harmless benign --count 2 --fit 2 --train 2 --length 32 --samplers native,random"
+    monkeypatch.setattr(recovery, "SEEDS", range(1))
+    sizes = "--attacked plain --harmless benign --count 2 --fit 2 --train 2 --length 32 --steps 8"
+    sizes += " --samplers native,random"
     result = midward("dynamics", *sizes.split(), "--out", tmp_path)
     assert result.exit_code == 0, result.stderr
     assert "sampler random is left out: none of the 2" in caplog.text

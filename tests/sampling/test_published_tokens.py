@@ -52,7 +52,7 @@ SHORT = {"length": 12, "blocks": (12, 6, 3), "all_steps": (12, 4, 8, 5, 16)}
 LONG = {"length": 48, "blocks": (48, 24, 8), "all_steps": (48, 12, 24, 18, 30, 7, 96)}
 
 
-@pytest.mark.parametrize("std", [3, 10, 30])
+@pytest.mark.parametrize("std", [3, pytest.param(10, marks=pytest.mark.slow), 30])
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 @pytest.mark.parametrize("order", ["low_confidence", "random", "left_to_right"])
 @pytest.mark.parametrize(
