@@ -8,7 +8,7 @@ READY   = $(VENV)/.midward-ready
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS  ?= tests
 
-.PHONY: demo real test test-slow check docs bench dist clean
+.PHONY: demo real test test-slow check lint types docs bench dist clean
 
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,11 +40,14 @@ test: $(READY)           ## the default suite (CPU, minutes); TESTS="tests/model
 test-slow: $(READY)      ## everything, GPU tests where there is one
 	$(BIN)/python -m pytest
 
-check: $(READY)          ## lint, types, documentation
+check: lint types docs   ## lint, types, documentation; beside each other with make -j 2
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs: $(READY)           ## the documentation site, in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
