@@ -254,8 +254,9 @@ def test_a_judge_that_asks_a_model_goes_along(midward, tmp_path):
 
 
 @pytest.mark.ray
-def test_searches_are_shared(midward, tmp_path):
-    flags = ["--limit", "2", "--positions", "0", "--iterations", "2", "--width", "2", "--tokens", "3", "--length", "32"]
+def test_searches_are_shared(midward, llada_folder, tmp_path):
+    flags = ["--limit", "2", "--positions", "0", "--iterations", "2", "--width", "2", "--tokens", "3", "--length", "12"]
+    flags += ["--model", llada_folder, "--device", "cpu", "--goals", "sandbox"]
     summaries = []
     for workers in "12":
         done = midward("probe", "gcg", *flags, "--json", "--out", tmp_path / workers, "--workers", workers)
