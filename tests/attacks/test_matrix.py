@@ -366,8 +366,14 @@ DOWN = {
 }
 
 
-@pytest.mark.parametrize("role", ["judge", "attacker", "served"])
-@pytest.mark.parametrize("kind", DOWN)
+@pytest.mark.parametrize(
+    ("kind", "role"),
+    [
+        pytest.param(kind, role, marks=[] if kind == "401" or role == "judge" else pytest.mark.slow)
+        for kind in DOWN
+        for role in ("judge", "attacker", "served")
+    ],
+)
 def test_an_endpoint_that_is_down_is_told_before_anything_runs(llada_folder, tmp_path, monkeypatch, asked, kind, role):
     far = "openai-api/rough/x"
     roles = {"attacker": ASSISTANT, "scorer": ASSISTANT, "judge": ASSISTANT}
