@@ -372,7 +372,12 @@ def stopped(model, out, method, after, **changes):
 
 
 @pytest.mark.parametrize(
-    "method, changes", [("a2d", {"lora_dropout": 0.1}), ("rt", {"token_mean": "masked"}), ("dpo", {"masks": 2})]
+    "method, changes",
+    [
+        ("a2d", {"lora_dropout": 0.1}),
+        pytest.param("rt", {"token_mean": "masked"}, marks=pytest.mark.slow),
+        ("dpo", {"masks": 2}),
+    ],
 )
 def test_taken_up_again_is_uninterrupted(model, tmp_path, method, changes):
     stopped(model, tmp_path / "a", method, 10, max_steps=12, **changes)
