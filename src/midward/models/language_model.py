@@ -206,6 +206,14 @@ class LanguageModel:
         logits = self.causal_lm.get_output_embeddings()(hidden)
         return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
 
+    @property
+    def head_weight(self) -> torch.Tensor | None:
+        """The weight [V, D] of a head that multiplies by it and does nothing else; None of any other."""
+        module = None if self.is_encoder or self._softcap is not None else self.causal_lm.get_output_embeddings()
+        if type(module) is not torch.nn.Linear or module.bias is not None or "forward" in vars(module):
+            return None
+        return None if module._forward_hooks or module._forward_pre_hooks else module.weight
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """The same weights with the adapter off, for the length of a `with` block.
