@@ -345,7 +345,7 @@ class Bench:
         class Everything:
             """A watcher that wants the states of all positions, which turns the exact cache off."""
 
-            needs_all_steps, needs_all_positions = False, True
+            needs_all_steps, needs_states = False, "response"
 
             def on_start(self, canvas: Any) -> None:
                 pass
