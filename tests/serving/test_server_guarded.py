@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,6 +318,21 @@ def test_a_guard_of_another_model_is_refused_at_the_start(llada, fitted, midward
         app_of(llada, guard)
     done = midward("serve", "--model", llada_folder, "--guard", path, "--port", "0")
     assert done.exit_code == 2 and "fitted for something else" in done.stderr
+
+
+def test_what_was_fitted_here_is_served_unless_none_is_asked_for(fitted, midward, llada_folder, tmp_path, monkeypatch):
+    _, path = fitted
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "guard").mkdir()
+    words = ["serve", "--model", llada_folder, "--port", "0"]
+    for more in ([], ["--guard", "none"]):
+        done = midward(*words, *more, "--shadow")
+        assert done.exit_code == 2 and "--shadow is of a guard" in done.stderr
+    shutil.copy(path, tmp_path / "guard" / "hesitate.safetensors")
+    done = midward(*words)  # it is another model's
+    assert done.exit_code == 2 and "fitted for something else" in done.stderr
+    done = midward(*words, "--guard", "none", "--shadow")
+    assert done.exit_code == 2 and "--shadow is of a guard" in done.stderr
 
 
 def test_a_guard_that_answers_anew_or_cannot_be_proved_is_refused(model, sampling):

@@ -30,7 +30,7 @@ from midward.dynamics.samplers import PAPER
 from midward.errors import InputError
 from midward.goals.columns import prompts_of
 from midward.goals.loading import is_file, says_harm
-from midward.guards.config import EvalConfig, FitConfig, Sizes, conformal_order, guard_file, guard_files
+from midward.guards.config import FITTED, EvalConfig, FitConfig, Sizes, conformal_order, guard_file, guard_files
 from midward.runs.run import Measured
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def fit(
     sampling: SamplingOptions,
     fitting: FitConfig,
     sizes: Sizes,
-    out_folder: Annotated[Path, Flag(name="--out", free=True)] = Path("guard"),
+    out_folder: Annotated[Path, Flag(name="--out", free=True)] = FITTED,
     listed: Annotated[bool, Flag(name="--list", free=True)] = False,
 ) -> Result:
     """Fit guards for a model and its sampling, all calibrated on the same held-out harmless prompts.

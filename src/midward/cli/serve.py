@@ -5,34 +5,47 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import asdict
+from pathlib import Path
 from threading import Event
 from types import ModuleType
 from typing import Annotated
 
 from midward._flags import Flag
-from midward.cli._options import GuardFile, ModelOptions, SamplingOptions, load_behind
+from midward.cli._options import ModelOptions, SamplingOptions, load_behind
 from midward.cli._show import is_quiet, say
 from midward.errors import InputError
+from midward.guards.config import FITTED, guard_file
 from midward.serving.config import ServeConfig
+
+NONE = Path("none")
+
+
+def _guard(text: str) -> Path:
+    return NONE if text == "none" else guard_file(text)
 
 
 def serve(
     model: ModelOptions,
     sampling: SamplingOptions,
     serving: ServeConfig,
-    guard: GuardFile = None,
+    guard: Annotated[Path | None, Flag(read=_guard)] = None,
     replicas: Annotated[int, Flag(min=1)] = 1,
 ) -> None:
     """Serve a model behind OpenAI's chat API, a guard in front of it, until SIGTERM or Ctrl-C.
 
     Args:
+        guard: A fitted guard's file or folder, or none; by default what `midward guard fit` left in ./guard.
         replicas: Copies of model and guard, over Ray Serve: on this machine, or on the cluster at RAY_ADDRESS.
     """
     serving.read_keys()  # before the model is loaded
-    if guard is None:
+    if guard is None and any(FITTED.glob("*.safetensors")):
+        guard = guard_file(FITTED)
+        say(f"guard     {guard} was fitted here; --guard none serves without one")
+    if guard in (None, NONE):
+        guard = None
         if serving.shadow:
             raise InputError("--shadow is of a guard; give --guard FILE.")
-        say("unguarded no --guard: it is served as it is; `midward guard fit` makes one")
+        say("unguarded it is served as it is: no --guard, and no ./guard, where `midward guard fit` leaves one")
     if replicas > 1:
         _replicated(model, sampling, serving, guard, replicas)
         return
@@ -62,7 +75,7 @@ def _process() -> ModuleType:
 
 
 def _replicated(
-    model: ModelOptions, sampling: SamplingOptions, serving: ServeConfig, guard: GuardFile, count: int
+    model: ModelOptions, sampling: SamplingOptions, serving: ServeConfig, guard: Path | None, count: int
 ) -> None:
     if model.device_map:
         raise InputError("--replicas have a device each; --device-map spreads one model over all.")

@@ -37,6 +37,10 @@ LARGEST = 1 << 28
 PREFERRED = ("hesitate.safetensors", "sri.safetensors")
 
 
+#: Where guards are written, and a server looks for one, unless told.
+FITTED = Path("guard")
+
+
 def guard_file(path: str | Path) -> Path:
     """The file of a guard; of a folder the only one that it holds, or of several the first of `PREFERRED`.
 
