@@ -207,10 +207,9 @@ def _late(folder: Path) -> Iterator[Table]:
 def _stop(guard: LookGuard, model: LanguageModel, row: dict[str, Any]) -> dict[str, Any]:
     """at: where a guard flags a row's answer. out: the share of its right steps in the blocks that are done by then,
     which a server may have handed out; all of it where it isn't flagged."""
-    above = np.argwhere(guard.flag(np.nan_to_num(guard.ranks(signals_of([row], guard.reads)[0]), nan=-np.inf)))
     place, out = PLACES[-1], 1.0
-    if len(above):
-        block, look = above[0].tolist()
+    if (at := guard.first_above(signals_of([row], guard.reads)[0])) is not None:
+        block, look = at
         _, intent, *words = row["subject"].split()
         done = model.text(model.tokens(row["response"])[: block * int(guard.sampling["block"])])
         whole, begun = (steps_right(intent, Thing(*words), text) for text in (row["response"], done))

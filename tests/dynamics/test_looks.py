@@ -46,7 +46,7 @@ class Kept:
 def naive(kept, row, size, ends):
     """The looks of one row: {(block, look): phi}, a step at a time."""
     together = -(-POSITIONS // size)
-    found, progress, open_of = {}, {}, {}
+    found, progress, open_of, stood = {}, {}, {}, {}
     sums: dict = {}
     for number_of, (start, stop), hidden, committed, new, ids in kept:
         if number_of != row:
@@ -71,6 +71,13 @@ def naive(kept, row, size, ends):
         progress[block] = max(progress[block], len(standing) / len(todo))
         first_end = min((p for p in standing if int(ids[p]) in ends), default=stop)
         counted = [p for p in standing if p <= first_end] or todo
+        was = stood.get(block)
+        stood[block] = ids[start:stop].tolist()
+        if (block, len(GRID) - 1) in found:  # it was full: a change of it is one more look
+            reached = [max(j for b, j in found if b == block) + 1] if was != stood[block] else []
+            sums[block] = (hidden[counted].sum(0), len(counted)) if reached else sums[block]
+            found |= {(block, look): mean(*sums[block]) for look in reached}
+            continue
         reached = [j for j, point in enumerate(GRID) if j and progress[block] >= point and (block, j) not in found]
         if reached:
             sums[block] = hidden[counted].sum(0), len(counted)
@@ -145,6 +152,29 @@ def test_what_is_masked_again_turns_no_time_back(model):
     before, after = plain.signal(0).numpy(), edited.signal(0).numpy()
     np.testing.assert_allclose(before[0, :3], after[0, :3], atol=1e-5)  # looks up to a half of the block, taken before
     assert after[0, 5, -1] == 7 and np.isfinite(after[0]).all()  # full with the block's last step, one look each
+
+
+def test_each_change_of_a_full_block_is_a_look(model):
+    sampling = Sampling(length=16, block=16, threshold=0.02, end="keep")
+    kept, looks = Kept(), Looks(States(model.hidden_size))
+    late = (
+        Edit(step=9, write=(Forced(1, (60, 61)),)),
+        Edit(step=11, write=(Forced(3, (62,)),)),
+        Edit(step=12, remask=(5, 6, 9)),
+        Edit(step=15, write=(Forced(7, (63,)),)),
+    )
+    requests = [Request(PROMPTS[0], edits=late), Request(PROMPTS[1], edits=late[:1]), PROMPTS[2]]
+    sample(model, requests, sampling, watchers=[kept, looks])
+    counts = []
+    for row in range(len(requests)):
+        table = looks.signal(row).numpy()[..., :-1]
+        expected = naive(kept.steps, row, 16, ())
+        got = {tuple(map(int, at)) for at in np.argwhere(np.isfinite(table).all(-1))}
+        assert got == set(expected)
+        for at, phi in expected.items():
+            np.testing.assert_allclose(table[at], phi, atol=2e-5)
+        counts.append(table.shape[1])
+    assert counts[0] > counts[1] >= counts[2] == len(GRID)
 
 
 def test_autoregressive_looks_are_running_means(llama_folder):

@@ -10,7 +10,7 @@ from guard_world import fit, prompts
 from midward.errors import InputError
 from midward.guards import EngineGuard, GuardError, export_engine, load_engine, make
 from midward.guards.engine import EngineFile, HandedOver
-from midward.sampling import Forced, Request, Sampling, sample
+from midward.sampling import Edit, Forced, Request, Sampling, sample
 from midward.tensors import load_tensors, save_tensors
 
 FRESH = [*prompts(300, 16), *(Request(each, forced=(Forced(2, (60, 61, 62)),)) for each in prompts(320, 8))]
@@ -51,6 +51,39 @@ def test_scores_and_stops_are_the_librarys(model, served):
             "score": decision.score,
             "threshold": guard.threshold,
         }
+
+
+def test_a_change_of_a_full_block_is_looked_at_and_a_step_that_changes_nothing_is_not(served):
+    _, file, _, path, steps = served
+    engine = load_engine(file, path)
+    handed_over = next(each for each in steps.values() if not engine.replay(each).stop)
+    row = engine.row()
+    for step in handed_over:
+        decision = row.step(step)
+    full = replace(step, before=step.after)
+    assert engine.mask_id not in full.after and row.step(full) == decision
+    edited = full.after.clone()
+    for number in (60, 61, 62):
+        edited[0] = number
+        full = replace(full, before=full.after, after=edited.clone())
+        assert row.step(full).looks == decision.looks + number - 59
+
+
+def test_a_row_that_is_edited_once_it_is_full_is_looked_at_as_in_the_library(model, tmp_path):
+    sampling, guard = Sampling(length=16, threshold=0.02), make("direction")
+    fit(model, {"guard": guard}, tmp_path, sampling)
+    about = {"width": model.hidden_size, "mask_id": model.family.mask_id, "end_ids": model.family.end_ids}
+    engine = EngineGuard(guard, **about, refusal=(60, *about["end_ids"][:1]))
+    edits = tuple(Edit(step, write=(Forced(step - 9, (60 + step,)),)) for step in (11, 13, 15))
+    requests = [*(Request(each, edits=edits) for each in prompts(300, 12)), *prompts(300, 12)]
+    handed_over = HandedOver()
+    sample(model, requests, sampling, watchers=[handed_over])
+    decisions = [engine.replay(handed_over.steps[row]) for row in range(len(requests))]
+    for decision, response in zip(decisions, guard.sample(model, requests, sampling), strict=True):
+        assert (decision.stop, decision.step) == (response.verdict.flagged, response.verdict.step)
+        assert decision.score == pytest.approx(response.verdict.score, abs=1e-5)
+    pairs = [(edited, plain) for edited, plain in zip(decisions[:12], decisions[12:], strict=True) if not edited.stop]
+    assert pairs and all(edited.looks == plain.looks + len(edits) for edited, plain in pairs)
 
 
 def test_a_stopped_block_holds_the_refusal_where_it_was_open(model, served):

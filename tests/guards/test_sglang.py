@@ -5,6 +5,7 @@ import pkgutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,6 +15,7 @@ import torch
 from guard_world import fit, prompts
 
 from midward import _sglang
+from midward.dynamics.looks import LAST
 from midward.guards import GuardError, SRIBlocksGuard, export_engine
 from midward.guards.engine import HandedOver
 from midward.guards.sglang import Plugin
@@ -263,6 +265,24 @@ def test_a_flagged_row_is_stopped_and_the_others_stay(armed, world, how):
                 assert refused(world, req, row) and len(req.done) == verdict.block + 1
             else:
                 assert req.done == answers(world, row) and reason["type"] == "stop"
+
+
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+def test_what_is_written_over_a_full_block_is_looked_at(armed, world, fdfo):
+    """As JointThreshold edits tokens once no mask is left."""
+    [plain] = serve(armed, world, [world.clean], fdfo=fdfo).values()
+    steps = world.steps[world.clean]
+    full = next(step for step in reversed(steps) if step.number == 0)
+    after = full.after.clone()
+    after[-1] = 60
+    refusing = armed.plugin.engine.guard.anchors.mu_harmful[LAST].expand(8, -1)
+    for hidden, stops in ((full.hidden, False), (refusing, True)):
+        edit = replace(full, before=full.after, after=after, hidden=hidden)
+        edited = SimpleNamespace(**vars(world) | {"steps": {**world.steps, world.clean: [*steps, edit]}})
+        [req] = serve(armed, edited, [world.clean], fdfo=fdfo).values()
+        record = req.finished_reason.to_json()
+        assert (record["type"] == "content_filter") == stops
+        assert stops or record["midward"]["looks"] == plain.finished_reason.to_json()["midward"]["looks"] + 1
 
 
 @pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from midward.dynamics.anchors import Anchors, NothingToAverage, made_for
-from midward.dynamics.looks import CLASSES, GRID, Look, Looks, class_of
+from midward.dynamics.looks import CLASSES, GRID, LAST, Look, Looks, class_of
 from midward.dynamics.sri import signal, unit_anchors
 from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
@@ -63,8 +63,8 @@ class Sigma:
 
 
 def place_of(block: int, look: int) -> int:
-    """Of a block's number and a look, the row of anchors."""
-    return class_of(block) * len(GRID) + look
+    """Of a block's number and a look, the row of anchors; of a change of a full block that of its last look."""
+    return class_of(block) * len(GRID) + min(look, LAST)
 
 
 class _Shard(Record):
@@ -152,6 +152,7 @@ def _means(states: Sequence[np.ndarray]) -> torch.Tensor:
     count = np.zeros(len(total))
     for phi in states:
         for block, points in enumerate(phi):
+            points = points[: len(GRID)]
             seen = np.isfinite(points).all(-1)
             at = place_of(block, 0) + np.flatnonzero(seen)
             total[at] += points[seen]

@@ -6,7 +6,8 @@ are sure to be computed. So what a guard reads is indexed by (block, look), not 
     1  progress  u = 1 - masks left / positions that were open when the block began; its largest value so far, so that
                  nothing that is masked again turns time back
     2  looks     at the block's first forward (look 0, before its commits), then at the first step with u >= 1/8, 1/4,
-                 1/2, 3/4, 1. A step that passes several of them is all of them
+                 1/2, 3/4, 1. A step that passes several of them is all of them. Each later step that changes the
+                 block, which is full then, is one more look, of the same place as the last
     3  phi       the mean state of the positions that stand, of this step's forward; all that are open, where none does.
                  Short blocks are read together with those before, so that a look sees about 32 positions
 
@@ -29,8 +30,9 @@ import torch
 from midward.models import LanguageModel
 from midward.sampling import Canvas, Sampling, Step
 
-#: Progress at which a block is looked at.
+#: Progress at which a block is looked at; looks behind these are of steps that changed it once it was full.
 GRID = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
+LAST = len(GRID) - 1
 #: Blocks are told apart as the first, the second and all later ones.
 CLASSES = 3
 #: Positions that a look sees, about.
@@ -42,6 +44,12 @@ STEPS = 16
 def class_of(block: int) -> int:
     """Of a block's number, from 0, the class: 0 first, 1 second, 2 later."""
     return min(block, CLASSES - 1)
+
+
+def so_far(look: int) -> list[int]:
+    """The looks of a block that one is judged with, itself the last: those before it, but for one of a full block that
+    was changed those before the last of the grid, which it takes the place of."""
+    return [*range(min(look, LAST)), look]
 
 
 def block_size(model: LanguageModel, sampling: Sampling) -> int:
@@ -58,8 +66,8 @@ class Look:
     """One or more looks at one step, as a reader gets them; entry r of each list is one look of one row.
 
     rows: places in the step's batch. requests: index of each. blocks: number of the block, from 0. looks: grid points,
-    from 0. first: whether these are looks 0, before the step's commits. phi [R, D] float32 on the host. step: None
-    unless the reader `reads_step`.
+    from 0; from 6 on, changes of a full block. first: whether these are looks 0, before the step's commits. phi [R, D]
+    float32 on the host. step: None unless the reader `reads_step`.
     """
 
     rows: list[int]
@@ -87,7 +95,7 @@ class Reader(Protocol):
 
 @dataclass
 class _Block:
-    """How far a block of a row is. passed: grid points that were looked at."""
+    """How far a block of a row is. passed: grid points, and changes behind the last, that were looked at."""
 
     progress: float = 0.0
     passed: int = 0
@@ -104,13 +112,15 @@ class Followed:
     last: int | None = None
 
     def so_far(self, block: int, look: int) -> list[np.ndarray]:
-        """The features of a block's looks up to and with one."""
-        return [self.features[block, point] for point in range(look + 1)]
+        """The features that a block's look is judged by, see `so_far`."""
+        return [self.features[block, point] for point in so_far(look)]
 
     def table(self, width: int) -> np.ndarray:
-        """[blocks, J, F + 1]: the features of every look, and the step; NaN where it wasn't looked at."""
+        """[blocks, J, F + 1]: the features of every look, and the step; NaN where it wasn't looked at. J: those of the
+        grid, and as many as a full block was changed."""
         steps = {at: step for at, step in self.steps.items() if self.last is None or step <= self.last}
-        table = np.full((1 + max((block for block, _ in steps), default=-1), len(GRID), width + 1), np.nan)
+        blocks = 1 + max((block for block, _ in steps), default=-1)
+        table = np.full((blocks, max([LAST, *(look for _, look in steps)]) + 1, width + 1), np.nan)
         for at, step in steps.items():
             table[at] = [*self.features[at], step]
         return table
@@ -181,6 +191,7 @@ class BlockLooks:
         begun: Sequence[int],
         pooled: Callable[[bool], Pooled],
         step: Step | None = None,
+        changed: Callable[[int], bool] = lambda place: False,
     ) -> list[tuple[int, int, int]]:
         """The looks of a step, as (place, block, look).
 
@@ -190,15 +201,20 @@ class BlockLooks:
             begun: what `begin` said of this step.
             pooled: asked whether before the step's commits or after them.
             step: for a reader that needs it.
+            changed: asked of a place whose block was full before, whether the step changed what stands there.
         """
-        # 1. Look 0 where a block begins; then the grid points that are reached.
+        # 1. Look 0 where a block begins; then the grid points that are reached, or the change of what was full.
         for place in begun:
             self._sums[rows[place]][blocks[place] % self._together] = (0.0, 0.0)
         begins = [(place, 0) for place in begun if counts[place][0]]
         reached = []
         for place, (total, now) in enumerate(counts):
             block = self._blocks[rows[place]][blocks[place]]
-            if total:
+            if total and block.passed >= len(GRID):
+                if changed(place):
+                    reached.append((place, block.passed))
+                    block.passed += 1
+            elif total:
                 block.passed = max(block.passed, 1)
                 block.progress = max(block.progress, now / total)
                 while block.passed < len(GRID) and block.progress >= GRID[block.passed]:
@@ -266,6 +282,14 @@ class _Waiting:
     committed: torch.Tensor | None
     states: torch.Tensor
 
+    def changed(self, place: int, before: _Waiting | None, response: int) -> bool:
+        """Whether a row's block isn't what the step before left; a response begins at that column."""
+        if before is None or self.requests[place] not in before.requests:
+            return True
+        start, stop = (response + at for at in self.spans[place])
+        was = before.ids[before.requests.index(self.requests[place]), start:stop]
+        return not torch.equal(self.ids[place, start:stop], was)
+
 
 class Looks:
     """A watcher that looks at every request's blocks and has a reader make numbers of what it sees.
@@ -290,6 +314,7 @@ class Looks:
         self.on_look = on_look
         self._followed: dict[int, Followed] = {}
         self._waiting: list[_Waiting] = []
+        self._before: _Waiting | None = None  # the step before those
         self._stopped: set[int] = set()
         self._begin: Callable[[Canvas], None] = getattr(reader, "on_start", lambda canvas: None)
         self._watch: Callable[[Step], None] = getattr(reader, "on_step", lambda step: None)
@@ -311,7 +336,7 @@ class Looks:
         self._ends = torch.tensor(ends, device=self._device, dtype=torch.long)
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what the blocks that have begun had to fill
         self._totals = [0] * len(canvas.rows)  # how much that is of each row's block
-        self._stopped = set()
+        self._stopped, self._before = set(), None
         self._seen: tuple[list[int], list[tuple[int, int]], list[int], list[int]] = ([], [], [], [])
         self._response = canvas.response
         self._mask_id = canvas.mask_id
@@ -401,7 +426,11 @@ class Looks:
                 at = edge + first * width
                 return values[start : start + len(own), at : at + width], [line[first] for line in own]
 
-            looks = self._looks.take(each.rows, each.blocks, filled, each.begun, pooled, step)
+            def changed(place: int, each: _Waiting = each, before: _Waiting | None = self._before) -> bool:
+                return not causal and each.changed(place, before, self._response.start)
+
+            looks = self._looks.take(each.rows, each.blocks, filled, each.begun, pooled, step, changed)
+            self._before = each
             taken += [(each.requests[place], block, look) for place, block, look in looks]
         if taken and self.on_look is not None:
             self._stopped.update(self.on_look(taken, self._followed))

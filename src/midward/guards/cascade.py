@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.dynamics.looks import GRID, Look, Reader, class_of
+from midward.dynamics.looks import LAST, Look, Reader, class_of, so_far
 from midward.errors import InputError
 from midward.guards.config import GuardError, parsed
 from midward.guards.exchange import Exchange, Labelled, Verdict
@@ -132,11 +132,11 @@ class Cascade(LookGuard):
         verdict = super().seen(verdict, exchange, step)
         if exchange.signal is None and verdict.flagged and exchange.early is not None:  # at the request
             return replace(verdict, member=self.first[int(np.nanargmax(exchange.early))].name)
-        if exchange.signal is None or verdict.block is None:
+        if exchange.signal is None or not verdict.flagged or (at := self.first_above(exchange.signal)) is None:
             return verdict
-        number, known = class_of(verdict.block), 1 + GRID.index(verdict.progress or 0.0)
-        parts = self._distances(number, exchange.signal[verdict.block, None, :known, :-1])
-        ranks = tail_ranks(self.tails[number, known - 1], np.concatenate(parts, axis=-1))[0]
+        (block, look), number = at, class_of(at[0])
+        parts = self._distances(number, exchange.signal[block, None, so_far(look), :-1])
+        ranks = tail_ranks(self.tails[number, min(look, LAST)], np.concatenate(parts, axis=-1))[0]
         owners = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
         return replace(verdict, member=self.later[owners[ranks.argmax()]].name)
 

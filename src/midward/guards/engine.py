@@ -6,8 +6,7 @@
     3  a `RowGuard` a request is given each `BlockStep`, and says whether that row goes on
 
 Progress, the grid, pooling with earlier blocks, classes and ranks are those of `midward.dynamics.looks` and
-`midward.guards.looks`, by the same code. Steps that edit a block after it is full aren't looked at: the grid ends at
-progress 1, and what a later edit makes of the block is seen only as part of the next block's pooled states.
+`midward.guards.looks`, by the same code: each step that changes a block once it is full is looked at, as its last look.
 
 Shapes: n positions of a block, D hidden size, T steps.
 """
@@ -211,7 +210,10 @@ class RowGuard:
             sums = engine.sums(step, is_open, first).numpy()
             return [sums[:-1]], [float(sums[-1])]
 
-        taken = self._blocks.take([0], [step.number], counts, begun, pooled)
+        def changed(place: int) -> bool:
+            return bool((before != after)[is_open].any())
+
+        taken = self._blocks.take([0], [step.number], counts, begun, pooled, changed=changed)
         for _, block, look in taken:
             rank = float(guard.ranks_at(class_of(block), np.array([self._followed.so_far(block, look)]))[0])
             if not np.isfinite(rank):
@@ -266,8 +268,10 @@ class HandedOver:
             after = torch.where(stands, after, self._mask_id)
             before = torch.where(stands & ~step.new[place, start:stop].cpu(), after, self._mask_id)
             hidden = step.active_hidden[place, : stop - start].cpu().clone()
-            steps = self.steps.setdefault(row, [])
-            steps.append(BlockStep(number_of(start, self._size), before, after, hidden))
+            steps, number = self.steps.setdefault(row, []), number_of(start, self._size)
+            if steps and steps[-1].number == number:
+                before = steps[-1].after  # edits write over what stood
+            steps.append(BlockStep(number, before, after, hidden))
 
     def on_end(self, canvas: Canvas) -> None:
         pass

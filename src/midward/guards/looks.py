@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from midward.dynamics import Anchors, Autoencoder
 from midward.dynamics.anchors import FREE
 from midward.dynamics.blockwise import Sigma, look_anchors
-from midward.dynamics.looks import CLASSES, GRID, Followed, Looks, Reader, class_of
+from midward.dynamics.looks import CLASSES, GRID, LAST, Followed, Looks, Reader, class_of, so_far
 from midward.errors import InputError
 from midward.guards.config import GuardError
 from midward.guards.detectors import Detector, Fitted, Mahalanobis
@@ -105,7 +105,7 @@ class LookGuard(Guard):
     def train(self, anchors: Anchors | None, signals: np.ndarray, others: Sequence[Guard] = ()) -> Self:
         by_class: list[list[np.ndarray]] = [[] for _ in range(CLASSES)]
         for table in signals:
-            for block, looks in enumerate(table[..., :-1]):
+            for block, looks in enumerate(table[:, : len(GRID), :-1]):
                 if np.isfinite(looks[0]).all():
                     by_class[class_of(block)].append(looks)
         if not by_class[0]:
@@ -144,17 +144,22 @@ class LookGuard(Guard):
         for number, places in enumerate(by_class):
             if not places:
                 continue
-            looks = np.stack([tables[request][block, :, :-1] for request, block in places])  # [N, J, F]
-            counts = np.isfinite(looks).all(-1).sum(-1)
-            for look in range(counts.max()):
-                seen = np.flatnonzero(counts > look)
-                for place, a in zip(seen, self.ranks_at(number, looks[seen, : look + 1]), strict=True):
+            most = max(tables[request].shape[1] for request, _ in places)
+            looks = np.full((len(places), most, tables[places[0][0]].shape[2] - 1), np.nan)  # [N, J, F]
+            for place, (request, block) in enumerate(places):
+                looks[place, : tables[request].shape[1]] = tables[request][block, :, :-1]
+            taken = np.isfinite(looks).all(-1)
+            for look in range(most):
+                seen = np.flatnonzero(taken[:, look])
+                if not len(seen):
+                    continue
+                for place, a in zip(seen, self.ranks_at(number, looks[seen][:, so_far(look)]), strict=True):
                     request, block = places[place]
                     ranks[request][block, look] = a
         return ranks
 
     def ranks_at(self, number: int, looks: np.ndarray) -> np.ndarray:
-        """a [N] after t looks [N, t, F] of blocks of a class."""
+        """a [N] after t looks [N, t, F] of blocks of a class; the last may be a change of a full block."""
         return tail_ranks(self.tails[number, looks.shape[1] - 1], self.distances(number, looks)).max(1)
 
     def stops(self, signals: np.ndarray) -> list[int | None]:
@@ -167,10 +172,14 @@ class LookGuard(Guard):
     def seen(self, verdict: Verdict, exchange: Exchange, step: int | None) -> Verdict:
         """With the block and the progress of the first look above the threshold."""
         verdict, signal = replace(verdict, flagged=verdict.flagged or step is not None, step=step), exchange.signal
-        if signal is None or not verdict.flagged:
+        if signal is None or not verdict.flagged or (at := self.first_above(signal)) is None:
             return verdict
-        above = np.argwhere(self.flag(np.nan_to_num(self.ranks(signal), nan=-np.inf)))
-        return replace(verdict, block=int(above[0][0]), progress=GRID[above[0][1]]) if len(above) else verdict
+        return replace(verdict, block=at[0], progress=GRID[min(at[1], LAST)])
+
+    def first_above(self, table: np.ndarray) -> tuple[int, int] | None:
+        """The first look of a request [blocks, J, F + 1] that is above the threshold, as (block, look)."""
+        above = np.argwhere(self.flag(np.nan_to_num(self.ranks(table), nan=-np.inf))).tolist()
+        return min(((block, look) for block, look in above), key=lambda at: (table[at][-1], at), default=None)
 
     def check_tokens(self, model: LanguageModel) -> None:
         """Raise GuardError where what was learned has tokens that the model has not."""
@@ -199,9 +208,9 @@ class LookGuard(Guard):
         """Whether some look of a harmless signal [blocks, J, F + 1] isn't nearer than `NEARLY_ALL` training looks."""
         for block, looks in enumerate(signal[..., :-1]):
             number = class_of(block)
-            for look in range(int(np.isfinite(looks).all(-1).sum())):
-                distances = self.distances(number, looks[None, : look + 1])
-                if ((self.tails[number, look] > distances).mean(0) < NEARLY_ALL).any():
+            for look in np.flatnonzero(np.isfinite(looks).all(-1)).tolist():
+                distances = self.distances(number, looks[None, so_far(look)])
+                if ((self.tails[number, min(look, LAST)] > distances).mean(0) < NEARLY_ALL).any():
                     return True
         return False
 
@@ -238,19 +247,20 @@ class LookGuard(Guard):
                 if request in stopped:
                     continue
                 number, most = class_of(block), self.distance(followed[request].features[block, look])
-                if most is None or most > nearest[number, look]:
+                if most is None or most > nearest[number, min(look, LAST)]:
                     groups.setdefault((number, look), []).append((request, block))
             flagged: set[int] = set()
             for (number, look), members in groups.items():
                 distances = self.distances(
                     number, np.array([followed[request].so_far(block, look) for request, block in members])
                 )
-                if not (distances > near[number, look]).any():
+                at = number, min(look, LAST)
+                if not (distances > near[at]).any():
                     continue
-                above = self.flag(tail_ranks(self.tails[number, look], distances).max(1)).tolist()
+                above = self.flag(tail_ranks(self.tails[at], distances).max(1)).tolist()
                 for request, block in (member for member, is_above in zip(members, above, strict=True) if is_above):
-                    at = followed[request].steps[block, look]
-                    stopped[request] = min(at, stopped.get(request, at))
+                    step = followed[request].steps[block, look]
+                    stopped[request] = min(step, stopped.get(request, step))
                     flagged.add(request)
             for request in flagged:
                 followed[request].last = stopped[request]
@@ -284,8 +294,9 @@ class LookGuard(Guard):
             raise InputError(f"its threshold is {self.threshold:g}, and ranks are 0 to {HIGHEST}")
         self.take({name: value for name, value in tensors.items() if not name.startswith("tail.")})
         width = self.reader().width
-        if self.trace is not None and self.trace.shape[1:] != (len(GRID), width + 1):
-            raise InputError(f"its self-test is {self.trace.shape}, not [blocks, {len(GRID)}, {width + 1}]")
+        trace = self.trace
+        if trace is not None and (trace.ndim != 3 or trace.shape[1] <= LAST or trace.shape[2] != width + 1):
+            raise InputError(f"its self-test is {trace.shape}, not [blocks, {len(GRID)}, {width + 1}]")
         for number in range(CLASSES):
             with np.errstate(all="ignore"):  # how many there are is all that is asked
                 needed = self.distances(number, np.zeros((1, 1, width))).shape[1]

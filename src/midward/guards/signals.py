@@ -45,9 +45,9 @@ def signals_of(rows: Sequence[Row], name: str) -> np.ndarray:
     signals = [np.array(row["signals"][name], dtype=float) for row in rows]
     if all(signal.ndim == 1 for signal in signals):
         return np.array(signals)
-    most = max(signals, key=len).shape
+    most = np.max([signal.shape for signal in signals if len(signal)] or [signals[0].shape], axis=0)
     padded = np.full((len(signals), *most), np.nan)
     for place, signal in enumerate(signals):
         if len(signal):
-            padded[place, : len(signal)] = signal
+            padded[place, : len(signal), : signal.shape[1]] = signal
     return padded
