@@ -1,11 +1,13 @@
 """The table of stops: which block flags, and how much of the harm stands in blocks that are done by then."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import midward
+from midward.guards.looks import LookGuard
 from midward.world.world import STEPS, WORLD, Thing
 from tools.monitors import _stop
 
@@ -25,6 +27,7 @@ def test_what_is_out_at_the_stop_is_the_steps_in_whole_blocks_before(at, place):
     guard = SimpleNamespace(
         reads="reads", ranks=lambda table: table[..., 0], flag=lambda ranks: ranks > 1, sampling={"block": 8}
     )
+    guard.first_above = partial(LookGuard.first_above, guard)
     stop = _stop(guard, model, row)
     done = model.text(model.tokens(response)[: 8 * at[0]])
     assert stop["at"] == place and stop["out"] == pytest.approx(sum(step in done for step in steps) / STEPS)

@@ -135,7 +135,7 @@ class Cascade(LookGuard):
         if exchange.signal is None or not verdict.flagged or (at := self.first_above(exchange.signal)) is None:
             return verdict
         (block, look), number = at, class_of(at[0])
-        parts = self._distances(number, exchange.signal[block, None, so_far(look), :-1])
+        parts = self._distances(number, exchange.signal[block][None, so_far(look), :-1])
         ranks = tail_ranks(self.tails[number, min(look, LAST)], np.concatenate(parts, axis=-1))[0]
         owners = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
         return replace(verdict, member=self.later[owners[ranks.argmax()]].name)

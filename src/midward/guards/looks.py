@@ -148,14 +148,11 @@ class LookGuard(Guard):
             looks = np.full((len(places), most, tables[places[0][0]].shape[2] - 1), np.nan)  # [N, J, F]
             for place, (request, block) in enumerate(places):
                 looks[place, : tables[request].shape[1]] = tables[request][block, :, :-1]
-            taken = np.isfinite(looks).all(-1)
             for look in range(most):
-                seen = np.flatnonzero(taken[:, look])
-                if not len(seen):
-                    continue
-                for place, a in zip(seen, self.ranks_at(number, looks[seen][:, so_far(look)]), strict=True):
-                    request, block = places[place]
-                    ranks[request][block, look] = a
+                if seen := np.flatnonzero(np.isfinite(looks[:, look]).all(-1)).tolist():
+                    for at, a in zip(seen, self.ranks_at(number, looks[seen][:, so_far(look)]), strict=True):
+                        request, block = places[at]
+                        ranks[request][block, look] = a
         return ranks
 
     def ranks_at(self, number: int, looks: np.ndarray) -> np.ndarray:

@@ -157,9 +157,9 @@ def _by_tiles(
     for start in range(0, len(weight), TILE):
         # 1. Of each tile the most probable token, and the odds of its others.
         logits = torch.nn.functional.linear(hidden, weight[start : start + TILE]).float()
-        for token in forbidden:
-            if start <= token < start + TILE:
-                logits[:, token - start] = -torch.inf
+        for banned in forbidden:
+            if start <= banned < start + TILE:
+                logits[:, banned - start] = -torch.inf
         top, token = logits.max(-1, keepdim=True)
         shift = (top - _HEADROOM).clamp(min=torch.finfo(top.dtype).min)  # all of a tile may be forbidden
         rests.append(logits.sub_(shift).exp_().scatter_(-1, token, 0.0).sum(-1))
