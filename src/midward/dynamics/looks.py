@@ -367,7 +367,7 @@ class Looks:
         if self._waiting and self._waiting[0].states.shape[1] != states.shape[1]:
             self._take()
         takes_now = bool(begun) or len(self._waiting) + 1 >= self._most
-        states = states if takes_now else states.clone()  # the sampler's own
+        states = states if takes_now else _of_its_own(states)
         self._waiting.append(_Waiting(self._seen[0], spans, rows, blocks, begun, step.ids, committed, states))
         if takes_now:
             taken = self._take(step)
@@ -456,6 +456,11 @@ class Looks:
         inside, columns = columns < edges[:, 1:], columns.clamp(max=values[0].shape[1] - 1)
         parts = [each.gather(1, columns) for each in values]
         return [part & inside if part.dtype == torch.bool else part for part in parts]
+
+
+def _of_its_own(states: torch.Tensor) -> torch.Tensor:
+    """States that keep no others in memory."""
+    return states if 2 * states.nbytes >= states.untyped_storage().nbytes() else states.clone()
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -532,8 +532,8 @@ class _Diffusion(Filling):
             blocks = forward.blocks
             whole = self._whole(forward) if isinstance(forward.read, tuple) else forward
             # A block of several of block-causal attention's own: an exact cache computes those that aren't final.
-            firsts = whole.starts * (len(blocks) if len(whole.starts) == 1 else 1)
-            if any(width + start < first for first, (start, _) in zip(firsts, blocks, strict=True)):
+            low = [width + start for start, _ in blocks] if len(whole.starts) > 1 else [width + min(blocks)[0]]
+            if any(start < first for first, start in zip(whole.starts, low, strict=True)):
                 whole = self._whole(forward)
             if len(whole.starts) == 1 and blocks == blocks[:1] * len(blocks):
                 first = width - whole.starts[0]
