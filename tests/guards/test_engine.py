@@ -140,7 +140,8 @@ def test_without_states_a_row_is_stopped_unseen(served):
     _, file, _, path, steps = served
     engine = load_engine(file, path)
     first = steps[0][0]
-    for hidden in (None, first.hidden[:, :-1], torch.full_like(first.hidden, torch.nan)):
+    odd = [torch.full_like(first.hidden, value) for value in (torch.nan, 0.0)]
+    for hidden in (None, first.hidden[:, :-1], *odd):
         row = engine.row()
         with pytest.raises(GuardError, match="states"):
             row.step(replace(first, hidden=hidden))

@@ -151,6 +151,7 @@ class Req:
 
     def __init__(self, world, row, rid=None):
         self.rid, self.done, self.finished_reason = str(row) if rid is None else rid, [], None
+        self.output_ids = []
         self.row = int(row)
         self.blocks = [[step for step in world.steps[self.row] if step.number == number] for number in (0, 1)]
         self.begin()
@@ -211,6 +212,7 @@ def go_on(
             if is_done:
                 req.seen = torch.equal(ids, seen)
                 req.done.append(ids.tolist())
+                req.output_ids += ids.tolist()
                 sglang.Mixin()._finish_dllm_request_if_needed(req)
                 if not req.finished():
                     req.begin()
@@ -464,6 +466,17 @@ def test_rows_without_decisions_are_stopped(armed, world, decisions, fdfo):
     armed.plugin._share = lambda decide: decisions
     for row, req in serve(armed, world, [world.clean, world.flagged], fdfo=fdfo).items():
         assert "decision" in unseen(req, row, world)
+
+
+def test_a_request_that_was_answered_beside_the_guard_is_no_answer(armed, world):
+    [seen] = serve(armed, world, [world.clean]).values()
+    req = Req(world, world.clean, rid="elsewhere")
+    for output, kind in (([], "stop"), (seen.output_ids, "content_filter")):
+        req.output_ids, req.finished_reason, req.done = output, None, [[], []]
+        armed.Mixin()._finish_dllm_request_if_needed(req)
+        record = req.finished_reason.to_json()
+        assert record["type"] == kind and ("midward" in record) == bool(output)
+    assert record["midward"]["armed"] is False and record["midward"]["looks"] == 0
 
 
 def test_rows_without_ids_end_the_engine(armed, world):

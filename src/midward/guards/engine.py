@@ -150,6 +150,8 @@ class EngineGuard:
             raise GuardError("there are no hidden states of this step's forward.")
         if sums.shape != (self.width + 1,) or not torch.isfinite(sums).all():
             raise GuardError(f"the states are no {self.width} finite numbers a position.")
+        if not sums[:-1].any():
+            raise GuardError("the states are all 0, which a model's aren't.")
         return sums
 
     def _standing(self, step: BlockStep, is_open: torch.Tensor) -> torch.Tensor:

@@ -192,6 +192,9 @@ class Plugin:
         if decision is not None and decision.stop and not req.finished():
             req.finished_reason = _matched(self.engine.refusal[-1])
         result = original(scheduler, req)
+        if decision is None and req.finished() and len(req.output_ids):
+            unseen = "no step of this request was seen"
+            decision = Decision(True, None, 0, None, self.engine.threshold, why=unseen)
         if decision is not None and req.finished():
             reason = copy.copy(req.finished_reason)
             record = {**reason.to_json(), "midward": decision.record()}

@@ -38,8 +38,8 @@ class Later:
 
 @dataclass
 class Step:
-    """One step, after its commits. Its tensors are the sampler's own: don't change them, and reduce those that are large;
-    nobody writes to `ids` and states later.
+    """One step, after its commits. Its tensors are the sampler's own: don't change them, and reduce what is large.
+    Nobody writes to `ids` and states later.
 
     index: number of the step, from 0; skipped steps (nothing to commit) leave gaps.
     of: steps in all, or None if that depends on the data (threshold).
