@@ -164,6 +164,7 @@ def test_each_change_of_a_full_block_is_a_look(model):
         Edit(step=15, write=(Forced(7, (63,)),)),
     )
     requests = [Request(PROMPTS[0], edits=late), Request(PROMPTS[1], edits=late[:1]), PROMPTS[2]]
+    requests.append(Request(PROMPTS[0], edits=(Edit(step=12, remask="all"),)))  # nothing stands then, so all are read
     sample(model, requests, sampling, watchers=[kept, looks])
     counts = []
     for row in range(len(requests)):
@@ -174,7 +175,21 @@ def test_each_change_of_a_full_block_is_a_look(model):
         for at, phi in expected.items():
             np.testing.assert_allclose(table[at], phi, atol=2e-5)
         counts.append(table.shape[1])
-    assert counts[0] > counts[1] >= counts[2] == len(GRID)
+    assert counts[0] > counts[1] >= counts[2] == len(GRID) and counts[3] == len(GRID) + 2
+
+
+def test_a_full_block_that_is_left_as_it_is_is_looked_at_no_more(model):
+    """Whatever others do in the steps that its row doesn't take."""
+    sampling = Sampling(length=16, steps=16, end="keep")
+    half = tuple(Forced(at, (60 + at,)) for at in range(8))
+    [plain] = sample(model, [Request(PROMPTS[0], forced=half)], sampling)
+    counts = []
+    for token in (plain.raw_ids[9], 70):
+        edits = (Edit(step=12, write=(Forced(9, (token,)),)),)
+        looks = Looks(States(model.hidden_size))
+        sample(model, [Request(PROMPTS[0], forced=half, edits=edits), *PROMPTS[1:]], sampling, watchers=[looks])
+        counts.append(looks.signal(0).shape[1])
+    assert counts == [len(GRID), len(GRID) + 1]
 
 
 def test_autoregressive_looks_are_running_means(llama_folder):

@@ -12,6 +12,8 @@ from watching import Watching
 
 import midward
 from midward import Request, Sampling, Trace, sample
+from midward.dynamics.blockwise import States
+from midward.dynamics.looks import Looks
 from midward.dynamics.states import PooledStates
 from midward.goals import Goal
 from midward.guards import Exchange, Sizes, SRIBlocksGuard, fit_guards
@@ -136,6 +138,20 @@ def test_states_for_sri(model):
     for row in range(3):
         states = pooled.states(row)
         assert states.shape == (6, 32) and states.isfinite().all() and states.std(0).max() > 0
+
+
+@pytest.mark.parametrize("length", [CANVAS, 20])
+def test_what_a_step_shows_stays_as_it_is(model, length):
+    """So looks that wait are those that don't."""
+    kept, readers = [], [States(model.hidden_size) for _ in range(2)]
+    readers[1].reads_step = True
+    watchers = [Looks(reader) for reader in readers]
+    keep = Watching(lambda step: kept.extend((each, each.clone()) for each in (step.active_hidden, step.hidden)))
+    sample(model, PROMPTS, settings(model, length=length), watchers=[keep, *watchers])
+    assert kept and all(torch.equal(shown, then) for shown, then in kept)
+    for row in range(len(PROMPTS)):
+        late, now = (watcher.signal(row).numpy() for watcher in watchers)
+        np.testing.assert_array_equal(late, now)
 
 
 def test_a_watcher_can_stop_a_row(model):

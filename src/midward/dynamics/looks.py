@@ -282,13 +282,10 @@ class _Waiting:
     committed: torch.Tensor | None
     states: torch.Tensor
 
-    def changed(self, place: int, before: _Waiting | None, response: int) -> bool:
-        """Whether a row's block isn't what the step before left; a response begins at that column."""
-        if before is None or self.requests[place] not in before.requests:
-            return True
-        start, stop = (response + at for at in self.spans[place])
-        was = before.ids[before.requests.index(self.requests[place]), start:stop]
-        return not torch.equal(self.ids[place, start:stop], was)
+    def block(self, place: int, response: int) -> torch.Tensor:
+        """What a row's block holds [n]; a response begins at that column."""
+        start, stop = self.spans[place]
+        return self.ids[place, response + start : response + stop].clone()
 
 
 class Looks:
@@ -314,7 +311,7 @@ class Looks:
         self.on_look = on_look
         self._followed: dict[int, Followed] = {}
         self._waiting: list[_Waiting] = []
-        self._before: _Waiting | None = None  # the step before those
+        self._full: dict[int, torch.Tensor] = {}  # by request, what its last full block holds [n]
         self._stopped: set[int] = set()
         self._begin: Callable[[Canvas], None] = getattr(reader, "on_start", lambda canvas: None)
         self._watch: Callable[[Step], None] = getattr(reader, "on_step", lambda step: None)
@@ -336,7 +333,7 @@ class Looks:
         self._ends = torch.tensor(ends, device=self._device, dtype=torch.long)
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what the blocks that have begun had to fill
         self._totals = [0] * len(canvas.rows)  # how much that is of each row's block
-        self._stopped, self._before = set(), None
+        self._stopped, self._full = set(), {}
         self._seen: tuple[list[int], list[tuple[int, int]], list[int], list[int]] = ([], [], [], [])
         self._response = canvas.response
         self._mask_id = canvas.mask_id
@@ -401,7 +398,8 @@ class Looks:
             read = is_open[:, slice(*step.blocks[0])]
             parts = [read, *([torch.ones_like(read)] if begun else [])]
         else:
-            parts = [up_to_end(stands, ids, self._ends), *([to_fill] if begun else [])]
+            read = up_to_end(stands, ids, self._ends)
+            parts = [read | (to_fill & ~read.any(-1, keepdim=True)), *([to_fill] if begun else [])]
         # 2. Sums of states and of positions; one reading of the device.
         weights = torch.stack(parts, 1)  # [R, 1 or 2, n]
         sums = torch.bmm(weights.float(), states.float())
@@ -426,11 +424,16 @@ class Looks:
                 at = edge + first * width
                 return values[start : start + len(own), at : at + width], [line[first] for line in own]
 
-            def changed(place: int, each: _Waiting = each, before: _Waiting | None = self._before) -> bool:
-                return not causal and each.changed(place, before, self._response.start)
+            def changed(place: int, each: _Waiting = each) -> bool:
+                if causal:
+                    return False
+                was, now = self._full[each.requests[place]], each.block(place, self._response.start)
+                self._full[each.requests[place]] = now
+                return not torch.equal(was, now)
 
             looks = self._looks.take(each.rows, each.blocks, filled, each.begun, pooled, step, changed)
-            self._before = each
+            for place in [place for place, _, look in looks if look == LAST and not causal]:
+                self._full[each.requests[place]] = each.block(place, self._response.start)
             taken += [(each.requests[place], block, look) for place, block, look in looks]
         if taken and self.on_look is not None:
             self._stopped.update(self.on_look(taken, self._followed))

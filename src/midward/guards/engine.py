@@ -213,7 +213,7 @@ class RowGuard:
             return [sums[:-1]], [float(sums[-1])]
 
         def changed(place: int) -> bool:
-            return bool((before != after)[is_open].any())
+            return not torch.equal(before, after)
 
         taken = self._blocks.take([0], [step.number], counts, begun, pooled, changed=changed)
         for _, block, look in taken:

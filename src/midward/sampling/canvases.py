@@ -132,9 +132,12 @@ class _Row(Filling, LogitsProcessor):
         canvas.forwards[self.number] += 1
         # 3. Edit and show it.
         if self.is_shown:
-            if self.states is None:
-                self.states = self.latest.new_zeros(1, canvas.length, self.latest.shape[-1])
-            self.states[:, self.part] = self.latest[:, : self.part.stop - self.part.start]
+            # A new tensor: watchers may hold what they were shown.
+            states = self.latest.new_zeros(1, canvas.length, self.latest.shape[-1])
+            if self.states is not None:
+                states[:, : self.part.start] = self.states[:, : self.part.start]
+            states[:, self.part] = self.latest[:, : self.part.stop - self.part.start]
+            self.states = states
             if self.show(self._report((done + 1) * self.steps - self.left, before)):
                 raise _Stopped
         return self.scores
