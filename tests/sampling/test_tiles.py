@@ -31,9 +31,9 @@ def test_tiles_choose_what_whole_rows_choose(seed, tile, spread, forbidden, stra
         tiled, tiled_score = choose._by_tiles(hidden, weight, forbidden)
     known = ~score.isnan()
     assert torch.equal(tiled[known], token[known])
-    lost = score.isposinf() & tiled_score.isfinite()  # the others were too far behind for float32
-    assert (tiled_score[lost] > 140).all()
-    torch.testing.assert_close(tiled_score[~lost], score[~lost], atol=1e-4, rtol=1e-4, equal_nan=True)
+    far = score > 140  # where the others' odds leave float32: who is past it is so in both
+    torch.testing.assert_close(tiled_score[~far], score[~far], atol=1e-4, rtol=1e-4, equal_nan=True)
+    torch.testing.assert_close(tiled_score[far].clamp(max=166), score[far].clamp(max=166), atol=1.0, rtol=0.0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"threshold": 0.02}, {"cache": "dual"}, {"end": "forbid"}], ids=str)

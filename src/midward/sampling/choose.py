@@ -4,6 +4,7 @@ Which of the tokens are kept is `diffusion._rank` and `_select`'s; bans choose a
 DiffusionGemma's canvases are filled by transformers' own `generate` (`canvases`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -170,7 +171,8 @@ def _by_tiles(
     each, shift = torch.stack(tops).double(), torch.stack(shifts).double()
     top, tile = each.max(0, keepdim=True)
     rest = torch.stack(rests) * (shift - top).exp() + (each - top).exp().scatter(0, tile, 0.0)
-    return torch.stack(tokens).gather(0, tile)[0], -rest.sum(0).log().float()
+    # As float32 has them from there on, so that whoever is too far ahead for a whole row is it here.
+    return torch.stack(tokens).gather(0, tile)[0], _HEADROOM - (rest.sum(0) * math.exp(_HEADROOM)).float().log()
 
 
 def _from_logits(
