@@ -331,8 +331,13 @@ def test_what_was_fitted_here_is_served_unless_none_is_asked_for(fitted, midward
     shutil.copy(path, tmp_path / "guard" / "hesitate.safetensors")
     done = midward(*words)  # it is another model's
     assert done.exit_code == 2 and "fitted for something else" in done.stderr
-    done = midward(*words, "--guard", "none", "--shadow")
-    assert done.exit_code == 2 and "--shadow is of a guard" in done.stderr
+    shutil.copy(path, tmp_path / "none")
+    (tmp_path / "none.yaml").write_text("guard: none")
+    for more in (["--guard", "none"], ["--config", "none.yaml"]):
+        done = midward(*words, *more, "--shadow")
+        assert done.exit_code == 2 and "--shadow is of a guard" in done.stderr
+    done = midward(*words, "--guard", "./none", "--shadow")  # a guard's file of that name
+    assert done.exit_code == 2 and "fitted for something else" in done.stderr
 
 
 def test_a_guard_that_answers_anew_or_cannot_be_proved_is_refused(model, sampling):

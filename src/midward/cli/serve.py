@@ -17,7 +17,7 @@ from midward.errors import InputError
 from midward.guards.config import FITTED, guard_file
 from midward.serving.config import ServeConfig
 
-NONE = Path("none")
+NONE = Path("none")  # told by identity: a guard's file may be called so, too
 
 
 def _guard(text: str) -> Path:
@@ -41,11 +41,14 @@ def serve(
     if guard is None and any(FITTED.glob("*.safetensors")):
         guard = guard_file(FITTED)
         say(f"guard     {guard} was fitted here; --guard none serves without one")
-    if guard in (None, NONE):
-        guard = None
+    if guard is None or guard is NONE:
         if serving.shadow:
             raise InputError("--shadow is of a guard; give --guard FILE.")
-        say("unguarded it is served as it is: no --guard, and no ./guard, where `midward guard fit` leaves one")
+        why = (
+            "no --guard, and none in ./guard, where `midward guard fit` leaves one" if guard is None else "--guard none"
+        )
+        say(f"unguarded it is served as it is: {why}")
+        guard = None
     if replicas > 1:
         _replicated(model, sampling, serving, guard, replicas)
         return
