@@ -201,7 +201,8 @@ class BlockLooks:
             begun: what `begin` said of this step.
             pooled: asked whether before the step's commits or after them.
             step: for a reader that needs it.
-            changed: asked of a place whose block was full before, whether the step changed what stands there.
+            changed: asked of a place whose block was full before, whether the step changed what stands there. Where
+                nothing does any more there is nothing to look at.
         """
         # 1. Look 0 where a block begins; then the grid points that are reached, or the change of what was full.
         for place in begun:
@@ -211,7 +212,7 @@ class BlockLooks:
         for place, (total, now) in enumerate(counts):
             block = self._blocks[rows[place]][blocks[place]]
             if total and block.passed >= len(GRID):
-                if changed(place):
+                if changed(place) and now:
                     reached.append((place, block.passed))
                     block.passed += 1
             elif total:
@@ -398,8 +399,7 @@ class Looks:
             read = is_open[:, slice(*step.blocks[0])]
             parts = [read, *([torch.ones_like(read)] if begun else [])]
         else:
-            read = up_to_end(stands, ids, self._ends)
-            parts = [read | (to_fill & ~read.any(-1, keepdim=True)), *([to_fill] if begun else [])]
+            parts = [up_to_end(stands, ids, self._ends), *([to_fill] if begun else [])]
         # 2. Sums of states and of positions; one reading of the device.
         weights = torch.stack(parts, 1)  # [R, 1 or 2, n]
         sums = torch.bmm(weights.float(), states.float())
