@@ -69,6 +69,20 @@ def test_a_change_of_a_full_block_is_looked_at_and_a_step_that_changes_nothing_i
         assert row.step(full).looks == decision.looks + number - 59
 
 
+def test_a_full_block_that_a_row_comes_back_to_is_looked_at(served):
+    _, file, _, path, steps = served
+    engine = load_engine(file, path)
+    handed_over = next(each for each in steps.values() if not engine.replay(each).stop)
+    row = engine.row()
+    for step in handed_over:
+        decision = row.step(step)
+    full = next(step for step in reversed(handed_over) if step.number == 0)
+    edited = full.after.clone()
+    edited[0] = 60
+    assert step.number > 0 and engine.mask_id not in full.after and edited[0] != full.after[0]
+    assert row.step(replace(full, before=full.after, after=edited)).looks == decision.looks + 1
+
+
 def test_a_row_that_is_edited_once_it_is_full_is_looked_at_as_in_the_library(model, tmp_path):
     sampling, guard = Sampling(length=16, threshold=0.02), make("direction")
     fit(model, {"guard": guard}, tmp_path, sampling)

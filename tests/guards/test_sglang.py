@@ -479,6 +479,19 @@ def test_a_request_that_was_answered_beside_the_guard_is_no_answer(armed, world)
     assert record["midward"]["armed"] is False and record["midward"]["looks"] == 0
 
 
+@pytest.mark.parametrize("given", [None, torch.ones(1, 8, dtype=torch.bool)], ids=["told by masks", "told"])
+def test_a_block_without_anything_to_fill_is_not_written_in(armed, given):
+    """A prompt's, or that of a request whose begin is forgotten."""
+    algorithm, full = armed.Base.from_server_args(armed.Scripted()), torch.full((8,), 60)
+    for last, is_stopped in ((60, False), (61, True)):
+        after = torch.cat([full[:-1], torch.tensor([last])])
+        batch = SimpleNamespace(rids=["elsewhere"], reqs=[SimpleNamespace(left=[SimpleNamespace(after=after)])])
+        batch.input_ids, batch.positions, batch.dllm_prompt_mask = full.clone(), torch.arange(8), given
+        algorithm.step(batch, None, None)
+        assert ("elsewhere" in armed.plugin._decisions) == is_stopped
+    assert armed.plugin._decisions["elsewhere"].stop and batch.input_ids.tolist() != after.tolist()
+
+
 def test_rows_without_ids_end_the_engine(armed, world):
     algorithm = armed.Base.from_server_args(armed.Scripted())
     batch = SimpleNamespace(rids=None, reqs=[], input_ids=torch.full((8,), MASK))

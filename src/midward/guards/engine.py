@@ -176,6 +176,7 @@ class RowGuard:
         self._followed = Followed()
         self._blocks: BlockLooks | None = None  # made by the first step, so that a row can be closed whatever fails
         self._is_open = torch.zeros(0, dtype=torch.bool)
+        self._opened: dict[int, torch.Tensor] = {}  # of each block, what was open as it began
         self._number: int | None = None
         self.decision = Decision(False, None, 0, None, engine.threshold)
 
@@ -193,7 +194,8 @@ class RowGuard:
         step = replace(step, before=before, after=after)
         is_new = step.number != self._number
         if is_new:
-            self._is_open = before == engine.mask_id if step.is_open is None else step.is_open.cpu().bool()
+            is_open = before == engine.mask_id if step.is_open is None else step.is_open.cpu().bool()
+            self._is_open = self._opened.setdefault(step.number, is_open)  # of one that it comes back to, as it began
             self._number = step.number
         is_open = self._is_open
         if self.decision.stop:  # an engine that goes on nevertheless

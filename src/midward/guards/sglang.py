@@ -236,6 +236,8 @@ class Plugin:
                 if (row is None or row.ended) and not is_open.any():
                     if (before[place] == self.engine.mask_id).any():
                         raise GuardError("masks stand where the engine says that nothing is to be filled.")
+                    if not torch.equal(before[place], after[place]):
+                        raise GuardError("the step has changed a block in which nothing is to be filled.")
                     decisions.append(None)
                     continue
                 if row is not None and not _goes_on(row, before[place], starts[place]):
