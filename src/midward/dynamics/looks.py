@@ -283,10 +283,9 @@ class _Waiting:
     committed: torch.Tensor | None
     states: torch.Tensor
 
-    def block(self, place: int, response: int) -> torch.Tensor:
-        """What a row's block holds [n]; a response begins at that column."""
-        start, stop = self.spans[place]
-        return self.ids[place, response + start : response + stop].clone()
+    def block(self, place: int) -> tuple[torch.Tensor, int, tuple[int, int]]:
+        """Where a row's block stands: canvas [B, L], its row, and the span of the response. Nobody writes there."""
+        return self.ids, place, self.spans[place]
 
 
 class Looks:
@@ -312,7 +311,7 @@ class Looks:
         self.on_look = on_look
         self._followed: dict[int, Followed] = {}
         self._waiting: list[_Waiting] = []
-        self._full: dict[int, torch.Tensor] = {}  # by request, what its last full block holds [n]
+        self._full: dict[int, tuple[torch.Tensor, int, tuple[int, int]]] = {}  # by request, its last full block
         self._stopped: set[int] = set()
         self._begin: Callable[[Canvas], None] = getattr(reader, "on_start", lambda canvas: None)
         self._watch: Callable[[Step], None] = getattr(reader, "on_step", lambda step: None)
@@ -427,17 +426,20 @@ class Looks:
             def changed(place: int, each: _Waiting = each) -> bool:
                 if causal:
                     return False
-                was, now = self._full[each.requests[place]], each.block(place, self._response.start)
+                was, now = self._full[each.requests[place]], each.block(place)
                 self._full[each.requests[place]] = now
-                return not torch.equal(was, now)
+                return not torch.equal(self._held(*was), self._held(*now))
 
             looks = self._looks.take(each.rows, each.blocks, filled, each.begun, pooled, step, changed)
-            for place in [place for place, _, look in looks if look == LAST and not causal]:
-                self._full[each.requests[place]] = each.block(place, self._response.start)
+            self._full.update((each.requests[place], each.block(place)) for place, _, look in looks if look == LAST)
             taken += [(each.requests[place], block, look) for place, block, look in looks]
         if taken and self.on_look is not None:
             self._stopped.update(self.on_look(taken, self._followed))
         return taken
+
+    def _held(self, ids: torch.Tensor, place: int, span: tuple[int, int]) -> torch.Tensor:
+        """What a row's block holds [n]."""
+        return ids[place, self._response][slice(*span)]
 
     def _open_blocks(self, step: Step, begun: list[int], rows: list[int], spans: list[tuple[int, int]]) -> None:
         """Note what blocks have to fill that begin at these places of a step, of these rows of the canvas."""
