@@ -492,6 +492,15 @@ def test_a_block_without_anything_to_fill_is_not_written_in(armed, given):
     assert armed.plugin._decisions["elsewhere"].stop and batch.input_ids.tolist() != after.tolist()
 
 
+@pytest.mark.parametrize("fdfo", [False, True], ids=["sync", "fdfo"])
+def test_a_row_whose_block_was_begun_unseen_is_stopped(armed, world, fdfo):
+    req = Req(world, world.clean)
+    req.ids = req.left.pop(0).after.clone()
+    go_on(armed, world, [req], fdfo=fdfo)
+    record = req.finished_reason.to_json()
+    assert record["type"] == "content_filter" and "midst" in record["midward"]["why"]
+
+
 def test_rows_without_ids_end_the_engine(armed, world):
     algorithm = armed.Base.from_server_args(armed.Scripted())
     batch = SimpleNamespace(rids=None, reqs=[], input_ids=torch.full((8,), MASK))

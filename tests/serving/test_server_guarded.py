@@ -328,6 +328,8 @@ def test_what_was_fitted_here_is_served_unless_none_is_asked_for(fitted, midward
     for more in ([], ["--guard", "none"]):
         done = midward(*words, *more, "--shadow")
         assert done.exit_code == 2 and "--shadow is of a guard" in done.stderr
+    shutil.copy(path, tmp_path / "guard" / "anchors.safetensors")
+    assert "--guard none" in midward(*words).stderr  # a fit that was stopped
     shutil.copy(path, tmp_path / "guard" / "hesitate.safetensors")
     done = midward(*words)  # it is another model's
     assert done.exit_code == 2 and "fitted for something else" in done.stderr

@@ -39,7 +39,10 @@ def serve(
     """
     serving.read_keys()  # before the model is loaded
     if guard is None and any(FITTED.glob("*.safetensors")):
-        guard = guard_file(FITTED)
+        try:
+            guard = guard_file(FITTED)
+        except InputError as error:
+            raise InputError(f"{error} Give --guard FILE, or --guard none to serve without one.") from None
         say(f"guard     {guard} was fitted here; --guard none serves without one")
     if guard is None or guard is NONE:
         if serving.shadow:

@@ -244,6 +244,8 @@ class Plugin:
                     row = None
                     raise GuardError("the block isn't what the last step of this request's id left.")
                 if row is None:
+                    if is_given is not None and (before[place] != self.engine.mask_id)[is_open].any():
+                        raise GuardError("the request is in the midst of a block whose beginning wasn't seen.")
                     row = _Row(RowGuard(self.engine))
                 elif row.ended:
                     row.number, row.ended = row.number + 1, False
