@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,9 +96,10 @@ class Reader(Protocol):
 
 @dataclass
 class _Block:
-    """How far a block of a row is. passed: grid points, and changes behind the last, that were looked at."""
+    """How far a block of a row is. passed: grid points, and changes behind the last, that were looked at. due: how many
+    positions stand at the next one, so that what is masked again turns no time back."""
 
-    progress: float = 0.0
+    due: int = 0
     passed: int = 0
 
 
@@ -211,16 +213,18 @@ class BlockLooks:
         reached = []
         for place, (total, now) in enumerate(counts):
             block = self._blocks[rows[place]][blocks[place]]
-            if total and block.passed >= len(GRID):
+            if now < block.due or not total:
+                continue
+            if block.passed >= len(GRID):
                 if changed(place) and now:
                     reached.append((place, block.passed))
                     block.passed += 1
-            elif total:
-                block.passed = max(block.passed, 1)
-                block.progress = max(block.progress, now / total)
-                while block.passed < len(GRID) and block.progress >= GRID[block.passed]:
-                    reached.append((place, block.passed))
-                    block.passed += 1
+                continue
+            block.passed = max(block.passed, 1)
+            while block.passed < len(GRID) and now >= GRID[block.passed] * total:
+                reached.append((place, block.passed))
+                block.passed += 1
+            block.due = math.ceil(GRID[block.passed] * total) if block.passed < len(GRID) else 0
         # 2. Their states and features.
         taken = []
         for points, first in ((begins, True), (reached, False)):
@@ -266,18 +270,32 @@ OnLook = Callable[[Sequence[tuple[int, int, int]], Mapping[int, Followed]], Iter
 
 
 @dataclass
-class _Waiting:
-    """A step whose looks aren't taken yet, and what they are taken of.
+class _Seen:
+    """The rows of steps, and their blocks, until some leave or begin another.
 
-    requests [B], spans [B]: of its rows, and their blocks. rows: of the canvas. blocks: their numbers. begun: at which
-    places a block begins. ids [B, L]: the canvas. committed [B, length]: what stands; None where that is whatever isn't
-    masked. states [B, n, D]: of the blocks, n the longest.
+    requests [B], spans [B]: of each. rows: of the canvas. blocks: their numbers.
     """
 
     requests: list[int]
     spans: list[tuple[int, int]]
     rows: list[int]
     blocks: list[int]
+
+    @property
+    def span(self) -> slice | None:
+        """The positions of the response that all blocks have; None where they differ."""
+        return slice(*self.spans[0]) if self.spans == self.spans[:1] * len(self.spans) else None
+
+
+@dataclass
+class _Waiting:
+    """A step whose looks aren't taken yet, and what they are taken of.
+
+    begun: at which places a block begins. ids [B, L]: the canvas. committed [B, length]: what stands; None where that
+    is whatever isn't masked. states [B, n, D]: of the blocks, n the longest.
+    """
+
+    seen: _Seen
     begun: list[int]
     ids: torch.Tensor
     committed: torch.Tensor | None
@@ -285,7 +303,7 @@ class _Waiting:
 
     def block(self, place: int) -> tuple[torch.Tensor, int, tuple[int, int]]:
         """Where a row's block stands: canvas [B, L], its row, and the span of the response. Nobody writes there."""
-        return self.ids, place, self.spans[place]
+        return self.ids, place, self.seen.spans[place]
 
 
 class Looks:
@@ -334,7 +352,7 @@ class Looks:
         self._open = torch.zeros_like(canvas.forced)  # [rows, length]: what the blocks that have begun had to fill
         self._totals = [0] * len(canvas.rows)  # how much that is of each row's block
         self._stopped, self._full = set(), {}
-        self._seen: tuple[list[int], list[tuple[int, int]], list[int], list[int]] = ([], [], [], [])
+        self._seen = _Seen([], [], [], [])
         self._response = canvas.response
         self._mask_id = canvas.mask_id
         self._place = {row.index: place for place, row in enumerate(canvas.rows)}
@@ -351,21 +369,19 @@ class Looks:
         causal, spans = self._looks.causal, step.blocks
         if causal:
             spans = [(start - start % self._size, start - start % self._size + self._size) for start, _ in spans]
-        requests, before, rows, blocks = self._seen
-        begun: list[int] = []
-        if requests != step.rows or before != spans:  # rows have left, or blocks begin
-            rows = [self._place[row] for row in step.rows]
-            blocks = [number_of(start, self._size) for start, _ in spans]
-            self._seen = [*step.rows], spans, rows, blocks
+        seen, begun = self._seen, list[int]()
+        if seen.requests != step.rows or seen.spans != spans:  # rows have left, or blocks begin
+            rows, blocks = [self._place[row] for row in step.rows], [number_of(start, self._size) for start, _ in spans]
+            self._seen = seen = _Seen([*step.rows], spans, rows, blocks)
             if begun := self._looks.begin(rows, blocks):
-                self._open_blocks(step, begun, [rows[place] for place in begun], [spans[place] for place in begun])
+                self._open_blocks(step, begun)
         # 2. What stands there, and the states: taken now, or kept.
         states, committed = step.active_hidden, None if self._mask_id >= 0 else step.committed
         if self._waiting and self._waiting[0].states.shape[1] != states.shape[1]:
             self._take()
         takes_now = bool(begun) or len(self._waiting) + 1 >= self._most
         states = states if takes_now else _of_its_own(states)
-        self._waiting.append(_Waiting(self._seen[0], spans, rows, blocks, begun, step.ids, committed, states))
+        self._waiting.append(_Waiting(seen, begun, step.ids, committed, states))
         if takes_now:
             taken = self._take(step)
             if causal:  # each token is in a look, but most wait for theirs; elsewhere a whole block is seen
@@ -386,16 +402,13 @@ class Looks:
             return []
         causal, begun = self._looks.causal, waiting[-1].begun  # no look waits for a block's begin
         # 1. What the blocks had to fill, what stands there, and what of it is read [R, n].
-        spans = [span for each in waiting for span in each.spans]
-        is_open = self._open[torch.tensor([row for each in waiting for row in each.rows], device=self._device)]
-        ids, states = _joined([each.ids for each in waiting]), _joined([each.states for each in waiting])
-        kept = [each.committed for each in waiting if each.committed is not None]
-        by_position = [ids[:, self._response], is_open, *([_joined(kept)] if kept else [])]
-        ids, to_fill, *stood = self._of_blocks(spans, by_position)
+        groups = [[*group] for _, group in groupby(waiting, lambda each: id(each.seen))]
+        ids, to_fill, *stood = (_joined(parts) for parts in zip(*map(self._of_blocks, groups), strict=True))
+        states = _joined([each.states for each in waiting])
         stands = to_fill & (stood[0] if stood else ids != self._mask_id)
         if causal:
             assert step is not None  # no look of it waits
-            read = is_open[:, slice(*step.blocks[0])]
+            read = self._of_rows(waiting[0].seen.rows)[:, slice(*step.blocks[0])]
             parts = [read, *([torch.ones_like(read)] if begun else [])]
         else:
             parts = [up_to_end(stands, ids, self._ends), *([to_fill] if begun else [])]
@@ -412,10 +425,11 @@ class Looks:
         taken: list[tuple[int, int, int]] = []
         for each in waiting:
             start = end
-            own = numbers[start : (end := start + len(each.rows))]
+            seen = each.seen
+            own = numbers[start : (end := start + len(seen.rows))]
             for place in each.begun:
-                self._totals[each.rows[place]] = int(own[place][edge - 1])
-            filled = [(self._totals[row], int(line[len(parts)])) for row, line in zip(each.rows, own, strict=True)]
+                self._totals[seen.rows[place]] = int(own[place][edge - 1])
+            filled = [(self._totals[row], int(line[len(parts)])) for row, line in zip(seen.rows, own, strict=True)]
 
             def pooled(first: bool, start: int = start, own: list[list[float]] = own) -> Pooled:
                 if width == 1:
@@ -426,13 +440,13 @@ class Looks:
             def changed(place: int, each: _Waiting = each) -> bool:
                 if causal:
                     return False
-                was, now = self._full[each.requests[place]], each.block(place)
-                self._full[each.requests[place]] = now
+                was, now = self._full[each.seen.requests[place]], each.block(place)
+                self._full[each.seen.requests[place]] = now
                 return not torch.equal(self._held(*was), self._held(*now))
 
-            looks = self._looks.take(each.rows, each.blocks, filled, each.begun, pooled, step, changed)
-            self._full.update((each.requests[place], each.block(place)) for place, _, look in looks if look == LAST)
-            taken += [(each.requests[place], block, look) for place, block, look in looks]
+            looks = self._looks.take(seen.rows, seen.blocks, filled, each.begun, pooled, step, changed)
+            self._full.update((seen.requests[place], each.block(place)) for place, _, look in looks if look == LAST)
+            taken += [(seen.requests[place], block, look) for place, block, look in looks]
         if taken and self.on_look is not None:
             self._stopped.update(self.on_look(taken, self._followed))
         return taken
@@ -441,26 +455,39 @@ class Looks:
         """What a row's block holds [n]."""
         return ids[place, self._response][slice(*span)]
 
-    def _open_blocks(self, step: Step, begun: list[int], rows: list[int], spans: list[tuple[int, int]]) -> None:
-        """Note what blocks have to fill that begin at these places of a step, of these rows of the canvas."""
-        columns = torch.arange(self._open.shape[1], device=self._device)
+    def _of_rows(self, rows: list[int]) -> torch.Tensor:
+        """What the blocks of rows of the canvas had to fill [B, length]."""
+        return self._open if rows == [*range(len(self._open))] else self._open[torch.tensor(rows, device=self._device)]
+
+    def _open_blocks(self, step: Step, begun: list[int]) -> None:
+        """Note what blocks have to fill that begin at these places of a step."""
+        spans, rows = ([each[place] for place in begun] for each in (self._seen.spans, self._seen.rows))
+        given, span = step.committed & ~step.new, self._seen.span
         places, index = torch.tensor([begun, rows], device=self._device)
+        if span is not None and not self._looks.causal:
+            self._open[index, span] = ~given[places, span]
+            return
+        columns = torch.arange(self._open.shape[1], device=self._device)
         edges = torch.tensor(spans, device=self._device)
-        within = (columns >= edges[:, :1]) & (columns < edges[:, 1:])
-        is_open = within & ~(step.committed & ~step.new)[places]
+        is_open = (columns >= edges[:, :1]) & (columns < edges[:, 1:]) & ~given[places]
         # An autoregressive row's sum goes on from token to token: of a block that it is cut back to nothing is read.
         self._open[index] = is_open if self._looks.causal else is_open | self._open[index]
 
-    def _of_blocks(self, spans: list[tuple[int, int]], values: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The blocks' part [R, n], n that of the longest, of values by position [R, length]; behind a shorter one a
-        number's is the last's, and nothing is true."""
-        if spans == spans[:1] * len(spans):
-            return [each[:, slice(*spans[0])] for each in values]
-        most, edges = max(stop - start for start, stop in spans), torch.tensor(spans, device=self._device)
+    def _of_blocks(self, group: list[_Waiting]) -> list[torch.Tensor]:
+        """Of steps of the same rows and blocks, by position of these [R, n]: ids, what they had to fill, and what is
+        committed where that is kept. n: of the longest; behind a shorter one an id is its last, and nothing is true."""
+        seen, response = group[0].seen, self._response
+        is_open, kept = self._of_rows(seen.rows), [each.committed for each in group if each.committed is not None]
+        if (span := seen.span) is not None:
+            parts = [[each.ids[:, response][:, span] for each in group], [is_open[:, span]] * len(group)]
+            return [_joined(part) for part in (*parts, *([[each[:, span] for each in kept]] if kept else []))]
+        most = max(stop - start for start, stop in seen.spans)
+        edges = torch.tensor(seen.spans, device=self._device).repeat(len(group), 1)
         columns = edges[:, :1] + torch.arange(most, device=self._device)
-        inside, columns = columns < edges[:, 1:], columns.clamp(max=values[0].shape[1] - 1)
-        parts = [each.gather(1, columns) for each in values]
-        return [part & inside if part.dtype == torch.bool else part for part in parts]
+        inside, columns = columns < edges[:, 1:], columns.clamp(max=self._open.shape[1] - 1)
+        ids = _joined([each.ids for each in group])[:, response].gather(1, columns)
+        bits = [is_open.repeat(len(group), 1), *([_joined(kept)] if kept else [])]
+        return [ids, *(each.gather(1, columns) & inside for each in bits)]
 
 
 def _of_its_own(states: torch.Tensor) -> torch.Tensor:
