@@ -145,8 +145,8 @@ def test_after_a_kill_no_finished_sample_begins_again_and_the_result_is_the_same
     with begun(lambda *sample: after.append(sample)):
         again = go(plan(model), tmp_path / "out")
     assert sorted([*finished, *after]) == sorted((one.attack, one.goal) for one in whole[1])
-    for one in again:
-        one.record.target = whole[1][0].record.target  # the folder is another
+    for result in again:
+        result.record.target = whole[1][0].record.target  # the folder is another
     assert lasting(again) == lasting(whole[1])
 
 

@@ -53,13 +53,19 @@ def test_scores_and_stops_are_the_librarys(model, served):
         }
 
 
-def test_a_change_of_a_full_block_is_looked_at_and_a_step_that_changes_nothing_is_not(served):
+def harmless_row(served):
+    """The engine's guard of a row that isn't stopped, its last decision, the steps, and the engine."""
     _, file, _, path, steps = served
     engine = load_engine(file, path)
     handed_over = next(each for each in steps.values() if not engine.replay(each).stop)
     row = engine.row()
     for step in handed_over:
         decision = row.step(step)
+    return row, decision, handed_over, engine
+
+
+def test_a_change_of_a_full_block_is_looked_at_and_a_step_that_changes_nothing_is_not(served):
+    row, decision, (*_, step), engine = harmless_row(served)
     full = replace(step, before=step.after)
     assert engine.mask_id not in full.after and row.step(full) == decision
     edited = full.after.clone()
@@ -70,16 +76,11 @@ def test_a_change_of_a_full_block_is_looked_at_and_a_step_that_changes_nothing_i
 
 
 def test_a_full_block_that_a_row_comes_back_to_is_looked_at(served):
-    _, file, _, path, steps = served
-    engine = load_engine(file, path)
-    handed_over = next(each for each in steps.values() if not engine.replay(each).stop)
-    row = engine.row()
-    for step in handed_over:
-        decision = row.step(step)
+    row, decision, handed_over, engine = harmless_row(served)
     full = next(step for step in reversed(handed_over) if step.number == 0)
     edited = full.after.clone()
     edited[0] = 60
-    assert step.number > 0 and engine.mask_id not in full.after and edited[0] != full.after[0]
+    assert handed_over[-1].number > 0 and engine.mask_id not in full.after and edited[0] != full.after[0]
     assert row.step(replace(full, before=full.after, after=edited)).looks == decision.looks + 1
 
 

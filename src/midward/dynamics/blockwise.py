@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from midward.dynamics.anchors import Anchors, NothingToAverage, made_for
-from midward.dynamics.looks import CLASSES, GRID, LAST, Look, Looks, class_of
+from midward.dynamics.looks import CLASSES, GRID, Look, Looks, class_of, judged_as
 from midward.dynamics.sri import signal, unit_anchors
 from midward.errors import InputError, MissingFile
 from midward.models import LanguageModel
@@ -63,8 +63,8 @@ class Sigma:
 
 
 def place_of(block: int, look: int) -> int:
-    """Of a block's number and a look, the row of anchors; of a change of a full block that of its last look."""
-    return class_of(block) * len(GRID) + min(look, LAST)
+    """Of a block's number and a look, the row of anchors."""
+    return class_of(block) * len(GRID) + judged_as(look)
 
 
 class _Shard(Record):

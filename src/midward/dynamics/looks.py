@@ -47,10 +47,14 @@ def class_of(block: int) -> int:
     return min(block, CLASSES - 1)
 
 
+def judged_as(look: int) -> int:
+    """The grid point that a look is judged as: its own, and of a change of a full block the last."""
+    return min(look, LAST)
+
+
 def so_far(look: int) -> list[int]:
-    """The looks of a block that one is judged with, itself the last: those before it, but for one of a full block that
-    was changed those before the last of the grid, which it takes the place of."""
-    return [*range(min(look, LAST)), look]
+    """The looks of a block that one is judged with: those before the grid point that it is judged as, and itself."""
+    return [*range(judged_as(look)), look]
 
 
 def block_size(model: LanguageModel, sampling: Sampling) -> int:
@@ -192,8 +196,8 @@ class BlockLooks:
         counts: Sequence[Sequence[int]],
         begun: Sequence[int],
         pooled: Callable[[bool], Pooled],
+        changed: Callable[[int], bool],
         step: Step | None = None,
-        changed: Callable[[int], bool] = lambda place: False,
     ) -> list[tuple[int, int, int]]:
         """The looks of a step, as (place, block, look).
 
@@ -202,9 +206,9 @@ class BlockLooks:
             counts: of each block, how many positions it had to fill, and how many of those stand now.
             begun: what `begin` said of this step.
             pooled: asked whether before the step's commits or after them.
-            step: for a reader that needs it.
             changed: asked of a place whose block was full before, whether the step changed what stands there. Where
-                nothing does any more there is nothing to look at.
+                nothing does any more there is nothing to look at; nor where each token is seen once.
+            step: for a reader that needs it.
         """
         # 1. Look 0 where a block begins; then the grid points that are reached, or the change of what was full.
         for place in begun:
@@ -216,7 +220,7 @@ class BlockLooks:
             if now < block.due or not total:
                 continue
             if block.passed >= len(GRID):
-                if changed(place) and now:
+                if not self.causal and changed(place) and now:
                     reached.append((place, block.passed))
                     block.passed += 1
                 continue
@@ -438,13 +442,11 @@ class Looks:
                 return values[start : start + len(own), at : at + width], [line[first] for line in own]
 
             def changed(place: int, each: _Waiting = each) -> bool:
-                if causal:
-                    return False
                 was, now = self._full[each.seen.requests[place]], each.block(place)
                 self._full[each.seen.requests[place]] = now
                 return not torch.equal(self._held(*was), self._held(*now))
 
-            looks = self._looks.take(seen.rows, seen.blocks, filled, each.begun, pooled, step, changed)
+            looks = self._looks.take(seen.rows, seen.blocks, filled, each.begun, pooled, changed, step)
             self._full.update((seen.requests[place], each.block(place)) for place, _, look in looks if look == LAST)
             taken += [(seen.requests[place], block, look) for place, block, look in looks]
         if taken and self.on_look is not None:

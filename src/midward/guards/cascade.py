@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from midward.dynamics.looks import LAST, Look, Reader, class_of, so_far
+from midward.dynamics.looks import Look, Reader, class_of, judged_as, so_far
 from midward.errors import InputError
 from midward.guards.config import GuardError, parsed
 from midward.guards.exchange import Exchange, Labelled, Verdict
@@ -136,7 +136,7 @@ class Cascade(LookGuard):
             return verdict
         (block, look), number = at, class_of(at[0])
         parts = self._distances(number, exchange.signal[block][None, so_far(look), :-1])
-        ranks = tail_ranks(self.tails[number, min(look, LAST)], np.concatenate(parts, axis=-1))[0]
+        ranks = tail_ranks(self.tails[number, judged_as(look)], np.concatenate(parts, axis=-1))[0]
         owners = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
         return replace(verdict, member=self.later[owners[ranks.argmax()]].name)
 

@@ -175,8 +175,7 @@ class RowGuard:
         self._engine = engine
         self._followed = Followed()
         self._blocks: BlockLooks | None = None  # made by the first step, so that a row can be closed whatever fails
-        self._is_open = torch.zeros(0, dtype=torch.bool)
-        self._opened: dict[int, torch.Tensor] = {}  # of each block, what was open as it began
+        self._opened: dict[int | None, torch.Tensor] = {}  # of each block, what was open as it began
         self._number: int | None = None
         self.decision = Decision(False, None, 0, None, engine.threshold)
 
@@ -195,9 +194,9 @@ class RowGuard:
         is_new = step.number != self._number
         if is_new:
             is_open = before == engine.mask_id if step.is_open is None else step.is_open.cpu().bool()
-            self._is_open = self._opened.setdefault(step.number, is_open)  # of one that it comes back to, as it began
+            self._opened.setdefault(step.number, is_open)  # of one that it comes back to, as it began
             self._number = step.number
-        is_open = self._is_open
+        is_open = self._opened[step.number]
         if self.decision.stop:  # an engine that goes on nevertheless
             if is_new:
                 ids = engine.filled(before, is_open | (before == engine.mask_id), ())
@@ -217,7 +216,7 @@ class RowGuard:
         def changed(place: int) -> bool:
             return not torch.equal(before, after)
 
-        taken = self._blocks.take([0], [step.number], counts, begun, pooled, changed=changed)
+        taken = self._blocks.take([0], [step.number], counts, begun, pooled, changed)
         for _, block, look in taken:
             rank = float(guard.ranks_at(class_of(block), np.array([self._followed.so_far(block, look)]))[0])
             if not np.isfinite(rank):
@@ -239,7 +238,8 @@ class RowGuard:
                 began. Masked ones never do.
         """
         before = before.cpu().long()
-        masked, is_open = before == self._engine.mask_id, self._is_open if is_open is None else is_open.cpu().bool()
+        masked = before == self._engine.mask_id
+        is_open = self._opened.get(self._number, masked) if is_open is None else is_open.cpu().bool()
         is_open = is_open | masked if is_open.shape == masked.shape else masked
         try:
             ids = self._engine.filled(before, is_open, self._engine.refusal)

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from midward.dynamics import Anchors, Autoencoder
 from midward.dynamics.anchors import FREE
 from midward.dynamics.blockwise import Sigma, look_anchors
-from midward.dynamics.looks import CLASSES, GRID, LAST, Followed, Looks, Reader, class_of, so_far
+from midward.dynamics.looks import CLASSES, GRID, LAST, Followed, Looks, Reader, class_of, judged_as, so_far
 from midward.errors import InputError
 from midward.guards.config import GuardError
 from midward.guards.detectors import Detector, Fitted, Mahalanobis
@@ -160,18 +160,15 @@ class LookGuard(Guard):
         return tail_ranks(self.tails[number, looks.shape[1] - 1], self.distances(number, looks)).max(1)
 
     def stops(self, signals: np.ndarray) -> list[int | None]:
-        steps: list[int | None] = []
-        for table in signals:
-            above = self.flag(np.nan_to_num(self.ranks(table), nan=-np.inf))
-            steps.append(int(table[above][:, -1].min()) if above.any() else None)
-        return steps
+        firsts = [self.first_above(table) for table in signals]
+        return [None if at is None else int(table[at][-1]) for table, at in zip(signals, firsts, strict=True)]
 
     def seen(self, verdict: Verdict, exchange: Exchange, step: int | None) -> Verdict:
         """With the block and the progress of the first look above the threshold."""
         verdict, signal = replace(verdict, flagged=verdict.flagged or step is not None, step=step), exchange.signal
         if signal is None or not verdict.flagged or (at := self.first_above(signal)) is None:
             return verdict
-        return replace(verdict, block=at[0], progress=GRID[min(at[1], LAST)])
+        return replace(verdict, block=at[0], progress=GRID[judged_as(at[1])])
 
     def first_above(self, table: np.ndarray) -> tuple[int, int] | None:
         """The first look of a request [blocks, J, F + 1] that is above the threshold, as (block, look)."""
@@ -207,7 +204,7 @@ class LookGuard(Guard):
             number = class_of(block)
             for look in np.flatnonzero(np.isfinite(looks).all(-1)).tolist():
                 distances = self.distances(number, looks[None, so_far(look)])
-                if ((self.tails[number, min(look, LAST)] > distances).mean(0) < NEARLY_ALL).any():
+                if ((self.tails[number, judged_as(look)] > distances).mean(0) < NEARLY_ALL).any():
                     return True
         return False
 
@@ -244,14 +241,14 @@ class LookGuard(Guard):
                 if request in stopped:
                     continue
                 number, most = class_of(block), self.distance(followed[request].features[block, look])
-                if most is None or most > nearest[number, min(look, LAST)]:
+                if most is None or most > nearest[number, judged_as(look)]:
                     groups.setdefault((number, look), []).append((request, block))
             flagged: set[int] = set()
             for (number, look), members in groups.items():
                 distances = self.distances(
                     number, np.array([followed[request].so_far(block, look) for request, block in members])
                 )
-                at = number, min(look, LAST)
+                at = number, judged_as(look)
                 if not (distances > near[at]).any():
                     continue
                 above = self.flag(tail_ranks(self.tails[at], distances).max(1)).tolist()

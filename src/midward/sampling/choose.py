@@ -74,19 +74,17 @@ def choose(
         own = hidden if len(hidden) <= rows else hidden[part]  # an operator less, nearly always
         if weight is not None:
             chosen, score = _by_tiles(own, weight, forbidden)
-            tokens.append(chosen)
-            scores.append(score)
-            continue
-        logits = _logits(model, own, None if unguided is None else unguided[part], guidance)
-        if adjust is not None:
-            logits = adjust(logits, part)
-        if see is not None:
-            see(logits)
-        for token in forbidden:  # one by one: a list of them would have to be copied to the device
-            logits[:, token] = -torch.inf
-        if takes_ranks:
-            ranks.append(_certainty(logits / temperature if temperature > 0 else logits, order))
-        chosen, score = _from_logits(logits, temperature, None if uniforms is None else uniforms[part])
+        else:
+            logits = _logits(model, own, None if unguided is None else unguided[part], guidance)
+            if adjust is not None:
+                logits = adjust(logits, part)
+            if see is not None:
+                see(logits)
+            for token in forbidden:  # one by one: a list of them would have to be copied to the device
+                logits[:, token] = -torch.inf
+            if takes_ranks:
+                ranks.append(_certainty(logits / temperature if temperature > 0 else logits, order))
+            chosen, score = _from_logits(logits, temperature, None if uniforms is None else uniforms[part])
         tokens.append(chosen)
         scores.append(score)
     score = _whole(scores)
@@ -153,7 +151,8 @@ def _by_tiles(
     hidden: torch.Tensor, weight: torch.Tensor, forbidden: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`_from_logits` at temperature 0 of the logits of states [N, D] under a head's weight [V, D], a tile of columns at
-    a time: with the head a quarter less at 128 rows of 126,464, which would pass through memory seven times."""
+    a time: with the head a quarter less at 128 rows of 126,464 (width 512), which pass through memory seven times else.
+    """
     tops, shifts, tokens, rests = [], [], [], []
     for start in range(0, len(weight), TILE):
         # 1. Of each tile the most probable token, and the odds of its others.
